@@ -1,0 +1,1 @@
+//! The Kubernetes API server: one pipeline for every verb of every kind.

@@ -1,0 +1,1 @@
+//! Measures any conformant server given a kubeconfig.

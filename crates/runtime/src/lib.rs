@@ -1,0 +1,1 @@
+//! The container runtime: a CRI server with images, snapshots, sandboxes and per-pod shims.

@@ -1,0 +1,1 @@
+//! Pod placement: pure over a snapshot, with a thin loop around it.

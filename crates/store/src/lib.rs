@@ -1,0 +1,1 @@
+//! The storage trait with etcd's semantics, and the embedded durable engine.

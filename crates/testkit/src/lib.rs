@@ -1,0 +1,1 @@
+//! Clusters in namespaces, fixtures and an image builder for tests. Never part of the product.
