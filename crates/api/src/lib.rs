@@ -1,1 +1,12 @@
-//! Kinds, types, metadata, selectors, patch and apply: the pure facts and algorithms of the Kubernetes API.
+//! The pure facts and algorithms of the Kubernetes API: kinds, types, objects, selectors, patch and apply.
+//!
+//! Nothing here does I/O, knows a clock it was not given, or depends on another crate of the workspace. The API
+//! server, its clients and the tools all read the same tables, so that a fact stands in one place.
+
+pub mod field;
+pub mod kinds;
+pub mod object;
+pub mod status;
+
+pub use object::{Object, ObjectKey};
+pub use status::{Cause, Reason, Status};

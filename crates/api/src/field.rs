@@ -1,0 +1,123 @@
+//! Field paths and field errors, in the words of apimachinery's `field` package.
+//!
+//! A validator walks the object with a [`Path`] and pushes what it finds into [`Errors`]; the API server turns them
+//! into the causes of a 422 `Status`. Messages are part of the API.
+
+use crate::status::Cause;
+use serde_json::Value;
+use std::fmt;
+
+/// A path to a field: `spec.containers[0].name`, `metadata.labels[app]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Path(String);
+
+impl Path {
+    /// The path of a field at the root; empty for the object itself.
+    pub fn new(name: &str) -> Self {
+        Path(name.to_owned())
+    }
+
+    /// A field below this one.
+    pub fn child(&self, name: &str) -> Self {
+        if self.0.is_empty() { Path(name.to_owned()) } else { Path(format!("{}.{name}", self.0)) }
+    }
+
+    /// An element of a list.
+    pub fn index(&self, index: usize) -> Self {
+        Path(format!("{}[{index}]", self.0))
+    }
+
+    /// An entry of a map.
+    pub fn key(&self, key: &str) -> Self {
+        Path(format!("{}[{key}]", self.0))
+    }
+
+    /// As text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Everything that is wrong with an object, in the order found.
+#[derive(Clone, Debug, Default)]
+pub struct Errors {
+    list: Vec<Cause>,
+}
+
+/// A value as apimachinery quotes it in messages: strings in quotes, the rest as JSON.
+fn shown(value: &Value) -> String {
+    match value {
+        Value::String(s) => format!("{s:?}"),
+        Value::Null => "null".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+impl Errors {
+    fn push(&mut self, kind: &str, path: &Path, message: String) {
+        self.list.push(Cause { kind: kind.to_owned(), message, field: path.to_string() });
+    }
+
+    /// `Invalid value: "x": detail`.
+    pub fn invalid(&mut self, path: &Path, value: &Value, detail: &str) {
+        self.push("FieldValueInvalid", path, format!("Invalid value: {}: {detail}", shown(value)));
+    }
+
+    /// `Required value: detail`.
+    pub fn required(&mut self, path: &Path, detail: &str) {
+        let message = if detail.is_empty() { "Required value".to_owned() } else { format!("Required value: {detail}") };
+        self.push("FieldValueRequired", path, message);
+    }
+
+    /// `Duplicate value: "x"`.
+    pub fn duplicate(&mut self, path: &Path, value: &Value) {
+        self.push("FieldValueDuplicate", path, format!("Duplicate value: {}", shown(value)));
+    }
+
+    /// `Not found: "x"`.
+    pub fn not_found(&mut self, path: &Path, value: &Value) {
+        self.push("FieldValueNotFound", path, format!("Not found: {}", shown(value)));
+    }
+
+    /// `Unsupported value: "x": supported values: "a", "b"`.
+    pub fn not_supported(&mut self, path: &Path, value: &Value, supported: &[&str]) {
+        let list = supported.iter().map(|s| format!("{s:?}")).collect::<Vec<_>>().join(", ");
+        self.push("FieldValueNotSupported", path, format!("Unsupported value: {}: supported values: {list}", shown(value)));
+    }
+
+    /// `Forbidden: detail`.
+    pub fn forbidden(&mut self, path: &Path, detail: &str) {
+        self.push("FieldValueForbidden", path, format!("Forbidden: {detail}"));
+    }
+
+    /// `Too long: may not be more than N bytes`.
+    pub fn too_long(&mut self, path: &Path, max: usize) {
+        self.push("FieldValueTooLong", path, format!("Too long: may not be more than {max} bytes"));
+    }
+
+    /// `Too many: N: must have at most M items`.
+    pub fn too_many(&mut self, path: &Path, actual: usize, max: usize) {
+        self.push("FieldValueTooMany", path, format!("Too many: {actual}: must have at most {max} items"));
+    }
+
+    /// `Invalid value: "x": must be of type T`.
+    pub fn type_invalid(&mut self, path: &Path, value: &Value, detail: &str) {
+        self.push("FieldValueTypeInvalid", path, format!("Invalid value: {}: {detail}", shown(value)));
+    }
+
+    /// Whether nothing is wrong.
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// The causes, in the order found.
+    pub fn into_causes(self) -> Vec<Cause> {
+        self.list
+    }
+}

@@ -1,0 +1,147 @@
+//! An object at rest: its encoded JSON, plus the few facts that selection needs.
+//!
+//! The watch cache holds each object once as an `Arc<Object>`; lists splice [`Object::json`], watch events encode it
+//! once, and a component in the same process sees the very same `Arc`. Decode a field only where it is needed.
+//! An `Object` never changes: a new revision is a new `Object`.
+
+use bytes::Bytes;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+/// Namespace (empty for cluster-scoped) and name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ObjectKey {
+    /// Empty for cluster-scoped kinds.
+    pub namespace: Box<str>,
+    /// `metadata.name`.
+    pub name: Box<str>,
+}
+
+impl ObjectKey {
+    /// A key from its parts.
+    pub fn new(namespace: &str, name: &str) -> Self {
+        ObjectKey { namespace: namespace.into(), name: name.into() }
+    }
+}
+
+impl std::fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.namespace.is_empty() { f.write_str(&self.name) } else { write!(f, "{}/{}", self.namespace, self.name) }
+    }
+}
+
+/// An owner, as garbage collection and controllers need it.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs, reason = "the fields are those of metav1.OwnerReference")]
+pub struct OwnerReference {
+    #[serde(default)]
+    pub api_version: String,
+    #[serde(default)]
+    pub kind: String,
+    #[serde(default)]
+    pub name: String,
+    #[serde(default)]
+    pub uid: String,
+    #[serde(default)]
+    pub controller: bool,
+    #[serde(default)]
+    pub block_owner_deletion: bool,
+}
+
+/// One revision of one object, encoded.
+#[derive(Debug)]
+pub struct Object {
+    /// Namespace and name.
+    pub key: ObjectKey,
+    /// `metadata.uid`.
+    pub uid: Box<str>,
+    /// The revision that `metadata.resourceVersion` shows.
+    pub revision: u64,
+    /// `metadata.labels`, sorted by key.
+    pub labels: Box<[(Box<str>, Box<str>)]>,
+    /// Values of the kind's selectable fields, in the order of its row. Empty where the row has none or the source did not say.
+    pub fields: Box<[Box<str>]>,
+    /// The JSON of the whole object, `kind`, `apiVersion` and `metadata.resourceVersion` included.
+    pub json: Bytes,
+}
+
+/// Why bytes are not an object.
+#[derive(Debug, thiserror::Error)]
+#[error("not a Kubernetes object: {0}")]
+pub struct NotAnObject(#[from] serde_json::Error);
+
+#[derive(Deserialize)]
+struct Outline<'a> {
+    #[serde(borrow)]
+    metadata: MetaOutline<'a>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct MetaOutline<'a> {
+    #[serde(borrow, default)]
+    name: Cow<'a, str>,
+    #[serde(borrow, default)]
+    namespace: Cow<'a, str>,
+    #[serde(borrow, default)]
+    uid: Cow<'a, str>,
+    #[serde(borrow, default)]
+    resource_version: Cow<'a, str>,
+    #[serde(borrow, default)]
+    labels: Option<BTreeMap<Cow<'a, str>, Cow<'a, str>>>,
+}
+
+impl Object {
+    /// Reads the outline of an encoded object whose `metadata.resourceVersion` stands in the bytes.
+    pub fn from_json(json: Bytes) -> Result<Self, NotAnObject> {
+        let outline: Outline = serde_json::from_slice(&json)?;
+        let meta = outline.metadata;
+        let labels = meta.labels.unwrap_or_default();
+        Ok(Object {
+            key: ObjectKey::new(&meta.namespace, &meta.name),
+            uid: meta.uid.into(),
+            revision: meta.resource_version.parse().unwrap_or(0),
+            labels: labels.into_iter().map(|(k, v)| (k.into(), v.into())).collect(),
+            fields: Box::default(),
+            json: json.clone(),
+        })
+    }
+
+    /// The value of a label.
+    pub fn label(&self, name: &str) -> Option<&str> {
+        let at = self.labels.binary_search_by(|(k, _)| (**k).cmp(name)).ok()?;
+        Some(&self.labels[at].1)
+    }
+
+    /// Decodes the object, or just the fields that `T` names.
+    pub fn decode<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
+        serde_json::from_slice(&self.json)
+    }
+
+    /// Decodes borrowing from the bytes.
+    pub fn view<'a, T: Deserialize<'a>>(&'a self) -> Result<T, serde_json::Error> {
+        serde_json::from_slice(&self.json)
+    }
+
+    /// `metadata.ownerReferences`; empty when absent or unreadable.
+    pub fn owners(&self) -> Vec<OwnerReference> {
+        #[derive(Deserialize)]
+        struct Outer {
+            metadata: Inner,
+        }
+        #[derive(Deserialize)]
+        struct Inner {
+            #[serde(default, rename = "ownerReferences")]
+            owners: Option<Vec<OwnerReference>>,
+        }
+        self.decode::<Outer>().ok().and_then(|o| o.metadata.owners).unwrap_or_default()
+    }
+
+    /// The owner whose `controller` is true.
+    pub fn controller(&self) -> Option<OwnerReference> {
+        self.owners().into_iter().find(|o| o.controller)
+    }
+}
