@@ -3,10 +3,12 @@
 //! Nothing here does I/O, knows a clock it was not given, or depends on another crate of the workspace. The API
 //! server, its clients and the tools all read the same tables, so that a fact stands in one place.
 
+pub mod change;
 pub mod field;
 pub mod kinds;
 pub mod object;
 pub mod status;
 
+pub use change::{Change, Selection};
 pub use object::{Object, ObjectKey};
 pub use status::{Cause, Reason, Status};

@@ -1,1 +1,5 @@
 //! The Kubernetes API server: one pipeline for every verb of every kind.
+//!
+//! Knows the store only as a trait and the kinds only as rows. No component of the cluster is known here.
+
+pub mod attributes;
