@@ -1,0 +1,270 @@
+//! Shared local copies of a kind, each fed by one subscription.
+//!
+//! A cache holds `Arc<Object>`s: in the same process as the API server they are the watch cache's own, so the cluster's
+//! state exists once per process. One task owns the writing; readers take a short read lock and clone `Arc`s. Handlers
+//! run on that task, in order, and must only note what changed (add a key to a queue).
+
+use crate::{Client, Resource};
+use ferrokube_api::{Change, Object, ObjectKey, Selection};
+use futures_util::StreamExt;
+use parking_lot::{Mutex, RwLock};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::marker::PhantomData;
+use std::sync::{Arc, Weak};
+use tokio::sync::watch;
+
+/// A change of one object: at least one side is present.
+#[derive(Clone, Copy, Debug)]
+pub struct Delta<'a> {
+    /// What was known before.
+    pub old: Option<&'a Arc<Object>>,
+    /// What is known now; `None` after a deletion.
+    pub new: Option<&'a Arc<Object>>,
+}
+
+impl<'a> Delta<'a> {
+    /// The newest known state.
+    pub fn latest(&self) -> &'a Arc<Object> {
+        self.new.or(self.old).expect("a delta has at least one side")
+    }
+
+    /// The object's key.
+    pub fn key(&self) -> &'a ObjectKey {
+        &self.latest().key
+    }
+}
+
+type Handler = Box<dyn Fn(Delta<'_>) + Send + Sync>;
+
+#[derive(Default)]
+struct Objects {
+    map: RwLock<BTreeMap<ObjectKey, Arc<Object>>>,
+    handlers: Mutex<Vec<Handler>>,
+}
+
+/// The untyped heart of a [`Cache`].
+struct Shared {
+    objects: Objects,
+    synced: watch::Receiver<bool>,
+    task: tokio::task::AbortHandle,
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// The caches of a process (or of an identity): asking twice for the same selection gives the same cache.
+#[derive(Clone)]
+pub struct Caches {
+    client: Client,
+    open: Arc<Mutex<HashMap<Selection, Weak<Shared>>>>,
+}
+
+impl Caches {
+    /// Caches that subscribe through this client.
+    pub fn new(client: Client) -> Self {
+        Caches { client, open: Arc::default() }
+    }
+
+    /// The cache of all objects of a kind.
+    pub fn of<R: Resource>(&self) -> Cache<R> {
+        self.select(Selection::default())
+    }
+
+    /// The cache of the objects of a kind that match; group, version and resource are filled in from the type.
+    pub fn select<R: Resource>(&self, selection: Selection) -> Cache<R> {
+        let selection = Selection {
+            group: R::GROUP.into(),
+            version: R::VERSION.into(),
+            resource: R::RESOURCE.into(),
+            ..selection
+        };
+        Cache { shared: self.shared(selection), kind: PhantomData }
+    }
+
+    /// The cache of any resource, without a type.
+    pub fn dynamic(&self, selection: Selection) -> Cache<()> {
+        Cache { shared: self.shared(selection), kind: PhantomData }
+    }
+
+    fn shared(&self, selection: Selection) -> Arc<Shared> {
+        let mut open = self.open.lock();
+        if let Some(shared) = open.get(&selection).and_then(Weak::upgrade) {
+            return shared;
+        }
+        let (synced_tx, synced) = watch::channel(false);
+        let mut stream = self.client.subscribe(selection.clone());
+        let shared = Arc::new_cyclic(|weak: &Weak<Shared>| {
+            let weak = weak.clone();
+            let task = tokio::spawn(async move {
+                let mut listing: Option<HashSet<ObjectKey>> = None;
+                while let Some(change) = stream.next().await {
+                    let Some(shared) = weak.upgrade() else { return };
+                    shared.objects.apply(change, &mut listing, &synced_tx);
+                }
+            });
+            Shared { objects: Objects::default(), synced, task: task.abort_handle() }
+        });
+        open.retain(|_, weak| weak.strong_count() > 0);
+        open.insert(selection, Arc::downgrade(&shared));
+        shared
+    }
+}
+
+impl Objects {
+    fn apply(&self, change: Change, listing: &mut Option<HashSet<ObjectKey>>, synced: &watch::Sender<bool>) {
+        match change {
+            Change::Restart => *listing = Some(HashSet::new()),
+            Change::Set(object) => {
+                if let Some(seen) = listing {
+                    seen.insert(object.key.clone());
+                }
+                self.set(object);
+            }
+            Change::Gone(object) => self.remove(&object.key),
+            Change::Synced(_) => {
+                if let Some(seen) = listing.take() {
+                    let gone: Vec<ObjectKey> = self.map.read().keys().filter(|k| !seen.contains(*k)).cloned().collect();
+                    gone.iter().for_each(|key| self.remove(key));
+                }
+                synced.send_replace(true);
+            }
+        }
+    }
+
+    /// The handler lock is taken first, so that a handler being added sees each object exactly once.
+    fn set(&self, object: Arc<Object>) {
+        let handlers = self.handlers.lock();
+        let old = self.map.write().insert(object.key.clone(), object.clone());
+        if old.as_ref().is_some_and(|o| o.revision == object.revision && o.uid == object.uid) {
+            return;
+        }
+        handlers.iter().for_each(|h| h(Delta { old: old.as_ref(), new: Some(&object) }));
+    }
+
+    /// Handlers get the state that the cache held, not the deletion's: an index must find what it had entered.
+    fn remove(&self, key: &ObjectKey) {
+        let handlers = self.handlers.lock();
+        let Some(known) = self.map.write().remove(key) else { return };
+        handlers.iter().for_each(|h| h(Delta { old: Some(&known), new: None }));
+    }
+}
+
+/// A shared local copy of the selected objects of a kind. Cheap to clone; lives as long as somebody holds it.
+pub struct Cache<R> {
+    shared: Arc<Shared>,
+    kind: PhantomData<fn() -> R>,
+}
+
+impl<R> Clone for Cache<R> {
+    fn clone(&self) -> Self {
+        Cache { shared: self.shared.clone(), kind: PhantomData }
+    }
+}
+
+impl<R> Cache<R> {
+    /// Resolves once the first listing is complete.
+    pub async fn synced(&self) {
+        let mut synced = self.shared.synced.clone();
+        // An error means the subscription ended, which it does only when the process stops.
+        let _ = synced.wait_for(|s| *s).await;
+    }
+
+    /// Whether the first listing is complete.
+    pub fn is_synced(&self) -> bool {
+        *self.shared.synced.borrow()
+    }
+
+    /// One object, encoded.
+    pub fn object(&self, namespace: &str, name: &str) -> Option<Arc<Object>> {
+        self.shared.objects.map.read().get(&ObjectKey::new(namespace, name)).cloned()
+    }
+
+    /// All objects, in key order.
+    pub fn objects(&self) -> Vec<Arc<Object>> {
+        self.shared.objects.map.read().values().cloned().collect()
+    }
+
+    /// The objects of a namespace, in name order.
+    pub fn objects_in(&self, namespace: &str) -> Vec<Arc<Object>> {
+        let from = ObjectKey::new(namespace, "");
+        let map = self.shared.objects.map.read();
+        map.range(from..).take_while(|(k, _)| &*k.namespace == namespace).map(|(_, o)| o.clone()).collect()
+    }
+
+    /// How many.
+    pub fn len(&self) -> usize {
+        self.shared.objects.map.read().len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Calls `handler` for every object known now (as an addition) and then for every change, in order.
+    /// It runs under the cache's lock: it must be quick and must not call back into this cache's handlers.
+    pub fn on_change(&self, handler: impl Fn(Delta<'_>) + Send + Sync + 'static) {
+        let mut handlers = self.shared.objects.handlers.lock();
+        for object in self.objects() {
+            handler(Delta { old: None, new: Some(&object) });
+        }
+        handlers.push(Box::new(handler));
+    }
+
+    /// An index over the objects, kept up to date: `keys` names the entries under which an object is found.
+    pub fn index(&self, keys: impl Fn(&Object) -> Vec<String> + Send + Sync + 'static) -> Arc<Index> {
+        let index = Arc::new(Index::default());
+        let writer = index.clone();
+        self.on_change(move |delta| {
+            let mut map = writer.map.write();
+            for key in delta.old.map(|o| keys(o)).unwrap_or_default() {
+                if let Some(set) = map.get_mut(&key) {
+                    set.remove(delta.key());
+                    if set.is_empty() {
+                        map.remove(&key);
+                    }
+                }
+            }
+            if let Some(new) = delta.new {
+                for key in keys(new) {
+                    map.entry(key).or_default().insert(new.key.clone(), new.clone());
+                }
+            }
+        });
+        index
+    }
+}
+
+impl<R: Resource> Cache<R> {
+    /// One object, decoded. An object that cannot be decoded is logged and treated as absent.
+    pub fn get(&self, namespace: &str, name: &str) -> Option<R> {
+        let object = self.object(namespace, name)?;
+        decoded(&object)
+    }
+
+    /// All objects, decoded.
+    pub fn list(&self) -> Vec<R> {
+        self.objects().iter().filter_map(|o| decoded(o)).collect()
+    }
+}
+
+/// Decodes an object of a cache, logging one that is not what its kind says.
+pub fn decoded<R: Resource>(object: &Object) -> Option<R> {
+    R::decode(&object.json).inspect_err(|e| tracing::warn!(kind = R::KIND, key = %object.key, "object cannot be decoded: {e}")).ok()
+}
+
+/// Objects by a derived key.
+#[derive(Default)]
+pub struct Index {
+    map: RwLock<HashMap<String, BTreeMap<ObjectKey, Arc<Object>>>>,
+}
+
+impl Index {
+    /// The objects under a key, in name order.
+    pub fn get(&self, key: &str) -> Vec<Arc<Object>> {
+        self.map.read().get(key).map(|set| set.values().cloned().collect()).unwrap_or_default()
+    }
+}
