@@ -1,0 +1,204 @@
+//! The one task that follows the store and writes the caches.
+//!
+//! At start it loads a state a little older than now and replays from there, so that watches that were interrupted by a
+//! restart of the server find their position in history. When the store loses the task's position, everything is
+//! loaded anew and all watchers are sent away to list again.
+
+use super::{Caches, KindCache, outline};
+use ferrokube_api::kinds::Kind;
+use ferrokube_store::{Batch, Error, Event, KeyValue, Page, Revision, Store, prefix_end};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+
+/// All objects are below this.
+const ROOT: &[u8] = b"/registry/";
+/// How many revisions before now are replayed into history at start.
+const REPLAY: u64 = 2_000;
+/// Wait before asking a store again that could not serve.
+const RETRY: Duration = Duration::from_millis(200);
+
+enum Command {
+    Add(Arc<Kind>, oneshot::Sender<Result<(), Error>>),
+    Remove(String, oneshot::Sender<()>),
+}
+
+/// The running task. Dropping it stops the caches.
+#[derive(Debug)]
+pub struct Feed {
+    commands: mpsc::Sender<Command>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Feed {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+type Changes = BoxStream<'static, ferrokube_store::Result<Batch>>;
+
+impl Feed {
+    /// Loads the caches of all persisted rows and keeps them current. Resolves when they show the store's present.
+    pub async fn start(store: Arc<dyn Store>, rows: impl IntoIterator<Item = Arc<Kind>>) -> Result<(Arc<Caches>, Feed), Error> {
+        let caches = Arc::new(Caches::new(store));
+        rows.into_iter().for_each(|row| caches.enter(&row));
+        let now = caches.store.revision().await?;
+        let (changes, _) = caches.load(now.saturating_sub(REPLAY).max(1).min(now)).await?;
+        let (commands, inbox) = mpsc::channel(16);
+        let task = tokio::spawn(run(caches.clone(), changes, inbox));
+        caches.reach(now).await;
+        Ok((caches, Feed { commands, task }))
+    }
+
+    /// Starts to hold the objects of a row that was not there before (a CRD's).
+    pub async fn add(&self, row: Arc<Kind>) -> Result<(), Error> {
+        let (done, wait) = oneshot::channel();
+        let stopped = || Error::Unavailable("the server is stopping".into());
+        self.commands.send(Command::Add(row, done)).await.map_err(|_| stopped())?;
+        wait.await.map_err(|_| stopped())?
+    }
+
+    /// Drops the cache of a storage prefix and ends its watches.
+    pub async fn remove(&self, prefix: &str) {
+        let (done, wait) = oneshot::channel();
+        if self.commands.send(Command::Remove(prefix.to_owned(), done)).await.is_ok() {
+            let _ = wait.await;
+        }
+    }
+}
+
+async fn run(caches: Arc<Caches>, mut changes: Changes, mut inbox: mpsc::Receiver<Command>) {
+    loop {
+        tokio::select! {
+            batch = changes.next() => match batch {
+                Some(Ok(batch)) => caches.apply(batch),
+                Some(Err(error)) => changes = caches.reload(error).await,
+                None => changes = caches.reload(Error::Unavailable("the store's watch ended".into())).await,
+            },
+            command = inbox.recv() => match command {
+                Some(Command::Add(row, done)) => drop(done.send(caches.add(&row).await)),
+                Some(Command::Remove(prefix, done)) => { caches.leave(&prefix); let _ = done.send(()); }
+                None => return,
+            },
+        }
+    }
+}
+
+/// The path segment below `/registry/` that a key's cache has, and the rest: `[namespace/]name`.
+fn split<'k>(known: &HashMap<String, Arc<KindCache>>, key: &'k str) -> Option<(Arc<KindCache>, &'k str, &'k str)> {
+    let path = key.strip_prefix("/registry/")?;
+    let mut ends = path.match_indices('/').map(|(at, _)| at);
+    let (first, second) = (ends.next()?, ends.next());
+    // Longest first: `services/specs`, `apiextensions.k8s.io/customresourcedefinitions`.
+    let (cache, rest) = [second, Some(first)].into_iter().flatten().find_map(|at| Some((known.get(&path[..at])?.clone(), &path[at + 1..])))?;
+    let (namespace, name) = rest.split_once('/').unwrap_or(("", rest));
+    Some((cache, namespace, name))
+}
+
+impl Caches {
+    /// Makes the (empty) cache of a row, or lets the row share the one that its objects already have.
+    fn enter(&self, row: &Arc<Kind>) {
+        let Some(prefix) = row.storage_prefix.as_deref() else { return };
+        let mut directory = self.directory.write();
+        let own = row.stored_as.is_none();
+        let missing = directory.by_prefix.get(prefix).is_none_or(|cache| own && cache.row().stored_as.is_some());
+        if missing {
+            let cache = Arc::new(KindCache::new(row.clone(), prefix.to_owned()));
+            directory.by_prefix.insert(prefix.to_owned(), cache.clone());
+            for known in directory.by_resource.values_mut().filter(|known| known.prefix() == prefix) {
+                *known = cache.clone();
+            }
+        }
+        let cache = directory.by_prefix[prefix].clone();
+        directory.by_resource.insert((row.group.to_string(), row.resource.to_string()), cache);
+    }
+
+    fn leave(&self, prefix: &str) {
+        let mut directory = self.directory.write();
+        let gone = directory.by_prefix.remove(prefix);
+        directory.by_resource.retain(|_, cache| cache.prefix() != prefix);
+        drop(directory);
+        if let Some(cache) = gone {
+            cache.load(Vec::new(), u64::MAX);
+        }
+    }
+
+    /// Everything at `at`, or at the oldest revision that is still there; and the changes since then.
+    async fn load(&self, at: Revision) -> Result<(Changes, Revision), Error> {
+        let (start, end) = (Bytes::from_static(ROOT), prefix_end(ROOT));
+        let page = match self.store.range(start.clone(), end.clone(), (at > 0).then_some(at), 0).await {
+            Err(Error::Compacted { oldest }) => self.store.range(start.clone(), end.clone(), Some(oldest), 0).await?,
+            other => other?,
+        };
+        let changes = self.store.watch(start, end, page.revision).await?;
+        let revision = page.revision;
+        self.fill(page);
+        self.applied.send_replace(revision);
+        Ok((changes, revision))
+    }
+
+    fn fill(&self, page: Page) {
+        let known = self.directory.read().by_prefix.clone();
+        let mut loads: HashMap<&str, Vec<_>> = known.keys().map(|prefix| (prefix.as_str(), Vec::new())).collect();
+        for kv in &page.items {
+            let Some((cache, _, _)) = std::str::from_utf8(&kv.key).ok().and_then(|key| split(&known, key)) else { continue };
+            if let (Some(load), Some(object)) = (loads.get_mut(cache.prefix()), read(&cache, kv)) {
+                load.push(object);
+            }
+        }
+        for (prefix, objects) in loads {
+            known[prefix].load(objects, page.revision);
+        }
+    }
+
+    async fn add(&self, row: &Arc<Kind>) -> Result<(), Error> {
+        self.enter(row);
+        let Some(cache) = self.of(row) else { return Ok(()) };
+        let start = format!("/registry/{}/", cache.prefix()).into_bytes();
+        let page = self.store.range(start.clone().into(), prefix_end(&start), None, 0).await?;
+        cache.load(page.items.iter().filter_map(|kv| read(&cache, kv)).collect(), page.revision);
+        Ok(())
+    }
+
+    async fn reload(&self, why: Error) -> Changes {
+        tracing::warn!(error = %why, "the cache lost its place in the store and loads everything anew");
+        loop {
+            tokio::time::sleep(RETRY).await;
+            let now = match self.store.revision().await {
+                Ok(now) => now,
+                Err(_) => continue,
+            };
+            match self.load(now).await {
+                Ok((changes, _)) => return changes,
+                Err(error) => tracing::warn!(%error, "the store still cannot be read"),
+            }
+        }
+    }
+
+    fn apply(&self, batch: Batch) {
+        let directory = self.directory.read();
+        for event in batch.events {
+            let (key, revision) = match &event {
+                Event::Put(kv) => (&kv.key, kv.mod_revision),
+                Event::Delete { key, revision } => (key, *revision),
+            };
+            let Some((cache, namespace, name)) = std::str::from_utf8(key).ok().and_then(|key| split(&directory.by_prefix, key)) else { continue };
+            match &event {
+                Event::Put(kv) => cache.put(&kv.value, revision),
+                Event::Delete { .. } => cache.delete(namespace, name, revision),
+            }
+        }
+        drop(directory);
+        self.applied.send_replace(batch.revision);
+    }
+}
+
+fn read(cache: &KindCache, kv: &KeyValue) -> Option<ferrokube_api::Object> {
+    let object = outline::object(&cache.row().fields, &kv.value, kv.mod_revision);
+    object.inspect_err(|error| tracing::error!(%error, key = %String::from_utf8_lossy(&kv.key), "unreadable object in the store")).ok()
+}

@@ -1,0 +1,335 @@
+//! The cache of one stored resource: its objects now, its recent history, and who watches.
+//!
+//! One task writes (the feed); everyone reads. Objects are replaced, never changed, so a reader leaves the lock with
+//! `Arc`s and nothing else.
+
+use super::event::Event;
+use super::order::{self, Key, Keyed, Slot, after};
+use super::outline;
+use super::watchers::{Interest, Seat, Watchers};
+use bytes::Bytes;
+use ferrokube_api::Object;
+use ferrokube_api::kinds::Kind;
+use parking_lot::{Mutex, RwLock};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Bound;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+
+/// History always holds this many events...
+const HISTORY_MIN: usize = 128;
+/// ...and drops older ones when it weighs more than this...
+const HISTORY_BYTES: usize = 8 << 20;
+/// ...or when they are older than this (upstream keeps 75 s).
+const HISTORY_AGE: Duration = Duration::from_secs(300);
+
+/// A position that history no longer covers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooOld {
+    /// The oldest position that a watch can resume from.
+    pub oldest: u64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    objects: BTreeSet<Slot>,
+    history: VecDeque<Arc<Event>>,
+    weight: usize,
+    /// All changes after this revision are in `history`.
+    floor: u64,
+    /// Revision of the last change applied.
+    last: u64,
+    bytes: usize,
+}
+
+/// Everything of one kind at one revision.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// In key order.
+    pub objects: Vec<Arc<Object>>,
+    /// The revision shown.
+    pub revision: u64,
+    /// Whether more objects follow after the last one.
+    pub more: bool,
+    /// How many objects of the range follow after the last one, whatever their labels and fields.
+    pub remaining: usize,
+}
+
+/// What part of a kind to list.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Range<'a> {
+    /// Empty: all namespaces.
+    pub namespace: &'a str,
+    /// Only objects after this (namespace, name).
+    pub after: Option<(&'a str, &'a str)>,
+    /// At most so many that match; 0: all.
+    pub limit: usize,
+}
+
+/// The cache of one stored resource.
+#[derive(Debug)]
+pub struct KindCache {
+    row: Arc<Kind>,
+    prefix: String,
+    state: RwLock<State>,
+    watchers: Mutex<Watchers>,
+    changed: watch::Sender<u64>,
+}
+
+impl KindCache {
+    pub(super) fn new(row: Arc<Kind>, prefix: String) -> Self {
+        KindCache { row, prefix, state: RwLock::default(), watchers: Mutex::default(), changed: watch::Sender::new(0) }
+    }
+
+    /// The row in whose version objects are stored.
+    pub fn row(&self) -> &Arc<Kind> {
+        &self.row
+    }
+
+    /// Path segment below `/registry/`.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// One object. `namespace` is empty for cluster-scoped kinds.
+    pub fn get(&self, namespace: &str, name: &str) -> Option<Arc<Object>> {
+        let key = Key(namespace, name);
+        self.state.read().objects.get(&key as &dyn Keyed).map(|slot| slot.0.clone())
+    }
+
+    /// All objects of a namespace, or of all namespaces when it is empty, in key order.
+    pub fn list(&self, namespace: &str) -> Vec<Arc<Object>> {
+        let state = self.state.read();
+        if namespace.is_empty() {
+            return state.objects.iter().map(|slot| slot.0.clone()).collect();
+        }
+        state.range(namespace, None).map(|slot| slot.0.clone()).collect()
+    }
+
+    /// Calls `visit` for each object of a namespace (all when empty) under the read lock: keep it short.
+    pub fn each(&self, namespace: &str, mut visit: impl FnMut(&Arc<Object>)) {
+        let state = self.state.read();
+        state.range(namespace, None).for_each(|slot| visit(&slot.0));
+    }
+
+    /// Number of objects and of their bytes.
+    pub fn size(&self) -> (usize, usize) {
+        let state = self.state.read();
+        (state.objects.len(), state.bytes)
+    }
+
+    /// Revision of the last change of an object of this kind.
+    pub fn revision(&self) -> u64 {
+        self.state.read().last
+    }
+
+    /// Tells when [`KindCache::revision`] changes.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// Number of watchers.
+    pub fn watchers(&self) -> usize {
+        self.watchers.lock().count()
+    }
+
+    /// The current objects that match. `applied` is a revision known to be applied to all kinds before the call.
+    pub fn snapshot(&self, range: Range<'_>, applied: u64, matches: impl Fn(&Object) -> bool) -> Snapshot {
+        let state = self.state.read();
+        let revision = applied.max(state.last);
+        collect(state.range(range.namespace, range.after).map(|slot| &slot.0), range.limit, revision, matches)
+    }
+
+    /// The objects as they were at `revision`, if history covers it.
+    pub fn snapshot_at(&self, range: Range<'_>, revision: u64, matches: impl Fn(&Object) -> bool) -> Result<Snapshot, TooOld> {
+        let state = self.state.read();
+        if revision < state.floor {
+            return Err(TooOld { oldest: state.floor });
+        }
+        if revision >= state.last {
+            return Ok(collect(state.range(range.namespace, range.after).map(|slot| &slot.0), range.limit, revision, matches));
+        }
+        // Undo what came after: the first change of each key after `revision` tells how the key was at `revision`.
+        let mut undo: BTreeMap<(&str, &str), Option<&Arc<Object>>> = BTreeMap::new();
+        let from = state.history.partition_point(|e| e.revision <= revision);
+        for event in state.history.iter().skip(from) {
+            let key = &event.subject().key;
+            undo.entry((&key.namespace, &key.name)).or_insert(event.before.as_ref());
+        }
+        let in_range = |o: &Arc<Object>| {
+            let key = (&*o.key.namespace, &*o.key.name);
+            (range.namespace.is_empty() || key.0 == range.namespace) && range.after.is_none_or(|start| after(key, start))
+        };
+        let untouched = state.range(range.namespace, range.after).map(|s| &s.0).filter(|o| !undo.contains_key(&(&*o.key.namespace, &*o.key.name)));
+        let mut then: Vec<&Arc<Object>> = untouched.chain(undo.values().flatten().copied().filter(|o| in_range(o))).collect();
+        then.sort_by(|a, b| order::compare((&a.key.namespace, &a.key.name), (&b.key.namespace, &b.key.name)));
+        Ok(collect(then.into_iter(), range.limit, revision, matches))
+    }
+
+    /// Watches from now on, with the current objects that match as a start.
+    pub fn watch_with_objects(self: &Arc<Self>, interest: Arc<Interest>, applied: u64) -> (Snapshot, Watch) {
+        let mut watchers = self.watchers.lock();
+        let range = Range { namespace: &interest.namespace, ..Range::default() };
+        let snapshot = self.snapshot(range, applied, |o| interest.wants(o));
+        let watch = self.seat(&mut watchers, interest, VecDeque::new());
+        (snapshot, watch)
+    }
+
+    /// Watches every change after `revision`.
+    pub fn watch_after(self: &Arc<Self>, interest: Arc<Interest>, revision: u64) -> Result<Watch, TooOld> {
+        let mut watchers = self.watchers.lock();
+        let state = self.state.read();
+        if revision < state.floor {
+            return Err(TooOld { oldest: state.floor });
+        }
+        let from = state.history.partition_point(|e| e.revision <= revision);
+        let concerns = |e: &&Arc<Event>| [&e.before, &e.after].into_iter().flatten().any(|o| interest.wants(o));
+        let backlog = state.history.iter().skip(from).filter(concerns).cloned().collect();
+        drop(state);
+        Ok(self.seat(&mut watchers, interest, backlog))
+    }
+
+    fn seat(self: &Arc<Self>, watchers: &mut Watchers, interest: Arc<Interest>, backlog: VecDeque<Arc<Event>>) -> Watch {
+        let (seat, queue) = watchers.add(interest.clone());
+        Watch { cache: self.clone(), interest, seat, backlog, queue }
+    }
+
+    /// Fills an empty cache with what stood in the store at `revision`.
+    pub(super) fn load(&self, objects: Vec<Object>, revision: u64) {
+        let mut watchers = self.watchers.lock();
+        let mut state = self.state.write();
+        *state = State { floor: revision, last: revision, ..State::default() };
+        for object in objects {
+            state.bytes += object.json.len();
+            state.objects.replace(Slot(Arc::new(object)));
+        }
+        drop(state);
+        watchers.close();
+        self.changed.send_replace(revision);
+    }
+
+    pub(super) fn put(&self, stored: &Bytes, revision: u64) {
+        match outline::object(&self.row.fields, stored, revision) {
+            Ok(object) => self.apply(revision, Change::Set(Arc::new(object))),
+            Err(error) => tracing::error!(%error, revision, prefix = self.prefix, "unreadable object in the store"),
+        }
+    }
+
+    pub(super) fn delete(&self, namespace: &str, name: &str, revision: u64) {
+        self.apply(revision, Change::Gone(namespace, name));
+    }
+
+    fn apply(&self, revision: u64, change: Change<'_>) {
+        let mut watchers = self.watchers.lock();
+        let mut state = self.state.write();
+        if revision <= state.floor {
+            return;
+        }
+        let event = match change {
+            Change::Set(object) => {
+                let before = state.objects.replace(Slot(object.clone())).map(|slot| slot.0);
+                state.bytes += object.json.len();
+                Event::new(revision, before, Some(object))
+            }
+            Change::Gone(namespace, name) => {
+                let Some(slot) = state.objects.take(&Key(namespace, name) as &dyn Keyed) else { return };
+                Event::new(revision, Some(slot.0), None)
+            }
+        };
+        state.bytes -= event.before.as_ref().map_or(0, |o| o.json.len());
+        let event = Arc::new(event);
+        state.remember(event.clone());
+        drop(state);
+        watchers.deliver(&event);
+        drop(watchers);
+        self.changed.send_replace(revision);
+    }
+}
+
+enum Change<'a> {
+    Set(Arc<Object>),
+    Gone(&'a str, &'a str),
+}
+
+fn collect<'a>(objects: impl Iterator<Item = &'a Arc<Object>>, limit: usize, revision: u64, matches: impl Fn(&Object) -> bool) -> Snapshot {
+    let mut objects = objects.fuse();
+    let mut found = Vec::new();
+    for object in objects.by_ref() {
+        if !matches(object) {
+            continue;
+        }
+        found.push(object.clone());
+        if limit > 0 && found.len() == limit {
+            break;
+        }
+    }
+    let remaining = if limit > 0 && found.len() == limit { objects.count() } else { 0 };
+    Snapshot { objects: found, revision, more: remaining > 0, remaining }
+}
+
+impl State {
+    fn range<'s>(&'s self, namespace: &'s str, start: Option<(&str, &str)>) -> impl Iterator<Item = &'s Slot> + 's {
+        let first = Key(namespace, "");
+        let start = start.map(|(ns, name)| Key(ns, name));
+        let lower: Bound<&dyn Keyed> = match &start {
+            Some(key) if after(key.parts(), first.parts()) => Bound::Excluded(key),
+            _ if namespace.is_empty() => Bound::Unbounded,
+            _ => Bound::Included(&first),
+        };
+        let objects = self.objects.range::<dyn Keyed + '_, _>((lower, Bound::Unbounded));
+        objects.take_while(move |slot| namespace.is_empty() || *slot.0.key.namespace == *namespace)
+    }
+
+    fn remember(&mut self, event: Arc<Event>) {
+        self.last = event.revision;
+        self.weight += event.weight();
+        let now = event.at;
+        self.history.push_back(event);
+        while self.history.len() > HISTORY_MIN {
+            let old = self.weight > HISTORY_BYTES || self.history.front().is_some_and(|e| now.duration_since(e.at) > HISTORY_AGE);
+            if !old {
+                break;
+            }
+            let Some(dropped) = self.history.pop_front() else { break };
+            self.weight -= dropped.weight();
+            self.floor = dropped.revision;
+        }
+    }
+}
+
+/// A watcher's end of the cache. Dropping it ends the watch.
+#[derive(Debug)]
+pub struct Watch {
+    cache: Arc<KindCache>,
+    interest: Arc<Interest>,
+    seat: Seat,
+    backlog: VecDeque<Arc<Event>>,
+    queue: mpsc::Receiver<Arc<Event>>,
+}
+
+impl Watch {
+    /// The next event that concerns the watcher; `None` when it was cut off.
+    pub async fn next(&mut self) -> Option<Arc<Event>> {
+        match self.backlog.pop_front() {
+            Some(event) => Some(event),
+            None => self.queue.recv().await,
+        }
+    }
+
+    /// The next event if it is there already.
+    pub fn ready(&mut self) -> Option<Arc<Event>> {
+        self.backlog.pop_front().or_else(|| self.queue.try_recv().ok())
+    }
+
+    /// What to select with [`Event::project`].
+    pub fn interest(&self) -> &Interest {
+        &self.interest
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.cache.watchers.lock().remove(&self.seat);
+    }
+}

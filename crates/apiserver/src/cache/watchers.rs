@@ -1,0 +1,174 @@
+//! Who wants to hear of what: watchers in buckets by name, node, namespace or everything, so that an event costs only
+//! the buckets it falls into. A watcher stands in exactly one bucket.
+//!
+//! Delivery never blocks: a watcher whose queue is full is cut off (its stream ends, the client comes back with the
+//! revision it saw last).
+
+use super::event::Event;
+use ferrokube_api::Object;
+use std::collections::HashMap;
+use std::sync::Arc;
+use tokio::sync::mpsc;
+
+/// Events that may wait for a slow watcher. The queue holds only pointers, so it costs nothing until it fills.
+const QUEUE: usize = 1 << 16;
+
+/// What a watcher is interested in. Empty strings do not narrow.
+pub struct Interest {
+    /// Only this namespace.
+    pub namespace: String,
+    /// Only this name.
+    pub name: String,
+    /// Only objects whose field at this index (see [`ferrokube_api::Object::fields`]) has this value; used as an index
+    /// for `spec.nodeName`.
+    pub field: Option<(usize, String)>,
+    /// Everything else that must hold (label and field selectors), `None` for all.
+    pub matches: Option<Box<dyn Fn(&Object) -> bool + Send + Sync>>,
+}
+
+impl Interest {
+    /// Everything of the kind.
+    pub fn all() -> Self {
+        Interest { namespace: String::new(), name: String::new(), field: None, matches: None }
+    }
+
+    /// Whether an object is wanted.
+    pub fn wants(&self, object: &Object) -> bool {
+        (self.namespace.is_empty() || *object.key.namespace == *self.namespace)
+            && (self.name.is_empty() || *object.key.name == *self.name)
+            && self.field.as_ref().is_none_or(|(at, value)| object.fields.get(*at).is_some_and(|v| **v == **value))
+            && self.matches.as_ref().is_none_or(|matches| matches(object))
+    }
+}
+
+impl std::fmt::Debug for Interest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Interest({}/{} {:?})", self.namespace, self.name, self.field)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Bucket {
+    Name(Box<str>),
+    Field(usize, Box<str>),
+    Namespace(Box<str>),
+    All,
+}
+
+impl Bucket {
+    fn of(interest: &Interest) -> Self {
+        if !interest.name.is_empty() {
+            Bucket::Name(interest.name.as_str().into())
+        } else if let Some((at, value)) = &interest.field {
+            Bucket::Field(*at, value.as_str().into())
+        } else if !interest.namespace.is_empty() {
+            Bucket::Namespace(interest.namespace.as_str().into())
+        } else {
+            Bucket::All
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Watcher {
+    id: u64,
+    interest: Arc<Interest>,
+    queue: mpsc::Sender<Arc<Event>>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Watchers {
+    next: u64,
+    buckets: HashMap<Bucket, Vec<Watcher>>,
+    /// Which fields have buckets, and how many watchers in them.
+    fields: HashMap<usize, usize>,
+    count: usize,
+}
+
+/// Where a watcher stands, to remove it.
+#[derive(Debug)]
+pub(super) struct Seat(u64, Bucket);
+
+impl Watchers {
+    pub fn add(&mut self, interest: Arc<Interest>) -> (Seat, mpsc::Receiver<Arc<Event>>) {
+        let (queue, receiver) = mpsc::channel(QUEUE);
+        let (id, bucket) = (self.next, Bucket::of(&interest));
+        self.next += 1;
+        self.count += 1;
+        if let Bucket::Field(at, _) = bucket {
+            *self.fields.entry(at).or_default() += 1;
+        }
+        self.buckets.entry(bucket.clone()).or_default().push(Watcher { id, interest, queue });
+        (Seat(id, bucket), receiver)
+    }
+
+    pub fn remove(&mut self, seat: &Seat) {
+        let Some(bucket) = self.buckets.get_mut(&seat.1) else { return };
+        let before = bucket.len();
+        bucket.retain(|w| w.id != seat.0);
+        let gone = before - bucket.len();
+        if bucket.is_empty() {
+            self.buckets.remove(&seat.1);
+        }
+        self.forget(&seat.1, gone);
+    }
+
+    fn forget(&mut self, bucket: &Bucket, gone: usize) {
+        self.count -= gone;
+        if let Bucket::Field(at, _) = bucket
+            && let Some(n) = self.fields.get_mut(at)
+        {
+            *n -= gone;
+            if *n == 0 {
+                self.fields.remove(at);
+            }
+        }
+    }
+
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Ends every stream: what was missed cannot be told.
+    pub fn close(&mut self) {
+        (self.buckets, self.fields, self.count) = Default::default();
+    }
+
+    pub fn deliver(&mut self, event: &Arc<Event>) {
+        if self.count == 0 {
+            return;
+        }
+        let subject = event.subject();
+        self.to_bucket(&Bucket::All, event);
+        if !subject.key.namespace.is_empty() {
+            self.to_bucket(&Bucket::Namespace(subject.key.namespace.clone()), event);
+        }
+        self.to_bucket(&Bucket::Name(subject.key.name.clone()), event);
+        let fields: Vec<usize> = self.fields.keys().copied().collect();
+        for at in fields {
+            let value = |o: &Option<Arc<Object>>| o.as_ref().and_then(|o| o.fields.get(at).cloned());
+            let (was, is) = (value(&event.before), value(&event.after));
+            let was = was.filter(|was| Some(was) != is.as_ref());
+            for value in [was, is].into_iter().flatten() {
+                self.to_bucket(&Bucket::Field(at, value), event);
+            }
+        }
+    }
+
+    fn to_bucket(&mut self, bucket: &Bucket, event: &Arc<Event>) {
+        let Some(watchers) = self.buckets.get_mut(bucket) else { return };
+        let before = watchers.len();
+        watchers.retain(|watcher| {
+            let concerned = [&event.before, &event.after].into_iter().flatten().any(|o| watcher.interest.wants(o));
+            !concerned || watcher.queue.try_send(event.clone()).is_ok()
+        });
+        let gone = before - watchers.len();
+        if watchers.is_empty() {
+            self.buckets.remove(bucket);
+        }
+        if gone > 0 {
+            tracing::warn!(gone, "watchers cut off: they were too slow or had gone");
+            self.forget(bucket, gone);
+        }
+    }
+}
