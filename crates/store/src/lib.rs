@@ -8,6 +8,8 @@
 //! Reads of the hot path never come here; the watch cache above serves them. A write is acknowledged only
 //! after it is durable.
 
+pub mod embedded;
+
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
@@ -164,6 +166,12 @@ pub trait Store: Send + Sync + 'static {
 
     /// Forgets history before `revision`. Current values stay.
     fn compact(&self, revision: Revision) -> BoxFuture<'_, Result<()>>;
+
+    /// Asks every open watch to say how far it is, by a [`Batch`] that may be empty, as soon as it can. Watches also say so unasked
+    /// shortly after revisions that did not concern them; a consistent read that waits for a cache asks instead of waiting.
+    fn request_progress(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
 
     /// Bytes on disk, for metrics.
     fn size_on_disk(&self) -> BoxFuture<'_, Result<u64>>;

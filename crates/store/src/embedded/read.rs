@@ -1,0 +1,133 @@
+//! Reads: choose versions under the lock, then fetch their values by position without it.
+
+use super::format::{RECORD_LEN, Record};
+use super::index::Index;
+use super::segment::{Place, Segment};
+use super::Shared;
+use crate::{Error, KeyValue, Page, Result, Revision};
+use bytes::Bytes;
+use std::sync::Arc;
+
+/// Up to this many values are read on the calling thread: they are nearly always in the page cache.
+const INLINE: usize = 128;
+/// Neighbouring records are fetched by one read of at most this size...
+const RUN: usize = 1 << 20;
+/// ...when no more than this lies between them.
+const GAP: u32 = 4096;
+
+/// A version whose value is still to be fetched.
+pub(super) struct Located {
+    pub segment: Arc<Segment>,
+    pub place: Place,
+}
+
+/// The versions of one page.
+pub(super) struct Selection {
+    pub located: Vec<Located>,
+    revision: Revision,
+    more: bool,
+    count: u64,
+}
+
+/// One key, now.
+pub(super) fn get(shared: &Shared, key: &[u8]) -> Result<Option<KeyValue>> {
+    let state = shared.state.read();
+    state.serving()?;
+    let Some(version) = state.index.current(key) else { return Ok(None) };
+    let segment = state.segment(version.place.segment)?;
+    drop(state);
+    fetch(&[Located { segment, place: version.place }]).map(|mut values| values.pop())
+}
+
+/// Whether `at` can be read: neither compacted nor to come.
+pub(super) fn check_revision(index: &Index, at: Revision) -> Result<()> {
+    if at < index.compacted() {
+        return Err(Error::Compacted { oldest: index.compacted() });
+    }
+    if at > index.revision() {
+        return Err(Error::Future { asked: at, current: index.revision() });
+    }
+    Ok(())
+}
+
+/// Chooses the versions of a page.
+pub(super) fn select(shared: &Shared, start: &[u8], end: &[u8], at: Option<Revision>, limit: usize) -> Result<Selection> {
+    let state = shared.state.read();
+    state.serving()?;
+    let at = at.unwrap_or(state.index.revision());
+    check_revision(&state.index, at)?;
+    let mut found = Selection { located: Vec::new(), revision: at, more: false, count: 0 };
+    for (_, version) in state.index.range(start, end, at) {
+        found.count += 1;
+        if limit == 0 || found.located.len() < limit {
+            found.located.push(Located { segment: state.segment(version.place.segment)?, place: version.place });
+        }
+    }
+    found.more = found.count > found.located.len() as u64;
+    Ok(found)
+}
+
+/// Fetches the values of a page.
+pub(super) fn page(selection: Selection) -> Result<Page> {
+    let items = fetch(&selection.located)?;
+    Ok(Page { items, revision: selection.revision, more: selection.more, count: selection.count })
+}
+
+/// Runs `work` that reads `count` values: here when it is quick, on a blocking thread otherwise.
+pub(super) async fn off_runtime_when_large<T: Send + 'static>(count: usize, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    if count <= INLINE || tokio::runtime::Handle::try_current().is_err() {
+        return work();
+    }
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| Err(Error::Unavailable(format!("reading: {e}"))))
+}
+
+/// Fetches records, in the order given, reading neighbours together.
+pub(super) fn fetch(located: &[Located]) -> Result<Vec<KeyValue>> {
+    let mut order: Vec<usize> = (0..located.len()).collect();
+    order.sort_unstable_by_key(|i| (located[*i].place.segment, located[*i].place.offset));
+    let mut values: Vec<Option<KeyValue>> = vec![None; located.len()];
+    let mut buffer = Vec::new();
+    let mut rest = order.as_slice();
+    while let Some(first) = rest.first().map(|i| &located[*i]) {
+        let (count, len) = run_length(located, rest);
+        buffer.resize(len, 0);
+        first.segment.read(u64::from(first.place.offset), &mut buffer)?;
+        for i in &rest[..count] {
+            let place = located[*i].place;
+            let from = (place.offset - first.place.offset) as usize;
+            values[*i] = Some(decode(&first.segment, place, &buffer[from..from + place.len as usize])?);
+        }
+        rest = &rest[count..];
+    }
+    Ok(values.into_iter().flatten().collect())
+}
+
+/// How many of the places at the front of `order` are read together, and how many bytes that is.
+fn run_length(located: &[Located], order: &[usize]) -> (usize, usize) {
+    let first = located[order[0]].place;
+    let mut end = first.offset + first.len;
+    let mut count = 1;
+    for i in &order[1..] {
+        let place = located[*i].place;
+        let stop = place.offset + place.len;
+        if place.segment != first.segment || place.offset > end + GAP || (stop - first.offset) as usize > RUN {
+            break;
+        }
+        end = end.max(stop);
+        count += 1;
+    }
+    (count, (end - first.offset) as usize)
+}
+
+/// A record as a key and value of their own, so that what is kept of it keeps nothing else in memory.
+fn decode(segment: &Segment, place: Place, bytes: &[u8]) -> Result<KeyValue> {
+    debug_assert!(bytes.len() >= RECORD_LEN);
+    let record = Record::decode_checked(bytes)
+        .ok_or_else(|| segment.corrupted(format!("record at offset {} fails its checksum", place.offset)))?;
+    Ok(KeyValue {
+        key: Bytes::copy_from_slice(record.key),
+        value: Bytes::copy_from_slice(record.value),
+        create_revision: record.create,
+        mod_revision: record.revision,
+    })
+}
