@@ -6,8 +6,12 @@
 pub mod change;
 pub mod field;
 pub mod kinds;
+pub mod labels;
+pub mod names;
 pub mod object;
+pub mod quantity;
 pub mod status;
+pub mod time;
 
 pub use change::{Change, Selection};
 pub use object::{Object, ObjectKey};

@@ -4,6 +4,10 @@
 //! run time. Behaviour that a kind really has lives in `kinds/<kind>.rs` and hangs on its row as [`Hooks`].
 //! Adding a plain kind touches one row and its goldens, nothing else.
 
+mod table;
+
+pub use table::{GROUP_VERSIONS, GroupVersion, builtin, lookup, lookup_kind};
+
 use serde_json::Value;
 use std::borrow::Cow;
 
@@ -153,6 +157,25 @@ pub struct Hooks {
     pub grace: Option<fn(&Value) -> i64>,
     /// Warnings on write, as the strategy's WarningsOnCreate/Update give them.
     pub warnings: Option<fn(&Value) -> Vec<String>>,
+}
+
+impl Hooks {
+    /// No behaviour beyond the generic one.
+    pub const NONE: Hooks = Hooks {
+        default: None,
+        prepare_create: None,
+        prepare_update: None,
+        prepare_status: None,
+        validate_create: None,
+        validate_update: None,
+        validate_status: None,
+        validate_name: None,
+        cells: None,
+        from_storage: None,
+        to_storage: None,
+        grace: None,
+        warnings: None,
+    };
 }
 
 impl std::fmt::Debug for Hooks {
