@@ -4,12 +4,14 @@
 //! server, its clients and the tools all read the same tables, so that a fact stands in one place.
 
 pub mod change;
+pub mod decode;
 pub mod field;
 pub mod kinds;
 pub mod labels;
 pub mod names;
 pub mod object;
 pub mod quantity;
+pub mod schema;
 pub mod status;
 pub mod time;
 
