@@ -76,6 +76,15 @@ async fn fill_and_recover(dir: &Path) {
     }
     assert_eq!(count(&store).await, keys);
     assert_eq!(store.revision().await.expect("revision"), revision, "a refused write takes no revision");
+    // What makes room is still possible, also in the company of writes that are not.
+    let (refused, deleted) = tokio::join!(
+        store.put(key(0), Bytes::from(vec![0; 50_000]), Expect::Any, None),
+        store.delete(key(keys - 1), Expect::Any)
+    );
+    assert!(matches!(refused, Err(Error::NoSpace { .. })));
+    assert_eq!(deleted.expect("a delete fits").revision, revision + 1);
+    store.compact(revision + 1).await.expect("a compaction fits");
+    let (keys, revision) = (keys - 1, revision + 1);
     // A restart on the full disk.
     drop(store);
     let store = Embedded::open(&dir.join("store"), options()).expect("opens on a full disk");

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 /// Space is taken from the file system in steps of this size, so that most syncs need not write file metadata.
 const ALLOCATE_STEP: u64 = 1 << 20;
-/// Space that only notes may use: a full disk can still be compacted.
+/// Space that only deletes and notes may use: on a full disk there can still be made room.
 const RESERVE: u64 = 64 << 10;
 /// How much a scan reads at once.
 const SCAN_BUFFER: usize = 1 << 20;
@@ -242,12 +242,12 @@ impl Head {
         Head { segment, position, allocated: position, sync }
     }
 
-    /// Appends a frame (header space first, see [`format::seal_frame`]) and makes it durable. On an error nothing of it counts;
-    /// [`Error::NoSpace`] leaves the head usable, any other error does not.
-    pub fn append(&mut self, frame: &mut [u8], note: bool) -> Result<()> {
+    /// Appends a frame (header space first, see [`format::seal_frame`]) and makes it durable. One that `makes_room` may use the
+    /// reserve. On an error nothing of it counts; [`Error::NoSpace`] leaves the head usable, any other error does not.
+    pub fn append(&mut self, frame: &mut [u8], makes_room: bool) -> Result<()> {
         format::seal_frame(frame, self.segment.header.salt, self.position);
-        // Nothing has been written when this fails, and what is allocated stays for notes.
-        self.allocate(frame.len() as u64, note).map_err(|e| io_error(&self.segment.path, "extending", &e))?;
+        // Nothing has been written when this fails, and what is allocated stays in reserve.
+        self.allocate(frame.len() as u64, makes_room).map_err(|e| io_error(&self.segment.path, "extending", &e))?;
         let written = self.segment.file.write_all_at(frame, self.position);
         let written = written.and_then(|()| if self.sync { self.segment.file.sync_data() } else { Ok(()) });
         match written {
@@ -266,8 +266,8 @@ impl Head {
         }
     }
 
-    fn allocate(&mut self, more: u64, note: bool) -> io::Result<()> {
-        let needed = self.position + more + if note { 0 } else { RESERVE };
+    fn allocate(&mut self, more: u64, makes_room: bool) -> io::Result<()> {
+        let needed = self.position + more + if makes_room { 0 } else { RESERVE };
         if needed <= self.allocated {
             return Ok(());
         }
@@ -277,8 +277,8 @@ impl Head {
             Ok(()) => self.allocated = end,
             // A file system that can't do it in advance does it as we write.
             Err(nix::errno::Errno::EOPNOTSUPP | nix::errno::Errno::ENOSYS) => {}
-            // A note may use the last bit.
-            Err(_) if note => {}
+            // Then it takes what the write itself can get.
+            Err(_) if makes_room => {}
             Err(e) => return Err(e.into()),
         }
         Ok(())

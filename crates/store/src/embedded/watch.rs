@@ -31,12 +31,20 @@ pub(super) struct Interest {
     wake: Notify,
 }
 
-/// Tells the watches that `key` changed at `revision`. Called while the state is locked for writing.
-pub(super) fn note(watches: &[Arc<Interest>], key: &[u8], revision: Revision) {
+impl Interest {
+    /// Has the stream look.
+    pub fn wake(&self) {
+        self.wake.notify_one();
+    }
+}
+
+/// Notes for the watches that `key` changed at `revision`, and adds those to `concerned` that are to be woken for it. Called while the
+/// state is locked for writing.
+pub(super) fn note(watches: &[Arc<Interest>], key: &[u8], revision: Revision, concerned: &mut Vec<Arc<Interest>>) {
     for watch in watches {
         if in_range(key, &watch.start, &watch.end) && watch.first.load(Ordering::Relaxed) == 0 {
             watch.first.store(revision, Ordering::Relaxed);
-            watch.wake.notify_one();
+            concerned.push(Arc::clone(watch));
         }
     }
 }

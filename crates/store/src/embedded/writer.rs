@@ -70,9 +70,13 @@ impl Request {
         }
     }
 
-    /// Whether it adds next to nothing to the log, and may make room.
-    fn is_note(&self) -> bool {
-        matches!(self, Request::Compact { .. } | Request::Drop { .. })
+    /// Whether it adds next to nothing to the log and may make room: on a full disk it may use what is kept in reserve.
+    fn makes_room(&self) -> bool {
+        match self {
+            Request::Write(write) => write.value.is_none(),
+            Request::Compact { .. } | Request::Drop { .. } => true,
+            Request::Move { .. } => false,
+        }
     }
 
     fn fail(self, error: &Error) {
@@ -212,10 +216,10 @@ impl Writer<'_> {
     }
 
     fn serve(&mut self, requests: &mut Vec<Request>) {
-        if self.full && requests.iter().any(Request::is_note) {
-            // Notes are what makes room; they may not fail because of the writes they share a frame with.
-            let mut notes: Vec<Request> = requests.extract_if(.., |r| r.is_note()).collect();
-            self.round(&mut notes);
+        if self.full && requests.iter().any(Request::makes_room) {
+            // These may not fail because of the writes they share a frame with. None of them has been answered, so the order is free.
+            let mut first: Vec<Request> = requests.extract_if(.., |r| r.makes_room()).collect();
+            self.round(&mut first);
         }
         self.round(requests);
     }
@@ -229,9 +233,7 @@ impl Writer<'_> {
         }
         self.plan.frame.clear();
         self.plan.frame.resize(FRAME_LEN, 0);
-        if !requests.iter().all(Request::is_note) || requests.is_empty() {
-            self.plan_expiry();
-        }
+        self.plan_expiry();
         // Moves go first: what supersedes a moved record must not come before it in the log.
         requests.sort_by_key(|r| !matches!(r, Request::Move { .. }));
         for request in requests.drain(..) {
@@ -433,8 +435,8 @@ impl Writer<'_> {
         if self.plan.frame.len() == FRAME_LEN {
             return Ok(());
         }
-        let note = self.plan.revised.is_empty() && self.plan.moved.is_empty();
-        self.head.append(&mut self.plan.frame, note)
+        let makes_room = self.plan.moved.is_empty() && self.plan.revised.iter().all(|r| r.version.is_delete());
+        self.head.append(&mut self.plan.frame, makes_room)
     }
 
     /// Shows what has become durable.
@@ -444,9 +446,10 @@ impl Writer<'_> {
         for (key, revision, from, to) in self.plan.moved.drain(..) {
             state.index.relocate(&key, revision, from, to);
         }
+        let mut concerned = Vec::new();
         for revised in self.plan.revised.drain(..) {
             state.index.apply(&revised.key, revised.version, revised.expiry);
-            watch::note(&state.watches, &revised.key, revised.version.revision);
+            watch::note(&state.watches, &revised.key, revised.version.revision, &mut concerned);
         }
         if let Some(revision) = self.plan.compacted {
             state.index.set_compacted(revision);
@@ -456,6 +459,9 @@ impl Writer<'_> {
         if self.progress_due.is_none() && watch::any_behind(state) {
             self.progress_due = Some(Instant::now() + PROGRESS_DELAY);
         }
+        drop(guard);
+        // Now they can read at once.
+        concerned.iter().for_each(|watch| watch.wake());
     }
 
     /// Answers everyone. When the frame could not be written, nobody's write happened.
