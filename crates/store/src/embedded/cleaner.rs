@@ -6,8 +6,8 @@
 
 use super::Shared;
 use super::format::Kind;
+use super::queue::Request;
 use super::segment::{Place, Segment};
-use super::writer::Request;
 use crate::{Error, Result, Revision};
 use parking_lot::{Condvar, Mutex};
 use std::sync::Arc;

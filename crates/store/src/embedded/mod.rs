@@ -17,6 +17,7 @@
 //! | `segment` | files |
 //! | `index` | keys, versions, history, deadlines; pure |
 //! | `recover` | opens a directory |
+//! | `queue` | what waits for the writer |
 //! | `writer` | the writer thread |
 //! | `cleaner` | the cleaner thread |
 //! | `read` | values by position |
@@ -25,6 +26,7 @@
 mod cleaner;
 mod format;
 mod index;
+mod queue;
 mod read;
 mod recover;
 mod segment;
@@ -37,6 +39,7 @@ use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::stream::BoxStream;
 use index::Index;
 use parking_lot::{Mutex, RwLock};
+use queue::{Queue, Request, Write};
 use segment::Segment;
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -44,7 +47,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
-use writer::{Queue, Request};
 
 /// How an engine behaves. The defaults serve a cluster of any size.
 #[derive(Clone, Debug)]
@@ -182,7 +184,7 @@ impl Store for Embedded {
         async move {
             check_sizes(&key, &value)?;
             let expiry = ttl.map_or(0, |ttl| writer::now_millis().saturating_add(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX)));
-            self.submit(|answer| Request::Write(writer::Write { key, value: Some(value), expect, expiry, answer })).await
+            self.submit(|answer| Request::Write(Write { key, value: Some(value), expect, expiry, answer })).await
         }
         .boxed()
     }
@@ -190,7 +192,7 @@ impl Store for Embedded {
     fn delete(&self, key: Bytes, expect: Expect) -> BoxFuture<'_, Result<Committed>> {
         async move {
             check_sizes(&key, &Bytes::new())?;
-            self.submit(|answer| Request::Write(writer::Write { key, value: None, expect, expiry: 0, answer })).await
+            self.submit(|answer| Request::Write(Write { key, value: None, expect, expiry: 0, answer })).await
         }
         .boxed()
     }
