@@ -1,0 +1,5 @@
+//! The kernel for real: pods connected by our plugin, services by our rules, each test in a network of its own.
+
+mod lab;
+mod pods;
+mod services;
