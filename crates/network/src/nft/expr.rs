@@ -95,15 +95,6 @@ pub enum FibKey {
     Destination,
 }
 
-/// What a packet-path set update does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum DynOp {
-    /// Add, or renew the timeout.
-    Update,
-    /// Remove.
-    Delete,
-}
-
 /// A set used by a rule.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum SetRef {
@@ -150,8 +141,8 @@ pub enum Expr {
     Lookup { set: SetRef, sreg: Reg, dreg: Option<Reg> },
     /// Match a verdict map and take its verdict.
     VerdictMap { set: SetRef, sreg: Reg },
-    /// Change a dynamic set from the packet path.
-    Dynset { set: Arc<str>, op: DynOp, key: Reg, data: Reg, timeout: Duration },
+    /// Add to a dynamic set, or renew the element's timeout.
+    Update { set: Arc<str>, key: Reg, timeout: Duration },
     /// Load a random number below `modulus`.
     Random { dreg: Reg, modulus: u32 },
     /// Rewrite the destination.

@@ -51,8 +51,8 @@ pub enum SetKind {
     Map(Vec<Field>),
     /// A verdict.
     VerdictMap,
-    /// A value; elements come from the packet path and go after a while.
-    DynamicMap(Vec<Field>, Duration),
+    /// Nothing; elements come from the packet path and go after a while.
+    Dynamic(Duration),
 }
 
 /// Type of a set. Two sets of the same name in two models must have the same type: names carry what differs.

@@ -1,6 +1,6 @@
 //! Models to netlink bytes, and the socket that carries them.
 
-use super::expr::{Base, Cmp, DynOp, Expr, Field, FibKey, Meta, Reg, Reject, Rule, SetRef, Verdict};
+use super::expr::{Base, Cmp, Expr, Field, FibKey, Meta, Reg, Reject, Rule, SetRef, Verdict};
 use super::ruleset::{Data, Hook, Kind, Op, SetKind, SetSpec, Transaction};
 use crate::netlink::{ACK, APPEND, Attrs, CREATE, Error, Message, Result, Socket, read_str};
 
@@ -225,9 +225,7 @@ impl Writer {
             SetKind::Plain => (0, None, None),
             SetKind::Map(fields) => (FLAG_MAP, Some((type_id(fields), size(fields))), None),
             SetKind::VerdictMap => (FLAG_MAP, Some((DATA_VERDICT, 16)), None),
-            SetKind::DynamicMap(fields, timeout) => {
-                (FLAG_MAP | FLAG_TIMEOUT | FLAG_EVAL, Some((type_id(fields), size(fields))), Some(*timeout))
-            }
+            SetKind::Dynamic(timeout) => (FLAG_TIMEOUT | FLAG_EVAL, None, Some(*timeout)),
         };
         if id.is_some() {
             flags |= FLAG_ANONYMOUS | FLAG_CONSTANT;
@@ -425,13 +423,8 @@ fn expression(m: &mut Message, expr: &Expr, inline: Option<u32>) {
             lookup(m, set, *sreg);
             m.attr_be32(3, 0);
         }),
-        Expr::Dynset { set, op, key, data, timeout } => named("dynset", &|m| {
-            let op = match op {
-                DynOp::Update => 1,
-                DynOp::Delete => 2,
-            };
-            m.attr_str(1, set).attr_be32(3, op).attr_be32(4, key.0).attr_be32(5, data.0);
-            m.attr_be64(6, millis(*timeout));
+        Expr::Update { set, key, timeout } => named("dynset", &|m| {
+            m.attr_str(1, set).attr_be32(3, 1).attr_be32(4, key.0).attr_be64(6, millis(*timeout));
         }),
         Expr::Random { dreg, modulus } => named("numgen", &|m| {
             m.attr_be32(1, dreg.0).attr_be32(2, *modulus).attr_be32(3, 1).attr_be32(4, 0);

@@ -3,13 +3,13 @@
 //! The table's skeleton never changes: base chains look a destination up in verdict maps (`address . protocol . port`,
 //! or `protocol . port` for node ports). A service port adds map elements and a few small chains; its endpoints are an
 //! inline map from a random number to an address and port, so a connection costs two look-ups, whatever the number of
-//! services and endpoints. A client's affinity is an element of a dynamic map, used only while its endpoint is current.
+//! services and endpoints. A service with client affinity has a chain and a dynamic set of clients per endpoint instead.
 
 use super::service::{self, Endpoint, NodeFacts, Port};
 use crate::cidr::Cidr;
 use crate::conntrack::End;
 use crate::nft::expr::{
-    Cmp, DynOp, Expr, Field, FibKey, R0, R1, R4, R5, R8, Rule, SetRef, Verdict, addr_port, addr_proto_port,
+    Cmp, Expr, Field, FibKey, R0, R1, R4, R5, R8, Rule, SetRef, Verdict, addr_port, addr_proto_port,
     change_mark, ct_state_new, daddr_is, goto, is_local, jump, load_daddr, load_destination, load_proto_port, load_saddr,
     mark_bit, proto_port, reject_other, reject_tcp, saddr_in, saddr_not_in,
 };
@@ -235,38 +235,43 @@ impl<'a> PortPlan<'a> {
         };
         add("service", &self.cluster);
         add("local", &self.local);
-        if let Some(timeout) = self.port.affinity.filter(|_| self.has_endpoints()) {
-            let kind = SetKind::DynamicMap(vec![Field::Ipv4, Field::Port], timeout);
-            out.sets.push((self.affinity_set(timeout), SetSpec { key: vec![Field::Ipv4], kind }));
+        if let Some(timeout) = self.port.affinity {
+            let all: BTreeSet<&Endpoint> = self.cluster.iter().chain(&self.local).copied().collect();
+            all.into_iter().for_each(|endpoint| self.add_sticky_endpoint(endpoint, timeout, out));
         }
     }
 
-    fn affinity_set(&self, timeout: Duration) -> Arc<str> {
-        format!("affinity-{}s-{}", timeout.as_secs(), self.port.id).into()
+    /// The chain that sends a client to one endpoint, and the set that remembers who was sent there. Both go with the
+    /// endpoint, so nobody is sent to one that has gone.
+    fn add_sticky_endpoint(&self, endpoint: &Endpoint, timeout: Duration, out: &mut Fragment) {
+        let set = self.affinity_set(endpoint, timeout);
+        let remember = vec![load_saddr(R0), Expr::Update { set: set.clone(), key: R0, timeout }];
+        let rules = vec![remember, rule(constant(endpoint), [Expr::Dnat { addr: R4, port: R5 }])];
+        out.chains.push((self.endpoint_chain(endpoint), Arc::new(Chain { base: None, rules })));
+        out.sets.push((set, SetSpec { key: vec![Field::Ipv4], kind: SetKind::Dynamic(timeout) }));
+    }
+
+    fn endpoint_chain(&self, endpoint: &Endpoint) -> Arc<str> {
+        format!("endpoint-{}-{}/{}", self.port.id, endpoint.address, endpoint.port).into()
+    }
+
+    fn affinity_set(&self, endpoint: &Endpoint, timeout: Duration) -> Arc<str> {
+        format!("affinity-{}s-{}-{}/{}", timeout.as_secs(), self.port.id, endpoint.address, endpoint.port).into()
     }
 
     /// Rules that choose one of the endpoints.
     fn balance(&self, endpoints: &[&Endpoint]) -> Vec<Rule> {
         let mut rules = self.masquerade_foreign();
-        let dnat = Expr::Dnat { addr: R4, port: R5 };
         let Some(timeout) = self.port.affinity else {
-            rules.push(rule(choose(endpoints), [dnat]));
+            rules.push(rule(choose(endpoints), [Expr::Dnat { addr: R4, port: R5 }]));
             return rules;
         };
-        let set = self.affinity_set(timeout);
-        let change = |op| Expr::Dynset { set: set.clone(), op, key: R0, data: R4, timeout };
-        // A remembered endpoint counts only while it is one; the client then stays with it for another while.
-        let current = endpoints.iter().map(|e| (addr_port(e.address, e.port), Data::None)).collect();
-        let spec = SetSpec { key: vec![Field::Ipv4, Field::Port], kind: SetKind::Plain };
-        rules.push(vec![
-            load_saddr(R0),
-            Expr::Lookup { set: SetRef::Named(set.clone()), sreg: R0, dreg: Some(R4) },
-            Expr::Lookup { set: SetRef::Inline(spec, current), sreg: R4, dreg: None },
-            change(DynOp::Update),
-            dnat.clone(),
-        ]);
-        let remember = [load_saddr(R0), change(DynOp::Delete), change(DynOp::Update), dnat];
-        rules.push(rule(choose(endpoints), remember));
+        for endpoint in endpoints {
+            let known = member(&self.affinity_set(endpoint, timeout));
+            rules.push(vec![load_saddr(R0), known, goto(&self.endpoint_chain(endpoint))]);
+        }
+        let verdict = |e: &&Endpoint| Data::Verdict(Verdict::Goto(self.endpoint_chain(e)));
+        rules.push(choose_verdict(endpoints.iter().map(verdict)));
         rules
     }
 
@@ -383,19 +388,36 @@ impl<'a> PortPlan<'a> {
     }
 }
 
-/// Loads the address and port of one of the endpoints, each with the same chance.
-fn choose(endpoints: &[&Endpoint]) -> Vec<Expr> {
-    if let [only] = endpoints {
-        return vec![Expr::Immediate { dreg: R4, value: addr_port(only.address, only.port) }];
-    }
-    let modulus = u32::try_from(endpoints.len()).unwrap_or(u32::MAX);
-    let numbered = endpoints.iter().zip(0u32..);
-    let elements =
-        numbered.map(|(e, n)| (n.to_ne_bytes().to_vec(), Data::Value(addr_port(e.address, e.port)))).collect();
-    let spec = SetSpec { key: vec![Field::Integer], kind: SetKind::Map(vec![Field::Ipv4, Field::Port]) };
+/// Loads the address and port of one endpoint.
+fn constant(endpoint: &Endpoint) -> Vec<Expr> {
     vec![
-        Expr::Random { dreg: R8, modulus },
-        Expr::Lookup { set: SetRef::Inline(spec, elements), sreg: R8, dreg: Some(R4) },
+        Expr::Immediate { dreg: R4, value: endpoint.address.octets().to_vec() },
+        Expr::Immediate { dreg: R5, value: endpoint.port.to_be_bytes().to_vec() },
     ]
 }
 
+/// Loads the address and port of one of the endpoints, each with the same chance.
+fn choose(endpoints: &[&Endpoint]) -> Vec<Expr> {
+    if let [only] = endpoints {
+        return constant(only);
+    }
+    let elements = numbered(endpoints.iter().map(|e| Data::Value(addr_port(e.address, e.port))));
+    let spec = SetSpec { key: vec![Field::Integer], kind: SetKind::Map(vec![Field::Ipv4, Field::Port]) };
+    let set = SetRef::Inline(spec, elements);
+    vec![random(endpoints.len()), Expr::Lookup { set, sreg: R8, dreg: Some(R4) }]
+}
+
+/// Takes one of the verdicts, each with the same chance.
+fn choose_verdict(verdicts: impl Iterator<Item = Data>) -> Rule {
+    let elements = numbered(verdicts);
+    let spec = SetSpec { key: vec![Field::Integer], kind: SetKind::VerdictMap };
+    vec![random(elements.len()), Expr::VerdictMap { set: SetRef::Inline(spec, elements), sreg: R8 }]
+}
+
+fn random(below: usize) -> Expr {
+    Expr::Random { dreg: R8, modulus: u32::try_from(below).unwrap_or(u32::MAX) }
+}
+
+fn numbered(data: impl Iterator<Item = Data>) -> Vec<(Vec<u8>, Data)> {
+    (0u32..).zip(data).map(|(n, data)| (n.to_ne_bytes().to_vec(), data)).collect()
+}

@@ -119,7 +119,7 @@ impl Proxy {
         let dirty = Arc::new(Dirty::default());
         let slices_of = slices.index(|o| service_of(o).map(|key| key.to_string()).into_iter().collect());
         let note = dirty.clone();
-        services.on_change(move |delta| note.note(|n| drop(n.services.insert(delta.key().clone()))));
+        services.on_change(move |delta| note.note(|n| n.services.extend([delta.key().clone()])));
         let note = dirty.clone();
         slices.on_change(move |delta| {
             let keys = [delta.old, delta.new].into_iter().flatten().filter_map(|o| service_of(o));

@@ -50,16 +50,14 @@ pub struct Pod {
     pub netns: File,
     pub container: String,
     pub address: Ipv4Addr,
-    pub result: Value,
 }
 
 static NEXT_POD: AtomicU32 = AtomicU32::new(1);
 
 impl Lab {
     fn new() -> Self {
-        let links = std::fs::read_dir("/sys/class/net").map(|d| d.count()).unwrap_or(0);
         let mut route = ferrokube_network::netlink::route::Route::open().expect("netlink");
-        assert_eq!(route.default_link().expect("routes"), None, "a lab has no uplink ({links} links)");
+        assert_eq!(route.default_link().expect("routes"), None, "a lab has no uplink");
         let dir = tempfile::tempdir().expect("temporary folder");
         let node = ferrokube_network::NodeNetwork {
             cluster_cidr: "10.244.0.0/16".parse().expect("valid"),
@@ -104,7 +102,7 @@ impl Lab {
         let result = self.cni("ADD", &container, Some(&path_of(&netns)), runtime_config)?.expect("ADD has a result");
         let text = result["ips"][0]["address"].as_str().expect("an address").trim_end_matches("/32").to_owned();
         let address = text.parse().expect("an IPv4 address");
-        Ok(Pod { netns, container, address, result })
+        Ok(Pod { netns, container, address })
     }
 
     pub fn remove(&self, pod: &Pod) {
