@@ -1,7 +1,11 @@
 //! Admission: an ordered table of plugins that change or refuse a write after authorization.
 //!
-//! The order is that of Kubernetes 1.36. Plugins are functions over a [`Review`]; they read other objects from the
+//! The order is that of Kubernetes 1.36. Plugins are functions over a [`Context`]; they read other objects from the
 //! caches only. They never write, except that ResourceQuota reserves in memory what a request is about to use.
+
+mod namespace;
+mod rbac;
+mod service_account;
 
 use crate::attributes::UserInfo;
 use crate::authz::Authorizer;
@@ -37,9 +41,9 @@ pub struct Review<'a> {
     pub subresource: &'a str,
     /// Group and kind of the object that travels (`Scale`, `Eviction`, `Binding`, ... for subresources).
     pub kind: (&'a str, &'a str),
-    /// Namespace of the request; empty for cluster-scoped kinds.
+    /// Namespace of the request; empty for cluster-scoped kinds. For a Namespace object its own name.
     pub namespace: &'a str,
-    /// Name; empty for a create with `generateName` (the pipeline generates before admission) and for collections.
+    /// Name; may be empty for a create (the name then stands in the object) and for collections.
     pub name: &'a str,
     /// The object as stored, for updates and deletes.
     pub old: Option<&'a Value>,
@@ -58,6 +62,64 @@ pub struct Outcome {
     pub annotations: Vec<(String, String)>,
 }
 
+/// What a plugin may look at.
+#[derive(Clone, Copy)]
+struct Context<'a> {
+    review: &'a Review<'a>,
+    objects: &'a dyn Objects,
+    authorizer: &'a Authorizer,
+}
+
+impl<'a> std::ops::Deref for Context<'a> {
+    type Target = Review<'a>;
+
+    fn deref(&self) -> &Review<'a> {
+        self.review
+    }
+}
+
+impl Context<'_> {
+    /// Whether the request is about this resource itself or one of the given subresources.
+    fn is(&self, group: &str, resource: &str, subresources: &[&str]) -> bool {
+        self.group == group && self.resource == resource && (self.subresource.is_empty() || subresources.contains(&self.subresource))
+    }
+
+    /// Whether this creates an object of the resource.
+    fn creates(&self, group: &str, resource: &str) -> bool {
+        self.operation == Operation::Create && self.is(group, resource, &[])
+    }
+
+    /// 403 in admission's form: names the object, also one that has no name yet.
+    fn forbidden(&self, object: Option<&Value>, why: impl AsRef<str>) -> Status {
+        let meta = |field: &str| object.and_then(|o| o["metadata"][field].as_str()).filter(|s| !s.is_empty());
+        let name = if self.name.is_empty() { meta("name").or_else(|| meta("generateName")).unwrap_or("Unknown") } else { self.name };
+        Status::forbidden(self.group, self.resource, name, why.as_ref())
+    }
+}
+
+type Mutate = fn(&Context<'_>, &mut Value, &mut Outcome) -> Result<(), Status>;
+type Validate = fn(&Context<'_>, Option<&Value>, &mut Outcome) -> Result<(), Status>;
+
+/// A plugin: its name as in `--enable-admission-plugins`, and its halves.
+struct Plugin {
+    name: &'static str,
+    mutate: Option<Mutate>,
+    validate: Option<Validate>,
+}
+
+const fn plugin(name: &'static str, mutate: Option<Mutate>, validate: Option<Validate>) -> Plugin {
+    Plugin { name, mutate, validate }
+}
+
+/// In the order of 1.36 (`kubeapiserver/options AllOrderedPlugins`). Plugins that are off by default or belong to
+/// alpha features have no row. ResourceQuota comes last and is run by [`Admission::validate`] itself, because it reserves.
+const PLUGINS: &[Plugin] = &[
+    plugin("NamespaceLifecycle", Some(namespace::mutate), Some(namespace::validate)),
+    plugin("ServiceAccount", Some(service_account::mutate), Some(service_account::validate)),
+    // Not a plugin in the Go server but a layer of its storage; here it is one more check before the write.
+    plugin("RBACEscalation", None, Some(rbac::validate)),
+];
+
 /// The admission chain of the server.
 pub struct Admission {
     objects: Arc<dyn Objects>,
@@ -70,9 +132,19 @@ impl Admission {
         Admission { objects, authorizer }
     }
 
+    fn context<'a>(&'a self, review: &'a Review<'a>) -> Context<'a> {
+        Context { review, objects: &*self.objects, authorizer: &self.authorizer }
+    }
+
     /// Runs the mutating half, before defaulting's final run and validation. Called for create, update and connect.
     pub async fn mutate(&self, review: &Review<'_>, object: &mut Value, outcome: &mut Outcome) -> Result<(), Status> {
-        let _ = (&self.objects, &self.authorizer, review, object, outcome);
+        self.freshen(review, object).await;
+        let context = self.context(review);
+        for plugin in PLUGINS {
+            if let Some(mutate) = plugin.mutate {
+                mutate(&context, object, outcome).inspect_err(|e| refused(plugin, e))?;
+            }
+        }
         Ok(())
     }
 
@@ -81,9 +153,32 @@ impl Admission {
     /// The reservation holds what the request uses of its quotas: call [`Reservation::commit`] when the store
     /// acknowledged, drop it when the write failed.
     pub async fn validate(&self, review: &Review<'_>, object: Option<&Value>, outcome: &mut Outcome) -> Result<Reservation, Status> {
-        let _ = (review, object, outcome);
+        let context = self.context(review);
+        for plugin in PLUGINS {
+            if let Some(validate) = plugin.validate {
+                validate(&context, object, outcome).inspect_err(|e| refused(plugin, e))?;
+            }
+        }
         Ok(Reservation::default())
     }
+
+    /// Lets the caches catch up when they lack something the request needs: it may have been created a moment ago.
+    async fn freshen(&self, review: &Review<'_>, object: &Value) {
+        let absent = |resource: &str, namespace: &str, name: &str| self.objects.get("", resource, namespace, name).is_none();
+        if !review.namespace.is_empty() && review.kind != ("", "Namespace") && absent("namespaces", "", review.namespace) {
+            self.objects.catch_up("", "namespaces").await;
+        }
+        if review.operation == Operation::Create && (review.group, review.resource, review.subresource) == ("", "pods", "") {
+            let account = object["spec"]["serviceAccountName"].as_str().filter(|n| !n.is_empty()).unwrap_or(service_account::DEFAULT);
+            if absent("serviceaccounts", review.namespace, account) {
+                self.objects.catch_up("", "serviceaccounts").await;
+            }
+        }
+    }
+}
+
+fn refused(plugin: &Plugin, status: &Status) {
+    tracing::debug!(plugin = plugin.name, %status, "admission refused a request");
 }
 
 /// What a request is about to use of its quotas.
@@ -96,3 +191,6 @@ impl Reservation {
         let _ = revision;
     }
 }
+
+#[cfg(test)]
+mod tests;

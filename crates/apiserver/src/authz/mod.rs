@@ -9,6 +9,9 @@ mod node;
 pub mod reviews;
 pub mod rules;
 
+pub(crate) use node::PodReferences;
+pub use node::identity as node_identity;
+
 use crate::attributes::{Attributes, UserInfo};
 use crate::objects::Objects;
 use ferrokube_api::{Reason, Status};

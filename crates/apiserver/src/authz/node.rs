@@ -211,7 +211,7 @@ impl Question<'_> {
     }
 
     fn needs_secret(&self) -> bool {
-        self.pods().any(|p| p.secrets().any(|s| s == self.name)) || self.volumes_need_secret()
+        self.pods().any(|p| PodReferences(&p).secrets().any(|s| s == self.name)) || self.volumes_need_secret()
     }
 
     /// Whether a volume that a pod of the node mounts needs the secret.
@@ -230,15 +230,15 @@ impl Question<'_> {
 
     fn claim_mounted(&self, claim: &Value) -> bool {
         let (namespace, name) = (claim["namespace"].as_str().unwrap_or_default(), claim["name"].as_str().unwrap_or_default());
-        !name.is_empty() && pods_on(self.objects, namespace, self.node).any(|p| p.claims().any(|c| c == name))
+        !name.is_empty() && pods_on(self.objects, namespace, self.node).any(|p| PodReferences(&p).claims().any(|c| c == name))
     }
 
     fn needs_configmap(&self) -> bool {
-        self.pods().any(|p| p.configmaps().any(|c| c == self.name))
+        self.pods().any(|p| PodReferences(&p).configmaps().any(|c| c == self.name))
     }
 
     fn needs_claim(&self) -> bool {
-        self.pods().any(|p| p.claims().any(|c| c == self.name))
+        self.pods().any(|p| PodReferences(&p).claims().any(|c| c == self.name))
     }
 
     fn needs_account(&self) -> bool {
@@ -246,7 +246,7 @@ impl Question<'_> {
     }
 
     fn needs_resource_claim(&self) -> bool {
-        self.pods().any(|p| p.resource_claims().any(|c| c == self.name))
+        self.pods().any(|p| PodReferences(&p).resource_claims().any(|c| c == self.name))
     }
 
     fn needs_volume(&self) -> bool {
@@ -298,8 +298,8 @@ fn pods_on(objects: &dyn Objects, namespace: &str, node: &str) -> impl Iterator<
     pods.into_iter().filter(move |p| memchr::memmem::find(&p.json, bound.as_bytes()).is_some()).filter_map(move |p| Pod::on(&p, &node))
 }
 
-/// A decoded pod, and the names of what it refers to in its namespace.
-pub(crate) struct Pod(pub(crate) Value);
+/// A decoded pod.
+struct Pod(Value);
 
 impl Pod {
     fn on(object: &Object, node: &str) -> Option<Pod> {
@@ -308,17 +308,31 @@ impl Pod {
         }
         object.decode().ok().map(Pod)
     }
+}
 
-    fn list<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a Value> {
+impl std::ops::Deref for Pod {
+    type Target = Value;
+
+    fn deref(&self) -> &Value {
+        &self.0
+    }
+}
+
+/// The names of what a pod refers to in its namespace.
+#[derive(Clone, Copy)]
+pub(crate) struct PodReferences<'a>(pub(crate) &'a Value);
+
+impl<'a> PodReferences<'a> {
+    fn list(self, name: &str) -> impl Iterator<Item = &'a Value> {
         self.0["spec"][name].as_array().into_iter().flatten()
     }
 
-    fn containers(&self) -> impl Iterator<Item = &Value> {
+    fn containers(self) -> impl Iterator<Item = &'a Value> {
         self.list("initContainers").chain(self.list("containers")).chain(self.list("ephemeralContainers"))
     }
 
     /// Values of environment sources: `envFrom[].<source>Ref` and `env[].valueFrom.<source>KeyRef`.
-    fn env<'a>(&'a self, from: &'a str, key: &'a str) -> impl Iterator<Item = &'a str> {
+    fn env(self, from: &'static str, key: &'static str) -> impl Iterator<Item = &'a str> {
         let list = |c: &'a Value, name: &str| c[name].as_array().into_iter().flatten();
         self.containers().flat_map(move |c| {
             let whole = list(c, "envFrom").filter_map(move |e| e[from]["name"].as_str());
@@ -326,12 +340,13 @@ impl Pod {
         })
     }
 
-    fn projected(&self) -> impl Iterator<Item = &Value> {
+    /// Sources of projected volumes.
+    pub(crate) fn projected(self) -> impl Iterator<Item = &'a Value> {
         self.list("volumes").flat_map(|v| v["projected"]["sources"].as_array().into_iter().flatten())
     }
 
     /// Names of secrets.
-    pub(crate) fn secrets(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn secrets(self) -> impl Iterator<Item = &'a str> {
         let pull = self.list("imagePullSecrets").filter_map(|s| s["name"].as_str());
         let volumes = self.list("volumes").flat_map(|v| {
             let mut names = v["secret"]["secretName"].as_str().into_iter().collect::<Vec<_>>();
@@ -348,14 +363,14 @@ impl Pod {
     }
 
     /// Names of configmaps.
-    pub(crate) fn configmaps(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn configmaps(self) -> impl Iterator<Item = &'a str> {
         let volumes = self.list("volumes").filter_map(|v| v["configMap"]["name"].as_str());
         let projected = self.projected().filter_map(|s| s["configMap"]["name"].as_str());
         volumes.chain(projected).chain(self.env("configMapRef", "configMapKeyRef"))
     }
 
     /// Names of persistent volume claims, generated ones of ephemeral volumes included.
-    pub(crate) fn claims(&self) -> impl Iterator<Item = String> {
+    pub(crate) fn claims(self) -> impl Iterator<Item = String> + use<'a> {
         let pod = self.0["metadata"]["name"].as_str().unwrap_or_default();
         self.list("volumes").filter_map(move |v| {
             let claim = v["persistentVolumeClaim"]["claimName"].as_str().map(str::to_owned);
@@ -364,7 +379,7 @@ impl Pod {
     }
 
     /// Names of resource claims.
-    pub(crate) fn resource_claims(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn resource_claims(self) -> impl Iterator<Item = &'a str> {
         let given = self.list("resourceClaims").filter_map(|c| c["resourceClaimName"].as_str());
         let made = self.0["status"]["resourceClaimStatuses"].as_array().into_iter().flatten();
         given.chain(made.filter_map(|c| c["resourceClaimName"].as_str()))

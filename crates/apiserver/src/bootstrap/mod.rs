@@ -2,13 +2,26 @@
 //!
 //! The wanted objects are compared with the caches; what is missing or differs is written concurrently through the
 //! loopback client, so that the store commits them in a few groups. Nothing here may overwrite what an administrator
-//! changed on purpose: objects are completed, and those whose `autoupdate` annotation is `"false"` are left alone.
+//! changed on purpose: objects are completed, and those that say so in their `autoupdate` annotation are left alone.
+
+mod aggregation;
+mod plan;
+mod policy;
+mod roles;
+mod system;
 
 use crate::authn::RequestHeaders;
+use crate::authz::Authorizer;
 use crate::objects::{Loopback, Objects};
-use ferrokube_api::Status;
+use ferrokube_api::{Reason, Status};
+use futures_util::future::join_all;
+use plan::{Step, Wanted};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// How often the endpoints of `default/kubernetes` are looked at again, as in the Go server.
+const RESYNC: Duration = Duration::from_secs(10);
 
 /// Facts of this cluster that its bootstrap objects carry.
 #[derive(Clone, Debug)]
@@ -17,7 +30,7 @@ pub struct BootstrapConfig {
     pub service_cidrs: Vec<String>,
     /// The first address of the first range: that of Service `default/kubernetes`.
     pub service_ip: IpAddr,
-    /// Address at which this API server is reached from pods.
+    /// Address at which this API server is reached from pods. A loopback address is not published.
     pub advertise: IpAddr,
     /// Its port.
     pub port: u16,
@@ -41,13 +54,69 @@ pub struct BootstrapError {
 }
 
 /// Writes what is missing. Idempotent; answers with the number of objects written.
+///
+/// Three rounds, because objects need their namespace and a status needs its object; each round is one concurrent burst.
 pub async fn run(objects: &dyn Objects, loopback: &dyn Loopback, config: &BootstrapConfig) -> Result<usize, BootstrapError> {
-    let _ = (objects, loopback, config);
-    Ok(0)
+    let mut first = system::cluster_scoped(config);
+    let mut second = system::namespaced(config);
+    for wanted in policy::wanted() {
+        if wanted.target.namespace.is_empty() { first.push(wanted) } else { second.push(wanted) }
+    }
+    let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let mut written = round(objects, loopback, &first).await?;
+    if written > 0 {
+        objects.catch_up("", "namespaces").await;
+    }
+    second.extend(system::statuses(config, &now));
+    written += round(objects, loopback, &second).await?;
+    if written > 0 {
+        objects.catch_up("", "services").await;
+    }
+    Ok(written)
+}
+
+async fn round(objects: &dyn Objects, loopback: &dyn Loopback, wanted: &[Wanted]) -> Result<usize, BootstrapError> {
+    write_all(loopback, wanted.iter().filter_map(|w| w.step(objects)).collect()).await
+}
+
+/// Writes concurrently. Losing against another server that bootstraps the same cluster is fine: it wrote the same.
+async fn write_all(loopback: &dyn Loopback, steps: Vec<Step>) -> Result<usize, BootstrapError> {
+    let write = async |step: Step| {
+        let what = format!("{} {:?}", step.target.resource, step.target.name);
+        let wrote = if step.create { loopback.create(step.target, step.object).await } else { loopback.update(step.target, step.object).await };
+        match wrote {
+            Ok(_) => Ok(1),
+            Err(status) if status.is(Reason::AlreadyExists) || status.is(Reason::Conflict) => Ok(0),
+            Err(status) => Err(BootstrapError { what, status }),
+        }
+    };
+    let results = join_all(steps.into_iter().map(write)).await;
+    results.into_iter().try_fold(0, |sum, result| Ok(sum + result?))
 }
 
 /// Keeps what changes while the server runs: rules of aggregated ClusterRoles, endpoints of `default/kubernetes`. Never returns.
-pub async fn keep(objects: Arc<dyn Objects>, loopback: Arc<dyn Loopback>, config: BootstrapConfig) {
-    let _ = (objects, loopback, config);
-    std::future::pending::<()>().await;
+pub async fn keep(objects: Arc<dyn Objects>, loopback: Arc<dyn Loopback>, authorizer: Arc<Authorizer>, config: BootstrapConfig) {
+    let aggregate = async {
+        loop {
+            let seen = objects.revision("rbac.authorization.k8s.io", "clusterroles");
+            if let Err(error) = aggregation::settle(&*objects, &*loopback, &authorizer).await {
+                tracing::warn!(%error, "rules of an aggregated ClusterRole are not up to date");
+            }
+            objects.changed("rbac.authorization.k8s.io", "clusterroles", seen).await;
+        }
+    };
+    let endpoints = async {
+        let mut tick = tokio::time::interval(RESYNC);
+        loop {
+            tick.tick().await;
+            let wanted = system::namespaced(&config);
+            if let Err(error) = round(&*objects, &*loopback, &wanted).await {
+                tracing::warn!(%error, "Service default/kubernetes is not up to date");
+            }
+        }
+    };
+    tokio::join!(aggregate, endpoints);
 }
+
+#[cfg(test)]
+mod tests;
