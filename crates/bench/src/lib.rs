@@ -1,1 +1,45 @@
-//! Measures any conformant server given a kubeconfig.
+//! `ferrokube bench`: measures any conformant server given a kubeconfig, so that the same run measures this one and the Go control plane.
+//!
+//! It speaks plain HTTP with bodies made beforehand and looks into answers no more than it must: the client shares the cores with what
+//! it measures. It must only ever touch namespaces that it made itself.
+
+mod api;
+mod connect;
+mod list;
+mod load;
+mod objects;
+mod pods;
+mod process;
+mod table;
+mod up;
+mod watch;
+
+/// What to measure.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Requests to an API server: throughput, latency, and what they cost the server
+    Api(api::Args),
+    /// Pods on a running cluster: from create to Ready, one by one and many at once
+    Pods(pods::Args),
+    /// Clusters from nothing: time until they are ready, and memory
+    Up(up::Args),
+}
+
+/// Runs the measurements and prints them as Markdown tables.
+///
+/// # Errors
+/// When the server is not reached, refuses what a measurement needs, or a measurement can't be made.
+pub async fn run(args: Args) -> anyhow::Result<()> {
+    println!("{}\n", process::machine());
+    match args.command {
+        Command::Api(args) => api::run(args).await,
+        Command::Pods(args) => pods::run(args).await,
+        Command::Up(args) => up::run(args).await,
+    }
+}

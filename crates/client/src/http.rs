@@ -100,6 +100,11 @@ impl HttpTransport {
         };
         Ok(HttpTransport { inner: Arc::new(inner) })
     }
+
+    /// Sends one request and hands over the answer as it comes, without a time limit: a raw watch, a log that is followed.
+    pub async fn open(&self, request: Request<Bytes>) -> Result<Response<Incoming>, TransportError> {
+        self.inner.start(request).await
+    }
 }
 
 fn tls_config(endpoint: &Endpoint, credentials: &Credentials) -> Result<rustls::ClientConfig, TransportError> {

@@ -1,0 +1,102 @@
+//! The objects that measurements are made with: of the sizes that clusters have.
+
+/// A kind that is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Subject {
+    /// 1 KiB of data.
+    ConfigMap,
+    /// About 1.5 KB, one container; no scheduler takes it.
+    Pod,
+    /// What every node renews.
+    Lease,
+}
+
+impl Subject {
+    /// Its name in rows.
+    pub fn name(self) -> &'static str {
+        match self {
+            Subject::ConfigMap => "ConfigMap",
+            Subject::Pod => "Pod",
+            Subject::Lease => "Lease",
+        }
+    }
+
+    /// Path of its collection in a namespace.
+    pub fn path(self, namespace: &str) -> String {
+        match self {
+            Subject::ConfigMap => format!("/api/v1/namespaces/{namespace}/configmaps"),
+            Subject::Pod => format!("/api/v1/namespaces/{namespace}/pods"),
+            Subject::Lease => format!("/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"),
+        }
+    }
+
+    /// Its body. `revision` goes into the resourceVersion unless it is empty; `mark` is what a later write changes.
+    pub fn body(self, namespace: &str, name: &str, revision: &str, mark: usize) -> String {
+        let version = if revision.is_empty() { String::new() } else { format!(r#","resourceVersion":"{revision}""#) };
+        let metadata = format!(r#"{{"name":"{name}","namespace":"{namespace}"{version},"labels":{{"app":"bench","mark":"m{mark}"}}}}"#);
+        match self {
+            Subject::ConfigMap => {
+                let filling = "x".repeat(1024);
+                format!(r#"{{"apiVersion":"v1","kind":"ConfigMap","metadata":{metadata},"data":{{"mark":"{mark}","filling":"{filling}"}}}}"#)
+            }
+            Subject::Pod => format!(r#"{{"apiVersion":"v1","kind":"Pod","metadata":{metadata},"spec":{}}}"#, pod_spec()),
+            Subject::Lease => {
+                let micros = mark % 1_000_000;
+                let spec = format!(r#"{{"holderIdentity":"{name}","leaseDurationSeconds":40,"renewTime":"2026-01-01T00:00:00.{micros:06}Z"}}"#);
+                format!(r#"{{"apiVersion":"coordination.k8s.io/v1","kind":"Lease","metadata":{metadata},"spec":{spec}}}"#)
+            }
+        }
+    }
+
+    /// A patch that changes the mark.
+    pub fn patch(self, mark: usize) -> String {
+        format!(r#"{{"metadata":{{"labels":{{"mark":"m{mark}"}}}}}}"#)
+    }
+}
+
+fn pod_spec() -> String {
+    let env: Vec<String> = (0..8).map(|n| format!(r#"{{"name":"SETTING_{n}","value":"some value of setting {n}"}}"#)).collect();
+    let probe = r#"{"httpGet":{"path":"/healthz","port":8080},"periodSeconds":10}"#;
+    // No scheduler has this name and no node this label: the pod stays what it is.
+    format!(
+        concat!(
+            r#"{{"schedulerName":"nobody","nodeSelector":{{"ferrokube-bench":"nowhere"}},"terminationGracePeriodSeconds":0,"containers":[{{"#,
+            r#""name":"main","image":"registry.invalid/some/application:v1.2.3","args":["--listen=:8080","--verbose=2"],"env":[{env}],"#,
+            r#""ports":[{{"name":"http","containerPort":8080,"protocol":"TCP"}}],"#,
+            r#""resources":{{"requests":{{"cpu":"100m","memory":"128Mi"}},"limits":{{"memory":"256Mi"}}}},"#,
+            r#""livenessProbe":{probe},"readinessProbe":{probe},"volumeMounts":[{{"name":"scratch","mountPath":"/scratch"}}]}}],"#,
+            r#""volumes":[{{"name":"scratch","emptyDir":{{}}}}]}}"#
+        ),
+        env = env.join(","),
+        probe = probe
+    )
+}
+
+/// The resourceVersion in an answer, without parsing the rest: the first one is that of the object (or list).
+pub(crate) fn revision_of(body: &[u8]) -> Option<String> {
+    const FIELD: &[u8] = br#""resourceVersion":"#;
+    let at = body.windows(FIELD.len()).position(|w| w == FIELD)? + FIELD.len();
+    let rest = &body[at..];
+    let open = rest.iter().position(|b| *b == b'"')? + 1;
+    let close = open + rest[open..].iter().position(|b| *b == b'"')?;
+    Some(String::from_utf8_lossy(&rest[open..close]).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bodies_are_json_of_the_size_they_claim() {
+        for (subject, least, most) in [(Subject::ConfigMap, 1024, 1400), (Subject::Pod, 1200, 1800), (Subject::Lease, 200, 400)] {
+            let body = subject.body("ns", "name", "17", 3);
+            let value: serde_json::Value = serde_json::from_str(&body).expect("JSON");
+            assert_eq!(value["kind"], subject.name());
+            assert_eq!(value["metadata"]["resourceVersion"], "17");
+            assert!((least..most).contains(&body.len()), "{subject:?}: {}", body.len());
+            assert_eq!(revision_of(body.as_bytes()).as_deref(), Some("17"));
+            assert_eq!(revision_of(subject.body("ns", "name", "", 3).as_bytes()), None);
+            serde_json::from_str::<serde_json::Value>(&subject.patch(1)).expect("JSON");
+        }
+    }
+}
