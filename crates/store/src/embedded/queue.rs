@@ -12,7 +12,7 @@ use std::time::Instant;
 use tokio::sync::oneshot;
 
 /// A frame takes no further write once it has this many bytes.
-pub(super) const FRAME_TARGET: usize = 4 << 20;
+const FRAME_TARGET: usize = 4 << 20;
 
 /// A put (with a value) or a delete that waits for the writer.
 pub(super) struct Write {

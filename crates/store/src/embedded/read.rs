@@ -10,6 +10,8 @@ use std::sync::Arc;
 
 /// Up to this many values are read on the calling thread: they are nearly always in the page cache.
 const INLINE: usize = 128;
+/// From this many values on, all cores read.
+const PARALLEL: usize = 4096;
 /// Neighbouring records are fetched by one read of at most this size...
 const RUN: usize = 1 << 20;
 /// ...when no more than this lies between them.
@@ -81,13 +83,37 @@ pub(super) async fn off_runtime_when_large<T: Send + 'static>(count: usize, work
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| Err(Error::Unavailable(format!("reading: {e}"))))
 }
 
-/// Fetches records, in the order given, reading neighbours together.
+/// Fetches records, in the order given; very many (the caches at start) on all cores.
 pub(super) fn fetch(located: &[Located]) -> Result<Vec<KeyValue>> {
     let mut order: Vec<usize> = (0..located.len()).collect();
     order.sort_unstable_by_key(|i| (located[*i].place.segment, located[*i].place.offset));
+    let threads = if located.len() < PARALLEL { 1 } else { std::thread::available_parallelism().map_or(1, usize::from) };
     let mut values: Vec<Option<KeyValue>> = vec![None; located.len()];
+    if threads == 1 {
+        fetch_part(located, &order, |i, value| values[i] = Some(value))?;
+        return Ok(values.into_iter().flatten().collect());
+    }
+    let parts: Vec<Result<Vec<(usize, KeyValue)>>> = std::thread::scope(|scope| {
+        let run = |part| {
+            move || {
+                let mut found = Vec::new();
+                fetch_part(located, part, |i, value| found.push((i, value))).map(|()| found)
+            }
+        };
+        let threads: Vec<_> = order.chunks(order.len().div_ceil(threads)).map(|part| scope.spawn(run(part))).collect();
+        let panicked = || Err(Error::Unavailable("a thread that reads panicked".into()));
+        threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| panicked())).collect()
+    });
+    for part in parts {
+        part?.into_iter().for_each(|(i, value)| values[i] = Some(value));
+    }
+    Ok(values.into_iter().flatten().collect())
+}
+
+/// Fetches the records of `order`, which is by place, reading neighbours together.
+fn fetch_part(located: &[Located], order: &[usize], mut each: impl FnMut(usize, KeyValue)) -> Result<()> {
     let mut buffer = Vec::new();
-    let mut rest = order.as_slice();
+    let mut rest = order;
     while let Some(first) = rest.first().map(|i| &located[*i]) {
         let (count, len) = run_length(located, rest);
         buffer.resize(len, 0);
@@ -95,11 +121,11 @@ pub(super) fn fetch(located: &[Located]) -> Result<Vec<KeyValue>> {
         for i in &rest[..count] {
             let place = located[*i].place;
             let from = (place.offset - first.place.offset) as usize;
-            values[*i] = Some(decode(&first.segment, place, &buffer[from..from + place.len as usize])?);
+            each(*i, decode(&first.segment, place, &buffer[from..from + place.len as usize])?);
         }
         rest = &rest[count..];
     }
-    Ok(values.into_iter().flatten().collect())
+    Ok(())
 }
 
 /// How many of the places at the front of `order` are read together, and how many bytes that is.

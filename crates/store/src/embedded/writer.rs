@@ -6,7 +6,7 @@
 use super::cleaner::Move;
 use super::format::{FRAME_LEN, Header, Kind, Record};
 use super::index::Version;
-use super::queue::{FRAME_TARGET, Request, Write};
+use super::queue::{Request, Write};
 use super::segment::{Head, Place, Segment};
 use super::{Shared, recover, stopped_error, watch};
 use crate::{Committed, Error, Expect, Result, Revision};
@@ -16,6 +16,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::oneshot;
 
+/// Capacity for frames that is kept between them.
+const FRAME_KEPT: usize = 1 << 20;
 /// Keys that expire in one frame at most.
 const EXPIRE_STEP: usize = 1024;
 /// How late a watch may learn of revisions that did not concern it.
@@ -140,8 +142,8 @@ impl Writer<'_> {
             }
         }
         self.answer(written);
-        // One very large write must not hold its memory for ever.
-        self.plan.frame.shrink_to(FRAME_TARGET);
+        // Very large writes must not hold their memory for ever.
+        self.plan.frame.shrink_to(FRAME_KEPT);
     }
 
     fn hold_expiry(&mut self) {
