@@ -3,6 +3,7 @@
 //! Nothing here does I/O, knows a clock it was not given, or depends on another crate of the workspace. The API
 //! server, its clients and the tools all read the same tables, so that a fact stands in one place.
 
+pub mod apply;
 pub mod change;
 pub mod decode;
 pub mod field;
@@ -10,6 +11,7 @@ pub mod kinds;
 pub mod labels;
 pub mod names;
 pub mod object;
+pub mod patch;
 pub mod quantity;
 pub mod schema;
 pub mod status;
