@@ -3,7 +3,7 @@
 use crate::api::{Room, fill};
 use crate::connect::{Call, JSON};
 use crate::load::{self, Until};
-use crate::objects::Subject;
+use crate::objects::{Subject, string_field};
 use crate::table::{self, Table};
 use anyhow::Context;
 use bytes::Bytes;
@@ -67,14 +67,9 @@ async fn pages(room: &Room, path: &str, count: usize) -> anyhow::Result<usize> {
 
 /// The continue token of a page, percent-encoded. It stands in the list's metadata, in front of the items or behind them.
 fn continuation(page: &[u8]) -> Option<String> {
-    const FIELD: &[u8] = br#""continue":""#;
     let ends = [&page[..page.len().min(600)], &page[page.len().saturating_sub(600)..]];
-    ends.iter().find_map(|part| {
-        let from = part.windows(FIELD.len()).position(|w| w == FIELD)? + FIELD.len();
-        let len = part[from..].iter().position(|b| *b == b'"')?;
-        let token = String::from_utf8_lossy(&part[from..from + len]);
-        (!token.is_empty()).then(|| token.replace('+', "%2B").replace('/', "%2F").replace('=', "%3D"))
-    })
+    let token = ends.iter().find_map(|part| string_field(part, "continue"))?;
+    Some(token.replace('+', "%2B").replace('/', "%2F").replace('=', "%3D")).filter(|t| !t.is_empty())
 }
 
 async fn delete_all(room: &Room, rows: &Table, count: usize) -> anyhow::Result<()> {

@@ -74,8 +74,13 @@ fn pod_spec() -> String {
 
 /// The resourceVersion in an answer, without parsing the rest: the first one is that of the object (or list).
 pub(crate) fn revision_of(body: &[u8]) -> Option<String> {
-    const FIELD: &[u8] = br#""resourceVersion":"#;
-    let at = body.windows(FIELD.len()).position(|w| w == FIELD)? + FIELD.len();
+    string_field(body, "resourceVersion")
+}
+
+/// The value of the first field of this name, when it is a string without escapes.
+pub(crate) fn string_field(body: &[u8], name: &str) -> Option<String> {
+    let field = format!("\"{name}\":");
+    let at = body.windows(field.len()).position(|w| w == field.as_bytes())? + field.len();
     let rest = &body[at..];
     let open = rest.iter().position(|b| *b == b'"')? + 1;
     let close = open + rest[open..].iter().position(|b| *b == b'"')?;

