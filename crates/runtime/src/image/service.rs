@@ -49,7 +49,7 @@ impl v1::image_service_server::ImageService for ImageServiceImpl {
     async fn image_status(&self, request: Request<v1::ImageStatusRequest>) -> Result<Response<v1::ImageStatusResponse>, Status> {
         let request = request.into_inner();
         let image = self.store.resolve(&spec_name(request.image)?);
-        let info = image.iter().filter(|_| request.verbose).map(|image| verbose(image)).collect();
+        let info = image.iter().filter(|_| request.verbose).map(verbose).collect();
         Ok(Response::new(v1::ImageStatusResponse { image: image.as_deref().map(message), info }))
     }
 

@@ -357,11 +357,21 @@ impl ImageStore {
             let names: std::collections::HashSet<&str> = used.iter().map(layers::name).collect();
             let leased = |name: &str| name.strip_prefix("tmp-").and_then(|rest| rest.split('-').next()).is_some_and(|id| leases.contains(id));
             self.inner.layers.retain(|name| names.contains(name) || leased(name))?;
-            self.inner.content.retain(|name| hex.contains(name) || name.contains("tmp-"))?;
+            self.inner.content.retain(|name| hex.contains(name))?;
+            self.discard_unfinished_files();
             self.discard_stale_downloads(&hex, &leases);
         }
         paths.empty_trash();
         Ok(())
+    }
+
+    /// Files whose writer died; every writer holds the lock that the caller has.
+    fn discard_unfinished_files(&self) {
+        for entry in std::fs::read_dir(self.inner.paths.root()).into_iter().flatten().flatten() {
+            if entry.file_name().to_string_lossy().contains(".tmp-") {
+                let _ = std::fs::remove_file(entry.path());
+            }
+        }
     }
 
     fn discard_stale_downloads(&self, used: &std::collections::HashSet<&str>, leases: &std::collections::BTreeSet<String>) {
@@ -425,8 +435,8 @@ impl<T: Sync> Parts<T> {
         };
         std::thread::scope(|scope| {
             let threads: Vec<_> = (0..threads).map(|_| scope.spawn(run)).collect();
-            let results = threads.into_iter().map(|thread| thread.join());
-            results.map(|r| r.unwrap_or_else(|_| Err(Error::Invalid("a layer made the unpacker panic".into())))).collect()
+            let panicked = |_| Err(Error::Invalid("a layer made the unpacker panic".into()));
+            threads.into_iter().map(|thread| thread.join()).try_for_each(|result| result.unwrap_or_else(panicked))
         })
     }
 }

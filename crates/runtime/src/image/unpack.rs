@@ -443,7 +443,7 @@ fn copy_file(target: &mut RootDir, below: &mut [RootDir], path: &Path, source: &
     io::copy(&mut input, &mut output)?;
     fs::fchown(&output, Some(Uid::from_raw(found.st_uid)), Some(Gid::from_raw(found.st_gid)))?;
     fs::fchmod(&output, Mode::from_raw_mode(found.st_mode & 0o7777))?;
-    let mut capability = vec![0; 64];
+    let mut capability = [0; 64];
     if let Ok(length) = fs::fgetxattr(&input, "security.capability", &mut capability[..]) {
         fs::fsetxattr(&output, "security.capability", &capability[..length], fs::XattrFlags::empty())?;
     }
