@@ -1,0 +1,149 @@
+//! Credentials, one by one, and what happens without.
+
+use super::*;
+use crate::objects::testing::Map;
+use crate::tokens::TokenConfig;
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use http::Request;
+use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+use serde_json::json;
+
+struct Ca {
+    pem: String,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+fn ca(name: &str) -> Ca {
+    let key = KeyPair::generate().expect("a key");
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.distinguished_name.push(DnType::CommonName, name);
+    let pem = params.self_signed(&key).expect("signed").pem();
+    Ca { issuer: Issuer::from_ca_cert_pem(&pem, key).expect("a CA"), pem }
+}
+
+fn peer(ca: &Ca, name: &str, group: &str) -> PeerCertificates {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.distinguished_name.push(DnType::OrganizationName, group);
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.distinguished_name.push(DnType::CustomDnType(vec![1, 3, 6, 1, 4, 1, 57683, 2]), "uid-7");
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    let cert = params.signed_by(&KeyPair::generate().expect("a key"), &ca.issuer).expect("signed");
+    PeerCertificates::new(vec![cert.der().clone()])
+}
+
+fn authenticator(config: AuthnConfig, objects: Arc<Map>) -> Authenticator {
+    let tokens = ServiceAccountTokens::new(TokenConfig {
+        issuer: "https://us".into(),
+        api_audiences: vec![],
+        signing_key: KeyPair::generate().expect("a key").serialize_pem(),
+        verify_keys: vec![],
+        extend_expiration: true,
+        max_expiration_seconds: 0,
+    });
+    Authenticator::new(config, Arc::new(tokens.expect("usable")), objects).expect("usable")
+}
+
+fn get(path: &str, headers: &[(&str, &str)]) -> http::request::Parts {
+    let builder = headers.iter().fold(Request::get(path), |b, (k, v)| b.header(*k, *v));
+    builder.body(()).expect("a request").into_parts().0
+}
+
+#[tokio::test]
+async fn client_certificates_give_name_groups_and_uid() {
+    let (ours, theirs) = (ca("ours"), ca("theirs"));
+    let authn = authenticator(AuthnConfig { client_ca: ours.pem.clone(), ..AuthnConfig::default() }, Arc::default());
+    let parts = get("/api", &[]);
+    let user = authn.authenticate(&parts, Some(&peer(&ours, "jane", "dev"))).await.expect("known");
+    assert_eq!((user.name.as_str(), user.uid.as_str()), ("jane", "uid-7"));
+    assert_eq!(user.groups, ["dev", "system:authenticated"]);
+    assert!(authn.authenticate(&parts, Some(&peer(&theirs, "jane", "dev"))).await.is_err());
+    // A bad credential is refused even where none is needed.
+    assert!(authn.authenticate(&get("/healthz", &[]), Some(&peer(&theirs, "jane", "dev"))).await.is_err());
+}
+
+#[tokio::test]
+async fn nobody_sees_health_and_version_only() {
+    let authn = authenticator(AuthnConfig::default(), Arc::default());
+    for path in ["/healthz", "/livez", "/readyz?verbose", "/version", "/api/v1/namespaces/kube-public/configmaps/cluster-info"] {
+        assert_eq!(authn.authenticate(&get(path, &[]), None).await.expect(path).name, ANONYMOUS);
+    }
+    for path in ["/api", "/metrics", "/", "/api/v1/namespaces/kube-public/configmaps/other"] {
+        assert_eq!(authn.authenticate(&get(path, &[]), None).await.expect_err(path).code, 401);
+    }
+}
+
+#[tokio::test]
+async fn the_front_proxy_speaks_for_others_and_nobody_else_does() {
+    let (clients, proxies) = (ca("clients"), ca("proxies"));
+    let config = AuthnConfig { client_ca: clients.pem.clone(), front_proxy: Some(RequestHeaders::standard(proxies.pem.clone())), ..AuthnConfig::default() };
+    let authn = authenticator(config, Arc::default());
+    let parts = get("/api", &[("X-Remote-User", "jane"), ("X-Remote-Group", "a"), ("X-Remote-Group", "b"), ("X-Remote-Extra-Scopes%2fx", "s")]);
+    let user = authn.authenticate(&parts, Some(&peer(&proxies, "front-proxy-client", "x"))).await.expect("a proxy");
+    assert_eq!(user.groups, ["a", "b", "system:authenticated"]);
+    assert_eq!(user.extra["scopes/x"], ["s"]);
+    let user = authn.authenticate(&parts, Some(&peer(&clients, "joe", "x"))).await.expect("a client");
+    assert_eq!(user.name, "joe");
+    assert!(authn.authenticate(&parts, Some(&peer(&proxies, "somebody", "x"))).await.is_err());
+}
+
+#[tokio::test]
+async fn a_token_dies_with_its_pod() {
+    let map = Arc::new(Map::default());
+    map.put("", "serviceaccounts", json!({ "metadata": { "name": "web", "namespace": "default" } }));
+    let pod = json!({ "metadata": { "name": "p", "namespace": "default" }, "spec": { "serviceAccountName": "web" } });
+    map.put("", "pods", pod.clone());
+    let authn = authenticator(AuthnConfig::default(), map.clone());
+    let request = json!({ "spec": { "boundObjectRef": { "kind": "Pod", "apiVersion": "v1", "name": "p" } } });
+    let (answer, _) = authn.tokens().request(&*map, "default", "web", request, jiff::Timestamp::now()).expect("issued");
+    let bearer = format!("Bearer {}", answer["status"]["token"].as_str().expect("a token"));
+    let parts = get("/api", &[("authorization", &bearer)]);
+    let user = authn.authenticate(&parts, None).await.expect("valid");
+    assert_eq!(user.name, "system:serviceaccount:default:web");
+    assert_eq!(user.groups, ["system:serviceaccounts", "system:serviceaccounts:default", "system:authenticated"]);
+    assert_eq!(user.extra["authentication.kubernetes.io/pod-name"], ["p"]);
+    map.remove("", "pods", "default", "p");
+    assert_eq!(authn.authenticate(&parts, None).await.expect_err("gone").code, 401);
+    let mut again = pod;
+    again["metadata"]["uid"] = json!("another");
+    map.put("", "pods", again);
+    assert!(authn.authenticate(&parts, None).await.is_err());
+}
+
+#[tokio::test]
+async fn websockets_may_carry_the_token_as_a_protocol() {
+    let authn = authenticator(AuthnConfig { static_tokens: "secret,jane,1,\"dev,ops\"\n".into(), ..AuthnConfig::default() }, Arc::default());
+    let protocol = format!("v4.channel.k8s.io, base64url.bearer.authorization.k8s.io.{}", URL_SAFE_NO_PAD.encode("secret"));
+    let headers = [("connection", "Upgrade"), ("upgrade", "websocket"), ("sec-websocket-protocol", protocol.as_str())];
+    let user = authn.authenticate(&get("/api", &headers), None).await.expect("known");
+    assert_eq!((user.name.as_str(), user.groups.len()), ("jane", 3));
+    assert!(authn.authenticate(&get("/api", &headers[2..]), None).await.is_err());
+    assert!(authn.authenticate(&get("/api", &[("authorization", "Bearer wrong")]), None).await.is_err());
+}
+
+#[tokio::test]
+async fn bootstrap_tokens_live_in_secrets() {
+    let map = Arc::new(Map::default());
+    let secret = |expiration: &str, secret: &str| {
+        let data = |s: &str| STANDARD.encode(s);
+        json!({
+            "metadata": { "name": "bootstrap-token-abcdef", "namespace": "kube-system" }, "type": "bootstrap.kubernetes.io/token",
+            "data": {
+                "token-id": data("abcdef"), "token-secret": data(secret), "expiration": data(expiration),
+                "usage-bootstrap-authentication": data("true"), "auth-extra-groups": data("system:bootstrappers:kubeadm:default-node-token"),
+            },
+        })
+    };
+    map.put("", "secrets", secret("2999-01-01T00:00:00Z", "0123456789abcdef"));
+    let authn = authenticator(AuthnConfig { bootstrap_tokens: true, ..AuthnConfig::default() }, map.clone());
+    let parts = get("/api", &[("authorization", "Bearer abcdef.0123456789abcdef")]);
+    let user = authn.authenticate(&parts, None).await.expect("valid");
+    assert_eq!(user.name, "system:bootstrap:abcdef");
+    assert_eq!(user.groups, ["system:bootstrappers", "system:bootstrappers:kubeadm:default-node-token", "system:authenticated"]);
+    map.put("", "secrets", secret("2020-01-01T00:00:00Z", "0123456789abcdef"));
+    assert!(authn.authenticate(&parts, None).await.is_err());
+    map.put("", "secrets", secret("2999-01-01T00:00:00Z", "fedcba9876543210"));
+    assert!(authn.authenticate(&parts, None).await.is_err());
+}

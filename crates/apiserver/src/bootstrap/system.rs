@@ -29,6 +29,13 @@ pub(super) fn cluster_scoped(config: &BootstrapConfig) -> Vec<Wanted> {
     });
     all.push(Wanted::new("networking.k8s.io", "v1", "servicecidrs", cidr, keep));
     all.extend(flow_control());
+    // As kubeadm has it: the group of its admin.conf. Here the API server of every cluster knows it.
+    let admins = json!({
+        "kind": "ClusterRoleBinding", "apiVersion": "rbac.authorization.k8s.io/v1", "metadata": { "name": "kubeadm:cluster-admins" },
+        "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin" },
+        "subjects": [{ "apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": "kubeadm:cluster-admins" }],
+    });
+    all.push(Wanted::new("rbac.authorization.k8s.io", "v1", "clusterrolebindings", admins, keep));
     all.extend(config.served.iter().map(|(group, version)| api_service(group, version)));
     all
 }
