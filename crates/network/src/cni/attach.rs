@@ -45,10 +45,9 @@ pub fn add(conf: &NetConf, attachment: &Attachment) -> Result<Value> {
     drop(ipam); // The reservation holds; other pods need not wait for the kernel.
     connect(conf, attachment, &netns, address)
         .and_then(|()| hostports::forward(address, &conf.port_mappings()))
-        .map_err(|e| {
+        .inspect_err(|_| {
             // The first error is the one to report; what cannot be undone now, the runtime's DEL will.
             let _ = del(conf, attachment);
-            e
         })?;
     result(conf, attachment, address)
 }

@@ -174,7 +174,8 @@ mod tests {
     #[test]
     fn bad_input_gets_the_code_of_the_specification() {
         let good = r#"{"cniVersion":"1.0.0","name":"n","type":"ferrokube","podCIDR":"10.244.0.0/24","dataDir":"/tmp"}"#;
-        let cases: &[(&[(&str, &str)], &str, u32)] = &[
+        type Case<'a> = (&'a [(&'a str, &'a str)], &'a str, u32);
+        let cases: &[Case<'_>] = &[
             (&[], good, code::INVALID_ENVIRONMENT),
             (&[("CNI_COMMAND", "FLY")], good, code::INVALID_ENVIRONMENT),
             (&[("CNI_COMMAND", "ADD"), ("CNI_IFNAME", "eth0")], good, code::INVALID_ENVIRONMENT),

@@ -240,6 +240,9 @@ impl Writer {
             });
             message.attr_be64(11, millis(timeout));
         }
+        if spec.key == [Field::Integer] {
+            message.attr(13, &HOST_ORDER_KEY);
+        }
         message.attr_be32(10, id.unwrap_or_else(|| self.next_id()));
         self.out.push(message);
     }
@@ -288,6 +291,8 @@ impl Writer {
     }
 }
 
+/// A note for the `nft` tool, which would else show numbers in network byte order.
+const HOST_ORDER_KEY: [u8; 6] = [0, 4, 1, 0, 0, 0];
 const INLINE_NAME: &str = "__set%d";
 
 fn millis(duration: std::time::Duration) -> u64 {
