@@ -1,0 +1,134 @@
+//! Requests and limits as numbers for the kernel, and the QoS class they give a pod.
+//!
+//! Source: `pkg/kubelet/cm/helpers_linux.go`, `pkg/kubelet/qos/policy.go`.
+
+use ferrokube_api::quantity::Quantity;
+use ferrokube_cri::v1::LinuxContainerResources;
+use k8s_openapi::api::core::v1::{Pod, ResourceRequirements};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
+use std::collections::BTreeMap;
+
+/// CFS period in microseconds.
+pub const PERIOD: i64 = 100_000;
+const MIN_SHARES: i64 = 2;
+const MAX_SHARES: i64 = 262_144;
+const MIN_QUOTA: i64 = 1000;
+
+/// `status.qosClass`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Qos {
+    /// Limits equal requests for cpu and memory in every container.
+    Guaranteed,
+    /// Something is requested.
+    Burstable,
+    /// Nothing is requested.
+    BestEffort,
+}
+
+impl Qos {
+    /// The class the API server wrote into the pod's status.
+    pub fn of(pod: &Pod) -> Self {
+        match pod.status.as_ref().and_then(|s| s.qos_class.as_deref()) {
+            Some("Guaranteed") => Qos::Guaranteed,
+            Some("Burstable") => Qos::Burstable,
+            _ => Qos::BestEffort,
+        }
+    }
+}
+
+/// The cgroup of a pod below the hierarchy's root: `/kubepods[/burstable|/besteffort]/pod<uid>`.
+pub fn pod_cgroup(root: &str, pod: &Pod) -> String {
+    let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+    match Qos::of(pod) {
+        Qos::Guaranteed => format!("{root}/pod{uid}"),
+        Qos::Burstable => format!("{root}/burstable/pod{uid}"),
+        Qos::BestEffort => format!("{root}/besteffort/pod{uid}"),
+    }
+}
+
+fn find(map: Option<&BTreeMap<String, Text>>, name: &str) -> Option<Quantity> {
+    Quantity::parse(&map?.get(name)?.0).ok()
+}
+
+/// What is asked for of one resource: (request, limit) in milli-units for cpu, units for the rest; the limit stands in for an absent request.
+pub fn request_and_limit(resources: Option<&ResourceRequirements>, name: &str) -> (Option<i64>, Option<i64>) {
+    let number = |q: Quantity| if name == "cpu" { q.milli_value() } else { q.value() };
+    let limit = find(resources.and_then(|r| r.limits.as_ref()), name).map(number);
+    let request = find(resources.and_then(|r| r.requests.as_ref()), name).map(number);
+    (request.or(limit), limit)
+}
+
+/// cpu.shares of a number of milli-CPUs.
+pub fn shares(milli: i64) -> i64 {
+    if milli == 0 { MIN_SHARES } else { (milli * 1024 / 1000).clamp(MIN_SHARES, MAX_SHARES) }
+}
+
+/// CFS quota in microseconds per [`PERIOD`]; 0 means no limit.
+pub fn quota(milli: i64) -> i64 {
+    if milli == 0 { 0 } else { (milli * PERIOD / 1000).max(MIN_QUOTA) }
+}
+
+/// The kernel's preference for killing this container when memory runs out.
+pub fn oom_score_adj(pod: &Pod, memory_request: i64, node_memory: i64) -> i64 {
+    let critical = pod.spec.as_ref().and_then(|s| s.priority).is_some_and(|p| p >= 2_000_001_000);
+    if critical {
+        return -997;
+    }
+    match Qos::of(pod) {
+        Qos::Guaranteed => -997,
+        Qos::BestEffort => 1000,
+        Qos::Burstable => {
+            let score = 1000 - (1000 * memory_request) / node_memory.max(1);
+            // Between a guaranteed pod and a best-effort one, whatever the numbers say.
+            score.clamp(3, 999)
+        }
+    }
+}
+
+/// The resources of a container as CRI takes them.
+pub fn linux(pod: &Pod, resources: Option<&ResourceRequirements>, node_memory: i64) -> LinuxContainerResources {
+    let (cpu_request, cpu_limit) = request_and_limit(resources, "cpu");
+    let (memory_request, memory_limit) = request_and_limit(resources, "memory");
+    LinuxContainerResources {
+        cpu_period: PERIOD,
+        cpu_quota: quota(cpu_limit.unwrap_or(0)),
+        cpu_shares: shares(cpu_request.unwrap_or(0)),
+        memory_limit_in_bytes: memory_limit.unwrap_or(0),
+        oom_score_adj: oom_score_adj(pod, memory_request.unwrap_or(0), node_memory),
+        ..LinuxContainerResources::default()
+    }
+}
+
+/// Sums over a pod's containers for its cgroup: (cpu request, cpu limit when every container has one, memory limit likewise).
+pub fn pod_totals(pod: &Pod) -> (i64, Option<i64>, Option<i64>) {
+    let Some(spec) = &pod.spec else { return (0, None, None) };
+    let level = spec.resources.as_ref();
+    let all: Vec<_> = spec.containers.iter().map(|c| c.resources.as_ref()).collect();
+    let sidecars = spec.init_containers.iter().flatten().filter(|c| c.restart_policy.as_deref() == Some("Always"));
+    let all: Vec<_> = all.into_iter().chain(sidecars.map(|c| c.resources.as_ref())).collect();
+    let init: Vec<_> = spec.init_containers.iter().flatten().map(|c| c.resources.as_ref()).collect();
+    let request: i64 = all.iter().filter_map(|r| request_and_limit(*r, "cpu").0).sum();
+    let request = init.iter().filter_map(|r| request_and_limit(*r, "cpu").0).max().unwrap_or(0).max(request);
+    let limit = |name: &str| {
+        if let Some(own) = request_and_limit(level, name).1 {
+            return Some(own);
+        }
+        let sum = all.iter().map(|r| request_and_limit(*r, name).1).sum::<Option<i64>>()?;
+        let init = init.iter().filter_map(|r| request_and_limit(*r, name).1).max().unwrap_or(0);
+        Some(sum.max(init))
+    };
+    (request_and_limit(level, "cpu").0.unwrap_or(request), limit("cpu"), limit("memory"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cpu_becomes_shares_and_quota_as_the_kubelet_computes_them() {
+        let cases = [(0, 2, 0), (1, 2, 1000), (100, 102, 10_000), (1000, 1024, 100_000), (2500, 2560, 250_000)];
+        for (milli, expect_shares, expect_quota) in cases {
+            assert_eq!((shares(milli), quota(milli)), (expect_shares, expect_quota), "{milli}m");
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! This node: what all of the kubelet shares, the Node object and its lease.
+
+pub mod lease;
+pub mod status;
+
+use crate::cgroups::Cgroups;
+use crate::config::Config;
+use crate::make::dns::Resolv;
+use crate::runtime::Cri;
+use crate::volumes::Volumes;
+use ferrokube_client::events::Recorder;
+use ferrokube_client::{Cache, Client};
+use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::node::v1::RuntimeClass;
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// What the machine has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Capacity {
+    /// Thousandths of CPUs.
+    pub milli_cpu: i64,
+    /// Bytes of memory.
+    pub memory: i64,
+}
+
+impl Capacity {
+    /// Reads it from the kernel.
+    pub fn of_this_machine() -> Self {
+        let cpus = std::thread::available_parallelism().map_or(1, |n| i64::try_from(n.get()).unwrap_or(1));
+        let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        let total = meminfo.lines().find_map(|l| l.strip_prefix("MemTotal:")).and_then(|l| l.trim().strip_suffix("kB"));
+        let kilobytes: i64 = total.and_then(|t| t.trim().parse().ok()).unwrap_or(0);
+        Capacity { milli_cpu: cpus * 1000, memory: kilobytes * 1024 }
+    }
+}
+
+/// What the parts of the kubelet share; each part owns its own state.
+pub struct Shared {
+    /// Configuration.
+    pub config: Config,
+    /// The API, as `system:node:<name>`.
+    pub client: Client,
+    /// The container runtime.
+    pub cri: Cri,
+    /// Events.
+    pub recorder: Recorder,
+    /// Pod cgroups.
+    pub cgroups: Cgroups,
+    /// Pod volumes.
+    pub volumes: Volumes,
+    /// Services, for environment variables.
+    pub services: Cache<Service>,
+    /// What the machine has.
+    pub capacity: Capacity,
+    /// Name of the runtime.
+    pub runtime_name: String,
+    /// The pods of this node by UID, as the API has them; written by the pod manager only.
+    pub pods: Mutex<HashMap<String, Arc<Pod>>>,
+}
+
+impl Shared {
+    /// Addresses of the node as text, primary first.
+    pub fn host_ips(&self) -> Vec<String> {
+        self.config.node_ips.iter().map(ToString::to_string).collect()
+    }
+
+    /// The host's resolv.conf, read anew: it changes with the network.
+    pub fn host_resolv(&self) -> Resolv {
+        Resolv::parse(&std::fs::read_to_string(&self.config.resolv_conf).unwrap_or_default())
+    }
+
+    /// The handler of a RuntimeClass.
+    pub async fn runtime_handler(&self, class: &str) -> Result<String, String> {
+        let found = self.client.get::<RuntimeClass>("", class).await;
+        found.map(|c| c.handler).map_err(|e| format!("failed to get sandbox runtime: {e}"))
+    }
+
+    /// The pod of that name, as the API has it.
+    pub fn pod(&self, namespace: &str, name: &str) -> Option<Arc<Pod>> {
+        let pods = self.pods.lock();
+        let named = |p: &&Arc<Pod>| p.metadata.name.as_deref() == Some(name) && p.metadata.namespace.as_deref() == Some(namespace);
+        pods.values().find(named).cloned()
+    }
+}

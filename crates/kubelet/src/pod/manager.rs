@@ -1,0 +1,187 @@
+//! Which pods are on this node: routes what happens to the worker of the pod it happens to.
+//!
+//! The set of workers is owned here by one task. A pod that the runtime still has but the API has not gets a worker too,
+//! which clears it away.
+
+use super::Input;
+use super::worker::Worker;
+use crate::node::Shared;
+use crate::runtime::PodIdentity;
+use ferrokube_client::cache::decoded;
+use ferrokube_client::{Change, Selection};
+use futures_util::StreamExt;
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+/// Inputs that may wait for a busy worker before the manager waits for it.
+const INBOX: usize = 64;
+
+struct Entry {
+    inbox: mpsc::Sender<Input>,
+    pod: Arc<Pod>,
+}
+
+/// Owner of all workers.
+pub struct Manager {
+    node: Arc<Shared>,
+    workers: HashMap<String, Entry>,
+    tasks: JoinSet<String>,
+    /// UIDs seen since the listing began; `None` outside of a listing.
+    listing: Option<HashSet<String>>,
+    synced: bool,
+}
+
+/// What others ask the manager.
+#[derive(Debug)]
+pub enum Request {
+    /// End a pod with a verdict.
+    Evict { uid: String, reason: String, message: String, grace: i64 },
+}
+
+impl Manager {
+    /// No pods yet.
+    pub fn new(node: Arc<Shared>) -> Self {
+        Manager { node, workers: HashMap::new(), tasks: JoinSet::new(), listing: None, synced: false }
+    }
+
+    /// Runs until `stop` resolves; containers stay as they are.
+    pub async fn run(mut self, mut requests: mpsc::Receiver<Request>, stop: impl Future<Output = ()>) {
+        let selection = Selection { fields: format!("spec.nodeName={}", self.node.config.node_name), ..pods() };
+        let mut changes = self.node.client.subscribe(selection);
+        let (changed_tx, mut changed) = mpsc::channel(256);
+        let watch = tokio::spawn(self.node.cri.clone().watch(changed_tx));
+        tokio::pin!(stop);
+        loop {
+            tokio::select! {
+                () = &mut stop => break,
+                Some(change) = changes.next() => self.change(change).await,
+                Some(uid) = changed.recv() => self.tell(&uid, Input::Runtime).await,
+                Some(request) = requests.recv() => self.request(request).await,
+                Some(ended) = self.tasks.join_next() => self.ended(ended),
+            }
+        }
+        watch.abort();
+    }
+
+    async fn request(&mut self, request: Request) {
+        let Request::Evict { uid, reason, message, grace } = request;
+        self.tell(&uid, Input::Evict { reason, message, grace }).await;
+    }
+
+    async fn change(&mut self, change: Change) {
+        match change {
+            Change::Restart => self.listing = Some(HashSet::new()),
+            Change::Set(object) => {
+                let Some(pod) = decoded::<Pod>(&object) else { return };
+                if let Some(seen) = &mut self.listing {
+                    seen.insert(object.uid.to_string());
+                }
+                self.set(Arc::new(pod)).await;
+            }
+            Change::Gone(object) => {
+                self.node.pods.lock().remove(&*object.uid);
+                self.tell(&object.uid, Input::Gone).await;
+            }
+            Change::Synced(_) => self.synced().await,
+        }
+    }
+
+    async fn set(&mut self, pod: Arc<Pod>) {
+        let uid = pod.metadata.uid.clone().unwrap_or_default();
+        self.node.pods.lock().insert(uid.clone(), pod.clone());
+        if self.workers.get(&uid).is_none_or(|w| w.inbox.is_closed()) {
+            self.start(pod, false);
+        } else {
+            if let Some(entry) = self.workers.get_mut(&uid) {
+                entry.pod = pod.clone();
+            }
+            self.tell(&uid, Input::Spec(pod)).await;
+        }
+    }
+
+    fn start(&mut self, pod: Arc<Pod>, gone: bool) {
+        let uid = pod.metadata.uid.clone().unwrap_or_default();
+        let (inbox, inputs) = mpsc::channel(INBOX);
+        let worker = Worker::new(self.node.clone(), pod.clone(), gone, inputs, inbox.clone());
+        self.workers.insert(uid.clone(), Entry { inbox, pod });
+        self.tasks.spawn(async move {
+            worker.run().await;
+            uid
+        });
+    }
+
+    async fn tell(&self, uid: &str, input: Input) {
+        if let Some(worker) = self.workers.get(uid) {
+            // A worker that has just ended needs to be told nothing.
+            let _ = worker.inbox.send(input).await;
+        }
+    }
+
+    fn ended(&mut self, ended: Result<String, tokio::task::JoinError>) {
+        match ended {
+            Ok(uid) => drop(self.workers.remove(&uid)),
+            Err(e) => {
+                tracing::error!("the worker of a pod panicked: {e}");
+                let dead: Vec<(String, Arc<Pod>)> =
+                    self.workers.iter().filter(|(_, w)| w.inbox.is_closed()).map(|(uid, w)| (uid.clone(), w.pod.clone())).collect();
+                for (uid, pod) in dead {
+                    let gone = !self.node.pods.lock().contains_key(&uid);
+                    self.start(pod, gone);
+                }
+            }
+        }
+    }
+
+    async fn synced(&mut self) {
+        let Some(seen) = self.listing.take() else { return };
+        let gone: Vec<String> = self.workers.keys().filter(|uid| !seen.contains(*uid)).cloned().collect();
+        for uid in gone {
+            self.node.pods.lock().remove(&uid);
+            self.tell(&uid, Input::Gone).await;
+        }
+        if !self.synced {
+            self.synced = true;
+            self.adopt_orphans().await;
+        }
+    }
+
+    /// What an earlier life of this node left of pods that the API does not know any more.
+    async fn adopt_orphans(&mut self) {
+        match self.node.cri.pods().await {
+            Ok(pods) => {
+                for orphan in pods.into_iter().filter(|p| !self.workers.contains_key(&p.uid)).collect::<Vec<_>>() {
+                    tracing::info!(pod = orphan.name, namespace = orphan.namespace, "pod is no longer in the API, clearing it away");
+                    self.start(Arc::new(remembered(orphan)), true);
+                }
+            }
+            Err(e) => tracing::warn!("cannot look for orphaned pods: {e}"),
+        }
+        let directories = std::fs::read_dir(self.node.config.root.join("pods")).into_iter().flatten().flatten();
+        let names: Vec<String> = directories.filter_map(|d| d.file_name().into_string().ok()).collect();
+        let orphans: Vec<String> = names.into_iter().filter(|uid| !self.workers.contains_key(uid)).collect();
+        for uid in orphans {
+            self.start(Arc::new(remembered(PodIdentity { uid, namespace: String::new(), name: String::new() })), true);
+        }
+    }
+}
+
+/// All that is known of a pod that only the runtime remembers.
+fn remembered(identity: PodIdentity) -> Pod {
+    Pod {
+        metadata: ObjectMeta {
+            uid: Some(identity.uid),
+            name: Some(identity.name),
+            namespace: Some(identity.namespace),
+            ..ObjectMeta::default()
+        },
+        ..Pod::default()
+    }
+}
+
+fn pods() -> Selection {
+    Selection { version: "v1".into(), resource: "pods".into(), ..Selection::default() }
+}
