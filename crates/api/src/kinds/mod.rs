@@ -4,6 +4,30 @@
 //! run time. Behaviour that a kind really has lives in `kinds/<kind>.rs` and hangs on its row as [`Hooks`].
 //! Adding a plain kind touches one row and its goldens, nothing else.
 
+mod admission;
+mod apps;
+mod autoscaling;
+mod batch;
+mod certificates;
+mod check;
+mod common;
+mod config;
+mod cron;
+mod devices;
+mod endpoints;
+mod event;
+mod extension;
+mod flow;
+mod json;
+pub mod meta;
+mod namespace;
+mod networking;
+mod node;
+mod pod;
+mod policy;
+mod rbac;
+mod service;
+mod storage;
 mod table;
 
 pub use table::{GROUP_VERSIONS, GroupVersion, builtin, lookup, lookup_kind};
@@ -157,6 +181,20 @@ pub struct Hooks {
     pub grace: Option<fn(&Value) -> i64>,
     /// Warnings on write, as the strategy's WarningsOnCreate/Update give them.
     pub warnings: Option<fn(&Value) -> Vec<String>>,
+    /// Rules of the row's [`SubresourceKind::View`] subresources. A view's `prepare` runs instead of
+    /// `prepare_update`, after `default`; its `validate` instead of `validate_update`.
+    pub views: &'static [View],
+}
+
+/// A view for writing part of an object (approval, finalize, resize, ephemeralcontainers).
+#[derive(Clone, Copy)]
+pub struct View {
+    /// Name of the subresource.
+    pub name: &'static str,
+    /// Makes of (new, old) what may be stored: everything but the view's part comes from the old object.
+    pub prepare: fn(&mut Value, &Value, &HookContext),
+    /// Validates the change: (new, old).
+    pub validate: fn(&Value, &Value, &mut crate::field::Errors),
 }
 
 impl Hooks {
@@ -175,7 +213,13 @@ impl Hooks {
         to_storage: None,
         grace: None,
         warnings: None,
+        views: &[],
     };
+
+    /// The rules of the view of that name.
+    pub fn view(&self, name: &str) -> Option<&'static View> {
+        self.views.iter().find(|v| v.name == name)
+    }
 }
 
 impl std::fmt::Debug for Hooks {

@@ -3,6 +3,7 @@
 use super::columns;
 use super::core::event_fields;
 use super::row::Group;
+use crate::kinds::{admission, certificates, endpoints, event, extension, flow, networking, policy, rbac, storage};
 use crate::kinds::{Kind, Verbs};
 
 const ADMISSION: Group = Group("admissionregistration.k8s.io", "v1", "io.k8s.api.admissionregistration.v1");
@@ -26,12 +27,12 @@ const EXTENDS: &str = "api-extensions";
 pub(super) fn admission() -> Vec<Kind> {
     let row = |kind, resource| ADMISSION.cluster(kind, resource).category(EXTENDS);
     vec![
-        row("MutatingAdmissionPolicy", "mutatingadmissionpolicies").columns(columns::MUTATING_POLICY).done(),
-        row("MutatingAdmissionPolicyBinding", "mutatingadmissionpolicybindings").columns(columns::POLICY_BINDING).done(),
-        row("MutatingWebhookConfiguration", "mutatingwebhookconfigurations").columns(columns::WEBHOOKS).done(),
-        row("ValidatingAdmissionPolicy", "validatingadmissionpolicies").status().columns(columns::VALIDATING_POLICY).done(),
-        row("ValidatingAdmissionPolicyBinding", "validatingadmissionpolicybindings").columns(columns::POLICY_BINDING).done(),
-        row("ValidatingWebhookConfiguration", "validatingwebhookconfigurations").columns(columns::WEBHOOKS).done(),
+        row("MutatingAdmissionPolicy", "mutatingadmissionpolicies").columns(columns::MUTATING_POLICY).hooks(admission::MUTATING_POLICY).done(),
+        row("MutatingAdmissionPolicyBinding", "mutatingadmissionpolicybindings").columns(columns::POLICY_BINDING).hooks(admission::BINDING).done(),
+        row("MutatingWebhookConfiguration", "mutatingwebhookconfigurations").columns(columns::WEBHOOKS).hooks(admission::MUTATING_WEBHOOKS).done(),
+        row("ValidatingAdmissionPolicy", "validatingadmissionpolicies").status().columns(columns::VALIDATING_POLICY).hooks(admission::POLICY).done(),
+        row("ValidatingAdmissionPolicyBinding", "validatingadmissionpolicybindings").columns(columns::POLICY_BINDING).hooks(admission::BINDING).done(),
+        row("ValidatingWebhookConfiguration", "validatingwebhookconfigurations").columns(columns::WEBHOOKS).hooks(admission::VALIDATING_WEBHOOKS).done(),
     ]
 }
 
@@ -44,7 +45,7 @@ pub(super) fn extensions() -> Vec<Kind> {
             .at("apiextensions.k8s.io/customresourcedefinitions")
             .status()
             .columns(columns::CUSTOM_RESOURCE_DEFINITION)
-            .done(),
+            .hooks(extension::DEFINITION).done(),
     ]
 }
 
@@ -56,7 +57,7 @@ pub(super) fn registration() -> Vec<Kind> {
             .at("apiregistration.k8s.io/apiservices")
             .status()
             .columns(columns::API_SERVICE)
-            .done(),
+            .hooks(extension::API_SERVICE).done(),
     ]
 }
 
@@ -85,16 +86,16 @@ pub(super) fn certificates() -> Vec<Kind> {
             .status()
             .select(&[("spec.signerName", "")])
             .columns(columns::SIGNING_REQUEST)
-            .done(),
+            .hooks(certificates::HOOKS).done(),
     ]
 }
 
 pub(super) fn coordination() -> Vec<Kind> {
-    vec![COORDINATION.namespaced("Lease", "leases").columns(columns::LEASE).done()]
+    vec![COORDINATION.namespaced("Lease", "leases").columns(columns::LEASE).hooks(policy::LEASE).done()]
 }
 
 pub(super) fn discovery() -> Vec<Kind> {
-    vec![DISCOVERY.namespaced("EndpointSlice", "endpointslices").columns(columns::ENDPOINT_SLICE).done()]
+    vec![DISCOVERY.namespaced("EndpointSlice", "endpointslices").columns(columns::ENDPOINT_SLICE).hooks(endpoints::SLICE).done()]
 }
 
 pub(super) fn events() -> Vec<Kind> {
@@ -106,47 +107,47 @@ pub(super) fn events() -> Vec<Kind> {
             .select(event_fields!("regarding"))
             .select(&[("reportingController", ""), ("type", "")])
             .columns(columns::EVENT)
-            .done(),
+            .hooks(event::EVENTS).done(),
     ]
 }
 
 pub(super) fn flow() -> Vec<Kind> {
     vec![
-        FLOW.cluster("FlowSchema", "flowschemas").status().columns(columns::FLOW_SCHEMA).done(),
-        FLOW.cluster("PriorityLevelConfiguration", "prioritylevelconfigurations").status().columns(columns::PRIORITY_LEVEL).done(),
+        FLOW.cluster("FlowSchema", "flowschemas").status().columns(columns::FLOW_SCHEMA).hooks(flow::SCHEMA).done(),
+        FLOW.cluster("PriorityLevelConfiguration", "prioritylevelconfigurations").status().columns(columns::PRIORITY_LEVEL).hooks(flow::LEVEL).done(),
     ]
 }
 
 pub(super) fn networking() -> Vec<Kind> {
     vec![
-        NETWORKING.cluster("IngressClass", "ingressclasses").columns(columns::INGRESS_CLASS).done(),
-        NETWORKING.namespaced("Ingress", "ingresses").short(&["ing"]).at("ingress").status().columns(columns::INGRESS).done(),
-        NETWORKING.cluster("IPAddress", "ipaddresses").short(&["ip"]).columns(columns::IP_ADDRESS).done(),
-        NETWORKING.namespaced("NetworkPolicy", "networkpolicies").short(&["netpol"]).columns(columns::NETWORK_POLICY).done(),
-        NETWORKING.cluster("ServiceCIDR", "servicecidrs").status().columns(columns::SERVICE_CIDR).done(),
+        NETWORKING.cluster("IngressClass", "ingressclasses").columns(columns::INGRESS_CLASS).hooks(networking::INGRESS_CLASS).done(),
+        NETWORKING.namespaced("Ingress", "ingresses").short(&["ing"]).at("ingress").status().columns(columns::INGRESS).hooks(networking::INGRESS).done(),
+        NETWORKING.cluster("IPAddress", "ipaddresses").short(&["ip"]).columns(columns::IP_ADDRESS).hooks(networking::IP_ADDRESS).done(),
+        NETWORKING.namespaced("NetworkPolicy", "networkpolicies").short(&["netpol"]).columns(columns::NETWORK_POLICY).hooks(networking::POLICY).done(),
+        NETWORKING.cluster("ServiceCIDR", "servicecidrs").status().columns(columns::SERVICE_CIDR).hooks(networking::SERVICE_CIDR).done(),
     ]
 }
 
 pub(super) fn rbac() -> Vec<Kind> {
     vec![
-        RBAC.cluster("ClusterRoleBinding", "clusterrolebindings").columns(columns::ROLE_BINDING).done(),
-        RBAC.cluster("ClusterRole", "clusterroles").columns(columns::ROLE).done(),
-        RBAC.namespaced("RoleBinding", "rolebindings").columns(columns::ROLE_BINDING).done(),
-        RBAC.namespaced("Role", "roles").columns(columns::ROLE).done(),
+        RBAC.cluster("ClusterRoleBinding", "clusterrolebindings").columns(columns::ROLE_BINDING).hooks(rbac::CLUSTER_ROLE_BINDING).done(),
+        RBAC.cluster("ClusterRole", "clusterroles").columns(columns::ROLE).hooks(rbac::CLUSTER_ROLE).done(),
+        RBAC.namespaced("RoleBinding", "rolebindings").columns(columns::ROLE_BINDING).hooks(rbac::ROLE_BINDING).done(),
+        RBAC.namespaced("Role", "roles").columns(columns::ROLE).hooks(rbac::ROLE).done(),
     ]
 }
 
 pub(super) fn storage() -> Vec<Kind> {
     vec![
-        STORAGE.cluster("CSIDriver", "csidrivers").columns(columns::CSI_DRIVER).done(),
-        STORAGE.cluster("CSINode", "csinodes").columns(columns::CSI_NODE).done(),
+        STORAGE.cluster("CSIDriver", "csidrivers").columns(columns::CSI_DRIVER).hooks(storage::CSI_DRIVER).done(),
+        STORAGE.cluster("CSINode", "csinodes").columns(columns::CSI_NODE).hooks(storage::CSI_NODE).done(),
         STORAGE.namespaced("CSIStorageCapacity", "csistoragecapacities").columns(columns::CSI_CAPACITY).done(),
-        STORAGE.cluster("StorageClass", "storageclasses").short(&["sc"]).columns(columns::STORAGE_CLASS).done(),
-        STORAGE.cluster("VolumeAttachment", "volumeattachments").status().columns(columns::VOLUME_ATTACHMENT).done(),
+        STORAGE.cluster("StorageClass", "storageclasses").short(&["sc"]).columns(columns::STORAGE_CLASS).hooks(storage::STORAGE_CLASS).done(),
+        STORAGE.cluster("VolumeAttachment", "volumeattachments").status().columns(columns::VOLUME_ATTACHMENT).hooks(storage::ATTACHMENT).done(),
         STORAGE
             .cluster("VolumeAttributesClass", "volumeattributesclasses")
             .short(&["vac"])
             .columns(columns::VOLUME_ATTRIBUTES_CLASS)
-            .done(),
+            .hooks(storage::ATTRIBUTES_CLASS).done(),
     ]
 }

@@ -2,6 +2,7 @@
 
 use super::columns;
 use super::row::Group;
+use crate::kinds::{apps, config, endpoints, event, namespace, node, pod, policy, service, storage};
 use crate::kinds::{Kind, Verbs};
 
 const V1: Group = Group("", "v1", "io.k8s.api.core.v1");
@@ -41,16 +42,16 @@ fn simple() -> Vec<Kind> {
             .short(&["cs"])
             .columns(columns::COMPONENT_STATUS)
             .done(),
-        V1.namespaced("ConfigMap", "configmaps").short(&["cm"]).columns(columns::CONFIG_MAP).done(),
-        V1.namespaced("Endpoints", "endpoints").short(&["ep"]).at("services/endpoints").columns(columns::ENDPOINTS).done(),
+        V1.namespaced("ConfigMap", "configmaps").short(&["cm"]).columns(columns::CONFIG_MAP).hooks(config::CONFIG_MAP).done(),
+        V1.namespaced("Endpoints", "endpoints").short(&["ep"]).at("services/endpoints").columns(columns::ENDPOINTS).hooks(endpoints::ENDPOINTS).done(),
         V1.namespaced("Event", "events")
             .short(&["ev"])
             .select(event_fields!("involvedObject"))
             .select(&[("reportingComponent", ""), ("type", "")])
             .select_at("source", &["source", "component"], "")
             .columns(columns::EVENT)
-            .done(),
-        V1.namespaced("LimitRange", "limitranges").short(&["limits"]).columns(columns::ROLE).done(),
+            .hooks(event::CORE).done(),
+        V1.namespaced("LimitRange", "limitranges").short(&["limits"]).columns(columns::ROLE).hooks(policy::LIMIT_RANGE).done(),
         V1.cluster("Namespace", "namespaces")
             .short(&["ns"])
             .verbs(Verbs::ALL.without(Verbs::DELETECOLLECTION))
@@ -59,7 +60,7 @@ fn simple() -> Vec<Kind> {
             .select(&[("status.phase", "")])
             .select_at("name", &["metadata", "name"], "")
             .columns(columns::NAMESPACE)
-            .done(),
+            .hooks(namespace::HOOKS).done(),
         V1.cluster("Node", "nodes")
             .short(&["no"])
             .at("minions")
@@ -67,15 +68,15 @@ fn simple() -> Vec<Kind> {
             .status()
             .select(&[("spec.unschedulable", "false")])
             .columns(columns::NODE)
-            .done(),
+            .hooks(node::HOOKS).done(),
         V1.namespaced("PersistentVolumeClaim", "persistentvolumeclaims")
             .short(&["pvc"])
             .status()
             .columns(columns::PERSISTENT_VOLUME_CLAIM)
-            .done(),
-        V1.cluster("PersistentVolume", "persistentvolumes").short(&["pv"]).status().columns(columns::PERSISTENT_VOLUME).done(),
-        V1.namespaced("ResourceQuota", "resourcequotas").short(&["quota"]).status().columns(columns::RESOURCE_QUOTA).done(),
-        V1.namespaced("Secret", "secrets").select(&[("type", "")]).columns(columns::SECRET).done(),
+            .hooks(storage::CLAIM).done(),
+        V1.cluster("PersistentVolume", "persistentvolumes").short(&["pv"]).status().columns(columns::PERSISTENT_VOLUME).hooks(storage::VOLUME).done(),
+        V1.namespaced("ResourceQuota", "resourcequotas").short(&["quota"]).status().columns(columns::RESOURCE_QUOTA).hooks(policy::QUOTA).done(),
+        V1.namespaced("Secret", "secrets").select(&[("type", "")]).columns(columns::SECRET).hooks(config::SECRET).done(),
         V1.namespaced("ServiceAccount", "serviceaccounts")
             .short(&["sa"])
             .action("token", ("authentication.k8s.io", "v1", "TokenRequest"))
@@ -105,8 +106,8 @@ fn workload() -> Vec<Kind> {
             .select(&[("status.podIP", ""), ("status.podIPs", ""), ("status.nominatedNodeName", "")])
             .select_at("spec.host", &["spec", "nodeName"], "")
             .columns(columns::POD)
-            .done(),
-        V1.namespaced("PodTemplate", "podtemplates").columns(columns::POD_TEMPLATE).done(),
+            .hooks(pod::HOOKS).done(),
+        V1.namespaced("PodTemplate", "podtemplates").columns(columns::POD_TEMPLATE).hooks(pod::templates::HOOKS).done(),
         V1.namespaced("ReplicationController", "replicationcontrollers")
             .short(&["rc"])
             .category("all")
@@ -115,7 +116,7 @@ fn workload() -> Vec<Kind> {
             .status()
             .select(&[("status.replicas", "0")])
             .columns(columns::REPLICAS)
-            .done(),
+            .hooks(apps::REPLICATION_CONTROLLER).done(),
         V1.namespaced("Service", "services")
             .short(&["svc"])
             .category("all")
@@ -124,6 +125,6 @@ fn workload() -> Vec<Kind> {
             .status()
             .select(&[("spec.clusterIP", ""), ("spec.type", "")])
             .columns(columns::SERVICE)
-            .done(),
+            .hooks(service::HOOKS).done(),
     ]
 }

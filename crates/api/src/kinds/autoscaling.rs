@@ -1,0 +1,234 @@
+//! HorizontalPodAutoscalers in both versions. They are stored as v2; v1 shows the CPU target as a field of its own
+//! and everything it has no field for as annotations.
+
+use super::json::*;
+use super::{Hooks, check, common};
+use crate::field::{At, Errors};
+use crate::names;
+use serde_json::{Value, json};
+
+const SPEC: At<'static> = At::field("spec");
+const NONE: Value = Value::Null;
+const METRICS: &str = "autoscaling.alpha.kubernetes.io/metrics";
+const CURRENT: &str = "autoscaling.alpha.kubernetes.io/current-metrics";
+const CONDITIONS: &str = "autoscaling.alpha.kubernetes.io/conditions";
+const BEHAVIOR: &str = "autoscaling.alpha.kubernetes.io/behavior";
+
+pub(super) const V2: Hooks = Hooks {
+    default: Some(default_v2),
+    prepare_create: Some(common::reset_status),
+    validate_create: Some(validate),
+    ..Hooks::NONE
+};
+pub(super) const V1: Hooks = Hooks {
+    default: Some(|o| fill(object(o, "spec"), "minReplicas", 1)),
+    prepare_create: Some(common::reset_status),
+    validate_create: Some(validate),
+    from_storage: Some(v1_from_v2),
+    to_storage: Some(v2_from_v1),
+    ..Hooks::NONE
+};
+
+fn cpu_target(percent: i64) -> Value {
+    let target = json!({"type": "Utilization", "averageUtilization": percent});
+    json!({"type": "Resource", "resource": {"name": "cpu", "target": target}})
+}
+
+fn default_v2(o: &mut Value) {
+    let spec = object(o, "spec");
+    fill(spec, "minReplicas", 1);
+    if list(spec, "metrics").is_empty() {
+        set(spec, "metrics", json!([cpu_target(80)]));
+    }
+    let Some(behavior) = get_mut(spec, "behavior") else { return };
+    let percent = json!({"type": "Percent", "value": 100, "periodSeconds": 15});
+    let pods = json!({"type": "Pods", "value": 4, "periodSeconds": 15});
+    let up = object(behavior, "scaleUp");
+    fill(up, "stabilizationWindowSeconds", 0);
+    fill(up, "selectPolicy", "Max");
+    fill(up, "policies", json!([pods, percent.clone()]));
+    let down = object(behavior, "scaleDown");
+    fill(down, "selectPolicy", "Max");
+    fill(down, "policies", json!([percent]));
+}
+
+fn is_cpu_utilization(metric: &Value, side: &str) -> bool {
+    text(metric, "type") == "Resource"
+        && text_at(metric, &["resource", "name"]) == "cpu"
+        && at(metric, &["resource", side, "averageUtilization"]).is_some()
+}
+
+fn annotate(o: &mut Value, key: &str, value: &Value) {
+    set(object(object(o, "metadata"), "annotations"), key, value.to_string());
+}
+
+fn v1_from_v2(o: &mut Value) {
+    set(o, "apiVersion", "autoscaling/v1");
+    let spec = object(o, "spec");
+    if let Some(Value::Array(mut metrics)) = remove(spec, "metrics") {
+        if let Some(i) = metrics.iter().position(|m| is_cpu_utilization(m, "target")) {
+            let cpu = metrics.remove(i);
+            set(spec, "targetCPUUtilizationPercentage", cpu["resource"]["target"]["averageUtilization"].clone());
+        }
+        if !metrics.is_empty() {
+            annotate(o, METRICS, &metrics.into());
+        }
+    }
+    if let Some(behavior) = remove(object(o, "spec"), "behavior").filter(|b| !b.is_null()) {
+        annotate(o, BEHAVIOR, &behavior);
+    }
+    let Some(status) = get_mut(o, "status") else { return };
+    let conditions = remove(status, "conditions");
+    let metrics = remove(status, "currentMetrics");
+    if let Some(Value::Array(mut metrics)) = metrics {
+        if let Some(i) = metrics.iter().position(|m| is_cpu_utilization(m, "current")) {
+            let cpu = metrics.remove(i);
+            set(status, "currentCPUUtilizationPercentage", cpu["resource"]["current"]["averageUtilization"].clone());
+        }
+        if !metrics.is_empty() {
+            annotate(o, CURRENT, &metrics.into());
+        }
+    }
+    if let Some(conditions) = conditions.filter(|c| !c.is_null()) {
+        annotate(o, CONDITIONS, &conditions);
+    }
+}
+
+fn take_annotation(o: &mut Value, key: &str) -> Option<Value> {
+    let annotations = at_mut(o, &["metadata", "annotations"])?;
+    let text = remove(annotations, key)?;
+    let value = serde_json::from_str(text.as_str()?).ok();
+    if annotations.as_object().is_some_and(|a| a.is_empty()) {
+        remove(object(o, "metadata"), "annotations");
+    }
+    value
+}
+
+fn v2_from_v1(o: &mut Value) {
+    set(o, "apiVersion", "autoscaling/v2");
+    let others = take_annotation(o, METRICS);
+    let (current, conditions) = (take_annotation(o, CURRENT), take_annotation(o, CONDITIONS));
+    let behavior = take_annotation(o, BEHAVIOR);
+    let spec = object(o, "spec");
+    let mut metrics = Vec::new();
+    if let Some(percent) = remove(spec, "targetCPUUtilizationPercentage").as_ref().and_then(Value::as_i64) {
+        metrics.push(cpu_target(percent));
+    }
+    metrics.extend(others.as_ref().and_then(Value::as_array).cloned().unwrap_or_default());
+    if metrics.is_empty() {
+        metrics.push(cpu_target(80));
+    }
+    set(spec, "metrics", metrics);
+    if let Some(behavior) = behavior {
+        set(spec, "behavior", behavior);
+    }
+    let Some(status) = get_mut(o, "status") else { return };
+    let mut measured = Vec::new();
+    if let Some(percent) = remove(status, "currentCPUUtilizationPercentage").filter(|p| !p.is_null()) {
+        let current = json!({"averageUtilization": percent, "averageValue": "0"});
+        measured.push(json!({"type": "Resource", "resource": {"name": "cpu", "current": current}}));
+    }
+    measured.extend(current.as_ref().and_then(Value::as_array).cloned().unwrap_or_default());
+    if !measured.is_empty() {
+        set(status, "currentMetrics", measured);
+    }
+    if let Some(conditions) = conditions {
+        set(status, "conditions", conditions);
+    }
+}
+
+fn validate(o: &Value, e: &mut Errors) {
+    let spec = o.get("spec").unwrap_or(&NONE);
+    let (least, most) = (int(spec, "minReplicas").unwrap_or(1), int(spec, "maxReplicas").unwrap_or_default());
+    if least < 1 {
+        e.invalid(&SPEC.child("minReplicas"), &least.into(), "must be greater than or equal to 1");
+    }
+    if most < 1 {
+        e.invalid(&SPEC.child("maxReplicas"), &most.into(), "must be greater than 0");
+    }
+    if most < least {
+        e.invalid(&SPEC.child("maxReplicas"), &most.into(), "must be greater than or equal to `minReplicas`");
+    }
+    let path = SPEC.child("scaleTargetRef");
+    let target = spec.get("scaleTargetRef").unwrap_or(&NONE);
+    for key in ["kind", "name"] {
+        match text(target, key) {
+            "" => e.required(&path.child(key), ""),
+            value => e.invalid_each(&path.child(key), value, names::path_segment(value)),
+        }
+    }
+    if let Some(n) = int(spec, "targetCPUUtilizationPercentage").filter(|n| *n < 1) {
+        e.invalid(&SPEC.child("targetCPUUtilizationPercentage"), &n.into(), "must be greater than 0");
+    }
+    metrics(spec, e);
+    for key in ["scaleUp", "scaleDown"] {
+        if let Some(rules) = at(spec, &["behavior", key]) {
+            let path = SPEC.child("behavior");
+            behavior(rules, &path.child(key), e);
+        }
+    }
+}
+
+fn metrics(spec: &Value, e: &mut Errors) {
+    const TYPES: [(&str, &str); 5] = [
+        ("ContainerResource", "containerResource"),
+        ("External", "external"),
+        ("Object", "object"),
+        ("Pods", "pods"),
+        ("Resource", "resource"),
+    ];
+    let path = SPEC.child("metrics");
+    for (i, metric) in list(spec, "metrics").iter().enumerate() {
+        let at = path.index(i);
+        let kind = text(metric, "type");
+        let Some((_, field)) = TYPES.iter().find(|(name, _)| *name == kind) else {
+            match kind {
+                "" => e.required(&at.child("type"), "must specify a metric source type"),
+                other => e.not_supported(&at.child("type"), &other.into(), &TYPES.map(|t| t.0)),
+            }
+            continue;
+        };
+        let Some(source) = get(metric, field) else {
+            e.required(&at.child(field), "must populate information for the given metric source");
+            continue;
+        };
+        if kind.ends_with("Resource") && text(source, "name").is_empty() {
+            e.required(&at.child(field).child("name"), "must specify a resource name");
+        }
+        metric_target(source.get("target").unwrap_or(&NONE), &at.child(field).child("target"), e);
+    }
+}
+
+fn metric_target(target: &Value, at: &At, e: &mut Errors) {
+    check::choice(target, "type", &["AverageValue", "Utilization", "Value"], at, e);
+    if let Some(n) = int(target, "averageUtilization").filter(|n| *n < 1) {
+        e.invalid(&at.child("averageUtilization"), &n.into(), "must be greater than 0");
+    }
+    for key in ["value", "averageValue"] {
+        let positive = |v: &Value| crate::quantity::Quantity::from_json(v).is_ok_and(|q| q > crate::quantity::Quantity::ZERO);
+        if let Some(v) = get(target, key).filter(|v| !positive(v)) {
+            e.invalid(&at.child(key), v, "must be positive");
+        }
+    }
+}
+
+fn behavior(rules: &Value, at: &At, e: &mut Errors) {
+    check::within(rules, "stabilizationWindowSeconds", 0, 3600, at, e);
+    check::choice_if_set(rules, "selectPolicy", &["Disabled", "Max", "Min"], at, e);
+    let path = at.child("policies");
+    if list(rules, "policies").is_empty() {
+        e.required(&path, "must specify at least one Policy");
+    }
+    for (i, policy) in list(rules, "policies").iter().enumerate() {
+        let at = path.index(i);
+        check::choice(policy, "type", &["Percent", "Pods"], &at, e);
+        for key in ["value", "periodSeconds"] {
+            let n = int(policy, key).unwrap_or_default();
+            if n <= 0 {
+                e.invalid(&at.child(key), &n.into(), "must be greater than zero");
+            } else if key == "periodSeconds" && n > 1800 {
+                e.invalid(&at.child(key), &n.into(), "must be less than or equal to 1800");
+            }
+        }
+    }
+}

@@ -1,0 +1,318 @@
+//! Ingresses, network policies, service addresses and their ranges.
+
+use super::json::*;
+use super::{Hooks, check, common, meta};
+use crate::field::{At, Errors};
+use crate::names;
+use serde_json::{Value, json};
+
+const SPEC: At<'static> = At::field("spec");
+const NONE: Value = Value::Null;
+
+pub(super) const INGRESS: Hooks = Hooks {
+    prepare_create: Some(|o, _| set(o, "status", json!({"loadBalancer": {}}))),
+    validate_create: Some(ingress),
+    ..Hooks::NONE
+};
+pub(super) const INGRESS_CLASS: Hooks = Hooks {
+    default: Some(default_class),
+    validate_create: Some(class),
+    validate_update: Some(class_update),
+    ..Hooks::NONE
+};
+pub(super) const POLICY: Hooks = Hooks { default: Some(default_policy), validate_create: Some(policy), ..Hooks::NONE };
+pub(super) const IP_ADDRESS: Hooks = Hooks {
+    validate_create: Some(address),
+    validate_update: Some(address_update),
+    validate_name: Some(address_name),
+    ..Hooks::NONE
+};
+pub(super) const SERVICE_CIDR: Hooks = Hooks {
+    prepare_create: Some(common::reset_status),
+    validate_create: Some(ranges),
+    validate_update: Some(|new, old, e| meta::immutable_value(spec(new).get("cidrs"), spec(old).get("cidrs"), &SPEC.child("cidrs"), e)),
+    ..Hooks::NONE
+};
+
+fn spec(object: &Value) -> &Value {
+    object.get("spec").unwrap_or(&NONE)
+}
+
+fn ingress(o: &Value, e: &mut Errors) {
+    let spec = spec(o);
+    if list(spec, "rules").is_empty() && !has(spec, "defaultBackend") {
+        e.invalid(&SPEC, spec, "either `defaultBackend` or `rules` must be specified");
+    }
+    if let Some(b) = get(spec, "defaultBackend") {
+        backend(b, &SPEC.child("defaultBackend"), e);
+    }
+    let rules = SPEC.child("rules");
+    for (i, rule) in list(spec, "rules").iter().enumerate() {
+        ingress_rule(rule, &rules.index(i), e);
+    }
+    let tls = SPEC.child("tls");
+    for (i, entry) in list(spec, "tls").iter().enumerate() {
+        let item = tls.index(i);
+        let hosts = item.child("hosts");
+        for (j, host) in texts(entry, "hosts").enumerate() {
+            let check = if host.contains('*') { names::wildcard_dns1123_subdomain } else { names::dns1123_subdomain };
+            e.invalid_each(&hosts.index(j), host, check(host));
+        }
+        check::form(entry, "secretName", names::dns1123_subdomain, &item, e);
+    }
+    check::form(spec, "ingressClassName", names::dns1123_subdomain, &SPEC, e);
+}
+
+fn ingress_rule(rule: &Value, at: &At, e: &mut Errors) {
+    let host = text(rule, "host");
+    if !host.is_empty() {
+        let path = at.child("host");
+        if names::parse_ip(host).is_some() {
+            e.invalid(&path, &host.into(), "must be a DNS name, not an IP address");
+        }
+        let check = if host.contains('*') { names::wildcard_dns1123_subdomain } else { names::dns1123_subdomain };
+        e.invalid_each(&path, host, check(host));
+    }
+    let Some(http) = get(rule, "http") else { return };
+    let at = at.child("http");
+    let paths = at.child("paths");
+    if list(http, "paths").is_empty() {
+        e.required(&paths, "");
+    }
+    for (i, path) in list(http, "paths").iter().enumerate() {
+        ingress_path(path, &paths.index(i), e);
+    }
+}
+
+fn ingress_path(path: &Value, at: &At, e: &mut Errors) {
+    const TYPES: [&str; 3] = ["Exact", "Prefix", "ImplementationSpecific"];
+    let value = text(path, "path");
+    match get(path, "pathType").and_then(Value::as_str) {
+        None => e.required(&at.child("pathType"), "pathType must be specified"),
+        Some("Exact" | "Prefix") => {
+            if !value.starts_with('/') {
+                e.invalid(&at.child("path"), &value.into(), "must be an absolute path");
+            }
+            for bad in ["//", "/./", "/../", "%2f", "%2F"].iter().filter(|bad| value.contains(**bad)) {
+                e.invalid(&at.child("path"), &value.into(), &format!("must not contain '{bad}'"));
+            }
+            for bad in ["/..", "/."].iter().filter(|bad| value.ends_with(**bad)) {
+                e.invalid(&at.child("path"), &value.into(), &format!("cannot end with '{bad}'"));
+            }
+        }
+        Some("ImplementationSpecific") => {
+            if !value.is_empty() && !value.starts_with('/') {
+                e.invalid(&at.child("path"), &value.into(), "must be an absolute path");
+            }
+        }
+        Some(other) => e.not_supported(&at.child("pathType"), &other.into(), &TYPES),
+    }
+    backend(path.get("backend").unwrap_or(&NONE), &at.child("backend"), e);
+}
+
+fn backend(backend: &Value, at: &At, e: &mut Errors) {
+    match (get(backend, "resource"), get(backend, "service")) {
+        (Some(_), Some(_)) => e.invalid(at, &"".into(), "cannot set both resource and service backends"),
+        (None, None) => e.required(at, "must specify either a resource or a service backend"),
+        (Some(_), None) => {}
+        (None, Some(service)) => {
+            let path = at.child("service");
+            match text(service, "name") {
+                "" => e.required(&path.child("name"), ""),
+                name => e.invalid_each(&path.child("name"), name, names::dns1123_label(name)),
+            }
+            let port = service.get("port").unwrap_or(&NONE);
+            let (name, number) = (text(port, "name"), int(port, "number").unwrap_or_default());
+            let at = path.child("port");
+            match (name.is_empty(), number) {
+                (true, 0) => e.required(&path, "port name or number is required"),
+                (false, n) if n != 0 => e.invalid(&path, &"".into(), "cannot set both port name & port number"),
+                (false, _) => e.invalid_each(&at.child("name"), name, names::port_name(name)),
+                (true, n) => e.invalid_each(&at.child("number"), n, names::port_number(n)),
+            }
+        }
+    }
+}
+
+fn default_class(o: &mut Value) {
+    if let Some(parameters) = at_mut(o, &["spec", "parameters"]) {
+        fill_text(parameters, "scope", "Cluster");
+    }
+}
+
+fn class(o: &Value, e: &mut Errors) {
+    let controller = text(spec(o), "controller");
+    let at = SPEC.child("controller");
+    if controller.len() > 250 {
+        e.too_long(&at, 250);
+    }
+    e.invalid_each(&at, controller, names::domain_prefixed_path(controller));
+    let Some(parameters) = get(spec(o), "parameters") else { return };
+    let path = SPEC.child("parameters");
+    check::required(parameters, "kind", &path, e);
+    check::required(parameters, "name", &path, e);
+    check::choice(parameters, "scope", &["Cluster", "Namespace"], &path, e);
+    match (text(parameters, "scope"), text(parameters, "namespace")) {
+        ("Namespace", "") => e.required(&path.child("namespace"), "`parameters.scope` is set to 'Namespace'"),
+        ("Cluster", ns) if !ns.is_empty() => e.forbidden(&path.child("namespace"), "`parameters.scope` is set to 'Cluster'"),
+        _ => {}
+    }
+}
+
+fn class_update(new: &Value, old: &Value, e: &mut Errors) {
+    class(new, e);
+    check::immutable(spec(new), spec(old), "controller", &SPEC, e);
+}
+
+fn default_policy(o: &mut Value) {
+    let spec = object(o, "spec");
+    fill(spec, "podSelector", json!({}));
+    if list(spec, "policyTypes").is_empty() {
+        let egress = !list(spec, "egress").is_empty();
+        set(spec, "policyTypes", if egress { json!(["Ingress", "Egress"]) } else { json!(["Ingress"]) });
+    }
+    for key in ["ingress", "egress"] {
+        for rule in each_mut(spec, key) {
+            each_mut(rule, "ports").for_each(|p| fill_text(p, "protocol", "TCP"));
+        }
+    }
+}
+
+fn policy(o: &Value, e: &mut Errors) {
+    let spec = spec(o);
+    check::label_selector(spec.get("podSelector").unwrap_or(&NONE), &SPEC.child("podSelector"), e);
+    for (key, peers) in [("ingress", "from"), ("egress", "to")] {
+        let rules = SPEC.child(key);
+        for (i, rule) in list(spec, key).iter().enumerate() {
+            let at = rules.index(i);
+            let (ports, list_path) = (at.child("ports"), at.child(peers));
+            for (j, port) in list(rule, "ports").iter().enumerate() {
+                policy_port(port, &ports.index(j), e);
+            }
+            for (j, peer) in list(rule, peers).iter().enumerate() {
+                policy_peer(peer, &list_path.index(j), e);
+            }
+        }
+    }
+    let types = SPEC.child("policyTypes");
+    if list(spec, "policyTypes").len() > 2 {
+        return e.invalid(&types, &spec["policyTypes"], "may not specify more than two policyTypes");
+    }
+    for (i, kind) in texts(spec, "policyTypes").enumerate().filter(|(_, k)| !matches!(*k, "Egress" | "Ingress")) {
+        e.not_supported(&types.index(i), &kind.into(), &["Egress", "Ingress"]);
+    }
+}
+
+fn policy_port(port: &Value, at: &At, e: &mut Errors) {
+    check::choice_if_set(port, "protocol", &["SCTP", "TCP", "UDP"], at, e);
+    let end = int(port, "endPort");
+    match get(port, "port") {
+        None => {
+            if end.is_some() {
+                e.required(&at.child("port"), "must be specified when `endPort` is specified");
+            }
+        }
+        Some(value @ Value::Number(n)) => {
+            check::port(Some(value), &at.child("port"), e);
+            if let Some(end) = end {
+                if end < n.as_i64().unwrap_or_default() {
+                    e.invalid(&at.child("endPort"), &end.into(), "must be greater than or equal to `port`");
+                }
+                e.invalid_each(&at.child("endPort"), end, names::port_number(end));
+            }
+        }
+        Some(name) => {
+            check::port(Some(name), &at.child("port"), e);
+            if let Some(end) = end {
+                e.invalid(&at.child("endPort"), &end.into(), "may not be specified when `port` is non-numeric");
+            }
+        }
+    }
+}
+
+fn policy_peer(peer: &Value, at: &At, e: &mut Errors) {
+    let mut count = 0;
+    for key in ["podSelector", "namespaceSelector"] {
+        if let Some(selector) = get(peer, key) {
+            count += 1;
+            check::label_selector(selector, &at.child(key), e);
+        }
+    }
+    if let Some(block) = get(peer, "ipBlock") {
+        if count > 0 {
+            return e.forbidden(at, "may not specify both ipBlock and another peer");
+        }
+        count += 1;
+        ip_block(block, &at.child("ipBlock"), e);
+    }
+    if count == 0 {
+        e.required(at, "must specify a peer");
+    }
+}
+
+fn ip_block(block: &Value, at: &At, e: &mut Errors) {
+    let cidr = text(block, "cidr");
+    if cidr.is_empty() {
+        return e.required(&at.child("cidr"), "");
+    }
+    e.invalid_each(&at.child("cidr"), cidr, names::cidr(cidr));
+    let outer = names::parse_cidr(cidr);
+    let path = at.child("except");
+    for (i, except) in texts(block, "except").enumerate() {
+        let at = path.index(i);
+        e.invalid_each(&at, except, names::cidr(except));
+        if let (Some(outer), Some(inner)) = (outer, names::parse_cidr(except))
+            && !(contains(outer, inner.0) && outer.1 < inner.1)
+        {
+            e.invalid(&at, &except.into(), &format!("must be a strict subset of `cidr`: {cidr:?}"));
+        }
+    }
+}
+
+/// Whether a range holds an address.
+fn contains((network, bits): (std::net::IpAddr, u8), ip: std::net::IpAddr) -> bool {
+    use std::net::IpAddr::{V4, V6};
+    match (network, ip) {
+        (V4(n), V4(ip)) => bits == 0 || (n.to_bits() ^ ip.to_bits()) >> (32 - u32::from(bits)) == 0,
+        (V6(n), V6(ip)) => bits == 0 || (n.to_bits() ^ ip.to_bits()) >> (128 - u32::from(bits)) == 0,
+        _ => false,
+    }
+}
+
+fn address_name(name: &str) -> Vec<String> {
+    match names::parse_ip(name) {
+        None => names::ip_address(name),
+        Some(ip) if ip.to_string() != name => vec![format!("must be in canonical form ({:?})", ip.to_string())],
+        Some(_) => Vec::new(),
+    }
+}
+
+fn address(o: &Value, e: &mut Errors) {
+    let path = SPEC.child("parentRef");
+    match get(spec(o), "parentRef") {
+        None => e.required(&path, ""),
+        Some(parent) => {
+            check::required(parent, "resource", &path, e);
+            check::required(parent, "name", &path, e);
+        }
+    }
+}
+
+fn address_update(new: &Value, old: &Value, e: &mut Errors) {
+    address(new, e);
+    check::immutable(spec(new), spec(old), "parentRef", &SPEC, e);
+}
+
+fn ranges(o: &Value, e: &mut Errors) {
+    let path = SPEC.child("cidrs");
+    let all: Vec<&str> = texts(spec(o), "cidrs").collect();
+    if all.is_empty() {
+        return e.required(&path, "at least one CIDR required");
+    }
+    if all.len() > 2 {
+        return e.invalid(&path, &spec(o)["cidrs"], "may only hold up to 2 values");
+    }
+    for (i, cidr) in all.iter().enumerate() {
+        e.invalid_each(&path.index(i), *cidr, names::cidr(cidr));
+    }
+}

@@ -1,0 +1,241 @@
+//! Limits on what namespaces and pods may do: budgets, quotas, ranges, priorities, leases.
+
+use super::json::*;
+use super::{Hooks, check, common, meta, pod};
+use crate::field::{At, Errors};
+use crate::names;
+use crate::quantity::Quantity;
+use serde_json::{Value, json};
+
+const SPEC: At<'static> = At::field("spec");
+const NONE: Value = Value::Null;
+
+pub(super) const BUDGET: Hooks = Hooks {
+    prepare_create: Some(|o, _| {
+        set(o, "status", json!({"currentHealthy": 0, "desiredHealthy": 0, "disruptionsAllowed": 0, "expectedPods": 0}));
+    }),
+    validate_create: Some(budget),
+    ..Hooks::NONE
+};
+pub(super) const QUOTA: Hooks = Hooks {
+    default: Some(default_quota),
+    prepare_create: Some(common::reset_status),
+    validate_create: Some(quota),
+    validate_update: Some(quota_update),
+    ..Hooks::NONE
+};
+pub(super) const LIMIT_RANGE: Hooks =
+    Hooks { default: Some(default_range), validate_create: Some(range), ..Hooks::NONE };
+pub(super) const PRIORITY_CLASS: Hooks = Hooks {
+    default: Some(|o| fill_text(o, "preemptionPolicy", "PreemptLowerPriority")),
+    validate_create: Some(priority),
+    validate_update: Some(priority_update),
+    ..Hooks::NONE
+};
+pub(super) const LEASE: Hooks = Hooks { validate_create: Some(lease), ..Hooks::NONE };
+
+fn spec(object: &Value) -> &Value {
+    object.get("spec").unwrap_or(&NONE)
+}
+
+fn budget(o: &Value, e: &mut Errors) {
+    let spec = spec(o);
+    if has(spec, "minAvailable") && has(spec, "maxUnavailable") {
+        e.invalid(&SPEC, spec, "minAvailable and maxUnavailable cannot be both set");
+    }
+    for key in ["minAvailable", "maxUnavailable"] {
+        check::int_or_percent(spec, key, &SPEC, e);
+        check::not_above_all(spec, key, &SPEC, e);
+    }
+    if let Some(selector) = get(spec, "selector") {
+        check::label_selector(selector, &SPEC.child("selector"), e);
+    }
+    check::choice_if_set(spec, "unhealthyPodEvictionPolicy", &["AlwaysAllow", "IfHealthyBudget"], &SPEC, e);
+}
+
+fn default_quota(o: &mut Value) {
+    check::canonical_amounts(object(o, "spec"), "hard");
+    if let Some(status) = get_mut(o, "status") {
+        check::canonical_amounts(status, "hard");
+        check::canonical_amounts(status, "used");
+    }
+}
+
+/// Whether a quota may name this resource.
+fn quota_resource(name: &str) -> bool {
+    const PLAIN: [&str; 20] = [
+        "cpu",
+        "memory",
+        "ephemeral-storage",
+        "requests.cpu",
+        "requests.memory",
+        "requests.storage",
+        "requests.ephemeral-storage",
+        "limits.cpu",
+        "limits.memory",
+        "limits.ephemeral-storage",
+        "pods",
+        "resourcequotas",
+        "services",
+        "replicationcontrollers",
+        "secrets",
+        "persistentvolumeclaims",
+        "configmaps",
+        "services.nodeports",
+        "services.loadbalancers",
+        "storage",
+    ];
+    let huge = name.strip_prefix("requests.").unwrap_or(name);
+    PLAIN.contains(&name) || pod::resources::is_huge_page(huge) || name.starts_with("count/")
+}
+
+fn quota_amounts(v: &Value, key: &str, path: &At, e: &mut Errors) {
+    let path = path.child(key);
+    for (name, amount) in entries(v, key) {
+        let at = path.key(name);
+        e.invalid_each(&at, name, names::qualified_name(name));
+        if !name.contains('/') && !quota_resource(name) {
+            e.invalid(&at, &name.into(), "must be a standard resource for quota");
+        }
+        let Some(q) = check::non_negative_quantity(amount, &at, e) else { continue };
+        let counted = !name.contains("cpu") && !name.contains("memory") && !name.contains("storage") && !name.contains("hugepages");
+        if counted && !name.contains('.') && !q.is_whole() {
+            e.invalid(&at, &q.to_string().into(), "must be an integer");
+        }
+    }
+}
+
+fn quota(o: &Value, e: &mut Errors) {
+    const SCOPES: [&str; 7] = [
+        "BestEffort",
+        "CrossNamespacePodAffinity",
+        "NotBestEffort",
+        "NotTerminating",
+        "PriorityClass",
+        "Terminating",
+        "VolumeAttributesClass",
+    ];
+    let spec = spec(o);
+    quota_amounts(spec, "hard", &SPEC, e);
+    let scopes: Vec<&str> = texts(spec, "scopes").collect();
+    let path = SPEC.child("scopes");
+    for scope in scopes.iter().filter(|s| !SCOPES.contains(s)) {
+        e.invalid(&path, &spec["scopes"], &format!("unsupported scope: {scope}"));
+    }
+    for (a, b) in [("BestEffort", "NotBestEffort"), ("Terminating", "NotTerminating")] {
+        if scopes.contains(&a) && scopes.contains(&b) {
+            e.invalid(&path, &spec["scopes"], "conflicting scopes");
+        }
+    }
+}
+
+fn quota_update(new: &Value, old: &Value, e: &mut Errors) {
+    quota(new, e);
+    meta::immutable_value(spec(new).get("scopes"), spec(old).get("scopes"), &SPEC.child("scopes"), e);
+}
+
+fn default_range(o: &mut Value) {
+    for item in each_mut(object(o, "spec"), "limits") {
+        for key in ["max", "min", "default", "defaultRequest", "maxLimitRequestRatio"] {
+            check::canonical_amounts(item, key);
+        }
+        if text(item, "type") != "Container" {
+            continue;
+        }
+        for (from, to) in [("max", "default"), ("default", "defaultRequest"), ("min", "defaultRequest")] {
+            if let Some(Value::Object(amounts)) = get(item, from).cloned() {
+                let target = object(item, to);
+                amounts.into_iter().for_each(|(name, amount)| fill(target, &name, amount));
+            }
+        }
+    }
+}
+
+fn range(o: &Value, e: &mut Errors) {
+    let path = SPEC.child("limits");
+    let items = list(spec(o), "limits");
+    for (i, item) in items.iter().enumerate() {
+        let at = path.index(i);
+        let kind = text(item, "type");
+        e.invalid_each(&at.child("type"), kind, names::qualified_name(kind));
+        if items[..i].iter().any(|other| text(other, "type") == kind) {
+            e.duplicate(&at.child("type"), &kind.into());
+        }
+        if kind == "Pod" {
+            for key in ["default", "defaultRequest"] {
+                if !same(item.get(key), None) {
+                    e.forbidden(&at.child(key), "may not be specified when `type` is 'Pod'");
+                }
+            }
+        }
+        if kind == "PersistentVolumeClaim" && super::json::at(item, &["min", "storage"]).is_none() && super::json::at(item, &["max", "storage"]).is_none() {
+            e.required(&at.child("limits"), "either minimum or maximum storage value is required, but neither was provided");
+        }
+        range_order(item, &at, e);
+    }
+}
+
+/// min ≤ default request ≤ default ≤ max, for every resource.
+fn range_order(item: &Value, at: &At, e: &mut Errors) {
+    const ORDER: [(&str, &str, &str, &str); 5] = [
+        ("min", "max", "min", "max"),
+        ("min", "defaultRequest", "min", "default request"),
+        ("defaultRequest", "max", "default request", "max"),
+        ("defaultRequest", "default", "default request", "default limit"),
+        ("default", "max", "default", "max"),
+    ];
+    let amount = |key: &str, name: &str| super::json::at(item, &[key, name]).and_then(|v| Quantity::from_json(v).ok());
+    for (low, high, low_name, high_name) in ORDER {
+        for (name, _) in entries(item, low) {
+            if let (Some(l), Some(h)) = (amount(low, name), amount(high, name))
+                && l > h
+            {
+                let why = format!("{low_name} value {l} is greater than {high_name} value {h}");
+                let list = at.child(low);
+                e.invalid(&list.key(name), &l.to_string().into(), &why);
+            }
+        }
+    }
+}
+
+fn priority(o: &Value, e: &mut Errors) {
+    const SYSTEM: [(&str, i64); 2] = [("system-node-critical", 2_000_001_000), ("system-cluster-critical", 2_000_000_000)];
+    const HIGHEST: i64 = 1_000_000_000;
+    let (name, value) = (text_at(o, &["metadata", "name"]), int(o, "value").unwrap_or_default());
+    if name.starts_with("system-") {
+        let known = SYSTEM.iter().find(|(n, _)| *n == name);
+        let why = match known {
+            None => Some(format!("{name} is not a known system priority class")),
+            Some((_, v)) if *v != value => Some(format!("value of {name} PriorityClass must be {v}")),
+            Some(_) if flag(o, "globalDefault") => Some(format!("globalDefault of {name} PriorityClass must be false")),
+            Some(_) => None,
+        };
+        if let Some(why) = why {
+            let path = At::field("metadata");
+            let why = format!("priority class names with 'system-' prefix are reserved for system use only. error: {why}");
+            e.forbidden(&path.child("name"), &why);
+        }
+    } else if value > HIGHEST {
+        e.forbidden(&At::field("value"), &format!("maximum allowed value of a user defined priority is {HIGHEST}"));
+    }
+    check::choice_if_set(o, "preemptionPolicy", &["PreemptLowerPriority", "Never"], &At::ROOT, e);
+}
+
+fn priority_update(new: &Value, old: &Value, e: &mut Errors) {
+    if int(new, "value") != int(old, "value") {
+        e.forbidden(&At::field("value"), "may not be changed in an update.");
+    }
+    meta::immutable_value(new.get("preemptionPolicy"), old.get("preemptionPolicy"), &At::field("preemptionPolicy"), e);
+}
+
+fn lease(o: &Value, e: &mut Errors) {
+    let spec = spec(o);
+    if let Some(n) = int(spec, "leaseDurationSeconds").filter(|n| *n <= 0) {
+        e.invalid(&SPEC.child("leaseDurationSeconds"), &n.into(), "must be greater than 0");
+    }
+    check::non_negative(spec, "leaseTransitions", &SPEC, e);
+    let strategy = text(spec, "strategy");
+    if !strategy.is_empty() && strategy != "OldestEmulationVersion" {
+        e.invalid_each(&SPEC.child("strategy"), strategy, names::qualified_name(strategy));
+    }
+}
