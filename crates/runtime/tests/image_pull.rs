@@ -389,3 +389,77 @@ fn server_errors_are_retried_and_then_told() {
     let error = text(runtime().block_on(test.store.pull(&reference, None)));
     assert!(error.contains("unexpected status from HEAD request") && error.contains("500 Internal Server Error"), "{error}");
 }
+
+#[test]
+fn an_https_registry_must_be_trusted() {
+    if !is_root("an_https_registry_must_be_trusted") {
+        return;
+    }
+    let (registry, certificate) = Registry::start_tls().expect("starts");
+    let built = app(17);
+    let reference = built.push(&registry, "app", "v1");
+    let test = TestStore::new();
+    let error = text(runtime().block_on(test.store.pull(&reference, None)));
+    assert!(error.contains("certificate"), "{error}");
+    assert!(registry.log().is_empty(), "nothing was asked of a stranger");
+
+    // What is trusted is read once for a process, so another process tries with the certificate.
+    let file = test.root().join("ca.pem");
+    std::fs::write(&file, certificate).expect("writable");
+    let child = std::process::Command::new(std::env::current_exe().expect("this test"))
+        .args(["--exact", "trusting_child", "--ignored", "--nocapture"])
+        .env("SSL_CERT_FILE", &file)
+        .env("FERROKUBE_TEST_REFERENCE", &reference)
+        .output()
+        .expect("runs");
+    assert!(child.status.success(), "{}{}", String::from_utf8_lossy(&child.stdout), String::from_utf8_lossy(&child.stderr));
+    assert!(registry.gets(&built.layers[0].digest) == 1, "the child pulled over TLS");
+}
+
+#[test]
+#[ignore = "run by an_https_registry_must_be_trusted"]
+fn trusting_child() {
+    let Ok(reference) = std::env::var("FERROKUBE_TEST_REFERENCE") else { return };
+    let test = TestStore::new();
+    runtime().block_on(test.store.pull(&reference, None)).expect("pulls");
+}
+
+#[test]
+fn the_image_service_answers_as_the_kubelet_expects() {
+    if !is_root("the_image_service_answers_as_the_kubelet_expects") {
+        return;
+    }
+    use ferrokube_cri::v1::{self, image_service_server::ImageService as _};
+    let registry = Registry::start().expect("starts");
+    registry.set_auth(Auth::Basic("me".into(), "secret".into()));
+    let built = app(18);
+    let reference = built.push(&registry, "app", "v1");
+    let test = TestStore::new();
+    let service = ferrokube_runtime::image::ImageServiceImpl::new(test.store.clone());
+    let spec = |image: &str| Some(v1::ImageSpec { image: image.into(), ..Default::default() });
+    runtime().block_on(async {
+        let status = |image: &str, verbose| {
+            let request = v1::ImageStatusRequest { image: spec(image), verbose };
+            service.image_status(tonic::Request::new(request))
+        };
+        assert!(status(&reference, false).await.expect("answers").into_inner().image.is_none(), "absent is not an error");
+        let auth = v1::AuthConfig { username: "me".into(), password: "secret".into(), ..Default::default() };
+        let pull = v1::PullImageRequest { image: spec(&reference), auth: Some(auth), sandbox_config: None };
+        let pulled = service.pull_image(tonic::Request::new(pull)).await.expect("pulls").into_inner();
+        assert_eq!(pulled.image_ref, built.id());
+        let answer = status(&pulled.image_ref, true).await.expect("answers").into_inner();
+        let image = answer.image.expect("present");
+        assert_eq!((image.uid.map(|uid| uid.value), image.username.as_str(), image.pinned), (Some(1000), "", false));
+        assert!(answer.info["info"].contains("/bin/base"), "{:?}", answer.info);
+        let list = service.list_images(tonic::Request::new(v1::ListImagesRequest::default())).await.expect("lists").into_inner();
+        assert_eq!(list.images, [image]);
+        let info = service.image_fs_info(tonic::Request::new(v1::ImageFsInfoRequest {})).await.expect("answers").into_inner();
+        let used = info.image_filesystems[0].used_bytes.as_ref().expect("measured").value;
+        assert!(used >= 500_000, "{used}");
+        let remove = v1::RemoveImageRequest { image: spec(&reference) };
+        service.remove_image(tonic::Request::new(remove.clone())).await.expect("goes");
+        service.remove_image(tonic::Request::new(remove)).await.expect("going twice is fine");
+        let failed = service.pull_image(tonic::Request::new(v1::PullImageRequest { image: spec("-"), ..Default::default() })).await;
+        assert_eq!(failed.expect_err("is refused").code(), tonic::Code::InvalidArgument);
+    });
+}

@@ -116,8 +116,18 @@ impl Registry {
         Self::start_in(None, SocketAddr::from(([127, 0, 0, 1], 0)))
     }
 
+    /// On a free port of 127.0.0.1, with TLS. Also returns the certificate to trust, in PEM.
+    pub fn start_tls() -> Result<(Self, String)> {
+        let (tls, pem) = certificate()?;
+        Ok((Self::run(None, SocketAddr::from(([127, 0, 0, 1], 0)), Some(tls))?, pem))
+    }
+
     /// On an address inside a network namespace (a path such as `/proc/PID/ns/net`).
     pub fn start_in(namespace: Option<PathBuf>, address: SocketAddr) -> Result<Self> {
+        Self::run(namespace, address, None)
+    }
+
+    fn run(namespace: Option<PathBuf>, address: SocketAddr, tls: Option<tokio_rustls::TlsAcceptor>) -> Result<Self> {
         let state = Arc::new(Mutex::new(State::default()));
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let (ready, address_of) = std::sync::mpsc::channel();
@@ -127,7 +137,7 @@ impl Registry {
             match prepared {
                 Ok((runtime, listener, address)) => {
                     let _ = ready.send(Ok(address));
-                    runtime.block_on(serve(listener, serving, address, stopped));
+                    runtime.block_on(serve(listener, tls, serving, stopped));
                 }
                 Err(error) => drop(ready.send(Err(error))),
             }
@@ -216,7 +226,23 @@ fn prepare(namespace: Option<&std::path::Path>, address: SocketAddr) -> Result<P
     Ok((runtime, listener, address))
 }
 
-async fn serve(listener: tokio::net::TcpListener, state: Arc<Mutex<State>>, address: SocketAddr, mut stopped: tokio::sync::oneshot::Receiver<()>) {
+/// A certificate for 127.0.0.1 that signs itself.
+fn certificate() -> Result<(tokio_rustls::TlsAcceptor, String)> {
+    let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned(), "localhost".to_owned()])?;
+    let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).map_err(anyhow::Error::msg)?;
+    let config = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key)?;
+    Ok((tokio_rustls::TlsAcceptor::from(Arc::new(config)), made.cert.pem()))
+}
+
+async fn serve(
+    listener: tokio::net::TcpListener,
+    tls: Option<tokio_rustls::TlsAcceptor>,
+    state: Arc<Mutex<State>>,
+    mut stopped: tokio::sync::oneshot::Receiver<()>,
+) {
     loop {
         let stream = tokio::select! {
             _ = &mut stopped => return,
@@ -225,24 +251,35 @@ async fn serve(listener: tokio::net::TcpListener, state: Arc<Mutex<State>>, addr
                 Err(_) => continue,
             },
         };
-        let state = state.clone();
-        let service = service_fn(move |request: Request<Incoming>| {
-            let state = state.clone();
-            async move { Ok::<_, Infallible>(answer(request, &state, address).await) }
-        });
+        let (state, tls) = (state.clone(), tls.clone());
         tokio::spawn(async move {
-            let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+            match tls {
+                None => connection(stream, state).await,
+                Some(tls) => {
+                    if let Ok(stream) = tls.accept(stream).await {
+                        connection(stream, state).await;
+                    }
+                }
+            }
         });
     }
 }
 
-async fn answer(request: Request<Incoming>, state: &Mutex<State>, address: SocketAddr) -> Response<Body> {
+async fn connection(stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin, state: Arc<Mutex<State>>) {
+    let service = service_fn(move |request: Request<Incoming>| {
+        let state = state.clone();
+        async move { Ok::<_, Infallible>(answer(request, &state).await) }
+    });
+    let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+}
+
+async fn answer(request: Request<Incoming>, state: &Mutex<State>) -> Response<Body> {
     let (parts, body) = request.into_parts();
     let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
     let mut state = state.lock().expect("no panic happens while this is held");
     let header = |name: &str| parts.headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
     let path = parts.uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
-    let response = state.answer(&parts.method, &path, &parts.headers, &body, address);
+    let response = state.answer(&parts.method, &path, &parts.headers, &body);
     state.log.push(Logged {
         method: parts.method.to_string(),
         path,
@@ -254,7 +291,7 @@ async fn answer(request: Request<Incoming>, state: &Mutex<State>, address: Socke
 }
 
 impl State {
-    fn answer(&mut self, method: &Method, path: &str, headers: &HeaderMap, body: &[u8], address: SocketAddr) -> Response<Body> {
+    fn answer(&mut self, method: &Method, path: &str, headers: &HeaderMap, body: &[u8]) -> Response<Body> {
         if let Some(status) = self.failing(path) {
             return simple(status, "text/plain", "as you wished");
         }
@@ -262,7 +299,7 @@ impl State {
         if plain == "/token" {
             return self.token(headers, body);
         }
-        if let Some(refusal) = self.refuse(headers, plain, address) {
+        if let Some(refusal) = self.refuse(headers, plain) {
             return refusal;
         }
         if *method == Method::HEAD && self.faults.contains(&Fault::NoHead) {
@@ -288,8 +325,9 @@ impl State {
         })
     }
 
-    fn refuse(&self, headers: &HeaderMap, path: &str, address: SocketAddr) -> Option<Response<Body>> {
-        let sent = headers.get("authorization").and_then(|value| value.to_str().ok()).unwrap_or_default();
+    fn refuse(&self, headers: &HeaderMap, path: &str) -> Option<Response<Body>> {
+        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let (sent, address) = (text("authorization"), text("host"));
         let (challenge, expected) = match &self.auth {
             Auth::None => return None,
             Auth::Basic(user, password) => (r#"Basic realm="tests""#.to_owned(), basic(user, password)),

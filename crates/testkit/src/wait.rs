@@ -13,12 +13,14 @@ pub async fn wait_for<T>(what: &str, timeout: Duration, mut probe: impl AsyncFnM
         match tokio::time::timeout(left, probe()).await {
             Ok(Ok(value)) => return Ok(value),
             Ok(Err(error)) => last = Some(error),
-            Err(_) => {
-                let why = last.map_or_else(|| "the first probe did not return".to_owned(), |error| format!("{error:#}"));
-                anyhow::bail!("timed out after {timeout:?} waiting for {what}; last: {why}");
-            }
+            Err(_) => last = last.or_else(|| Some(anyhow::anyhow!("the probe did not return"))),
         }
-        tokio::time::sleep(pause.min(timeout.saturating_sub(started.elapsed()))).await;
+        let left = timeout.saturating_sub(started.elapsed());
+        if left.is_zero() {
+            let why = last.map_or_else(String::new, |error| format!("{error:#}"));
+            anyhow::bail!("timed out after {timeout:?} waiting for {what}; last: {why}");
+        }
+        tokio::time::sleep(pause.min(left)).await;
         pause = (pause * 3 / 2).min(Duration::from_millis(250));
     }
 }

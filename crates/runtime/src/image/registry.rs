@@ -195,7 +195,7 @@ impl Registry {
         Ok(Blob { response, offset, timeout: self.progress_timeout, url })
     }
 
-    /// The answer of the first place that gives one. Of the errors the most telling one is kept.
+    /// The answer of the first place that gives one. Of the errors the most telling one is kept, the last of equals.
     async fn first(&self, reference: &Reference, request: &Request<'_>, credentials: Option<&Credentials>) -> Result<Response> {
         let mut worst: Option<Error> = None;
         for endpoint in self.endpoints(reference, credentials)? {
@@ -206,7 +206,7 @@ impl Registry {
             tracing::debug!(endpoint = endpoint.base, %error, "registry did not serve");
             // Anything but silence or a "400 you are not speaking TLS" is the answer of a plain HTTP registry.
             let settled = endpoint.tentative && !matches!(&error, Error::Unreachable { .. }) && !may_work_with_get(&error);
-            if worst.as_ref().is_none_or(|worst| telling(&error) > telling(worst)) {
+            if worst.as_ref().is_none_or(|worst| telling(&error) >= telling(worst)) {
                 worst = Some(error);
             }
             if settled {
