@@ -3,9 +3,14 @@
 //! The order is that of Kubernetes 1.36. Plugins are functions over a [`Context`]; they read other objects from the
 //! caches only. They never write, except that ResourceQuota reserves in memory what a request is about to use.
 
+mod certificates;
+mod ingress;
+mod limits;
 mod namespace;
-mod rbac;
+mod pods;
 mod service_account;
+mod storage;
+mod usage;
 
 use crate::attributes::UserInfo;
 use crate::authz::Authorizer;
@@ -115,9 +120,21 @@ const fn plugin(name: &'static str, mutate: Option<Mutate>, validate: Option<Val
 /// alpha features have no row. ResourceQuota comes last and is run by [`Admission::validate`] itself, because it reserves.
 const PLUGINS: &[Plugin] = &[
     plugin("NamespaceLifecycle", Some(namespace::mutate), Some(namespace::validate)),
+    plugin("LimitRanger", Some(limits::mutate), Some(limits::validate)),
     plugin("ServiceAccount", Some(service_account::mutate), Some(service_account::validate)),
-    // Not a plugin in the Go server but a layer of its storage; here it is one more check before the write.
-    plugin("RBACEscalation", None, Some(rbac::validate)),
+    plugin("TaintNodesByCondition", Some(pods::taint_new_node), None),
+    plugin("Priority", Some(pods::priority), Some(pods::priority_class)),
+    plugin("DefaultTolerationSeconds", Some(pods::tolerations), None),
+    plugin("DefaultStorageClass", Some(storage::default_class), None),
+    plugin("StorageObjectInUseProtection", Some(storage::protect), None),
+    plugin("PersistentVolumeClaimResize", None, Some(storage::resize)),
+    plugin("RuntimeClass", Some(pods::runtime_defaults), Some(pods::runtime_overhead)),
+    plugin("CertificateApproval", None, Some(certificates::approval)),
+    plugin("CertificateSigning", None, Some(certificates::signing)),
+    plugin("CertificateSubjectRestriction", None, Some(certificates::subject)),
+    plugin("DefaultIngressClass", Some(ingress::mutate), None),
+    plugin("PodTopologyLabels", Some(pods::topology_labels), None),
+    plugin("PodResizeValidator", None, Some(pods::resize)),
 ];
 
 /// The admission chain of the server.
@@ -175,6 +192,34 @@ impl Admission {
             }
         }
     }
+}
+
+/// Elements of a list; none when it is absent.
+fn list<'a>(value: &'a Value, field: &str) -> impl Iterator<Item = &'a Value> + use<'a> {
+    value[field].as_array().into_iter().flatten()
+}
+
+/// A list to push to, made when it is absent. The decoder has seen to it that it is nothing else.
+fn array_mut<'a>(value: &'a mut Value, field: &str) -> &'a mut Vec<Value> {
+    let slot = &mut value[field];
+    if !slot.is_array() {
+        *slot = Value::Array(Vec::new());
+    }
+    slot.as_array_mut().expect("made an array above")
+}
+
+/// Name of the newest object whose annotation marks it as the default; the first by name among equally old ones.
+fn newest_default(c: &Context<'_>, group: &str, resource: &str, annotations: &[&str]) -> Option<String> {
+    let objects = c.objects.list(group, resource, "").into_iter().filter_map(|o| o.decode::<Value>().ok());
+    let mut marked: Vec<(String, String)> = objects
+        .filter(|o| annotations.iter().any(|a| o["metadata"]["annotations"][*a] == "true"))
+        .map(|o| {
+            let text = |f: &str| o["metadata"][f].as_str().unwrap_or_default().to_owned();
+            (text("creationTimestamp"), text("name"))
+        })
+        .collect();
+    marked.sort_by(|a, b| b.0.cmp(&a.0).then_with(|| a.1.cmp(&b.1)));
+    marked.into_iter().next().map(|(_, name)| name)
 }
 
 fn refused(plugin: &Plugin, status: &Status) {

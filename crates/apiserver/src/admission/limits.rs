@@ -1,0 +1,137 @@
+//! LimitRanger: defaults and bounds of a namespace for containers, pods and claims.
+
+use super::usage::{Amounts, amounts, pod_limits, pod_requests};
+use super::{Context, Operation, Outcome, list};
+use ferrokube_api::Status;
+use ferrokube_api::quantity::Quantity;
+use serde_json::{Value, json};
+
+fn ranges(c: &Context<'_>) -> Vec<Value> {
+    let objects = c.objects.list("", "limitranges", c.namespace).into_iter();
+    objects.filter_map(|o| o.decode::<Value>().ok()).flat_map(|o| list(&o["spec"], "limits").cloned().collect::<Vec<_>>()).collect()
+}
+
+/// Fills requests and limits that a container leaves open.
+pub(super) fn mutate(c: &Context<'_>, pod: &mut Value, _: &mut Outcome) -> Result<(), Status> {
+    if !c.creates("", "pods") {
+        return Ok(());
+    }
+    let mut notes = Vec::new();
+    for range in ranges(c).iter().filter(|r| r["type"] == "Container") {
+        for (kind, called) in [("containers", "container"), ("initContainers", "init container")] {
+            for container in pod["spec"][kind].as_array_mut().into_iter().flatten() {
+                let name = container["name"].as_str().unwrap_or_default().to_owned();
+                for (field, defaults, word) in [("requests", "defaultRequest", "request"), ("limits", "default", "limit")] {
+                    let set = fill(container, field, &range[defaults]);
+                    if !set.is_empty() {
+                        notes.push(format!("{} {word} for {called} {name}", set.join(", ")));
+                    }
+                }
+            }
+        }
+    }
+    if !notes.is_empty() {
+        pod["metadata"]["annotations"]["kubernetes.io/limit-ranger"] = json!(format!("LimitRanger plugin set: {}", notes.join("; ")));
+    }
+    Ok(())
+}
+
+/// The names of the resources that were open.
+fn fill(container: &mut Value, field: &str, defaults: &Value) -> Vec<String> {
+    let mut set = Vec::new();
+    for (name, amount) in defaults.as_object().into_iter().flatten() {
+        let own = &mut container["resources"][field][name];
+        if own.is_null() {
+            *own = amount.clone();
+            set.push(name.clone());
+        }
+    }
+    set
+}
+
+/// Checks the bounds.
+pub(super) fn validate(c: &Context<'_>, object: Option<&Value>, _: &mut Outcome) -> Result<(), Status> {
+    let Some(object) = object else { return Ok(()) };
+    let is_pod = c.is("", "pods", &["resize"]);
+    let is_claim = c.is("", "persistentvolumeclaims", &[]);
+    let applies = match c.operation {
+        Operation::Create => (is_pod || is_claim) && c.subresource.is_empty(),
+        Operation::Update => is_claim || c.subresource == "resize",
+        _ => false,
+    };
+    if !applies || !(is_pod || is_claim) {
+        return Ok(());
+    }
+    for range in ranges(c) {
+        let mut errors = Vec::new();
+        match range["type"].as_str().unwrap_or_default() {
+            "Container" if is_pod => {
+                for container in list(&object["spec"], "containers").chain(list(&object["spec"], "initContainers")) {
+                    let of = |field: &str| amounts(&container["resources"][field]);
+                    check(&range, "Container", &of("requests"), &of("limits"), &mut errors);
+                }
+            }
+            "Pod" if is_pod => check(&range, "Pod", &pod_requests(object), &pod_limits(object), &mut errors),
+            "PersistentVolumeClaim" if is_claim => check_claim(&range, object, &mut errors),
+            _ => {}
+        }
+        match errors.as_slice() {
+            [] => {}
+            [one] => return Err(c.forbidden(Some(object), one)),
+            many => return Err(c.forbidden(Some(object), format!("[{}]", many.join(", ")))),
+        }
+    }
+    Ok(())
+}
+
+fn check(range: &Value, kind: &str, requests: &Amounts, limits: &Amounts, errors: &mut Vec<String>) {
+    for (name, bound) in &amounts(&range["min"]) {
+        let head = format!("minimum {name} usage per {kind} is {bound}");
+        match (requests.get(name), limits.get(name)) {
+            (None, _) => errors.push(format!("{head}.  No request is specified")),
+            (Some(request), _) if request < bound => errors.push(format!("{head}, but request is {request}")),
+            (_, Some(limit)) if limit < bound => errors.push(format!("{head}, but limit is {limit}")),
+            _ => {}
+        }
+    }
+    for (name, bound) in &amounts(&range["max"]) {
+        let head = format!("maximum {name} usage per {kind} is {bound}");
+        match (limits.get(name), requests.get(name)) {
+            (None, _) => errors.push(format!("{head}.  No limit is specified")),
+            (Some(limit), _) if limit > bound => errors.push(format!("{head}, but limit is {limit}")),
+            (_, Some(request)) if request > bound => errors.push(format!("{head}, but request is {request}")),
+            _ => {}
+        }
+    }
+    for (name, bound) in &amounts(&range["maxLimitRequestRatio"]) {
+        let head = format!("{name} max limit to request ratio per {kind} is {bound}");
+        let some = |a: &Amounts| a.get(name).copied().filter(|q| !q.is_zero());
+        match (some(requests), some(limits)) {
+            (None, _) => errors.push(format!("{head}, but no request is specified or request is 0")),
+            (_, None) => errors.push(format!("{head}, but no limit is specified or limit is 0")),
+            (Some(request), Some(limit)) => {
+                let ratio = limit.as_f64() / request.as_f64();
+                if ratio > bound.as_f64() {
+                    errors.push(format!("{head}, but provided ratio is {ratio:.6}"));
+                }
+            }
+        }
+    }
+}
+
+fn check_claim(range: &Value, claim: &Value, errors: &mut Vec<String>) {
+    let requests = amounts(&claim["spec"]["resources"]["requests"]);
+    let kind = "PersistentVolumeClaim";
+    let mut bound = |word: &str, field: &str, breaks: fn(&Quantity, &Quantity) -> bool| {
+        for (name, bound) in &amounts(&range[field]) {
+            let head = format!("{word} {name} usage per {kind} is {bound}");
+            match requests.get(name) {
+                None => errors.push(format!("{head}.  No request is specified")),
+                Some(request) if breaks(request, bound) => errors.push(format!("{head}, but request is {request}")),
+                _ => {}
+            }
+        }
+    };
+    bound("minimum", "min", |request, bound| request < bound);
+    bound("maximum", "max", |request, bound| request > bound);
+}
