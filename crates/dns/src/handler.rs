@@ -93,19 +93,18 @@ impl Handler {
             Outcome::Found(answer) => Some(self.positive(request, answer)),
             Outcome::NoData => Some(self.negative(request, ResponseCode::NoError)),
             Outcome::NxDomain => Some(self.negative(request, ResponseCode::NXDomain)),
-            Outcome::Elsewhere(alias, target) if self.forwarder.is_empty() => {
-                // The alias is all we know; a resolver with other servers can go on from there.
-                drop(target);
-                Some(self.positive(request, Answer { answers: vec![alias], additionals: Vec::new() }))
+            // The alias is all we know; a resolver with other servers can go on from there.
+            Outcome::Elsewhere(alias, _) if self.forwarder.is_empty() => {
+                Some(self.positive(request, Answer { answers: vec![*alias], additionals: Vec::new() }))
             }
             Outcome::NotOurs if self.forwarder.is_empty() => refuse(ResponseCode::Refused),
             Outcome::Elsewhere(alias, target) => {
                 let question = Query::query(target.clone(), query.query_type());
                 let known = self.forwarder.cached(request, &question);
                 match known {
-                    Some(known) => Some(self.with_alias(request, alias, known)),
+                    Some(known) => Some(self.with_alias(request, *alias, known)),
                     None => {
-                        pending.alias = Some((alias, target));
+                        pending.alias = Some((*alias, target));
                         None
                     }
                 }

@@ -44,7 +44,7 @@ pub enum Outcome {
     /// Records.
     Found(Answer),
     /// The name is another name of a host outside the zone: the record, and what it leads to.
-    Elsewhere(Record, Name),
+    Elsewhere(Box<Record>, Name),
     /// The name exists without such a record.
     NoData,
     /// The name does not exist.
@@ -225,7 +225,7 @@ impl Question<'_> {
         // A name of our own zone is followed here, but only once: aliases may form a ring.
         match self.zone.lookup_once(self.records, &target, self.kind) {
             Some(answers) => found([alias].into_iter().chain(answers).collect()),
-            None => Outcome::Elsewhere(alias, target),
+            None => Outcome::Elsewhere(Box::new(alias), target),
         }
     }
 

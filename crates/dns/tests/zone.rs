@@ -52,7 +52,7 @@ fn ask(records: &Records, name: &str, kind: RecordType) -> String {
     match zone().lookup(records, &name, kind) {
         Outcome::Found(answer) if answer.additionals.is_empty() => show(&answer.answers),
         Outcome::Found(answer) => format!("{} + {}", show(&answer.answers), show(&answer.additionals)),
-        Outcome::Elsewhere(alias, target) => format!("{} -> {target}", show(&[alias])),
+        Outcome::Elsewhere(alias, target) => format!("{} -> {target}", show(&[*alias])),
         other => format!("{other:?}"),
     }
 }

@@ -8,7 +8,7 @@
 
 use super::config::{Attachment, HOST_LINK_PREFIX, NetConf};
 use super::hostports;
-use super::ipam::Ipam;
+use super::ipam::{Ipam, Reservation};
 use super::{CniError, Result, code};
 use crate::netlink::route::{Mac, Route, RouteSpec, Target, VethEnd, missing_link};
 use crate::netns;
@@ -18,10 +18,12 @@ use std::collections::HashSet;
 use std::fs::File;
 use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
+use std::time::Duration;
 
 /// The node's end of every pod link: the links are point to point, so they may share it.
 const HOST_MAC: Mac = [0x02, 0x46, 0x4b, 0x00, 0x00, 0x01];
 const DEFAULT_MTU: u32 = 1500;
+const ADD_TAKES_AT_MOST: Duration = Duration::from_secs(60);
 
 /// A pod's hardware address follows from its IP address.
 fn pod_mac(address: Ipv4Addr) -> Mac {
@@ -40,9 +42,7 @@ fn show(mac: Mac) -> String {
 /// As the specification defines them.
 pub fn add(conf: &NetConf, attachment: &Attachment) -> Result<Value> {
     let netns = open_netns(attachment)?;
-    let ipam = Ipam::open(conf.data_dir()?)?;
-    let address = ipam.reserve(conf.pod_cidr()?, &attachment.container, &attachment.ifname)?;
-    drop(ipam); // The reservation holds; other pods need not wait for the kernel.
+    let address = reserve(conf, attachment)?;
     connect(conf, attachment, &netns, address)
         .and_then(|()| hostports::forward(address, &conf.port_mappings()))
         .inspect_err(|_| {
@@ -50,6 +50,26 @@ pub fn add(conf: &NetConf, attachment: &Attachment) -> Result<Value> {
             let _ = del(conf, attachment);
         })?;
     result(conf, attachment, address)
+}
+
+/// The book is open only as long as it takes: the reservation holds, other pods need not wait for the kernel.
+fn reserve(conf: &NetConf, attachment: &Attachment) -> Result<Ipv4Addr> {
+    let ipam = Ipam::open(conf.data_dir()?)?;
+    let attempt = || ipam.reserve(conf.pod_cidr()?, &attachment.container, &attachment.ifname);
+    match attempt() {
+        Err(e) if e.code == code::NO_ADDRESS => {
+            // A sandbox whose network namespace has gone took its link along, whether or not anybody called DEL.
+            let links: HashSet<String> = Route::open()?.links()?.into_iter().map(|l| l.name).collect();
+            let alive = |r: &Reservation| {
+                let owner = Attachment { container: r.container.clone(), ifname: r.ifname.clone(), netns: None };
+                links.contains(&owner.host_link())
+            };
+            let freed = ipam.reclaim(ADD_TAKES_AT_MOST, alive)?;
+            freed.iter().try_for_each(|address| hostports::remove(*address))?;
+            if freed.is_empty() { Err(e) } else { attempt() }
+        }
+        other => other,
+    }
 }
 
 fn connect(conf: &NetConf, attachment: &Attachment, netns: &File, address: Ipv4Addr) -> Result<()> {

@@ -6,12 +6,16 @@ use crate::node::NodeNetwork;
 use serde::Deserialize;
 use serde_json::json;
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 /// Name of the network and of the plugin's executable.
 pub const PLUGIN: &str = "ferrokube";
+/// Name of the configuration file.
+pub const CONF_FILE: &str = "10-ferrokube.conflist";
 
-/// The network configuration list for a node, to be written as `10-ferrokube.conflist` where the runtime looks for it.
+/// The network configuration list for a node, as [`install`] writes it.
 pub fn conflist(node: &NodeNetwork) -> String {
     let plugin = json!({
         "type": PLUGIN,
@@ -22,6 +26,37 @@ pub fn conflist(node: &NodeNetwork) -> String {
     });
     let list = json!({"cniVersion": "1.0.0", "name": PLUGIN, "plugins": [plugin]});
     format!("{list:#}\n")
+}
+
+/// Puts the plugin where a runtime looks for it: links to `executable` in `bin_dir` (under our name and as `loopback`,
+/// which containerd asks for), and the configuration list in `conf_dir`, ahead of others by its name.
+///
+/// # Errors
+/// A folder or file cannot be written.
+pub fn install(node: &NodeNetwork, executable: &Path, bin_dir: &Path, conf_dir: &Path) -> io::Result<()> {
+    fs::create_dir_all(bin_dir)?;
+    fs::create_dir_all(conf_dir)?;
+    for name in [PLUGIN, "loopback"] {
+        let link = bin_dir.join(name);
+        if fs::read_link(&link).is_ok_and(|target| target == executable) {
+            continue;
+        }
+        let fresh = bin_dir.join(format!(".{name}.new"));
+        remove_if_there(&fresh)?;
+        symlink(executable, &fresh)?;
+        fs::rename(&fresh, &link)?;
+    }
+    // A runtime watches the folder: it must never see half a file.
+    let fresh = conf_dir.join(format!(".{PLUGIN}.new"));
+    fs::write(&fresh, conflist(node))?;
+    fs::rename(&fresh, conf_dir.join(CONF_FILE))
+}
+
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    }
 }
 
 /// One plugin's configuration as the runtime passes it.

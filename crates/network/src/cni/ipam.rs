@@ -15,6 +15,7 @@ use std::io::{self, ErrorKind};
 use std::net::Ipv4Addr;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// One reservation.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -119,6 +120,24 @@ impl Ipam {
         Ok(names.filter_map(|address| self.owner(address)).collect())
     }
 
+    /// Releases reservations older than `min_age` whose owner is not `alive`, and says which addresses they held. The age
+    /// spares an ADD that is under way in another process.
+    ///
+    /// # Errors
+    /// The book cannot be read or written.
+    pub fn reclaim(&self, min_age: Duration, alive: impl Fn(&Reservation) -> bool) -> Result<Vec<Ipv4Addr>> {
+        let mut freed = Vec::new();
+        for held in self.all()? {
+            let made = fs::symlink_metadata(self.path(held.address)).and_then(|m| m.modified()).ok();
+            let old = made.and_then(|t| t.elapsed().ok()).is_some_and(|age| age >= min_age);
+            if old && !alive(&held) {
+                self.remove(held.address)?;
+                freed.push(held.address);
+            }
+        }
+        Ok(freed)
+    }
+
     fn owner(&self, address: Ipv4Addr) -> Option<Reservation> {
         let target = fs::read_link(self.path(address)).ok()?;
         let mut parts = target.to_str()?.splitn(3, '/');
@@ -205,6 +224,18 @@ mod tests {
         drop(ipam);
         let ipam = Ipam::open(dir.path()).expect("opens again");
         assert_ne!(ipam.reserve(net, "b", "eth0").expect("free"), first);
+    }
+
+    #[test]
+    fn addresses_of_owners_that_are_no_more_are_reclaimed_but_not_fresh_ones() {
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let ipam = Ipam::open(dir.path()).expect("opens");
+        let net = range("10.0.0.0/29");
+        let (a, b) = (ipam.reserve(net, "a", "eth0").expect("free"), ipam.reserve(net, "b", "eth0").expect("free"));
+        let hour = Duration::from_secs(3600);
+        assert!(ipam.reclaim(hour, |_| false).expect("reads").is_empty());
+        assert_eq!(ipam.reclaim(Duration::ZERO, |r| r.container == "b").expect("reads"), [a]);
+        assert_eq!(ipam.find("b", "eth0").expect("reads"), Some(b));
     }
 
     #[test]

@@ -12,6 +12,7 @@ pub mod config;
 pub mod hostports;
 pub mod ipam;
 
+pub use config::{conflist, install};
 use config::{Attachment, NetConf};
 use serde_json::{Value, json};
 use std::io::{Read, Write};

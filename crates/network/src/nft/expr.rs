@@ -155,6 +155,7 @@ pub enum Expr {
 
 const IPPROTO_TCP: u8 = libc::IPPROTO_TCP as u8;
 const RTN_LOCAL: u32 = libc::RTN_LOCAL as u32;
+const CT_STATE_INVALID: u32 = 1;
 const CT_STATE_NEW: u32 = 8;
 /// `IPS_DST_NAT`: the destination of this connection was rewritten.
 pub const CT_STATUS_DNAT: u32 = 1 << 5;
@@ -239,6 +240,11 @@ pub fn dport_is(port: u16) -> [Expr; 2] {
 /// `ct state new`.
 pub fn ct_state_new() -> [Expr; 3] {
     bits(Expr::CtState { dreg: R0 }, CT_STATE_NEW, Cmp::Ne)
+}
+
+/// `ct state invalid`.
+pub fn ct_state_invalid() -> [Expr; 3] {
+    bits(Expr::CtState { dreg: R0 }, CT_STATE_INVALID, Cmp::Ne)
 }
 
 /// `ct status dnat`.

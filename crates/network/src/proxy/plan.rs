@@ -10,7 +10,7 @@ use crate::cidr::Cidr;
 use crate::conntrack::End;
 use crate::nft::expr::{
     Cmp, Expr, Field, FibKey, R0, R1, R4, R5, R8, Rule, SetRef, Verdict, addr_port, addr_proto_port,
-    change_mark, ct_state_new, daddr_is, goto, is_local, jump, load_daddr, load_destination, load_proto_port, load_saddr,
+    change_mark, ct_state_invalid, ct_state_new, daddr_is, goto, is_local, jump, load_daddr, load_destination, load_proto_port, load_saddr,
     mark_bit, proto_port, reject_other, reject_tcp, saddr_in, saddr_not_in,
 };
 use crate::nft::{Chain, Data, Hook, Kind, RuleSet, SetKind, SetSpec};
@@ -132,11 +132,14 @@ fn skeleton() -> RuleSet {
     let if_new = |chain: &str| rule(ct_state_new(), [jump(chain)]);
     let (service, node_port) = (if_new("service-endpoints-check"), if_new("nodeport-endpoints-check"));
     let cluster_ips = if_new("cluster-ips-check");
+    // A packet that belongs to no known state of its connection would not be translated back: the client would see a
+    // stranger's packet and reset the connection.
+    let invalid = rule(ct_state_invalid(), [Expr::Verdict(Verdict::Drop)]);
     for (name, hook, priority, rules) in [
         ("filter-prerouting-pre-dnat", Hook::Prerouting, BEFORE_DSTNAT, vec![if_new("firewall-check")]),
         ("filter-output-pre-dnat", Hook::Output, BEFORE_DSTNAT, vec![if_new("firewall-check")]),
         ("filter-input", Hook::Input, FILTER, vec![node_port, service.clone()]),
-        ("filter-forward", Hook::Forward, FILTER, vec![service.clone(), cluster_ips.clone()]),
+        ("filter-forward", Hook::Forward, FILTER, vec![invalid, service.clone(), cluster_ips.clone()]),
         ("filter-output", Hook::Output, FILTER, vec![service, cluster_ips]),
     ] {
         out.base_chain(name, Kind::Filter, hook, priority, rules);
