@@ -11,6 +11,7 @@ pub mod kinds;
 pub mod labels;
 pub mod names;
 pub mod object;
+pub mod openapi;
 pub mod patch;
 pub mod quantity;
 pub mod schema;

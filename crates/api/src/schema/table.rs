@@ -143,6 +143,11 @@ impl Reader {
             Some(json) => serde_json::from_str(json).map_or(Absent::Nothing, Absent::Value),
         };
         if list != ListType::Unset {
+            // Scalars share their node (bytes may be said to be an atomic list): this use gets one of its own.
+            if !matches!(self.node(field.ty).shape, Shape::List(_)) {
+                let same = self.node(field.ty).clone();
+                field.ty = self.types.push(same);
+            }
             self.node(field.ty).list = list;
         }
         if map_type.is_some() {
