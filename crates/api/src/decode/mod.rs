@@ -11,6 +11,7 @@ mod syntax;
 mod tests;
 mod yaml;
 
+use crate::field::{Errors, Path};
 use crate::schema::{Gvk, Schema, Types};
 use crate::status::Status;
 use serde::de::DeserializeSeed;
@@ -87,6 +88,30 @@ pub fn normalize(value: Value, schema: &Schema, strictness: Strictness) -> Resul
     let mut walk = go::Walk::new(strictness != Strictness::Ignore);
     let value = walk_value(&mut walk, value, schema);
     finish(walk, value, schema.root().gvk().unwrap_or(&fallback), strictness, b"")
+}
+
+/// [`normalize`] for the result of a patch: what does not fit is a 422 whose cause shows the patch. `findings` are the duplicate fields of the
+/// patch itself ([`parse`]).
+///
+/// # Errors
+/// 422 for wrong types, and, when strict, for unknown or duplicate fields.
+pub fn patched(value: Value, schema: &Schema, strictness: Strictness, patch: &str, mut findings: Vec<String>) -> Result<Decoded, Status> {
+    let mut walk = go::Walk::new(strictness != Strictness::Ignore);
+    let value = walk_value(&mut walk, value, schema);
+    let refused = |why: String| {
+        let mut errors = Errors::default();
+        errors.invalid(&Path::new("patch"), &Value::from(patch), &why);
+        Status::invalid("", "", "", errors.into_causes())
+    };
+    if let Some(failure) = walk.failure {
+        return Err(refused(failure));
+    }
+    findings.append(&mut walk.findings);
+    match strictness {
+        Strictness::Strict if !findings.is_empty() => Err(refused(format!("strict decoding error: {}", findings.join(", ")))),
+        Strictness::Warn => Ok(Decoded { value, warnings: findings }),
+        _ => Ok(Decoded { value, warnings: Vec::new() }),
+    }
 }
 
 /// Parses bytes without a schema, as a patch or an apply configuration is read. Gives the duplicate fields found besides the value.

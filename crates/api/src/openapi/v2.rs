@@ -14,21 +14,20 @@ pub(super) fn schema(v3: Value) -> Value {
     for (key, value) in map {
         match key.as_str() {
             "$ref" => _ = out.insert(key, retarget(&value)),
-            "allOf" => match value {
-                Value::Array(list) => list.into_iter().take(1).for_each(|v| {
-                    if let (Value::Object(inner), true) = (schema(v), !out.contains_key("$ref")) {
-                        out.extend(inner);
-                    }
-                }),
-                _ => {}
-            },
+            "allOf" => {
+                let first = if let Value::Array(mut list) = value { list.drain(..).next() } else { None };
+                if let Some(Value::Object(inner)) = first.map(schema) {
+                    out.extend(inner);
+                }
+            }
             // Quantity and IntOrString are strings to v2.
             "oneOf" | "anyOf" if !out.contains_key("type") => _ = out.insert("type".into(), "string".into()),
             "default" | "nullable" | "oneOf" | "anyOf" | "not" | "x-kubernetes-validations" => {}
-            "properties" => match value {
-                Value::Object(fields) => _ = out.insert(key, Value::Object(fields.into_iter().map(|(k, v)| (k, schema(v))).collect())),
-                _ => {}
-            },
+            "properties" => {
+                if let Value::Object(fields) = value {
+                    out.insert(key, Value::Object(fields.into_iter().map(|(k, v)| (k, schema(v))).collect()));
+                }
+            }
             "items" | "additionalProperties" if preserves => {}
             "items" | "additionalProperties" => _ = out.insert(key, schema(value)),
             _ => _ = out.insert(key, value),

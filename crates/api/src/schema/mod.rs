@@ -202,9 +202,15 @@ impl Types {
         self.names.keys().map(|n| &**n)
     }
 
+    /// The name of the type that is served as that kind.
+    pub fn name_of(&self, group: &str, version: &str, kind: &str) -> Option<&str> {
+        let serves = |n: &&Node| n.gvks.iter().any(|g| g.kind == kind && g.version == version && g.group == group);
+        self.nodes.iter().find(serves).map(|n| &*n.name)
+    }
+
     /// Whether some type is served as that kind.
     pub fn serves(&self, group: &str, version: &str, kind: &str) -> bool {
-        self.nodes.iter().flat_map(|n| n.gvks.iter()).any(|g| g.group == group && g.version == version && g.kind == kind)
+        self.name_of(group, version, kind).is_some()
     }
 
     /// A node as a view.
