@@ -8,5 +8,63 @@ pub mod authn;
 pub mod authz;
 pub mod bootstrap;
 pub mod cache;
+pub mod connect;
+pub mod crd;
+pub mod discovery;
+pub mod local;
 pub mod objects;
+pub mod output;
+pub mod pipeline;
+pub mod registry;
+pub mod request;
+pub mod server;
+pub mod special;
 pub mod tokens;
+pub mod verbs;
+pub mod write;
+
+pub use attributes::UserInfo;
+pub use output::Body;
+pub use server::{Config, KubeletAccess, Running, StartError, Tls};
+
+use ferrokube_store::Store;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// A running API server: what every request needs. Made by [`ApiServer::start`].
+pub struct ApiServer {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) caches: Arc<cache::Caches>,
+    pub(crate) feed: cache::Feed,
+    pub(crate) registry: registry::Registry,
+    pub(crate) authenticator: authn::Authenticator,
+    pub(crate) authorizer: Arc<authz::Authorizer>,
+    pub(crate) admission: admission::Admission,
+    pub(crate) services: Arc<special::services::Allocator>,
+    pub(crate) limits: server::limits::Limits,
+    pub(crate) metrics: server::metrics::Metrics,
+    pub(crate) health: server::health::Health,
+    pub(crate) kubelets: Option<connect::kubelet::Kubelets>,
+    pub(crate) certificate: Option<Arc<server::tls::Certificate>>,
+    pub(crate) external: OnceLock<String>,
+    pub(crate) request_timeout: Duration,
+    pub(crate) documents: discovery::Documents,
+    /// No new connections.
+    pub(crate) draining: CancellationToken,
+    /// Streams end.
+    pub(crate) stopping: CancellationToken,
+}
+
+impl ApiServer {
+    /// The caches: what is stored, as bytes.
+    pub fn caches(&self) -> &Arc<cache::Caches> {
+        &self.caches
+    }
+}
+
+impl std::fmt::Debug for ApiServer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ApiServer({:?})", self.caches)
+    }
+}

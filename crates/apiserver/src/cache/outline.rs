@@ -146,6 +146,9 @@ impl Walk<'_, '_> {
     }
 
     fn capture(self, text: &str) {
+        if text.is_empty() {
+            return; // reads as the absent value
+        }
         for (bit, row) in self.rows.iter().enumerate().take(64) {
             if self.active & (1 << bit) != 0 && row.path.len() == self.depth {
                 self.out.fields[bit] = Some(text.into());

@@ -1,0 +1,183 @@
+//! The passage itself: one request to a backend, its answer back, and bytes both ways after an upgrade.
+
+use crate::output::Body;
+use crate::pipeline::Request;
+use crate::request::RequestBody;
+use crate::verbs::Answer;
+use bytes::Bytes;
+use ferrokube_api::{Reason, Status};
+use futures_util::StreamExt;
+use http::header::{AUTHORIZATION, CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, SEC_WEBSOCKET_PROTOCOL, TRANSFER_ENCODING, UPGRADE};
+use http::{Response, StatusCode};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, BodyStream, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+/// Time to reach a backend.
+const DIAL: Duration = Duration::from_secs(10);
+/// A websocket's protocol entry that carries the client's token to us, and no further.
+const TOKEN_PROTOCOL: &str = "base64url.bearer.authorization.k8s.io.";
+
+/// Where a request goes on.
+pub struct Destination {
+    /// Address or name.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// Whether to speak TLS.
+    pub tls: bool,
+    /// Path and query.
+    pub path: String,
+}
+
+impl Destination {
+    fn authority(&self) -> String {
+        if self.host.contains(':') { format!("[{}]:{}", self.host, self.port) } else { format!("{}:{}", self.host, self.port) }
+    }
+}
+
+trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+
+/// The error as apiserver's upgrade-aware proxy words it; an unknown error has no reason.
+fn unreachable(to: &Destination, why: &str) -> Status {
+    let mut status = Status::failure(500, Reason::InternalError, format!("error dialing backend: dial tcp {}: {why}", to.authority()));
+    status.reason = None;
+    status
+}
+
+fn os_words(error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::ConnectionRefused => "connect: connection refused".to_owned(),
+        std::io::ErrorKind::HostUnreachable => "connect: no route to host".to_owned(),
+        std::io::ErrorKind::NetworkUnreachable => "connect: network is unreachable".to_owned(),
+        std::io::ErrorKind::TimedOut => "i/o timeout".to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+async fn dial(tls: Arc<ClientConfig>, to: &Destination) -> Result<Box<dyn Io>, Status> {
+    let connecting = tokio::time::timeout(DIAL, TcpStream::connect((to.host.as_str(), to.port))).await;
+    let stream = connecting.map_err(|_| unreachable(to, "i/o timeout"))?.map_err(|e| unreachable(to, &os_words(&e)))?;
+    let _ = stream.set_nodelay(true);
+    if !to.tls {
+        return Ok(Box::new(stream));
+    }
+    let name = ServerName::try_from(to.host.clone()).map_err(|e| unreachable(to, &e.to_string()))?;
+    let shaking = tokio::time::timeout(DIAL, TlsConnector::from(tls).connect(name, stream)).await;
+    let stream = shaking.map_err(|_| unreachable(to, "TLS handshake timeout"))?.map_err(|e| unreachable(to, &e.to_string()))?;
+    Ok(Box::new(stream))
+}
+
+/// Headers that concern one hop only.
+fn is_hop(name: &HeaderName) -> bool {
+    const HOP: [&str; 8] = ["connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer", "transfer-encoding", "upgrade"];
+    HOP.contains(&name.as_str())
+}
+
+fn forwarded(headers: &HeaderMap, upgrades: bool) -> HeaderMap {
+    let mut out = HeaderMap::new();
+    for (name, value) in headers {
+        if name == AUTHORIZATION || name == HOST || name.as_str().starts_with("impersonate-") || (is_hop(name) && !(upgrades && (name == CONNECTION || name == UPGRADE))) {
+            continue;
+        }
+        if name == SEC_WEBSOCKET_PROTOCOL {
+            let kept = value.to_str().unwrap_or_default().split(',').map(str::trim).filter(|p| !p.starts_with(TOKEN_PROTOCOL));
+            let kept = kept.collect::<Vec<_>>().join(", ");
+            if let (false, Ok(value)) = (kept.is_empty(), HeaderValue::from_str(&kept)) {
+                out.append(name, value);
+            }
+            continue;
+        }
+        out.append(name, value.clone());
+    }
+    out
+}
+
+fn outgoing(body: Option<RequestBody>) -> UnsyncBoxBody<Bytes, hyper::Error> {
+    match body {
+        Some(RequestBody::Stream(body)) => body,
+        Some(RequestBody::Full(bytes)) => Full::new(bytes).map_err(|never| match never {}).boxed_unsync(),
+        None => Full::new(Bytes::new()).map_err(|never| match never {}).boxed_unsync(),
+    }
+}
+
+impl Request<'_> {
+    /// Sends the request on and answers with what comes back.
+    pub(super) async fn pass(&self, tls: Arc<ClientConfig>, to: Destination, may_upgrade: bool) -> Result<Answer, Status> {
+        let upgrades = may_upgrade && self.headers.contains_key(UPGRADE);
+        let io = dial(tls, &to).await?;
+        let broken = |e: hyper::Error| unreachable(&to, &e.to_string());
+        let (mut sender, connection) = http1::handshake(TokioIo::new(io)).await.map_err(broken)?;
+        tokio::spawn(async move {
+            if let Err(error) = connection.with_upgrades().await {
+                tracing::debug!(%error, "connection to a backend ended");
+            }
+        });
+        let mut headers = forwarded(&self.headers, upgrades);
+        let host = HeaderValue::from_str(&to.authority()).map_err(|e| Status::bad_request(e.to_string()))?;
+        headers.insert(HOST, host);
+        let body = if upgrades { None } else { self.body_stream() };
+        let mut request = http::Request::new(outgoing(body));
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = to.path.parse().map_err(|_| Status::bad_request(format!("invalid path {:?}", to.path)))?;
+        *request.headers_mut() = headers;
+        let response = sender.send_request(request).await.map_err(broken)?;
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            return self.join(response);
+        }
+        Ok(Answer::Raw(streamed(response)))
+    }
+
+    /// 101: both connections become one pipe.
+    fn join(&self, mut response: Response<Incoming>) -> Result<Answer, Status> {
+        let client = self.upgrade().ok_or_else(|| Status::bad_request("Upgrade request required"))?;
+        let backend = hyper::upgrade::on(&mut response);
+        let stopping = self.server.stopping.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = copy(client, backend) => {}
+                () = stopping.cancelled() => {}
+            }
+        });
+        let (parts, _) = response.into_parts();
+        let mut answer = Response::new(Body::Empty);
+        *answer.status_mut() = parts.status;
+        *answer.headers_mut() = parts.headers;
+        Ok(Answer::Raw(answer))
+    }
+}
+
+async fn copy(client: OnUpgrade, backend: OnUpgrade) {
+    let (client, backend) = match tokio::try_join!(client, backend) {
+        Ok(both) => both,
+        Err(error) => return tracing::debug!(%error, "an upgrade failed"),
+    };
+    let (mut client, mut backend) = (TokioIo::new(client), TokioIo::new(backend));
+    if let Err(error) = tokio::io::copy_bidirectional(&mut client, &mut backend).await {
+        tracing::debug!(%error, "a stream ended");
+    }
+}
+
+fn streamed(response: Response<Incoming>) -> Response<Body> {
+    let (parts, body) = response.into_parts();
+    let frames = BodyStream::new(body).filter_map(|frame| std::future::ready(frame.ok().and_then(|f| f.into_data().ok())));
+    let mut answer = Response::new(Body::Stream(frames.boxed()));
+    *answer.status_mut() = parts.status;
+    *answer.headers_mut() = parts.headers;
+    let headers = answer.headers_mut();
+    for name in [CONNECTION, TRANSFER_ENCODING, CONTENT_LENGTH] {
+        headers.remove(name);
+    }
+    answer
+}

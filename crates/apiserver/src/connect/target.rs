@@ -1,0 +1,241 @@
+//! Where a stream goes: from pod, service or node to an address and a path there.
+
+use super::kubelet::Kubelets;
+use super::passage::Destination;
+use crate::pipeline::Request;
+use crate::verbs::Answer;
+use crate::verbs::options::Freshness;
+use ferrokube_api::{Object, Reason, Status};
+use serde_json::Value;
+use std::sync::Arc;
+
+/// The kubelet's port when its Node does not say.
+const KUBELET_PORT: u16 = 10250;
+/// Annotation that names the container meant when none is named.
+const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
+
+/// Percent-encodes what must not stand in a query or a path segment.
+pub fn escape(text: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~');
+    text.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
+}
+
+fn names(pod: &Value, list: &str) -> Vec<String> {
+    let containers = pod["spec"][list].as_array().into_iter().flatten();
+    containers.filter_map(|c| c["name"].as_str()).map(str::to_owned).collect()
+}
+
+/// The container meant.
+fn container(pod: &Value, name: &str, wanted: &str) -> Result<String, Status> {
+    let (plain, init, ephemeral) = (names(pod, "containers"), names(pod, "initContainers"), names(pod, "ephemeralContainers"));
+    if !wanted.is_empty() {
+        let known = [&plain, &init, &ephemeral].into_iter().flatten().any(|n| n == wanted);
+        return if known { Ok(wanted.to_owned()) } else { Err(Status::bad_request(format!("container {wanted} is not valid for pod {name}"))) };
+    }
+    match plain.as_slice() {
+        [only] => Ok(only.clone()),
+        [] => Err(Status::bad_request(format!("a container name must be specified for pod {name}"))),
+        many => {
+            let default = pod["metadata"]["annotations"][DEFAULT_CONTAINER].as_str().unwrap_or_default();
+            if many.iter().any(|n| n == default) {
+                return Ok(default.to_owned());
+            }
+            let mut text = format!("a container name must be specified for pod {name}, choose one of: [{}]", many.join(" "));
+            if !init.is_empty() {
+                text.push_str(&format!(" or one of the init containers: [{}]", init.join(" ")));
+            }
+            Err(Status::bad_request(text))
+        }
+    }
+}
+
+fn address(node: &Value) -> Option<(String, u16)> {
+    let of = |kind: &str| {
+        let addresses = node["status"]["addresses"].as_array().into_iter().flatten();
+        addresses.filter(|a| a["type"] == kind).find_map(|a| a["address"].as_str()).map(str::to_owned)
+    };
+    let host = of("InternalIP").or_else(|| of("ExternalIP")).or_else(|| of("Hostname"))?;
+    let port = node["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"].as_u64().and_then(|p| u16::try_from(p).ok());
+    Some((host, port.filter(|p| *p > 0).unwrap_or(KUBELET_PORT)))
+}
+
+/// `[scheme:]name[:port]`, as names of proxied pods, services and nodes are written.
+fn split_name(name: &str) -> (&str, &str, &str) {
+    match name.split(':').collect::<Vec<_>>().as_slice() {
+        [name] => ("", name, ""),
+        [name, port] => ("", name, port),
+        [scheme, name, port] => (scheme, name, port),
+        _ => ("", name, ""),
+    }
+}
+
+impl Request<'_> {
+    fn kubelets(&self) -> Result<&Kubelets, Status> {
+        self.server.kubelets.as_ref().ok_or_else(|| Status::internal("the API server has no credentials for kubelets"))
+    }
+
+    fn kubelet_of(&self, node: &str) -> Result<(String, u16), Status> {
+        let cache = self.server.caches.get("", "nodes").ok_or_else(Status::no_such_path)?;
+        let object = cache.get("", node).ok_or_else(|| Status::not_found("", "nodes", node))?;
+        let value: Value = object.decode().map_err(Status::internal)?;
+        address(&value).ok_or_else(|| Status::internal(format!("no preferred addresses found; known addresses: [] of node {node}")))
+    }
+
+    /// Logs, exec, attach and port-forward: to the kubelet of the pod's node.
+    pub(super) async fn pod_stream(&self, verb: &str) -> Result<Answer, Status> {
+        let pod = self.current(Freshness::Latest).await?;
+        let value: Value = pod.decode().map_err(Status::internal)?;
+        let name = &self.info.name;
+        let place = format!("{}/{}", escape(self.namespace()), escape(name));
+        let path = match verb {
+            "portForward" => format!("/portForward/{place}"),
+            _ => format!("/{verb}/{place}/{}", escape(&container(&value, name, self.query.get("container"))?)),
+        };
+        let node = value["spec"]["nodeName"].as_str().unwrap_or_default();
+        if node.is_empty() {
+            return match verb {
+                // The log of a pod that runs nowhere is empty.
+                "containerLogs" => Ok(Answer::Raw(crate::server::paths::whole("text/plain", bytes::Bytes::new()))),
+                _ => Err(Status::bad_request(format!("pod {name} does not have a host assigned"))),
+            };
+        }
+        let (host, port) = self.kubelet_of(node)?;
+        let destination = Destination { host, port, tls: true, path: format!("{path}{}", self.stream_query(verb)?) };
+        self.pass(self.kubelets()?.tls(), destination, verb != "containerLogs").await
+    }
+
+    /// The query in the words of the kubelet.
+    fn stream_query(&self, verb: &str) -> Result<String, Status> {
+        let mut out: Vec<String> = Vec::new();
+        match verb {
+            "containerLogs" => {
+                self.check_log_query()?;
+                for name in ["follow", "previous", "timestamps"] {
+                    if self.query.flag(name) {
+                        out.push(format!("{name}=true"));
+                    }
+                }
+                for name in ["sinceSeconds", "sinceTime", "tailLines", "limitBytes"] {
+                    if let Some(value) = self.query.find(name).filter(|v| !v.is_empty()) {
+                        out.push(format!("{name}={}", escape(value)));
+                    }
+                }
+            }
+            "portForward" => out.extend(self.query.all("ports").map(|p| format!("port={}", escape(p)))),
+            _ => {
+                for (ours, theirs) in [("stdin", "input"), ("stdout", "output"), ("stderr", "error"), ("tty", "tty")] {
+                    if self.query.flag(ours) {
+                        out.push(format!("{theirs}=1"));
+                    }
+                }
+                out.extend(self.query.all("command").map(|c| format!("command={}", escape(c))));
+            }
+        }
+        Ok(if out.is_empty() { String::new() } else { format!("?{}", out.join("&")) })
+    }
+
+    fn check_log_query(&self) -> Result<(), Status> {
+        use ferrokube_api::field::{Errors, Path};
+        let mut errors = Errors::default();
+        for (name, least) in [("tailLines", 0), ("limitBytes", 1), ("sinceSeconds", 1)] {
+            match self.query.number(name)? {
+                Some(value) if value < least => {
+                    let why = if least == 0 { "must be greater than or equal to 0" } else { "must be greater than 0" };
+                    errors.invalid(&Path::new(name), &value.into(), why);
+                }
+                _ => {}
+            }
+        }
+        if !self.query.get("sinceTime").is_empty() && !self.query.get("sinceSeconds").is_empty() {
+            errors.forbidden(&Path::new(""), "at most one of `sinceTime` or `sinceSeconds` may be specified");
+        }
+        if errors.is_empty() { Ok(()) } else { Err(Status::invalid("", "PodLogOptions", &self.info.name, errors.into_causes())) }
+    }
+
+    /// The path that the client wants behind a proxy, with its query.
+    fn proxied_path(&self) -> String {
+        let query = self.query.raw();
+        let mark = if query.is_empty() { "" } else { "?" };
+        format!("/{}{mark}{query}", self.info.rest)
+    }
+
+    pub(super) async fn node_proxy(&self) -> Result<Answer, Status> {
+        let (_, name, port) = split_name(&self.info.name);
+        let (host, own) = self.kubelet_of(name)?;
+        let port = if port.is_empty() { own } else { port.parse().map_err(|_| Status::bad_request(format!("invalid node request {:?}", self.info.name)))? };
+        let destination = Destination { host, port, tls: true, path: self.proxied_path() };
+        self.pass(self.kubelets()?.tls(), destination, true).await
+    }
+
+    pub(super) async fn pod_proxy(&self) -> Result<Answer, Status> {
+        let (scheme, name, port) = split_name(&self.info.name);
+        let cache = self.server.caches.get("", "pods").ok_or_else(Status::no_such_path)?;
+        self.fresh(Freshness::Latest).await?;
+        let pod: Arc<Object> = cache.get(self.namespace(), name).ok_or_else(|| Status::not_found("", "pods", name))?;
+        let value: Value = pod.decode().map_err(Status::internal)?;
+        let ip = value["status"]["podIP"].as_str().filter(|ip| !ip.is_empty());
+        let host = ip.ok_or_else(|| Status::bad_request("address not allowed"))?.to_owned();
+        let declared = value["spec"]["containers"].as_array().into_iter().flatten().flat_map(|c| c["ports"].as_array().into_iter().flatten());
+        let first = declared.filter_map(|p| p["containerPort"].as_u64()).find_map(|p| u16::try_from(p).ok());
+        let port = match port {
+            "" => first.unwrap_or(80),
+            text => text.parse().map_err(|_| Status::bad_request(format!("invalid pod request {:?}", self.info.name)))?,
+        };
+        let destination = Destination { host, port, tls: scheme == "https", path: self.proxied_path() };
+        self.pass(super::kubelet::unverified(), destination, true).await
+    }
+
+    pub(super) async fn service_proxy(&self) -> Result<Answer, Status> {
+        let (scheme, name, port) = split_name(&self.info.name);
+        self.fresh(Freshness::Latest).await?;
+        let services = self.server.caches.get("", "services").ok_or_else(Status::no_such_path)?;
+        let service = services.get(self.namespace(), name).ok_or_else(|| Status::not_found("", "services", name))?;
+        let value: Value = service.decode().map_err(Status::internal)?;
+        let ports = value["spec"]["ports"].as_array().cloned().unwrap_or_default();
+        let wanted = match port {
+            "" if ports.len() == 1 => ports.first(),
+            "" => None,
+            text => ports.iter().find(|p| p["name"] == text || p["port"].as_u64().is_some_and(|n| n.to_string() == text)),
+        };
+        let unavailable = |what: &str| Status::failure(503, Reason::ServiceUnavailable, format!("no {what} available for service {name:?}"));
+        let port_name = wanted.map(|p| p["name"].as_str().unwrap_or_default().to_owned());
+        let port_name = port_name.ok_or_else(|| Status::failure(503, Reason::ServiceUnavailable, format!("no service port {port:?} found for service {name:?}")))?;
+        let mut found: Vec<(String, u16)> = Vec::new();
+        let slices = self.server.caches.get("discovery.k8s.io", "endpointslices").ok_or_else(Status::no_such_path)?;
+        for slice in slices.list(self.namespace()).iter().filter(|s| s.label("kubernetes.io/service-name") == Some(name)) {
+            let slice: Value = slice.decode().map_err(Status::internal)?;
+            let port = slice["ports"].as_array().into_iter().flatten().find(|p| p["name"].as_str().unwrap_or_default() == port_name);
+            let Some(port) = port.and_then(|p| p["port"].as_u64()).and_then(|p| u16::try_from(p).ok()) else { continue };
+            let ready = slice["endpoints"].as_array().into_iter().flatten().filter(|e| e["conditions"]["ready"] != false);
+            found.extend(ready.filter_map(|e| e["addresses"][0].as_str()).map(|ip| (ip.to_owned(), port)));
+        }
+        if found.is_empty() {
+            return Err(unavailable("endpoints"));
+        }
+        let (host, port) = found.swap_remove(rand::random_range(0..found.len()));
+        let destination = Destination { host, port, tls: scheme == "https", path: self.proxied_path() };
+        self.pass(super::kubelet::unverified(), destination, true).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_container_meant_is_found_or_asked_for() {
+        let pod = json!({"spec": {"containers": [{"name": "a"}, {"name": "b"}], "initContainers": [{"name": "i"}]}});
+        assert_eq!(container(&pod, "p", "i").expect("known"), "i");
+        let text = container(&pod, "p", "").expect_err("ambiguous").message;
+        assert_eq!(text, "a container name must be specified for pod p, choose one of: [a b] or one of the init containers: [i]");
+        assert_eq!(container(&pod, "p", "x").expect_err("unknown").message, "container x is not valid for pod p");
+    }
+
+    #[test]
+    fn proxied_names_carry_scheme_and_port() {
+        assert_eq!(split_name("https:web:443"), ("https", "web", "443"));
+        assert_eq!(split_name("web:http"), ("", "web", "http"));
+        assert_eq!(split_name("web"), ("", "web", ""));
+    }
+}

@@ -1,0 +1,114 @@
+//! What the server serves, told to clients: `/api`, `/apis` (classic and aggregated), OpenAPI, the version. Derived from
+//! the rows and made once per table of kinds.
+
+pub mod aggregated;
+pub mod classic;
+pub mod openapi;
+pub mod version;
+
+use crate::ApiServer;
+use crate::output::Body;
+use crate::output::negotiate;
+use crate::pipeline::respond;
+use crate::request::Query;
+use bytes::Bytes;
+use ferrokube_api::Status;
+use http::header::{ACCEPT, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
+use http::request::Parts;
+use http::{HeaderValue, Response, StatusCode};
+use parking_lot::Mutex;
+use sha2::{Digest, Sha512};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// A document with its ETag.
+#[derive(Clone, Debug)]
+pub struct Document {
+    /// The bytes.
+    pub body: Bytes,
+    /// Hash of the bytes, quoted.
+    pub etag: String,
+}
+
+impl Document {
+    fn new(body: Vec<u8>) -> Self {
+        let hash = Sha512::digest(&body);
+        let hex: String = hash.iter().map(|b| format!("{b:02X}")).collect();
+        Document { body: body.into(), etag: format!("\"{hex}\"") }
+    }
+}
+
+/// Documents of the current table, by name.
+#[derive(Debug, Default)]
+pub struct Documents {
+    made: Mutex<(u64, HashMap<String, Document>)>,
+}
+
+impl Documents {
+    /// A document, made when it is asked for the first time since the kinds changed.
+    pub fn get(&self, generation: u64, name: &str, make: impl FnOnce() -> Result<Vec<u8>, Status>) -> Result<Document, Status> {
+        {
+            let mut made = self.made.lock();
+            if made.0 != generation {
+                *made = (generation, HashMap::new());
+            }
+            if let Some(document) = made.1.get(name) {
+                return Ok(document.clone());
+            }
+        }
+        let document = Document::new(make()?);
+        let mut made = self.made.lock();
+        if made.0 == generation {
+            made.1.insert(name.to_owned(), document.clone());
+        }
+        Ok(document)
+    }
+}
+
+/// A document with its ETag, or 304 when the client has it.
+pub fn tagged(document: &Document, media: &'static str, parts: &Parts) -> Result<Response<Body>, Status> {
+    let has = parts.headers.get(IF_NONE_MATCH).and_then(|v| v.to_str().ok()).is_some_and(|tags| tags.split(',').any(|t| t.trim() == document.etag));
+    let mut response = if has {
+        let mut response = Response::new(Body::Empty);
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        response
+    } else {
+        respond(200, Body::Full(document.body.clone()), negotiate::Format::Json, &parts.headers)?
+    };
+    if let Ok(tag) = HeaderValue::from_str(&document.etag) {
+        response.headers_mut().insert(ETAG, tag);
+    }
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media));
+    response.headers_mut().append(http::header::VARY, HeaderValue::from_static("Accept"));
+    Ok(response)
+}
+
+/// Answers a path below `/api`, `/apis` or `/openapi`.
+pub fn answer(server: &Arc<ApiServer>, path: &str, parts: &Parts, query: &Query) -> Result<Response<Body>, Status> {
+    if let Some(answer) = openapi::answer(server, path, parts, query) {
+        return answer;
+    }
+    let table = server.registry.table();
+    let accept = parts.headers.get_all(ACCEPT).iter().filter_map(|v| v.to_str().ok()).collect::<Vec<_>>().join(",");
+    if matches!(path, "/api" | "/apis")
+        && let Some(version) = aggregated::wanted(&accept)
+    {
+        let document = server.documents.get(table.generation, &format!("{version} {path}"), || Ok(aggregated::document(&table, path == "/api", version)))?;
+        return tagged(&document, aggregated::media_type(version), parts);
+    }
+    let format = negotiate::accept(&parts.headers, true).or_else(|status| if accept.is_empty() { Ok(Default::default()) } else { Err(status) })?.format;
+    let value = match path.split('/').collect::<Vec<_>>().as_slice() {
+        ["", "api"] => Some(classic::versions(&server.external.get().cloned().unwrap_or_default())),
+        ["", "apis"] => Some(classic::groups(&table)),
+        ["", "apis", group] => classic::group(&table, group),
+        ["", "api", version] => classic::resources(&table, "", version),
+        ["", "apis", group, version] => classic::resources(&table, group, version),
+        _ => None,
+    };
+    let value = value.ok_or_else(not_found_page)?;
+    respond(200, Body::Full(value.to_string().into()), format, &parts.headers)
+}
+
+fn not_found_page() -> Status {
+    Status::no_such_path()
+}

@@ -1,0 +1,160 @@
+//! Entries for callers in the same process: no socket, no TLS, the same pipeline from authorization on.
+
+use crate::ApiServer;
+use crate::attributes::{Attributes, UserInfo};
+use crate::cache::{EventType, KindCache, Watch};
+use crate::objects::{Loopback, Target};
+use crate::output::{Body, present};
+use crate::pipeline::Sender;
+use crate::registry::Entry;
+use crate::request::RequestBody;
+use crate::verbs::options::Selection as Selected;
+use bytes::Bytes;
+use ferrokube_api::labels::{FieldSelector, Selector};
+use ferrokube_api::{Change, Selection, Status};
+use futures_util::future::BoxFuture;
+use futures_util::stream::{self, Stream};
+use http::header::CONTENT_TYPE;
+use http::{Method, Request, Response};
+use serde_json::Value;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// The identity under which the server writes by itself.
+pub const LOOPBACK_USER: &str = "system:apiserver";
+
+/// What the server itself is: the loopback client of the Go server.
+pub fn loopback_user() -> UserInfo {
+    UserInfo::component(LOOPBACK_USER, &["system:masters"])
+}
+
+/// A subscription under way.
+struct Subscription {
+    server: Arc<ApiServer>,
+    entry: Arc<Entry>,
+    cache: Arc<KindCache>,
+    selected: Selected,
+    namespace: String,
+    watch: Option<Watch>,
+    ready: VecDeque<Change>,
+}
+
+impl Subscription {
+    fn restart(&mut self) {
+        let interest = Arc::new(self.selected.clone().interest(&self.namespace, ""));
+        let (snapshot, watch) = self.cache.watch_with_objects(interest, self.server.caches.applied());
+        self.ready.push_back(Change::Restart);
+        self.ready.extend(snapshot.objects.iter().filter_map(|o| present::object(&self.entry, o).ok()).map(Change::Set));
+        self.ready.push_back(Change::Synced(snapshot.revision));
+        self.watch = Some(watch);
+    }
+
+    async fn next(mut self) -> Option<(Change, Self)> {
+        loop {
+            if let Some(change) = self.ready.pop_front() {
+                return Some((change, self));
+            }
+            let Some(watch) = &mut self.watch else {
+                if self.server.stopping.is_cancelled() {
+                    return None;
+                }
+                self.restart();
+                continue;
+            };
+            let event = tokio::select! {
+                event = watch.next() => event,
+                () = self.server.stopping.cancelled() => return None,
+            };
+            let Some(event) = event else {
+                // Cut off, or the cache was loaded anew: begin again.
+                self.watch = None;
+                continue;
+            };
+            let interest = watch.interest();
+            if let Some((kind, object)) = event.project(|o| interest.wants(o))
+                && let Ok(object) = present::object(&self.entry, &object)
+            {
+                self.ready.push_back(if kind == EventType::Deleted { Change::Gone(object) } else { Change::Set(object) });
+            }
+        }
+    }
+}
+
+impl ApiServer {
+    /// Sends a request through the pipeline as `user`, from authorization on.
+    pub async fn call(self: &Arc<Self>, user: UserInfo, request: Request<Bytes>) -> Response<Body> {
+        let (parts, body) = request.into_parts();
+        self.handle(parts, RequestBody::Full(body), Sender::Known(user)).await
+    }
+
+    /// Everything that happens to the selected objects, from what exists now on: the very `Arc`s of the watch cache.
+    /// Authorized as list and watch. Ends only when the server stops; when history was lost it starts again with
+    /// [`Change::Restart`].
+    pub fn subscribe(self: &Arc<Self>, user: UserInfo, selection: Selection) -> Result<impl Stream<Item = Change> + Send + 'static, Status> {
+        let mut attributes = Attributes {
+            user,
+            group: selection.group.clone(),
+            version: selection.version.clone(),
+            resource: selection.resource.clone(),
+            namespace: selection.namespace.clone(),
+            field_selector: selection.fields.clone(),
+            label_selector: selection.labels.clone(),
+            ..Attributes::default()
+        };
+        for verb in ["list", "watch"] {
+            attributes.verb = verb.to_owned();
+            self.authorizer.check(&attributes)?;
+        }
+        let table = self.registry.table();
+        let entry = table.get(&selection.group, &selection.version, &selection.resource).ok_or_else(Status::no_such_path)?.clone();
+        let cache = self.caches.of(&entry.kind).ok_or_else(Status::method_not_allowed)?;
+        let labels = Selector::parse(&selection.labels).map_err(Status::bad_request)?;
+        let fields = FieldSelector::parse(&selection.fields).and_then(|f| f.resolve(&entry.kind)).map_err(Status::bad_request)?;
+        let subscription = Subscription {
+            server: self.clone(),
+            entry,
+            cache,
+            selected: Selected { labels, fields },
+            namespace: selection.namespace,
+            watch: None,
+            ready: VecDeque::new(),
+        };
+        Ok(stream::unfold(subscription, Subscription::next))
+    }
+
+    async fn write(self: &Arc<Self>, method: Method, target: Target, object: Option<Value>) -> Result<Value, Status> {
+        let name = if method == Method::POST && target.subresource.is_empty() { "" } else { &target.name };
+        let prefix = if target.group.is_empty() { format!("/api/{}", target.version) } else { format!("/apis/{}/{}", target.group, target.version) };
+        let place = if target.namespace.is_empty() { String::new() } else { format!("/namespaces/{}", target.namespace) };
+        let parts = [target.resource.as_str(), name, target.subresource.as_str()];
+        let path: String = parts.iter().filter(|p| !p.is_empty()).map(|p| format!("/{p}")).collect();
+        let body = object.map(|o| Bytes::from(o.to_string())).unwrap_or_default();
+        let request = Request::builder().method(method).uri(format!("{prefix}{place}{path}")).header(CONTENT_TYPE, "application/json");
+        let request = request.header("user-agent", "kube-apiserver/ferrokube").body(body).map_err(|e| Status::bad_request(e.to_string()))?;
+        let response = self.call(loopback_user(), request).await;
+        let ok = response.status().is_success();
+        let bytes = response.into_body().collect().await;
+        if ok {
+            return serde_json::from_slice(&bytes).map_err(Status::internal);
+        }
+        Err(serde_json::from_slice(&bytes).unwrap_or_else(|_| Status::internal("an answer that is no Status")))
+    }
+}
+
+/// The pipeline as the server's own client.
+#[derive(Clone, Debug)]
+pub struct OwnClient(pub Arc<ApiServer>);
+
+impl Loopback for OwnClient {
+    fn create(&self, target: Target, object: Value) -> BoxFuture<'_, Result<Value, Status>> {
+        Box::pin(self.0.write(Method::POST, target, Some(object)))
+    }
+
+    fn update(&self, target: Target, object: Value) -> BoxFuture<'_, Result<Value, Status>> {
+        Box::pin(self.0.write(Method::PUT, target, Some(object)))
+    }
+
+    fn delete(&self, target: Target) -> BoxFuture<'_, Result<(), Status>> {
+        Box::pin(async move { self.0.write(Method::DELETE, target, None).await.map(|_| ()) })
+    }
+}

@@ -1,0 +1,171 @@
+//! Bodies of responses: a whole, a list spliced while it is sent, or a stream.
+
+use bytes::{Bytes, BytesMut};
+use ferrokube_api::Object;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use futures_util::Stream;
+use futures_util::stream::BoxStream;
+use http_body::{Frame, SizeHint};
+use std::convert::Infallible;
+use std::io::Write;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+/// Bytes per frame when a list is spliced.
+const BLOCK: usize = 128 * 1024;
+
+/// A list on its way out.
+pub struct Splice {
+    head: Option<Bytes>,
+    items: std::vec::IntoIter<Arc<Object>>,
+    /// Bytes to leave out at the start of each item (`"kind":...,"apiVersion":...,` of built-in kinds).
+    skip: usize,
+    first: bool,
+    tail: Option<Bytes>,
+    left: u64,
+}
+
+/// The body of a response.
+#[derive(Default)]
+pub enum Body {
+    /// Nothing.
+    #[default]
+    Empty,
+    /// A whole.
+    Full(Bytes),
+    /// A list.
+    Splice(Splice),
+    /// Compressed on the way.
+    Gzip(Box<Body>, Option<GzEncoder<Vec<u8>>>),
+    /// A stream without known end: a watch, a log.
+    Stream(BoxStream<'static, Bytes>),
+}
+
+impl Body {
+    /// A list from a head that ends in `[`, items and a tail that starts with `]`.
+    pub fn splice(head: Bytes, items: Vec<Arc<Object>>, skip: usize, tail: Bytes) -> Self {
+        let skipped = |o: &Arc<Object>| (o.json.len() - skip + usize::from(skip > 0)) as u64;
+        let commas = items.len().saturating_sub(1) as u64;
+        let left = head.len() as u64 + tail.len() as u64 + commas + items.iter().map(skipped).sum::<u64>();
+        Body::Splice(Splice { head: Some(head), items: items.into_iter(), skip, first: true, tail: Some(tail), left })
+    }
+
+    /// Exact length, when known.
+    pub fn len(&self) -> Option<u64> {
+        match self {
+            Body::Empty => Some(0),
+            Body::Full(bytes) => Some(bytes.len() as u64),
+            Body::Splice(splice) => Some(splice.left),
+            Body::Gzip(..) | Body::Stream(_) => None,
+        }
+    }
+
+    /// Whether nothing follows.
+    pub fn is_empty(&self) -> bool {
+        self.len() == Some(0)
+    }
+
+    /// The same, compressed on the way.
+    pub fn gzip(self) -> Self {
+        Body::Gzip(Box::new(self), Some(GzEncoder::new(Vec::new(), Compression::new(1))))
+    }
+
+    /// All of it, for callers in the same process.
+    pub async fn collect(mut self) -> Bytes {
+        let mut whole = BytesMut::new();
+        if let Body::Full(bytes) = self {
+            return bytes;
+        }
+        while let Some(Ok(frame)) = std::future::poll_fn(|cx| http_body::Body::poll_frame(Pin::new(&mut self), cx)).await {
+            if let Ok(data) = frame.into_data() {
+                whole.extend_from_slice(&data);
+            }
+        }
+        whole.freeze()
+    }
+}
+
+impl Splice {
+    fn block(&mut self) -> Option<Bytes> {
+        let mut out = BytesMut::with_capacity(BLOCK.min(self.left as usize) + 1024);
+        if let Some(head) = self.head.take() {
+            out.extend_from_slice(&head);
+        }
+        while out.len() < BLOCK {
+            let Some(item) = self.items.next() else {
+                if let Some(tail) = self.tail.take() {
+                    out.extend_from_slice(&tail);
+                }
+                break;
+            };
+            if !std::mem::take(&mut self.first) {
+                out.extend_from_slice(b",");
+            }
+            if self.skip > 0 {
+                out.extend_from_slice(b"{");
+            }
+            out.extend_from_slice(&item.json[self.skip..]);
+        }
+        self.left = self.left.saturating_sub(out.len() as u64);
+        (!out.is_empty()).then(|| out.freeze())
+    }
+}
+
+fn squeeze(encoder: &mut Option<GzEncoder<Vec<u8>>>, data: &[u8]) -> Option<Bytes> {
+    let encoder = encoder.as_mut()?;
+    // Writing into memory does not fail.
+    let _ = encoder.write_all(data);
+    let out = std::mem::take(encoder.get_mut());
+    (!out.is_empty()).then(|| out.into())
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let next = match &mut *self {
+            Body::Empty => None,
+            Body::Full(bytes) => {
+                let bytes = std::mem::take(bytes);
+                (!bytes.is_empty()).then_some(bytes)
+            }
+            Body::Splice(splice) => splice.block(),
+            Body::Stream(stream) => match stream.as_mut().poll_next(cx) {
+                Poll::Ready(next) => next,
+                Poll::Pending => return Poll::Pending,
+            },
+            Body::Gzip(inner, encoder) => loop {
+                match Pin::new(&mut **inner).poll_frame(cx) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Some(Ok(frame))) => {
+                        if let Some(out) = frame.data_ref().and_then(|data| squeeze(encoder, data)) {
+                            break Some(out);
+                        }
+                    }
+                    Poll::Ready(None | Some(Err(_))) => {
+                        let rest = encoder.take().and_then(|e| e.finish().ok());
+                        break rest.filter(|r| !r.is_empty()).map(Bytes::from);
+                    }
+                }
+            },
+        };
+        Poll::Ready(next.map(|bytes| Ok(Frame::data(bytes))))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.len().map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.is_empty()
+    }
+}
+
+impl std::fmt::Debug for Body {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Body({:?})", self.len())
+    }
+}

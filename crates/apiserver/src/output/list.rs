@@ -1,0 +1,81 @@
+//! Lists on their way out: spliced, as Table, or as partial metadata.
+
+use super::table::{self, Include};
+use super::{Body, present};
+use crate::registry::Entry;
+use bytes::Bytes;
+use ferrokube_api::{Object, Status};
+use serde_json::{Map, Value, json};
+use std::sync::Arc;
+
+/// A page of objects with its `metadata`.
+#[derive(Debug)]
+pub struct Many {
+    /// In the order shown.
+    pub objects: Vec<Arc<Object>>,
+    /// `metadata.resourceVersion`.
+    pub revision: u64,
+    /// `metadata.continue`; empty on the last page.
+    pub token: String,
+    /// `metadata.remainingItemCount`, when it is known exactly.
+    pub remaining: Option<usize>,
+}
+
+impl Many {
+    fn metadata(&self) -> Value {
+        let mut meta = Map::new();
+        meta.insert("resourceVersion".into(), Value::from(self.revision.to_string()));
+        if !self.token.is_empty() {
+            meta.insert("continue".into(), Value::from(self.token.as_str()));
+        }
+        if let Some(remaining) = self.remaining.filter(|n| *n > 0) {
+            meta.insert("remainingItemCount".into(), Value::from(remaining));
+        }
+        Value::Object(meta)
+    }
+
+    fn head(&self, kind: &str, api_version: &str) -> Bytes {
+        format!("{{\"kind\":\"{kind}\",\"apiVersion\":\"{api_version}\",\"metadata\":{},\"items\":[", self.metadata()).into()
+    }
+
+    /// `<Kind>List` in JSON.
+    pub fn plain(self, entry: &Entry) -> Result<Body, Status> {
+        let head = self.head(&entry.list_kind(), &entry.kind.api_version());
+        let stored_here = self.objects.first().is_none_or(|o| o.json.starts_with(entry.head.as_bytes()));
+        let objects = if stored_here {
+            self.objects
+        } else {
+            self.objects.iter().map(|o| present::object(entry, o)).collect::<Result<_, _>>()?
+        };
+        // Items of built-in lists carry no kind and apiVersion of their own, those of custom ones do.
+        let skip = if entry.custom.is_some() { 0 } else { entry.head.len() };
+        Ok(Body::splice(head, objects, skip, Bytes::from_static(b"]}\n")))
+    }
+
+    /// `Table` in JSON.
+    pub fn table(self, entry: &Entry, include: Include, beta: bool) -> Result<Body, Status> {
+        let now = jiff::Timestamp::now();
+        let rows = self.objects.iter().map(|o| table::row(entry, o, include, beta, now)).collect::<Result<Vec<_>, _>>()?;
+        let table = table::table(self.metadata(), table::columns(entry), rows, beta);
+        Ok(Body::Full(serde_json::to_vec(&table).map_err(Status::internal)?.into()))
+    }
+
+    /// `PartialObjectMetadataList` in JSON.
+    pub fn partial(self, beta: bool) -> Result<Body, Status> {
+        let version = if beta { "meta.k8s.io/v1beta1" } else { "meta.k8s.io/v1" };
+        let mut out = self.head("PartialObjectMetadataList", version).to_vec();
+        for (at, object) in self.objects.iter().enumerate() {
+            if at > 0 {
+                out.push(b',');
+            }
+            out.extend_from_slice(&present::partial(&object.json, beta)?);
+        }
+        out.extend_from_slice(b"]}\n");
+        Ok(Body::Full(out.into()))
+    }
+}
+
+/// `metadata` of a single object's Table.
+pub fn one_metadata(revision: u64) -> Value {
+    json!({"resourceVersion": revision.to_string()})
+}

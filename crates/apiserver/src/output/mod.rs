@@ -1,0 +1,16 @@
+//! From what a verb found to bytes on the wire: negotiation, splicing, Tables and partial metadata.
+//!
+//! Objects stay bytes: a list is the stored bytes between a head and a tail, a watch event between two words. Only
+//! Tables, YAML and other versions decode.
+
+pub mod body;
+pub mod canonical;
+pub mod jsonpath;
+pub mod list;
+pub mod negotiate;
+pub mod present;
+pub mod table;
+pub mod yaml;
+
+pub use body::Body;
+pub use negotiate::{Accept, Format, Shape};

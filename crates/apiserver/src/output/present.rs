@@ -1,0 +1,71 @@
+//! Objects in the version that the client asked for, and the partial forms of them.
+
+use crate::cache::outline;
+use crate::output::canonical;
+use crate::registry::Entry;
+use bytes::Bytes;
+use ferrokube_api::{Object, Status};
+use serde::Deserialize;
+use serde_json::Value;
+use serde_json::value::RawValue;
+use std::sync::Arc;
+
+/// Puts the row's kind and version on a value.
+pub fn stamp(entry: &Entry, value: &mut Value) {
+    if let Value::Object(map) = value {
+        map.insert("kind".into(), Value::from(entry.kind.kind.as_ref()));
+        map.insert("apiVersion".into(), Value::from(entry.kind.api_version()));
+    }
+}
+
+/// The object in the row's version: the very same `Arc` when it is stored in that version.
+pub fn object(entry: &Entry, object: &Arc<Object>) -> Result<Arc<Object>, Status> {
+    if object.json.starts_with(entry.head.as_bytes()) {
+        return Ok(object.clone());
+    }
+    let mut value = value(entry, object)?;
+    take_version(&mut value);
+    let json = canonical::encode(&value);
+    let shown = Object {
+        key: object.key.clone(),
+        uid: object.uid.clone(),
+        revision: object.revision,
+        labels: object.labels.clone(),
+        fields: object.fields.clone(),
+        json: outline::splice(&json, object.revision).map_err(Status::internal)?,
+    };
+    Ok(Arc::new(shown))
+}
+
+/// The object decoded, in the row's version, `resourceVersion` included.
+pub fn value(entry: &Entry, object: &Object) -> Result<Value, Status> {
+    let mut value: Value = object.decode().map_err(Status::internal)?;
+    if !object.json.starts_with(entry.head.as_bytes()) {
+        if let Some(convert) = entry.kind.hooks.from_storage {
+            convert(&mut value);
+        }
+        stamp(entry, &mut value);
+    }
+    Ok(value)
+}
+
+/// Takes `metadata.resourceVersion` out.
+pub fn take_version(value: &mut Value) -> Option<String> {
+    match value.get_mut("metadata")?.as_object_mut()?.remove("resourceVersion") {
+        Some(Value::String(version)) => Some(version),
+        _ => None,
+    }
+}
+
+/// `PartialObjectMetadata` of an encoded object, spliced.
+pub fn partial(json: &[u8], beta: bool) -> Result<Bytes, Status> {
+    #[derive(Deserialize)]
+    struct Outer<'a> {
+        #[serde(borrow)]
+        metadata: &'a RawValue,
+    }
+    let outer: Outer<'_> = serde_json::from_slice(json).map_err(Status::internal)?;
+    let version = if beta { "v1beta1" } else { "v1" };
+    let metadata = outer.metadata.get();
+    Ok(format!("{{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"meta.k8s.io/{version}\",\"metadata\":{metadata}}}").into())
+}

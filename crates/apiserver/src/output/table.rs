@@ -1,0 +1,102 @@
+//! `meta.k8s.io Table`: what `kubectl get` prints. Columns are the row's; cells come from the kind's hook or, for custom
+//! resources, from JSON paths.
+
+use super::jsonpath;
+use super::present;
+use crate::registry::Entry;
+use ferrokube_api::kinds::{Column, HookContext};
+use ferrokube_api::{Object, Status, time};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+/// What `includeObject` asks to put beside the cells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Include {
+    /// Nothing.
+    None,
+    /// `PartialObjectMetadata`, the default.
+    Metadata,
+    /// The whole object.
+    Object,
+}
+
+impl Include {
+    /// Reads the query parameter.
+    pub fn parse(text: &str) -> Result<Self, Status> {
+        match text {
+            "" | "Metadata" => Ok(Include::Metadata),
+            "None" => Ok(Include::None),
+            "Object" => Ok(Include::Object),
+            other => Err(Status::bad_request(format!("unrecognized includeObject value: {other:?}"))),
+        }
+    }
+}
+
+fn definition(name: &str, kind: &str, format: &str, description: &str, priority: u8) -> Value {
+    json!({"name": name, "type": kind, "format": format, "description": description, "priority": priority})
+}
+
+/// `columnDefinitions`.
+pub fn columns(entry: &Entry) -> Value {
+    let of = |c: &Column| definition(&c.name, &c.kind, &c.format, &c.description, c.priority);
+    if !entry.kind.columns.is_empty() {
+        return entry.kind.columns.iter().map(of).collect();
+    }
+    let name = "Name must be unique within a namespace. Is required when creating resources, although some resources may allow a client to request the generation of an appropriate name automatically.";
+    let created = "CreationTimestamp is a timestamp representing the server time when this object was created.";
+    json!([definition("Name", "string", "name", name, 0), definition("Created At", "date", "", created, 0)])
+}
+
+fn custom_cells(entry: &Entry, paths: &[String], value: &Value, now: Timestamp) -> Vec<Value> {
+    let cell = |(column, path): (&Column, &String)| match (jsonpath::first(value, path), column.kind.as_ref()) {
+        (Some(Value::String(text)), "date") => match time::parse_time(&text) {
+            Some(at) => Value::from(time::human_duration(time::seconds_since(at, now))),
+            None => Value::from("<invalid>"),
+        },
+        (Some(found @ (Value::Object(_) | Value::Array(_))), _) => Value::from(found.to_string()),
+        (Some(Value::String(text)), "string") => Value::from(text),
+        (Some(found), "string") => Value::from(found.to_string()),
+        (found, _) => found.unwrap_or(Value::Null),
+    };
+    let name = value["metadata"]["name"].clone();
+    std::iter::once(name).chain(entry.kind.columns.iter().skip(1).zip(paths).map(cell)).collect()
+}
+
+fn plain_cells(entry: &Entry, value: &Value, now: Timestamp) -> Vec<Value> {
+    let meta = &value["metadata"];
+    let created = meta["creationTimestamp"].as_str().unwrap_or_default();
+    if entry.kind.columns.is_empty() {
+        return vec![meta["name"].clone(), Value::from(created)];
+    }
+    let age = || time::parse_time(created).map_or_else(|| "<unknown>".to_owned(), |at| time::human_duration(time::seconds_since(at, now)));
+    let cell = |c: &Column| match c.name.as_ref() {
+        "Name" => meta["name"].clone(),
+        "Age" => Value::from(age()),
+        _ => Value::Null,
+    };
+    entry.kind.columns.iter().map(cell).collect()
+}
+
+/// One row.
+pub fn row(entry: &Entry, object: &Object, include: Include, beta: bool, now: Timestamp) -> Result<Value, Status> {
+    let value = present::value(entry, object)?;
+    let cells = match (&entry.custom, entry.kind.hooks.cells) {
+        (Some(custom), _) => custom_cells(entry, &custom.columns, &value, now),
+        (None, Some(cells)) => cells(&value, &HookContext { now }),
+        (None, None) => plain_cells(entry, &value, now),
+    };
+    let version = if beta { "meta.k8s.io/v1beta1" } else { "meta.k8s.io/v1" };
+    Ok(match include {
+        Include::None => json!({"cells": cells}),
+        Include::Object => json!({"cells": cells, "object": value}),
+        Include::Metadata => {
+            json!({"cells": cells, "object": {"kind": "PartialObjectMetadata", "apiVersion": version, "metadata": value["metadata"]}})
+        }
+    })
+}
+
+/// A whole Table. `columns` is null in all but the first event of a watch.
+pub fn table(metadata: Value, columns: Value, rows: Vec<Value>, beta: bool) -> Value {
+    let version = if beta { "meta.k8s.io/v1beta1" } else { "meta.k8s.io/v1" };
+    json!({"kind": "Table", "apiVersion": version, "metadata": metadata, "columnDefinitions": columns, "rows": rows})
+}

@@ -1,0 +1,356 @@
+//! The one pipeline: every request of every verb of every kind goes through [`ApiServer::run`], from a socket or from a
+//! component in the same process.
+//!
+//! route → authenticate → audit → flow control → authorize → decode → mutate-admit → default → validate →
+//! validate-admit → store transaction → encode. The middle, from decode to the transaction, is that of `verbs/` and
+//! `write/`; nothing there is reached but through here.
+
+use crate::ApiServer;
+use crate::admission::Outcome;
+use crate::attributes::UserInfo;
+use crate::authn::{PeerCertificates, impersonate};
+use crate::output::list::one_metadata;
+use crate::output::negotiate::{self, Accept};
+use crate::output::table::{self, Include};
+use crate::output::{Body, Format, Shape, present, yaml};
+use crate::registry::Entry;
+use crate::request::{Query, RequestBody, RequestInfo};
+use crate::verbs::Answer;
+use bytes::Bytes;
+use ferrokube_api::Status;
+use ferrokube_api::decode::{self, ContentType, Strictness};
+use ferrokube_api::kinds::{SubresourceKind, Verbs};
+use futures_util::future::BoxFuture;
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use http::request::Parts;
+use http::{Method, Response};
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use serde_json::Value;
+use std::sync::Arc;
+
+/// Who sends a request.
+pub enum Sender<'p> {
+    /// Whoever the credentials say, on a connection with or without client certificates.
+    Unknown(Option<&'p PeerCertificates>),
+    /// A component of this process, under its own name.
+    Known(UserInfo),
+}
+
+/// A request that is authenticated and authorized, on its way through a verb.
+pub struct Request<'s> {
+    /// The server.
+    pub server: &'s Arc<ApiServer>,
+    /// Who.
+    pub user: UserInfo,
+    /// What the request line says.
+    pub info: RequestInfo,
+    /// The query.
+    pub query: Query,
+    /// Headers.
+    pub headers: HeaderMap,
+    /// Method.
+    pub method: Method,
+    /// The row that serves it.
+    pub entry: Arc<Entry>,
+    /// What the client wants to read.
+    pub accept: Accept,
+    /// When it came.
+    pub now: Timestamp,
+    body: Mutex<Option<RequestBody>>,
+    upgrade: Mutex<Option<hyper::upgrade::OnUpgrade>>,
+    outcome: Arc<Mutex<Outcome>>,
+}
+
+impl ApiServer {
+    /// All steps of a request, in order.
+    pub(crate) async fn run(self: &Arc<Self>, parts: Parts, body: RequestBody, sender: Sender<'_>, outcome: Arc<Mutex<Outcome>>) -> Result<Response<Body>, Status> {
+        // Route: what is asked for.
+        let query = Query::parse(parts.uri.query());
+        let info = RequestInfo::of(&parts.method, parts.uri.path(), &query);
+
+        // Authenticate: who asks, and in whose name.
+        let user = match sender {
+            Sender::Known(user) => user,
+            Sender::Unknown(peer) => self.authenticator.authenticate(&parts, peer).await?,
+        };
+        let attributes = info.attributes(&user, &query);
+        let user = impersonate(&self.authorizer, user, &parts.headers, &attributes)?;
+
+        // Flow control: whether there is room.
+        let _seat = self.limits.enter(&info, &user)?;
+
+        // Authorize: whether they may.
+        let attributes = info.attributes(&user, &query);
+        self.authorizer.check(&attributes)?;
+
+        // Paths that are no resources: health, discovery, metrics, OpenAPI.
+        if !info.resource_request {
+            return self.path(&parts, &info, &query).await;
+        }
+
+        // Decode, admit, default, validate, store: the verb's business.
+        let request = self.request(parts, body, user, info, query, outcome)?;
+        let answer = request.boxed_dispatch().await?;
+
+        // Encode.
+        request.encode(answer)
+    }
+
+    fn request(self: &Arc<Self>, mut parts: Parts, body: RequestBody, user: UserInfo, info: RequestInfo, query: Query, outcome: Arc<Mutex<Outcome>>) -> Result<Request<'_>, Status> {
+        let table = self.registry.table();
+        let entry = table.get(&info.group, &info.version, &info.resource).ok_or_else(Status::no_such_path)?.clone();
+        let is_namespace = entry.is("", "namespaces");
+        if !entry.kind.namespaced() && !info.namespace.is_empty() && !is_namespace {
+            return Err(Status::no_such_path());
+        }
+        if entry.kind.namespaced() && info.namespace.is_empty() && !matches!(info.verb.as_str(), "list" | "watch" | "deletecollection") {
+            return Err(if info.verb == "create" { Status::method_not_allowed() } else { Status::no_such_path() });
+        }
+        if !info.subresource.is_empty() && entry.kind.subresource(&info.subresource).is_none() {
+            return Err(Status::no_such_path());
+        }
+        let connects = entry.behaviour(&info.subresource) == Some(SubresourceKind::Connect);
+        let accept = if connects { Accept::default() } else { negotiate::accept(&parts.headers, true)? };
+        if let Some(text) = entry.custom.as_ref().and_then(|c| c.deprecation.clone()) {
+            outcome.lock().warnings.push(text);
+        }
+        let upgrade = parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
+        Ok(Request {
+            server: self,
+            user,
+            info,
+            query,
+            headers: parts.headers,
+            method: parts.method,
+            entry,
+            accept,
+            now: Timestamp::now(),
+            body: Mutex::new(Some(body)),
+            upgrade: Mutex::new(upgrade),
+            outcome,
+        })
+    }
+}
+
+fn verb_bit(verb: &str) -> Verbs {
+    match verb {
+        "create" => Verbs::CREATE,
+        "delete" => Verbs::DELETE,
+        "deletecollection" => Verbs::DELETECOLLECTION,
+        "get" => Verbs::GET,
+        "list" => Verbs::LIST,
+        "patch" => Verbs::PATCH,
+        "update" => Verbs::UPDATE,
+        "watch" => Verbs::WATCH,
+        _ => Verbs(1 << 15),
+    }
+}
+
+impl<'s> Request<'s> {
+    /// One allocation per request keeps the futures of all verbs out of each other's types.
+    fn boxed_dispatch(&self) -> BoxFuture<'_, Result<Answer, Status>> {
+        Box::pin(self.dispatch())
+    }
+
+    /// To the code of the verb.
+    async fn dispatch(&self) -> Result<Answer, Status> {
+        let verb = self.info.verb.as_str();
+        let subresource = self.entry.kind.subresource(&self.info.subresource);
+        let served = subresource.map_or(self.entry.kind.verbs, |s| s.verbs);
+        if !served.has(verb_bit(verb)) {
+            return Err(Status::method_not_allowed());
+        }
+        match (subresource.map(|s| s.behaviour), verb) {
+            (Some(SubresourceKind::Connect), _) => self.connect().await,
+            (Some(SubresourceKind::Action), _) => match self.info.subresource.as_str() {
+                "binding" => self.bind().await,
+                "eviction" => self.evict().await,
+                "token" => self.token_request().await,
+                _ => Err(Status::method_not_allowed()),
+            },
+            (Some(SubresourceKind::Scale), "get") => self.get_scale().await,
+            (None, "create") if self.entry.is("", "bindings") => self.bind().await,
+            (None, "create") if self.entry.kind.storage_prefix.is_none() => self.review_request().await,
+            (None, "get" | "list") if self.entry.kind.storage_prefix.is_none() => self.component_statuses().await,
+            (None, "create") => self.create().await,
+            (None, "list") => self.list().await,
+            (None, "watch") => self.watch().await,
+            (None, "delete") => self.delete().await,
+            (None, "deletecollection") => self.delete_collection().await,
+            (_, "get") => self.get().await,
+            (_, "update") => self.update().await,
+            (_, "patch") => self.patch().await,
+            _ => Err(Status::method_not_allowed()),
+        }
+    }
+
+    /// From an answer to bytes in the format and shape that the client wants.
+    fn encode(&self, answer: Answer) -> Result<Response<Body>, Status> {
+        let include = || Include::parse(self.query.get("includeObject"));
+        let accept = self.accept;
+        let (code, body) = match answer {
+            Answer::Raw(response) => return Ok(response),
+            Answer::Value(code, value) => (code, Body::Full(serde_json::to_vec(&value).map_err(Status::internal)?.into())),
+            Answer::One(code, object) => match accept.shape {
+                Shape::Object => (code, Body::Full(object.json.clone())),
+                Shape::Partial | Shape::PartialList => (code, Body::Full(present::partial(&object.json, accept.beta)?)),
+                Shape::Table => {
+                    let row = table::row(&self.entry, &object, include()?, accept.beta, self.now)?;
+                    let table = table::table(one_metadata(object.revision), table::columns(&self.entry), vec![row], accept.beta);
+                    (code, Body::Full(table.to_string().into()))
+                }
+            },
+            Answer::Many(many) => match accept.shape {
+                Shape::Object => (200, many.plain(&self.entry)?),
+                Shape::Partial | Shape::PartialList => (200, many.partial(accept.beta)?),
+                Shape::Table => (200, many.table(&self.entry, include()?, accept.beta)?),
+            },
+        };
+        respond(code, body, accept.format, &self.headers)
+    }
+
+    /// Namespace of the objects concerned; empty for cluster-scoped kinds and for all namespaces.
+    pub fn namespace(&self) -> &str {
+        if self.entry.kind.namespaced() { &self.info.namespace } else { "" }
+    }
+
+    /// The same request, for a namespace of those it covers.
+    pub fn within(&self, namespace: &str) -> Request<'s> {
+        let info = RequestInfo { namespace: namespace.to_owned(), ..self.info.clone() };
+        self.derived(self.entry.clone(), info)
+    }
+
+    /// A request that the server makes on behalf of this one, about another object of the same namespace.
+    pub fn aimed_at(&self, group: &str, version: &str, resource: &str, name: &str, subresource: &str) -> Result<Request<'s>, Status> {
+        let table = self.server.registry.table();
+        let entry = table.get(group, version, resource).ok_or_else(Status::no_such_path)?.clone();
+        let info = RequestInfo {
+            group: group.to_owned(),
+            version: version.to_owned(),
+            resource: resource.to_owned(),
+            name: name.to_owned(),
+            subresource: subresource.to_owned(),
+            ..self.info.clone()
+        };
+        Ok(self.derived(entry, info))
+    }
+
+    fn derived(&self, entry: Arc<Entry>, info: RequestInfo) -> Request<'s> {
+        Request {
+            server: self.server,
+            user: self.user.clone(),
+            info,
+            query: self.query.clone(),
+            headers: HeaderMap::new(),
+            method: self.method.clone(),
+            entry,
+            accept: self.accept,
+            now: self.now,
+            body: Mutex::new(None),
+            upgrade: Mutex::new(None),
+            outcome: self.outcome.clone(),
+        }
+    }
+
+    /// The body, once.
+    pub fn body_stream(&self) -> Option<RequestBody> {
+        self.body.lock().take()
+    }
+
+    /// The body, read.
+    pub async fn take_body(&self) -> Result<Bytes, Status> {
+        let body = self.body_stream();
+        match body {
+            Some(body) => body.read().await,
+            None => Ok(Bytes::new()),
+        }
+    }
+
+    /// The connection, when the client asked to upgrade it.
+    pub fn upgrade(&self) -> Option<hyper::upgrade::OnUpgrade> {
+        self.upgrade.lock().take()
+    }
+
+    /// Format of the body.
+    pub fn content_type(&self, default: ContentType) -> Result<ContentType, Status> {
+        let Some(media) = self.headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()) else { return Ok(default) };
+        match media.split(';').next().unwrap_or_default().trim() {
+            "application/json" | "*/*" | "application/*" | "" => Ok(ContentType::Json),
+            "application/yaml" => Ok(ContentType::Yaml),
+            _ => Err(negotiate::unsupported("application/json, application/yaml")),
+        }
+    }
+
+    /// Decodes the body as an object of the row.
+    pub async fn decode_own(&self, strictness: Strictness) -> Result<Value, Status> {
+        let content = self.content_type(ContentType::Json)?;
+        let body = self.take_body().await?;
+        let decoded = decode::decode_as(&body, content, &self.entry.schema, &self.entry.gvk(), strictness)?;
+        decoded.warnings.into_iter().for_each(|text| self.warn(text));
+        Ok(decoded.value)
+    }
+
+    /// Adds a `Warning` header.
+    pub fn warn(&self, text: String) {
+        self.warn_once(text);
+    }
+
+    /// Adds a `Warning` header, unless the same text is there.
+    pub fn warn_once(&self, text: String) {
+        let mut outcome = self.outcome.lock();
+        if !outcome.warnings.contains(&text) {
+            outcome.warnings.push(text);
+        }
+    }
+
+    /// Keeps what admission leaves behind.
+    pub fn remember(&self, more: Outcome) {
+        more.warnings.into_iter().for_each(|text| self.warn_once(text));
+        self.outcome.lock().annotations.extend(more.annotations);
+    }
+}
+
+/// A response in a format, compressed when it is large and the client takes it.
+pub fn respond(code: u16, body: Body, format: Format, headers: &HeaderMap) -> Result<Response<Body>, Status> {
+    let body = match (format, body) {
+        (Format::Yaml, Body::Full(json)) => Body::Full(yaml::from_json(&json)?.into()),
+        (Format::Yaml, other) => Body::Full(yaml::from_json(&collected(other))?.into()),
+        (Format::Json, body) => body,
+    };
+    let large = body.len().is_none_or(|len| len > 128 * 1024);
+    let zip = large && negotiate::takes_gzip(headers);
+    let mut response = Response::new(if zip { body.gzip() } else { body });
+    *response.status_mut() = http::StatusCode::from_u16(code).unwrap_or_default();
+    let out = response.headers_mut();
+    out.insert(CONTENT_TYPE, HeaderValue::from_static(format.media_type()));
+    if zip {
+        out.insert(http::header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        out.insert(http::header::VARY, HeaderValue::from_static("Accept-Encoding"));
+    }
+    Ok(response)
+}
+
+/// A body that needs no waiting, as bytes.
+fn collected(body: Body) -> Bytes {
+    futures_util::FutureExt::now_or_never(body.collect()).unwrap_or_default()
+}
+
+/// A failure as a response.
+pub fn failure(status: &Status, headers: &HeaderMap) -> Response<Body> {
+    let format = negotiate::accept(headers, true).map(|a| a.format).unwrap_or_default();
+    let body = Body::Full(status.to_json().into());
+    let mut response = respond(status.code, body, format, headers).unwrap_or_else(|_| Response::new(Body::Empty));
+    if let Some(seconds) = status.details.as_ref().map(|d| d.retry_after_seconds).filter(|s| *s > 0) {
+        response.headers_mut().insert(http::header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    response
+}
+
+/// `Warning: 299 - "text"`, quotes and backslashes escaped, control characters dropped.
+pub fn warning_header(text: &str) -> Option<(HeaderName, HeaderValue)> {
+    let clean: String = text.chars().filter(|c| !c.is_control()).take(2048).collect();
+    let quoted = clean.replace('\\', "\\\\").replace('"', "\\\"");
+    let value = HeaderValue::from_bytes(format!("299 - \"{quoted}\"").as_bytes()).ok()?;
+    Some((http::header::WARNING, value))
+}

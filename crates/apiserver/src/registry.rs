@@ -1,0 +1,140 @@
+//! The kinds that are served right now: the built-in rows, and those that CRDs added at run time.
+//!
+//! Readers take an immutable table and keep it for the whole request; a CRD swaps in a new table. There is one table and
+//! one code path: whether a row is built in only decides where its schema came from.
+
+use arc_swap::ArcSwap;
+use ferrokube_api::kinds::{Kind, SubresourceKind};
+use ferrokube_api::schema::Schema;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// A served row with what serving it needs.
+#[derive(Debug)]
+pub struct Entry {
+    /// The row.
+    pub kind: Arc<Kind>,
+    /// The type of its objects.
+    pub schema: Schema,
+    /// What is special about a custom resource; `None` for built-in kinds.
+    pub custom: Option<Custom>,
+    /// Bytes of `{"kind":"...","apiVersion":"...",` at the start of every encoded object.
+    pub head: Box<str>,
+}
+
+/// What a CRD says about a version besides the row.
+#[derive(Debug)]
+pub struct Custom {
+    /// `listKind`.
+    pub list_kind: String,
+    /// Name of the CRD.
+    pub crd: String,
+    /// The structural schema of this version.
+    pub openapi: Option<serde_json::Value>,
+    /// JSON paths of the scale subresource: replicas in spec, replicas in status, selector in status.
+    pub scale: Option<(String, String, Option<String>)>,
+    /// JSON paths of the columns, in their order.
+    pub columns: Vec<String>,
+    /// A warning for every request, when the version is deprecated.
+    pub deprecation: Option<String>,
+}
+
+impl Entry {
+    /// From a row.
+    pub fn new(kind: Arc<Kind>, schema: Schema, custom: Option<Custom>) -> Self {
+        let head = format!("{{\"kind\":\"{}\",\"apiVersion\":\"{}\",", kind.kind, kind.api_version()).into();
+        Entry { kind, schema, custom, head }
+    }
+
+    /// Kind of the list.
+    pub fn list_kind(&self) -> String {
+        self.custom.as_ref().map_or_else(|| format!("{}List", self.kind.kind), |c| c.list_kind.clone())
+    }
+
+    /// What a subresource does, if there is one of that name.
+    pub fn behaviour(&self, subresource: &str) -> Option<SubresourceKind> {
+        self.kind.subresource(subresource).map(|s| s.behaviour)
+    }
+
+    /// `group/resource`, for tables of exceptions: `apps/deployments`, `/pods`.
+    pub fn is(&self, group: &str, resource: &str) -> bool {
+        self.kind.group == group && self.kind.resource == resource
+    }
+}
+
+/// The table at one moment.
+#[derive(Debug, Default)]
+pub struct Table {
+    entries: Vec<Arc<Entry>>,
+    by_path: HashMap<(String, String, String), usize>,
+    /// Counts the tables of this process: a change means that discovery changed.
+    pub generation: u64,
+}
+
+impl Table {
+    fn of(entries: Vec<Arc<Entry>>, generation: u64) -> Self {
+        let path = |k: &Kind| (k.group.to_string(), k.version.to_string(), k.resource.to_string());
+        let by_path = entries.iter().enumerate().map(|(at, e)| (path(&e.kind), at)).collect();
+        Table { entries, by_path, generation }
+    }
+
+    /// The row that serves a path.
+    pub fn get(&self, group: &str, version: &str, resource: &str) -> Option<&Arc<Entry>> {
+        let at = self.by_path.get(&(group.to_owned(), version.to_owned(), resource.to_owned()))?;
+        Some(&self.entries[*at])
+    }
+
+    /// Any version of a resource; the first served one.
+    pub fn any_version(&self, group: &str, resource: &str) -> Option<&Arc<Entry>> {
+        self.entries.iter().find(|e| e.is(group, resource))
+    }
+
+    /// The row of a kind.
+    pub fn by_kind(&self, group: &str, version: &str, kind: &str) -> Option<&Arc<Entry>> {
+        self.entries.iter().find(|e| e.kind.group == group && e.kind.version == version && e.kind.kind == kind)
+    }
+
+    /// All rows, in discovery's order.
+    pub fn entries(&self) -> &[Arc<Entry>] {
+        &self.entries
+    }
+
+    /// Whether a group and version is served.
+    pub fn serves(&self, group: &str, version: &str) -> bool {
+        self.entries.iter().any(|e| e.kind.group == group && e.kind.version == version)
+    }
+}
+
+/// The table of now, swappable.
+#[derive(Debug)]
+pub struct Registry {
+    table: ArcSwap<Table>,
+    builtin: Vec<Arc<Entry>>,
+}
+
+impl Registry {
+    /// The built-in rows.
+    pub fn builtin() -> Self {
+        let entry = |kind: &Kind| match Schema::builtin(&kind.schema) {
+            Some(schema) => Some(Arc::new(Entry::new(Arc::new(kind.clone()), schema, None))),
+            None => {
+                tracing::error!(kind = %kind.kind, schema = %kind.schema, "a row names a type that the type table lacks; it is not served");
+                None
+            }
+        };
+        let builtin: Vec<_> = ferrokube_api::kinds::builtin().iter().filter_map(entry).collect();
+        Registry { table: ArcSwap::from_pointee(Table::of(builtin.clone(), 1)), builtin }
+    }
+
+    /// The table of now.
+    pub fn table(&self) -> Arc<Table> {
+        self.table.load_full()
+    }
+
+    /// Serves these rows besides the built-in ones.
+    pub fn set_custom(&self, custom: Vec<Arc<Entry>>) {
+        let generation = self.table.load().generation + 1;
+        let entries = self.builtin.iter().cloned().chain(custom).collect();
+        self.table.store(Arc::new(Table::of(entries, generation)));
+    }
+}

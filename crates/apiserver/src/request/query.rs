@@ -1,0 +1,106 @@
+//! The query of a request: parameters as sent, and the options that upstream reads from them.
+
+use ferrokube_api::Status;
+
+/// Decoded query parameters, in order.
+#[derive(Clone, Debug, Default)]
+pub struct Query {
+    pairs: Vec<(String, String)>,
+    raw: String,
+}
+
+/// Decodes `%xx` and `+`.
+pub fn percent_decode(text: &str, plus: bool) -> String {
+    let bytes = text.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let hex = |i: usize| bytes.get(i).and_then(|b| (*b as char).to_digit(16));
+        match bytes[at] {
+            b'%' => match (hex(at + 1), hex(at + 2)) {
+                (Some(high), Some(low)) => {
+                    out.push((high * 16 + low) as u8);
+                    at += 2;
+                }
+                _ => out.push(b'%'),
+            },
+            b'+' if plus => out.push(b' '),
+            other => out.push(other),
+        }
+        at += 1;
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+impl Query {
+    /// Parses the part after `?`.
+    pub fn parse(query: Option<&str>) -> Self {
+        let pair = |part: &str| {
+            let (key, value) = part.split_once('=').unwrap_or((part, ""));
+            (percent_decode(key, true), percent_decode(value, true))
+        };
+        let raw = query.unwrap_or_default();
+        Query { pairs: raw.split('&').filter(|p| !p.is_empty()).map(pair).collect(), raw: raw.to_owned() }
+    }
+
+    /// As sent.
+    pub fn raw(&self) -> &str {
+        &self.raw
+    }
+
+    /// The first value of a parameter; empty when absent.
+    pub fn get(&self, name: &str) -> &str {
+        self.find(name).unwrap_or_default()
+    }
+
+    /// The first value of a parameter.
+    pub fn find(&self, name: &str) -> Option<&str> {
+        self.pairs.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    /// All values of a parameter.
+    pub fn all<'q>(&'q self, name: &'q str) -> impl Iterator<Item = &'q str> {
+        self.pairs.iter().filter(move |(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    /// A boolean as apimachinery converts it: absent is false, `false` and `0` are false, everything else is true.
+    pub fn flag(&self, name: &str) -> bool {
+        self.find(name).is_some_and(|v| !matches!(v.to_ascii_lowercase().as_str(), "false" | "0"))
+    }
+
+    /// An integer.
+    pub fn number(&self, name: &str) -> Result<Option<i64>, Status> {
+        match self.find(name) {
+            None | Some("") => Ok(None),
+            Some(text) => text.parse().map(Some).map_err(|_| Status::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax"))),
+        }
+    }
+
+    /// `dryRun=All`. Anything else is an error of the given options kind.
+    pub fn dry_run(&self, options: &str) -> Result<bool, Status> {
+        let mut found = false;
+        for value in self.all("dryRun") {
+            if value != "All" {
+                let mut errors = ferrokube_api::field::Errors::default();
+                errors.not_supported(&ferrokube_api::field::Path::new("dryRun"), &value.into(), &["All"]);
+                return Err(Status::invalid("meta.k8s.io", options, "", errors.into_causes()));
+            }
+            found = true;
+        }
+        Ok(found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_are_decoded_and_flags_follow_go() {
+        let query = Query::parse(Some("labelSelector=a%3Db%2Cc&watch=1&pretty&x=a+b&follow=false"));
+        assert_eq!(query.get("labelSelector"), "a=b,c");
+        assert!(query.flag("watch") && query.flag("pretty") && !query.flag("follow") && !query.flag("none"));
+        assert_eq!(query.get("x"), "a b");
+        assert!(query.number("x").is_err());
+    }
+}

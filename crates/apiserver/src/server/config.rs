@@ -1,0 +1,98 @@
+//! What a server is told at start. Certificates and keys are PEM text; nothing here is read from files.
+
+use crate::authn::{AuthnConfig, RequestHeaders};
+use crate::tokens::TokenConfig;
+use ferrokube_store::Store;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Certificate and key of the HTTPS server. Can be replaced while it runs, see [`crate::ApiServer::set_certificate`].
+#[derive(Clone, Debug, Default)]
+pub struct Tls {
+    /// Chain in PEM, end entity first.
+    pub certificate: String,
+    /// Private key in PEM.
+    pub key: String,
+}
+
+/// How the server reaches kubelets.
+#[derive(Clone, Debug, Default)]
+pub struct KubeletAccess {
+    /// Client certificate in PEM: `--kubelet-client-certificate`.
+    pub certificate: String,
+    /// Its key: `--kubelet-client-key`.
+    pub key: String,
+    /// CAs of kubelets' serving certificates in PEM: `--kubelet-certificate-authority`.
+    pub ca: String,
+}
+
+/// Everything a server needs.
+#[derive(Clone)]
+pub struct Config {
+    /// Where objects are.
+    pub store: Arc<dyn Store>,
+    /// Where to listen; port 0 takes any. `None`: only callers of this process.
+    pub listen: Option<SocketAddr>,
+    /// Required when listening.
+    pub tls: Tls,
+    /// Which credentials count.
+    pub authn: AuthnConfig,
+    /// Service-account tokens.
+    pub tokens: TokenConfig,
+    /// Address ranges of services, one or two.
+    pub service_cidrs: Vec<String>,
+    /// Ports that services of type NodePort get.
+    pub node_ports: RangeInclusive<u16>,
+    /// The address that clients in the cluster use; published in `default/kubernetes`.
+    pub advertise: IpAddr,
+    /// The port that clients in the cluster use, when it is not the one bound.
+    pub advertise_port: Option<u16>,
+    /// How to reach kubelets; without it logs, exec and the like answer with an error.
+    pub kubelet: Option<KubeletAccess>,
+    /// Address and port by which people reach the server, in OpenID discovery. Empty: advertise address and port.
+    pub external_host: String,
+    /// Requests that only read, at one time: `--max-requests-inflight`.
+    pub max_reading: usize,
+    /// Requests that change something, at one time: `--max-mutating-requests-inflight`.
+    pub max_mutating: usize,
+    /// `--request-timeout`.
+    pub request_timeout: Duration,
+    /// How long a stop waits for requests under way.
+    pub drain: Duration,
+}
+
+impl Config {
+    /// Defaults of 1.36 for everything but the store and the keys.
+    pub fn new(store: Arc<dyn Store>, tokens: TokenConfig) -> Self {
+        Config {
+            store,
+            listen: None,
+            tls: Tls::default(),
+            authn: AuthnConfig::default(),
+            tokens,
+            service_cidrs: vec!["10.0.0.0/24".to_owned()],
+            node_ports: 30000..=32767,
+            advertise: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            advertise_port: None,
+            kubelet: None,
+            external_host: String::new(),
+            max_reading: 400,
+            max_mutating: 200,
+            request_timeout: Duration::from_secs(60),
+            drain: Duration::from_secs(10),
+        }
+    }
+
+    /// The front proxy, if there is one.
+    pub fn front_proxy(&self) -> Option<RequestHeaders> {
+        self.authn.front_proxy.clone()
+    }
+}
+
+impl std::fmt::Debug for Config {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Config(listen {:?})", self.listen)
+    }
+}

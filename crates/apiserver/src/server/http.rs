@@ -1,0 +1,184 @@
+//! Sockets: TLS, HTTP/1.1 and HTTP/2, one task per connection; and what every response carries.
+//!
+//! A panic in a request costs that request. A stop lets requests finish, ends watches, and closes what is left.
+
+use crate::ApiServer;
+use crate::admission::Outcome;
+use crate::authn::PeerCertificates;
+use crate::output::Body;
+use crate::pipeline::{self, Sender};
+use crate::request::{Query, RequestBody, RequestInfo};
+use ferrokube_api::{Reason, Status};
+use futures_util::FutureExt;
+use http::request::Parts;
+use http::{HeaderName, HeaderValue, Request, Response};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use parking_lot::Mutex;
+use std::convert::Infallible;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+
+/// Time for a TLS handshake.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Time for the headers of a request.
+const HEADERS: Duration = Duration::from_secs(32);
+/// Streams per HTTP/2 connection.
+const STREAMS: u32 = 250;
+
+const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
+
+/// Accepts connections until told to stop, then waits for those under way.
+pub async fn serve(server: Arc<ApiServer>, listener: TcpListener, tls: TlsAcceptor, drain: Duration) {
+    let connections = tokio_util::task::TaskTracker::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = server.draining.cancelled() => break,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                connections.spawn(connection(server.clone(), stream, tls.clone()));
+            }
+            Err(error) => {
+                // Out of file descriptors, mostly: give connections time to end.
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+    drop(listener);
+    connections.close();
+    if tokio::time::timeout(drain, connections.wait()).await.is_err() {
+        tracing::warn!(left = connections.len(), "connections cut off at the end of the drain time");
+    }
+}
+
+async fn connection(server: Arc<ApiServer>, stream: TcpStream, tls: TlsAcceptor) {
+    let _ = stream.set_nodelay(true);
+    let stream = match tokio::time::timeout(HANDSHAKE, tls.accept(stream)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return tracing::debug!(%error, "TLS handshake failed"),
+        Err(_) => return tracing::debug!("TLS handshake took too long"),
+    };
+    let chain = stream.get_ref().1.peer_certificates().map(|chain| chain.iter().map(|c| c.clone().into_owned()).collect());
+    let peer = Arc::new(chain.map(PeerCertificates::new));
+    let answering = server.clone();
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (server, peer) = (answering.clone(), peer.clone());
+        async move {
+            let (parts, body) = request.into_parts();
+            let body = RequestBody::Stream(body.boxed_unsync());
+            Ok::<_, Infallible>(server.handle(parts, body, Sender::Unknown((*peer).as_ref())).await)
+        }
+    });
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS);
+    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(STREAMS).keep_alive_interval(Some(Duration::from_secs(30)));
+    builder.http2().adaptive_window(false).initial_stream_window_size(256 * 1024).initial_connection_window_size(1024 * 1024).max_send_buf_size(256 * 1024);
+    let running = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+    tokio::pin!(running);
+    let result = tokio::select! {
+        result = running.as_mut() => result,
+        () = server.draining.cancelled() => {
+            running.as_mut().graceful_shutdown();
+            running.await
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(%error, "connection ended");
+    }
+}
+
+/// 504 in the words of apiserver's timeout filter.
+fn timed_out(limit: Duration) -> Status {
+    let text = format!("Timeout: request did not complete within requested timeout - {}s", limit.as_secs());
+    Status::failure(504, Reason::Timeout, text)
+}
+
+fn panicked() -> Status {
+    Status::failure(500, Reason::InternalError, "This request caused apiserver to panic. Look in the logs for details.")
+}
+
+impl ApiServer {
+    /// Runs a request and never fails: limits its time, survives its panic, counts it, and completes its headers.
+    pub(crate) async fn handle(self: &Arc<Self>, parts: Parts, body: RequestBody, sender: Sender<'_>) -> Response<Body> {
+        let started = Instant::now();
+        let query = Query::parse(parts.uri.query());
+        let info = RequestInfo::of(&parts.method, parts.uri.path(), &query);
+        let headers = parts.headers.clone();
+        let head_only = parts.method == http::Method::HEAD;
+        let outcome = Arc::new(Mutex::new(Outcome::default()));
+        let limit = self.time_limit(&info, &query);
+        let run = AssertUnwindSafe(self.run(parts, body, sender, outcome.clone())).catch_unwind();
+        let finished = match limit {
+            Some(limit) => tokio::time::timeout(limit, run).await.unwrap_or_else(|_| Ok(Err(timed_out(limit)))),
+            None => run.await,
+        };
+        let mut response = match finished {
+            Ok(Ok(response)) => response,
+            Ok(Err(status)) => pipeline::failure(&status, &headers),
+            Err(_) => {
+                tracing::error!(path = info.path, verb = info.verb, "a request panicked");
+                pipeline::failure(&panicked(), &headers)
+            }
+        };
+        let code = response.status().as_u16();
+        let known = !info.resource_request || self.registry.table().get(&info.group, &info.version, &info.resource).is_some();
+        self.metrics.observe(&info, known, code, query.get("dryRun") == "All", started.elapsed());
+        if head_only {
+            *response.body_mut() = Body::Empty;
+        }
+        self.complete(&mut response, &headers, &outcome.lock());
+        response
+    }
+
+    fn time_limit(&self, info: &RequestInfo, query: &Query) -> Option<Duration> {
+        if info.long_running() {
+            return None;
+        }
+        let asked = query.find("timeout").and_then(parse_duration).filter(|d| !d.is_zero());
+        Some(asked.map_or(self.request_timeout, |asked| asked.min(self.request_timeout)))
+    }
+
+    fn complete(&self, response: &mut Response<Body>, request: &http::HeaderMap, outcome: &Outcome) {
+        let headers = response.headers_mut();
+        let id = request.get(&AUDIT_ID).cloned().or_else(|| HeaderValue::from_str(&uuid::Uuid::new_v4().to_string()).ok());
+        if let Some(id) = id {
+            headers.insert(AUDIT_ID, id);
+        }
+        if !headers.contains_key(http::header::CACHE_CONTROL) {
+            headers.insert(http::header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+        }
+        for (name, value) in outcome.warnings.iter().filter_map(|text| pipeline::warning_header(text)) {
+            headers.append(name, value);
+        }
+    }
+}
+
+/// Go's duration syntax, as far as clients use it: `10s`, `1m30s`, `500ms`, plain seconds.
+fn parse_duration(text: &str) -> Option<Duration> {
+    let (mut rest, mut total) = (text, Duration::ZERO);
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
+        let number: f64 = rest[..digits].parse().ok()?;
+        rest = &rest[digits..];
+        let unit_len = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
+        let seconds = match &rest[..unit_len] {
+            "" | "s" => 1.0,
+            "ms" => 0.001,
+            "m" => 60.0,
+            "h" => 3600.0,
+            _ => return None,
+        };
+        rest = &rest[unit_len..];
+        total += Duration::try_from_secs_f64(number * seconds).ok()?;
+    }
+    Some(total)
+}

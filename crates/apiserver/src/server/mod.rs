@@ -1,0 +1,13 @@
+//! The server around the pipeline: configuration and start, sockets and TLS, limits, health, metrics.
+
+pub mod config;
+pub mod health;
+pub mod http;
+pub mod limits;
+pub mod metrics;
+pub mod paths;
+pub mod start;
+pub mod tls;
+
+pub use config::{Config, KubeletAccess, Tls};
+pub use start::{Running, StartError};

@@ -1,0 +1,93 @@
+//! Paths that are no resources: health, version, discovery, OpenAPI, metrics, keys of service-account tokens.
+
+use super::metrics::head;
+use crate::ApiServer;
+use crate::discovery::{self, version};
+use crate::output::Body;
+use crate::request::{Query, RequestInfo};
+use ferrokube_api::Status;
+use http::request::Parts;
+use http::{HeaderValue, Method, Response};
+use serde_json::json;
+use std::fmt::Write;
+use std::sync::Arc;
+
+/// The paths that `/` lists.
+const INDEX: &[&str] = &[
+    "/.well-known/openid-configuration", "/api", "/api/v1", "/apis", "/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3",
+    "/openid/v1/jwks", "/readyz", "/version",
+];
+
+/// A whole answer with its type.
+pub fn whole(media: &'static str, body: impl Into<bytes::Bytes>) -> Response<Body> {
+    let mut response = Response::new(Body::Full(body.into()));
+    response.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static(media));
+    response
+}
+
+impl ApiServer {
+    /// Answers a path.
+    pub(crate) async fn path(self: &Arc<Self>, parts: &Parts, info: &RequestInfo, query: &Query) -> Result<Response<Body>, Status> {
+        let path = info.path.as_str();
+        if let Some(answer) = self.health(path, query).await {
+            return answer;
+        }
+        if parts.method != Method::GET && parts.method != Method::HEAD {
+            return Err(Status::method_not_allowed());
+        }
+        match path.trim_end_matches('/') {
+            "" => Ok(whole("application/json", json!({"paths": self.index()}).to_string())),
+            "/version" => Ok(whole("application/json", version::document())),
+            "/metrics" => Ok(whole("text/plain; version=0.0.4; charset=utf-8", self.metrics_text().await)),
+            "/.well-known/openid-configuration" => {
+                let uri = format!("https://{}/openid/v1/jwks", self.external_host());
+                Ok(whole("application/json", self.authenticator.tokens().openid_configuration(&uri)))
+            }
+            "/openid/v1/jwks" => Ok(whole("application/jwk-set+json", self.authenticator.tokens().jwks())),
+            other => discovery::answer(self, other, parts, query),
+        }
+    }
+
+    fn index(&self) -> Vec<String> {
+        let table = self.registry.table();
+        let groups = table.entries().iter().filter(|e| !e.kind.group.is_empty());
+        let groups = groups.flat_map(|e| [format!("/apis/{}", e.kind.group), format!("/apis/{}/{}", e.kind.group, e.kind.version)]);
+        let mut all: Vec<String> = INDEX.iter().map(|p| (*p).to_owned()).chain(groups).collect();
+        all.sort();
+        all.dedup();
+        all
+    }
+
+    async fn metrics_text(&self) -> String {
+        let mut out = String::new();
+        self.metrics.write(&mut out);
+        let (reading, mutating) = self.limits.current();
+        head(&mut out, "apiserver_current_inflight_requests", "gauge", "[STABLE] Maximal number of currently used inflight request limit of this apiserver per request kind in last second.");
+        let _ = writeln!(out, "apiserver_current_inflight_requests{{request_kind=\"mutating\"}} {mutating}");
+        let _ = writeln!(out, "apiserver_current_inflight_requests{{request_kind=\"readOnly\"}} {reading}");
+        head(&mut out, "apiserver_storage_objects", "gauge", "[STABLE] Number of stored objects at the time of last check split by kind.");
+        let caches = self.caches.all();
+        let qualified = |group: &str, resource: &str| if group.is_empty() { resource.to_owned() } else { format!("{resource}.{group}") };
+        for cache in &caches {
+            let row = cache.row();
+            let _ = writeln!(out, "apiserver_storage_objects{{resource=\"{}\"}} {}", qualified(&row.group, &row.resource), cache.size().0);
+        }
+        head(&mut out, "apiserver_longrunning_requests", "gauge", "[STABLE] Gauge of all active long-running apiserver requests broken out by verb, group, version, resource, scope and component.");
+        for cache in caches.iter().filter(|c| c.watchers() > 0) {
+            let row = cache.row();
+            let labels = format!("component=\"apiserver\",group=\"{}\",resource=\"{}\",scope=\"cluster\",subresource=\"\",verb=\"WATCH\",version=\"{}\"", row.group, row.resource, row.version);
+            let _ = writeln!(out, "apiserver_longrunning_requests{{{labels}}} {}", cache.watchers());
+        }
+        if let Ok(size) = self.store.size_on_disk().await {
+            head(&mut out, "apiserver_storage_size_bytes", "gauge", "[STABLE] Size of the storage database file physically allocated in bytes.");
+            let _ = writeln!(out, "apiserver_storage_size_bytes{{storage_cluster_id=\"etcd-0\"}} {size}");
+        }
+        head(&mut out, "kubernetes_build_info", "gauge", "[BETA] A metric with a constant '1' value labeled by major, minor, git version, git commit, git tree state, build date, Go version, and compiler from which Kubernetes was built, and platform on which it is running.");
+        let _ = writeln!(out, "kubernetes_build_info{{git_version=\"{}\",major=\"1\",minor=\"36\"}} 1", version::GIT_VERSION);
+        out
+    }
+
+    fn external_host(&self) -> String {
+        self.external.get().cloned().unwrap_or_default()
+    }
+}

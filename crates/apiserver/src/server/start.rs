@@ -1,0 +1,170 @@
+//! From a configuration to a running server: caches, authentication and authorization, custom kinds, sockets, and the
+//! objects that every cluster has.
+
+use super::config::Config;
+use super::health::Health;
+use super::limits::Limits;
+use super::metrics::Metrics;
+use super::tls::{Certificate, TlsError, server_config};
+use super::http;
+use crate::ApiServer;
+use crate::admission::Admission;
+use crate::authn::{AuthnConfigError, Authenticator};
+use crate::authz::Authorizer;
+use crate::bootstrap::{self, BootstrapConfig, BootstrapError};
+use crate::cache::Feed;
+use crate::connect::kubelet::Kubelets;
+use crate::local::OwnClient;
+use crate::objects::Objects;
+use crate::registry::Registry;
+use crate::special::services::{Allocator, Cidr};
+use crate::tokens::{KeyError, ServiceAccountTokens};
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+
+/// Why a server did not start.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it")]
+pub enum StartError {
+    #[error("cannot listen on {address}: {source}")]
+    Listen { address: SocketAddr, source: std::io::Error },
+    #[error("the store cannot be read: {0}")]
+    Store(#[from] ferrokube_store::Error),
+    #[error("service-account key: {0}")]
+    Keys(#[from] KeyError),
+    #[error("authentication: {0}")]
+    Authn(#[from] AuthnConfigError),
+    #[error("TLS: {0}")]
+    Tls(#[from] TlsError),
+    #[error("{0:?} is not an address range")]
+    ServiceCidr(String),
+    #[error(transparent)]
+    Bootstrap(#[from] BootstrapError),
+}
+
+/// A running server. Dropping it stops it without waiting.
+pub struct Running {
+    /// The server, for callers of this process.
+    pub server: Arc<ApiServer>,
+    /// Where it listens.
+    pub address: Option<SocketAddr>,
+    serving: Option<JoinHandle<()>>,
+    background: Vec<JoinHandle<()>>,
+}
+
+impl Running {
+    /// Lets requests finish, ends watches, and resolves when everything has stopped.
+    pub async fn stop(mut self) {
+        self.server.draining.cancel();
+        self.server.stopping.cancel();
+        if let Some(serving) = self.serving.take() {
+            let _ = serving.await;
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.server.draining.cancel();
+        self.server.stopping.cancel();
+        self.background.iter().chain(&self.serving).for_each(JoinHandle::abort);
+    }
+}
+
+impl ApiServer {
+    /// Starts a server. Resolves when it serves and the bootstrap objects are there.
+    pub async fn start(config: Config) -> Result<Running, StartError> {
+        let listener = match config.listen {
+            Some(address) => Some(TcpListener::bind(address).await.map_err(|source| StartError::Listen { address, source })?),
+            None => None,
+        };
+        let bound = listener.as_ref().and_then(|l| l.local_addr().ok());
+        let registry = Registry::builtin();
+        let rows = registry.table().entries().iter().map(|e| e.kind.clone()).collect::<Vec<_>>();
+        let (caches, feed) = Feed::start(config.store.clone(), rows).await?;
+        let objects: Arc<dyn Objects> = caches.clone();
+        let tokens = Arc::new(ServiceAccountTokens::new(config.tokens.clone())?);
+        let authenticator = Authenticator::new(config.authn.clone(), tokens, objects.clone())?;
+        let authorizer = Arc::new(Authorizer::new(objects.clone()));
+        let admission = Admission::new(objects.clone(), authorizer.clone());
+        let parse = |text: &String| Cidr::parse(text).ok_or_else(|| StartError::ServiceCidr(text.clone()));
+        let ranges = config.service_cidrs.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
+        let services = objects.list("", "services", "");
+        let certificate = listener.as_ref().map(|_| Certificate::new(&config.tls).map(Arc::new)).transpose()?;
+        let kubelets = config.kubelet.as_ref().map(Kubelets::new).transpose()?;
+        let server = Arc::new(ApiServer {
+            store: config.store.clone(),
+            caches,
+            feed,
+            registry,
+            authenticator,
+            authorizer: authorizer.clone(),
+            admission,
+            services: Arc::new(Allocator::new(ranges.clone(), config.node_ports.clone(), &services)),
+            limits: Limits::new(config.max_reading, config.max_mutating),
+            metrics: Metrics::default(),
+            health: Health::default(),
+            kubelets,
+            certificate: certificate.clone(),
+            external: OnceLock::new(),
+            request_timeout: config.request_timeout,
+            documents: crate::discovery::Documents::default(),
+            draining: CancellationToken::new(),
+            stopping: CancellationToken::new(),
+        });
+        let port = config.advertise_port.or(bound.map(|b| b.port())).unwrap_or(6443);
+        let host = if config.external_host.is_empty() { SocketAddr::new(config.advertise, port).to_string() } else { config.external_host.clone() };
+        let _ = server.external.set(host);
+        let mut background = crate::crd::start(&server).await;
+        let serving = match (listener, certificate) {
+            (Some(listener), Some(certificate)) => {
+                let front = config.front_proxy();
+                let cas = [config.authn.client_ca.as_str(), front.as_ref().map_or("", |f| f.ca.as_str())];
+                let tls = TlsAcceptor::from(Arc::new(server_config(certificate, &cas)?));
+                Some(tokio::spawn(http::serve(server.clone(), listener, tls, config.drain)))
+            }
+            _ => None,
+        };
+        let own = Arc::new(OwnClient(server.clone()));
+        let facts = BootstrapConfig {
+            service_cidrs: config.service_cidrs.clone(),
+            service_ip: ranges.first().map_or(config.advertise, |r| r.nth(0)),
+            advertise: config.advertise,
+            port,
+            client_ca: config.authn.client_ca.clone(),
+            front_proxy: config.front_proxy(),
+            served: served(&server),
+        };
+        let mut running = Running { server: server.clone(), address: bound, serving, background: Vec::new() };
+        let written = bootstrap::run(&*objects, &*own, &facts).await?;
+        server.health.bootstrapped.store(true, Ordering::Relaxed);
+        tracing::info!(address = ?bound, written, "the API server is ready");
+        background.push(tokio::spawn(bootstrap::keep(objects, own, authorizer, facts)));
+        running.background = background;
+        Ok(running)
+    }
+
+    /// Serves another certificate from the next handshake on.
+    pub fn set_certificate(&self, tls: &super::Tls) -> Result<(), TlsError> {
+        match &self.certificate {
+            Some(certificate) => certificate.replace(tls),
+            None => Ok(()),
+        }
+    }
+}
+
+fn served(server: &ApiServer) -> Vec<(String, String)> {
+    let mut out: Vec<(String, String)> = Vec::new();
+    for entry in server.registry.table().entries().iter().filter(|e| e.custom.is_none()) {
+        let pair = (entry.kind.group.to_string(), entry.kind.version.to_string());
+        if !out.contains(&pair) {
+            out.push(pair);
+        }
+    }
+    out
+}

@@ -1,0 +1,83 @@
+//! The server's certificate, replaceable while it runs, and the client certificates it asks for.
+
+use super::config::Tls;
+use crate::authn::{AuthnConfigError, client_certificate_verifier};
+use arc_swap::ArcSwap;
+use rustls::crypto::ring;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use std::sync::Arc;
+
+/// Why certificate and key cannot serve.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// The PEM does not hold what it should.
+    #[error("{what} is not usable PEM: {source}")]
+    Pem {
+        /// Certificate or key.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: rustls::pki_types::pem::Error,
+    },
+    /// They do not fit, or the algorithm is not known.
+    #[error(transparent)]
+    Rustls(#[from] rustls::Error),
+    /// The client CA.
+    #[error(transparent)]
+    ClientCa(#[from] AuthnConfigError),
+}
+
+/// Hands out the certificate of now.
+#[derive(Debug)]
+pub struct Certificate(ArcSwap<CertifiedKey>);
+
+impl Certificate {
+    /// Reads certificate and key.
+    pub fn new(tls: &Tls) -> Result<Self, TlsError> {
+        Ok(Certificate(ArcSwap::from(read(tls)?)))
+    }
+
+    /// Serves another certificate from the next handshake on.
+    pub fn replace(&self, tls: &Tls) -> Result<(), TlsError> {
+        self.0.store(read(tls)?);
+        Ok(())
+    }
+}
+
+impl ResolvesServerCert for Certificate {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.load_full())
+    }
+}
+
+/// Certificates and key of a PEM pair.
+pub fn pair(tls: &Tls) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), TlsError> {
+    let chain = CertificateDer::pem_slice_iter(tls.certificate.as_bytes()).collect::<Result<Vec<_>, _>>();
+    let chain = chain.map_err(|source| TlsError::Pem { what: "certificate", source })?;
+    let key = PrivateKeyDer::from_pem_slice(tls.key.as_bytes()).map_err(|source| TlsError::Pem { what: "private key", source })?;
+    Ok((chain, key))
+}
+
+fn read(tls: &Tls) -> Result<Arc<CertifiedKey>, TlsError> {
+    let (chain, key) = pair(tls)?;
+    let key = ring::sign::any_supported_type(&key)?;
+    let certified = CertifiedKey::new(chain, key);
+    certified.keys_match()?;
+    Ok(Arc::new(certified))
+}
+
+/// The TLS configuration: 1.2 and 1.3, HTTP/2 preferred, client certificates asked for but not required.
+pub fn server_config(certificate: Arc<Certificate>, client_cas: &[&str]) -> Result<rustls::ServerConfig, TlsError> {
+    let builder = rustls::ServerConfig::builder_with_provider(Arc::new(ring::default_provider())).with_safe_default_protocol_versions()?;
+    let builder = if client_cas.iter().all(|ca| ca.is_empty()) {
+        builder.with_no_client_auth()
+    } else {
+        builder.with_client_cert_verifier(client_certificate_verifier(client_cas)?)
+    };
+    let mut config = builder.with_cert_resolver(certificate);
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(config)
+}

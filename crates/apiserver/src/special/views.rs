@@ -1,0 +1,219 @@
+//! Views of an object: from the stored object and what a client sent to the object that results. Each view takes only
+//! its own part of what was sent.
+
+use crate::output::jsonpath;
+use crate::registry::Entry;
+use crate::write::View;
+use crate::write::prepare;
+use ferrokube_api::field::{Errors, Path};
+use ferrokube_api::labels::Selector;
+use ferrokube_api::{Reason, Status};
+use serde_json::{Map, Value, json};
+
+/// The new object when `body` is put through a view.
+pub fn replace(entry: &Entry, view: View, old: &Value, body: Value) -> Result<Value, Status> {
+    let mut new = match view {
+        View::Main | View::Status => return Ok(body),
+        View::Scale => return rescale(entry, old, &body),
+        View::Finalize => with(old, &["spec", "finalizers"], body["spec"].get("finalizers")),
+        View::Approval => approved(old, &body),
+        View::EphemeralContainers => ephemeral(old, &body)?,
+        View::Resize => resized(old, &body)?,
+        View::Binding => return Err(Status::method_not_allowed()),
+    };
+    adopt_version(&mut new, &body);
+    Ok(new)
+}
+
+/// The version that the client based its change on goes along.
+fn adopt_version(new: &mut Value, body: &Value) {
+    let meta = prepare::meta(new);
+    for key in ["resourceVersion", "uid"] {
+        match body["metadata"].get(key).and_then(Value::as_str).filter(|v| !v.is_empty()) {
+            Some(value) => _ = meta.insert(key.into(), value.into()),
+            None if key == "resourceVersion" => _ = meta.remove(key),
+            None => {}
+        }
+    }
+}
+
+/// A copy with the value at a path replaced, or removed.
+fn with(object: &Value, path: &[&str], value: Option<&Value>) -> Value {
+    let mut copy = object.clone();
+    let (last, parents) = path.split_last().expect("a path has a last step");
+    let mut at = &mut copy;
+    for key in parents {
+        if !at[*key].is_object() {
+            at[*key] = json!({});
+        }
+        at = &mut at[*key];
+    }
+    if let Some(map) = at.as_object_mut() {
+        match value {
+            Some(value) => _ = map.insert((*last).to_owned(), value.clone()),
+            None => _ = map.remove(*last),
+        }
+    }
+    copy
+}
+
+fn approved(old: &Value, body: &Value) -> Value {
+    let mut new = with(old, &["status", "conditions"], body["status"].get("conditions"));
+    for key in ["annotations", "labels"] {
+        if let Some(value) = body["metadata"].get(key) {
+            new["metadata"][key] = value.clone();
+        }
+    }
+    new
+}
+
+fn names(list: &Value) -> Vec<&str> {
+    list.as_array().into_iter().flatten().filter_map(|c| c["name"].as_str()).collect()
+}
+
+fn ephemeral(old: &Value, body: &Value) -> Result<Value, Status> {
+    let wanted = &body["spec"]["ephemeralContainers"];
+    let mut errors = Errors::default();
+    let path = Path::new("spec").child("ephemeralContainers");
+    for container in old["spec"]["ephemeralContainers"].as_array().into_iter().flatten() {
+        let name = container["name"].as_str().unwrap_or_default();
+        match wanted.as_array().into_iter().flatten().find(|c| c["name"] == container["name"]) {
+            None => errors.forbidden(&path, &format!("existing ephemeral containers {name:?} may not be removed")),
+            Some(same) if same == container => {}
+            Some(_) => errors.forbidden(&path, &format!("existing ephemeral containers {name:?} may not be changed")),
+        }
+    }
+    let taken = [names(&old["spec"]["containers"]), names(&old["spec"]["initContainers"])].concat();
+    for (at, container) in wanted.as_array().into_iter().flatten().enumerate() {
+        let path = path.index(at);
+        match container["name"].as_str() {
+            None | Some("") => errors.required(&path.child("name"), ""),
+            Some(name) if taken.contains(&name) => errors.duplicate(&path.child("name"), &name.into()),
+            Some(_) => {}
+        }
+        if container["image"].as_str().unwrap_or_default().is_empty() {
+            errors.required(&path.child("image"), "");
+        }
+        for key in ["ports", "livenessProbe", "readinessProbe", "startupProbe", "lifecycle", "resources"] {
+            if container.get(key).is_some_and(|v| v.as_object().is_none_or(|m| !m.is_empty()) && v.as_array().is_none_or(|l| !l.is_empty())) {
+                errors.forbidden(&path.child(key), "cannot be set for an Ephemeral Container");
+            }
+        }
+    }
+    invalid_pod(old, errors)?;
+    Ok(with(old, &["spec", "ephemeralContainers"], Some(wanted).filter(|w| !w.is_null())))
+}
+
+fn invalid_pod(old: &Value, errors: Errors) -> Result<(), Status> {
+    if errors.is_empty() {
+        return Ok(());
+    }
+    Err(Status::invalid("", "Pod", prepare::text(old, "name"), errors.into_causes()))
+}
+
+fn resized(old: &Value, body: &Value) -> Result<Value, Status> {
+    let mut new = old.clone();
+    let mut errors = Errors::default();
+    for list in ["containers", "initContainers"] {
+        let wanted = body["spec"][list].as_array().cloned().unwrap_or_default();
+        let Some(have) = new["spec"][list].as_array_mut() else { continue };
+        if wanted.len() != have.len() {
+            errors.forbidden(&Path::new("spec").child(list), "containers may not be added or removed on resize");
+            continue;
+        }
+        for (container, wanted) in have.iter_mut().zip(&wanted) {
+            for key in ["resources", "resizePolicy"] {
+                match wanted.get(key) {
+                    Some(value) => container[key] = value.clone(),
+                    None => _ = container.as_object_mut().map(|c| c.remove(key)),
+                }
+            }
+        }
+    }
+    let class = |pod: &Value| pod["status"]["qosClass"].as_str().unwrap_or_default().to_owned();
+    if let Some(meta) = new.get_mut("metadata").and_then(Value::as_object_mut) {
+        meta.remove("resourceVersion");
+    }
+    if class(old) == "BestEffort" && new["spec"]["containers"] != old["spec"]["containers"] && has_resources(&new) {
+        errors.invalid(&Path::new("spec"), &"BestEffort".into(), "Pod QOS Class may not change as a result of resizing");
+    }
+    invalid_pod(old, errors)?;
+    Ok(new)
+}
+
+fn has_resources(pod: &Value) -> bool {
+    let set = |c: &Value| ["requests", "limits"].iter().any(|k| c["resources"][*k].as_object().is_some_and(|m| !m.is_empty()));
+    pod["spec"]["containers"].as_array().into_iter().flatten().any(set)
+}
+
+/// Where an object keeps replicas wanted, replicas had, and its selector.
+struct Paths {
+    wanted: Vec<String>,
+    had: Vec<String>,
+    selector: Option<Vec<String>>,
+}
+
+fn paths(entry: &Entry) -> Result<Paths, Status> {
+    let fixed = |path: &str| path.split('.').map(str::to_owned).collect::<Vec<_>>();
+    match entry.custom.as_ref().map(|c| c.scale.as_ref()) {
+        None => Ok(Paths { wanted: fixed("spec.replicas"), had: fixed("status.replicas"), selector: None }),
+        Some(Some((wanted, had, selector))) => Ok(Paths {
+            wanted: jsonpath::plain(wanted).unwrap_or_default(),
+            had: jsonpath::plain(had).unwrap_or_default(),
+            selector: selector.as_ref().and_then(|s| jsonpath::plain(s)),
+        }),
+        Some(None) => Err(Status::failure(404, Reason::NotFound, "the server could not find the requested resource")),
+    }
+}
+
+fn at<'v>(object: &'v Value, path: &[String]) -> Option<&'v Value> {
+    path.iter().try_fold(object, |at, key| at.get(key))
+}
+
+/// `autoscaling/v1 Scale` of an object.
+pub fn scale_of(entry: &Entry, object: &Value) -> Result<Value, Status> {
+    let paths = paths(entry)?;
+    let count = |path: &[String]| at(object, path).and_then(Value::as_i64).unwrap_or(0);
+    let selector = match &paths.selector {
+        Some(path) => at(object, path).and_then(Value::as_str).unwrap_or_default().to_owned(),
+        None if entry.custom.is_some() => String::new(),
+        None if entry.kind.resource == "replicationcontrollers" => Selector::from_map(object["spec"].get("selector")).to_string(),
+        None => Selector::from_label_selector(object["spec"].get("selector")).map(|s| s.to_string()).unwrap_or_default(),
+    };
+    let mut meta = Map::new();
+    for key in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
+        if let Some(value) = object["metadata"].get(key) {
+            meta.insert(key.to_owned(), value.clone());
+        }
+    }
+    let mut scale = json!({
+        "kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": meta,
+        "spec": {}, "status": {"replicas": count(&paths.had)},
+    });
+    if count(&paths.wanted) != 0 {
+        scale["spec"]["replicas"] = json!(count(&paths.wanted));
+    }
+    if !selector.is_empty() {
+        scale["status"]["selector"] = json!(selector);
+    }
+    Ok(scale)
+}
+
+/// The object with the replicas that a Scale asks for.
+pub fn rescale(entry: &Entry, old: &Value, scale: &Value) -> Result<Value, Status> {
+    let paths = paths(entry)?;
+    let replicas = scale["spec"]["replicas"].as_i64().unwrap_or(0);
+    if replicas < 0 {
+        let mut errors = Errors::default();
+        let why = "must be greater than or equal to 0";
+        errors.invalid(&Path::new("spec").child("replicas"), &replicas.into(), why);
+        return Err(Status::invalid("autoscaling", "Scale", prepare::text(old, "name"), errors.into_causes()));
+    }
+    let path: Vec<&str> = paths.wanted.iter().map(String::as_str).collect();
+    if path.is_empty() {
+        return Err(Status::no_such_path());
+    }
+    let mut new = with(old, &path, Some(&json!(replicas)));
+    adopt_version(&mut new, scale);
+    Ok(new)
+}

@@ -1,0 +1,188 @@
+//! The options of list and watch, checked as `ValidateListOptions` does.
+
+use super::continuation::Position;
+use crate::cache::Interest;
+use crate::registry::Entry;
+use crate::request::{Query, RequestInfo};
+use ferrokube_api::field::{Errors, Path};
+use ferrokube_api::labels::{FieldSelector, ResolvedFields, Selector};
+use ferrokube_api::{Object, Status};
+use std::time::Duration;
+
+/// `resourceVersionMatch`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Match {
+    /// Not given.
+    Unset,
+    /// `Exact`.
+    Exact,
+    /// `NotOlderThan`.
+    NotOlderThan,
+}
+
+/// Which revision of the objects is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Freshness {
+    /// Everything acknowledged before the request.
+    Latest,
+    /// Whatever is at hand.
+    Any,
+    /// At least this revision.
+    NotOlderThan(u64),
+    /// Exactly this revision.
+    Exact(u64),
+}
+
+/// What to select.
+#[derive(Clone, Debug, Default)]
+pub struct Selection {
+    /// Label selector.
+    pub labels: Selector,
+    /// Field selector, resolved against the row.
+    pub fields: ResolvedFields,
+}
+
+impl Selection {
+    /// Reads `labelSelector` and `fieldSelector`. `storage` is the row whose fields the cache holds.
+    pub fn parse(query: &Query, entry: &Entry) -> Result<Self, Status> {
+        let labels = Selector::parse(query.get("labelSelector")).map_err(|e| Status::bad_request(format!("unable to parse requirement: {e}")))?;
+        let fields = FieldSelector::parse(query.get("fieldSelector")).map_err(Status::bad_request)?;
+        let fields = fields.resolve(&entry.kind).map_err(Status::bad_request)?;
+        Ok(Selection { labels, fields })
+    }
+
+    /// Whether an object is selected.
+    pub fn matches(&self, object: &Object) -> bool {
+        self.labels.matches(object) && self.fields.matches(object)
+    }
+
+    /// Whether everything is selected.
+    pub fn is_everything(&self) -> bool {
+        self.labels.is_everything() && self.fields.is_everything()
+    }
+
+    /// As the cache's watchers are told.
+    pub fn interest(self, namespace: &str, name: &str) -> Interest {
+        let mut interest = Interest::all();
+        interest.namespace = if namespace.is_empty() { self.fields.exact_namespace().unwrap_or_default().to_owned() } else { namespace.to_owned() };
+        interest.name = if name.is_empty() { self.fields.exact_name().unwrap_or_default().to_owned() } else { name.to_owned() };
+        interest.field = (0..16).find_map(|at| Some((at, self.fields.exact_field(at)?.to_owned())));
+        if !self.is_everything() {
+            interest.matches = Some(Box::new(move |object| self.matches(object)));
+        }
+        interest
+    }
+}
+
+/// `metav1.ListOptions`.
+#[derive(Clone, Debug)]
+pub struct ListOptions {
+    /// What to select.
+    pub selection: Selection,
+    /// Which revision.
+    pub freshness: Freshness,
+    /// Where to go on.
+    pub position: Option<Position>,
+    /// 0: all.
+    pub limit: usize,
+    /// How long the request may take.
+    pub timeout: Option<Duration>,
+    /// `allowWatchBookmarks`.
+    pub bookmarks: bool,
+    /// `sendInitialEvents`.
+    pub initial_events: Option<bool>,
+    /// `resourceVersion` as sent.
+    pub version: String,
+}
+
+/// Reads a resource version of the query.
+pub fn revision(text: &str) -> Result<u64, Status> {
+    text.parse().map_err(|_| {
+        let mut errors = Errors::default();
+        errors.invalid(&Path::new("resourceVersion"), &text.into(), &format!("strconv.ParseUint: parsing {text:?}: invalid syntax"));
+        Status::invalid("meta.k8s.io", "ListOptions", "", errors.into_causes())
+    })
+}
+
+fn forbid(errors: &mut Errors, field: &str, why: &str) {
+    errors.forbidden(&Path::new(field), why);
+}
+
+fn check(query: &Query, watch: bool, limit: i64, initial: Option<bool>) -> Result<Match, Status> {
+    let (version, matching) = (query.get("resourceVersion"), query.get("resourceVersionMatch"));
+    let continues = !query.get("continue").is_empty();
+    let mut errors = Errors::default();
+    let mut found = Match::Unset;
+    match matching {
+        "" => {}
+        "Exact" => found = Match::Exact,
+        "NotOlderThan" => found = Match::NotOlderThan,
+        other => errors.not_supported(&Path::new("resourceVersionMatch"), &other.into(), &["Exact", "NotOlderThan", ""]),
+    }
+    if watch {
+        if initial.is_none() && !matching.is_empty() {
+            forbid(&mut errors, "resourceVersionMatch", "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided");
+        }
+        if initial.is_some() && matching.is_empty() {
+            forbid(&mut errors, "resourceVersionMatch", "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan");
+        }
+        if initial.is_some() && found == Match::Exact {
+            forbid(&mut errors, "resourceVersionMatch", "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan");
+        }
+    } else {
+        if initial.is_some() {
+            forbid(&mut errors, "sendInitialEvents", "sendInitialEvents is forbidden for list");
+        }
+        if !matching.is_empty() && version.is_empty() {
+            forbid(&mut errors, "resourceVersionMatch", "resourceVersionMatch is forbidden unless resourceVersion is provided");
+        }
+        if !matching.is_empty() && continues {
+            forbid(&mut errors, "resourceVersionMatch", "resourceVersionMatch is forbidden when continue is provided");
+        }
+        if found == Match::Exact && version == "0" {
+            forbid(&mut errors, "resourceVersionMatch", "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"");
+        }
+    }
+    if limit < 0 {
+        errors.invalid(&Path::new("limit"), &limit.into(), "must be greater than or equal to 0");
+    }
+    if errors.is_empty() { Ok(found) } else { Err(Status::invalid("meta.k8s.io", "ListOptions", "", errors.into_causes())) }
+}
+
+impl ListOptions {
+    /// Reads and checks the query.
+    pub fn parse(query: &Query, entry: &Entry, info: &RequestInfo) -> Result<Self, Status> {
+        let watch = info.verb == "watch";
+        let limit = query.number("limit")?.unwrap_or(0);
+        let initial = query.find("sendInitialEvents").map(|_| query.flag("sendInitialEvents"));
+        let matching = check(query, watch, limit, initial)?;
+        let version = query.get("resourceVersion").to_owned();
+        let position = match query.get("continue") {
+            "" => None,
+            _ if watch => None,
+            _ if !matches!(version.as_str(), "" | "0") => {
+                return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
+            }
+            token => Some(Position::decode(token)?),
+        };
+        let freshness = match (version.as_str(), matching) {
+            ("", _) => Freshness::Latest,
+            ("0", _) => Freshness::Any,
+            (text, Match::Exact) => Freshness::Exact(revision(text)?),
+            // The legacy meaning of a revision together with a limit.
+            (text, Match::Unset) if limit > 0 && !watch => Freshness::Exact(revision(text)?),
+            (text, _) => Freshness::NotOlderThan(revision(text)?),
+        };
+        let seconds = query.number("timeoutSeconds")?.filter(|s| *s > 0);
+        Ok(ListOptions {
+            selection: Selection::parse(query, entry)?,
+            freshness,
+            position,
+            limit: usize::try_from(limit).unwrap_or(0),
+            timeout: seconds.and_then(|s| u64::try_from(s).ok()).map(Duration::from_secs),
+            bookmarks: query.flag("allowWatchBookmarks"),
+            initial_events: initial,
+            version,
+        })
+    }
+}

@@ -1,0 +1,247 @@
+//! watch: the events of a kind from a position on, as frames.
+//!
+//! A frame is made of the object's bytes and two words. Events that wait are sent together. Bookmarks carry the
+//! revision that everything sent so far covers.
+
+use super::Answer;
+use super::options::{Freshness, ListOptions, revision};
+use crate::cache::{EventType, Snapshot, Watch};
+use crate::output::negotiate::Accept;
+use crate::output::table::{self, Include};
+use crate::output::{Body, Format, Shape, present};
+use crate::pipeline::Request;
+use crate::registry::Entry;
+use bytes::{Bytes, BytesMut};
+use ferrokube_api::{Object, Status};
+use futures_util::StreamExt;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Between bookmarks.
+const BOOKMARKS: Duration = Duration::from_secs(60);
+/// Before the end of a watch, a last bookmark.
+const LAST_BOOKMARK: Duration = Duration::from_secs(2);
+/// Lower bound of a watch's time when the client names none; the upper bound is twice that.
+const MIN_TIMEOUT: u64 = 1800;
+/// Bytes sent at once at most, when many events wait.
+const BLOCK: usize = 64 * 1024;
+
+/// How the frames of one watch are written.
+struct Framing {
+    entry: Arc<Entry>,
+    accept: Accept,
+    include: Include,
+    /// Columns are sent once.
+    columns: bool,
+}
+
+impl Framing {
+    fn object(&mut self, object: &Arc<Object>) -> Result<Bytes, Status> {
+        match self.accept.shape {
+            Shape::Object => Ok(present::object(&self.entry, object)?.json.clone()),
+            Shape::Partial | Shape::PartialList => present::partial(&object.json, self.accept.beta),
+            Shape::Table => {
+                let columns = if std::mem::replace(&mut self.columns, false) { table::columns(&self.entry) } else { Value::Null };
+                let row = table::row(&self.entry, object, self.include, self.accept.beta, jiff::Timestamp::now())?;
+                let table = table::table(json!({"resourceVersion": object.revision.to_string()}), columns, vec![row], self.accept.beta);
+                Ok(table.to_string().into())
+            }
+        }
+    }
+
+    fn event(&mut self, out: &mut BytesMut, kind: EventType, object: &Arc<Object>) {
+        match self.object(object) {
+            Ok(json) => frame(out, kind.as_str(), &json),
+            Err(status) => frame(out, "ERROR", &status.to_json()),
+        }
+    }
+
+    fn bookmark(&self, out: &mut BytesMut, revision: u64, initial_end: bool) {
+        let mut metadata = json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
+        if initial_end {
+            metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
+        }
+        let (kind, version) = match self.accept.shape {
+            Shape::Object => (self.entry.kind.kind.as_ref(), self.entry.kind.api_version()),
+            Shape::Partial | Shape::PartialList => ("PartialObjectMetadata", "meta.k8s.io/v1".to_owned()),
+            Shape::Table => ("Table", "meta.k8s.io/v1".to_owned()),
+        };
+        let mut object = json!({"kind": kind, "apiVersion": version, "metadata": metadata});
+        if self.accept.shape == Shape::Table {
+            object["columnDefinitions"] = Value::Null;
+            object["rows"] = json!([{"cells": [], "object": {"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object["metadata"]}}]);
+        }
+        frame(out, "BOOKMARK", object.to_string().as_bytes());
+    }
+}
+
+fn frame(out: &mut BytesMut, kind: &str, json: &[u8]) {
+    out.reserve(json.len() + kind.len() + 24);
+    out.extend_from_slice(b"{\"type\":\"");
+    out.extend_from_slice(kind.as_bytes());
+    out.extend_from_slice(b"\",\"object\":");
+    out.extend_from_slice(json);
+    out.extend_from_slice(b"}\n");
+}
+
+/// A running watch.
+struct Running {
+    server: Arc<crate::ApiServer>,
+    framing: Framing,
+    watch: Watch,
+    start: Option<(Snapshot, bool)>,
+    bookmarks: Option<tokio::time::Interval>,
+    deadline: Instant,
+    last_bookmark: bool,
+}
+
+impl Running {
+    fn drain(&mut self, out: &mut BytesMut) {
+        while out.len() < BLOCK {
+            let Some(event) = self.watch.ready() else { return };
+            self.put(out, &event);
+        }
+    }
+
+    fn put(&mut self, out: &mut BytesMut, event: &crate::cache::Event) {
+        let interest = self.watch.interest();
+        if let Some((kind, object)) = event.project(|o| interest.wants(o)) {
+            self.framing.event(out, kind, &object);
+        }
+    }
+
+    /// Everything applied so far is in the queue, so after the queue the bookmark holds.
+    fn bookmark(&mut self, out: &mut BytesMut) {
+        let revision = self.server.caches.applied();
+        let mut more = true;
+        while more {
+            let before = out.len();
+            self.drain(out);
+            more = out.len() >= BLOCK && out.len() > before;
+            if more {
+                return; // Too much waits: events first, the bookmark another time.
+            }
+        }
+        self.framing.bookmark(out, revision, false);
+    }
+
+    fn initial(&mut self, snapshot: &Snapshot, bookmark: bool) -> Bytes {
+        let size: usize = snapshot.objects.iter().map(|o| o.json.len() + 40).sum();
+        let mut out = BytesMut::with_capacity(size + 256);
+        for object in &snapshot.objects {
+            self.framing.event(&mut out, EventType::Added, object);
+        }
+        if bookmark {
+            self.framing.bookmark(&mut out, snapshot.revision, true);
+        }
+        out.freeze()
+    }
+
+    async fn next(mut self) -> Option<(Bytes, Self)> {
+        if let Some((snapshot, bookmark)) = self.start.take() {
+            let out = self.initial(&snapshot, bookmark);
+            if !out.is_empty() {
+                return Some((out, self));
+            }
+        }
+        loop {
+            let mut out = BytesMut::new();
+            let warning = self.deadline - LAST_BOOKMARK;
+            tokio::select! {
+                biased;
+                () = self.server.stopping.cancelled() => return None,
+                event = self.watch.next() => {
+                    let event = event?;
+                    self.put(&mut out, &event);
+                    self.drain(&mut out);
+                }
+                () = tokio::time::sleep_until(warning), if self.last_bookmark => {
+                    self.last_bookmark = false;
+                    self.bookmark(&mut out);
+                }
+                () = tokio::time::sleep_until(self.deadline) => return None,
+                () = tick(&mut self.bookmarks) => self.bookmark(&mut out),
+            }
+            if !out.is_empty() {
+                return Some((out.freeze(), self));
+            }
+        }
+    }
+}
+
+async fn tick(interval: &mut Option<tokio::time::Interval>) {
+    match interval {
+        Some(interval) => _ = interval.tick().await,
+        None => std::future::pending().await,
+    }
+}
+
+impl Request<'_> {
+    /// GET with `watch`.
+    pub async fn watch(&self) -> Result<Answer, Status> {
+        let options = ListOptions::parse(&self.query, &self.entry, &self.info)?;
+        let cache = self.cache()?;
+        let interest = Arc::new(options.selection.clone().interest(self.namespace(), &self.info.name));
+        let initial = options.initial_events;
+        let (start, watch) = match (options.version.as_str(), initial) {
+            // From now or from any state: synthetic events for what exists, then what happens.
+            ("" | "0", None | Some(true)) | (_, Some(true)) => {
+                let applied = self.fresh(options.freshness).await?;
+                let (snapshot, watch) = cache.watch_with_objects(interest, applied);
+                let end = initial == Some(true) && options.bookmarks;
+                (Some((snapshot, end)), watch)
+            }
+            ("" | "0", Some(false)) => {
+                let applied = self.fresh(Freshness::Latest).await?;
+                let (_, watch) = cache.watch_with_objects(interest, applied);
+                (None, watch)
+            }
+            (text, _) => {
+                let revision = revision(text)?;
+                match cache.watch_after(interest, revision) {
+                    Ok(watch) => (None, watch),
+                    Err(old) => return Ok(self.gone(revision, old.oldest)),
+                }
+            }
+        };
+        let seconds = options.timeout.unwrap_or_else(|| Duration::from_secs(MIN_TIMEOUT + rand::random_range(0..MIN_TIMEOUT)));
+        let deadline = Instant::now() + seconds;
+        let mut bookmarks = tokio::time::interval(BOOKMARKS);
+        bookmarks.reset();
+        let running = Running {
+            server: self.server.clone(),
+            framing: Framing {
+                entry: self.entry.clone(),
+                accept: self.accept,
+                include: Include::parse(self.query.get("includeObject"))?,
+                columns: true,
+            },
+            watch,
+            start,
+            bookmarks: options.bookmarks.then_some(bookmarks),
+            deadline,
+            last_bookmark: options.bookmarks && seconds > LAST_BOOKMARK,
+        };
+        let stream = futures_util::stream::unfold(running, Running::next).boxed();
+        Ok(self.streamed(Body::Stream(stream)))
+    }
+
+    /// A watch that ends at once: what happened since `revision` is no longer known.
+    fn gone(&self, revision: u64, oldest: u64) -> Answer {
+        let status = Status::expired(format!("too old resource version: {revision} ({oldest})"));
+        let mut out = BytesMut::new();
+        frame(&mut out, "ERROR", &status.to_json());
+        self.streamed(Body::Full(out.freeze()))
+    }
+
+    fn streamed(&self, body: Body) -> Answer {
+        let media = match self.accept.format {
+            Format::Json | Format::Yaml => "application/json",
+        };
+        let mut response = http::Response::new(body);
+        response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(media));
+        Answer::Raw(response)
+    }
+}

@@ -1,0 +1,89 @@
+//! The store transaction: encoded bytes in, an object with its revision out.
+
+use super::prepare;
+use crate::cache::{KindCache, outline};
+use crate::output::{canonical, present};
+use crate::pipeline::Request;
+use crate::verbs::list::store_failure;
+use bytes::Bytes;
+use ferrokube_api::{Object, ObjectKey, Status};
+use ferrokube_store::{Committed, Error as StoreError, Expect};
+use serde_json::Value;
+use std::sync::Arc;
+
+/// Why a write did not happen.
+pub enum Lost {
+    /// Somebody else wrote first; the revision that stands there now, if any.
+    Race(Option<u64>),
+    /// The client is told this.
+    Refused(Status),
+}
+
+impl From<Status> for Lost {
+    fn from(status: Status) -> Self {
+        Lost::Refused(status)
+    }
+}
+
+fn lost(error: StoreError) -> Lost {
+    match error {
+        StoreError::Conflict { actual } => Lost::Race(actual),
+        other => Lost::Refused(store_failure(&other)),
+    }
+}
+
+impl Request<'_> {
+    /// The key of an object in the store.
+    pub fn key(&self, cache: &KindCache, name: &str) -> Result<Bytes, Status> {
+        let key = cache.row().storage_key(self.namespace(), name).ok_or_else(Status::method_not_allowed)?;
+        Ok(key.into_bytes().into())
+    }
+
+    /// Bytes as stored: in the storage version, without revision.
+    pub fn stored_bytes(&self, cache: &KindCache, object: &Value) -> Bytes {
+        let row = cache.row();
+        if row.group == self.entry.kind.group && row.version == self.entry.kind.version {
+            return canonical::encode(object).into();
+        }
+        let mut stored = object.clone();
+        if let Some(convert) = self.entry.kind.hooks.to_storage {
+            convert(&mut stored);
+        }
+        if let Value::Object(map) = &mut stored {
+            map.insert("kind".into(), Value::from(row.kind.as_ref()));
+            map.insert("apiVersion".into(), Value::from(row.api_version()));
+        }
+        canonical::encode(&stored).into()
+    }
+
+    /// Writes; the answer is the object as a reader sees it.
+    pub async fn put(&self, cache: &KindCache, object: &Value, expect: Expect) -> Result<Arc<Object>, Lost> {
+        let name = prepare::text(object, "name");
+        let stored = self.stored_bytes(cache, object);
+        let key = self.key(cache, name)?;
+        let ttl = super::rules::time_to_live(&self.entry);
+        let committed = self.server.store.put(key, stored.clone(), expect, ttl).await.map_err(lost)?;
+        let object = outline::object(&cache.row().fields, &stored, committed.revision).map_err(Status::internal)?;
+        Ok(present::object(&self.entry, &Arc::new(object))?)
+    }
+
+    /// Deletes what stands at `revision`.
+    pub async fn remove(&self, cache: &KindCache, name: &str, revision: u64) -> Result<Committed, Lost> {
+        let key = self.key(cache, name)?;
+        self.server.store.delete(key, Expect::Revision(revision)).await.map_err(lost)
+    }
+
+    /// An object that is not (or no longer) in the store, for an answer. Revision 0 shows none.
+    pub fn unstored(&self, object: &Value, revision: u64) -> Result<Arc<Object>, Status> {
+        let bytes = canonical::encode(object);
+        let json = if revision == 0 { Bytes::from(bytes) } else { outline::splice(&bytes, revision).map_err(Status::internal)? };
+        Ok(Arc::new(Object {
+            key: ObjectKey::new(prepare::text(object, "namespace"), prepare::text(object, "name")),
+            uid: prepare::text(object, "uid").into(),
+            revision,
+            labels: Box::default(),
+            fields: Box::default(),
+            json,
+        }))
+    }
+}
