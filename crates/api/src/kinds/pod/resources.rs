@@ -42,6 +42,10 @@ fn resource_name(name: &str, path: &At, e: &mut Errors) {
     }
     if !name.contains('/') {
         if !STANDARD.contains(&name) && !is_huge_page(name) {
+            // Names that only quotas know are standard, though not for containers.
+            if !matches!(name, "pods" | "services" | "secrets" | "configmaps" | "persistentvolumeclaims" | "storage") {
+                e.invalid(path, &name.into(), "must be a standard resource type or fully qualified");
+            }
             e.invalid(path, &name.into(), "must be a standard resource for containers");
         }
     } else if !is_native(name) && !is_extended(name) {
@@ -65,7 +69,7 @@ pub fn validate(resources: &Value, claims: &[Value], path: &At, e: &mut Errors) 
         let list_path = path.child(key);
         for (name, value) in entries(resources, key) {
             let at = list_path.key(name);
-            resource_name(name, &list_path, e);
+            resource_name(name, &at, e);
             resource_amount(name, value, &at, e);
             huge |= is_huge_page(name);
             own |= matches!(name, "cpu" | "memory");
