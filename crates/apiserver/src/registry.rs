@@ -30,7 +30,7 @@ pub struct Custom {
     /// Name of the CRD.
     pub crd: String,
     /// The structural schema of this version.
-    pub openapi: Option<serde_json::Value>,
+    pub openapi: Option<Arc<serde_json::Value>>,
     /// JSON paths of the scale subresource: replicas in spec, replicas in status, selector in status.
     pub scale: Option<(String, String, Option<String>)>,
     /// JSON paths of the columns, in their order.

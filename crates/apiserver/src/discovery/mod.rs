@@ -13,6 +13,7 @@ use crate::pipeline::respond;
 use crate::request::Query;
 use bytes::Bytes;
 use ferrokube_api::Status;
+use ferrokube_api::openapi::OpenApi;
 use http::header::{ACCEPT, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
 use http::request::Parts;
 use http::{HeaderValue, Response, StatusCode};
@@ -42,9 +43,23 @@ impl Document {
 #[derive(Debug, Default)]
 pub struct Documents {
     made: Mutex<(u64, HashMap<String, Document>)>,
+    openapi: Mutex<Option<(u64, Arc<OpenApi>)>>,
 }
 
 impl Documents {
+    /// The API description of the current table.
+    pub fn openapi(&self, generation: u64, make: impl FnOnce() -> OpenApi) -> Arc<OpenApi> {
+        let mut kept = self.openapi.lock();
+        match &*kept {
+            Some((of, api)) if *of == generation => api.clone(),
+            _ => {
+                let api = Arc::new(make());
+                *kept = Some((generation, api.clone()));
+                api
+            }
+        }
+    }
+
     /// A document, made when it is asked for the first time since the kinds changed.
     pub fn get(&self, generation: u64, name: &str, make: impl FnOnce() -> Result<Vec<u8>, Status>) -> Result<Document, Status> {
         {

@@ -1,16 +1,62 @@
-//! `/openapi/v2` and `/openapi/v3`, made from the type table and the rows.
+//! `/openapi/v2` and `/openapi/v3`, made from the type table and the rows when somebody asks.
 
 use super::tagged;
 use crate::ApiServer;
 use crate::output::Body;
+use crate::output::negotiate::{self, not_acceptable};
+use crate::registry::Entry;
 use crate::request::Query;
 use ferrokube_api::Status;
-use http::Response;
+use ferrokube_api::openapi::{self, OpenApi, Served};
+use http::header::{ACCEPT, CACHE_CONTROL, EXPIRES};
 use http::request::Parts;
+use http::{HeaderValue, Response};
 use std::sync::Arc;
+
+/// What a client may keep for a year because its address names its hash.
+const IMMUTABLE: &str = "public, immutable";
+
+fn description(server: &ApiServer) -> Arc<OpenApi> {
+    let table = server.registry.table();
+    let served = |entry: &Arc<Entry>| Served {
+        kind: entry.kind.clone(),
+        schema: entry.custom.as_ref().and_then(|c| c.openapi.clone()),
+    };
+    server.documents.openapi(table.generation, || OpenApi::new(table.entries().iter().map(served)))
+}
+
+fn json_acceptable(parts: &Parts) -> Result<(), Status> {
+    let sent = parts.headers.get_all(ACCEPT).iter().filter_map(|v| v.to_str().ok()).collect::<Vec<_>>().join(",");
+    let any = sent.is_empty() || sent.split(',').map(|c| c.split(';').next().unwrap_or_default().trim()).any(|m| matches!(m, "application/json" | "*/*" | "application/*"));
+    if any { Ok(()) } else { negotiate::accept(&parts.headers, false).map(|_| ()).map_err(|_| not_acceptable()) }
+}
+
+fn document(found: openapi::Document) -> super::Document {
+    super::Document { body: found.json, etag: format!("\"{}\"", found.hash) }
+}
 
 /// Answers a path below `/openapi`; `None` for any other.
 pub fn answer(server: &Arc<ApiServer>, path: &str, parts: &Parts, query: &Query) -> Option<Result<Response<Body>, Status>> {
-    let _ = (server, parts, query, tagged);
-    path.starts_with("/openapi/").then(|| Err(Status::no_such_path()))
+    let path = path.strip_prefix("/openapi/")?;
+    if let Err(status) = json_acceptable(parts) {
+        return Some(Err(status));
+    }
+    let api = description(server);
+    Some(match path.strip_prefix("v3") {
+        _ if path == "v2" => tagged(&document(api.v2()), "application/json", parts),
+        Some("") => tagged(&document(api.index()), "application/json", parts),
+        Some(part) => one(&api, part.trim_start_matches('/'), parts, query),
+        None => Err(Status::no_such_path()),
+    })
+}
+
+fn one(api: &OpenApi, part: &str, parts: &Parts, query: &Query) -> Result<Response<Body>, Status> {
+    let found = api.v3(part).ok_or_else(Status::no_such_path)?;
+    let current = query.get("hash") == &*found.hash;
+    let mut response = tagged(&document(found), "application/json", parts)?;
+    if current {
+        response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static(IMMUTABLE));
+        response.headers_mut().insert(EXPIRES, HeaderValue::from_static("Fri, 31 Dec 2100 23:59:59 GMT"));
+    }
+    Ok(response)
 }

@@ -4,7 +4,6 @@ use bytes::{Bytes, BytesMut};
 use ferrokube_api::Object;
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use futures_util::Stream;
 use futures_util::stream::BoxStream;
 use http_body::{Frame, SizeHint};
 use std::convert::Infallible;
