@@ -236,3 +236,65 @@ fn custom_objects_merge_by_their_schema() {
     track_update(None, &mut created, &widget, &who("z"));
     assert_eq!(fields(&created, "z"), json!({"f:spec": {".": {}, "f:size": {}}}));
 }
+
+mod laws {
+    //! Sets of paths obey the laws of sets, and merging is stable.
+
+    use super::*;
+    use proptest::prelude::*;
+
+    fn element() -> impl Strategy<Value = String> {
+        prop_oneof![Just("f:a".to_owned()), Just("f:b".to_owned()), Just("k:{\"name\":\"x\"}".to_owned()), Just("v:1".to_owned())]
+    }
+
+    fn set() -> impl Strategy<Value = Set> {
+        let leaf = any::<bool>().prop_map(|_| Set::leaf());
+        leaf.prop_recursive(4, 24, 4, |inner| {
+            (any::<bool>(), prop::collection::btree_map(element(), inner, 1..4)).prop_map(|(member, children)| Set { member, children })
+        })
+        .prop_map(|s| Set { member: false, ..s })
+    }
+
+    fn paths(set: &Set) -> std::collections::BTreeSet<String> {
+        set.paths().into_iter().collect()
+    }
+
+    proptest! {
+        #[test]
+        fn fields_v1_reads_back(set in set()) {
+            let read = Set::from_fields_v1(&set.to_fields_v1());
+            prop_assert_eq!(Set { member: false, ..read }, set);
+        }
+
+        #[test]
+        fn sets_are_sets(a in set(), b in set()) {
+            let (pa, pb) = (paths(&a), paths(&b));
+            let mut union = a.clone();
+            union.unite(&b);
+            prop_assert_eq!(paths(&union), &pa | &pb);
+            let mut difference = a.clone();
+            difference.subtract(&b);
+            prop_assert_eq!(paths(&difference), &pa - &pb);
+            prop_assert_eq!(paths(&a.intersection(&b)), &pa & &pb);
+        }
+
+        #[test]
+        fn applying_twice_is_applying_once(replicas in 0..5i64, names in prop::collection::btree_set("[a-e]", 1..4), more in prop::collection::btree_set("[a-e]", 0..4)) {
+            let containers = |names: &std::collections::BTreeSet<String>| names.iter().map(|n| json!({"name": n, "image": n})).collect::<Vec<_>>();
+            let spec = |names: &std::collections::BTreeSet<String>| json!({"replicas": replicas, "template": {"spec": {"containers": containers(names)}}});
+            let one = applied(None, spec(&names), "a", 0);
+            let two = apply(Some(&one), config(spec(&more)), &deployment(), true, &writer("b", 1)).expect("forced");
+            let again = apply(Some(&two), config(spec(&more)), &deployment(), true, &writer("b", 2)).expect("forced");
+            prop_assert_eq!(&again, &two);
+            // Everything either of them applied is there, once.
+            let list = two["spec"]["template"]["spec"]["containers"].as_array().cloned().unwrap_or_default();
+            let present: std::collections::BTreeSet<String> = list.iter().filter_map(|c| c["name"].as_str()).map(str::to_owned).collect();
+            prop_assert_eq!(list.len(), present.len());
+            prop_assert_eq!(present, &names | &more);
+            // When a applies nothing of it any more, only what b applied is left.
+            let three = applied(Some(&two), json!({"replicas": replicas}), "a", 3);
+            let left = three["spec"]["template"]["spec"]["containers"].as_array().map_or(0, Vec::len);
+            prop_assert_eq!(left, more.len());
+        }
+    }
+}

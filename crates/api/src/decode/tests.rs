@@ -90,6 +90,23 @@ fn syntax_errors_are_those_of_gos_scanner() {
 }
 
 #[test]
+fn what_is_no_object_names_no_kind() {
+    let message = refused("[1]");
+    assert!(message.contains("json: cannot unmarshal array into Go value of type struct { APIVersion string \"json:"), "{message}");
+    assert!(refused("").ends_with("unexpected end of JSON input (<empty>)"));
+}
+
+#[test]
+fn options_are_accepted_in_any_group() {
+    let options = schema("io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions");
+    for body in [r#"{"kind":"DeleteOptions","apiVersion":"apps/v1","gracePeriodSeconds":0}"#, r#"{"gracePeriodSeconds":0}"#,
+                 r#"{"kind":"DeleteOptions","apiVersion":"stable.example.com/v1","gracePeriodSeconds":0}"#] {
+        let decoded = decode(body.as_bytes(), ContentType::Json, &options, Strictness::Strict).expect("accepted");
+        assert_eq!(decoded.value["gracePeriodSeconds"], 0);
+    }
+}
+
+#[test]
 fn another_kind_is_refused() {
     assert_eq!(
         refused(r#"{"kind":"Service","apiVersion":"v1"}"#),
