@@ -169,7 +169,9 @@ impl Cluster {
     /// Fetches a URL on the node.
     pub async fn fetch(&self, url: &str) -> Result<String> {
         let busybox = tools::busybox()?;
-        self.node.exec([busybox.as_os_str(), "wget".as_ref(), "-q".as_ref(), "-T".as_ref(), "5".as_ref(), "-O".as_ref(), "-".as_ref(), url.as_ref()]).await
+        // Not `wget -T 5`: Debian's static busybox crashes on that.
+        let wget = [busybox.as_os_str(), "timeout".as_ref(), "5".as_ref(), busybox.as_os_str(), "wget".as_ref()];
+        self.node.exec(wget.into_iter().chain(["-q", "-O", "-", url].map(AsRef::as_ref))).await
     }
 
     /// Runs a shell command in a pod.

@@ -53,7 +53,7 @@ async fn reach(cluster: &Cluster) -> Result<()> {
     let names = ["guestbook", "guestbook.default", "guestbook.default.svc.cluster.local"];
     let from_pod: Vec<_> = names.iter().map(|name| (*name).to_owned()).chain([ip.clone(), format!("{node}:30080")]).collect();
     for host in from_pod {
-        let command = format!("wget -q -T 5 -O - http://{host}/cgi-bin/read");
+        let command = format!("timeout 5 wget -q -O - http://{host}/cgi-bin/read");
         wait_for(&format!("{host} from a pod"), PATIENCE, async || served(&cluster.in_pod(&pod, &command).await?)).await?;
     }
 

@@ -123,7 +123,7 @@ async fn pods_talk_to_the_api_with_their_own_identity() {
         cluster.pods_ready("app=client", 1).await?;
         // busybox cannot check certificates; that the token is good and RBAC decides is what this is about.
         let ask = "T=$(cat /var/run/secrets/kubernetes.io/serviceaccount/token); \
-                   wget -q -T 5 -O - --no-check-certificate --header \"Authorization: Bearer $T\" https://kubernetes.default.svc/api/v1/namespaces/default/pods 2>&1";
+                   timeout 5 wget -q -O - --no-check-certificate --header \"Authorization: Bearer $T\" https://kubernetes.default.svc/api/v1/namespaces/default/pods 2>&1";
         let denied = cluster.in_pod("client", ask).await;
         let text = denied.map_or_else(|e| format!("{e:#}"), |output| output);
         ensure!(text.contains("403"), "a service account may not list pods: {text}");
