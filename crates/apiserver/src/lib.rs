@@ -24,6 +24,7 @@ pub mod verbs;
 pub mod write;
 
 pub use attributes::UserInfo;
+pub use discovery::version::GIT_VERSION as VERSION;
 pub use output::Body;
 pub use server::{Config, KubeletAccess, Running, StartError, Tls};
 
@@ -60,6 +61,11 @@ impl ApiServer {
     /// The caches: what is stored, as bytes.
     pub fn caches(&self) -> &Arc<cache::Caches> {
         &self.caches
+    }
+
+    /// Whether streams are being ended because the server stops.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.is_cancelled()
     }
 }
 

@@ -1,1 +1,103 @@
 //! The loops of the control plane, one file each.
+//!
+//! Every controller is level-triggered: it watches shared caches, puts keys into a queue, and for a key makes a pure
+//! `plan` from what the caches show and applies it. It knows the API through its client (with its own service account)
+//! and nothing else: never the store, never another controller. [`CONTROLLERS`] names them all; flags and identities
+//! derive from it.
+
+use ferrokube_client::events::Recorder;
+use ferrokube_client::{Caches, Client};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What the controllers are given.
+#[derive(Clone)]
+pub struct Config {
+    /// Shared caches, as `system:kube-controller-manager`.
+    pub caches: Caches,
+    /// A client as a service account of `kube-system`, by its name.
+    pub client_for: Arc<dyn Fn(&str) -> Client + Send + Sync>,
+    /// `*` all that are on by default, `name` this one, `-name` not this one.
+    pub controllers: Vec<String>,
+    /// CA certificates that `kube-root-ca.crt` publishes, PEM.
+    pub root_ca: String,
+}
+
+/// What one controller is given.
+#[derive(Clone)]
+pub(crate) struct Context {
+    /// Shared caches.
+    pub caches: Caches,
+    /// Requests under the controller's own identity.
+    pub client: Client,
+    /// Events under the controller's own name.
+    pub recorder: Recorder,
+    /// The whole configuration.
+    pub config: Config,
+}
+
+/// A row of the table of controllers.
+pub struct Controller {
+    /// Name in `--controllers`.
+    pub name: &'static str,
+    /// Service account in `kube-system` (role `system:controller:<account>`).
+    pub account: &'static str,
+    /// Component of its events.
+    pub component: &'static str,
+    /// Whether `*` includes it.
+    pub default: bool,
+    run: fn(Context) -> BoxFuture<'static, ()>,
+}
+
+/// All controllers.
+pub const CONTROLLERS: &[Controller] = &[];
+
+/// Whether a selection starts a controller (`--controllers` of kube-controller-manager).
+pub fn selected(selection: &[String], name: &str, default: bool) -> bool {
+    let named = |text: &str| selection.iter().any(|s| s == text);
+    if named(&format!("-{name}")) {
+        return false;
+    }
+    named(name) || (default && named("*"))
+}
+
+/// Runs the selected controllers until dropped. A controller that panics is started again, alone.
+pub async fn run(config: Config) {
+    let chosen = CONTROLLERS.iter().filter(|c| selected(&config.controllers, c.name, c.default));
+    let mut tasks = tokio::task::JoinSet::new();
+    for controller in chosen {
+        tasks.spawn(keep(controller, config.clone()));
+    }
+    while tasks.join_next().await.is_some() {}
+    // Without any controller there is nothing to do, for ever.
+    std::future::pending().await
+}
+
+async fn keep(controller: &'static Controller, config: Config) {
+    loop {
+        let client = (config.client_for)(controller.account);
+        let recorder = Recorder::new(client.clone(), controller.component, "");
+        let context = Context { caches: config.caches.clone(), client, recorder, config: config.clone() };
+        if AssertUnwindSafe((controller.run)(context)).catch_unwind().await.is_err() {
+            tracing::error!(controller = controller.name, "controller panicked, starting it again");
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::selected;
+
+    #[test]
+    fn the_controllers_flag_selects_as_upstream() {
+        let cases = [("*", true, true), ("*", false, false), ("*,x", false, true), ("*,-x", true, false), ("y", true, false), ("x", false, true)];
+        for (flag, default, expected) in cases {
+            let selection: Vec<String> = flag.split(',').map(str::to_owned).collect();
+            assert_eq!(selected(&selection, "x", default), expected, "{flag} {default}");
+        }
+    }
+}

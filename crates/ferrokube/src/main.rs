@@ -1,6 +1,66 @@
-//! The one binary.
+//! The one binary: command line, configuration, PKI, bootstrap, wiring, supervision.
+//!
+//! Before anything else it looks whether it was started as something small: a CNI plugin, or a pod's shim. Those must not
+//! pay for (or be disturbed by) threads and an async runtime.
 
-#[allow(dead_code, reason = "wired by the commands")]
+mod cli;
+mod down;
+mod image;
+mod kubeconfig;
+mod layout;
 mod pki;
+mod up;
+mod wire;
 
-fn main() {}
+use clap::Parser;
+use cli::{Cli, Command};
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    if ferrokube_network::cni::requested() {
+        return ferrokube_network::cni::main();
+    }
+    let mut arguments = std::env::args_os().skip(1);
+    if arguments.next().is_some_and(|a| a == ferrokube_runtime::shim::COMMAND) {
+        return ferrokube_runtime::shim::main(arguments);
+    }
+    let cli = Cli::parse();
+    logging();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("ferrokube").build();
+    let outcome = runtime.map_err(anyhow::Error::from).and_then(|runtime| {
+        let outcome = runtime.block_on(run(cli));
+        // Blocking reads of files that nobody waits for must not hold the exit up.
+        runtime.shutdown_background();
+        outcome
+    });
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("error: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(cli: Cli) -> anyhow::Result<()> {
+    match cli.command {
+        Command::Up(options) => up::run(*options).await,
+        Command::Down(options) => down::down(&options).await,
+        Command::Reset(options) => down::reset(&options).await,
+        Command::Image { data_dir, command } => image::run(data_dir, command).await,
+        Command::Bench(args) => ferrokube_bench::run(args).await,
+        Command::Completion { shell } => {
+            cli::completion(shell);
+            Ok(())
+        }
+    }
+}
+
+/// Warnings by default; `FERROKUBE_LOG=debug` or `FERROKUBE_LOG=ferrokube_kubelet=debug` for more.
+fn logging() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("FERROKUBE_LOG").unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+}

@@ -272,13 +272,16 @@ struct Watch {
 }
 
 impl Watch {
+    #[expect(unsafe_code, reason = "tokio wants the promise that the descriptor stays ours")]
     fn new(path: &std::path::Path) -> std::io::Result<Self> {
         let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
         let parent = path.parent().unwrap_or(std::path::Path::new("/"));
         inotify.add_watch(path, AddWatchFlags::IN_MODIFY)?;
         // Rotation makes a new file of the same name.
         inotify.add_watch(parent, AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_MODIFY)?;
-        Ok(Watch { events: AsyncFd::new(Descriptor(inotify))? })
+        // SAFETY: the inotify instance owns its descriptor, and nobody but the AsyncFd can reach it until both are dropped.
+        let events = unsafe { AsyncFd::register(Descriptor(inotify)) }?;
+        Ok(Watch { events })
     }
 
     async fn changed(&self) -> std::io::Result<()> {

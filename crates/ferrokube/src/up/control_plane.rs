@@ -1,0 +1,124 @@
+//! The control plane in this process: store, API server, controllers, scheduler.
+
+use super::progress::Progress;
+use super::supervise::supervise;
+use super::{Plan, server_url};
+use crate::wire;
+use anyhow::{Context, Result};
+use ferrokube_apiserver::authn::{AuthnConfig, RequestHeaders};
+use ferrokube_apiserver::server::{Config, KubeletAccess, Running, Tls};
+use ferrokube_apiserver::tokens::TokenConfig;
+use ferrokube_apiserver::ApiServer;
+use ferrokube_client::{Caches, Client};
+use ferrokube_store::embedded::{Embedded, Options as StoreOptions};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::task::JoinHandle;
+
+/// The running control plane.
+pub struct ControlPlane {
+    running: Running,
+    address: SocketAddr,
+    parts: Vec<JoinHandle<()>>,
+}
+
+impl ControlPlane {
+    /// Where the API server listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The API server.
+    pub fn server(&self) -> &Arc<ApiServer> {
+        &self.running.server
+    }
+
+    /// Supervised parts never end by themselves.
+    pub async fn failed(&mut self) -> String {
+        std::future::pending().await
+    }
+
+    /// Stops everything; the data stays.
+    pub async fn stop(self) {
+        self.parts.iter().for_each(JoinHandle::abort);
+        self.running.stop().await;
+    }
+}
+
+/// Starts the control plane; returns when the API server is ready.
+pub async fn start(plan: &Plan, progress: &Progress) -> Result<ControlPlane> {
+    let began = Instant::now();
+    let directory = plan.layout.store();
+    let opened = directory.clone();
+    let store = tokio::task::spawn_blocking(move || Embedded::open(&opened, StoreOptions::default())).await;
+    let store = store.context("opening the store")?.with_context(|| format!("the store in {} cannot be opened", directory.display()))?;
+    progress.done("store", began, "");
+    let began = Instant::now();
+    let running = ApiServer::start(config(plan, Arc::new(store))).await?;
+    let address = running.address.context("the API server listens nowhere")?;
+    progress.done("API server", began, &server_url(address));
+    let began = Instant::now();
+    let parts = vec![controllers(plan, &running.server), scheduler(&running.server)];
+    progress.done("controllers, scheduler", began, "");
+    Ok(ControlPlane { running, address, parts })
+}
+
+fn config(plan: &Plan, store: Arc<dyn ferrokube_store::Store>) -> Config {
+    let (pki, options) = (&plan.pki, &plan.options);
+    let issuer = format!("https://kubernetes.default.svc.{}", options.cluster_domain);
+    let tokens = TokenConfig {
+        issuer,
+        api_audiences: Vec::new(),
+        signing_key: pki.service_account_key.clone(),
+        verify_keys: Vec::new(),
+        extend_expiration: true,
+        max_expiration_seconds: 0,
+    };
+    let authn = AuthnConfig {
+        client_ca: pki.ca().to_owned(),
+        front_proxy: Some(RequestHeaders::standard(pki.front_proxy_ca().to_owned())),
+        static_tokens: String::new(),
+        bootstrap_tokens: true,
+    };
+    let kubelet = KubeletAccess {
+        certificate: pki.apiserver_kubelet_client.certificate.clone(),
+        key: pki.apiserver_kubelet_client.key.clone(),
+        ca: pki.ca().to_owned(),
+    };
+    Config {
+        listen: Some(options.listen()),
+        tls: Tls { certificate: pki.apiserver.certificate.clone(), key: pki.apiserver.key.clone() },
+        authn,
+        service_cidrs: vec![options.service_cidr.to_string()],
+        advertise: plan.node_ip,
+        kubelet: Some(kubelet),
+        ..Config::new(store, tokens)
+    }
+}
+
+fn manager(server: &Arc<ApiServer>) -> Client {
+    wire::client(server, "system:kube-controller-manager", &[], "kube-controller-manager")
+}
+
+fn controllers(plan: &Plan, server: &Arc<ApiServer>) -> JoinHandle<()> {
+    let (server, selection, ca) = (server.clone(), plan.options.controllers.clone(), plan.pki.ca().to_owned());
+    supervise("controller-manager", move || {
+        let own = server.clone();
+        let config = ferrokube_controllers::Config {
+            caches: Caches::new(manager(&server)),
+            client_for: Arc::new(move |account: &str| wire::controller_client(&own, account)),
+            controllers: selection.clone(),
+            root_ca: ca.clone(),
+        };
+        ferrokube_controllers::run(config)
+    })
+}
+
+fn scheduler(server: &Arc<ApiServer>) -> JoinHandle<()> {
+    let server = server.clone();
+    supervise("scheduler", move || {
+        let client = wire::client(&server, "system:kube-scheduler", &[], "kube-scheduler");
+        ferrokube_scheduler::run(client, ferrokube_scheduler::Config::default())
+    })
+}

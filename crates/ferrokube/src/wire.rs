@@ -1,0 +1,78 @@
+//! The one place where a component is given its client: here, a plain call into the API server of this process.
+//!
+//! The component keeps its own identity, so authorization and admission apply as they would over the network.
+
+use bytes::Bytes;
+use ferrokube_api::{Change, Selection};
+use ferrokube_apiserver::ApiServer;
+use ferrokube_apiserver::attributes::UserInfo;
+use ferrokube_client::{Client, Transport, TransportError};
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::{self, BoxStream};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Waits between tries of a subscription that is refused: roles may still be on their way.
+const RETRY: [Duration; 4] = [Duration::from_millis(20), Duration::from_millis(200), Duration::from_secs(2), Duration::from_secs(10)];
+
+/// A [`Transport`] without sockets.
+pub struct InProcess {
+    server: Arc<ApiServer>,
+    user: UserInfo,
+}
+
+/// A client of this process's API server for a user with these groups.
+pub fn client(server: &Arc<ApiServer>, user: &str, groups: &[&str], agent: &str) -> Client {
+    let transport = InProcess { server: server.clone(), user: UserInfo::component(user, groups) };
+    Client::new(Arc::new(transport), agent)
+}
+
+/// A client as a controller's service account in `kube-system`.
+pub fn controller_client(server: &Arc<ApiServer>, account: &str) -> Client {
+    let user = format!("system:serviceaccount:kube-system:{account}");
+    client(server, &user, &["system:serviceaccounts", "system:serviceaccounts:kube-system"], account)
+}
+
+impl Transport for InProcess {
+    fn send(&self, request: http::Request<Bytes>) -> BoxFuture<'_, Result<http::Response<Bytes>, TransportError>> {
+        Box::pin(async move {
+            let (parts, body) = self.server.call(self.user.clone(), request).await.into_parts();
+            Ok(http::Response::from_parts(parts, body.collect().await))
+        })
+    }
+
+    fn subscribe(&self, selection: Selection) -> BoxStream<'static, Change> {
+        let tries = Tries { server: self.server.clone(), user: self.user.clone(), selection, failures: 0 };
+        stream::unfold(tries, |mut tries| async move { tries.next().await.map(|s| (s, tries)) }).flatten().boxed()
+    }
+}
+
+struct Tries {
+    server: Arc<ApiServer>,
+    user: UserInfo,
+    selection: Selection,
+    failures: usize,
+}
+
+impl Tries {
+    /// The next stream of changes, as soon as one is granted; none once the server has stopped.
+    async fn next(&mut self) -> Option<BoxStream<'static, Change>> {
+        loop {
+            if self.server.is_stopping() {
+                return None;
+            }
+            match self.server.subscribe(self.user.clone(), self.selection.clone()) {
+                Ok(changes) => {
+                    self.failures = 0;
+                    return Some(changes.boxed());
+                }
+                Err(status) => {
+                    tracing::debug!(user = self.user.name, resource = self.selection.resource, "subscription refused: {status}");
+                    tokio::time::sleep(RETRY[self.failures.min(RETRY.len() - 1)]).await;
+                    self.failures += 1;
+                }
+            }
+        }
+    }
+}
