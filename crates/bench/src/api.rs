@@ -2,7 +2,7 @@
 
 use crate::connect::{Call, Server, Target};
 use crate::load::{self, Until};
-use crate::objects::{Subject, revision_of};
+use crate::objects::Subject;
 use crate::process::Meter;
 use crate::table::Table;
 use crate::{list, watch};
@@ -134,40 +134,40 @@ async fn row(room: &Room, step: Step, subject: Subject, workers: usize, time: Du
         }
         Step::Get | Step::Update | Step::MergePatch | Step::StrategicPatch => (workers, Until::Elapsed(time)),
     };
-    let mut revisions = Vec::new();
+    let mut last = Vec::new();
     for n in 0..objects {
-        let body = room.server.ok(n, create(room, subject, &format!("w-{n}"))).await?;
-        revisions.push(Mutex::new(revision_of(&body).context("an answer without resourceVersion")?));
+        last.push(Mutex::new(room.server.ok(n, create(room, subject, &format!("w-{n}"))).await?));
     }
-    let (revisions, room) = (Arc::new(revisions), room.clone());
+    let (last, room) = (Arc::new(last), room.clone());
     let meter = room.meter.clone();
     let operation = move |worker: usize, serial: usize| {
-        let (room, revisions) = (room.clone(), Arc::clone(&revisions));
+        let (room, last) = (room.clone(), Arc::clone(&last));
         async move {
-            let call = request(&room, step, subject, worker, serial, &revisions);
+            let call = request(&room, step, subject, worker, serial, &last)?;
             let body = room.server.ok(worker, call).await?;
+            let len = body.len();
             if step == Step::Update {
-                let revision = revision_of(&body).context("an answer without resourceVersion")?;
-                *revisions[worker].lock().unwrap_or_else(PoisonError::into_inner) = revision;
+                *last[worker].lock().unwrap_or_else(PoisonError::into_inner) = body;
             }
-            Ok(body.len())
+            Ok(len)
         }
     };
     Ok(load::run(workers, until, &meter, operation).await)
 }
 
-/// The request of a step.
-fn request(room: &Room, step: Step, subject: Subject, worker: usize, serial: usize, revisions: &[Mutex<String>]) -> Call {
+/// The request of a step. `last` holds what the server last answered to each worker about its own object.
+fn request(room: &Room, step: Step, subject: Subject, worker: usize, serial: usize, last: &[Mutex<Bytes>]) -> anyhow::Result<Call> {
     let object = |name: &str| format!("{}/{name}", subject.path(&room.namespace));
     let own = format!("w-{worker}");
-    match step {
+    Ok(match step {
         Step::Create => create(room, subject, &format!("o-{serial}")),
         Step::Get => Call::get(object(&own)),
         Step::Delete => Call::new(Method::DELETE, object(&format!("o-{serial}")), Bytes::new()),
         Step::Update => {
             // As controllers do: with the revision that was read, so that nothing written meanwhile is lost.
-            let revision = revisions[worker].lock().unwrap_or_else(PoisonError::into_inner).clone();
-            Call::new(Method::PUT, object(&own), subject.body(&room.namespace, &own, &revision, serial))
+            let read = last[worker].lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let body = subject.changed(&room.namespace, &own, &read, serial).context("an answer without resourceVersion")?;
+            Call::new(Method::PUT, object(&own), body)
         }
         Step::MergePatch | Step::StrategicPatch => {
             let kind = if step == Step::MergePatch { "merge-patch" } else { "strategic-merge-patch" };
@@ -180,7 +180,7 @@ fn request(room: &Room, step: Step, subject: Subject, worker: usize, serial: usi
             let body = subject.body(&room.namespace, &own, "", serial);
             Call { content_type: "application/apply-patch+yaml", ..Call::new(Method::PATCH, path, body) }
         }
-    }
+    })
 }
 
 fn create(room: &Room, subject: Subject, name: &str) -> Call {

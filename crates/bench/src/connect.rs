@@ -131,13 +131,14 @@ fn chain(error: ferrokube_client::TransportError) -> anyhow::Error {
     anyhow!(error)
 }
 
-/// What a `Status` says, or the start of whatever else came.
+/// What a `Status` says, or whatever else came; the start of it.
 fn message(body: &[u8]) -> String {
     let status: Option<serde_json::Value> = serde_json::from_slice(body).ok();
-    match status.as_ref().and_then(|s| s["message"].as_str()) {
+    let text = match status.as_ref().and_then(|s| s["message"].as_str()) {
         Some(message) => message.to_owned(),
-        None => String::from_utf8_lossy(&body[..body.len().min(300)]).into_owned(),
-    }
+        None => String::from_utf8_lossy(body).into_owned(),
+    };
+    text.chars().take(300).collect()
 }
 
 type Frames = BoxStream<'static, Result<Bytes, Box<dyn std::error::Error + Send + Sync>>>;

@@ -1,5 +1,7 @@
 //! The objects that measurements are made with: of the sizes that clusters have.
 
+use bytes::Bytes;
+
 /// A kind that is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Subject {
@@ -46,6 +48,18 @@ impl Subject {
                 format!(r#"{{"apiVersion":"coordination.k8s.io/v1","kind":"Lease","metadata":{metadata},"spec":{spec}}}"#)
             }
         }
+    }
+
+    /// The body of an update of what was `read`; `None` when that is no object.
+    pub fn changed(self, namespace: &str, name: &str, read: &[u8], mark: usize) -> Option<Bytes> {
+        if self != Subject::Pod {
+            return Some(self.body(namespace, name, &revision_of(read)?, mark).into());
+        }
+        // The server has added to a pod what an update may not take away, so the update is what was read with another mark.
+        const MARK: &[u8] = br#""mark":"m"#;
+        let from = read.windows(MARK.len()).position(|w| w == MARK)? + MARK.len();
+        let len = read[from..].iter().position(|b| *b == b'"')?;
+        Some([&read[..from], mark.to_string().as_bytes(), &read[from + len..]].concat().into())
     }
 
     /// A patch that changes the mark.
@@ -102,6 +116,10 @@ mod tests {
             assert_eq!(revision_of(body.as_bytes()).as_deref(), Some("17"));
             assert_eq!(revision_of(subject.body("ns", "name", "", 3).as_bytes()), None);
             serde_json::from_str::<serde_json::Value>(&subject.patch(1)).expect("JSON");
+            let changed = subject.changed("ns", "name", body.as_bytes(), 4711).expect("an object");
+            let changed: serde_json::Value = serde_json::from_slice(&changed).expect("JSON");
+            assert_eq!(changed["metadata"]["labels"]["mark"], "m4711");
+            assert_eq!(changed["metadata"]["resourceVersion"], "17");
         }
     }
 }
