@@ -47,7 +47,9 @@ impl Requirement {
         let integer = |v: &str| v.parse::<i64>().ok();
         let listed = |v: &str| self.values.iter().any(|x| **x == *v);
         let compared = |wanted: std::cmp::Ordering| {
-            let (Some(v), Some(bound)) = (value.and_then(integer), self.values.first().and_then(|b| integer(b))) else { return false };
+            let (Some(v), Some(bound)) = (value.and_then(integer), self.values.first().and_then(|b| integer(b))) else {
+                return false;
+            };
             v.cmp(&bound) == wanted
         };
         match self.operator {

@@ -203,7 +203,10 @@ pub fn env_var_name(value: &str) -> Vec<String> {
         errors.push("environment variable name must be non-empty".to_owned());
     }
     if value.chars().any(|c| !matches!(c, ' '..='~') || c == '=') {
-        errors.push("a valid environment variable name must consist only of printable ASCII characters other than '='".to_owned());
+        errors.push(
+            "a valid environment variable name must consist only of printable ASCII characters other than '='"
+                .to_owned(),
+        );
     }
     errors
 }
@@ -235,7 +238,11 @@ pub fn http_header_name(value: &str) -> Vec<String> {
     if !value.is_empty() && value.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'-') {
         return Vec::new();
     }
-    vec![pattern("a valid HTTP header must consist of alphanumeric characters or '-'", "[-A-Za-z0-9]+", &["X-Header-Name"])]
+    vec![pattern(
+        "a valid HTTP header must consist of alphanumeric characters or '-'",
+        "[-A-Za-z0-9]+",
+        &["X-Header-Name"],
+    )]
 }
 
 /// A port number.
@@ -281,7 +288,11 @@ pub fn ip_address(value: &str) -> Vec<String> {
 pub fn parse_cidr(value: &str) -> Option<(IpAddr, u8)> {
     let (address, bits) = value.split_once('/')?;
     let address = parse_ip(address)?;
-    if bits.is_empty() || bits.len() > 3 || !bits.bytes().all(|b| b.is_ascii_digit()) || (bits.len() > 1 && bits.starts_with('0')) {
+    if bits.is_empty()
+        || bits.len() > 3
+        || !bits.bytes().all(|b| b.is_ascii_digit())
+        || (bits.len() > 1 && bits.starts_with('0'))
+    {
         return None;
     }
     let bits: u8 = bits.parse().ok()?;
@@ -307,7 +318,11 @@ pub fn percent(value: &str) -> Vec<String> {
     if value.strip_suffix('%').is_some_and(|d| !d.is_empty() && d.bytes().all(|b| b.is_ascii_digit())) {
         return Vec::new();
     }
-    vec![pattern("a valid percent string must be a numeric string followed by an ending '%'", "[0-9]+%", &["1%", "93%"])]
+    vec![pattern(
+        "a valid percent string must be a numeric string followed by an ending '%'",
+        "[0-9]+%",
+        &["1%", "93%"],
+    )]
 }
 
 /// A domain of at least two labels, as finalizers and signers use it.
@@ -333,7 +348,8 @@ pub fn domain_prefixed_path(value: &str) -> Vec<String> {
     }
     match value.split_once('/') {
         Some((host, path)) if !host.is_empty() && !path.is_empty() => {
-            let mut errors: Vec<String> = dns1123_subdomain(host).into_iter().map(|m| format!("prefix part {m}")).collect();
+            let mut errors: Vec<String> =
+                dns1123_subdomain(host).into_iter().map(|m| format!("prefix part {m}")).collect();
             let allowed = |c: u8| c.is_ascii_alphanumeric() || b"/%:@&=+$,;-_.!~*'()".contains(&c);
             if !path.bytes().all(allowed) {
                 errors.push(pattern("Invalid path", r"[A-Za-z0-9/\-._~%!$&'()*+,;=:]+", &[]));
@@ -346,7 +362,11 @@ pub fn domain_prefixed_path(value: &str) -> Vec<String> {
 
 /// Removes what `generateName` may end with and names may not: one trailing dash.
 pub fn mask_trailing_dash(prefix: &str) -> String {
-    if prefix.len() > 1 && prefix.ends_with('-') { format!("{}a", &prefix[..prefix.len() - 2]) } else { prefix.to_owned() }
+    if prefix.len() > 1 && prefix.ends_with('-') {
+        format!("{}a", &prefix[..prefix.len() - 2])
+    } else {
+        prefix.to_owned()
+    }
 }
 
 #[cfg(test)]
@@ -357,7 +377,9 @@ mod tests {
     fn messages_are_those_of_apimachinery() {
         assert_eq!(
             dns1123_label("Bad"),
-            ["a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')"]
+            [
+                "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')"
+            ]
         );
         assert_eq!(qualified_name("/x"), ["prefix part must be non-empty"]);
         assert_eq!(port_number(0), ["must be between 1 and 65535, inclusive"]);

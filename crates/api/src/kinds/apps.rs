@@ -136,7 +136,9 @@ fn deployment(o: &Value, e: &mut Errors) {
     for key in ["minReadySeconds", "revisionHistoryLimit", "progressDeadlineSeconds"] {
         check::non_negative(spec, key, &SPEC, e);
     }
-    if let Some(n) = int(spec, "progressDeadlineSeconds").filter(|n| *n <= int(spec, "minReadySeconds").unwrap_or_default()) {
+    if let Some(n) =
+        int(spec, "progressDeadlineSeconds").filter(|n| *n <= int(spec, "minReadySeconds").unwrap_or_default())
+    {
         e.invalid(&SPEC.child("progressDeadlineSeconds"), &n.into(), "must be greater than minReadySeconds");
     }
 }
@@ -321,4 +323,3 @@ fn revision_update(new: &Value, old: &Value, e: &mut Errors) {
     revision(new, e);
     meta::immutable_value(new.get("data"), old.get("data"), &At::field("data"), e);
 }
-

@@ -205,7 +205,8 @@ fn metric_target(target: &Value, at: &At, e: &mut Errors) {
         e.invalid(&at.child("averageUtilization"), &n.into(), "must be greater than 0");
     }
     for key in ["value", "averageValue"] {
-        let positive = |v: &Value| crate::quantity::Quantity::from_json(v).is_ok_and(|q| q > crate::quantity::Quantity::ZERO);
+        let positive =
+            |v: &Value| crate::quantity::Quantity::from_json(v).is_ok_and(|q| q > crate::quantity::Quantity::ZERO);
         if let Some(v) = get(target, key).filter(|v| !positive(v)) {
             e.invalid(&at.child(key), v, "must be positive");
         }

@@ -124,7 +124,11 @@ fn docker_config(o: &Value, key: &str, e: &mut Errors) {
     };
     let parsed = STANDARD.decode(data).map(|bytes| serde_json::from_slice::<Value>(&bytes));
     if !matches!(parsed, Ok(Ok(Value::Object(_)))) {
-        e.invalid(&path.key(key), &"<secret contents redacted>".into(), "invalid character looking for beginning of value");
+        e.invalid(
+            &path.key(key),
+            &"<secret contents redacted>".into(),
+            "invalid character looking for beginning of value",
+        );
     }
 }
 

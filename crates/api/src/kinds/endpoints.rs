@@ -121,8 +121,12 @@ fn slice_endpoint(endpoint: &Value, family: &str, at: &At, e: &mut Errors) {
         let parsed = names::parse_ip(address);
         match family {
             "FQDN" => e.invalid_each(&at, address, names::dns1123_subdomain(address)),
-            "IPv4" if !parsed.is_some_and(|ip| ip.is_ipv4()) => e.invalid(&at, &address.into(), "must be a valid IPv4 address"),
-            "IPv6" if !parsed.is_some_and(|ip| ip.is_ipv6()) => e.invalid(&at, &address.into(), "must be a valid IPv6 address"),
+            "IPv4" if !parsed.is_some_and(|ip| ip.is_ipv4()) => {
+                e.invalid(&at, &address.into(), "must be a valid IPv4 address")
+            }
+            "IPv6" if !parsed.is_some_and(|ip| ip.is_ipv6()) => {
+                e.invalid(&at, &address.into(), "must be a valid IPv6 address")
+            }
             _ => special_address(address, &at, e),
         }
     }

@@ -1,7 +1,7 @@
 //! Events in both groups. They are stored as the core kind; `events.k8s.io` shows the same facts by other names.
 
-use super::json::*;
 use super::Hooks;
+use super::json::*;
 use crate::field::{At, Errors};
 use crate::names;
 use serde_json::Value;
@@ -82,7 +82,17 @@ fn events(o: &Value, e: &mut Errors) {
 
 /// Only the series of an event may change.
 fn events_update(new: &Value, old: &Value, e: &mut Errors) {
-    for key in ["regarding", "reason", "action", "related", "note", "type", "eventTime", "reportingController", "reportingInstance"] {
+    for key in [
+        "regarding",
+        "reason",
+        "action",
+        "related",
+        "note",
+        "type",
+        "eventTime",
+        "reportingController",
+        "reportingInstance",
+    ] {
         if !same(new.get(key), old.get(key)) {
             e.invalid(&At::field(key), new.get(key).unwrap_or(&Value::Null), super::check::IMMUTABLE);
         }

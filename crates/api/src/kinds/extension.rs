@@ -135,7 +135,11 @@ fn api_service(o: &Value, e: &mut Errors) {
             e.invalid(&SPEC.child("caBundle"), &"".into(), "local APIServices may not have a caBundle");
         }
         if insecure {
-            e.invalid(&SPEC.child("insecureSkipTLSVerify"), &true.into(), "local APIServices may not have insecureSkipTLSVerify");
+            e.invalid(
+                &SPEC.child("insecureSkipTLSVerify"),
+                &true.into(),
+                "local APIServices may not have insecureSkipTLSVerify",
+            );
         }
         return;
     };

@@ -2,9 +2,9 @@
 //!
 //! Source of the rules: apimachinery `api/validation` (`ValidateObjectMeta`, `ValidateObjectMetaUpdate`).
 
+use super::Kind;
 use super::check::{self, IMMUTABLE, NEGATIVE};
 use super::json::*;
-use super::Kind;
 use crate::field::{At, Errors};
 use crate::names;
 use serde_json::Value;
@@ -105,7 +105,11 @@ fn finalizers(m: &Value, path: &At, e: &mut Errors) {
     for (i, name) in texts(m, "finalizers").enumerate() {
         e.invalid_each(&path, name, names::qualified_name(name));
         if !name.contains('/') && !STANDARD.contains(&name) {
-            e.invalid(&path.index(i), &name.into(), "name is neither a standard finalizer name nor is it fully qualified");
+            e.invalid(
+                &path.index(i),
+                &name.into(),
+                "name is neither a standard finalizer name nor is it fully qualified",
+            );
         }
     }
     let has = |wanted: &str| texts(m, "finalizers").any(|f| f == wanted);
@@ -179,7 +183,9 @@ fn no_new_finalizers(new: &Value, old: &Value, e: &mut Errors) {
     }
     added.sort_unstable();
     let list = added.iter().map(|f| format!("{f:?}")).collect::<Vec<_>>().join(", ");
-    let why = format!("no new finalizers can be added if the object is being deleted, found new finalizers []string{{{list}}}");
+    let why = format!(
+        "no new finalizers can be added if the object is being deleted, found new finalizers []string{{{list}}}"
+    );
     e.forbidden(&META.child("finalizers"), &why);
 }
 

@@ -8,6 +8,7 @@ mod admission;
 mod apps;
 mod autoscaling;
 mod batch;
+mod cells;
 mod certificates;
 mod check;
 mod common;

@@ -30,7 +30,9 @@ pub(super) const IP_ADDRESS: Hooks = Hooks {
 pub(super) const SERVICE_CIDR: Hooks = Hooks {
     prepare_create: Some(common::reset_status),
     validate_create: Some(ranges),
-    validate_update: Some(|new, old, e| meta::immutable_value(spec(new).get("cidrs"), spec(old).get("cidrs"), &SPEC.child("cidrs"), e)),
+    validate_update: Some(|new, old, e| {
+        meta::immutable_value(spec(new).get("cidrs"), spec(old).get("cidrs"), &SPEC.child("cidrs"), e)
+    }),
     ..Hooks::NONE
 };
 
@@ -154,7 +156,9 @@ fn class(o: &Value, e: &mut Errors) {
     check::choice(parameters, "scope", &["Cluster", "Namespace"], &path, e);
     match (text(parameters, "scope"), text(parameters, "namespace")) {
         ("Namespace", "") => e.required(&path.child("namespace"), "`parameters.scope` is set to 'Namespace'"),
-        ("Cluster", ns) if !ns.is_empty() => e.forbidden(&path.child("namespace"), "`parameters.scope` is set to 'Cluster'"),
+        ("Cluster", ns) if !ns.is_empty() => {
+            e.forbidden(&path.child("namespace"), "`parameters.scope` is set to 'Cluster'")
+        }
         _ => {}
     }
 }

@@ -98,7 +98,10 @@ fn quota_amounts(v: &Value, key: &str, path: &At, e: &mut Errors) {
             e.invalid(&at, &name.into(), "must be a standard resource for quota");
         }
         let Some(q) = check::non_negative_quantity(amount, &at, e) else { continue };
-        let counted = !name.contains("cpu") && !name.contains("memory") && !name.contains("storage") && !name.contains("hugepages");
+        let counted = !name.contains("cpu")
+            && !name.contains("memory")
+            && !name.contains("storage")
+            && !name.contains("hugepages");
         if counted && !name.contains('.') && !q.is_whole() {
             e.invalid(&at, &q.to_string().into(), "must be an integer");
         }
@@ -168,8 +171,14 @@ fn range(o: &Value, e: &mut Errors) {
                 }
             }
         }
-        if kind == "PersistentVolumeClaim" && super::json::at(item, &["min", "storage"]).is_none() && super::json::at(item, &["max", "storage"]).is_none() {
-            e.required(&at.child("limits"), "either minimum or maximum storage value is required, but neither was provided");
+        if kind == "PersistentVolumeClaim"
+            && super::json::at(item, &["min", "storage"]).is_none()
+            && super::json::at(item, &["max", "storage"]).is_none()
+        {
+            e.required(
+                &at.child("limits"),
+                "either minimum or maximum storage value is required, but neither was provided",
+            );
         }
         range_order(item, &at, e);
     }
@@ -199,7 +208,8 @@ fn range_order(item: &Value, at: &At, e: &mut Errors) {
 }
 
 fn priority(o: &Value, e: &mut Errors) {
-    const SYSTEM: [(&str, i64); 2] = [("system-node-critical", 2_000_001_000), ("system-cluster-critical", 2_000_000_000)];
+    const SYSTEM: [(&str, i64); 2] =
+        [("system-node-critical", 2_000_001_000), ("system-cluster-critical", 2_000_000_000)];
     const HIGHEST: i64 = 1_000_000_000;
     let (name, value) = (text_at(o, &["metadata", "name"]), int(o, "value").unwrap_or_default());
     if name.starts_with("system-") {
@@ -212,7 +222,8 @@ fn priority(o: &Value, e: &mut Errors) {
         };
         if let Some(why) = why {
             let path = At::field("metadata");
-            let why = format!("priority class names with 'system-' prefix are reserved for system use only. error: {why}");
+            let why =
+                format!("priority class names with 'system-' prefix are reserved for system use only. error: {why}");
             e.forbidden(&path.child("name"), &why);
         }
     } else if value > HIGHEST {

@@ -39,7 +39,8 @@ pub(super) const ATTACHMENT: Hooks = Hooks {
     validate_update: Some(|new, old, e| fixed_spec(new, old, attachment, e)),
     ..Hooks::NONE
 };
-pub(super) const CSI_DRIVER: Hooks = Hooks { default: Some(default_driver), validate_create: Some(driver), ..Hooks::NONE };
+pub(super) const CSI_DRIVER: Hooks =
+    Hooks { default: Some(default_driver), validate_create: Some(driver), ..Hooks::NONE };
 pub(super) const CSI_NODE: Hooks = Hooks { validate_create: Some(csi_node), ..Hooks::NONE };
 
 fn spec(object: &Value) -> &Value {
@@ -114,7 +115,11 @@ pub(super) fn validate_claim_spec(spec: &Value, path: &At, e: &mut Errors) {
         None => e.required(&resources.key("storage"), ""),
         Some(amount) => {
             if Quantity::from_json(amount).is_ok_and(|q| q <= Quantity::ZERO) {
-                e.invalid(&requests, &Quantity::from_json(amount).unwrap_or_default().to_string().into(), "must be greater than zero");
+                e.invalid(
+                    &requests,
+                    &Quantity::from_json(amount).unwrap_or_default().to_string().into(),
+                    "must be greater than zero",
+                );
             }
         }
     }
@@ -152,10 +157,12 @@ fn claim_update(new: &Value, old: &Value, e: &mut Errors) {
         copy(&mut munged, was, "volumeAttributesClassName");
     }
     if !same(Some(&munged), Some(was)) {
-        let why = "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims";
+        let why =
+            "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims";
         return e.forbidden(&SPEC, why);
     }
-    let capacity = at(old, &["status", "capacity", "storage"]).and_then(|v| Quantity::from_json(v).ok()).unwrap_or_default();
+    let capacity =
+        at(old, &["status", "capacity", "storage"]).and_then(|v| Quantity::from_json(v).ok()).unwrap_or_default();
     if let (Some(n), Some(o)) = (storage(now), storage(was))
         && n < o
         && n <= capacity
@@ -182,8 +189,22 @@ fn volume_source(key: &str) -> Option<SourceCheck> {
             check::required(s, "path", at, e);
             check::no_backsteps(text(s, "path"), &at.child("path"), e);
         },
-        "glusterfs" | "rbd" | "iscsi" | "cinder" | "cephfs" | "fc" | "flocker" | "flexVolume" | "azureFile" | "azureDisk"
-        | "vsphereVolume" | "quobyte" | "photonPersistentDisk" | "portworxVolume" | "scaleIO" | "storageos" => |_, _, _| {},
+        "glusterfs"
+        | "rbd"
+        | "iscsi"
+        | "cinder"
+        | "cephfs"
+        | "fc"
+        | "flocker"
+        | "flexVolume"
+        | "azureFile"
+        | "azureDisk"
+        | "vsphereVolume"
+        | "quobyte"
+        | "photonPersistentDisk"
+        | "portworxVolume"
+        | "scaleIO"
+        | "storageos" => |_, _, _| {},
         _ => return None,
     })
 }
@@ -227,7 +248,9 @@ fn volume(o: &Value, e: &mut Errors) {
     let affinity = SPEC.child("nodeAffinity");
     match at(spec, &["nodeAffinity", "required"]) {
         Some(selector) => pod::placement::node_selector(selector, &affinity.child("required"), e),
-        None if has(spec, "nodeAffinity") => e.required(&affinity.child("required"), "must specify required node constraints"),
+        None if has(spec, "nodeAffinity") => {
+            e.required(&affinity.child("required"), "must specify required node constraints")
+        }
         None if has(spec, "local") => e.required(&affinity, "Local volume requires node affinity"),
         None => {}
     }
@@ -273,7 +296,12 @@ fn class_update(new: &Value, old: &Value, e: &mut Errors) {
             e.forbidden(&At::field(key), &format!("updates to {key} are forbidden."));
         }
     }
-    meta::immutable_value(new.get("volumeBindingMode"), old.get("volumeBindingMode"), &At::field("volumeBindingMode"), e);
+    meta::immutable_value(
+        new.get("volumeBindingMode"),
+        old.get("volumeBindingMode"),
+        &At::field("volumeBindingMode"),
+        e,
+    );
 }
 
 fn attributes_class(o: &Value, e: &mut Errors) {
@@ -302,8 +330,12 @@ fn attachment(o: &Value, e: &mut Errors) {
     check::required_form(spec, "nodeName", names::dns1123_subdomain, &SPEC, e);
     let source = spec.get("source").unwrap_or(&NONE);
     match (has(source, "persistentVolumeName"), has(source, "inlineVolumeSpec")) {
-        (false, false) => e.required(&SPEC.child("source"), "must specify exactly one of inlineVolumeSpec and persistentVolumeName"),
-        (true, true) => e.forbidden(&SPEC.child("source"), "must specify exactly one of inlineVolumeSpec and persistentVolumeName"),
+        (false, false) => {
+            e.required(&SPEC.child("source"), "must specify exactly one of inlineVolumeSpec and persistentVolumeName")
+        }
+        (true, true) => {
+            e.forbidden(&SPEC.child("source"), "must specify exactly one of inlineVolumeSpec and persistentVolumeName")
+        }
         _ => {}
     }
 }

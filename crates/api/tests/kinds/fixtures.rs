@@ -8,7 +8,8 @@ use serde_json::Value;
 use std::path::Path;
 
 fn fixtures() -> Option<Vec<Value>> {
-    let at = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/reference/data/staging/src/k8s.io/api/testdata/HEAD");
+    let at = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../../shared/reference/data/staging/src/k8s.io/api/testdata/HEAD");
     let files = std::fs::read_dir(at).ok()?.filter_map(|f| Some(f.ok()?.path()));
     let json = files.filter(|f| f.extension().is_some_and(|x| x == "json"));
     Some(json.map(|f| serde_json::from_slice(&std::fs::read(f).unwrap()).unwrap()).collect())
@@ -24,7 +25,9 @@ fn hooks_survive_every_fixture() {
     for fixture in fixtures {
         let Some(api_version) = fixture["apiVersion"].as_str() else { continue };
         let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-        let Some(kind) = kinds::lookup_kind(group, version, fixture["kind"].as_str().unwrap_or_default()) else { continue };
+        let Some(kind) = kinds::lookup_kind(group, version, fixture["kind"].as_str().unwrap_or_default()) else {
+            continue;
+        };
         met += 1;
         let hooks = &kind.hooks;
         let mut object = fixture.clone();

@@ -4,6 +4,7 @@
 mod fixtures;
 mod pods;
 mod rules;
+mod tables;
 mod workloads;
 
 use ferrokube_api::field::Errors;
@@ -21,7 +22,10 @@ pub fn row(kind: &str) -> &'static Kind {
 
 /// `path: message` of every error.
 pub fn lines(e: Errors) -> Vec<String> {
-    e.into_causes().into_iter().map(|c| if c.field.is_empty() { c.message } else { format!("{}: {}", c.field, c.message) }).collect()
+    e.into_causes()
+        .into_iter()
+        .map(|c| if c.field.is_empty() { c.message } else { format!("{}: {}", c.field, c.message) })
+        .collect()
 }
 
 /// Runs the hooks of a create in their order.

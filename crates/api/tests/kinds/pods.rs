@@ -63,7 +63,10 @@ fn parts_of_a_pod_get_their_defaults() {
         json!({"httpGet": {"port": 80, "path": "/", "scheme": "HTTP"}, "timeoutSeconds": 1, "periodSeconds": 10, "successThreshold": 1, "failureThreshold": 3})
     );
     assert_eq!(c["readinessProbe"]["grpc"]["service"], "");
-    assert_eq!(c["resources"], json!({"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "1", "memory": "1Gi"}}));
+    assert_eq!(
+        c["resources"],
+        json!({"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "1", "memory": "1Gi"}})
+    );
     assert_eq!(p["spec"]["serviceAccount"], "robot");
     let volumes = &p["spec"]["volumes"];
     assert_eq!(volumes[0]["configMap"]["defaultMode"], 420);
@@ -102,28 +105,94 @@ fn bad_pods_get_the_words_of_1_36() {
         (json!({"spec": {"containers": []}}), "spec.containers: Required value"),
         (c(json!({"name": ""})), "spec.containers[0].name: Required value"),
         (c(json!({"image": ""})), "spec.containers[0].image: Required value"),
-        (c(json!({"image": " i"})), "spec.containers[0].image: Invalid value: \" i\": must not have leading or trailing whitespace"),
-        (c(json!({"imagePullPolicy": "Never?"})), "spec.containers[0].imagePullPolicy: Unsupported value: \"Never?\": supported values: \"Always\", \"IfNotPresent\", \"Never\""),
-        (c(json!({"ports": [{"containerPort": 70000}]})), "spec.containers[0].ports[0].containerPort: Invalid value: 70000: must be between 1 and 65535, inclusive"),
-        (c(json!({"ports": [{"containerPort": 1, "hostPort": 2}, {"containerPort": 3, "hostPort": 2}]})), "spec.containers[0].ports[1].hostPort: Duplicate value: \"TCP//2\""),
-        (c(json!({"volumeMounts": [{"name": "v", "mountPath": "/x"}]})), "spec.containers[0].volumeMounts[0].name: Not found: \"v\""),
-        (c(json!({"resources": {"limits": {"cpu": "1"}, "requests": {"cpu": "2"}}})), "spec.containers[0].resources.requests: Invalid value: \"2\": must be less than or equal to cpu limit of 1"),
-        (c(json!({"resources": {"requests": {"cpu": "-1"}}})), "spec.containers[0].resources.requests[cpu]: Invalid value: \"-1\": must be greater than or equal to 0"),
-        (c(json!({"env": [{"name": "a=b"}]})), "spec.containers[0].env[0].name: Invalid value: \"a=b\": a valid environment variable name must consist only of printable ASCII characters other than '='"),
-        (c(json!({"env": [{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "spec.x"}}}]})), "spec.containers[0].env[0].valueFrom.fieldRef.fieldPath: Invalid value: \"spec.x\": error converting fieldPath: field label not supported: spec.x"),
-        (c(json!({"livenessProbe": {}})), "spec.containers[0].livenessProbe: Required value: must specify a handler type"),
-        (c(json!({"livenessProbe": {"exec": {"command": ["x"]}, "successThreshold": 2}})), "spec.containers[0].livenessProbe.successThreshold: Invalid value: 2: must be 1"),
-        (c(json!({"lifecycle": {"preStop": {"sleep": {"seconds": 31}}}})), "spec.containers[0].lifecycle.preStop.sleep: Invalid value: 31: must be non-negative and less than terminationGracePeriodSeconds (30)"),
-        (json!({"spec": {"restartPolicy": "Sometimes"}}), "spec.restartPolicy: Unsupported value: \"Sometimes\": supported values: \"Always\", \"OnFailure\", \"Never\""),
-        (json!({"spec": {"initContainers": [{"name": "i", "image": "i", "livenessProbe": {"exec": {"command": ["x"]}}}]}}), "spec.initContainers[0].livenessProbe: Forbidden: may not be set for init containers without restartPolicy=Always"),
-        (json!({"spec": {"volumes": [{"name": "v", "emptyDir": {}, "hostPath": {"path": "/"}}]}}), "spec.volumes[0].hostPath: Forbidden: may not specify more than 1 volume type"),
-        (json!({"spec": {"tolerations": [{"operator": "Equal"}]}}), "spec.tolerations[0].operator: Invalid value: \"Equal\": operator must be Exists when `key` is empty, which means \"match all values and all keys\""),
-        (json!({"spec": {"topologySpreadConstraints": [{"maxSkew": 0, "topologyKey": "z", "whenUnsatisfiable": "DoNotSchedule"}]}}), "spec.topologySpreadConstraints[0].maxSkew: Invalid value: 0: must be greater than zero"),
-        (json!({"spec": {"dnsPolicy": "None"}}), "spec.dnsConfig: Required value: must provide `dnsConfig` when `dnsPolicy` is None"),
-        (json!({"spec": {"nodeName": "n", "schedulingGates": [{"name": "g"}]}}), "spec.nodeName: Forbidden: cannot be set until all schedulingGates have been cleared"),
-        (json!({"spec": {"ephemeralContainers": [{"name": "e", "image": "i"}]}}), "spec.ephemeralContainers: Forbidden: cannot be set on create"),
-        (json!({"metadata": {"labels": {"a b": "c"}}}), "metadata.labels: Invalid value: \"a b\": name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')"),
-        (json!({"metadata": {"finalizers": ["x"]}}), "metadata.finalizers[0]: Invalid value: \"x\": name is neither a standard finalizer name nor is it fully qualified"),
+        (
+            c(json!({"image": " i"})),
+            "spec.containers[0].image: Invalid value: \" i\": must not have leading or trailing whitespace",
+        ),
+        (
+            c(json!({"imagePullPolicy": "Never?"})),
+            "spec.containers[0].imagePullPolicy: Unsupported value: \"Never?\": supported values: \"Always\", \"IfNotPresent\", \"Never\"",
+        ),
+        (
+            c(json!({"ports": [{"containerPort": 70000}]})),
+            "spec.containers[0].ports[0].containerPort: Invalid value: 70000: must be between 1 and 65535, inclusive",
+        ),
+        (
+            c(json!({"ports": [{"containerPort": 1, "hostPort": 2}, {"containerPort": 3, "hostPort": 2}]})),
+            "spec.containers[0].ports[1].hostPort: Duplicate value: \"TCP//2\"",
+        ),
+        (
+            c(json!({"volumeMounts": [{"name": "v", "mountPath": "/x"}]})),
+            "spec.containers[0].volumeMounts[0].name: Not found: \"v\"",
+        ),
+        (
+            c(json!({"resources": {"limits": {"cpu": "1"}, "requests": {"cpu": "2"}}})),
+            "spec.containers[0].resources.requests: Invalid value: \"2\": must be less than or equal to cpu limit of 1",
+        ),
+        (
+            c(json!({"resources": {"requests": {"cpu": "-1"}}})),
+            "spec.containers[0].resources.requests[cpu]: Invalid value: \"-1\": must be greater than or equal to 0",
+        ),
+        (
+            c(json!({"env": [{"name": "a=b"}]})),
+            "spec.containers[0].env[0].name: Invalid value: \"a=b\": a valid environment variable name must consist only of printable ASCII characters other than '='",
+        ),
+        (
+            c(json!({"env": [{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "spec.x"}}}]})),
+            "spec.containers[0].env[0].valueFrom.fieldRef.fieldPath: Invalid value: \"spec.x\": error converting fieldPath: field label not supported: spec.x",
+        ),
+        (
+            c(json!({"livenessProbe": {}})),
+            "spec.containers[0].livenessProbe: Required value: must specify a handler type",
+        ),
+        (
+            c(json!({"livenessProbe": {"exec": {"command": ["x"]}, "successThreshold": 2}})),
+            "spec.containers[0].livenessProbe.successThreshold: Invalid value: 2: must be 1",
+        ),
+        (
+            c(json!({"lifecycle": {"preStop": {"sleep": {"seconds": 31}}}})),
+            "spec.containers[0].lifecycle.preStop.sleep: Invalid value: 31: must be non-negative and less than terminationGracePeriodSeconds (30)",
+        ),
+        (
+            json!({"spec": {"restartPolicy": "Sometimes"}}),
+            "spec.restartPolicy: Unsupported value: \"Sometimes\": supported values: \"Always\", \"OnFailure\", \"Never\"",
+        ),
+        (
+            json!({"spec": {"initContainers": [{"name": "i", "image": "i", "livenessProbe": {"exec": {"command": ["x"]}}}]}}),
+            "spec.initContainers[0].livenessProbe: Forbidden: may not be set for init containers without restartPolicy=Always",
+        ),
+        (
+            json!({"spec": {"volumes": [{"name": "v", "emptyDir": {}, "hostPath": {"path": "/"}}]}}),
+            "spec.volumes[0].hostPath: Forbidden: may not specify more than 1 volume type",
+        ),
+        (
+            json!({"spec": {"tolerations": [{"operator": "Equal"}]}}),
+            "spec.tolerations[0].operator: Invalid value: \"Equal\": operator must be Exists when `key` is empty, which means \"match all values and all keys\"",
+        ),
+        (
+            json!({"spec": {"topologySpreadConstraints": [{"maxSkew": 0, "topologyKey": "z", "whenUnsatisfiable": "DoNotSchedule"}]}}),
+            "spec.topologySpreadConstraints[0].maxSkew: Invalid value: 0: must be greater than zero",
+        ),
+        (
+            json!({"spec": {"dnsPolicy": "None"}}),
+            "spec.dnsConfig: Required value: must provide `dnsConfig` when `dnsPolicy` is None",
+        ),
+        (
+            json!({"spec": {"nodeName": "n", "schedulingGates": [{"name": "g"}]}}),
+            "spec.nodeName: Forbidden: cannot be set until all schedulingGates have been cleared",
+        ),
+        (
+            json!({"spec": {"ephemeralContainers": [{"name": "e", "image": "i"}]}}),
+            "spec.ephemeralContainers: Forbidden: cannot be set on create",
+        ),
+        (
+            json!({"metadata": {"labels": {"a b": "c"}}}),
+            "metadata.labels: Invalid value: \"a b\": name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')",
+        ),
+        (
+            json!({"metadata": {"finalizers": ["x"]}}),
+            "metadata.finalizers[0]: Invalid value: \"x\": name is neither a standard finalizer name nor is it fully qualified",
+        ),
     ] {
         assert_eq!(refused(rest.clone()), [want], "{rest}");
     }
@@ -132,13 +201,23 @@ fn bad_pods_get_the_words_of_1_36() {
 #[test]
 fn resources_without_a_domain_must_be_known() {
     let limits = json!({"bananas": "1"});
-    let errors = refused(json!({"spec": {"containers": [{"name": "c", "image": "i", "resources": {"limits": limits, "requests": {}}}]}}));
+    let errors = refused(
+        json!({"spec": {"containers": [{"name": "c", "image": "i", "resources": {"limits": limits, "requests": {}}}]}}),
+    );
     let at = "spec.containers[0].resources.limits[bananas]: Invalid value: \"bananas\"";
-    assert_eq!(errors[..2], [format!("{at}: must be a standard resource type or fully qualified"), format!("{at}: must be a standard resource for containers")]);
+    assert_eq!(
+        errors[..2],
+        [
+            format!("{at}: must be a standard resource type or fully qualified"),
+            format!("{at}: must be a standard resource for containers")
+        ]
+    );
 }
 
 fn stored() -> Value {
-    let mut p = pod(json!({"spec": {"containers": [{"name": "c", "image": "i:1"}], "tolerations": [{"key": "k", "operator": "Exists"}]}}));
+    let mut p = pod(
+        json!({"spec": {"containers": [{"name": "c", "image": "i:1"}], "tolerations": [{"key": "k", "operator": "Exists"}]}}),
+    );
     assert_eq!(create(row("Pod"), &mut p), Vec::<String>::new());
     p
 }
@@ -159,21 +238,33 @@ fn updates_touch_only_what_may_change() {
     let more = json!([{"key": "k", "operator": "Exists"}, {"key": "l", "operator": "Exists"}]);
     assert_eq!(change(json!({"spec": {"tolerations": more}})), Vec::<String>::new());
     let errors = change(json!({"spec": {"tolerations": []}}));
-    assert_eq!(errors, ["spec.tolerations: Forbidden: existing toleration can not be modified except its tolerationSeconds"]);
+    assert_eq!(
+        errors,
+        ["spec.tolerations: Forbidden: existing toleration can not be modified except its tolerationSeconds"]
+    );
     let errors = change(json!({"spec": {"nodeName": "n"}}));
     assert!(errors[0].starts_with("spec: Forbidden: pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,"), "{errors:?}");
-    assert_eq!(change(json!({"metadata": {"uid": "other"}})), ["metadata.uid: Invalid value: \"other\": field is immutable"]);
+    assert_eq!(
+        change(json!({"metadata": {"uid": "other"}})),
+        ["metadata.uid: Invalid value: \"other\": field is immutable"]
+    );
 }
 
 #[test]
 fn a_terminated_container_of_a_pod_that_never_restarts_stays_so() {
     let mut old = stored();
-    merge(&mut old, json!({"spec": {"restartPolicy": "Never"}, "status": {"containerStatuses": [{"name": "c", "state": {"terminated": {"exitCode": 0}}}]}}));
+    merge(
+        &mut old,
+        json!({"spec": {"restartPolicy": "Never"}, "status": {"containerStatuses": [{"name": "c", "state": {"terminated": {"exitCode": 0}}}]}}),
+    );
     let mut new = old.clone();
     new["status"]["containerStatuses"][0]["state"] = json!({"running": {}});
     let mut e = ferrokube_api::field::Errors::default();
     row("Pod").hooks.validate_status.unwrap()(&new, &old, &mut e);
-    assert_eq!(crate::lines(e), ["status.containerStatuses[0].state: Forbidden: may not be transitioned to non-terminated state"]);
+    assert_eq!(
+        crate::lines(e),
+        ["status.containerStatuses[0].state: Forbidden: may not be transitioned to non-terminated state"]
+    );
 }
 
 #[test]
@@ -181,13 +272,18 @@ fn grace_is_for_pods_that_reached_a_node_and_run() {
     let grace = row("Pod").hooks.grace.unwrap();
     assert_eq!(grace(&json!({"spec": {"terminationGracePeriodSeconds": 5}})), 0);
     assert_eq!(grace(&json!({"spec": {"nodeName": "n", "terminationGracePeriodSeconds": 5}})), 5);
-    assert_eq!(grace(&json!({"spec": {"nodeName": "n", "terminationGracePeriodSeconds": 5}, "status": {"phase": "Failed"}})), 0);
+    assert_eq!(
+        grace(&json!({"spec": {"nodeName": "n", "terminationGracePeriodSeconds": 5}, "status": {"phase": "Failed"}})),
+        0
+    );
 }
 
 #[test]
 fn match_label_keys_become_selector_terms() {
     let term = json!({"topologyKey": "z", "labelSelector": {"matchLabels": {"app": "a"}}, "matchLabelKeys": ["hash"]});
-    let mut p = pod(json!({"metadata": {"labels": {"app": "a", "hash": "h"}}, "spec": {"affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}}}));
+    let mut p = pod(
+        json!({"metadata": {"labels": {"app": "a", "hash": "h"}}, "spec": {"affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}}}),
+    );
     assert_eq!(create(row("Pod"), &mut p), Vec::<String>::new());
     let term = &p["spec"]["affinity"]["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"][0];
     assert_eq!(term["labelSelector"]["matchExpressions"], json!([{"key": "hash", "operator": "In", "values": ["h"]}]));
@@ -199,7 +295,10 @@ fn the_ephemeral_containers_view_changes_nothing_else() {
     let view = row("Pod").hooks.view("ephemeralcontainers").unwrap();
     let mut new = old.clone();
     let extra = json!({"name": "e", "image": "i", "imagePullPolicy": "Always", "terminationMessagePolicy": "File"});
-    merge(&mut new, json!({"metadata": {"labels": {"x": "y"}}, "spec": {"nodeName": "n", "ephemeralContainers": [extra]}}));
+    merge(
+        &mut new,
+        json!({"metadata": {"labels": {"x": "y"}}, "spec": {"nodeName": "n", "ephemeralContainers": [extra]}}),
+    );
     (view.prepare)(&mut new, &old, &crate::context());
     assert_eq!((new["spec"].get("nodeName"), new["metadata"].get("labels")), (None, None));
     assert_eq!(new["spec"]["ephemeralContainers"][0]["name"], "e");

@@ -20,12 +20,18 @@ fn a_service_gets_its_defaults_and_keeps_what_was_allocated() {
     );
     assert_eq!(o["status"], json!({"loadBalancer": {}}));
     let mut old = o.clone();
-    merge(&mut old, json!({"spec": {"clusterIP": "10.0.0.7", "clusterIPs": ["10.0.0.7"], "ports": [{"port": 80, "targetPort": 80, "protocol": "TCP", "nodePort": 30001}]}}));
+    merge(
+        &mut old,
+        json!({"spec": {"clusterIP": "10.0.0.7", "clusterIPs": ["10.0.0.7"], "ports": [{"port": 80, "targetPort": 80, "protocol": "TCP", "nodePort": 30001}]}}),
+    );
     let mut new = o.clone();
     assert_eq!(update(row("Service"), &mut new, &old), Vec::<String>::new());
     assert_eq!((&new["spec"]["clusterIP"], &new["spec"]["ports"][0]["nodePort"]), (&json!("10.0.0.7"), &json!(30001)));
     merge(&mut new, json!({"spec": {"clusterIP": "10.0.0.8"}}));
-    assert_eq!(update(row("Service"), &mut new, &old), ["spec.clusterIPs[0]: Invalid value: [\"10.0.0.8\"]: may not change once set"]);
+    assert_eq!(
+        update(row("Service"), &mut new, &old),
+        ["spec.clusterIPs[0]: Invalid value: [\"10.0.0.8\"]: may not change once set"]
+    );
     let mut external = old.clone();
     merge(&mut external, json!({"spec": {"type": "ExternalName", "externalName": "a.example"}}));
     assert_eq!(update(row("Service"), &mut external, &old), Vec::<String>::new());
@@ -52,25 +58,78 @@ fn secrets_hold_what_they_say() {
     frozen["immutable"] = true.into();
     let mut new = frozen.clone();
     merge(&mut new, json!({"data": {"a": "Yw=="}}));
-    assert_eq!(update(row("Secret"), &mut new, &frozen), ["data: Forbidden: field is immutable when `immutable` is set"]);
+    assert_eq!(
+        update(row("Secret"), &mut new, &frozen),
+        ["data: Forbidden: field is immutable when `immutable` is set"]
+    );
 }
 
 #[test]
 fn kinds_get_their_defaults() {
     for (kind, rest, path, want) in [
-        ("Endpoints", json!({"subsets": [{"addresses": [{"ip": "10.0.0.1"}], "ports": [{"port": 1}]}]}), "/subsets/0/ports/0/protocol", json!("TCP")),
-        ("EndpointSlice", json!({"addressType": "IPv4", "endpoints": [], "ports": [{"port": 1}]}), "/ports/0", json!({"name": "", "port": 1, "protocol": "TCP"})),
-        ("RoleBinding", json!({"roleRef": {"kind": "Role", "name": "r"}, "subjects": [{"kind": "User", "name": "u"}]}), "/subjects/0/apiGroup", json!("rbac.authorization.k8s.io")),
-        ("PersistentVolumeClaim", json!({"spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1024Mi"}}}}), "/spec", json!({"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}, "volumeMode": "Filesystem"})),
-        ("PersistentVolume", json!({"spec": {"accessModes": ["ReadWriteOnce"], "capacity": {"storage": "1Gi"}, "hostPath": {"path": "/x"}}}), "/spec/persistentVolumeReclaimPolicy", json!("Retain")),
+        (
+            "Endpoints",
+            json!({"subsets": [{"addresses": [{"ip": "10.0.0.1"}], "ports": [{"port": 1}]}]}),
+            "/subsets/0/ports/0/protocol",
+            json!("TCP"),
+        ),
+        (
+            "EndpointSlice",
+            json!({"addressType": "IPv4", "endpoints": [], "ports": [{"port": 1}]}),
+            "/ports/0",
+            json!({"name": "", "port": 1, "protocol": "TCP"}),
+        ),
+        (
+            "RoleBinding",
+            json!({"roleRef": {"kind": "Role", "name": "r"}, "subjects": [{"kind": "User", "name": "u"}]}),
+            "/subjects/0/apiGroup",
+            json!("rbac.authorization.k8s.io"),
+        ),
+        (
+            "PersistentVolumeClaim",
+            json!({"spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1024Mi"}}}}),
+            "/spec",
+            json!({"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}, "volumeMode": "Filesystem"}),
+        ),
+        (
+            "PersistentVolume",
+            json!({"spec": {"accessModes": ["ReadWriteOnce"], "capacity": {"storage": "1Gi"}, "hostPath": {"path": "/x"}}}),
+            "/spec/persistentVolumeReclaimPolicy",
+            json!("Retain"),
+        ),
         ("StorageClass", json!({"provisioner": "p"}), "/volumeBindingMode", json!("Immediate")),
-        ("NetworkPolicy", json!({"spec": {"podSelector": {}, "egress": [{}]}}), "/spec/policyTypes", json!(["Ingress", "Egress"])),
+        (
+            "NetworkPolicy",
+            json!({"spec": {"podSelector": {}, "egress": [{}]}}),
+            "/spec/policyTypes",
+            json!(["Ingress", "Egress"]),
+        ),
         ("PriorityClass", json!({"value": 5}), "/preemptionPolicy", json!("PreemptLowerPriority")),
-        ("LimitRange", json!({"spec": {"limits": [{"type": "Container", "max": {"cpu": "1000m"}}]}}), "/spec/limits/0", json!({"type": "Container", "max": {"cpu": "1"}, "default": {"cpu": "1"}, "defaultRequest": {"cpu": "1"}})),
-        ("FlowSchema", json!({"spec": {"priorityLevelConfiguration": {"name": "p"}}}), "/spec/matchingPrecedence", json!(1000)),
+        (
+            "LimitRange",
+            json!({"spec": {"limits": [{"type": "Container", "max": {"cpu": "1000m"}}]}}),
+            "/spec/limits/0",
+            json!({"type": "Container", "max": {"cpu": "1"}, "default": {"cpu": "1"}, "defaultRequest": {"cpu": "1"}}),
+        ),
+        (
+            "FlowSchema",
+            json!({"spec": {"priorityLevelConfiguration": {"name": "p"}}}),
+            "/spec/matchingPrecedence",
+            json!(1000),
+        ),
         ("CSIDriver", json!({"spec": {}}), "/spec/attachRequired", json!(true)),
-        ("IngressClass", json!({"spec": {"controller": "a.example/b", "parameters": {"kind": "K", "name": "n"}}}), "/spec/parameters/scope", json!("Cluster")),
-        ("APIService", json!({"metadata": {"name": "v1.a.example"}, "spec": {"group": "a.example", "version": "v1", "groupPriorityMinimum": 100, "versionPriority": 10, "service": {"name": "s", "namespace": "n"}}}), "/spec/service/port", json!(443)),
+        (
+            "IngressClass",
+            json!({"spec": {"controller": "a.example/b", "parameters": {"kind": "K", "name": "n"}}}),
+            "/spec/parameters/scope",
+            json!("Cluster"),
+        ),
+        (
+            "APIService",
+            json!({"metadata": {"name": "v1.a.example"}, "spec": {"group": "a.example", "version": "v1", "groupPriorityMinimum": 100, "versionPriority": 10, "service": {"name": "s", "namespace": "n"}}}),
+            "/spec/service/port",
+            json!(443),
+        ),
         ("Node", json!({"status": {"capacity": {"cpu": "4000m"}}}), "/status/allocatable", json!({"cpu": "4"})),
     ] {
         assert_eq!(made(kind, rest).pointer(path), Some(&want), "{kind} {path}");
@@ -81,24 +140,92 @@ fn kinds_get_their_defaults() {
 fn bad_objects_get_the_words_of_1_36() {
     for (kind, rest, want) in [
         ("Service", json!({"spec": {}}), "spec.ports: Required value"),
-        ("Service", json!({"spec": {"ports": [{"port": 80}, {"port": 81, "name": "b"}]}}), "spec.ports[0].name: Required value"),
-        ("Service", json!({"spec": {"type": "Magic", "ports": [{"port": 80}]}}), "spec.type: Unsupported value: \"Magic\": supported values: \"ClusterIP\", \"ExternalName\", \"LoadBalancer\", \"NodePort\""),
-        ("ConfigMap", json!({"data": {"a/b": "c"}}), "data[a/b]: Invalid value: \"a/b\": a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')"),
+        (
+            "Service",
+            json!({"spec": {"ports": [{"port": 80}, {"port": 81, "name": "b"}]}}),
+            "spec.ports[0].name: Required value",
+        ),
+        (
+            "Service",
+            json!({"spec": {"type": "Magic", "ports": [{"port": 80}]}}),
+            "spec.type: Unsupported value: \"Magic\": supported values: \"ClusterIP\", \"ExternalName\", \"LoadBalancer\", \"NodePort\"",
+        ),
+        (
+            "ConfigMap",
+            json!({"data": {"a/b": "c"}}),
+            "data[a/b]: Invalid value: \"a/b\": a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')",
+        ),
         ("Secret", json!({"type": "kubernetes.io/tls", "data": {"tls.crt": ""}}), "data[tls.key]: Required value"),
-        ("Namespace", json!({"metadata": {"name": "A"}}), "metadata.name: Invalid value: \"A\": a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')"),
-        ("Role", json!({"rules": [{"apiGroups": [""], "resources": ["pods"]}]}), "rules[0].verbs: Required value: verbs must contain at least one value"),
-        ("ClusterRoleBinding", json!({"roleRef": {"kind": "Role", "name": "x"}}), "roleRef.kind: Unsupported value: \"Role\": supported values: \"ClusterRole\""),
-        ("PodDisruptionBudget", json!({"spec": {"minAvailable": "101%"}}), "spec.minAvailable: Invalid value: \"101%\": must not be greater than 100%"),
-        ("PersistentVolumeClaim", json!({"spec": {"accessModes": ["ReadWriteOnce"]}}), "spec.resources[storage]: Required value"),
-        ("PriorityClass", json!({"value": 1000000001}), "value: Forbidden: maximum allowed value of a user defined priority is 1000000000"),
-        ("Ingress", json!({"spec": {"rules": [{"http": {"paths": [{"path": "/", "pathType": "Prefix", "backend": {"service": {"name": "s"}}}]}}]}}), "spec.rules[0].http.paths[0].backend.service: Required value: port name or number is required"),
-        ("HorizontalPodAutoscaler", json!({"spec": {"maxReplicas": 0, "minReplicas": 0, "scaleTargetRef": {"kind": "Deployment", "name": "d"}}}), "spec.minReplicas: Invalid value: 0: must be greater than or equal to 1"),
-        ("Lease", json!({"spec": {"leaseDurationSeconds": 0}}), "spec.leaseDurationSeconds: Invalid value: 0: must be greater than 0"),
-        ("Node", json!({"spec": {"taints": [{"key": "k", "effect": "Sometimes"}]}}), "spec.taints[0].effect: Unsupported value: \"Sometimes\": supported values: \"NoSchedule\", \"PreferNoSchedule\", \"NoExecute\""),
-        ("ValidatingWebhookConfiguration", json!({"webhooks": [{"name": "a.b.c", "sideEffects": "None", "admissionReviewVersions": ["v1"], "clientConfig": {}}]}), "webhooks[0].clientConfig: Required value: exactly one of url or service is required"),
-        ("Event", json!({"involvedObject": {"namespace": "other"}}), "involvedObject.namespace: Invalid value: \"other\": does not match event.namespace"),
-        ("ConfigMap", json!({"metadata": {"annotations": {"a": "x".repeat(300_000)}}}), "metadata.annotations: Too long: may not be more than 262144 bytes"),
-        ("ConfigMap", json!({"metadata": {"ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": "p"}]}}), "metadata.ownerReferences.uid: Invalid value: \"\": must not be empty"),
+        (
+            "Namespace",
+            json!({"metadata": {"name": "A"}}),
+            "metadata.name: Invalid value: \"A\": a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')",
+        ),
+        (
+            "Role",
+            json!({"rules": [{"apiGroups": [""], "resources": ["pods"]}]}),
+            "rules[0].verbs: Required value: verbs must contain at least one value",
+        ),
+        (
+            "ClusterRoleBinding",
+            json!({"roleRef": {"kind": "Role", "name": "x"}}),
+            "roleRef.kind: Unsupported value: \"Role\": supported values: \"ClusterRole\"",
+        ),
+        (
+            "PodDisruptionBudget",
+            json!({"spec": {"minAvailable": "101%"}}),
+            "spec.minAvailable: Invalid value: \"101%\": must not be greater than 100%",
+        ),
+        (
+            "PersistentVolumeClaim",
+            json!({"spec": {"accessModes": ["ReadWriteOnce"]}}),
+            "spec.resources[storage]: Required value",
+        ),
+        (
+            "PriorityClass",
+            json!({"value": 1000000001}),
+            "value: Forbidden: maximum allowed value of a user defined priority is 1000000000",
+        ),
+        (
+            "Ingress",
+            json!({"spec": {"rules": [{"http": {"paths": [{"path": "/", "pathType": "Prefix", "backend": {"service": {"name": "s"}}}]}}]}}),
+            "spec.rules[0].http.paths[0].backend.service: Required value: port name or number is required",
+        ),
+        (
+            "HorizontalPodAutoscaler",
+            json!({"spec": {"maxReplicas": 0, "minReplicas": 0, "scaleTargetRef": {"kind": "Deployment", "name": "d"}}}),
+            "spec.minReplicas: Invalid value: 0: must be greater than or equal to 1",
+        ),
+        (
+            "Lease",
+            json!({"spec": {"leaseDurationSeconds": 0}}),
+            "spec.leaseDurationSeconds: Invalid value: 0: must be greater than 0",
+        ),
+        (
+            "Node",
+            json!({"spec": {"taints": [{"key": "k", "effect": "Sometimes"}]}}),
+            "spec.taints[0].effect: Unsupported value: \"Sometimes\": supported values: \"NoSchedule\", \"PreferNoSchedule\", \"NoExecute\"",
+        ),
+        (
+            "ValidatingWebhookConfiguration",
+            json!({"webhooks": [{"name": "a.b.c", "sideEffects": "None", "admissionReviewVersions": ["v1"], "clientConfig": {}}]}),
+            "webhooks[0].clientConfig: Required value: exactly one of url or service is required",
+        ),
+        (
+            "Event",
+            json!({"involvedObject": {"namespace": "other"}}),
+            "involvedObject.namespace: Invalid value: \"other\": does not match event.namespace",
+        ),
+        (
+            "ConfigMap",
+            json!({"metadata": {"annotations": {"a": "x".repeat(300_000)}}}),
+            "metadata.annotations: Too long: may not be more than 262144 bytes",
+        ),
+        (
+            "ConfigMap",
+            json!({"metadata": {"ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": "p"}]}}),
+            "metadata.ownerReferences.uid: Invalid value: \"\": must not be empty",
+        ),
     ] {
         let errors = create(row(kind), &mut object(kind, rest.clone()));
         assert_eq!(errors.first().map(String::as_str), Some(want), "{kind} {rest}: {errors:?}");
@@ -111,15 +238,26 @@ fn what_is_immutable_stays() {
     let mut new = binding.clone();
     new["roleRef"]["name"] = "other".into();
     let errors = update(row("RoleBinding"), &mut new, &binding);
-    assert_eq!(errors, ["roleRef: Invalid value: {\"apiGroup\":\"rbac.authorization.k8s.io\",\"kind\":\"Role\",\"name\":\"other\"}: cannot change roleRef"]);
+    assert_eq!(
+        errors,
+        [
+            "roleRef: Invalid value: {\"apiGroup\":\"rbac.authorization.k8s.io\",\"kind\":\"Role\",\"name\":\"other\"}: cannot change roleRef"
+        ]
+    );
 
-    let claim = made("PersistentVolumeClaim", json!({"spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}}));
+    let claim = made(
+        "PersistentVolumeClaim",
+        json!({"spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}}),
+    );
     let mut bound = claim.clone();
     merge(&mut bound, json!({"spec": {"volumeName": "v", "storageClassName": "c"}}));
     assert_eq!(update(row("PersistentVolumeClaim"), &mut bound, &claim), Vec::<String>::new());
     let mut moved = bound.clone();
     moved["spec"]["volumeName"] = "w".into();
-    assert!(update(row("PersistentVolumeClaim"), &mut moved, &bound)[0].starts_with("spec: Forbidden: spec is immutable after creation"));
+    assert!(
+        update(row("PersistentVolumeClaim"), &mut moved, &bound)[0]
+            .starts_with("spec: Forbidden: spec is immutable after creation")
+    );
 }
 
 #[test]
@@ -130,7 +268,9 @@ fn deleting_objects_take_no_new_finalizers() {
     merge(&mut new, json!({"metadata": {"finalizers": ["a.example/x", "a.example/y"]}}));
     assert_eq!(
         update(row("ConfigMap"), &mut new, &old),
-        ["metadata.finalizers: Forbidden: no new finalizers can be added if the object is being deleted, found new finalizers []string{\"a.example/y\"}"]
+        [
+            "metadata.finalizers: Forbidden: no new finalizers can be added if the object is being deleted, found new finalizers []string{\"a.example/y\"}"
+        ]
     );
 }
 
@@ -142,7 +282,10 @@ fn autoscalers_read_the_same_in_both_versions() {
     let before = o.clone();
     v1.hooks.to_storage.unwrap()(&mut o);
     assert_eq!(o["apiVersion"], "autoscaling/v2");
-    assert_eq!(o["spec"]["metrics"], json!([{"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 60}}}]));
+    assert_eq!(
+        o["spec"]["metrics"],
+        json!([{"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 60}}}])
+    );
     v1.hooks.from_storage.unwrap()(&mut o);
     assert_eq!(o, before);
 }
@@ -153,7 +296,10 @@ fn events_read_the_same_in_both_groups() {
     let mut o = json!({"apiVersion": "events.k8s.io/v1", "regarding": {"name": "p"}, "note": "hi", "reportingController": "c", "deprecatedCount": 2});
     let before = o.clone();
     row.hooks.to_storage.unwrap()(&mut o);
-    assert_eq!(o, json!({"apiVersion": "v1", "involvedObject": {"name": "p"}, "message": "hi", "reportingComponent": "c", "count": 2}));
+    assert_eq!(
+        o,
+        json!({"apiVersion": "v1", "involvedObject": {"name": "p"}, "message": "hi", "reportingComponent": "c", "count": 2})
+    );
     row.hooks.from_storage.unwrap()(&mut o);
     assert_eq!(o, before);
 }
@@ -166,10 +312,16 @@ fn a_signing_request_is_decided_once() {
     let mut new = old.clone();
     merge(&mut new, json!({"status": {"conditions": [{"type": "Approved", "status": "True"}], "certificate": "x"}}));
     (view.prepare)(&mut new, &old, &crate::context());
-    assert_eq!(new["status"], json!({"conditions": [{"type": "Approved", "status": "True", "lastTransitionTime": "2026-06-01T12:00:00Z", "lastUpdateTime": "2026-06-01T12:00:00Z"}]}));
+    assert_eq!(
+        new["status"],
+        json!({"conditions": [{"type": "Approved", "status": "True", "lastTransitionTime": "2026-06-01T12:00:00Z", "lastUpdateTime": "2026-06-01T12:00:00Z"}]})
+    );
     let mut back = new.clone();
     back["status"] = json!({});
     let mut e = ferrokube_api::field::Errors::default();
     (view.validate)(&back, &new, &mut e);
-    assert_eq!(crate::lines(e), ["status.conditions: Forbidden: updates may not remove a condition of type \"Approved\""]);
+    assert_eq!(
+        crate::lines(e),
+        ["status.conditions: Forbidden: updates may not remove a condition of type \"Approved\""]
+    );
 }

@@ -21,7 +21,10 @@ fn workloads_get_the_defaults_of_1_36() {
             json!({"replicas": 1, "revisionHistoryLimit": 10, "progressDeadlineSeconds": 600, "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": "25%", "maxUnavailable": "25%"}}}),
         ),
         ("ReplicaSet", json!({"replicas": 1})),
-        ("DaemonSet", json!({"revisionHistoryLimit": 10, "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}}})),
+        (
+            "DaemonSet",
+            json!({"revisionHistoryLimit": 10, "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}}}),
+        ),
         (
             "StatefulSet",
             json!({"replicas": 1, "revisionHistoryLimit": 10, "serviceName": "", "podManagementPolicy": "OrderedReady",
@@ -45,29 +48,70 @@ fn a_selector_must_select_the_template_and_stay() {
         let mut o = workload(kind, json!({"spec": {"selector": {"matchLabels": {"app": "b"}}}}));
         assert_eq!(
             create(row(kind), &mut o),
-            ["spec.template.metadata.labels: Invalid value: {\"app\":\"a\"}: `selector` does not match template `labels`"],
+            [
+                "spec.template.metadata.labels: Invalid value: {\"app\":\"a\"}: `selector` does not match template `labels`"
+            ],
             "{kind}"
         );
         let mut old = workload(kind, json!({}));
         create(row(kind), &mut old);
         let mut new = old.clone();
-        merge(&mut new, json!({"spec": {"selector": {"matchLabels": {"b": "c"}}, "template": {"metadata": {"labels": {"b": "c"}}}}}));
+        merge(
+            &mut new,
+            json!({"spec": {"selector": {"matchLabels": {"b": "c"}}, "template": {"metadata": {"labels": {"b": "c"}}}}}),
+        );
         let errors = update(row(kind), &mut new, &old);
-        assert_eq!(errors, ["spec.selector: Invalid value: {\"matchLabels\":{\"app\":\"a\",\"b\":\"c\"}}: field is immutable"], "{kind}");
+        assert_eq!(
+            errors,
+            ["spec.selector: Invalid value: {\"matchLabels\":{\"app\":\"a\",\"b\":\"c\"}}: field is immutable"],
+            "{kind}"
+        );
     }
 }
 
 #[test]
 fn bad_workloads_get_the_words_of_1_36() {
     for (kind, rest, want) in [
-        ("Deployment", json!({"spec": {"replicas": -1}}), "spec.replicas: Invalid value: -1: must be greater than or equal to 0"),
-        ("Deployment", json!({"spec": {"strategy": {"type": "Recreate", "rollingUpdate": {}}}}), "spec.strategy.rollingUpdate: Forbidden: may not be specified when strategy `type` is 'Recreate'"),
-        ("Deployment", json!({"spec": {"strategy": {"rollingUpdate": {"maxSurge": 0, "maxUnavailable": 0}}}}), "spec.strategy.rollingUpdate.maxUnavailable: Invalid value: 0: may not be 0 when `maxSurge` is 0"),
-        ("Deployment", json!({"spec": {"minReadySeconds": 600}}), "spec.progressDeadlineSeconds: Invalid value: 600: must be greater than minReadySeconds"),
-        ("Deployment", json!({"spec": {"template": {"spec": {"restartPolicy": "Never"}}}}), "spec.template.spec.restartPolicy: Unsupported value: \"Never\": supported values: \"Always\""),
-        ("DaemonSet", json!({"spec": {"template": {"spec": {"activeDeadlineSeconds": 5}}}}), "spec.template.spec.activeDeadlineSeconds: Forbidden: activeDeadlineSeconds in DaemonSet is not Supported"),
-        ("StatefulSet", json!({"metadata": {"name": "a.b"}}), "metadata.name: Invalid value: \"a.b\": must not contain dots"),
-        ("ReplicaSet", json!({"spec": {"template": {"spec": {"containers": [{"name": "c", "image": "i", "resources": {"requests": {"cpu": "x"}}}]}}}}), "spec.template.spec.containers[0].resources.requests[cpu]: Invalid value: \"x\": quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"),
+        (
+            "Deployment",
+            json!({"spec": {"replicas": -1}}),
+            "spec.replicas: Invalid value: -1: must be greater than or equal to 0",
+        ),
+        (
+            "Deployment",
+            json!({"spec": {"strategy": {"type": "Recreate", "rollingUpdate": {}}}}),
+            "spec.strategy.rollingUpdate: Forbidden: may not be specified when strategy `type` is 'Recreate'",
+        ),
+        (
+            "Deployment",
+            json!({"spec": {"strategy": {"rollingUpdate": {"maxSurge": 0, "maxUnavailable": 0}}}}),
+            "spec.strategy.rollingUpdate.maxUnavailable: Invalid value: 0: may not be 0 when `maxSurge` is 0",
+        ),
+        (
+            "Deployment",
+            json!({"spec": {"minReadySeconds": 600}}),
+            "spec.progressDeadlineSeconds: Invalid value: 600: must be greater than minReadySeconds",
+        ),
+        (
+            "Deployment",
+            json!({"spec": {"template": {"spec": {"restartPolicy": "Never"}}}}),
+            "spec.template.spec.restartPolicy: Unsupported value: \"Never\": supported values: \"Always\"",
+        ),
+        (
+            "DaemonSet",
+            json!({"spec": {"template": {"spec": {"activeDeadlineSeconds": 5}}}}),
+            "spec.template.spec.activeDeadlineSeconds: Forbidden: activeDeadlineSeconds in DaemonSet is not Supported",
+        ),
+        (
+            "StatefulSet",
+            json!({"metadata": {"name": "a.b"}}),
+            "metadata.name: Invalid value: \"a.b\": must not contain dots",
+        ),
+        (
+            "ReplicaSet",
+            json!({"spec": {"template": {"spec": {"containers": [{"name": "c", "image": "i", "resources": {"requests": {"cpu": "x"}}}]}}}}),
+            "spec.template.spec.containers[0].resources.requests[cpu]: Invalid value: \"x\": quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'",
+        ),
     ] {
         assert_eq!(create(row(kind), &mut workload(kind, rest.clone())), [want], "{kind} {rest}");
     }
@@ -75,7 +119,10 @@ fn bad_workloads_get_the_words_of_1_36() {
 
 #[test]
 fn a_stateful_set_changes_only_in_parts() {
-    let mut old = workload("StatefulSet", json!({"spec": {"volumeClaimTemplates": [{"metadata": {"name": "data"}, "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}}]}}));
+    let mut old = workload(
+        "StatefulSet",
+        json!({"spec": {"volumeClaimTemplates": [{"metadata": {"name": "data"}, "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}}]}}),
+    );
     assert_eq!(create(row("StatefulSet"), &mut old), Vec::<String>::new());
     assert_eq!(old["spec"]["volumeClaimTemplates"][0]["status"]["phase"], "Pending");
     let mut new = old.clone();
@@ -83,7 +130,10 @@ fn a_stateful_set_changes_only_in_parts() {
     assert_eq!(update(row("StatefulSet"), &mut new, &old), Vec::<String>::new());
     merge(&mut new, json!({"spec": {"serviceName": "x"}}));
     let errors = update(row("StatefulSet"), &mut new, &old);
-    assert!(errors[0].starts_with("spec: Forbidden: updates to statefulset spec for fields other than 'replicas'"), "{errors:?}");
+    assert!(
+        errors[0].starts_with("spec: Forbidden: updates to statefulset spec for fields other than 'replicas'"),
+        "{errors:?}"
+    );
 }
 
 #[test]
@@ -95,19 +145,32 @@ fn a_job_selects_its_pods_by_uid() {
     let labels = &o["spec"]["template"]["metadata"]["labels"];
     assert_eq!((&labels["job-name"], &labels["controller-uid"]), (&json!("a"), &json!("u1")));
     assert_eq!(o["metadata"]["labels"], *labels);
-    for (key, want) in [("completions", json!(1)), ("parallelism", json!(1)), ("backoffLimit", json!(6)), ("completionMode", json!("NonIndexed")), ("suspend", json!(false)), ("podReplacementPolicy", json!("TerminatingOrFailed"))] {
+    for (key, want) in [
+        ("completions", json!(1)),
+        ("parallelism", json!(1)),
+        ("backoffLimit", json!(6)),
+        ("completionMode", json!("NonIndexed")),
+        ("suspend", json!(false)),
+        ("podReplacementPolicy", json!("TerminatingOrFailed")),
+    ] {
         assert_eq!(o["spec"][key], want, "{key}");
     }
     let mut changed = o.clone();
     merge(&mut changed, json!({"spec": {"template": {"spec": {"schedulerName": "x"}}}}));
     let errors = update(row("Job"), &mut changed, &o);
-    assert!(errors[0].starts_with("spec.template: Invalid value: ") && errors[0].ends_with(": field is immutable"), "{errors:?}");
+    assert!(
+        errors[0].starts_with("spec.template: Invalid value: ") && errors[0].ends_with(": field is immutable"),
+        "{errors:?}"
+    );
 }
 
 #[test]
 fn jobs_must_end() {
     let mut o = object("Job", json!({"spec": {"template": {"spec": {"containers": [{"name": "c", "image": "i"}]}}}}));
-    assert_eq!(create(row("Job"), &mut o), ["spec.template.spec.restartPolicy: Required value: valid values: \"OnFailure\", \"Never\""]);
+    assert_eq!(
+        create(row("Job"), &mut o),
+        ["spec.template.spec.restartPolicy: Required value: valid values: \"OnFailure\", \"Never\""]
+    );
 }
 
 #[test]
@@ -116,8 +179,14 @@ fn cron_jobs_are_checked_with_their_schedule() {
     let cron = |schedule: &str| object("CronJob", json!({"spec": {"schedule": schedule, "jobTemplate": job}}));
     let mut good = cron("*/5 * * * *");
     assert_eq!(create(row("CronJob"), &mut good), Vec::<String>::new());
-    assert_eq!((&good["spec"]["concurrencyPolicy"], &good["spec"]["successfulJobsHistoryLimit"]), (&json!("Allow"), &json!(3)));
-    assert_eq!(create(row("CronJob"), &mut cron("* *")), ["spec.schedule: Invalid value: \"* *\": expected exactly 5 fields, found 2: [* *]"]);
+    assert_eq!(
+        (&good["spec"]["concurrencyPolicy"], &good["spec"]["successfulJobsHistoryLimit"]),
+        (&json!("Allow"), &json!(3))
+    );
+    assert_eq!(
+        create(row("CronJob"), &mut cron("* *")),
+        ["spec.schedule: Invalid value: \"* *\": expected exactly 5 fields, found 2: [* *]"]
+    );
 }
 
 #[test]

@@ -94,7 +94,16 @@ pub fn ephemeral(pod: &Pod, path: &At, e: &mut Errors) {
 }
 
 fn not_for_ephemeral(c: &Value, at: &At, e: &mut Errors) {
-    let keys = ["ports", "resources", "livenessProbe", "readinessProbe", "startupProbe", "lifecycle", "resizePolicy", "restartPolicy"];
+    let keys = [
+        "ports",
+        "resources",
+        "livenessProbe",
+        "readinessProbe",
+        "startupProbe",
+        "lifecycle",
+        "resizePolicy",
+        "restartPolicy",
+    ];
     for key in keys {
         if !same(c.get(key), None) {
             e.forbidden(&at.child(key), NOT_FOR_EPHEMERAL);

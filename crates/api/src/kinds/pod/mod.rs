@@ -182,8 +182,7 @@ pub(super) fn validate_template(template: &Value, path: &At, e: &mut Errors) {
 pub(super) mod templates {
     use super::*;
 
-    pub const HOOKS: Hooks =
-        Hooks { default: Some(default), validate_create: Some(validate), ..Hooks::NONE };
+    pub const HOOKS: Hooks = Hooks { default: Some(default), validate_create: Some(validate), ..Hooks::NONE };
 
     fn default(object: &mut Value) {
         defaults::template(super::object(object, "template"));

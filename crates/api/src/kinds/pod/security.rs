@@ -75,7 +75,8 @@ fn sysctls(context: &Value, spec: &Value, path: &At, e: &mut Errors) {
         if flag(spec, "hostNetwork") && dotted.starts_with("net.") {
             e.invalid(&at, &name.into(), "may not be specified when 'hostNetwork' is true");
         }
-        let ipc = ["kernel.shm", "kernel.msg", "fs.mqueue."].iter().any(|p| dotted.starts_with(p)) || dotted == "kernel.sem";
+        let ipc =
+            ["kernel.shm", "kernel.msg", "fs.mqueue."].iter().any(|p| dotted.starts_with(p)) || dotted == "kernel.sem";
         if flag(spec, "hostIPC") && ipc {
             e.invalid(&at, &name.into(), "may not be specified when 'hostIPC' is true");
         }

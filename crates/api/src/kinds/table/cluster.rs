@@ -3,14 +3,15 @@
 use super::columns;
 use super::core::event_fields;
 use super::row::Group;
-use crate::kinds::{admission, certificates, endpoints, event, extension, flow, networking, policy, rbac, storage};
 use crate::kinds::{Kind, Verbs};
+use crate::kinds::{
+    admission, cells, certificates, endpoints, event, extension, flow, networking, policy, rbac, storage,
+};
 
 const ADMISSION: Group = Group("admissionregistration.k8s.io", "v1", "io.k8s.api.admissionregistration.v1");
 const EXTENSIONS: Group =
     Group("apiextensions.k8s.io", "v1", "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1");
-const REGISTRATION: Group =
-    Group("apiregistration.k8s.io", "v1", "io.k8s.kube-aggregator.pkg.apis.apiregistration.v1");
+const REGISTRATION: Group = Group("apiregistration.k8s.io", "v1", "io.k8s.kube-aggregator.pkg.apis.apiregistration.v1");
 const AUTHENTICATION: Group = Group("authentication.k8s.io", "v1", "io.k8s.api.authentication.v1");
 const AUTHORIZATION: Group = Group("authorization.k8s.io", "v1", "io.k8s.api.authorization.v1");
 const CERTIFICATES: Group = Group("certificates.k8s.io", "v1", "io.k8s.api.certificates.v1");
@@ -27,12 +28,31 @@ const EXTENDS: &str = "api-extensions";
 pub(super) fn admission() -> Vec<Kind> {
     let row = |kind, resource| ADMISSION.cluster(kind, resource).category(EXTENDS);
     vec![
-        row("MutatingAdmissionPolicy", "mutatingadmissionpolicies").columns(columns::MUTATING_POLICY).hooks(admission::MUTATING_POLICY).done(),
-        row("MutatingAdmissionPolicyBinding", "mutatingadmissionpolicybindings").columns(columns::POLICY_BINDING).hooks(admission::BINDING).done(),
-        row("MutatingWebhookConfiguration", "mutatingwebhookconfigurations").columns(columns::WEBHOOKS).hooks(admission::MUTATING_WEBHOOKS).done(),
-        row("ValidatingAdmissionPolicy", "validatingadmissionpolicies").status().columns(columns::VALIDATING_POLICY).hooks(admission::POLICY).done(),
-        row("ValidatingAdmissionPolicyBinding", "validatingadmissionpolicybindings").columns(columns::POLICY_BINDING).hooks(admission::BINDING).done(),
-        row("ValidatingWebhookConfiguration", "validatingwebhookconfigurations").columns(columns::WEBHOOKS).hooks(admission::VALIDATING_WEBHOOKS).done(),
+        row("MutatingAdmissionPolicy", "mutatingadmissionpolicies")
+            .table(columns::MUTATING_POLICY, cells::mutating_policy)
+            .hooks(admission::MUTATING_POLICY)
+            .done(),
+        row("MutatingAdmissionPolicyBinding", "mutatingadmissionpolicybindings")
+            .table(columns::POLICY_BINDING, cells::policy_binding)
+            .hooks(admission::BINDING)
+            .done(),
+        row("MutatingWebhookConfiguration", "mutatingwebhookconfigurations")
+            .table(columns::WEBHOOKS, cells::webhooks)
+            .hooks(admission::MUTATING_WEBHOOKS)
+            .done(),
+        row("ValidatingAdmissionPolicy", "validatingadmissionpolicies")
+            .status()
+            .table(columns::VALIDATING_POLICY, cells::validating_policy)
+            .hooks(admission::POLICY)
+            .done(),
+        row("ValidatingAdmissionPolicyBinding", "validatingadmissionpolicybindings")
+            .table(columns::POLICY_BINDING, cells::policy_binding)
+            .hooks(admission::BINDING)
+            .done(),
+        row("ValidatingWebhookConfiguration", "validatingwebhookconfigurations")
+            .table(columns::WEBHOOKS, cells::webhooks)
+            .hooks(admission::VALIDATING_WEBHOOKS)
+            .done(),
     ]
 }
 
@@ -44,8 +64,9 @@ pub(super) fn extensions() -> Vec<Kind> {
             .category(EXTENDS)
             .at("apiextensions.k8s.io/customresourcedefinitions")
             .status()
-            .columns(columns::CUSTOM_RESOURCE_DEFINITION)
-            .hooks(extension::DEFINITION).done(),
+            .table(columns::CUSTOM_RESOURCE_DEFINITION, cells::name_created)
+            .hooks(extension::DEFINITION)
+            .done(),
     ]
 }
 
@@ -56,8 +77,9 @@ pub(super) fn registration() -> Vec<Kind> {
             .category(EXTENDS)
             .at("apiregistration.k8s.io/apiservices")
             .status()
-            .columns(columns::API_SERVICE)
-            .hooks(extension::API_SERVICE).done(),
+            .table(columns::API_SERVICE, cells::api_service)
+            .hooks(extension::API_SERVICE)
+            .done(),
     ]
 }
 
@@ -85,17 +107,24 @@ pub(super) fn certificates() -> Vec<Kind> {
             .view("approval", Verbs::GET_PATCH_UPDATE)
             .status()
             .select(&[("spec.signerName", "")])
-            .columns(columns::SIGNING_REQUEST)
-            .hooks(certificates::HOOKS).done(),
+            .table(columns::SIGNING_REQUEST, cells::signing_request)
+            .hooks(certificates::HOOKS)
+            .done(),
     ]
 }
 
 pub(super) fn coordination() -> Vec<Kind> {
-    vec![COORDINATION.namespaced("Lease", "leases").columns(columns::LEASE).hooks(policy::LEASE).done()]
+    vec![COORDINATION.namespaced("Lease", "leases").table(columns::LEASE, cells::lease).hooks(policy::LEASE).done()]
 }
 
 pub(super) fn discovery() -> Vec<Kind> {
-    vec![DISCOVERY.namespaced("EndpointSlice", "endpointslices").columns(columns::ENDPOINT_SLICE).hooks(endpoints::SLICE).done()]
+    vec![
+        DISCOVERY
+            .namespaced("EndpointSlice", "endpointslices")
+            .table(columns::ENDPOINT_SLICE, cells::endpoint_slice)
+            .hooks(endpoints::SLICE)
+            .done(),
+    ]
 }
 
 pub(super) fn events() -> Vec<Kind> {
@@ -106,48 +135,114 @@ pub(super) fn events() -> Vec<Kind> {
             .stored_as("", "v1")
             .select(event_fields!("regarding"))
             .select(&[("reportingController", ""), ("type", "")])
-            .columns(columns::EVENT)
-            .hooks(event::EVENTS).done(),
+            .table(columns::EVENT, cells::event_new)
+            .hooks(event::EVENTS)
+            .done(),
     ]
 }
 
 pub(super) fn flow() -> Vec<Kind> {
     vec![
-        FLOW.cluster("FlowSchema", "flowschemas").status().columns(columns::FLOW_SCHEMA).hooks(flow::SCHEMA).done(),
-        FLOW.cluster("PriorityLevelConfiguration", "prioritylevelconfigurations").status().columns(columns::PRIORITY_LEVEL).hooks(flow::LEVEL).done(),
+        FLOW.cluster("FlowSchema", "flowschemas")
+            .status()
+            .table(columns::FLOW_SCHEMA, cells::flow_schema)
+            .hooks(flow::SCHEMA)
+            .done(),
+        FLOW.cluster("PriorityLevelConfiguration", "prioritylevelconfigurations")
+            .status()
+            .table(columns::PRIORITY_LEVEL, cells::priority_level)
+            .hooks(flow::LEVEL)
+            .done(),
     ]
 }
 
 pub(super) fn networking() -> Vec<Kind> {
     vec![
-        NETWORKING.cluster("IngressClass", "ingressclasses").columns(columns::INGRESS_CLASS).hooks(networking::INGRESS_CLASS).done(),
-        NETWORKING.namespaced("Ingress", "ingresses").short(&["ing"]).at("ingress").status().columns(columns::INGRESS).hooks(networking::INGRESS).done(),
-        NETWORKING.cluster("IPAddress", "ipaddresses").short(&["ip"]).columns(columns::IP_ADDRESS).hooks(networking::IP_ADDRESS).done(),
-        NETWORKING.namespaced("NetworkPolicy", "networkpolicies").short(&["netpol"]).columns(columns::NETWORK_POLICY).hooks(networking::POLICY).done(),
-        NETWORKING.cluster("ServiceCIDR", "servicecidrs").status().columns(columns::SERVICE_CIDR).hooks(networking::SERVICE_CIDR).done(),
+        NETWORKING
+            .cluster("IngressClass", "ingressclasses")
+            .table(columns::INGRESS_CLASS, cells::ingress_class)
+            .hooks(networking::INGRESS_CLASS)
+            .done(),
+        NETWORKING
+            .namespaced("Ingress", "ingresses")
+            .short(&["ing"])
+            .at("ingress")
+            .status()
+            .table(columns::INGRESS, cells::ingress)
+            .hooks(networking::INGRESS)
+            .done(),
+        NETWORKING
+            .cluster("IPAddress", "ipaddresses")
+            .short(&["ip"])
+            .table(columns::IP_ADDRESS, cells::ip_address)
+            .hooks(networking::IP_ADDRESS)
+            .done(),
+        NETWORKING
+            .namespaced("NetworkPolicy", "networkpolicies")
+            .short(&["netpol"])
+            .table(columns::NETWORK_POLICY, cells::network_policy)
+            .hooks(networking::POLICY)
+            .done(),
+        NETWORKING
+            .cluster("ServiceCIDR", "servicecidrs")
+            .status()
+            .table(columns::SERVICE_CIDR, cells::service_cidr)
+            .hooks(networking::SERVICE_CIDR)
+            .done(),
     ]
 }
 
 pub(super) fn rbac() -> Vec<Kind> {
     vec![
-        RBAC.cluster("ClusterRoleBinding", "clusterrolebindings").columns(columns::ROLE_BINDING).hooks(rbac::CLUSTER_ROLE_BINDING).done(),
-        RBAC.cluster("ClusterRole", "clusterroles").columns(columns::ROLE).hooks(rbac::CLUSTER_ROLE).done(),
-        RBAC.namespaced("RoleBinding", "rolebindings").columns(columns::ROLE_BINDING).hooks(rbac::ROLE_BINDING).done(),
-        RBAC.namespaced("Role", "roles").columns(columns::ROLE).hooks(rbac::ROLE).done(),
+        RBAC.cluster("ClusterRoleBinding", "clusterrolebindings")
+            .table(columns::ROLE_BINDING, cells::role_binding)
+            .hooks(rbac::CLUSTER_ROLE_BINDING)
+            .done(),
+        RBAC.cluster("ClusterRole", "clusterroles")
+            .table(columns::ROLE, cells::name_created)
+            .hooks(rbac::CLUSTER_ROLE)
+            .done(),
+        RBAC.namespaced("RoleBinding", "rolebindings")
+            .table(columns::ROLE_BINDING, cells::role_binding)
+            .hooks(rbac::ROLE_BINDING)
+            .done(),
+        RBAC.namespaced("Role", "roles").table(columns::ROLE, cells::name_created).hooks(rbac::ROLE).done(),
     ]
 }
 
 pub(super) fn storage() -> Vec<Kind> {
     vec![
-        STORAGE.cluster("CSIDriver", "csidrivers").columns(columns::CSI_DRIVER).hooks(storage::CSI_DRIVER).done(),
-        STORAGE.cluster("CSINode", "csinodes").columns(columns::CSI_NODE).hooks(storage::CSI_NODE).done(),
-        STORAGE.namespaced("CSIStorageCapacity", "csistoragecapacities").columns(columns::CSI_CAPACITY).done(),
-        STORAGE.cluster("StorageClass", "storageclasses").short(&["sc"]).columns(columns::STORAGE_CLASS).hooks(storage::STORAGE_CLASS).done(),
-        STORAGE.cluster("VolumeAttachment", "volumeattachments").status().columns(columns::VOLUME_ATTACHMENT).hooks(storage::ATTACHMENT).done(),
+        STORAGE
+            .cluster("CSIDriver", "csidrivers")
+            .table(columns::CSI_DRIVER, cells::csi_driver)
+            .hooks(storage::CSI_DRIVER)
+            .done(),
+        STORAGE
+            .cluster("CSINode", "csinodes")
+            .table(columns::CSI_NODE, cells::csi_node)
+            .hooks(storage::CSI_NODE)
+            .done(),
+        STORAGE
+            .namespaced("CSIStorageCapacity", "csistoragecapacities")
+            .table(columns::CSI_CAPACITY, cells::csi_capacity)
+            .done(),
+        STORAGE
+            .cluster("StorageClass", "storageclasses")
+            .short(&["sc"])
+            .table(columns::STORAGE_CLASS, cells::storage_class)
+            .hooks(storage::STORAGE_CLASS)
+            .done(),
+        STORAGE
+            .cluster("VolumeAttachment", "volumeattachments")
+            .status()
+            .table(columns::VOLUME_ATTACHMENT, cells::volume_attachment)
+            .hooks(storage::ATTACHMENT)
+            .done(),
         STORAGE
             .cluster("VolumeAttributesClass", "volumeattributesclasses")
             .short(&["vac"])
-            .columns(columns::VOLUME_ATTRIBUTES_CLASS)
-            .hooks(storage::ATTRIBUTES_CLASS).done(),
+            .table(columns::VOLUME_ATTRIBUTES_CLASS, cells::volume_attributes_class)
+            .hooks(storage::ATTRIBUTES_CLASS)
+            .done(),
     ]
 }

@@ -59,12 +59,8 @@ pub const DEPLOYMENT: &[Col] = &[
 
 pub const STATEFUL_SET: &[Col] = &[NAME, text("Ready", "Ready pods out of all wanted."), AGE, CONTAINERS, IMAGES];
 
-pub const CONTROLLER_REVISION: &[Col] = &[
-    NAME,
-    text("Controller", "Owner of the revision."),
-    text("Revision", "Number of the revision."),
-    AGE,
-];
+pub const CONTROLLER_REVISION: &[Col] =
+    &[NAME, text("Controller", "Owner of the revision."), text("Revision", "Number of the revision."), AGE];
 
 pub const JOB: &[Col] = &[
     NAME,
@@ -157,7 +153,7 @@ pub const EVENT: &[Col] = &[
 ];
 
 pub const NAMESPACE: &[Col] = &[NAME, text("Status", "Active or Terminating."), AGE];
-pub const SECRET: &[Col] = &[NAME, text("Type", "Kind of secret."), int("Data", "Number of entries."), AGE];
+pub const SECRET: &[Col] = &[NAME, text("Type", "Kind of secret."), text("Data", "Number of entries."), AGE];
 pub const CONFIG_MAP: &[Col] = &[NAME, text("Data", "Number of entries."), AGE];
 pub const COMPONENT_STATUS: &[Col] =
     &[NAME, text("Status", "Health."), text("Message", "What the component says."), text("Error", "What is wrong.")];
@@ -188,8 +184,12 @@ pub const PERSISTENT_VOLUME_CLAIM: &[Col] = &[
     wide("VolumeMode", "Filesystem or Block."),
 ];
 
-pub const RESOURCE_QUOTA: &[Col] =
-    &[NAME, text("Request", "Requests used out of those allowed."), text("Limit", "Limits used out of those allowed."), AGE];
+pub const RESOURCE_QUOTA: &[Col] = &[
+    NAME,
+    text("Request", "Requests used out of those allowed."),
+    text("Limit", "Limits used out of those allowed."),
+    AGE,
+];
 
 pub const DISRUPTION_BUDGET: &[Col] = &[
     NAME,
@@ -296,12 +296,13 @@ pub const PRIORITY_LEVEL: &[Col] = &[
 ];
 
 pub const RESOURCE_CLAIM: &[Col] = &[NAME, text("State", "Whether it is allocated and reserved."), AGE];
-pub const RESOURCE_SLICE: &[Col] =
-    &[NAME, text("Node", "Node of the devices."), text("Driver", "Driver of the devices."), text("Pool", "Pool of the devices."), AGE];
-pub const CUSTOM_RESOURCE_DEFINITION: &[Col] = &[NAME, text("Created At", "When the server created the object.")];
-pub const API_SERVICE: &[Col] = &[
+pub const RESOURCE_SLICE: &[Col] = &[
     NAME,
-    text("Service", "Service behind the API."),
-    text("Available", "Whether the service answers."),
+    text("Node", "Node of the devices."),
+    text("Driver", "Driver of the devices."),
+    text("Pool", "Pool of the devices."),
     AGE,
 ];
+pub const CUSTOM_RESOURCE_DEFINITION: &[Col] = &[NAME, text("Created At", "When the server created the object.")];
+pub const API_SERVICE: &[Col] =
+    &[NAME, text("Service", "Service behind the API."), text("Available", "Whether the service answers."), AGE];

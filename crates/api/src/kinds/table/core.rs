@@ -2,8 +2,8 @@
 
 use super::columns;
 use super::row::Group;
-use crate::kinds::{apps, config, endpoints, event, namespace, node, pod, policy, service, storage};
 use crate::kinds::{Kind, Verbs};
+use crate::kinds::{apps, cells, config, endpoints, event, namespace, node, pod, policy, service, storage};
 
 const V1: Group = Group("", "v1", "io.k8s.api.core.v1");
 const STREAM: Verbs = Verbs::CREATE.with(Verbs::GET);
@@ -40,18 +40,32 @@ fn simple() -> Vec<Kind> {
             .review()
             .verbs(Verbs::GET.with(Verbs::LIST))
             .short(&["cs"])
-            .columns(columns::COMPONENT_STATUS)
+            .table(columns::COMPONENT_STATUS, cells::component_status)
             .done(),
-        V1.namespaced("ConfigMap", "configmaps").short(&["cm"]).columns(columns::CONFIG_MAP).hooks(config::CONFIG_MAP).done(),
-        V1.namespaced("Endpoints", "endpoints").short(&["ep"]).at("services/endpoints").columns(columns::ENDPOINTS).hooks(endpoints::ENDPOINTS).done(),
+        V1.namespaced("ConfigMap", "configmaps")
+            .short(&["cm"])
+            .table(columns::CONFIG_MAP, cells::config_map)
+            .hooks(config::CONFIG_MAP)
+            .done(),
+        V1.namespaced("Endpoints", "endpoints")
+            .short(&["ep"])
+            .at("services/endpoints")
+            .table(columns::ENDPOINTS, cells::endpoints)
+            .hooks(endpoints::ENDPOINTS)
+            .done(),
         V1.namespaced("Event", "events")
             .short(&["ev"])
             .select(event_fields!("involvedObject"))
             .select(&[("reportingComponent", ""), ("type", "")])
             .select_at("source", &["source", "component"], "")
-            .columns(columns::EVENT)
-            .hooks(event::CORE).done(),
-        V1.namespaced("LimitRange", "limitranges").short(&["limits"]).columns(columns::ROLE).hooks(policy::LIMIT_RANGE).done(),
+            .table(columns::EVENT, cells::event)
+            .hooks(event::CORE)
+            .done(),
+        V1.namespaced("LimitRange", "limitranges")
+            .short(&["limits"])
+            .table(columns::ROLE, cells::name_created)
+            .hooks(policy::LIMIT_RANGE)
+            .done(),
         V1.cluster("Namespace", "namespaces")
             .short(&["ns"])
             .verbs(Verbs::ALL.without(Verbs::DELETECOLLECTION))
@@ -59,28 +73,45 @@ fn simple() -> Vec<Kind> {
             .status()
             .select(&[("status.phase", "")])
             .select_at("name", &["metadata", "name"], "")
-            .columns(columns::NAMESPACE)
-            .hooks(namespace::HOOKS).done(),
+            .table(columns::NAMESPACE, cells::namespace)
+            .hooks(namespace::HOOKS)
+            .done(),
         V1.cluster("Node", "nodes")
             .short(&["no"])
             .at("minions")
             .connect("proxy", PROXY, Some("NodeProxyOptions"))
             .status()
             .select(&[("spec.unschedulable", "false")])
-            .columns(columns::NODE)
-            .hooks(node::HOOKS).done(),
+            .table(columns::NODE, cells::node)
+            .hooks(node::HOOKS)
+            .done(),
         V1.namespaced("PersistentVolumeClaim", "persistentvolumeclaims")
             .short(&["pvc"])
             .status()
-            .columns(columns::PERSISTENT_VOLUME_CLAIM)
-            .hooks(storage::CLAIM).done(),
-        V1.cluster("PersistentVolume", "persistentvolumes").short(&["pv"]).status().columns(columns::PERSISTENT_VOLUME).hooks(storage::VOLUME).done(),
-        V1.namespaced("ResourceQuota", "resourcequotas").short(&["quota"]).status().columns(columns::RESOURCE_QUOTA).hooks(policy::QUOTA).done(),
-        V1.namespaced("Secret", "secrets").select(&[("type", "")]).columns(columns::SECRET).hooks(config::SECRET).done(),
+            .table(columns::PERSISTENT_VOLUME_CLAIM, cells::persistent_volume_claim)
+            .hooks(storage::CLAIM)
+            .done(),
+        V1.cluster("PersistentVolume", "persistentvolumes")
+            .short(&["pv"])
+            .status()
+            .table(columns::PERSISTENT_VOLUME, cells::persistent_volume)
+            .hooks(storage::VOLUME)
+            .done(),
+        V1.namespaced("ResourceQuota", "resourcequotas")
+            .short(&["quota"])
+            .status()
+            .table(columns::RESOURCE_QUOTA, cells::resource_quota)
+            .hooks(policy::QUOTA)
+            .done(),
+        V1.namespaced("Secret", "secrets")
+            .select(&[("type", "")])
+            .table(columns::SECRET, cells::secret)
+            .hooks(config::SECRET)
+            .done(),
         V1.namespaced("ServiceAccount", "serviceaccounts")
             .short(&["sa"])
             .action("token", ("authentication.k8s.io", "v1", "TokenRequest"))
-            .columns(columns::NAME_AGE)
+            .table(columns::NAME_AGE, cells::name_age)
             .done(),
     ]
 }
@@ -105,9 +136,13 @@ fn workload() -> Vec<Kind> {
             .select(&[("spec.serviceAccountName", ""), ("spec.hostNetwork", "false"), ("status.phase", "")])
             .select(&[("status.podIP", ""), ("status.podIPs", ""), ("status.nominatedNodeName", "")])
             .select_at("spec.host", &["spec", "nodeName"], "")
-            .columns(columns::POD)
-            .hooks(pod::HOOKS).done(),
-        V1.namespaced("PodTemplate", "podtemplates").columns(columns::POD_TEMPLATE).hooks(pod::templates::HOOKS).done(),
+            .table(columns::POD, cells::pod)
+            .hooks(pod::HOOKS)
+            .done(),
+        V1.namespaced("PodTemplate", "podtemplates")
+            .table(columns::POD_TEMPLATE, cells::pod_template)
+            .hooks(pod::templates::HOOKS)
+            .done(),
         V1.namespaced("ReplicationController", "replicationcontrollers")
             .short(&["rc"])
             .category("all")
@@ -115,8 +150,9 @@ fn workload() -> Vec<Kind> {
             .scale()
             .status()
             .select(&[("status.replicas", "0")])
-            .columns(columns::REPLICAS)
-            .hooks(apps::REPLICATION_CONTROLLER).done(),
+            .table(columns::REPLICAS, cells::replication_controller)
+            .hooks(apps::REPLICATION_CONTROLLER)
+            .done(),
         V1.namespaced("Service", "services")
             .short(&["svc"])
             .category("all")
@@ -124,7 +160,8 @@ fn workload() -> Vec<Kind> {
             .connect("proxy", PROXY, Some("ServiceProxyOptions"))
             .status()
             .select(&[("spec.clusterIP", ""), ("spec.type", "")])
-            .columns(columns::SERVICE)
-            .hooks(service::HOOKS).done(),
+            .table(columns::SERVICE, cells::service)
+            .hooks(service::HOOKS)
+            .done(),
     ]
 }

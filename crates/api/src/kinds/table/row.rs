@@ -1,6 +1,9 @@
 //! The small language in which rows are written: a group names what its rows share, each call adds one fact.
 
-use crate::kinds::{Column, Hooks, Kind, Scope, SelectableField, Subresource, SubresourceKind, Text, Verbs};
+use crate::kinds::{
+    Column, HookContext, Hooks, Kind, Scope, SelectableField, Subresource, SubresourceKind, Text, Verbs,
+};
+use serde_json::Value;
 use std::borrow::Cow;
 
 /// One column: name, OpenAPI type, priority, description.
@@ -28,7 +31,13 @@ pub(super) const AGE: Col = text("Age", "Time since the server created the objec
 impl Col {
     fn column(self) -> Column {
         let format = if self.0 == "Name" { "name" } else { "" };
-        Column { name: self.0.into(), kind: self.1.into(), format: format.into(), description: self.3.into(), priority: self.2 }
+        Column {
+            name: self.0.into(),
+            kind: self.1.into(),
+            format: format.into(),
+            description: self.3.into(),
+            priority: self.2,
+        }
     }
 }
 
@@ -108,7 +117,13 @@ impl Row {
         self
     }
 
-    fn sub(mut self, name: &'static str, behaviour: SubresourceKind, verbs: Verbs, kind: Option<(&'static str, &'static str, &'static str)>) -> Self {
+    fn sub(
+        mut self,
+        name: &'static str,
+        behaviour: SubresourceKind,
+        verbs: Verbs,
+        kind: Option<(&'static str, &'static str, &'static str)>,
+    ) -> Self {
         let kind = kind.map(|(g, v, k)| (g.into(), v.into(), k.into()));
         self.0.subresources.to_mut().push(Subresource { name: name.into(), behaviour, verbs, kind });
         self
@@ -140,7 +155,11 @@ impl Row {
     pub fn select(mut self, fields: &[(&'static str, &'static str)]) -> Self {
         for (label, absent) in fields {
             let path: Vec<Text> = label.split('.').map(Text::Borrowed).collect();
-            self.0.fields.to_mut().push(SelectableField { label: (*label).into(), path: path.into(), absent: (*absent).into() });
+            self.0.fields.to_mut().push(SelectableField {
+                label: (*label).into(),
+                path: path.into(),
+                absent: (*absent).into(),
+            });
         }
         self
     }
@@ -151,13 +170,16 @@ impl Row {
         self
     }
 
-    pub fn columns(mut self, columns: &[Col]) -> Self {
+    /// Columns of the Table and the function that fills them.
+    pub fn table(mut self, columns: &[Col], cells: fn(&Value, &HookContext) -> Vec<Value>) -> Self {
         self.0.columns = columns.iter().map(|c| c.column()).collect::<Vec<_>>().into();
+        self.0.hooks.cells = Some(cells);
         self
     }
 
+    /// Behaviour; the cells stay those of the table.
     pub fn hooks(mut self, hooks: Hooks) -> Self {
-        self.0.hooks = hooks;
+        self.0.hooks = Hooks { cells: self.0.hooks.cells, ..hooks };
         self
     }
 

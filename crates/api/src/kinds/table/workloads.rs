@@ -2,7 +2,7 @@
 
 use super::columns;
 use super::row::Group;
-use crate::kinds::{Kind, apps, autoscaling, batch, devices, node, policy};
+use crate::kinds::{Kind, apps, autoscaling, batch, cells, devices, node, policy};
 
 const APPS: Group = Group("apps", "v1", "io.k8s.api.apps.v1");
 const BATCH: Group = Group("batch", "v1", "io.k8s.api.batch.v1");
@@ -15,58 +15,86 @@ const RESOURCE: Group = Group("resource.k8s.io", "v1", "io.k8s.api.resource.v1")
 
 pub(super) fn apps() -> Vec<Kind> {
     vec![
-        APPS.namespaced("ControllerRevision", "controllerrevisions").columns(columns::CONTROLLER_REVISION).hooks(apps::CONTROLLER_REVISION).done(),
-        APPS.namespaced("DaemonSet", "daemonsets").short(&["ds"]).category("all").status().columns(columns::DAEMON_SET).hooks(apps::DAEMON_SET).done(),
+        APPS.namespaced("ControllerRevision", "controllerrevisions")
+            .table(columns::CONTROLLER_REVISION, cells::controller_revision)
+            .hooks(apps::CONTROLLER_REVISION)
+            .done(),
+        APPS.namespaced("DaemonSet", "daemonsets")
+            .short(&["ds"])
+            .category("all")
+            .status()
+            .table(columns::DAEMON_SET, cells::daemon_set)
+            .hooks(apps::DAEMON_SET)
+            .done(),
         APPS.namespaced("Deployment", "deployments")
             .short(&["deploy"])
             .category("all")
             .scale()
             .status()
-            .columns(columns::DEPLOYMENT)
-            .hooks(apps::DEPLOYMENT).done(),
+            .table(columns::DEPLOYMENT, cells::deployment)
+            .hooks(apps::DEPLOYMENT)
+            .done(),
         APPS.namespaced("ReplicaSet", "replicasets")
             .short(&["rs"])
             .category("all")
             .scale()
             .status()
             .select(&[("status.replicas", "0")])
-            .columns(columns::REPLICAS)
-            .hooks(apps::REPLICA_SET).done(),
+            .table(columns::REPLICAS, cells::replica_set)
+            .hooks(apps::REPLICA_SET)
+            .done(),
         APPS.namespaced("StatefulSet", "statefulsets")
             .short(&["sts"])
             .category("all")
             .scale()
             .status()
-            .columns(columns::STATEFUL_SET)
-            .hooks(apps::STATEFUL_SET).done(),
+            .table(columns::STATEFUL_SET, cells::stateful_set)
+            .hooks(apps::STATEFUL_SET)
+            .done(),
     ]
 }
 
 pub(super) fn batch() -> Vec<Kind> {
     vec![
-        BATCH.namespaced("CronJob", "cronjobs").short(&["cj"]).category("all").status().columns(columns::CRON_JOB).hooks(batch::CRON_JOB).done(),
+        BATCH
+            .namespaced("CronJob", "cronjobs")
+            .short(&["cj"])
+            .category("all")
+            .status()
+            .table(columns::CRON_JOB, cells::cron_job)
+            .hooks(batch::CRON_JOB)
+            .done(),
         BATCH
             .namespaced("Job", "jobs")
             .category("all")
             .status()
             .select_at("status.successful", &["status", "succeeded"], "0")
-            .columns(columns::JOB)
-            .hooks(batch::JOB).done(),
+            .table(columns::JOB, cells::job)
+            .hooks(batch::JOB)
+            .done(),
     ]
 }
 
 pub(super) fn autoscaling() -> Vec<Kind> {
     const NAMES: (&str, &str) = ("HorizontalPodAutoscaler", "horizontalpodautoscalers");
     vec![
-        AUTOSCALING_V2.namespaced(NAMES.0, NAMES.1).short(&["hpa"]).category("all").status().columns(columns::AUTOSCALER).hooks(autoscaling::V2).done(),
+        AUTOSCALING_V2
+            .namespaced(NAMES.0, NAMES.1)
+            .short(&["hpa"])
+            .category("all")
+            .status()
+            .table(columns::AUTOSCALER, cells::autoscaler)
+            .hooks(autoscaling::V2)
+            .done(),
         AUTOSCALING_V1
             .namespaced(NAMES.0, NAMES.1)
             .short(&["hpa"])
             .category("all")
             .status()
             .stored_as("autoscaling", "v2")
-            .columns(columns::AUTOSCALER)
-            .hooks(autoscaling::V1).done(),
+            .table(columns::AUTOSCALER, cells::autoscaler_v1)
+            .hooks(autoscaling::V1)
+            .done(),
     ]
 }
 
@@ -76,28 +104,51 @@ pub(super) fn policy() -> Vec<Kind> {
             .namespaced("PodDisruptionBudget", "poddisruptionbudgets")
             .short(&["pdb"])
             .status()
-            .columns(columns::DISRUPTION_BUDGET)
-            .hooks(policy::BUDGET).done(),
+            .table(columns::DISRUPTION_BUDGET, cells::disruption_budget)
+            .hooks(policy::BUDGET)
+            .done(),
     ]
 }
 
 pub(super) fn scheduling() -> Vec<Kind> {
-    vec![SCHEDULING.cluster("PriorityClass", "priorityclasses").short(&["pc"]).columns(columns::PRIORITY_CLASS).hooks(policy::PRIORITY_CLASS).done()]
+    vec![
+        SCHEDULING
+            .cluster("PriorityClass", "priorityclasses")
+            .short(&["pc"])
+            .table(columns::PRIORITY_CLASS, cells::priority_class)
+            .hooks(policy::PRIORITY_CLASS)
+            .done(),
+    ]
 }
 
 pub(super) fn node() -> Vec<Kind> {
-    vec![NODE.cluster("RuntimeClass", "runtimeclasses").columns(columns::RUNTIME_CLASS).hooks(node::RUNTIME_CLASS).done()]
+    vec![
+        NODE.cluster("RuntimeClass", "runtimeclasses")
+            .table(columns::RUNTIME_CLASS, cells::runtime_class)
+            .hooks(node::RUNTIME_CLASS)
+            .done(),
+    ]
 }
 
 pub(super) fn resource() -> Vec<Kind> {
     vec![
-        RESOURCE.cluster("DeviceClass", "deviceclasses").columns(columns::NAME_AGE).done(),
-        RESOURCE.namespaced("ResourceClaim", "resourceclaims").status().columns(columns::RESOURCE_CLAIM).hooks(devices::CLAIM).done(),
-        RESOURCE.namespaced("ResourceClaimTemplate", "resourceclaimtemplates").columns(columns::NAME_AGE).hooks(devices::TEMPLATE).done(),
+        RESOURCE.cluster("DeviceClass", "deviceclasses").table(columns::NAME_AGE, cells::name_age).done(),
+        RESOURCE
+            .namespaced("ResourceClaim", "resourceclaims")
+            .status()
+            .table(columns::RESOURCE_CLAIM, cells::resource_claim)
+            .hooks(devices::CLAIM)
+            .done(),
+        RESOURCE
+            .namespaced("ResourceClaimTemplate", "resourceclaimtemplates")
+            .table(columns::NAME_AGE, cells::name_age)
+            .hooks(devices::TEMPLATE)
+            .done(),
         RESOURCE
             .cluster("ResourceSlice", "resourceslices")
             .select(&[("spec.nodeName", ""), ("spec.driver", "")])
-            .columns(columns::RESOURCE_SLICE)
-            .hooks(devices::SLICE).done(),
+            .table(columns::RESOURCE_SLICE, cells::resource_slice)
+            .hooks(devices::SLICE)
+            .done(),
     ]
 }
