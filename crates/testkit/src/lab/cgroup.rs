@@ -32,6 +32,7 @@ impl Tree {
     pub fn new(name: &str) -> Result<Self> {
         let tree = Self { name: name.to_owned(), hierarchies: mounted()? };
         for hierarchy in &tree.hierarchies {
+            sweep(&hierarchy.mountpoint);
             make(&hierarchy.mountpoint, &hierarchy.mountpoint.join(name))?;
         }
         Ok(tree)
@@ -106,6 +107,15 @@ fn make(parent: &Path, dir: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Removes what killed test runs left behind.
+fn sweep(mountpoint: &Path) {
+    for entry in fs::read_dir(mountpoint).into_iter().flatten().flatten() {
+        if super::is_abandoned(&entry.file_name().to_string_lossy()) {
+            let _ = remove(&entry.path());
+        }
+    }
 }
 
 /// Removes a cgroup and those below it.

@@ -25,6 +25,9 @@ const PROGRAMS: [(&str, &str); 4] = [("unshare", "util-linux"), ("nsenter", "uti
 /// Network of the LAN; nodes get .10 and up.
 pub const LAN: &str = "192.168.77";
 
+/// What labs are called, followed by the process that made them.
+const PREFIX: &str = "ferrokube-lab-";
+
 static COUNTER: AtomicU32 = AtomicU32::new(0);
 
 /// The outer namespace, with the switch that nodes are plugged into.
@@ -62,7 +65,8 @@ impl Lab {
         if let Some(what) = missing() {
             bail!("a lab needs {what}");
         }
-        let name = format!("ferrokube-lab-{}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
+        sweep_folders();
+        let name = format!("{PREFIX}{}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
         let dir = tempfile::Builder::new().prefix(&format!("{name}-")).tempdir()?;
         let script = "ip link set lo up && ip link add lan0 type bridge && ip link set lan0 up && echo ready && read -r _";
         let mut unshare = Command::new("unshare");
@@ -132,6 +136,21 @@ impl Lab {
     /// Names the lab in cgroups and temporary files.
     pub fn name(&self) -> &str {
         &self.name
+    }
+}
+
+/// Whether something was made by a lab whose process is gone.
+fn is_abandoned(name: &str) -> bool {
+    let maker = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next()).and_then(|pid| pid.parse::<u32>().ok());
+    maker.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists())
+}
+
+/// Removes folders that killed test runs left behind. Their mounts went with their namespaces.
+fn sweep_folders() {
+    for entry in std::fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
+        if is_abandoned(&entry.file_name().to_string_lossy()) {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
     }
 }
 
