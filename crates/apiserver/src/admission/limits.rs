@@ -19,7 +19,7 @@ pub(super) fn mutate(c: &Context<'_>, pod: &mut Value, _: &mut Outcome) -> Resul
     let mut notes = Vec::new();
     for range in ranges(c).iter().filter(|r| r["type"] == "Container") {
         for (kind, called) in [("containers", "container"), ("initContainers", "init container")] {
-            for container in pod["spec"][kind].as_array_mut().into_iter().flatten() {
+            for container in pod["spec"].get_mut(kind).and_then(Value::as_array_mut).into_iter().flatten() {
                 let name = container["name"].as_str().unwrap_or_default().to_owned();
                 for (field, defaults, word) in [("requests", "defaultRequest", "request"), ("limits", "default", "limit")] {
                     let set = fill(container, field, &range[defaults]);

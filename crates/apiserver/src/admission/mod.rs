@@ -7,10 +7,15 @@ mod certificates;
 mod ingress;
 mod limits;
 mod namespace;
+mod node_restriction;
+mod pod_security;
 mod pods;
+mod quota;
 mod service_account;
 mod storage;
 mod usage;
+
+pub use quota::Reservation;
 
 use crate::attributes::UserInfo;
 use crate::authz::Authorizer;
@@ -122,7 +127,9 @@ const PLUGINS: &[Plugin] = &[
     plugin("NamespaceLifecycle", Some(namespace::mutate), Some(namespace::validate)),
     plugin("LimitRanger", Some(limits::mutate), Some(limits::validate)),
     plugin("ServiceAccount", Some(service_account::mutate), Some(service_account::validate)),
+    plugin("NodeRestriction", None, Some(node_restriction::validate)),
     plugin("TaintNodesByCondition", Some(pods::taint_new_node), None),
+    plugin("PodSecurity", None, Some(pod_security::validate)),
     plugin("Priority", Some(pods::priority), Some(pods::priority_class)),
     plugin("DefaultTolerationSeconds", Some(pods::tolerations), None),
     plugin("DefaultStorageClass", Some(storage::default_class), None),
@@ -141,12 +148,13 @@ const PLUGINS: &[Plugin] = &[
 pub struct Admission {
     objects: Arc<dyn Objects>,
     authorizer: Arc<Authorizer>,
+    ledger: Arc<quota::Ledger>,
 }
 
 impl Admission {
     /// Over the given caches. The authorizer answers the questions of plugins that check permissions.
     pub fn new(objects: Arc<dyn Objects>, authorizer: Arc<Authorizer>) -> Self {
-        Admission { objects, authorizer }
+        Admission { objects, authorizer, ledger: Arc::default() }
     }
 
     fn context<'a>(&'a self, review: &'a Review<'a>) -> Context<'a> {
@@ -176,7 +184,7 @@ impl Admission {
                 validate(&context, object, outcome).inspect_err(|e| refused(plugin, e))?;
             }
         }
-        Ok(Reservation::default())
+        quota::reserve(&self.ledger, &context, object)
     }
 
     /// Lets the caches catch up when they lack something the request needs: it may have been created a moment ago.
@@ -224,17 +232,6 @@ fn newest_default(c: &Context<'_>, group: &str, resource: &str, annotations: &[&
 
 fn refused(plugin: &Plugin, status: &Status) {
     tracing::debug!(plugin = plugin.name, %status, "admission refused a request");
-}
-
-/// What a request is about to use of its quotas.
-#[derive(Debug, Default)]
-pub struct Reservation {}
-
-impl Reservation {
-    /// The object was stored at this revision: the cache will count it once it gets there.
-    pub fn commit(self, revision: u64) {
-        let _ = revision;
-    }
 }
 
 #[cfg(test)]

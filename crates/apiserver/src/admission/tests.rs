@@ -1,0 +1,255 @@
+//! The plugins, each through the chain that every request goes through.
+
+use super::*;
+use crate::objects::testing::Map;
+use serde_json::json;
+
+struct World {
+    map: Arc<Map>,
+    admission: Admission,
+}
+
+fn world() -> World {
+    let map = Arc::new(Map::default());
+    map.put("", "namespaces", json!({ "metadata": { "name": "dev" }, "status": { "phase": "Active" } }));
+    map.put("", "serviceaccounts", json!({ "metadata": { "name": "default", "namespace": "dev" }, "imagePullSecrets": [{ "name": "reg" }] }));
+    let authorizer = Arc::new(Authorizer::new(map.clone()));
+    World { admission: Admission::new(map.clone(), authorizer), map }
+}
+
+fn user(name: &str, group: &str) -> UserInfo {
+    UserInfo { name: name.into(), groups: vec![group.into()], ..UserInfo::default() }
+}
+
+fn review<'a>(user: &'a UserInfo, operation: Operation, path: (&'a str, &'a str, &'a str), name: &'a str, old: Option<&'a Value>) -> Review<'a> {
+    Review {
+        user,
+        operation,
+        group: path.0,
+        version: "v1",
+        resource: path.1,
+        subresource: path.2,
+        kind: (path.0, ""),
+        namespace: "dev",
+        name,
+        old,
+        options: &Value::Null,
+        dry_run: false,
+    }
+}
+
+const POD: (&str, &str, &str) = ("", "pods", "");
+
+fn pod() -> Value {
+    json!({ "metadata": { "name": "p", "namespace": "dev" }, "spec": { "containers": [{ "name": "c", "image": "i" }] } })
+}
+
+impl World {
+    async fn create(&self, path: (&str, &str, &str), mut object: Value) -> Result<(Value, Reservation, Outcome), Status> {
+        let user = user("jane", "system:authenticated");
+        let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        let review = review(&user, Operation::Create, path, &name, None);
+        let mut outcome = Outcome::default();
+        self.admission.mutate(&review, &mut object, &mut outcome).await?;
+        let reservation = self.admission.validate(&review, Some(&object), &mut outcome).await?;
+        Ok((object, reservation, outcome))
+    }
+
+    async fn as_node(&self, operation: Operation, path: (&str, &str, &str), name: &str, object: Option<Value>, old: Option<Value>) -> Result<(), String> {
+        let node = user("system:node:n1", "system:nodes");
+        let mut review = review(&node, operation, path, name, old.as_ref());
+        if path.1 == "nodes" {
+            review.namespace = "";
+        }
+        let done = self.admission.validate(&review, object.as_ref(), &mut Outcome::default()).await;
+        done.map(|_| ()).map_err(|e| e.message)
+    }
+}
+
+#[tokio::test]
+async fn a_plain_pod_gets_account_token_tolerations_and_priority() {
+    let world = world();
+    let (pod, ..) = world.create(POD, pod()).await.expect("admitted");
+    let spec = &pod["spec"];
+    assert_eq!((&spec["serviceAccountName"], &spec["serviceAccount"]), (&json!("default"), &json!("default")));
+    assert_eq!(spec["imagePullSecrets"], json!([{ "name": "reg" }]));
+    let volume = spec["volumes"][0]["name"].as_str().expect("a volume");
+    assert!(volume.starts_with("kube-api-access-") && volume.len() == "kube-api-access-".len() + 5);
+    assert_eq!(spec["volumes"][0]["projected"]["defaultMode"], 420);
+    assert_eq!(spec["volumes"][0]["projected"]["sources"][0]["serviceAccountToken"]["expirationSeconds"], 3607);
+    let mount = json!({ "name": volume, "readOnly": true, "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount" });
+    assert_eq!(spec["containers"][0]["volumeMounts"], json!([mount]));
+    assert_eq!(spec["tolerations"].as_array().expect("a list").len(), 2);
+    assert_eq!((&spec["priority"], &spec["preemptionPolicy"]), (&json!(0), &json!("PreemptLowerPriority")));
+}
+
+#[tokio::test]
+async fn automount_may_be_declined_by_pod_and_account() {
+    let world = world();
+    let mut declined = pod();
+    declined["spec"]["automountServiceAccountToken"] = json!(false);
+    let (made, ..) = world.create(POD, declined).await.expect("admitted");
+    assert!(made["spec"]["volumes"].is_null());
+    world.map.put("", "serviceaccounts", json!({ "metadata": { "name": "quiet", "namespace": "dev" }, "automountServiceAccountToken": false }));
+    let mut quiet = pod();
+    quiet["spec"]["serviceAccountName"] = json!("quiet");
+    assert!(world.create(POD, quiet).await.expect("admitted").0["spec"]["volumes"].is_null());
+}
+
+#[tokio::test]
+async fn refusals_have_the_words_of_upstream() {
+    let world = world();
+    let mut lost = pod();
+    lost["spec"]["serviceAccountName"] = json!("nobody");
+    let told = world.create(POD, lost).await.expect_err("no account");
+    assert_eq!(told.message, "pods \"p\" is forbidden: error looking up service account dev/nobody: serviceaccount \"nobody\" not found");
+    let mut important = pod();
+    important["spec"]["priorityClassName"] = json!("vip");
+    assert_eq!(world.create(POD, important).await.expect_err("no class").message, "pods \"p\" is forbidden: no PriorityClass with name vip was found");
+    world.map.put("", "namespaces", json!({ "metadata": { "name": "dev" }, "status": { "phase": "Terminating" } }));
+    let told = world.create(POD, pod()).await.expect_err("terminating");
+    assert_eq!(told.message, "pods \"p\" is forbidden: unable to create new content in namespace dev because it is being terminated");
+    let cause = &told.details.expect("details").causes[0];
+    assert_eq!((cause.kind.as_str(), cause.field.as_str()), ("NamespaceTerminating", "metadata.namespace"));
+    world.map.remove("", "namespaces", "", "dev");
+    assert_eq!(world.create(POD, pod()).await.expect_err("no namespace").message, "namespaces \"dev\" not found");
+}
+
+#[tokio::test]
+async fn system_namespaces_stay() {
+    let world = world();
+    let jane = user("jane", "system:masters");
+    for (name, stays) in [("default", true), ("kube-system", true), ("kube-public", true), ("dev", false)] {
+        let mut review = review(&jane, Operation::Delete, ("", "namespaces", ""), name, None);
+        review.namespace = name;
+        let done = world.admission.validate(&review, None, &mut Outcome::default()).await;
+        assert_eq!(done.is_err(), stays, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn limits_fill_and_bound() {
+    let world = world();
+    world.map.put("", "limitranges", json!({
+        "metadata": { "name": "l", "namespace": "dev" },
+        "spec": { "limits": [{ "type": "Container", "default": { "cpu": "500m" }, "defaultRequest": { "cpu": "100m" }, "max": { "cpu": "1" } }] },
+    }));
+    let (made, ..) = world.create(POD, pod()).await.expect("admitted");
+    assert_eq!(made["spec"]["containers"][0]["resources"], json!({ "requests": { "cpu": "100m" }, "limits": { "cpu": "500m" } }));
+    assert_eq!(made["metadata"]["annotations"]["kubernetes.io/limit-ranger"], "LimitRanger plugin set: cpu request for container c; cpu limit for container c");
+    let mut big = pod();
+    big["spec"]["containers"][0]["resources"] = json!({ "limits": { "cpu": "2" }, "requests": { "cpu": "2" } });
+    let told = world.create(POD, big).await.expect_err("too big").message;
+    assert_eq!(told, "pods \"p\" is forbidden: maximum cpu usage per Container is 1, but limit is 2");
+}
+
+#[tokio::test]
+async fn two_requests_cannot_both_take_the_last_pod() {
+    let world = world();
+    world.map.put("", "resourcequotas", json!({ "metadata": { "name": "q", "namespace": "dev" }, "spec": { "hard": { "pods": "1", "requests.cpu": "1" } } }));
+    let told = world.create(POD, pod()).await.expect_err("no request").message;
+    assert_eq!(told, "pods \"p\" is forbidden: failed quota: q: must specify requests.cpu for: c");
+    let sized = |name: &str, cpu: &str| {
+        let mut p = pod();
+        p["metadata"]["name"] = json!(name);
+        p["spec"]["containers"][0]["resources"] = json!({ "requests": { "cpu": cpu } });
+        p
+    };
+    let (first, reservation, _) = world.create(POD, sized("a", "100m")).await.expect("room");
+    let told = world.create(POD, sized("b", "100m")).await.expect_err("taken").message;
+    assert_eq!(told, "pods \"b\" is forbidden: exceeded quota: q, requested: pods=1, used: pods=1, limited: pods=1");
+    drop(reservation);
+    let (.., reservation, _) = world.create(POD, sized("b", "100m")).await.expect("room again");
+    drop(reservation);
+    let (.., reservation, _) = world.create(POD, first.clone()).await.expect("room again");
+    let stored = world.map.put("", "pods", first);
+    reservation.commit(stored.revision);
+    assert!(world.create(POD, sized("b", "2")).await.expect_err("taken").message.contains("requested: pods=1,requests.cpu=2, used: pods=1,requests.cpu=100m, limited: pods=1,requests.cpu=1"));
+    world.map.remove("", "pods", "dev", "a");
+    assert!(world.create(POD, sized("b", "1")).await.is_ok());
+}
+
+#[tokio::test]
+async fn pod_security_refuses_and_warns() {
+    let world = world();
+    world.map.put("", "namespaces", json!({ "metadata": { "name": "dev", "labels": { "pod-security.kubernetes.io/enforce": "baseline", "pod-security.kubernetes.io/warn": "restricted" } } }));
+    let (.., outcome) = world.create(POD, pod()).await.expect("baseline is fine");
+    assert!(outcome.warnings[0].starts_with("would violate PodSecurity \"restricted:latest\": allowPrivilegeEscalation != false"), "{:?}", outcome.warnings);
+    let mut host = pod();
+    host["spec"]["hostNetwork"] = json!(true);
+    let told = world.create(POD, host.clone()).await.expect_err("not baseline").message;
+    assert_eq!(told, "pods \"p\" is forbidden: violates PodSecurity \"baseline:latest\": host namespaces (hostNetwork=true)");
+    let deployment = json!({ "metadata": { "name": "d" }, "spec": { "template": { "spec": host["spec"] } } });
+    assert_eq!(world.create(("apps", "deployments", ""), deployment).await.expect("only a warning").2.warnings.len(), 1);
+}
+
+#[tokio::test]
+async fn defaults_of_claims_and_ingresses() {
+    let world = world();
+    let class = |name: &str, key: &str| json!({ "metadata": { "name": name, "annotations": { key: "true" } } });
+    world.map.put("storage.k8s.io", "storageclasses", class("fast", "storageclass.kubernetes.io/is-default-class"));
+    world.map.put("networking.k8s.io", "ingressclasses", class("nginx", "ingressclass.kubernetes.io/is-default-class"));
+    let (claim, ..) = world.create(("", "persistentvolumeclaims", ""), json!({ "metadata": { "name": "c" }, "spec": {} })).await.expect("admitted");
+    assert_eq!(claim["spec"]["storageClassName"], "fast");
+    assert_eq!(claim["metadata"]["finalizers"], json!(["kubernetes.io/pvc-protection"]));
+    let (claim, ..) = world.create(("", "persistentvolumeclaims", ""), json!({ "metadata": { "name": "c" }, "spec": { "storageClassName": "" } })).await.expect("admitted");
+    assert_eq!(claim["spec"]["storageClassName"], "");
+    let (ingress, ..) = world.create(("networking.k8s.io", "ingresses", ""), json!({ "metadata": { "name": "i" }, "spec": {} })).await.expect("admitted");
+    assert_eq!(ingress["spec"]["ingressClassName"], "nginx");
+}
+
+#[tokio::test]
+async fn a_node_writes_only_what_is_its_own() {
+    let world = world();
+    let node = |name: &str, labels: Value| json!({ "metadata": { "name": name, "labels": labels }, "spec": {} });
+    let nodes = ("", "nodes", "");
+    let create = |n: Value| world.as_node(Operation::Create, nodes, n["metadata"]["name"].as_str().unwrap_or_default().to_owned().leak(), Some(n), None);
+    create(node("n1", json!({ "kubernetes.io/hostname": "n1", "example.com/x": "y", "kubelet.kubernetes.io/a": "b" }))).await.expect("its own");
+    let told = create(node("n1", json!({ "node-role.kubernetes.io/control-plane": "", "node-restriction.kubernetes.io/a": "b" }))).await.expect_err("labels");
+    assert!(told.ends_with("node \"n1\" is not allowed to set the following labels: node-restriction.kubernetes.io/a, node-role.kubernetes.io/control-plane"), "{told}");
+    let told = create(node("n2", json!({}))).await.expect_err("another");
+    assert!(told.contains("node \"n1\" is not allowed to modify node \"n2\""), "{told}");
+    let mut tainted = node("n1", json!({}));
+    tainted["spec"]["taints"] = json!([{ "key": "a", "effect": "NoSchedule" }]);
+    let told = world.as_node(Operation::Update, nodes, "n1", Some(node("n1", json!({}))), Some(tainted)).await.expect_err("taints");
+    assert!(told.contains("node \"n1\" is not allowed to modify taints"), "{told}");
+    let (plain, ..) = world.create(POD, pod()).await.expect("admitted for others");
+    let told = world.as_node(Operation::Create, POD, "p", Some(plain), None).await.expect_err("not a mirror pod");
+    assert!(told.contains("node \"n1\" can only create mirror pods"), "{told}");
+    world.map.put("", "nodes", node("n1", json!({})));
+    let mirror = json!({
+        "metadata": {
+            "name": "p", "namespace": "dev", "annotations": { "kubernetes.io/config.mirror": "x" },
+            "ownerReferences": [{ "apiVersion": "v1", "kind": "Node", "name": "n1", "uid": "uid-n1", "controller": true }],
+        },
+        "spec": { "nodeName": "n1", "containers": [] },
+    });
+    world.as_node(Operation::Create, POD, "p", Some(mirror), None).await.expect("a mirror pod");
+    let theirs = json!({ "metadata": { "name": "p", "namespace": "dev" }, "spec": { "nodeName": "n2" } });
+    assert!(world.as_node(Operation::Delete, POD, "p", None, Some(theirs)).await.is_err());
+}
+
+#[tokio::test]
+async fn a_node_asks_for_tokens_of_its_own_pods() {
+    let world = world();
+    let stored = json!({
+        "metadata": { "name": "p", "namespace": "dev" },
+        "spec": { "nodeName": "n1", "volumes": [{ "name": "t", "projected": { "sources": [{ "serviceAccountToken": { "path": "t", "audience": "vault" } }] } }] },
+    });
+    world.map.put("", "pods", stored);
+    let request = |audiences: Value, uid: &str| json!({ "spec": { "audiences": audiences, "boundObjectRef": { "apiVersion": "v1", "kind": "Pod", "name": "p", "uid": uid } } });
+    let ask = |body: Value| world.as_node(Operation::Create, ("", "serviceaccounts", "token"), "default", Some(body), None);
+    ask(request(json!(["vault"]), "uid-p")).await.expect("its volume wants it");
+    assert!(ask(request(json!(["other"]), "uid-p")).await.expect_err("nobody wants it").contains("audience \"other\" not found in pod spec volume"));
+    assert!(ask(request(json!(["vault"]), "old")).await.expect_err("stale").contains("does not match the UID in record"));
+    assert!(ask(json!({ "spec": {} })).await.expect_err("unbound").contains("node requested token not bound to a pod"));
+}
+
+#[tokio::test]
+async fn zone_and_region_travel_with_the_binding() {
+    let world = world();
+    world.map.put("", "nodes", json!({ "metadata": { "name": "n1", "labels": { "topology.kubernetes.io/zone": "z", "other": "x" } } }));
+    let binding = json!({ "metadata": { "name": "p" }, "target": { "kind": "Node", "name": "n1" } });
+    let (made, ..) = world.create(("", "pods", "binding"), binding).await.expect("admitted");
+    assert_eq!(made["metadata"]["labels"], json!({ "topology.kubernetes.io/zone": "z" }));
+}

@@ -1,0 +1,232 @@
+//! ResourceQuota: a namespace uses no more than it may, also when many requests come at once.
+//!
+//! What is used is counted from the caches, what is about to be used stands in a ledger between the check and the moment
+//! the cache shows the stored object. Both are read under one lock, so two requests can never both take the last
+//! pod. The ledger is this process's own: several API servers over one store may together overshoot by what they have
+//! in flight at the same instant. Source: `plugin/resourcequota`, `quota/v1/evaluator`.
+
+mod evaluate;
+mod scope;
+
+use super::usage::Amounts;
+use super::{Context, Operation};
+use crate::objects::Objects;
+use ferrokube_api::Status;
+use ferrokube_api::quantity::Quantity;
+use parking_lot::Mutex;
+use serde_json::Value;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// What a request is about to use, from its check until the cache counts it.
+struct Pending {
+    id: u64,
+    kind: (String, String),
+    namespace: String,
+    name: String,
+    /// Revision of the object that the request replaces; 0 for a create.
+    replaces: u64,
+    object: Arc<Value>,
+    delta: Amounts,
+    /// The revision the write got, once it is acknowledged.
+    stored: Option<u64>,
+}
+
+#[derive(Default)]
+struct State {
+    next: u64,
+    pending: Vec<Pending>,
+    /// Decoded objects by uid, for namespaces with quotas: what they use is counted at each request.
+    decoded: HashMap<Box<str>, (u64, Arc<Value>)>,
+}
+
+/// Remembered objects at most; beyond it everything is decoded anew once.
+const REMEMBERED: usize = 20_000;
+
+/// Requests between check and cache.
+#[derive(Default)]
+pub(super) struct Ledger {
+    state: Mutex<State>,
+}
+
+/// What a request is about to use of its quotas.
+#[derive(Default)]
+pub struct Reservation {
+    held: Option<(Arc<Ledger>, u64)>,
+}
+
+impl std::fmt::Debug for Reservation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Reservation({})", self.held.is_some())
+    }
+}
+
+impl Reservation {
+    /// The object was stored at this revision: the reservation ends when the cache shows it.
+    pub fn commit(mut self, revision: u64) {
+        if let Some((ledger, id)) = self.held.take() {
+            let mut state = ledger.state.lock();
+            state.pending.iter_mut().filter(|p| p.id == id).for_each(|p| p.stored = Some(revision));
+        }
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        if let Some((ledger, id)) = self.held.take() {
+            ledger.state.lock().pending.retain(|p| p.id != id);
+        }
+    }
+}
+
+/// A quota of the namespace.
+struct Quota {
+    name: String,
+    spec: Value,
+    hard: Amounts,
+}
+
+fn quotas(c: &Context<'_>) -> Vec<Quota> {
+    let objects = c.objects.list("", "resourcequotas", c.namespace).into_iter();
+    let read = |o: Arc<ferrokube_api::Object>| {
+        let spec = o.decode::<Value>().ok()?["spec"].take();
+        Some(Quota { name: o.key.name.to_string(), hard: super::usage::amounts(&spec["hard"]), spec })
+    };
+    objects.filter_map(read).collect()
+}
+
+/// Checks the request against every quota of its namespace, and reserves what it is about to use.
+pub(super) fn reserve(ledger: &Arc<Ledger>, c: &Context<'_>, object: Option<&Value>) -> Result<Reservation, Status> {
+    let relevant = match c.operation {
+        Operation::Create => c.subresource.is_empty(),
+        Operation::Update => evaluate::usage_may_change(c.group, c.resource, c.subresource),
+        _ => false,
+    };
+    let Some(object) = object.filter(|_| relevant && !c.namespace.is_empty()) else { return Ok(Reservation::default()) };
+    let quotas = quotas(c);
+    if quotas.is_empty() {
+        return Ok(Reservation::default());
+    }
+    let mut delta = evaluate::usage(c.group, c.resource, object);
+    if let Some(old) = c.review.old {
+        for (name, amount) in evaluate::usage(c.group, c.resource, old) {
+            *delta.entry(name).or_default() -= amount;
+        }
+    }
+    delta.retain(|_, amount| *amount > Quantity::ZERO);
+    let mut state = ledger.state.lock();
+    state.prune(c.objects);
+    let mut charged = false;
+    for quota in quotas.iter().filter(|q| scope::matches(&q.spec, c.group, c.resource, object)) {
+        charged |= check(&mut state, c, object, quota, &delta)?;
+    }
+    if !charged || c.dry_run {
+        return Ok(Reservation::default());
+    }
+    let id = state.next;
+    state.next += 1;
+    state.pending.push(Pending {
+        id,
+        kind: (c.group.to_owned(), c.resource.to_owned()),
+        namespace: c.namespace.to_owned(),
+        name: object["metadata"]["name"].as_str().unwrap_or(c.name).to_owned(),
+        replaces: c.review.old.map_or(0, revision),
+        object: Arc::new(object.clone()),
+        delta,
+        stored: None,
+    });
+    Ok(Reservation { held: Some((ledger.clone(), id)) })
+}
+
+fn revision(object: &Value) -> u64 {
+    object["metadata"]["resourceVersion"].as_str().and_then(|r| r.parse().ok()).unwrap_or(0)
+}
+
+/// `a=1,b=2Gi`.
+fn shown(amounts: &Amounts, only: &[&String]) -> String {
+    amounts.iter().filter(|(k, _)| only.contains(k)).map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(",")
+}
+
+/// Whether the quota charges for the request; 403 when it does not allow it.
+fn check(state: &mut State, c: &Context<'_>, object: &Value, quota: &Quota, delta: &Amounts) -> Result<bool, Status> {
+    if c.operation == Operation::Create
+        && let Some(missing) = evaluate::unspecified(c.group, c.resource, object, &quota.hard)
+    {
+        return Err(c.forbidden(Some(object), format!("failed quota: {}: must specify {missing}", quota.name)));
+    }
+    let mut requested: Amounts = delta.clone();
+    requested.retain(|name, _| quota.hard.contains_key(name));
+    if requested.is_empty() {
+        return Ok(false);
+    }
+    let used = state.used(c, quota, &requested);
+    let over = |name: &&String| {
+        let total = used.get(*name).copied().unwrap_or_default() + requested[*name];
+        total > quota.hard[*name]
+    };
+    let exceeded: Vec<&String> = requested.keys().filter(over).collect();
+    if exceeded.is_empty() {
+        return Ok(true);
+    }
+    let mut in_use = used;
+    exceeded.iter().for_each(|name| {
+        let format = quota.hard[*name].format();
+        let amount = in_use.entry((*name).clone()).or_insert(Quantity::ZERO);
+        if amount.is_zero() {
+            *amount = amount.with_format(format);
+        }
+    });
+    let why = format!(
+        "exceeded quota: {}, requested: {}, used: {}, limited: {}",
+        quota.name,
+        shown(&requested, &exceeded),
+        shown(&in_use, &exceeded),
+        shown(&quota.hard, &exceeded)
+    );
+    Err(c.forbidden(Some(object), why))
+}
+
+impl State {
+    /// Forgets what the caches count by now.
+    fn prune(&mut self, objects: &dyn Objects) {
+        self.pending.retain(|p| p.stored.is_none_or(|stored| objects.revision(&p.kind.0, &p.kind.1) < stored));
+        if self.decoded.len() > REMEMBERED {
+            self.decoded.clear();
+        }
+    }
+
+    /// What the namespace uses of the resources in question, by the objects of the request's kind that the quota covers.
+    fn used(&mut self, c: &Context<'_>, quota: &Quota, wanted: &Amounts) -> Amounts {
+        let mut total = Amounts::new();
+        let mut count = |amounts: Amounts| {
+            for (name, amount) in amounts.into_iter().filter(|(name, _)| wanted.contains_key(name)) {
+                *total.entry(name).or_default() += amount;
+            }
+        };
+        let cached = c.objects.list(c.group, c.resource, c.namespace);
+        let seen: HashMap<&str, u64> = cached.iter().map(|o| (&*o.key.name, o.revision)).collect();
+        for object in &cached {
+            let known = self.decoded.get(&object.uid).filter(|(revision, _)| *revision == object.revision).map(|(_, v)| v.clone());
+            let value = match known {
+                Some(value) => value,
+                None => {
+                    let Ok(value) = object.decode::<Value>() else { continue };
+                    let value = Arc::new(evaluate::relevant(c.group, c.resource, value));
+                    self.decoded.insert(object.uid.clone(), (object.revision, value.clone()));
+                    value
+                }
+            };
+            if scope::matches(&quota.spec, c.group, c.resource, &value) {
+                count(evaluate::usage(c.group, c.resource, &value));
+            }
+        }
+        let ours = |p: &&Pending| p.namespace == c.namespace && p.kind.0 == c.group && p.kind.1 == c.resource;
+        for pending in self.pending.iter().filter(ours) {
+            let counted = seen.get(pending.name.as_str()).is_some_and(|revision| *revision > pending.replaces);
+            if !counted && scope::matches(&quota.spec, c.group, c.resource, &pending.object) {
+                count(pending.delta.clone());
+            }
+        }
+        total
+    }
+}
