@@ -14,11 +14,12 @@ use crate::output::negotiate::{self, Accept};
 use crate::output::table::{self, Include};
 use crate::output::{Body, Format, Shape, present, yaml};
 use crate::registry::Entry;
+use crate::request::content::Content;
 use crate::request::{Query, RequestBody, RequestInfo};
 use crate::verbs::Answer;
 use bytes::Bytes;
 use ferrokube_api::Status;
-use ferrokube_api::decode::{self, ContentType, Strictness};
+use ferrokube_api::decode::Strictness;
 use ferrokube_api::kinds::{SubresourceKind, Verbs};
 use futures_util::future::BoxFuture;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
@@ -272,21 +273,11 @@ impl<'s> Request<'s> {
         self.upgrade.lock().take()
     }
 
-    /// Format of the body.
-    pub fn content_type(&self, default: ContentType) -> Result<ContentType, Status> {
-        let Some(media) = self.headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()) else { return Ok(default) };
-        match media.split(';').next().unwrap_or_default().trim() {
-            "application/json" | "*/*" | "application/*" | "" => Ok(ContentType::Json),
-            "application/yaml" => Ok(ContentType::Yaml),
-            _ => Err(negotiate::unsupported("application/json, application/yaml")),
-        }
-    }
-
     /// Decodes the body as an object of the row.
     pub async fn decode_own(&self, strictness: Strictness) -> Result<Value, Status> {
-        let content = self.content_type(ContentType::Json)?;
+        let content = Content::of(&self.headers)?;
         let body = self.take_body().await?;
-        let decoded = decode::decode_as(&body, content, &self.entry.schema, &self.entry.gvk(), strictness)?;
+        let decoded = content.decode(&body, &self.entry.schema, &self.entry.gvk(), strictness)?;
         decoded.warnings.into_iter().for_each(|text| self.warn(text));
         Ok(decoded.value)
     }

@@ -1,6 +1,7 @@
 //! What a request asks for, read from its line and its query. Nothing here looks at the body.
 
 pub mod body;
+pub mod content;
 pub mod info;
 pub mod query;
 

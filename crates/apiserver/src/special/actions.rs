@@ -3,11 +3,11 @@
 use crate::admission::Operation;
 use crate::authz::reviews;
 use crate::pipeline::Request;
+use crate::request::content::Content;
 use crate::verbs::Answer;
 use crate::verbs::update::Change;
 use crate::write::admit::Act;
 use crate::write::{View, WriteOptions, prepare};
-use ferrokube_api::decode::decode_as;
 use ferrokube_api::schema::{Gvk, Schema};
 use ferrokube_api::status::Details;
 use ferrokube_api::{Status, time};
@@ -19,7 +19,7 @@ impl Request<'_> {
         let gvk = Gvk { group: group.to_owned().into(), version: version.to_owned().into(), kind: kind.to_owned().into() };
         let schema = Schema::builtin(schema).ok_or_else(|| Status::internal(format!("no type {schema}")))?;
         let body = self.take_body().await?;
-        let decoded = decode_as(&body, self.content_type(ferrokube_api::decode::ContentType::Json)?, &schema, &gvk, options.strictness)?;
+        let decoded = Content::of(&self.headers)?.decode(&body, &schema, &gvk, options.strictness)?;
         decoded.warnings.into_iter().for_each(|w| self.warn(w));
         Ok(decoded.value)
     }

@@ -311,7 +311,7 @@ fn carry_over(new: &mut Value, old: &Value) {
     };
     let (keeps, had) = (needs_node_port(new), needs_node_port(old));
     let spec = &mut new["spec"];
-    for port in spec["ports"].as_array_mut().into_iter().flatten() {
+    for port in spec.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten() {
         let unset = port["nodePort"].as_u64().unwrap_or(0) == 0;
         match before(port) {
             Some(value) if keeps && had && unset => port["nodePort"] = value,
@@ -412,7 +412,7 @@ fn node_ports(allocator: &Allocator, new: &mut Value, had: &HashSet<Claim>, allo
         }
     };
     let ports = Path::new("spec").child("ports");
-    for (at, port) in new["spec"]["ports"].as_array_mut().into_iter().flatten().enumerate() {
+    for (at, port) in new["spec"].get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten().enumerate() {
         let path = ports.index(at).child("nodePort");
         let given = port["nodePort"].as_u64().unwrap_or(0);
         let asked_anyway = given > 0 && !wanted;

@@ -116,7 +116,7 @@ fn resized(old: &Value, body: &Value) -> Result<Value, Status> {
     let mut errors = Errors::default();
     for list in ["containers", "initContainers"] {
         let wanted = body["spec"][list].as_array().cloned().unwrap_or_default();
-        let Some(have) = new["spec"][list].as_array_mut() else { continue };
+        let Some(have) = new["spec"].get_mut(list).and_then(Value::as_array_mut) else { continue };
         if wanted.len() != have.len() {
             errors.forbidden(&Path::new("spec").child(list), "containers may not be added or removed on resize");
             continue;

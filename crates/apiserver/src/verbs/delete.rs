@@ -10,12 +10,15 @@ use crate::output::present;
 use crate::output::list::Many;
 use crate::pipeline::Request;
 use crate::request::Query;
+use crate::request::content::Content;
+use bytes::Bytes;
 use crate::special::{namespaces, services};
 use crate::write::admit::Act;
 use crate::write::commit::Lost;
 use crate::write::{prepare, rules};
 use ferrokube_api::decode::{self, ContentType};
 use ferrokube_api::field::{Errors, Path};
+use ferrokube_api::schema::Schema;
 use ferrokube_api::status::Details;
 use ferrokube_api::{Object, Status, time};
 use ferrokube_store::Expect;
@@ -24,6 +27,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
+const OPTIONS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions";
 const ORPHAN: &str = "orphan";
 const FOREGROUND: &str = "foregroundDeletion";
 const TRIES: usize = 64;
@@ -153,7 +157,7 @@ impl Request<'_> {
         let options = if body.is_empty() {
             DeleteOptions::from_query(&self.query)?
         } else {
-            let (value, _) = decode::parse(&body, self.content_type(ContentType::Json)?)?;
+            let value = self.options_value(&body)?;
             let mut options: DeleteOptions = serde_json::from_value(value).map_err(|e| Status::bad_request(e.to_string()))?;
             let query = DeleteOptions::from_query(&self.query)?;
             if query.is_dry() {
@@ -163,6 +167,18 @@ impl Request<'_> {
         };
         options.check()?;
         Ok(options)
+    }
+
+    /// The options as JSON, whatever they came in. Their group and version may be that of the kind.
+    fn options_value(&self, body: &Bytes) -> Result<Value, Status> {
+        match Content::of(&self.headers)? {
+            Content::Json => Ok(decode::parse(body, ContentType::Json)?.0),
+            Content::Yaml => Ok(decode::parse(body, ContentType::Yaml)?.0),
+            Content::Protobuf => {
+                let schema = Schema::builtin(OPTIONS).ok_or_else(|| Status::internal("no type for DeleteOptions"))?;
+                ferrokube_api::protobuf::read(body, &schema).map_err(|e| Status::bad_request(e.to_string()))
+            }
+        }
     }
 
     /// DELETE of one object.
