@@ -417,7 +417,24 @@ fn an_https_registry_must_be_trusted() {
 }
 
 #[test]
-#[ignore = "run by an_https_registry_must_be_trusted"]
+fn loopback_works_on_a_machine_without_certificates() {
+    if !is_root("loopback_works_on_a_machine_without_certificates") {
+        return;
+    }
+    let registry = Registry::start().expect("starts");
+    let reference = app(19).push(&registry, "app", "v1");
+    let child = std::process::Command::new(std::env::current_exe().expect("this test"))
+        .args(["--exact", "trusting_child", "--ignored", "--nocapture"])
+        .env("SSL_CERT_FILE", "/nonexistent")
+        .env("SSL_CERT_DIR", "/nonexistent")
+        .env("FERROKUBE_TEST_REFERENCE", &reference)
+        .output()
+        .expect("runs");
+    assert!(child.status.success(), "{}{}", String::from_utf8_lossy(&child.stdout), String::from_utf8_lossy(&child.stderr));
+}
+
+#[test]
+#[ignore = "run by other tests, in another environment"]
 fn trusting_child() {
     let Ok(reference) = std::env::var("FERROKUBE_TEST_REFERENCE") else { return };
     let test = TestStore::new();

@@ -124,9 +124,17 @@ impl Registry {
                 .pool_idle_timeout(Duration::from_secs(30))
                 .redirect(reqwest::redirect::Policy::custom(redirect))
         };
+        // A machine without a certificate store can still pull over HTTP from itself; HTTPS then says whom it does not know.
+        let build = |builder: &dyn Fn() -> reqwest::ClientBuilder| match builder().build() {
+            Err(error) => {
+                tracing::warn!(error = innermost(&error), "no trusted certificates: registries over HTTPS cannot be used");
+                builder().tls_certs_only([]).build()
+            }
+            built => built,
+        };
         Ok(Self {
-            http: builder().build().map_err(failed)?,
-            local: builder().no_proxy().build().map_err(failed)?,
+            http: build(&builder).map_err(failed)?,
+            local: build(&|| builder().no_proxy()).map_err(failed)?,
             mirrors: config.mirrors.clone(),
             mirror_only: config.mirror_only,
             progress_timeout: config.progress_timeout,
