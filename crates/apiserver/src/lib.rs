@@ -8,6 +8,7 @@ pub mod authn;
 pub mod authz;
 pub mod bootstrap;
 pub mod cache;
+mod compactor;
 pub mod connect;
 pub mod crd;
 pub mod discovery;

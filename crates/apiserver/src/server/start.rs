@@ -121,6 +121,7 @@ impl ApiServer {
         let host = if config.external_host.is_empty() { SocketAddr::new(config.advertise, port).to_string() } else { config.external_host.clone() };
         let _ = server.external.set(host);
         let mut background = crate::crd::start(&server).await;
+        background.push(tokio::spawn(crate::compactor::run(config.store.clone(), crate::compactor::INTERVAL)));
         let serving = match (listener, certificate) {
             (Some(listener), Some(certificate)) => {
                 let front = config.front_proxy();
