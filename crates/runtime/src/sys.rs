@@ -153,3 +153,9 @@ pub fn kill(pid: i32, signal: i32) -> nix::Result<()> {
     // SAFETY: kill has no memory effects.
     nix::errno::Errno::result(unsafe { libc::kill(pid, signal) }).map(drop)
 }
+
+/// Registers a descriptor with the event loop.
+pub fn watch(fd: OwnedFd, interest: tokio::io::Interest) -> std::io::Result<tokio::io::unix::AsyncFd<OwnedFd>> {
+    // SAFETY: an OwnedFd is the same open descriptor for as long as the registration holds it.
+    Ok(unsafe { tokio::io::unix::AsyncFd::register_with_interest(fd, interest) }?)
+}

@@ -27,8 +27,13 @@ pub fn is_v2() -> bool {
     statfs(ROOT).is_ok_and(|fs| fs.filesystem_type() == CGROUP2_SUPER_MAGIC)
 }
 
+/// The v1 hierarchies that the node has.
+pub fn controllers() -> impl Iterator<Item = &'static str> {
+    V1_CONTROLLERS.into_iter().filter(|controller| folder(controller, "").is_dir())
+}
+
 /// The folder of a cgroup in one hierarchy; on v2 the controller does not matter.
-fn folder(controller: &str, cgroup: &str) -> PathBuf {
+pub fn folder(controller: &str, cgroup: &str) -> PathBuf {
     let root = Path::new(ROOT);
     let root = if is_v2() { root.to_owned() } else { root.join(controller) };
     root.join(cgroup.trim_start_matches('/'))

@@ -80,10 +80,8 @@ impl Engine {
         let own_pid_namespace = namespaces.pid == NamespaceChoice::New;
         let hostname = std::fs::read_to_string(sandbox.directory.join("hostname")).unwrap_or_default();
         let decision = spec::build(&spec::Input {
-            id,
             sandbox_id: &sandbox.id,
             config: &config,
-            sandbox: &sandbox.config,
             image: &image.config,
             rootfs: &rootfs,
             namespaces,

@@ -257,10 +257,10 @@ impl Captured {
         }
     }
 
-    /// What is in the pipe now.
+    /// What is in the pipe now. Asks the kernel, not the event loop, which may not have heard of it yet.
     fn read_available(&mut self) {
         let mut chunk = vec![0; 16 * 1024];
-        while let Ok(length @ 1..) = self.pipe.try_read(&mut chunk) {
+        while let Ok(length @ 1..) = nix::unistd::read(&self.pipe, &mut chunk) {
             let read = chunk[..length].to_vec();
             self.keep(&read);
         }

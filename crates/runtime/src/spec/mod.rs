@@ -13,7 +13,7 @@ pub mod user;
 use std::path::{Path, PathBuf};
 
 use ferrokube_cri::v1::security_profile::ProfileType;
-use ferrokube_cri::v1::{ContainerConfig, LinuxContainerSecurityContext, PodSandboxConfig, SecurityProfile};
+use ferrokube_cri::v1::{ContainerConfig, LinuxContainerSecurityContext, SecurityProfile};
 use serde_json::{Value, json};
 
 pub use mounts::{ImageVolume, PodFiles};
@@ -84,14 +84,10 @@ pub struct Namespaces {
 
 /// Everything that a container follows from.
 pub struct Input<'a> {
-    /// Container id.
-    pub id: &'a str,
     /// Sandbox id.
     pub sandbox_id: &'a str,
     /// What the kubelet asks for.
     pub config: &'a ContainerConfig,
-    /// The pod's side of it.
-    pub sandbox: &'a PodSandboxConfig,
     /// What the image says.
     pub image: &'a ImageConfig,
     /// Mounted root file system.
@@ -154,7 +150,7 @@ pub fn build(input: &Input<'_>) -> Result<Decision, SpecError> {
     let working_dir = working_dir(input.config, input.image);
     let mut resources = resources(&limits, input.node);
     resources.insert("devices".to_owned(), Value::Array(devices.rules));
-    let mut all_mounts = mounts::system(context.privileged);
+    let mut all_mounts = mounts::system(context.privileged, input.node.v2, input.cgroup);
     all_mounts.extend(mounts::shared(&input.files, &input.config.mounts, context.readonly_rootfs));
     all_mounts.extend(mounts::requested(&input.config.mounts, input.image_volumes)?);
     let mut linux = json!({

@@ -37,17 +37,28 @@ fn bind(destination: &str, source: &Path, options: &[&str]) -> Value {
     json!({"destination": destination, "type": "bind", "source": source, "options": options})
 }
 
-/// What every container has.
-pub fn system(privileged: bool) -> Vec<Value> {
+/// What every container has. `cgroup` is the container's own.
+pub fn system(privileged: bool, v2: bool, cgroup: &str) -> Vec<Value> {
     let access = if privileged { "rw" } else { "ro" };
-    vec![
+    let mut all = vec![
         mount("/proc", "proc", &["nosuid", "noexec", "nodev"]),
         mount("/dev", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
         mount("/dev/pts", "devpts", &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]),
         mount("/dev/mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
         mount("/sys", "sysfs", &["nosuid", "noexec", "nodev", access]),
-        mount("/sys/fs/cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", access]),
-    ]
+    ];
+    if v2 {
+        all.push(mount("/sys/fs/cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", access]));
+        return all;
+    }
+    // libcontainer would find the container's cgroups by a pid that means another process when the PID namespace is shared; we know them.
+    all.push(mount("/sys/fs/cgroup", "tmpfs", &["nosuid", "noexec", "nodev", "mode=755"]));
+    for controller in crate::cgroup::controllers() {
+        let source = crate::cgroup::folder(controller, cgroup);
+        let options = ["bind", "rprivate", "nosuid", "noexec", "nodev", access];
+        all.push(bind(&format!("/sys/fs/cgroup/{controller}"), &source, &options));
+    }
+    all
 }
 
 /// What the pod shares, except where the kubelet mounts something there itself.

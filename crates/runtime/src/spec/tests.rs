@@ -26,10 +26,8 @@ impl Case {
     fn build(&self) -> Result<Decision, SpecError> {
         let rootfs = tempfile::tempdir().expect("a folder");
         build(&Input {
-            id: "c1",
             sandbox_id: "s1",
             config: &self.config,
-            sandbox: &PodSandboxConfig::default(),
             image: &self.image,
             rootfs: rootfs.path(),
             namespaces: Namespaces {

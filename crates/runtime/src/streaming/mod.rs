@@ -3,7 +3,15 @@
 //! What is below the HTTP upgrade is in layers that know nothing of each other's insides: `spdy` and `websocket` carry streams, `remote` speaks
 //! the `channel.k8s.io` protocols over either, `forward` does the same for ports. A URL is good once (`tokens`).
 
+mod forward;
+mod http;
+mod pipes;
+mod remote;
+pub mod spdy;
 mod tokens;
+mod websocket;
+
+pub use http::serve;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -53,9 +61,4 @@ impl Streaming {
         };
         format!("http://{}/{kind}/{}", self.address, self.tokens.put(target))
     }
-}
-
-/// PLACEHOLDER
-pub async fn serve(_l: tokio::net::TcpListener, _e: Arc<crate::engine::Engine>, _s: Streaming, stop: tokio_util::sync::CancellationToken) {
-    stop.cancelled().await;
 }

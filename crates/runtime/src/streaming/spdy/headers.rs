@@ -124,7 +124,7 @@ impl Decoder {
 
 fn parse(mut plain: &[u8]) -> Result<Headers> {
     let truncated = || Error::other("a truncated header block");
-    let mut number = |plain: &mut &[u8]| -> Result<usize> {
+    let number = |plain: &mut &[u8]| -> Result<usize> {
         let (head, rest) = plain.split_first_chunk::<4>().ok_or_else(truncated)?;
         *plain = rest;
         Ok(u32::from_be_bytes(*head) as usize)
