@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 const SPEC: At<'static> = At::field("spec");
 const NONE: Value = Value::Null;
 
-const BASE: Hooks = Hooks { prepare_create: Some(common::reset_status), ..Hooks::NONE };
+const BASE: Hooks =
+    Hooks { prepare_create: Some(common::reset_status), warnings: Some(pod::warnings::workload), ..Hooks::NONE };
 
 pub(super) const DEPLOYMENT: Hooks = Hooks {
     default: Some(default_deployment),

@@ -15,6 +15,7 @@ pub(super) const JOB: Hooks = Hooks {
     default: Some(default_job),
     prepare_create: Some(prepare_job),
     validate_create: Some(job),
+    warnings: Some(pod::warnings::workload),
     validate_update: Some(job_update),
     ..Hooks::NONE
 };
@@ -22,6 +23,7 @@ pub(super) const CRON_JOB: Hooks = Hooks {
     default: Some(default_cron_job),
     prepare_create: Some(common::reset_status),
     validate_create: Some(cron_job_create),
+    warnings: Some(pod::warnings::cron_job),
     validate_update: Some(|new, _, e| cron_job(new, e)),
     ..Hooks::NONE
 };

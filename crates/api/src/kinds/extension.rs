@@ -1,17 +1,15 @@
 //! CustomResourceDefinitions and APIServices: their defaults, and what is checked without knowing schemas.
 
 use super::json::*;
-use super::{Hooks, check, common};
+use super::{HookContext, Hooks, check, common};
 use crate::field::{At, Errors};
 use crate::names;
 use serde_json::{Value, json};
 
 pub(super) const DEFINITION: Hooks = Hooks {
     default: Some(default_definition),
-    prepare_create: Some(|o, _| {
-        let names = json!({"kind": "", "plural": ""});
-        set(o, "status", json!({"conditions": null, "storedVersions": null, "acceptedNames": names}));
-    }),
+    prepare_create: Some(prepare_definition),
+    prepare_update: Some(|new, old, _| remember_storage_version(new, old.get("status"))),
     validate_create: Some(definition),
     ..Hooks::NONE
 };
@@ -37,6 +35,26 @@ fn default_definition(o: &mut Value) {
     fill_text(object(spec, "conversion"), "strategy", "None");
     if let Some(service) = at_mut(spec, &["conversion", "webhook", "clientConfig", "service"]) {
         fill(service, "port", 443);
+    }
+}
+
+fn prepare_definition(o: &mut Value, _: &HookContext) {
+    set(o, "status", json!({"conditions": null, "acceptedNames": {"kind": "", "plural": ""}, "storedVersions": []}));
+    remember_storage_version(o, None);
+}
+
+/// Every version that ever was the storage version is listed in the status.
+fn remember_storage_version(o: &mut Value, old_status: Option<&Value>) {
+    let storage =
+        list_at(o, &["spec", "versions"]).iter().find(|v| flag(v, "storage")).map(|v| text(v, "name").to_owned());
+    if let Some(old) = old_status {
+        set(o, "status", old.clone());
+    }
+    let Some(storage) = storage else { return };
+    let status = object(o, "status");
+    fill(status, "storedVersions", Vec::<Value>::new());
+    if let Some(list) = status["storedVersions"].as_array_mut().filter(|l| !l.iter().any(|v| *v == storage)) {
+        list.push(storage.into());
     }
 }
 

@@ -72,7 +72,7 @@ pub fn annotations(m: &Value, path: &At, e: &mut Errors) {
 
 fn owners(m: &Value, path: &At, e: &mut Errors) {
     let path = path.child("ownerReferences");
-    let mut controller: Option<&str> = None;
+    let mut controller: Option<String> = None;
     for owner in list(m, "ownerReferences") {
         let version = text(owner, "apiVersion").rsplit('/').next().unwrap_or_default();
         if version.is_empty() {
@@ -87,14 +87,14 @@ fn owners(m: &Value, path: &At, e: &mut Errors) {
             e.invalid(&path, owner, "/v1, Kind=Event is disallowed from being an owner");
         }
         if flag(owner, "controller") {
-            if let Some(first) = controller {
+            let shown = format!("{}/{}", text(owner, "kind"), text(owner, "name"));
+            if let Some(first) = &controller {
                 let why = format!(
-                    "Only one reference can have Controller set to true. Found \"true\" in references for {first} and {}",
-                    text(owner, "name")
+                    "Only one reference can have Controller set to true. Found \"true\" in references for {first} and {shown}"
                 );
                 e.invalid(&path, &m["ownerReferences"], &why);
             }
-            controller = controller.or(Some(text(owner, "name")));
+            controller.get_or_insert(shown);
         }
     }
 }
@@ -158,21 +158,21 @@ pub fn fill_update(new: &mut Value, old: &Value) {
 /// Checks the metadata of a changed object against what is stored.
 pub fn validate_update(new: &Value, old: &Value, e: &mut Errors) {
     let (new, old) = (meta(new), meta(old));
-    for key in ["name", "namespace", "uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"] {
-        check::immutable(new, old, key, &META, e);
+    if has(old, "deletionTimestamp") {
+        no_new_finalizers(new, old, e);
+    }
+    if text(new, "resourceVersion").is_empty() {
+        e.invalid(&META.child("resourceVersion"), &"".into(), "must be specified for an update");
     }
     let generation = |m: &Value| int(m, "generation").unwrap_or_default();
     if generation(new) < generation(old) {
         e.invalid(&META.child("generation"), &generation(new).into(), "must not be decremented");
     }
-    if text(new, "resourceVersion").is_empty() {
-        e.invalid(&META.child("resourceVersion"), &"".into(), "must be specified for an update");
+    for key in ["name", "namespace", "uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"] {
+        check::immutable(new, old, key, &META, e);
     }
     common(new, &META, e);
     finalizers(new, &META, e);
-    if has(old, "deletionTimestamp") {
-        no_new_finalizers(new, old, e);
-    }
 }
 
 fn no_new_finalizers(new: &Value, old: &Value, e: &mut Errors) {

@@ -267,6 +267,15 @@ pub struct Kind {
 }
 
 impl Kind {
+    /// The warning every request to a deprecated kind is answered with.
+    pub fn deprecation(&self) -> Option<&'static str> {
+        match (self.group.as_ref(), self.kind.as_ref()) {
+            ("", "ComponentStatus") => Some("v1 ComponentStatus is deprecated in v1.19+"),
+            ("", "Endpoints") => Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"),
+            _ => None,
+        }
+    }
+
     /// `v1` or `apps/v1`.
     pub fn api_version(&self) -> String {
         if self.group.is_empty() { self.version.to_string() } else { format!("{}/{}", self.group, self.version) }

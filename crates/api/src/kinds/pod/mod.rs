@@ -10,6 +10,7 @@ mod security;
 mod spec;
 mod update;
 pub(super) mod volumes;
+pub(super) mod warnings;
 
 pub(super) use defaults::{network_disks, template as template_defaults};
 
@@ -26,6 +27,7 @@ pub(super) const HOOKS: Hooks = Hooks {
     validate_update: Some(update::validate),
     validate_status: Some(update::validate_status),
     grace: Some(grace),
+    warnings: Some(warnings::pod),
     views: update::VIEWS,
     ..Hooks::NONE
 };
