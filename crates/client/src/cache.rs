@@ -11,7 +11,7 @@ use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::marker::PhantomData;
 use std::sync::{Arc, Weak};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 /// A change of one object: at least one side is present.
 #[derive(Clone, Copy, Debug)]
@@ -96,9 +96,14 @@ impl Caches {
         }
         let (synced_tx, synced) = watch::channel(false);
         let mut stream = self.client.subscribe(selection.clone());
+        // The task may run before `new_cyclic` returns, when the weak reference leads nowhere yet: it must wait.
+        let (made, is_made) = oneshot::channel();
         let shared = Arc::new_cyclic(|weak: &Weak<Shared>| {
             let weak = weak.clone();
             let task = tokio::spawn(async move {
+                if is_made.await.is_err() {
+                    return;
+                }
                 let mut listing: Option<HashSet<ObjectKey>> = None;
                 while let Some(change) = stream.next().await {
                     let Some(shared) = weak.upgrade() else { return };
@@ -107,6 +112,8 @@ impl Caches {
             });
             Shared { objects: Objects::default(), synced, task: task.abort_handle() }
         });
+        // An error means the task was aborted with the runtime.
+        let _ = made.send(());
         open.retain(|_, weak| weak.strong_count() > 0);
         open.insert(selection, Arc::downgrade(&shared));
         shared

@@ -147,10 +147,19 @@ fn handler(config: &Config, records: Arc<RwLock<Records>>) -> io::Result<Handler
     })
 }
 
+/// Both sockets on one port. Port 0 is any port that is free for both.
 async fn bind(address: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
-    let udp = UdpSocket::bind(address).await.map_err(|e| cannot_bind(address, &e))?;
-    let tcp = TcpListener::bind(udp.local_addr()?).await.map_err(|e| cannot_bind(address, &e))?;
-    Ok((udp, tcp))
+    let attempts = if address.port() == 0 { 16 } else { 1 };
+    let mut attempt = 0;
+    loop {
+        attempt += 1;
+        let tcp = TcpListener::bind(address).await.map_err(|e| cannot_bind(address, &e))?;
+        match UdpSocket::bind(tcp.local_addr()?).await {
+            Ok(udp) => return Ok((udp, tcp)),
+            Err(e) if attempt == attempts => return Err(cannot_bind(address, &e)),
+            Err(_) => {}
+        }
+    }
 }
 
 fn cannot_bind(address: SocketAddr, e: &io::Error) -> io::Error {

@@ -87,7 +87,7 @@ fn connect(conf: &NetConf, attachment: &Attachment, netns: &File, address: Ipv4A
         }
         other => other?,
     }
-    inside(netns, || configure_pod(&attachment.ifname, address, gateway))?;
+    let (mut in_pod, pod_index) = inside(netns, || configure_pod(&attachment.ifname, address, gateway))?;
     let link = route.link(&host_link)?.ok_or_else(|| missing_link(&host_link))?;
     route.quiet_ipv6(link.index);
     route.set_up(link.index)?;
@@ -98,11 +98,12 @@ fn connect(conf: &NetConf, attachment: &Attachment, netns: &File, address: Ipv4A
         target: Target::Link { index: link.index, source: Some(gateway) },
         metric: 0,
     })?;
-    Ok(())
+    // The node's end came up second and is ready; the pod's first packet must not be lost either.
+    Ok(in_pod.wait_until_running(pod_index)?)
 }
 
-/// Runs in the pod's namespace.
-fn configure_pod(ifname: &str, address: Ipv4Addr, gateway: Ipv4Addr) -> Result<()> {
+/// Runs in the pod's namespace; the socket it returns stays there.
+fn configure_pod(ifname: &str, address: Ipv4Addr, gateway: Ipv4Addr) -> Result<(Route, u32)> {
     let mut route = Route::open()?;
     set_loopback_up(&mut route)?;
     let index = route.link(ifname)?.ok_or_else(|| missing_link(ifname))?.index;
@@ -114,7 +115,7 @@ fn configure_pod(ifname: &str, address: Ipv4Addr, gateway: Ipv4Addr) -> Result<(
     route.set_route(&RouteSpec { dst: gateway, prefix: 32, target: to_gateway, metric: 0 })?;
     let default = Target::Gateway { index, via: gateway };
     route.set_route(&RouteSpec { dst: Ipv4Addr::UNSPECIFIED, prefix: 0, target: default, metric: 0 })?;
-    Ok(())
+    Ok((route, index))
 }
 
 fn set_loopback_up(route: &mut Route) -> Result<()> {

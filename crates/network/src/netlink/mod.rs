@@ -12,6 +12,7 @@ pub mod route;
 use nix::sys::socket::{
     self, AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, setsockopt, sockopt,
 };
+use nix::sys::time::{TimeVal, TimeValLike};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 
@@ -31,6 +32,7 @@ pub const CREATE: u16 = 0x400;
 pub const APPEND: u16 = 0x800;
 
 const HEADER: usize = 16;
+const EVENT_PATIENCE_SECONDS: i64 = 5;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const NESTED: u16 = 0x8000;
@@ -239,6 +241,25 @@ impl Socket {
         Self::open(SockProtocol::NetlinkRoute)
     }
 
+    /// Opens the routing dialect's announcements of link changes; see [`Self::wait`].
+    pub fn link_events() -> Result<Self> {
+        const LINK_GROUP: u32 = 1;
+        let socket = Self::open_in(SockProtocol::NetlinkRoute, LINK_GROUP)?;
+        let patience = TimeVal::seconds(EVENT_PATIENCE_SECONDS);
+        setsockopt(&socket.fd, sockopt::ReceiveTimeout, &patience)
+            .map_err(|e| Error::new("set a receive timeout", io::Error::from(e)))?;
+        Ok(socket)
+    }
+
+    /// Waits for any announcement, some seconds at most.
+    pub fn wait(&mut self) -> Result<()> {
+        match socket::recv(self.fd.as_raw_fd(), &mut self.buf, MsgFlags::empty()) {
+            // Announcements that were lost for want of room are announcements, too.
+            Ok(_) | Err(nix::Error::EINTR | nix::Error::ENOBUFS) => Ok(()),
+            Err(e) => Err(Error::new("wait for a link change", io::Error::from(e))),
+        }
+    }
+
     /// Opens the netfilter dialects (nf_tables, conntrack).
     pub fn netfilter() -> Result<Self> {
         let socket = Self::open(SockProtocol::NetlinkNetFilter)?;
@@ -250,10 +271,14 @@ impl Socket {
     }
 
     fn open(protocol: SockProtocol) -> Result<Self> {
+        Self::open_in(protocol, 0)
+    }
+
+    fn open_in(protocol: SockProtocol, groups: u32) -> Result<Self> {
         let context = |e| Error::new("open a netlink socket", io::Error::from(e));
         let fd = socket::socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol)
             .map_err(context)?;
-        socket::bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 0)).map_err(context)?;
+        socket::bind(fd.as_raw_fd(), &NetlinkAddr::new(0, groups)).map_err(context)?;
         Ok(Self { fd, seq: 0, buf: vec![0; 64 << 10] })
     }
 

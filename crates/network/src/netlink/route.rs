@@ -15,6 +15,8 @@ const AF_INET6: u16 = libc::AF_INET6 as u16;
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
+const IFLA_OPERSTATE: u16 = 16;
+const OPERSTATE_UP: u8 = 6;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_AF_SPEC: u16 = 26;
 const IFLA_NET_NS_FD: u16 = 28;
@@ -179,6 +181,25 @@ impl Route {
         let up = libc::IFF_UP as u32;
         let message = Message::new(libc::RTM_SETLINK, 0).fixed(&ifinfo(index, up, up));
         self.0.request("set link up", message)
+    }
+
+    /// Waits until a link that is up can send. After both ends of a pair are up, the kernel opens the queue of the one
+    /// that was first in the background, and drops what is sent before that. Asking makes a kernel since 6.8 do it at once.
+    pub fn wait_until_running(&mut self, index: u32) -> Result<()> {
+        if self.is_running(index)? {
+            return Ok(());
+        }
+        let mut events = Socket::link_events()?;
+        while !self.is_running(index)? {
+            events.wait()?;
+        }
+        Ok(())
+    }
+
+    fn is_running(&mut self, index: u32) -> Result<bool> {
+        let message = Message::new(libc::RTM_GETLINK, 0).fixed(&ifinfo(index, 0, 0));
+        let reply = self.0.get("look up a link", message)?;
+        Ok(reply.attrs(IFINFOMSG).find(IFLA_OPERSTATE) == Some(&[OPERSTATE_UP]))
     }
 
     /// Gives a link an address; one that is already there is fine.
