@@ -118,6 +118,11 @@ impl Caches {
         directory.by_resource.insert((row.group.to_string(), row.resource.to_string()), cache);
     }
 
+    /// Lets another version of a resource read the cache that its objects have.
+    pub fn share(&self, row: &Arc<Kind>) {
+        self.enter(row);
+    }
+
     fn leave(&self, prefix: &str) {
         let mut directory = self.directory.write();
         let gone = directory.by_prefix.remove(prefix);

@@ -6,6 +6,7 @@ use super::list::store_failure;
 use super::options::{Freshness, Selection};
 use crate::admission::Operation;
 use crate::cache::{KindCache, Range};
+use crate::crd;
 use crate::output::present;
 use crate::output::list::Many;
 use crate::pipeline::Request;
@@ -316,6 +317,13 @@ impl Request<'_> {
         if let (Some(asked), true) = (options.grace_period_seconds, seconds > 0) {
             seconds = if asked < 0 { 1 } else { asked };
         }
+        let held;
+        let old = if self.entry.is(crd::GROUP, crd::RESOURCE) && old["metadata"].get("deletionTimestamp").is_none() {
+            held = crd::hold(old);
+            &held
+        } else {
+            old
+        };
         let had = finalizers_of(old);
         let finalizers = options.finalizers(&had);
         let marked_before = old["metadata"].get("deletionTimestamp").is_some();

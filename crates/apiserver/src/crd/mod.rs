@@ -1,0 +1,166 @@
+//! Custom resources: a CRD adds rows to the table of kinds at run time, and from there on there is no difference.
+//!
+//! One task follows the CRDs: it takes new ones into service (cache first, then the table, then the conditions that
+//! clients wait for), keeps the table current, and empties what a deleted CRD leaves. Names are accepted in key order,
+//! so that every server comes to the same table.
+
+mod cleanup;
+mod conditions;
+mod rows;
+mod schema;
+
+pub use cleanup::hold;
+pub use schema::validate;
+
+use crate::ApiServer;
+use crate::cache::{Interest, KindCache};
+use crate::local::OwnClient;
+use crate::objects::{Loopback, Target};
+use crate::registry::Entry;
+use ferrokube_api::Object;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use tokio::task::JoinHandle;
+
+/// Group of CRDs.
+pub const GROUP: &str = "apiextensions.k8s.io";
+/// Resource of CRDs.
+pub const RESOURCE: &str = "customresourcedefinitions";
+/// Holds a deleted CRD until its objects are gone.
+pub const FINALIZER: &str = "customresourcecleanup.apiextensions.k8s.io";
+
+/// A CRD in service.
+#[derive(Debug)]
+struct Served {
+    /// Revision and the rows made from it.
+    revision: u64,
+    entries: Vec<Arc<Entry>>,
+    prefix: String,
+    storage: String,
+}
+
+/// What is in service, by name of the CRD.
+#[derive(Default)]
+struct Follower {
+    served: BTreeMap<String, Served>,
+}
+
+fn cache(server: &ApiServer) -> Option<Arc<KindCache>> {
+    server.caches.get(GROUP, RESOURCE)
+}
+
+/// Takes the CRDs that exist into service and follows changes from then on.
+pub async fn start(server: &Arc<ApiServer>) -> Vec<JoinHandle<()>> {
+    let Some(definitions) = cache(server) else { return Vec::new() };
+    let (snapshot, watch) = definitions.watch_with_objects(Arc::new(Interest::all()), server.caches.applied());
+    let mut follower = Follower::default();
+    follower.settle(server, &snapshot.objects).await;
+    let server = server.clone();
+    vec![tokio::spawn(async move {
+        let mut watch = watch;
+        // What was left undone before a restart is seen again.
+        follower.tell(&server, &definitions.list("")).await;
+        loop {
+            match watch.next().await {
+                Some(_) => while watch.ready().is_some() {},
+                None => watch = definitions.watch_with_objects(Arc::new(Interest::all()), server.caches.applied()).1,
+            }
+            let all = definitions.list("");
+            follower.settle(&server, &all).await;
+            follower.tell(&server, &all).await;
+        }
+    })]
+}
+
+impl Follower {
+    /// Brings caches and table in line with the CRDs.
+    async fn settle(&mut self, server: &Arc<ApiServer>, all: &[Arc<Object>]) {
+        let mut changed = false;
+        let gone: Vec<String> = self.served.keys().filter(|name| !all.iter().any(|o| *o.key.name == ***name)).cloned().collect();
+        for name in gone {
+            if let Some(served) = self.served.remove(&name) {
+                changed = true;
+                self.publish(server);
+                server.feed.remove(&served.prefix).await;
+            }
+        }
+        for object in all {
+            let known = self.served.get(&*object.key.name).is_some_and(|s| s.revision == object.revision);
+            if !known {
+                changed |= self.take(server, object).await;
+            }
+        }
+        if changed {
+            self.publish(server);
+        }
+    }
+
+    /// Makes the rows of a CRD and the cache of its objects. False when nothing changed.
+    async fn take(&mut self, server: &Arc<ApiServer>, object: &Arc<Object>) -> bool {
+        let Ok(definition) = object.decode::<Value>() else { return false };
+        let name = object.key.name.to_string();
+        if !conditions::accepted(&definition, &self.others(server, &name)) {
+            return self.served.remove(&name).is_some();
+        }
+        let entries = match rows::entries(&definition) {
+            Ok(entries) => entries,
+            Err(error) => {
+                tracing::warn!(crd = name, %error, "a CRD cannot be served");
+                return self.served.remove(&name).is_some();
+            }
+        };
+        let (prefix, storage) = rows::place(&definition);
+        let before = self.served.get(&name);
+        if before.is_some_and(|b| b.storage != storage) {
+            server.feed.remove(&prefix).await;
+        }
+        let stored = entries.iter().find(|e| e.kind.version == *storage).map(|e| e.kind.clone());
+        let row = stored.or_else(|| entries.first().map(|e| e.kind.clone()));
+        if before.is_none_or(|b| b.storage != storage)
+            && let Some(row) = row
+            && let Err(error) = server.feed.add(row).await
+        {
+            tracing::error!(crd = name, %error, "the objects of a CRD cannot be read");
+            return false;
+        }
+        for entry in &entries {
+            server.caches.share(&entry.kind);
+        }
+        self.served.insert(name, Served { revision: object.revision, entries, prefix, storage });
+        true
+    }
+
+    /// CRDs that came before, for conflicts of names.
+    fn others(&self, server: &ApiServer, name: &str) -> Vec<Value> {
+        let names = self.served.keys().filter(|other| *other != name);
+        let cache = cache(server);
+        names.filter_map(|n| cache.as_ref()?.get("", n)?.decode().ok()).collect()
+    }
+
+    fn publish(&self, server: &ApiServer) {
+        server.registry.set_custom(self.served.values().flat_map(|s| s.entries.iter().cloned()).collect());
+    }
+
+    /// Writes conditions, and cleans up behind deleted CRDs.
+    async fn tell(&self, server: &Arc<ApiServer>, all: &[Arc<Object>]) {
+        for object in all {
+            let Ok(definition) = object.decode::<Value>() else { continue };
+            let others = self.others(server, &object.key.name);
+            if let Some(wanted) = conditions::status(&definition, &others, jiff::Timestamp::now()) {
+                let target = Target { subresource: "status".into(), ..target(&object.key.name) };
+                if let Err(error) = OwnClient(server.clone()).update(target, wanted).await {
+                    tracing::debug!(crd = %object.key.name, %error, "conditions of a CRD are not written; the next change brings another try");
+                }
+            }
+            if cleanup::is_due(&definition) {
+                tokio::spawn(cleanup::run(server.clone(), definition));
+            }
+        }
+    }
+}
+
+/// A CRD as the target of a write.
+fn target(name: &str) -> Target {
+    Target { group: GROUP.into(), version: "v1".into(), resource: RESOURCE.into(), name: name.into(), ..Target::default() }
+}
