@@ -1,7 +1,8 @@
 //! Admission: an ordered table of plugins that change or refuse a write after authorization.
 //!
 //! The order is that of Kubernetes 1.36. Plugins are functions over a [`Context`]; they read other objects from the
-//! caches only. They never write, except that ResourceQuota reserves in memory what a request is about to use.
+//! caches only. They never write, except that ResourceQuota reserves in memory what a request is about to use. Webhooks,
+//! which ask other servers, run after them.
 
 mod certificates;
 mod ingress;
@@ -14,6 +15,7 @@ mod quota;
 mod service_account;
 mod storage;
 mod usage;
+mod webhook;
 
 pub use quota::Reservation;
 
@@ -142,6 +144,7 @@ const PLUGINS: &[Plugin] = &[
     plugin("DefaultIngressClass", Some(ingress::mutate), None),
     plugin("PodTopologyLabels", Some(pods::topology_labels), None),
     plugin("PodResizeValidator", None, Some(pods::resize)),
+    plugin("AdmissionPolicies", None, Some(webhook::unenforced)),
 ];
 
 /// The admission chain of the server.
@@ -165,10 +168,10 @@ impl Admission {
     pub async fn mutate(&self, review: &Review<'_>, object: &mut Value, outcome: &mut Outcome) -> Result<(), Status> {
         self.freshen(review, object).await;
         let context = self.context(review);
-        for plugin in PLUGINS {
-            if let Some(mutate) = plugin.mutate {
-                mutate(&context, object, outcome).inspect_err(|e| refused(plugin, e))?;
-            }
+        run_mutating(&context, object, outcome)?;
+        // What webhooks changed is looked at once more by the plugins before them.
+        if webhook::mutate(&context, Some(object), outcome).await? {
+            run_mutating(&context, object, outcome)?;
         }
         Ok(())
     }
@@ -184,6 +187,11 @@ impl Admission {
                 validate(&context, object, outcome).inspect_err(|e| refused(plugin, e))?;
             }
         }
+        if review.operation == Operation::Delete {
+            // Deletes have no mutating half; webhooks that ask for them are asked here and cannot change anything.
+            webhook::mutate(&context, None, outcome).await?;
+        }
+        webhook::validate(&context, object, outcome).await?;
         quota::reserve(&self.ledger, &context, object)
     }
 
@@ -200,6 +208,13 @@ impl Admission {
             }
         }
     }
+}
+
+fn run_mutating(context: &Context<'_>, object: &mut Value, outcome: &mut Outcome) -> Result<(), Status> {
+    PLUGINS.iter().try_for_each(|plugin| match plugin.mutate {
+        Some(mutate) => mutate(context, object, outcome).inspect_err(|e| refused(plugin, e)),
+        None => Ok(()),
+    })
 }
 
 /// Elements of a list; none when it is absent.

@@ -46,6 +46,14 @@ pub(super) fn statuses(config: &BootstrapConfig, now: &str) -> Vec<Wanted> {
     let ready = condition("Ready", "", "Kubernetes Service CIDR is ready", now);
     let cidr = json!({ "kind": "ServiceCIDR", "metadata": { "name": "kubernetes" }, "status": { "conditions": [ready] } });
     all.push(Wanted::new("networking.k8s.io", "v1", "servicecidrs", cidr, condition_missing).subresource("status"));
+    for (name, spec) in flow_schemas() {
+        let level = spec["priorityLevelConfiguration"]["name"].as_str().unwrap_or_default();
+        let message = format!("This FlowSchema references the PriorityLevelConfiguration object named {level:?} and it exists");
+        let mut dangling = condition("Dangling", "Found", &message, now);
+        dangling["status"] = json!("False");
+        let schema = json!({ "metadata": { "name": name }, "status": { "conditions": [dangling] } });
+        all.push(Wanted::new(FLOW, "v1", "flowschemas", schema, condition_missing).subresource("status"));
+    }
     for (group, version) in &config.served {
         let available = condition("Available", "Local", "Local APIServices are always available", now);
         let service = json!({ "metadata": { "name": format!("{version}.{group}") }, "status": { "conditions": [available] } });

@@ -1,0 +1,129 @@
+//! Webhooks over real TLS on loopback.
+
+use super::super::{Admission, Review};
+use super::*;
+use crate::attributes::UserInfo;
+use crate::authz::Authorizer;
+use crate::objects::testing::Map;
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::TokioIo;
+use rcgen::KeyPair;
+use rustls::pki_types::PrivateKeyDer;
+use std::sync::Arc;
+use tokio::net::TcpListener;
+
+/// Starts a webhook that answers every review with `answer(request)`; its port and its CA in base64.
+async fn webhook(answer: fn(&Value) -> Value) -> (u16, String) {
+    let key = KeyPair::generate().expect("a key");
+    let names = vec!["127.0.0.1".to_owned(), "hook.dev.svc".to_owned()];
+    let cert = rcgen::CertificateParams::new(names).expect("names").self_signed(&key).expect("signed");
+    let ca = STANDARD.encode(cert.pem());
+    let builder = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()));
+    let builder = builder.with_safe_default_protocol_versions().expect("versions").with_no_client_auth();
+    let key = PrivateKeyDer::try_from(key.serialize_der()).expect("a key");
+    let config = builder.with_single_cert(vec![cert.der().clone()], key).expect("a pair");
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = listener.local_addr().expect("bound").port();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let Ok(stream) = acceptor.accept(stream).await else { continue };
+            let service = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| async move {
+                let body = request.into_body().collect().await.expect("a body").to_bytes();
+                let review: Value = serde_json::from_slice(&body).expect("json");
+                let mut response = answer(&review["request"]);
+                response["uid"] = review["request"]["uid"].clone();
+                let body = json!({ "kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1", "response": response });
+                Ok::<_, std::convert::Infallible>(http::Response::new(Full::new(Bytes::from(body.to_string()))))
+            });
+            let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+        }
+    });
+    (port, ca)
+}
+
+fn configuration(map: &Map, resource: &str, client: Value, extra: Value) {
+    let mut hook = json!({
+        "name": "hook.example.com", "clientConfig": client, "sideEffects": "None", "timeoutSeconds": 5,
+        "rules": [{ "operations": ["CREATE"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["configmaps"] }],
+    });
+    for (key, value) in extra.as_object().into_iter().flatten() {
+        hook[key] = value.clone();
+    }
+    map.put(GROUP, resource, json!({ "metadata": { "name": "hooks" }, "webhooks": [hook] }));
+}
+
+async fn create(map: &Arc<Map>, labels: Value) -> Result<(Value, Outcome), Status> {
+    map.put("", "namespaces", json!({ "metadata": { "name": "dev", "labels": { "env": "dev" } } }));
+    let admission = Admission::new(map.clone(), Arc::new(Authorizer::new(map.clone())));
+    let user = UserInfo { name: "jane".into(), ..UserInfo::default() };
+    let review = Review {
+        user: &user,
+        operation: Operation::Create,
+        group: "",
+        version: "v1",
+        resource: "configmaps",
+        subresource: "",
+        kind: ("", "ConfigMap"),
+        namespace: "dev",
+        name: "c",
+        old: None,
+        options: &Value::Null,
+        dry_run: false,
+    };
+    let mut object = json!({ "kind": "ConfigMap", "apiVersion": "v1", "metadata": { "name": "c", "labels": labels }, "data": {} });
+    let mut outcome = Outcome::default();
+    admission.mutate(&review, &mut object, &mut outcome).await?;
+    admission.validate(&review, Some(&object), &mut outcome).await?;
+    Ok((object, outcome))
+}
+
+#[tokio::test]
+async fn a_mutating_webhook_patches_and_warns() {
+    let (port, ca) = webhook(|request| {
+        assert_eq!((&request["operation"], &request["kind"]["kind"], &request["userInfo"]["username"]), (&json!("CREATE"), &json!("ConfigMap"), &json!("jane")));
+        let patch = json!([{ "op": "add", "path": "/data/seen", "value": request["name"] }]);
+        json!({ "allowed": true, "patchType": "JSONPatch", "patch": STANDARD.encode(patch.to_string()), "warnings": ["careful"] })
+    })
+    .await;
+    let map = Arc::new(Map::default());
+    configuration(&map, "mutatingwebhookconfigurations", json!({ "url": format!("https://127.0.0.1:{port}/x"), "caBundle": ca }), json!({}));
+    let (object, outcome) = create(&map, json!({})).await.expect("admitted");
+    assert_eq!(object["data"], json!({ "seen": "c" }));
+    assert_eq!(outcome.warnings, ["careful"]);
+}
+
+#[tokio::test]
+async fn a_validating_webhook_behind_a_service_refuses() {
+    let (port, ca) = webhook(|_| json!({ "allowed": false, "status": { "code": 403, "message": "not on a Sunday" } })).await;
+    let map = Arc::new(Map::default());
+    map.put("", "services", json!({ "metadata": { "name": "hook", "namespace": "dev" }, "spec": { "clusterIP": "192.0.2.1", "ports": [{ "port": 443, "name": "https" }] } }));
+    map.put("discovery.k8s.io", "endpointslices", json!({
+        "metadata": { "name": "hook-1", "namespace": "dev", "labels": { "kubernetes.io/service-name": "hook" } },
+        "endpoints": [{ "addresses": ["127.0.0.1"], "conditions": { "ready": true } }], "ports": [{ "name": "https", "port": port }],
+    }));
+    let client = json!({ "service": { "namespace": "dev", "name": "hook", "path": "/v" }, "caBundle": ca });
+    let other = json!({ "namespaceSelector": { "matchLabels": { "env": "prod" } } });
+    configuration(&map, "validatingwebhookconfigurations", client.clone(), other);
+    create(&map, json!({})).await.expect("another namespace");
+    configuration(&map, "validatingwebhookconfigurations", client.clone(), json!({ "objectSelector": { "matchLabels": { "watch": "me" } } }));
+    create(&map, json!({})).await.expect("another object");
+    let status = create(&map, json!({ "watch": "me" })).await.expect_err("refused");
+    assert_eq!((status.code, status.message.as_str()), (403, "admission webhook \"hook.example.com\" denied the request: not on a Sunday"));
+}
+
+#[tokio::test]
+async fn a_webhook_that_is_not_there_fails_open_or_closed() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = listener.local_addr().expect("bound").port();
+    drop(listener);
+    let map = Arc::new(Map::default());
+    let client = json!({ "url": format!("https://127.0.0.1:{port}/"), "caBundle": "" });
+    configuration(&map, "validatingwebhookconfigurations", client.clone(), json!({ "failurePolicy": "Fail" }));
+    let status = create(&map, json!({})).await.expect_err("closed");
+    assert_eq!(status.code, 500);
+    assert!(status.message.starts_with("Internal error occurred: failed calling webhook \"hook.example.com\": failed to call webhook: Post \"https://127.0.0.1:"), "{status}");
+    configuration(&map, "validatingwebhookconfigurations", client, json!({ "failurePolicy": "Ignore" }));
+    create(&map, json!({})).await.expect("open");
+}
