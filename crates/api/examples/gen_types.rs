@@ -103,18 +103,21 @@ fn semantics(schema: &Value, line: &mut String) {
 }
 
 /// Number of a field on the protobuf wire; a path (`2.5`) where the Go type inlines a struct that the wire nests.
-fn number(messages: &Protobuf, message: &str, field: &str, depth: usize) -> Option<String> {
+fn number(messages: &Protobuf, message: &str, field: &str, list: bool, depth: usize) -> Option<String> {
     let rows = messages.get(message)?;
     let plain: String = field.chars().filter(char::is_ascii_alphanumeric).collect();
     if let Some(row) = rows.iter().find(|r| r[0].eq_ignore_ascii_case(&plain)) {
-        return Some(row[1].clone());
+        // A named list type (`Verbs`, `ExtraValue`) is a message with one repeated field on the wire.
+        let target = row[3].strip_prefix('.').map_or_else(|| format!("{}.{}", package(message), row[3]), openapi_package);
+        let wraps = messages.get(&target).is_some_and(|m| m.len() == 1 && m[0][0] == "items");
+        return Some(if list && row[2] == "optional" && wraps { format!("{}.1", row[1]) } else { row[1].clone() });
     }
     if depth == 2 {
         return None;
     }
     rows.iter().filter(|r| r[2] == "optional").find_map(|row| {
         let target = row[3].strip_prefix('.').map_or_else(|| format!("{}.{}", package(message), row[3]), openapi_package);
-        INLINED.contains(&row[0].as_str()).then(|| number(messages, &target, field, depth + 1)).flatten().map(|n| format!("{}.{n}", row[1]))
+        INLINED.contains(&row[0].as_str()).then(|| number(messages, &target, field, list, depth + 1)).flatten().map(|n| format!("{}.{n}", row[1]))
     })
 }
 
@@ -141,7 +144,8 @@ fn type_header(name: &str, schema: &Value) -> String {
 }
 
 fn field_line(name: &str, field: &str, schema: &Value, required: bool, by_value: bool, messages: &Protobuf) -> String {
-    let mut line = format!("{field}\t{}", expression(schema, package(name)));
+    let kind = expression(schema, package(name));
+    let mut line = format!("{field}\t{kind}");
     if required {
         line.push_str("\treq");
     }
@@ -152,7 +156,7 @@ fn field_line(name: &str, field: &str, schema: &Value, required: bool, by_value:
         line.push_str("\tval");
     }
     semantics(schema, &mut line);
-    match number(messages, name, field, 0) {
+    match number(messages, name, field, kind.starts_with("[]"), 0) {
         Some(number) => _ = write!(line, "\tp={number}"),
         None if messages.contains_key(name) && !["kind", "apiVersion"].contains(&field) => eprintln!("no protobuf number: {name} {field}"),
         None => {}

@@ -4,6 +4,10 @@
 //! with [`crate::decode`], which drops the zeros that Go's generated code always writes. Source of the numbers: the
 //! `.proto` facts in the type table; of the envelope: apimachinery `runtime.Unknown`.
 
+mod encode;
+
+pub use encode::write;
+
 use crate::schema::{Field, Schema, Shape, TypeRef};
 use crate::time;
 use base64::Engine;
@@ -254,6 +258,7 @@ fn value(wire: Wire<'_>, ty: TypeRef<'_>, depth: usize) -> Read<Value> {
         Shape::IntOrString => int_or_string(wire.bytes()?)?,
         Shape::Time => moment(wire.bytes()?, time::format_time)?,
         Shape::MicroTime => moment(wire.bytes()?, time::format_micro_time)?,
+        Shape::Any if ty.struct_name().starts_with("JSONSchemaPropsOr") => schema_form(wire.bytes()?, ty, depth + 1)?,
         Shape::Free | Shape::Any => match Fields(wire.bytes()?).find(1)? {
             Some(raw) => serde_json::from_slice(raw.bytes()?).map_err(|_| Malformed::Value("a raw extension is not JSON"))?,
             None => Value::Null,
@@ -264,6 +269,36 @@ fn value(wire: Wire<'_>, ty: TypeRef<'_>, depth: usize) -> Read<Value> {
             Value::Object(object)
         }
         Shape::List(_) | Shape::Map(_) => return Err(Malformed::Value("a collection inside a collection")),
+    })
+}
+
+/// The schema type beside one of its many-formed relatives (`JSONSchemaPropsOrBool`, `...OrArray`, `...OrStringArray`).
+fn schema_props(ty: TypeRef<'_>) -> Option<TypeRef<'_>> {
+    let (package, _) = ty.node().name.rsplit_once('.')?;
+    ty.types().get(&format!("{package}.JSONSchemaProps"))
+}
+
+/// A type of a CRD's schema whose JSON has more than one form.
+fn schema_form(bytes: &[u8], ty: TypeRef<'_>, depth: usize) -> Read<Value> {
+    if depth > DEPTH {
+        return Err(Malformed::Value("messages nested too deeply"));
+    }
+    let props = schema_props(ty).ok_or(Malformed::Value("a schema of no known form"))?;
+    let (mut schema, mut list, mut allows) = (None, Vec::new(), false);
+    let mut fields = Fields(bytes);
+    while let Some((number, wire)) = fields.next()? {
+        match (ty.struct_name(), number) {
+            ("JSONSchemaPropsOrBool", 1) => allows = wire.number()? != 0,
+            ("JSONSchemaPropsOrStringArray", 2) => list.push(wire.text()?.into()),
+            ("JSONSchemaPropsOrArray", 2) => list.push(value(wire, props, depth)?),
+            (_, 1 | 2) => schema = Some(value(wire, props, depth)?),
+            _ => {}
+        }
+    }
+    Ok(match (schema, ty.struct_name()) {
+        (Some(schema), _) => schema,
+        (None, "JSONSchemaPropsOrBool") => allows.into(),
+        (None, _) => Value::Array(list),
     })
 }
 

@@ -255,6 +255,11 @@ impl<'a> TypeRef<'a> {
         self.id
     }
 
+    /// The arena it lives in.
+    pub fn types(self) -> &'a Types {
+        self.types
+    }
+
     /// The fields of an object type, sorted by name; empty for others.
     pub fn fields(self) -> &'a [Field] {
         match self.shape() {
