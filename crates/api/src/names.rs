@@ -276,12 +276,20 @@ pub fn parse_ip(value: &str) -> Option<IpAddr> {
     value.parse().ok()
 }
 
+/// Addresses that hide an IPv4 address inside an IPv6 one are refused.
+fn mapped(ip: IpAddr) -> bool {
+    matches!(ip, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some())
+}
+
+const MAPPED: &str = "must not be an IPv4-mapped IPv6 address";
+
 /// An IP address.
 pub fn ip_address(value: &str) -> Vec<String> {
-    if parse_ip(value).is_some() {
-        return Vec::new();
+    match parse_ip(value) {
+        Some(ip) if mapped(ip) => vec![MAPPED.to_owned()],
+        Some(_) => Vec::new(),
+        None => vec!["must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)".to_owned()],
     }
-    vec!["must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)".to_owned()]
 }
 
 /// Address and prefix length of a CIDR.
@@ -299,12 +307,24 @@ pub fn parse_cidr(value: &str) -> Option<(IpAddr, u8)> {
     (bits <= if address.is_ipv4() { 32 } else { 128 }).then_some((address, bits))
 }
 
+/// Whether an address has bits beyond a prefix.
+fn beyond_prefix(ip: IpAddr, bits: u8) -> bool {
+    match ip {
+        IpAddr::V4(v4) => bits < 32 && v4.to_bits() << bits != 0,
+        IpAddr::V6(v6) => bits < 128 && v6.to_bits() << bits != 0,
+    }
+}
+
 /// A CIDR.
 pub fn cidr(value: &str) -> Vec<String> {
-    if parse_cidr(value).is_some() {
-        return Vec::new();
+    match parse_cidr(value) {
+        None => vec!["must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)".to_owned()],
+        Some((ip, _)) if mapped(ip) => vec![MAPPED.to_owned()],
+        Some((ip, bits)) if beyond_prefix(ip, bits) => {
+            vec!["must not have bits set beyond the prefix length".to_owned()]
+        }
+        Some(_) => Vec::new(),
     }
-    vec!["must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)".to_owned()]
 }
 
 /// Whether the text is digits and a final `%`.
@@ -396,7 +416,11 @@ mod tests {
             (label_value, &["", "a", "A_b.c"], &["-", "a b", "a/"]),
             (port_name, &["http", "p-1"], &["", "-a", "a--b", "1", "aaaaaaaaaaaaaaaa"]),
             (config_map_key, &["a.b", "A_-"], &["", ".", "..", "..a", "a/b"]),
-            (cidr, &["10.0.0.0/8", "fd00::/64"], &["10.0.0.0", "10.0.0.0/33", "10.0.0.0/08", "x/8"]),
+            (
+                cidr,
+                &["10.0.0.0/8", "fd00::/64", "0.0.0.0/0", "10.0.0.1/32", "::/0"],
+                &["10.0.0.0", "10.0.0.0/33", "10.0.0.0/08", "x/8", "10.0.0.1/24", "::ffff:10.0.0.0/120"],
+            ),
         ];
         for (check, good, bad) in cases {
             good.iter().for_each(|v| assert_eq!(check(v), Vec::<String>::new(), "{v}"));

@@ -69,7 +69,7 @@ fn endpoint_address(address: &Value, at: &At, e: &mut Errors) {
 }
 
 /// Addresses that no traffic can be sent to.
-fn special_address(ip: &str, at: &At, e: &mut Errors) {
+pub(super) fn special_address(ip: &str, at: &At, e: &mut Errors) {
     let Some(parsed) = names::parse_ip(ip) else { return };
     let link_local = match parsed {
         std::net::IpAddr::V4(v4) => v4.is_link_local(),

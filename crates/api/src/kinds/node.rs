@@ -13,6 +13,7 @@ const NONE: Value = Value::Null;
 pub(super) const HOOKS: Hooks = Hooks {
     default: Some(default),
     prepare_create: Some(super::common::keep_all),
+    prepare_status: Some(|new, _, _| default(new)),
     validate_create: Some(validate),
     validate_update: Some(validate_update),
     validate_status: Some(|new, _, e| amounts(new, e)),

@@ -15,6 +15,7 @@ pub(super) const HOOKS: Hooks = Hooks {
     default: Some(default),
     prepare_create: Some(prepare_create),
     prepare_update: Some(prepare_update),
+    prepare_status: Some(|new, _, _| default(new)),
     validate_create: Some(validate),
     validate_update: Some(validate_update),
     validate_status: Some(validate_status),
@@ -100,6 +101,13 @@ fn prepare_update(new: &mut Value, old: &Value, _: &HookContext) {
     if has_address(old) && has_address(new) && text(new, "clusterIP").is_empty() && list(new, "clusterIPs").is_empty() {
         copy(new, old, "clusterIP");
         copy(new, old, "clusterIPs");
+    }
+    if has_address(old) && has_address(new) {
+        for key in ["ipFamilies", "ipFamilyPolicy"] {
+            if !has(new, key) {
+                copy(new, old, key);
+            }
+        }
     }
     if has_node_ports(old) && has_node_ports(new) {
         keep_node_ports(new, old);
@@ -294,8 +302,10 @@ fn addresses(spec: &Value, e: &mut Errors) {
     let external = SPEC.child("externalIPs");
     for (i, ip) in texts(spec, "externalIPs").enumerate() {
         e.invalid_each(&external.index(i), ip, names::ip_address(ip));
+        super::endpoints::special_address(ip, &external.index(i), e);
     }
-    let ranges = SPEC.child("loadBalancerSourceRanges");
+    // The capital letter is that of 1.36.
+    let ranges = SPEC.child("LoadBalancerSourceRanges");
     if !list(spec, "loadBalancerSourceRanges").is_empty() && text(spec, "type") != "LoadBalancer" {
         e.forbidden(&ranges, "may only be used when `type` is 'LoadBalancer'");
     }
@@ -346,6 +356,10 @@ fn validate_update(new: &Value, old: &Value, e: &mut Errors) {
     if has_address(old) && has_address(new) && !before.is_empty() && text(new, "clusterIP") != before {
         let path = SPEC.child("clusterIPs");
         e.invalid(&path.index(0), new.get("clusterIPs").unwrap_or(&NONE), "may not change once set");
+    }
+    let (families, family) = (SPEC.child("ipFamilies"), |s: &Value| list(s, "ipFamilies").first().cloned());
+    if has_address(old) && has_address(new) && family(old).is_some() && family(old) != family(new) {
+        e.invalid(&families.index(0), new.get("ipFamilies").unwrap_or(&NONE), "may not change once set");
     }
     let balanced = |s: &Value| text(s, "type") == "LoadBalancer";
     if balanced(old) && balanced(new) && !same(new.get("loadBalancerClass"), old.get("loadBalancerClass")) {

@@ -49,7 +49,7 @@ fn host_ports(container: &mut Value) {
 }
 
 /// `podIP` and `podIPs` say the same.
-fn pod_addresses(pod: &mut Value) {
+pub fn pod_addresses(pod: &mut Value) {
     let Some(status) = get_mut(pod, "status") else { return };
     if let Some(first) = list(status, "podIPs").first() {
         let first = text(first, "ip").to_owned();

@@ -96,6 +96,7 @@ fn prepare_status(new: &mut Value, old: &Value, _: &HookContext) {
     if let (true, Some(qos)) = (text(status, "qosClass").is_empty(), qos) {
         set(status, "qosClass", qos);
     }
+    defaults::pod_addresses(new);
 }
 
 /// What holds for a pod at any time.
@@ -163,7 +164,11 @@ fn grace(pod: &Value) -> i64 {
     if ended || text_at(pod, &["spec", "nodeName"]).is_empty() {
         return 0;
     }
-    at(pod, &["spec", "terminationGracePeriodSeconds"]).and_then(Value::as_i64).unwrap_or(30)
+    match at(pod, &["spec", "terminationGracePeriodSeconds"]).and_then(Value::as_i64) {
+        Some(n) if n < 0 => 1,
+        Some(n) => n,
+        None => 30,
+    }
 }
 
 /// Checks the template of a workload.
