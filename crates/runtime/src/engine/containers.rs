@@ -104,6 +104,7 @@ impl Engine {
             ambient: decision.ambient,
             no_new_privileges: decision.no_new_privileges,
             seccomp: filters,
+            propagation: spec::mounts::propagation(&config.mounts),
         };
         save_json(&bundle.join("security.json"), &security)?;
         let record = ContainerRecord {

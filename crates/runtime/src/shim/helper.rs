@@ -18,6 +18,7 @@ use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::oci_spec::runtime::Spec;
 use libcontainer::syscall::syscall::SyscallType;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
+use nix::mount::MsFlags;
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
@@ -36,6 +37,18 @@ pub struct Security {
     /// Filters as the kernel reads them, in the order of installation; none when the container is unconfined.
     #[serde(default)]
     pub seccomp: Vec<PathBuf>,
+    /// How mounts pass on other mounts; libcontainer leaves that as it was on the node.
+    #[serde(default)]
+    pub propagation: Vec<Propagation>,
+}
+
+/// How a mount of the container passes on mounts below it, from the node and to it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Propagation {
+    /// Where it is in the container.
+    pub path: PathBuf,
+    /// `rprivate`, `rslave` or `rshared`.
+    pub kind: String,
 }
 
 /// Standard descriptors of a process, or the socket that its terminal is sent to.
@@ -73,7 +86,8 @@ pub fn run(id: &str, root: &Path, security: Security, oom_score_adj: Option<i32>
     let (status, report) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(|error| format!("pipe: {error}"))?;
     // The number, not the owner: the process that is cloned inherits it, and this process closes its own copy below.
     let report = std::os::fd::IntoRawFd::into_raw_fd(report);
-    let workload = Workload { security: Rc::new(load_filters(security)?), report };
+    let first = matches!(work, Work::Start { .. });
+    let workload = Workload { security: Rc::new(load_filters(security)?), report, first };
     let mut builder = ContainerBuilder::new(id.to_owned(), SyscallType::default())
         .with_executor(workload)
         .with_root_path(root)
@@ -133,6 +147,7 @@ fn load_filters(security: Security) -> Result<Loaded, String> {
         ambient: parse(&security.ambient)?,
         no_new_privileges: security.no_new_privileges,
         filters,
+        propagation: security.propagation,
     })
 }
 
@@ -142,6 +157,7 @@ struct Loaded {
     ambient: CapsHashSet,
     no_new_privileges: bool,
     filters: Vec<Vec<u8>>,
+    propagation: Vec<Propagation>,
 }
 
 /// The last steps of a container's process: confine, then exec.
@@ -150,9 +166,25 @@ struct Workload {
     security: Rc<Loaded>,
     /// Closed by exec; carries the reason when exec does not come about.
     report: RawFd,
+    /// It is the container's first process, which finds its mounts just made.
+    first: bool,
 }
 
 impl Workload {
+    fn set_propagation(&self) -> Result<(), String> {
+        let none: Option<&str> = None;
+        for Propagation { path, kind } in &self.security.propagation {
+            let flag = match kind.as_str() {
+                "rshared" => MsFlags::MS_SHARED,
+                "rslave" => MsFlags::MS_SLAVE,
+                _ => MsFlags::MS_PRIVATE,
+            };
+            nix::mount::mount(none, path, none, flag | MsFlags::MS_REC, none)
+                .map_err(|error| format!("making {} {kind}: {error}", path.display()))?;
+        }
+        Ok(())
+    }
+
     fn confine(&self) -> Result<(), String> {
         let say = |what: &'static str| move |error: caps::errors::CapsError| format!("{what} capabilities: {error}");
         let permitted = caps::read(None, CapSet::Permitted).map_err(say("reading"))?;
@@ -207,8 +239,9 @@ impl Executor for Workload {
     }
 
     fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
-        find_program(spec)
-            .map(drop)
+        let mounts = if self.first { self.set_propagation() } else { Ok(()) };
+        mounts
+            .and_then(|()| find_program(spec).map(drop))
             .map_err(|message| ExecutorValidationError::ArgValidationError(format!("unable to start container process: {message}")))
     }
 

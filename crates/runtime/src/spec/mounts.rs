@@ -6,6 +6,7 @@ use ferrokube_cri::v1::{Mount, MountPropagation};
 use serde_json::{Value, json};
 
 use super::SpecError;
+use crate::shim::helper::Propagation;
 
 /// Files and directories that all containers of a pod share.
 #[derive(Debug, Clone, Default)]
@@ -92,12 +93,7 @@ fn one(index: usize, mount: &Mount, images: &[ImageVolume]) -> Result<Value, Spe
     if !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty() {
         return Err(SpecError::Unsupported("ID-mapped mounts are not supported by this runtime".to_owned()));
     }
-    let mut options = vec!["rbind"];
-    options.push(match mount.propagation() {
-        MountPropagation::PropagationPrivate => "rprivate",
-        MountPropagation::PropagationHostToContainer => "rslave",
-        MountPropagation::PropagationBidirectional => "rshared",
-    });
+    let mut options = vec!["rbind", propagation_kind(mount)];
     if let Some(volume) = images.iter().find(|volume| volume.mount == index) {
         options.push("ro");
         return Ok(bind(&mount.container_path, &volume.source, &options));
@@ -113,6 +109,22 @@ fn one(index: usize, mount: &Mount, images: &[ImageVolume]) -> Result<Value, Spe
     }
     options.push(if mount.readonly { "ro" } else { "rw" });
     Ok(bind(&mount.container_path, &source(&mount.host_path)?, &options))
+}
+
+fn propagation_kind(mount: &Mount) -> &'static str {
+    match mount.propagation() {
+        MountPropagation::PropagationPrivate => "rprivate",
+        MountPropagation::PropagationHostToContainer => "rslave",
+        MountPropagation::PropagationBidirectional => "rshared",
+    }
+}
+
+/// How each requested mount passes on others, in the order in which they are mounted.
+pub fn propagation(wanted: &[Mount]) -> Vec<Propagation> {
+    let mut ordered: Vec<&Mount> = wanted.iter().collect();
+    ordered.sort_by_key(|mount| clean(&mount.container_path).components().count());
+    let one = |mount: &&Mount| Propagation { path: clean(&mount.container_path), kind: propagation_kind(mount).to_owned() };
+    ordered.iter().map(one).collect()
 }
 
 /// The source with its links followed; one that does not exist becomes a directory, as the interface asks.
