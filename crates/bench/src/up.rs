@@ -38,18 +38,23 @@ pub(crate) struct Args {
 const LOOK: Duration = Duration::from_millis(1);
 
 /// What is waited for, in this order.
-const MILESTONES: [(&str, Milestone); 4] = [
+const MILESTONES: [(&str, Milestone); 5] = [
     ("kubeconfig written", Milestone::Kubeconfig),
     ("/readyz", Milestone::Readyz),
     ("default service account", Milestone::ServiceAccount),
+    ("it says that the cluster is ready", Milestone::Said),
     ("node Ready", Milestone::NodeReady),
 ];
+
+/// What `up` says then.
+const SAYS: &str = "Cluster ready";
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Milestone {
     Kubeconfig,
     Readyz,
     ServiceAccount,
+    Said,
     NodeReady,
 }
 
@@ -72,7 +77,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         Some(binary) => binary.clone(),
         None => std::env::current_exe().context("finding this binary")?,
     };
-    let milestones = &MILESTONES[..if args.full { 4 } else { 3 }];
+    let milestones = &MILESTONES[..if args.full { 5 } else { 4 }];
     let mut runs = Vec::new();
     for n in 0..args.runs {
         let dir = std::env::temp_dir().join(format!("ferrokube-bench-up-{}-{n}", std::process::id()));
@@ -165,12 +170,15 @@ async fn look(milestone: Milestone, kubeconfig: &Path, server: &mut Option<Serve
     if milestone == Milestone::Kubeconfig && !kubeconfig.exists() {
         return Ok(false);
     }
+    if milestone == Milestone::Said {
+        return Ok(std::fs::read_to_string(kubeconfig.with_file_name("log"))?.contains(SAYS));
+    }
     let server = match server {
         Some(server) => server,
         None => server.insert(Server::new(kubeconfig, 1)?),
     };
     let path = match milestone {
-        Milestone::Kubeconfig => return Ok(true),
+        Milestone::Kubeconfig | Milestone::Said => return Ok(true),
         Milestone::Readyz => "/readyz",
         Milestone::ServiceAccount => "/api/v1/namespaces/default/serviceaccounts/default",
         Milestone::NodeReady => "/api/v1/nodes",
@@ -221,7 +229,9 @@ async fn stop(child: &mut Child) -> anyhow::Result<Duration> {
 
 /// Removes what a node leaves behind on purpose: its running containers.
 async fn clean_up(binary: &Path, dir: &Path) -> anyhow::Result<()> {
-    let out = Command::new(binary).arg("reset").arg("--data-dir").arg(dir.join("data")).stdin(Stdio::null()).output().await?;
+    let mut command = Command::new(binary);
+    command.arg("reset").arg("--data-dir").arg(dir.join("data")).arg("--kubeconfig").arg(dir.join("kubeconfig"));
+    let out = command.stdin(Stdio::null()).output().await?;
     if !out.status.success() {
         bail!("reset: {}: {}", out.status, String::from_utf8_lossy(&out.stderr).trim());
     }
