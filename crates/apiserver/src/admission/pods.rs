@@ -168,7 +168,7 @@ fn same_amounts(a: &Value, b: &Value) -> bool {
 
 /// PodTopologyLabels: zone and region of the node, on the pod (through the Binding) that gets there.
 pub(super) fn topology_labels(c: &Context<'_>, object: &mut Value, _: &mut Outcome) -> Result<(), Status> {
-    if c.group != "" || c.operation != Operation::Create {
+    if !c.group.is_empty() || c.operation != Operation::Create {
         return Ok(());
     }
     let target = match (c.resource, c.subresource, c.kind.1) {

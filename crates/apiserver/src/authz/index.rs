@@ -121,13 +121,16 @@ impl Grants {
 /// An aggregated role whose stored rules are not those it should have.
 type Stale = (String, Arc<[Rule]>);
 
+/// Rules by namespace (empty for ClusterRoles) and name.
+type RulesByRole = HashMap<(Box<str>, Box<str>), Arc<[Rule]>>;
+
 /// RBAC at one moment.
 #[derive(Default)]
 pub(super) struct Index {
     revisions: [u64; 4],
     cluster: Grants,
     namespaces: HashMap<Box<str>, Grants>,
-    roles: HashMap<(Box<str>, Box<str>), Arc<[Rule]>>,
+    roles: RulesByRole,
     stale: Vec<Stale>,
 }
 
@@ -182,11 +185,14 @@ enum Parsed {
     Unreadable,
 }
 
+/// What was parsed, by uid and revision.
+type Memory = HashMap<(Box<str>, u64), Arc<Parsed>>;
+
 /// The current index, and what is needed to make the next.
 #[derive(Default)]
 pub(super) struct Roles {
     current: ArcSwapOption<Index>,
-    parsed: Mutex<HashMap<(Box<str>, u64), Arc<Parsed>>>,
+    parsed: Mutex<Memory>,
 }
 
 impl Roles {
@@ -216,8 +222,6 @@ fn parse(object: &Object, is_role: bool) -> Parsed {
     }
     object.decode::<RawBinding>().map_or(Parsed::Unreadable, Parsed::Binding)
 }
-
-type Memory = HashMap<(Box<str>, u64), Arc<Parsed>>;
 
 fn build(objects: &dyn Objects, revisions: [u64; 4], memory: &mut Memory) -> Index {
     let mut next = Memory::with_capacity(memory.len());

@@ -20,7 +20,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How often the endpoints of `default/kubernetes` are looked at again, as in the Go server.
+/// How often system namespaces and `default/kubernetes` are looked at again, as in the Go server.
 const RESYNC: Duration = Duration::from_secs(10);
 
 /// Facts of this cluster that its bootstrap objects carry.
@@ -94,7 +94,8 @@ async fn write_all(loopback: &dyn Loopback, steps: Vec<Step>) -> Result<usize, B
     results.into_iter().try_fold(0, |sum, result| Ok(sum + result?))
 }
 
-/// Keeps what changes while the server runs: rules of aggregated ClusterRoles, endpoints of `default/kubernetes`. Never returns.
+/// Keeps what changes while the server runs: rules of aggregated ClusterRoles, system namespaces, Service and
+/// endpoints of `default/kubernetes`. Never returns.
 pub async fn keep(objects: Arc<dyn Objects>, loopback: Arc<dyn Loopback>, authorizer: Arc<Authorizer>, config: BootstrapConfig) {
     let aggregate = async {
         loop {
@@ -109,9 +110,10 @@ pub async fn keep(objects: Arc<dyn Objects>, loopback: Arc<dyn Loopback>, author
         let mut tick = tokio::time::interval(RESYNC);
         loop {
             tick.tick().await;
-            let wanted = system::namespaced(&config);
-            if let Err(error) = round(&*objects, &*loopback, &wanted).await {
-                tracing::warn!(%error, "Service default/kubernetes is not up to date");
+            for wanted in [system::namespaces(), system::namespaced(&config)] {
+                if let Err(error) = round(&*objects, &*loopback, &wanted).await {
+                    tracing::warn!(%error, "a system object is not up to date");
+                }
             }
         }
     };

@@ -6,13 +6,18 @@ use serde_json::{Value, json};
 
 const NAMESPACES: &[&str] = &["default", "kube-system", "kube-public", "kube-node-lease"];
 
+/// The namespaces that come back when somebody deletes them.
+pub(super) fn namespaces() -> Vec<Wanted> {
+    let wanted = |name: &&str| {
+        let object = json!({ "kind": "Namespace", "apiVersion": "v1", "metadata": { "name": name } });
+        Wanted::new("", "v1", "namespaces", object, keep)
+    };
+    NAMESPACES.iter().map(wanted).collect()
+}
+
 /// Objects without namespace, and namespaces.
 pub(super) fn cluster_scoped(config: &BootstrapConfig) -> Vec<Wanted> {
-    let mut all = Vec::new();
-    for name in NAMESPACES {
-        let object = json!({ "kind": "Namespace", "apiVersion": "v1", "metadata": { "name": name } });
-        all.push(Wanted::new("", "v1", "namespaces", object, keep));
-    }
+    let mut all = namespaces();
     for (name, value, used_for) in [
         ("system-cluster-critical", 2_000_000_000, "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary."),
         ("system-node-critical", 2_000_001_000, "Used for system critical pods that must not be moved from their current node."),

@@ -106,3 +106,24 @@ fn the_policy_has_its_size() {
     let expected = [("clusterrolebindings", 12 + 38), ("clusterroles", 31 + 38), ("rolebindings", 7), ("roles", 7)];
     assert_eq!(counts.into_iter().collect::<Vec<_>>(), expected.map(|(r, n)| (r.to_owned(), n)));
 }
+
+#[tokio::test]
+async fn a_start_is_cheap() {
+    let map = Map::default();
+    for which in ["first", "second"] {
+        let began = std::time::Instant::now();
+        let written = run(&map, &map, &config()).await.expect("written");
+        println!("{which} start: {written} objects in {:?}", began.elapsed());
+    }
+    let authorizer = Authorizer::new(Arc::new(map));
+    let user = crate::attributes::UserInfo { name: "system:kube-scheduler".into(), groups: vec!["system:authenticated".into()], ..Default::default() };
+    let ask = crate::attributes::Attributes { user, verb: "list".into(), resource: "pods".into(), ..Default::default() };
+    let began = std::time::Instant::now();
+    assert!(authorizer.authorize(&ask).allowed());
+    println!("index built in {:?}", began.elapsed());
+    let began = std::time::Instant::now();
+    for _ in 0..10_000 {
+        assert!(authorizer.authorize(&ask).allowed());
+    }
+    println!("one decision takes {:?}", began.elapsed() / 10_000);
+}

@@ -15,7 +15,8 @@ fn has(rule: &Value, field: &str, wanted: &str) -> bool {
 
 fn matches(c: &Context<'_>, rule: &Value) -> bool {
     // A Namespace is not in a namespace, although its requests carry one.
-    let namespaced = !c.namespace.is_empty() && !(c.group.is_empty() && c.resource == "namespaces");
+    let is_namespace = c.group.is_empty() && c.resource == "namespaces";
+    let namespaced = !c.namespace.is_empty() && !is_namespace;
     let scope = match rule["scope"].as_str() {
         Some("Cluster") => !namespaced,
         Some("Namespaced") => namespaced,
