@@ -5,6 +5,16 @@
 //! and nothing else: never the store, never another controller. [`CONTROLLERS`] names them all; flags and identities
 //! derive from it.
 
+mod deployment;
+mod discovery;
+mod endpoint_slice;
+mod endpoints;
+mod namespace;
+mod pods;
+mod replica_set;
+mod root_ca;
+mod service_account;
+
 use ferrokube_client::events::Recorder;
 use ferrokube_client::{Caches, Client};
 use futures_util::FutureExt;
@@ -52,8 +62,23 @@ pub struct Controller {
     run: fn(Context) -> BoxFuture<'static, ()>,
 }
 
+/// One row per controller: name, service account, component of its events, on by default, and what runs it.
+macro_rules! controllers {
+    ($($name:literal $account:literal $component:literal $default:literal $module:ident;)*) => {
+        &[$(Controller { name: $name, account: $account, component: $component, default: $default, run: |context| Box::pin($module::run(context)) }),*]
+    };
+}
+
 /// All controllers.
-pub const CONTROLLERS: &[Controller] = &[];
+pub const CONTROLLERS: &[Controller] = controllers! {
+    "serviceaccount"                "service-account-controller"   "serviceaccount-controller"  true service_account;
+    "root-ca-certificate-publisher" "root-ca-cert-publisher"       "root-ca-cert-publisher"     true root_ca;
+    "namespace"                     "namespace-controller"         "namespace-controller"       true namespace;
+    "replicaset"                    "replicaset-controller"        "replicaset-controller"      true replica_set;
+    "endpoints"                     "endpoint-controller"          "endpoint-controller"        true endpoints;
+    "endpointslice"                 "endpointslice-controller"     "endpoint-slice-controller"  true endpoint_slice;
+    "deployment"                    "deployment-controller"        "deployment-controller"      true deployment;
+};
 
 /// Whether a selection starts a controller (`--controllers` of kube-controller-manager).
 pub fn selected(selection: &[String], name: &str, default: bool) -> bool {

@@ -1,0 +1,298 @@
+//! Deployments: replica sets that are rolled from one template to the next.
+//!
+//! Reads deployments, replica sets and (for Recreate) pods; writes replica sets and the status of deployments. The pods
+//! themselves belong to the replica sets. Source: `pkg/controller/deployment`.
+//!
+//! [`rollout`] decides numbers, [`status`] decides conditions; both are pure. This file finds the replica sets of a
+//! deployment, makes the new one and applies what was decided.
+
+mod rollout;
+mod status;
+
+use crate::Context;
+use crate::pods::{controller_reference, matches};
+use crate::replica_set::with;
+use ferrokube_client::cache::decoded;
+use ferrokube_client::controller::{self, Next};
+use ferrokube_client::events::EventType::Normal;
+use ferrokube_client::queue::Queue;
+use ferrokube_client::{Cache, DeleteOptions, Error, Index, Named, ObjectKey, Optional, Patch, Resource};
+use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, ReplicaSetSpec};
+use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use rollout::{Scale, annotations};
+use serde_json::json;
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// The label that keeps the pods of different templates apart.
+const HASH_LABEL: &str = "pod-template-hash";
+
+struct Deployments {
+    context: Context,
+    deployments: Cache<Deployment>,
+    sets: Cache<ReplicaSet>,
+    sets_by_owner: Arc<Index>,
+    pods: Cache<Pod>,
+    pods_by_owner: Arc<Index>,
+}
+
+/// Runs the controller.
+pub(crate) async fn run(context: Context) {
+    let queue: Queue<ObjectKey> = Queue::new();
+    let deployments: Cache<Deployment> = context.caches.of();
+    let sets: Cache<ReplicaSet> = context.caches.of();
+    let pods: Cache<Pod> = context.caches.of();
+    let add = queue.clone();
+    deployments.on_change(move |d| add.add(d.key().clone()));
+    let owner_uid = |kind: &'static str| move |o: &ferrokube_client::Object| o.controller().filter(|r| r.kind == kind).map(|r| r.uid).into_iter().collect::<Vec<_>>();
+    let sets_by_owner = sets.index(owner_uid(Deployment::KIND));
+    let pods_by_owner = pods.index(owner_uid(ReplicaSet::KIND));
+    let (add, known) = (queue.clone(), deployments.clone());
+    sets.on_change(move |d| match d.latest().controller() {
+        Some(owner) if owner.kind == Deployment::KIND => add.add(ObjectKey::new(&d.key().namespace, &owner.name)),
+        Some(_) => {}
+        None => known.objects_in(&d.key().namespace).iter().for_each(|o| add.add(o.key.clone())),
+    });
+    let (add, known) = (queue.clone(), sets.clone());
+    pods.on_change(move |d| {
+        // Only Recreate waits for pods, and only for their end.
+        if d.new.is_some() {
+            return;
+        }
+        let set = d.latest().controller().filter(|r| r.kind == ReplicaSet::KIND).and_then(|r| known.object(&d.key().namespace, &r.name));
+        if let Some(owner) = set.and_then(|s| s.controller()) {
+            add.add(ObjectKey::new(&d.key().namespace, &owner.name));
+        }
+    });
+    tokio::join!(deployments.synced(), sets.synced(), pods.synced());
+    let all = Deployments { context, deployments, sets, sets_by_owner, pods, pods_by_owner };
+    let reconcile = |key: ObjectKey| all.reconcile(key);
+    controller::run::<_, Error, _, _>("deployment", queue, 5, reconcile).await;
+}
+
+impl Deployments {
+    async fn reconcile(&self, key: ObjectKey) -> Result<Next, Error> {
+        let Some(deployment) = self.deployments.get(&key.namespace, &key.name) else { return Ok(Next::Wait) };
+        let selector = deployment.spec.as_ref().map(|s| s.selector.clone()).unwrap_or_default();
+        if selector == Default::default() {
+            return Ok(Next::Wait);
+        }
+        let sets = self.claim(&deployment).await?;
+        if deployment.metadata.deletion_timestamp.is_some() {
+            return self.write_status(&deployment, &sets, None).await;
+        }
+        let paused = deployment.spec.as_ref().and_then(|s| s.paused).unwrap_or(false);
+        let (new, old) = rollout::split(&deployment, &sets);
+        if paused || rollout::is_scaling(&deployment, &sets) {
+            let scales = rollout::scale(&deployment, new.as_ref(), &old);
+            let sets = self.apply_scales(&deployment, sets, scales).await?;
+            return self.write_status(&deployment, &sets, new.as_ref()).await;
+        }
+        let recreate = deployment.spec.as_ref().and_then(|s| s.strategy.as_ref()).and_then(|s| s.type_.as_deref()) == Some("Recreate");
+        if recreate { self.recreate(&deployment, sets).await } else { self.roll(&deployment, sets).await }
+    }
+
+    async fn roll(&self, deployment: &Deployment, mut sets: Vec<ReplicaSet>) -> Result<Next, Error> {
+        let new = self.new_set(deployment, &mut sets).await?;
+        let (_, old) = rollout::split(deployment, &sets);
+        let scales = rollout::rolling(deployment, &new, &old);
+        let sets = self.apply_scales(deployment, sets, scales).await?;
+        self.conclude(deployment, sets).await
+    }
+
+    async fn recreate(&self, deployment: &Deployment, mut sets: Vec<ReplicaSet>) -> Result<Next, Error> {
+        let (new, old) = rollout::split(deployment, &sets);
+        let down: Vec<Scale> = old.iter().filter(|s| rollout::replicas(s) > 0).map(|s| Scale { set: s.name().into(), to: 0 }).collect();
+        if !down.is_empty() {
+            let sets = self.apply_scales(deployment, sets, down).await?;
+            return self.write_status(deployment, &sets, new.as_ref()).await;
+        }
+        let alive = |p: &Pod| !matches!(crate::pods::phase(p), "Succeeded" | "Failed");
+        let still = old.iter().any(|s| self.pods_by_owner.get(s.uid()).iter().filter_map(|o| decoded::<Pod>(o)).any(|p| alive(&p)));
+        if still {
+            return self.write_status(deployment, &sets, new.as_ref()).await;
+        }
+        let new = self.new_set(deployment, &mut sets).await?;
+        let up = Scale { set: new.name().into(), to: rollout::wanted(deployment) };
+        let scales = if rollout::replicas(&new) == up.to { Vec::new() } else { vec![up] };
+        let sets = self.apply_scales(deployment, sets, scales).await?;
+        self.conclude(deployment, sets).await
+    }
+
+    async fn conclude(&self, deployment: &Deployment, sets: Vec<ReplicaSet>) -> Result<Next, Error> {
+        let (new, old) = rollout::split(deployment, &sets);
+        if status::is_complete(deployment, new.as_ref(), &sets) {
+            for set in rollout::superfluous(deployment, &old) {
+                self.context.client.delete::<ReplicaSet>(set.namespace(), set.name(), &DeleteOptions::of_uid(set.uid())).await.optional()?;
+            }
+        }
+        self.write_status(deployment, &sets, new.as_ref()).await
+    }
+
+    /// Replica sets of the deployment, orphans that match taken in.
+    async fn claim(&self, deployment: &Deployment) -> Result<Vec<ReplicaSet>, Error> {
+        let mut own: Vec<ReplicaSet> = self.sets_by_owner.get(deployment.uid()).iter().filter_map(|o| decoded(o)).collect();
+        if deployment.metadata.deletion_timestamp.is_some() {
+            return Ok(own);
+        }
+        let selector = deployment.spec.as_ref().map(|s| s.selector.clone()).unwrap_or_default();
+        for object in self.sets.objects_in(deployment.namespace()) {
+            let labels = object.labels.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
+            if object.controller().is_some() || crate::pods::is_deleting(&object) || !matches(&selector, Some(&labels)) {
+                continue;
+            }
+            let patch = json!({"metadata": {"uid": &*object.uid, "ownerReferences": [controller_reference(deployment)]}});
+            match self.context.client.patch::<ReplicaSet>(deployment.namespace(), &object.key.name, &Patch::Strategic(patch)).await {
+                Ok(set) => own.push(set),
+                Err(e) if e.is_not_found() || e.is_conflict() => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(own)
+    }
+
+    /// The replica set of the present template, made when it is not there, with its revision and annotations right.
+    async fn new_set(&self, deployment: &Deployment, sets: &mut Vec<ReplicaSet>) -> Result<ReplicaSet, Error> {
+        let (new, old) = rollout::split(deployment, sets);
+        let revision = rollout::next_revision(&old);
+        let Some(existing) = new else {
+            let made = self.create_set(deployment, revision, &old).await?;
+            sets.push(made.clone());
+            self.note_revision(deployment, &revision.to_string()).await?;
+            return Ok(made);
+        };
+        let revision = revision.max(rollout::revision(&existing));
+        let wanted = annotations::of_new(deployment, &existing, revision);
+        let min_ready = deployment.spec.as_ref().and_then(|s| s.min_ready_seconds);
+        let same_min = existing.spec.as_ref().and_then(|s| s.min_ready_seconds).unwrap_or(0) == min_ready.unwrap_or(0);
+        let updated = if existing.metadata.annotations.as_ref() == Some(&wanted) && same_min {
+            existing
+        } else {
+            let mut changed = existing;
+            changed.metadata.annotations = Some(wanted);
+            if let Some(spec) = &mut changed.spec {
+                spec.min_ready_seconds = min_ready;
+            }
+            let updated = self.context.client.update(&changed).await?;
+            sets.iter_mut().filter(|s| s.uid() == updated.uid()).for_each(|s| *s = updated.clone());
+            updated
+        };
+        self.note_revision(deployment, &revision.to_string()).await?;
+        Ok(updated)
+    }
+
+    async fn note_revision(&self, deployment: &Deployment, revision: &str) -> Result<(), Error> {
+        let known = deployment.metadata.annotations.as_ref().and_then(|a| a.get(annotations::REVISION));
+        if known.map(String::as_str) == Some(revision) {
+            return Ok(());
+        }
+        let patch = json!({"metadata": {"uid": deployment.uid(), "annotations": {annotations::REVISION: revision}}});
+        self.context.client.patch::<Deployment>(deployment.namespace(), deployment.name(), &Patch::Merge(patch)).await.map(drop)
+    }
+
+    async fn create_set(&self, deployment: &Deployment, revision: i64, old: &[ReplicaSet]) -> Result<ReplicaSet, Error> {
+        let spec = deployment.spec.clone().unwrap_or_default();
+        let collisions = deployment.status.as_ref().and_then(|s| s.collision_count).unwrap_or(0);
+        let hash = template_hash(&spec.template, collisions);
+        let mut template = spec.template.clone();
+        let meta = template.metadata.get_or_insert_default();
+        meta.labels = with(meta.labels.take(), HASH_LABEL, &hash);
+        let mut selector = spec.selector.clone();
+        selector.match_labels = with(selector.match_labels.take(), HASH_LABEL, &hash);
+        let labels = meta.labels.clone();
+        let mut set = ReplicaSet {
+            metadata: ObjectMeta {
+                name: Some(format!("{}-{hash}", deployment.name())),
+                namespace: deployment.metadata.namespace.clone(),
+                labels,
+                owner_references: Some(vec![controller_reference(deployment)]),
+                ..ObjectMeta::default()
+            },
+            spec: Some(ReplicaSetSpec { min_ready_seconds: spec.min_ready_seconds, replicas: Some(0), selector, template: Some(template) }),
+            status: None,
+        };
+        let replicas = rollout::replicas_of_new(deployment, 0, old);
+        if let Some(spec) = &mut set.spec {
+            spec.replicas = Some(replicas);
+        }
+        set.metadata.annotations = Some(annotations::of_new(deployment, &set, revision));
+        match self.context.client.create(&set).await {
+            Ok(made) => {
+                if replicas > 0 {
+                    let message = format!("Scaled up replica set {} from 0 to {replicas}", made.name());
+                    self.context.recorder.about(deployment, Normal, "ScalingReplicaSet", message);
+                }
+                Ok(made)
+            }
+            Err(e) if e.is_already_exists() => self.collided(deployment, &set, e).await,
+            Err(e) => Err(e),
+        }
+    }
+
+    /// The name is taken: by ourselves (the cache lags behind) or by another template with the same hash.
+    async fn collided(&self, deployment: &Deployment, wanted: &ReplicaSet, e: Error) -> Result<ReplicaSet, Error> {
+        let there: ReplicaSet = self.context.client.get(wanted.namespace(), wanted.name()).await?;
+        let ours = there.metadata.owner_references.iter().flatten().any(|r| r.uid == deployment.uid() && r.controller == Some(true));
+        if ours && rollout::same_template(deployment, &there) {
+            return Ok(there);
+        }
+        let count = deployment.status.as_ref().and_then(|s| s.collision_count).unwrap_or(0) + 1;
+        let patch = json!({"status": {"collisionCount": count}});
+        self.context.client.patch_status::<Deployment>(deployment.namespace(), deployment.name(), &Patch::Merge(patch)).await?;
+        Err(e)
+    }
+
+    async fn apply_scales(&self, deployment: &Deployment, mut sets: Vec<ReplicaSet>, scales: Vec<Scale>) -> Result<Vec<ReplicaSet>, Error> {
+        for scale in scales {
+            let Some(set) = sets.iter_mut().find(|s| s.name() == scale.set) else { continue };
+            let before = rollout::replicas(set);
+            let mut changed = set.clone();
+            changed.metadata.annotations = Some(annotations::sized(deployment, set));
+            if let Some(spec) = &mut changed.spec {
+                spec.replicas = Some(scale.to);
+            }
+            if changed == *set {
+                continue;
+            }
+            *set = self.context.client.update(&changed).await?;
+            if before != scale.to {
+                let direction = if scale.to > before { "up" } else { "down" };
+                let message = format!("Scaled {direction} replica set {} from {before} to {}", scale.set, scale.to);
+                self.context.recorder.about(deployment, Normal, "ScalingReplicaSet", message);
+            }
+        }
+        Ok(sets)
+    }
+
+    async fn write_status(&self, deployment: &Deployment, sets: &[ReplicaSet], new: Option<&ReplicaSet>) -> Result<Next, Error> {
+        let new = new.and_then(|n| sets.iter().find(|s| s.uid() == n.uid())).or_else(|| sets.iter().find(|s| rollout::same_template(deployment, s)));
+        let (fresh, look_again) = status::status(deployment, sets, new, Timestamp::now());
+        if deployment.status.as_ref() != Some(&fresh) {
+            // Annotations of this deployment may just have been written; the status goes alone, by patch.
+            let patch = json!({"metadata": {"uid": deployment.uid()}, "status": status::as_patch(&fresh)});
+            self.context.client.patch_status::<Deployment>(deployment.namespace(), deployment.name(), &Patch::Merge(patch)).await.optional()?;
+        }
+        tracing::trace!(deployment = deployment.name(), pods = self.pods.len(), "deployment reconciled");
+        Ok(look_again.map_or(Next::Wait, Next::After))
+    }
+}
+
+/// A short name for a template, in the alphabet that `rand.SafeEncodeString` uses.
+fn template_hash(template: &PodTemplateSpec, collisions: i32) -> String {
+    const SAFE: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
+    let mut hasher = Sha256::new();
+    // Maps are sorted and fields are in the order of the struct: equal templates give equal bytes.
+    hasher.update(serde_json::to_vec(template).unwrap_or_default());
+    if collisions > 0 {
+        hasher.update(collisions.to_le_bytes());
+    }
+    hasher.finalize().iter().take(10).map(|b| char::from(SAFE[usize::from(*b) % SAFE.len()])).collect()
+}
+
+/// Labels without the hash.
+fn without_hash(labels: Option<&BTreeMap<String, String>>) -> BTreeMap<String, String> {
+    labels.into_iter().flatten().filter(|(k, _)| *k != HASH_LABEL).map(|(k, v)| (k.clone(), v.clone())).collect()
+}

@@ -1,0 +1,94 @@
+//! What the API serves, as controllers over all kinds need it: every resource with its verbs, from aggregated discovery.
+
+use ferrokube_client::{Client, Error, Target};
+use http::Method;
+use serde_json::Value;
+
+/// A resource in its preferred version.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct ApiResource {
+    /// Group; empty for core.
+    pub group: String,
+    /// Preferred version.
+    pub version: String,
+    /// Plural.
+    pub resource: String,
+    /// Kind.
+    pub kind: String,
+    /// Whether objects live in a namespace.
+    pub namespaced: bool,
+    /// Verbs.
+    pub verbs: Vec<String>,
+}
+
+impl ApiResource {
+    /// The collection.
+    pub fn target(&self) -> Target {
+        Target { group: self.group.clone(), version: self.version.clone(), resource: self.resource.clone(), ..Target::default() }
+    }
+
+    /// `resource.group`.
+    pub fn qualified(&self) -> String {
+        if self.group.is_empty() { format!("{}.", self.resource) } else { format!("{}.{}", self.resource, self.group) }
+    }
+
+    fn can(&self, verb: &str) -> bool {
+        self.verbs.iter().any(|v| v == verb)
+    }
+}
+
+/// Every resource in the preferred version of its group, and the groups whose resources could not be learned.
+pub(crate) async fn all(client: &Client) -> Result<(Vec<ApiResource>, Vec<String>), Error> {
+    let mut resources = Vec::new();
+    let mut failed = Vec::new();
+    read(client, "/api/v1", "", "v1", &mut resources, &mut failed).await;
+    let groups = get(client, "/apis").await?;
+    for group in groups["groups"].as_array().into_iter().flatten() {
+        let (name, version) = (group["name"].as_str().unwrap_or_default(), group["preferredVersion"]["version"].as_str().unwrap_or_default());
+        read(client, &format!("/apis/{name}/{version}"), name, version, &mut resources, &mut failed).await;
+    }
+    Ok((resources, failed))
+}
+
+async fn get(client: &Client, path: &str) -> Result<Value, Error> {
+    let response = client.send(Method::GET, path, None, Default::default()).await?;
+    serde_json::from_slice(response.body()).map_err(|source| Error::Decode { what: "discovery", source })
+}
+
+async fn read(client: &Client, path: &str, group: &str, version: &str, into: &mut Vec<ApiResource>, failed: &mut Vec<String>) {
+    let document = match get(client, path).await {
+        Ok(document) => document,
+        Err(e) => return failed.push(format!("{group}/{version}: {e}")),
+    };
+    let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
+    for entry in document["resources"].as_array().into_iter().flatten() {
+        let resource = text(&entry["name"]);
+        if resource.contains('/') {
+            continue;
+        }
+        into.push(ApiResource {
+            group: group.to_owned(),
+            version: version.to_owned(),
+            resource,
+            kind: text(&entry["kind"]),
+            namespaced: entry["namespaced"] == Value::Bool(true),
+            verbs: entry["verbs"].as_array().into_iter().flatten().map(text).collect(),
+        });
+    }
+}
+
+/// Namespaced resources that can be listed and deleted.
+pub(crate) async fn namespaced(client: &Client) -> Result<(Vec<ApiResource>, Vec<String>), Error> {
+    let (all, failed) = all(client).await?;
+    let mut wanted: Vec<ApiResource> = all.into_iter().filter(|r| r.namespaced && r.can("list") && r.can("delete")).collect();
+    // Both event groups show the same objects.
+    wanted.retain(|r| !(r.group == "events.k8s.io" && r.resource == "events"));
+    Ok((wanted, failed))
+}
+
+/// Resources that the garbage collector watches.
+pub(crate) async fn collectable(client: &Client) -> Result<(Vec<ApiResource>, Vec<String>), Error> {
+    let (all, failed) = all(client).await?;
+    let ignored = |r: &ApiResource| r.resource == "events";
+    Ok((all.into_iter().filter(|r| !ignored(r) && ["list", "watch", "delete"].iter().all(|v| r.can(v))).collect(), failed))
+}

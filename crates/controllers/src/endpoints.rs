@@ -1,0 +1,166 @@
+//! Endpoints: the older way to publish the addresses behind a service, still written for those who read it.
+//!
+//! Reads services and pods; writes endpoints of services with a selector. Source: `pkg/controller/endpoint`.
+
+use crate::Context;
+use crate::endpoint_slice::{address, selected, selecting, target_port};
+use crate::pods::is_ready;
+use ferrokube_client::controller::{self, Next};
+use ferrokube_client::queue::Queue;
+use ferrokube_client::{Cache, DeleteOptions, Error, Named, ObjectKey, Optional};
+use k8s_openapi::api::core::v1::{EndpointAddress, EndpointPort, EndpointSubset, Endpoints, ObjectReference, Pod, Service};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use std::collections::BTreeMap;
+
+/// More addresses than this are cut off, and an annotation says so.
+const MOST: usize = 1000;
+const OVER_CAPACITY: &str = "endpoints.kubernetes.io/over-capacity";
+const MANAGED_BY: &str = "endpoints.kubernetes.io/managed-by";
+const MANAGER: &str = "endpoint-controller";
+
+/// Runs the controller.
+pub(crate) async fn run(context: Context) {
+    let queue: Queue<ObjectKey> = Queue::new();
+    let (services, pods, endpoints): (Cache<Service>, Cache<Pod>, Cache<Endpoints>) = (context.caches.of(), context.caches.of(), context.caches.of());
+    let add = queue.clone();
+    services.on_change(move |d| add.add(d.key().clone()));
+    let add = queue.clone();
+    endpoints.on_change(move |d| add.add(d.key().clone()));
+    let (add, known) = (queue.clone(), services.clone());
+    pods.on_change(move |d| {
+        for side in [d.old, d.new].into_iter().flatten() {
+            selecting(&known, side).into_iter().for_each(|key| add.add(key));
+        }
+    });
+    tokio::join!(services.synced(), pods.synced(), endpoints.synced());
+    let reconcile = |key: ObjectKey| {
+        let (context, services, pods, endpoints) = (&context, &services, &pods, &endpoints);
+        async move {
+            let current = endpoints.get(&key.namespace, &key.name);
+            match services.get(&key.namespace, &key.name) {
+                None => remove(context, current).await,
+                Some(service) if service.spec.as_ref().and_then(|s| s.selector.as_ref()).is_none_or(BTreeMap::is_empty) => Ok(Next::Wait),
+                Some(service) => write(context, &service, plan(&service, &selected(&service, pods)), current).await,
+            }
+        }
+    };
+    controller::run::<_, Error, _, _>("endpoints", queue, 5, reconcile).await;
+}
+
+/// Endpoints of a service that is gone. Those that somebody else wrote by hand stay.
+async fn remove(context: &Context, current: Option<Endpoints>) -> Result<Next, Error> {
+    let ours = |e: &Endpoints| e.metadata.labels.as_ref().and_then(|l| l.get(MANAGED_BY)).map(String::as_str) == Some(MANAGER);
+    if let Some(current) = current.filter(ours) {
+        let options = DeleteOptions::of_uid(current.uid());
+        context.client.delete::<Endpoints>(current.namespace(), current.name(), &options).await.optional()?;
+    }
+    Ok(Next::Wait)
+}
+
+async fn write(context: &Context, service: &Service, wanted: Endpoints, current: Option<Endpoints>) -> Result<Next, Error> {
+    let done = match current {
+        None => context.client.create(&wanted).await,
+        Some(current) => {
+            let same = current.subsets == wanted.subsets && current.metadata.labels == wanted.metadata.labels;
+            if same {
+                return Ok(Next::Wait);
+            }
+            let metadata = ObjectMeta { labels: wanted.metadata.labels, annotations: wanted.metadata.annotations, ..current.metadata };
+            context.client.update(&Endpoints { metadata, subsets: wanted.subsets }).await
+        }
+    };
+    match done {
+        Err(e) if e.is_namespace_terminating() => Ok(Next::Wait),
+        Err(e) => {
+            tracing::debug!(service = service.name(), "endpoints not written: {e}");
+            Err(e)
+        }
+        Ok(_) => Ok(Next::Wait),
+    }
+}
+
+fn plan(service: &Service, pods: &[Pod]) -> Endpoints {
+    let spec = service.spec.clone().unwrap_or_default();
+    let family = spec.ip_families.as_ref().and_then(|f| f.first()).map_or("IPv4", String::as_str);
+    let publish = spec.publish_not_ready_addresses.unwrap_or(false);
+    let headless = spec.cluster_ip.as_deref() == Some("None");
+    let mut groups: BTreeMap<String, EndpointSubset> = BTreeMap::new();
+    let mut sorted: Vec<(&Pod, String)> = pods.iter().filter(|p| publish || p.metadata.deletion_timestamp.is_none()).filter_map(|p| Some((p, address(p, family)?))).collect();
+    sorted.sort_by(|a, b| a.1.cmp(&b.1));
+    let cut = sorted.len() > MOST;
+    sorted.truncate(MOST);
+    for (pod, ip) in sorted {
+        let ports: Vec<EndpointPort> = spec.ports.iter().flatten().filter_map(|p| {
+            Some(EndpointPort {
+                name: p.name.clone().filter(|n| !n.is_empty()),
+                port: target_port(p, pod)?,
+                protocol: Some(p.protocol.clone().unwrap_or_else(|| "TCP".into())),
+                app_protocol: p.app_protocol.clone(),
+            })
+        }).collect();
+        if ports.is_empty() && !headless {
+            continue;
+        }
+        let key = serde_json::to_string(&ports).unwrap_or_default();
+        let subset = groups.entry(key).or_insert_with(|| EndpointSubset { ports: Some(ports).filter(|p| !p.is_empty()), ..EndpointSubset::default() });
+        let list = if publish || is_ready(pod) { &mut subset.addresses } else { &mut subset.not_ready_addresses };
+        list.get_or_insert_default().push(entry(service, pod, ip));
+    }
+    let mut labels = service.metadata.labels.clone().unwrap_or_default();
+    labels.insert(MANAGED_BY.into(), MANAGER.into());
+    if headless {
+        labels.insert("service.kubernetes.io/headless".into(), String::new());
+    }
+    Endpoints {
+        metadata: ObjectMeta {
+            name: service.metadata.name.clone(),
+            namespace: service.metadata.namespace.clone(),
+            labels: Some(labels),
+            annotations: cut.then(|| BTreeMap::from([(OVER_CAPACITY.to_owned(), "truncated".to_owned())])),
+            ..ObjectMeta::default()
+        },
+        subsets: Some(groups.into_values().collect::<Vec<_>>()).filter(|s| !s.is_empty()),
+    }
+}
+
+fn entry(service: &Service, pod: &Pod, ip: String) -> EndpointAddress {
+    let spec = pod.spec.as_ref();
+    EndpointAddress {
+        ip,
+        hostname: spec.filter(|s| s.subdomain.as_deref() == Some(service.name())).and_then(|s| s.hostname.clone()).filter(|h| !h.is_empty()),
+        node_name: spec.and_then(|s| s.node_name.clone()),
+        target_ref: Some(ObjectReference {
+            kind: Some("Pod".into()),
+            namespace: pod.metadata.namespace.clone(),
+            name: pod.metadata.name.clone(),
+            uid: pod.metadata.uid.clone(),
+            ..ObjectReference::default()
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn ready_and_unready_addresses_are_kept_apart() {
+        let service: Service = serde_json::from_value(json!({
+            "metadata": {"name": "web", "namespace": "a"}, "spec": {"selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": 8080}]},
+        }))
+        .unwrap();
+        let pod = |n: u8, ready: &str| -> Pod {
+            serde_json::from_value(json!({
+                "metadata": {"name": format!("p{n}"), "namespace": "a"}, "spec": {"containers": []},
+                "status": {"podIP": format!("10.0.0.{n}"), "conditions": [{"type": "Ready", "status": ready}]},
+            }))
+            .unwrap()
+        };
+        let made = plan(&service, &[pod(2, "False"), pod(1, "True")]);
+        let subset = &made.subsets.unwrap()[0];
+        assert_eq!(subset.addresses.as_ref().unwrap()[0].ip, "10.0.0.1");
+        assert_eq!(subset.not_ready_addresses.as_ref().unwrap()[0].ip, "10.0.0.2");
+        assert_eq!(subset.ports.as_ref().unwrap()[0].port, 8080);
+    }
+}
