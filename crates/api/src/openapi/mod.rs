@@ -10,6 +10,7 @@ mod schemas;
 #[cfg(test)]
 mod tests;
 mod v2;
+mod v2_proto;
 
 use crate::kinds::Kind;
 use bytes::Bytes;
@@ -30,7 +31,7 @@ pub struct Served {
 /// A document as it is served.
 #[derive(Clone, Debug)]
 pub struct Document {
-    /// JSON.
+    /// JSON (or protobuf, from [`OpenApi::v2_protobuf`]).
     pub json: Bytes,
     /// For `ETag` and the `hash` of the index.
     pub hash: Arc<str>,

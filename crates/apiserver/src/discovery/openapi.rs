@@ -25,6 +25,16 @@ fn description(server: &ApiServer) -> Arc<OpenApi> {
     server.documents.openapi(table.generation, || OpenApi::new(table.entries().iter().map(served)))
 }
 
+/// The only form in which kubectl reads `/openapi/v2`; older clients write the first one.
+const PROTOBUF: [&str; 2] =
+    ["application/com.github.proto-openapi.spec.v2@v1.0+protobuf", "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"];
+
+fn protobuf_wanted(parts: &Parts) -> bool {
+    let sent = parts.headers.get_all(ACCEPT).iter().filter_map(|v| v.to_str().ok());
+    let mut first = sent.flat_map(|v| v.split(',')).map(|m| m.split(';').next().unwrap_or_default().trim());
+    first.next().is_some_and(|media| PROTOBUF.contains(&media))
+}
+
 fn json_acceptable(parts: &Parts) -> Result<(), Status> {
     let sent = parts.headers.get_all(ACCEPT).iter().filter_map(|v| v.to_str().ok()).collect::<Vec<_>>().join(",");
     let any = sent.is_empty() || sent.split(',').map(|c| c.split(';').next().unwrap_or_default().trim()).any(|m| matches!(m, "application/json" | "*/*" | "application/*"));
@@ -38,6 +48,9 @@ fn document(found: openapi::Document) -> super::Document {
 /// Answers a path below `/openapi`; `None` for any other.
 pub fn answer(server: &Arc<ApiServer>, path: &str, parts: &Parts, query: &Query) -> Option<Result<Response<Body>, Status>> {
     let path = path.strip_prefix("/openapi/")?;
+    if path == "v2" && protobuf_wanted(parts) {
+        return Some(tagged(&document(description(server).v2_protobuf()), PROTOBUF[1], parts));
+    }
     if let Err(status) = json_acceptable(parts) {
         return Some(Err(status));
     }
