@@ -23,9 +23,12 @@ pub struct Cluster {
     up: Option<Child>,
 }
 
-/// The binary under test.
+/// The binary under test: the one built with the tests, or `FERROKUBE_BIN` (a release build, say).
 pub fn ferrokube() -> &'static str {
-    env!("CARGO_BIN_EXE_ferrokube")
+    static BINARY: std::sync::LazyLock<String> = std::sync::LazyLock::new(|| {
+        std::env::var("FERROKUBE_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_ferrokube").to_owned())
+    });
+    &BINARY
 }
 
 /// Runs a scenario on a fresh cluster, or says what is missing for that. A failure tells what the cluster logged.

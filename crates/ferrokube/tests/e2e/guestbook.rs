@@ -34,7 +34,9 @@ pub async fn deploy(cluster: &Cluster) -> Result<()> {
     ensure!(nodes.contains("Ready") && nodes.contains("v1.36."), "{nodes}");
     cluster.apply(&example("guestbook.yaml")?).await?;
     let again = cluster.apply(&example("guestbook.yaml")?).await?;
-    ensure!(again.lines().all(|line| line.ends_with("unchanged")), "a second apply changes nothing:\n{again}");
+    // kubectl cannot compare `stringData`, so it always says that the secret was configured.
+    let same = |line: &str| line.ends_with("unchanged") || line.starts_with("secret/");
+    ensure!(again.lines().all(same), "a second apply changes nothing:\n{again}");
     cluster.kubectl("rollout status deployment/guestbook --timeout=90s").await?;
     cluster.kubectl("wait --for=condition=complete job/guestbook-first-entry --timeout=90s").await?;
     cluster.pods_ready("tier=frontend", 3).await?;
@@ -99,8 +101,6 @@ async fn look_into(cluster: &Cluster) -> Result<()> {
     ensure!(job.trim() == "stored", "{job}");
     let entries = cluster.in_pod(&store, "cat /data/entries; echo $TOKEN").await?;
     ensure!(entries == format!("{ENTRY}\nopen-sesame\n"), "{entries}");
-    let status = cluster.kubectl_fails(&format!("exec {store} -- sh -c exit\\ 7")).await;
-    drop(status);
     let failed = cluster.kubectl_args(&["exec", &store, "--", "sh", "-c", "echo out; echo err >&2; exit 7"]).await;
     let text = format!("{:#}", failed.err().context("exit 7 is a failure")?);
     ensure!(text.contains("out") && text.contains("err") && text.contains("exit code 7"), "{text}");
