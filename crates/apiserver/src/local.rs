@@ -40,9 +40,11 @@ struct Subscription {
 }
 
 impl Subscription {
-    fn restart(&mut self) {
+    async fn restart(&mut self) {
         let interest = Arc::new(self.selected.clone().interest(&self.namespace, ""));
-        let (snapshot, watch) = self.cache.watch_with_objects(interest, self.server.caches.applied());
+        // When the store cannot tell its revision, what the cache shows is the best there is.
+        let applied = self.server.caches.consistent().await.unwrap_or_else(|_| self.server.caches.applied());
+        let (snapshot, watch) = self.cache.watch_with_objects(interest, applied);
         self.ready.push_back(Change::Restart);
         self.ready.extend(snapshot.objects.iter().filter_map(|o| present::object(&self.entry, o).ok()).map(Change::Set));
         self.ready.push_back(Change::Synced(snapshot.revision));
@@ -58,7 +60,7 @@ impl Subscription {
                 if self.server.stopping.is_cancelled() {
                     return None;
                 }
-                self.restart();
+                self.restart().await;
                 continue;
             };
             let event = tokio::select! {

@@ -159,7 +159,9 @@ impl<'s> Request<'s> {
         let verb = self.info.verb.as_str();
         let subresource = self.entry.kind.subresource(&self.info.subresource);
         let served = subresource.map_or(self.entry.kind.verbs, |s| s.verbs);
-        if !served.has(verb_bit(verb)) {
+        let named = matches!(verb, "get" | "update" | "patch" | "delete") || subresource.is_some();
+        let nameless = matches!(verb, "create") && subresource.is_none();
+        if !served.has(verb_bit(verb)) || (named && self.info.name.is_empty()) || (nameless && !self.info.name.is_empty()) {
             return Err(Status::method_not_allowed());
         }
         match (subresource.map(|s| s.behaviour), verb) {

@@ -9,6 +9,7 @@ use ferrokube_api::kinds::Kind;
 use ferrokube_store::{Batch, Error, Event, KeyValue, Page, Revision, Store, prefix_end};
 use bytes::Bytes;
 use futures_util::StreamExt;
+use parking_lot::Mutex;
 use futures_util::stream::BoxStream;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -31,12 +32,14 @@ enum Command {
 #[derive(Debug)]
 pub struct Feed {
     commands: mpsc::Sender<Command>,
-    task: tokio::task::JoinHandle<()>,
+    task: Mutex<Option<tokio::task::JoinHandle<()>>>,
 }
 
 impl Drop for Feed {
     fn drop(&mut self) {
-        self.task.abort();
+        if let Some(task) = self.task.get_mut() {
+            task.abort();
+        }
     }
 }
 
@@ -52,7 +55,16 @@ impl Feed {
         let (commands, inbox) = mpsc::channel(16);
         let task = tokio::spawn(run(caches.clone(), changes, inbox));
         caches.reach(now).await;
-        Ok((caches, Feed { commands, task }))
+        Ok((caches, Feed { commands, task: Mutex::new(Some(task)) }))
+    }
+
+    /// Stops following the store; resolves when the task holds nothing any more.
+    pub async fn stop(&self) {
+        let task = self.task.lock().take();
+        if let Some(task) = task {
+            task.abort();
+            let _ = task.await;
+        }
     }
 
     /// Starts to hold the objects of a row that was not there before (a CRD's).

@@ -200,6 +200,8 @@ impl Request<'_> {
             }
             (text, _) => {
                 let revision = revision(text)?;
+                // What the client knows already must not be told again.
+                self.fresh(Freshness::NotOlderThan(revision)).await?;
                 match cache.watch_after(interest, revision) {
                     Ok(watch) => (None, watch),
                     Err(old) => return Ok(self.gone(revision, old.oldest)),

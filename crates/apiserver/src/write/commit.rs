@@ -63,6 +63,8 @@ impl Request<'_> {
         let key = self.key(cache, name)?;
         let ttl = super::rules::time_to_live(&self.entry);
         let committed = self.server.store.put(key, stored.clone(), expect, ttl).await.map_err(lost)?;
+        // Whoever reads after this answer, admission and authorization included, reads what was written.
+        self.server.caches.reach(committed.revision).await;
         let object = outline::object(&cache.row().fields, &stored, committed.revision).map_err(Status::internal)?;
         Ok(present::object(&self.entry, &Arc::new(object))?)
     }
@@ -70,7 +72,9 @@ impl Request<'_> {
     /// Deletes what stands at `revision`.
     pub async fn remove(&self, cache: &KindCache, name: &str, revision: u64) -> Result<Committed, Lost> {
         let key = self.key(cache, name)?;
-        self.server.store.delete(key, Expect::Revision(revision)).await.map_err(lost)
+        let committed = self.server.store.delete(key, Expect::Revision(revision)).await.map_err(lost)?;
+        self.server.caches.reach(committed.revision).await;
+        Ok(committed)
     }
 
     /// An object that is not (or no longer) in the store, for an answer. Revision 0 shows none.

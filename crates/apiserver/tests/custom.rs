@@ -1,0 +1,64 @@
+//! Custom resources from definition to deletion.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod common;
+
+use common::{Cluster, Frames};
+use serde_json::{Value, json};
+
+const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+const WIDGETS: &str = "/apis/example.com/v1/namespaces/default/widgets";
+
+fn definition() -> Value {
+    let schema = json!({"type": "object", "properties": {"spec": {"type": "object", "required": ["size"], "properties": {
+        "size": {"type": "integer", "minimum": 1}, "color": {"type": "string", "default": "red"}}}, "status": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}}});
+    let version = |name: &str, storage: bool| json!({"name": name, "served": true, "storage": storage, "schema": {"openAPIV3Schema": schema}, "subresources": {"status": {}}});
+    json!({"metadata": {"name": "widgets.example.com"}, "spec": {"group": "example.com", "scope": "Namespaced",
+        "names": {"plural": "widgets", "kind": "Widget"}, "versions": [version("v1", true), version("v1beta1", false)]}})
+}
+
+async fn until(watch: &mut Frames, done: impl Fn(&Value) -> bool) -> Value {
+    loop {
+        let event = watch.next().await.expect("the watch goes on");
+        if done(&event) {
+            return event;
+        }
+    }
+}
+
+fn established(event: &Value) -> bool {
+    let conditions = event["object"]["status"]["conditions"].as_array().cloned().unwrap_or_default();
+    conditions.iter().any(|c| c["type"] == "Established" && c["status"] == "True")
+}
+
+#[tokio::test]
+async fn a_definition_is_served_when_it_says_so_and_leaves_nothing_behind() {
+    let cluster = Cluster::start().await;
+    let mut watch = cluster.watch(&format!("{CRDS}?watch=1")).await;
+    let made = cluster.post(CRDS, &definition()).await;
+    assert_eq!(made.code, 201, "{}", made.text);
+    until(&mut watch, established).await;
+    let widget = |size: Value| json!({"metadata": {"name": "w"}, "spec": {"size": size, "unknown": 1}});
+    let refused = cluster.post(WIDGETS, &widget(json!(0))).await;
+    assert_eq!((refused.code, refused.json["details"]["causes"][0]["field"].as_str()), (422, Some("spec.size")), "{}", refused.text);
+    let stored = cluster.post(WIDGETS, &widget(json!(1))).await;
+    assert_eq!(stored.code, 201, "{}", stored.text);
+    assert_eq!(stored.json["spec"], json!({"size": 1, "color": "red"}), "pruned and defaulted");
+    assert_eq!(stored.json["metadata"]["generation"], 1);
+    let other = cluster.get("/apis/example.com/v1beta1/namespaces/default/widgets/w").await.json;
+    assert_eq!((other["apiVersion"].as_str(), other["spec"]["size"].as_i64()), (Some("example.com/v1beta1"), Some(1)));
+    let status = cluster.patch(&format!("{WIDGETS}/w/status"), "merge-patch", &json!({"spec": {"size": 5}, "status": {"ok": true}})).await.json;
+    assert_eq!((status["spec"]["size"].as_i64(), status["status"]["ok"].as_bool(), status["metadata"]["generation"].as_i64()), (Some(1), Some(true), Some(1)));
+    assert_eq!(cluster.patch(&format!("{WIDGETS}/w"), "strategic-merge-patch", &json!({})).await.code, 415);
+    let groups = cluster.get("/apis").await.json;
+    assert!(groups["groups"].as_array().unwrap().iter().any(|g| g["name"] == "example.com"));
+
+    drop(watch);
+    let cluster = cluster.restart().await;
+    assert_eq!(cluster.get(&format!("{WIDGETS}/w")).await.code, 200);
+    let mut watch = cluster.watch(&format!("{CRDS}?watch=1")).await;
+    cluster.delete(&format!("{CRDS}/widgets.example.com"), &Value::Null).await;
+    until(&mut watch, |e| e["type"] == "DELETED").await;
+    let left = ferrokube_store::Store::range(&*cluster.store, "/registry/example.com/".into(), "/registry/example.com0".into(), None, 0).await.unwrap();
+    assert!(left.items.is_empty());
+}

@@ -1,0 +1,271 @@
+//! create, update, patch and delete.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod common;
+
+use common::{Cluster, MAPS, pod};
+use serde_json::{Value, json};
+
+#[tokio::test]
+async fn a_create_answers_with_what_is_stored() {
+    let cluster = Cluster::start().await;
+    let made = cluster.config_map("a", &json!({"k": "v"})).await;
+    assert_eq!(made.code, 201);
+    let meta = &made.json["metadata"];
+    assert!(!meta["uid"].as_str().unwrap().is_empty() && meta["creationTimestamp"].is_string());
+    assert_eq!(meta["managedFields"][0]["manager"], "test");
+    assert_eq!(cluster.get(&format!("{MAPS}/a")).await.json, made.json);
+    let again = cluster.config_map("a", &json!({})).await;
+    assert_eq!((again.code, again.json["reason"].as_str()), (409, Some("AlreadyExists")));
+    assert_eq!(again.message(), "configmaps \"a\" already exists");
+    let named = cluster.post(MAPS, &json!({"metadata": {"generateName": "gen-"}})).await;
+    assert_eq!(named.json["metadata"]["name"].as_str().unwrap().len(), 9);
+    let dry = cluster.post(&format!("{MAPS}?dryRun=All"), &json!({"metadata": {"name": "dry"}})).await;
+    assert_eq!((dry.code, dry.json["metadata"].get("resourceVersion")), (201, None));
+    assert_eq!(cluster.get(&format!("{MAPS}/dry")).await.code, 404);
+}
+
+#[tokio::test]
+async fn bad_input_gets_the_answer_kubernetes_gives() {
+    let cluster = Cluster::start().await;
+    let cases = [
+        (json!({"metadata": {"name": "UPPER"}}), 422, "Invalid"),
+        (json!({"metadata": {}}), 422, "Invalid"),
+        (json!({"metadata": {"name": "a", "namespace": "other"}}), 400, "BadRequest"),
+        (json!({"kind": "Secret", "apiVersion": "v1", "metadata": {"name": "a"}}), 400, "BadRequest"),
+        (json!({"metadata": {"name": "a"}, "data": {"k": 1}}), 400, "BadRequest"),
+        (json!({"metadata": {"name": "a", "labels": {"-bad": "x"}}}), 422, "Invalid"),
+    ];
+    for (body, code, reason) in cases {
+        let reply = cluster.post(MAPS, &body).await;
+        assert_eq!((reply.code, reply.json["reason"].as_str()), (code, Some(reason)), "{body}: {}", reply.text);
+    }
+    let broken = cluster.ask("POST", MAPS, "application/json", b"{".to_vec()).await;
+    assert_eq!(broken.code, 400);
+    let huge = cluster.ask("POST", MAPS, "application/json", vec![b' '; 3 * 1024 * 1024 + 1]).await;
+    assert_eq!((huge.code, huge.json["reason"].as_str()), (413, Some("RequestEntityTooLarge")));
+    let media = cluster.ask("POST", MAPS, "text/plain", b"{}".to_vec()).await;
+    assert_eq!((media.code, media.json["reason"].as_str()), (415, Some("UnsupportedMediaType")));
+    let unknown = json!({"metadata": {"name": "w"}, "nope": 1});
+    let warned = cluster.post(MAPS, &unknown).await;
+    assert_eq!(warned.code, 201);
+    assert_eq!(warned.headers["warning"], "299 - \"unknown field \\\"nope\\\"\"");
+    assert_eq!(cluster.post(&format!("{MAPS}?fieldValidation=Strict"), &json!({"metadata": {"name": "s"}, "nope": 1})).await.code, 400);
+    assert_eq!(cluster.get("/api/v1/nope").await.code, 404);
+    assert_eq!(cluster.post("/api/v1/pods", &pod("x")).await.code, 405);
+    assert_eq!(cluster.ask("PUT", MAPS, "application/json", b"{}".to_vec()).await.code, 405);
+    assert_eq!(cluster.get(&format!("{MAPS}/none")).await.message(), "configmaps \"none\" not found");
+}
+
+#[tokio::test]
+async fn an_update_needs_the_version_it_is_based_on() {
+    let cluster = Cluster::start().await;
+    let uri = format!("{MAPS}/a");
+    let first = cluster.config_map("a", &json!({"n": "1"})).await.json;
+    let mut changed = first.clone();
+    changed["data"]["n"] = json!("2");
+    let second = cluster.put(&uri, &changed).await;
+    assert_eq!(second.code, 200);
+    assert_ne!(second.json["metadata"]["resourceVersion"], first["metadata"]["resourceVersion"]);
+    let stale = cluster.put(&uri, &changed).await;
+    assert_eq!((stale.code, stale.json["reason"].as_str()), (409, Some("Conflict")));
+    let same = cluster.put(&uri, &second.json).await;
+    assert_eq!(same.json["metadata"]["resourceVersion"], second.json["metadata"]["resourceVersion"], "no change, no new version");
+    let wrong_uid = json!({"metadata": {"name": "a", "uid": "other"}});
+    assert_eq!(cluster.put(&uri, &wrong_uid).await.code, 409);
+    assert_eq!(cluster.put(&uri, &json!({"metadata": {"name": "b"}})).await.code, 400);
+    assert_eq!(cluster.put(&format!("{MAPS}/none"), &json!({"metadata": {"name": "none"}})).await.code, 404);
+    let lease = "/apis/coordination.k8s.io/v1/namespaces/default/leases/l";
+    assert_eq!(cluster.put(lease, &json!({"metadata": {"name": "l"}, "spec": {"holderIdentity": "me"}})).await.code, 201);
+    assert_eq!(cluster.put(lease, &json!({"metadata": {"name": "l"}, "spec": {"holderIdentity": "you"}})).await.code, 422);
+}
+
+#[tokio::test]
+async fn writers_of_one_object_lose_nothing() {
+    let cluster = Cluster::start().await;
+    cluster.config_map("a", &json!({})).await;
+    let uri = format!("{MAPS}/a");
+    let patches = (0..40).map(|n| {
+        let (cluster, uri) = (&cluster, &uri);
+        async move { cluster.patch(uri, "merge-patch", &json!({"data": {format!("k{n}"): "x"}})).await.code }
+    });
+    let codes = futures_util::future::join_all(patches).await;
+    assert!(codes.iter().all(|c| *c == 200), "{codes:?}");
+    assert_eq!(cluster.get(&uri).await.json["data"].as_object().unwrap().len(), 40);
+}
+
+#[tokio::test]
+async fn the_four_kinds_of_patch_work() {
+    let cluster = Cluster::start().await;
+    let uri = "/apis/apps/v1/namespaces/default/deployments/web";
+    let deployment = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"}, "spec": {"selector": {"matchLabels": {"a": "b"}},
+        "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "one"}]}}}});
+    let applied = cluster.patch(&format!("{uri}?fieldManager=me"), "apply", &deployment).await;
+    assert_eq!((applied.code, applied.json["metadata"]["generation"].as_i64()), (201, Some(1)), "{}", applied.text);
+    let again = cluster.patch(&format!("{uri}?fieldManager=me"), "apply", &deployment).await;
+    assert_eq!((again.code, again.version()), (200, applied.version()));
+    let merged = cluster.patch(uri, "strategic-merge-patch", &json!({"spec": {"template": {"spec": {"containers": [{"name": "d", "image": "two"}]}}}})).await;
+    assert_eq!(merged.json["spec"]["template"]["spec"]["containers"].as_array().unwrap().len(), 2);
+    assert_eq!(merged.json["metadata"]["generation"], 2);
+    let by_json = cluster.patch(uri, "json-patch", &json!([{"op": "replace", "path": "/spec/replicas", "value": 4}])).await;
+    assert_eq!(by_json.json["spec"]["replicas"], 4);
+    assert_eq!(cluster.patch(uri, "json-patch", &json!([{"op": "test", "path": "/spec/replicas", "value": 9}])).await.code, 422);
+    let by_merge = cluster.patch(uri, "merge-patch", &json!({"metadata": {"labels": {"x": "y"}}})).await;
+    assert_eq!((by_merge.json["metadata"]["labels"]["x"].as_str(), by_merge.json["metadata"]["generation"].as_i64()), (Some("y"), Some(3)));
+    let mut other = deployment.clone();
+    other["spec"]["template"]["spec"]["containers"][0]["image"] = json!("three");
+    let conflict = cluster.patch(&format!("{uri}?fieldManager=you"), "apply", &other).await;
+    assert_eq!((conflict.code, conflict.json["details"]["causes"][0]["reason"].as_str()), (409, Some("FieldManagerConflict")), "{}", conflict.text);
+    let forced = cluster.patch(&format!("{uri}?fieldManager=you&force=true"), "apply", &other).await;
+    assert_eq!(forced.code, 200);
+    assert_eq!(cluster.patch(uri, "apply", &deployment).await.code, 422, "apply without a manager");
+    assert_eq!(cluster.ask("PATCH", uri, "application/json", b"{}".to_vec()).await.code, 415);
+}
+
+#[tokio::test]
+async fn views_write_only_their_part() {
+    let cluster = Cluster::start().await;
+    let uri = "/apis/apps/v1/namespaces/default/deployments/web";
+    let deployment = json!({"metadata": {"name": "web"}, "spec": {"replicas": 2, "selector": {"matchLabels": {"a": "b"}},
+        "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "one"}]}}}});
+    let made = cluster.post("/apis/apps/v1/namespaces/default/deployments", &deployment).await;
+    assert_eq!(made.code, 201, "{}", made.text);
+    let mut body = made.json.clone();
+    body["spec"]["replicas"] = json!(9);
+    body["status"] = json!({"replicas": 2, "readyReplicas": 1, "observedGeneration": 1});
+    let status = cluster.put(&format!("{uri}/status"), &body).await.json;
+    assert_eq!((status["spec"]["replicas"].as_i64(), status["status"]["readyReplicas"].as_i64()), (Some(2), Some(1)));
+    assert_eq!(status["metadata"]["generation"], 1);
+    body["metadata"]["resourceVersion"] = status["metadata"]["resourceVersion"].clone();
+    body["status"]["readyReplicas"] = json!(7);
+    let main = cluster.put(uri, &body).await.json;
+    assert_eq!((main["spec"]["replicas"].as_i64(), main["status"]["readyReplicas"].as_i64()), (Some(9), Some(1)));
+    assert_eq!(main["metadata"]["generation"], 2);
+    let scale = cluster.get(&format!("{uri}/scale")).await.json;
+    assert_eq!((scale["kind"].as_str(), scale["spec"]["replicas"].as_i64(), scale["status"]["selector"].as_str()), (Some("Scale"), Some(9), Some("a=b")));
+    let scaled = cluster.patch(&format!("{uri}/scale"), "merge-patch", &json!({"spec": {"replicas": 3}})).await;
+    assert_eq!((scaled.code, scaled.json["spec"]["replicas"].as_i64()), (200, Some(3)), "{}", scaled.text);
+    assert_eq!(cluster.get(uri).await.json["spec"]["replicas"], 3);
+}
+
+#[tokio::test]
+async fn finalizers_hold_an_object_until_they_are_gone() {
+    let cluster = Cluster::start().await;
+    let uri = format!("{MAPS}/a");
+    cluster.post(MAPS, &json!({"metadata": {"name": "a", "finalizers": ["example.com/hold"]}})).await;
+    let asked = cluster.delete(&uri, &Value::Null).await.json;
+    assert!(asked["metadata"]["deletionTimestamp"].is_string());
+    let added = cluster.patch(&uri, "merge-patch", &json!({"metadata": {"finalizers": ["example.com/hold", "example.com/more"]}})).await;
+    assert_eq!(added.code, 422);
+    assert_eq!(cluster.patch(&uri, "merge-patch", &json!({"metadata": {"finalizers": null}})).await.code, 200);
+    assert_eq!(cluster.get(&uri).await.code, 404);
+    cluster.config_map("b", &json!({})).await;
+    let foreground = cluster.delete(&format!("{MAPS}/b"), &json!({"propagationPolicy": "Foreground"})).await.json;
+    assert_eq!(foreground["metadata"]["finalizers"], json!(["foregroundDeletion"]));
+    cluster.config_map("c", &json!({})).await;
+    let wrong = cluster.delete(&format!("{MAPS}/c"), &json!({"preconditions": {"uid": "x"}})).await;
+    assert_eq!((wrong.code, wrong.json["reason"].as_str()), (409, Some("Conflict")));
+    let dry = cluster.delete(&format!("{MAPS}/c?dryRun=All"), &Value::Null).await;
+    assert_eq!(dry.code, 200);
+    assert_eq!(cluster.get(&format!("{MAPS}/c")).await.code, 200);
+}
+
+#[tokio::test]
+async fn a_running_pod_gets_its_grace() {
+    let cluster = Cluster::start().await;
+    let pods = "/api/v1/namespaces/default/pods";
+    let never_ran = cluster.post(pods, &pod("never")).await;
+    assert_eq!(never_ran.code, 201, "{}", never_ran.text);
+    cluster.delete(&format!("{pods}/never"), &Value::Null).await;
+    assert_eq!(cluster.get(&format!("{pods}/never")).await.code, 404);
+    cluster.post(pods, &pod("p")).await;
+    let binding = json!({"metadata": {"name": "p"}, "target": {"kind": "Node", "name": "n1"}});
+    assert_eq!(cluster.post(&format!("{pods}/p/binding"), &binding).await.code, 201);
+    let bound = cluster.get(&format!("{pods}/p")).await.json;
+    assert_eq!(bound["spec"]["nodeName"], "n1");
+    assert_eq!(bound["status"]["conditions"][0]["type"], "PodScheduled");
+    let twice = cluster.post(&format!("{pods}/p/binding"), &binding).await;
+    assert_eq!(twice.code, 409, "{}", twice.text);
+    let asked = cluster.delete(&format!("{pods}/p"), &Value::Null).await.json;
+    assert_eq!(asked["metadata"]["deletionGracePeriodSeconds"], 30);
+    let shorter = cluster.delete(&format!("{pods}/p"), &json!({"gracePeriodSeconds": 5})).await.json;
+    assert_eq!(shorter["metadata"]["deletionGracePeriodSeconds"], 5);
+    cluster.delete(&format!("{pods}/p"), &json!({"gracePeriodSeconds": 0})).await;
+    assert_eq!(cluster.get(&format!("{pods}/p")).await.code, 404);
+}
+
+#[tokio::test]
+async fn a_collection_is_deleted_by_selector() {
+    let cluster = Cluster::start().await;
+    for n in 0..150 {
+        cluster.post(MAPS, &json!({"metadata": {"name": format!("m{n}"), "labels": {"even": (n % 2 == 0).to_string()}}})).await;
+    }
+    let gone = cluster.delete(&format!("{MAPS}?labelSelector=even%3Dtrue"), &Value::Null).await;
+    assert_eq!((gone.code, gone.json["items"].as_array().map(Vec::len)), (200, Some(75)));
+    assert_eq!(cluster.get(MAPS).await.json["items"].as_array().unwrap().len(), 75);
+}
+
+#[tokio::test]
+async fn services_get_addresses_of_their_own() {
+    let cluster = Cluster::start().await;
+    let services = "/api/v1/namespaces/default/services";
+    let service = |name: &str, more: Value| {
+        let mut body = json!({"metadata": {"name": name}, "spec": {"ports": [{"port": 80}]}});
+        more.as_object().unwrap().iter().for_each(|(k, v)| body["spec"][k] = v.clone());
+        body
+    };
+    let a = cluster.post(services, &service("a", json!({}))).await.json;
+    let ip = a["spec"]["clusterIP"].as_str().unwrap().to_owned();
+    assert!(ip.starts_with("10.96."));
+    assert_eq!((a["spec"]["clusterIPs"].clone(), a["spec"]["ipFamilies"].clone(), a["spec"]["ipFamilyPolicy"].clone()), (json!([ip]), json!(["IPv4"]), json!("SingleStack")));
+    let taken = cluster.post(services, &service("b", json!({"clusterIP": ip}))).await;
+    assert_eq!((taken.code, taken.json["details"]["causes"][0]["field"].as_str()), (422, Some("spec.clusterIPs")), "{}", taken.text);
+    assert!(taken.message().contains("provided IP is already allocated"), "{}", taken.message());
+    cluster.delete(&format!("{services}/a"), &Value::Null).await;
+    assert_eq!(cluster.post(services, &service("b", json!({"clusterIP": ip}))).await.code, 201, "a freed address can be had at once");
+    let node_port = cluster.post(services, &service("n", json!({"type": "NodePort"}))).await.json;
+    let port = node_port["spec"]["ports"][0]["nodePort"].as_u64().unwrap();
+    assert!((30000..=32767).contains(&port));
+    let back = cluster.patch(&format!("{services}/n"), "merge-patch", &json!({"spec": {"type": "ClusterIP"}})).await.json;
+    assert!(back["spec"]["ports"][0].get("nodePort").is_none());
+    let wrong = cluster.post(services, &service("w", json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": 80}]}))).await;
+    assert!(wrong.message().contains("provided port is not in the valid range. The range of valid ports is 30000-32767"), "{}", wrong.message());
+    let headless = cluster.post(services, &service("h", json!({"clusterIP": "None"}))).await.json;
+    assert_eq!(headless["spec"]["clusterIPs"], json!(["None"]));
+}
+
+#[tokio::test]
+async fn namespaces_go_when_their_finalizers_are_gone() {
+    let cluster = Cluster::start().await;
+    cluster.post("/api/v1/namespaces", &json!({"metadata": {"name": "n"}})).await;
+    let asked = cluster.delete("/api/v1/namespaces/n", &Value::Null).await.json;
+    assert_eq!(asked["status"]["phase"], "Terminating");
+    let refused = cluster.post("/api/v1/namespaces/n/configmaps", &json!({"metadata": {"name": "a"}})).await;
+    assert_eq!(refused.code, 403, "{}", refused.text);
+    let mut finalized = asked.clone();
+    finalized["spec"]["finalizers"] = json!([]);
+    assert_eq!(cluster.put("/api/v1/namespaces/n/finalize", &finalized).await.code, 200);
+    assert_eq!(cluster.get("/api/v1/namespaces/n").await.code, 404);
+}
+
+#[tokio::test]
+async fn an_eviction_asks_the_disruption_budget() {
+    let cluster = Cluster::start().await;
+    let pods = "/api/v1/namespaces/default/pods";
+    cluster.post(pods, &pod("p")).await;
+    cluster.post(&format!("{pods}/p/binding"), &json!({"target": {"name": "n1"}})).await;
+    let running = json!({"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}});
+    assert_eq!(cluster.patch(&format!("{pods}/p/status"), "merge-patch", &running).await.code, 200);
+    let budgets = "/apis/policy/v1/namespaces/default/poddisruptionbudgets";
+    let budget = cluster.post(budgets, &json!({"metadata": {"name": "b"}, "spec": {"minAvailable": 1, "selector": {"matchLabels": {"app": "p"}}}})).await;
+    assert_eq!(budget.code, 201, "{}", budget.text);
+    let status = |allowed: i64| json!({"status": {"observedGeneration": 1, "disruptionsAllowed": allowed, "currentHealthy": 1, "desiredHealthy": 1, "expectedPods": 1}});
+    assert_eq!(cluster.patch(&format!("{budgets}/b/status"), "merge-patch", &status(0)).await.code, 200);
+    let eviction = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "p"}});
+    let refused = cluster.post(&format!("{pods}/p/eviction"), &eviction).await;
+    assert_eq!((refused.code, refused.message()), (429, "Cannot evict pod as it would violate the pod's disruption budget."), "{}", refused.text);
+    cluster.patch(&format!("{budgets}/b/status"), "merge-patch", &status(1)).await;
+    assert_eq!(cluster.post(&format!("{pods}/p/eviction"), &eviction).await.code, 201);
+    assert!(cluster.get(&format!("{pods}/p")).await.json["metadata"]["deletionTimestamp"].is_string());
+    assert_eq!(cluster.get(&format!("{budgets}/b")).await.json["status"]["disruptionsAllowed"], 0);
+}
