@@ -21,7 +21,6 @@ pub(super) const MUTATING_POLICY: Hooks =
 pub(super) const BINDING: Hooks =
     Hooks { default: Some(default_binding), validate_create: Some(binding), ..Hooks::NONE };
 
-const NONE: Value = Value::Null;
 const SPEC: At<'static> = At::field("spec");
 
 fn default_webhooks(o: &mut Value) {
@@ -191,7 +190,7 @@ fn match_conditions(v: &Value, at: &At, e: &mut Errors) {
 }
 
 fn policy(o: &Value, e: &mut Errors) {
-    let spec = o.get("spec").unwrap_or(&NONE);
+    let spec = spec(o);
     check::choice_if_set(spec, "failurePolicy", &["Fail", "Ignore"], &SPEC, e);
     match get(spec, "matchConstraints") {
         None => e.required(&SPEC.child("matchConstraints"), ""),
@@ -218,7 +217,7 @@ fn policy(o: &Value, e: &mut Errors) {
 }
 
 fn binding(o: &Value, e: &mut Errors) {
-    let spec = o.get("spec").unwrap_or(&NONE);
+    let spec = spec(o);
     check::required_form(spec, "policyName", names::dns1123_subdomain, &SPEC, e);
     if let Some(reference) = get(spec, "paramRef") {
         let path = SPEC.child("paramRef");

@@ -8,7 +8,6 @@ use crate::names;
 use serde_json::{Value, json};
 
 const SPEC: At<'static> = At::field("spec");
-const NONE: Value = Value::Null;
 
 const BASE: Hooks =
     Hooks { prepare_create: Some(common::reset_status), warnings: Some(pod::warnings::workload), ..Hooks::NONE };
@@ -42,10 +41,6 @@ pub(super) const REPLICATION_CONTROLLER: Hooks =
     Hooks { default: Some(default_controller), validate_create: Some(controller), ..BASE };
 pub(super) const CONTROLLER_REVISION: Hooks =
     Hooks { validate_create: Some(revision), validate_update: Some(revision_update), ..Hooks::NONE };
-
-fn spec(object: &Value) -> &Value {
-    object.get("spec").unwrap_or(&NONE)
-}
 
 fn template(spec: &mut Value) {
     pod::template_defaults(object(spec, "template"));

@@ -8,7 +8,6 @@ use crate::names;
 use serde_json::{Value, json};
 
 const SPEC: At<'static> = At::field("spec");
-const NONE: Value = Value::Null;
 const METRICS: &str = "autoscaling.alpha.kubernetes.io/metrics";
 const CURRENT: &str = "autoscaling.alpha.kubernetes.io/current-metrics";
 const CONDITIONS: &str = "autoscaling.alpha.kubernetes.io/conditions";
@@ -138,7 +137,7 @@ fn v2_from_v1(o: &mut Value) {
 }
 
 fn validate(o: &Value, e: &mut Errors) {
-    let spec = o.get("spec").unwrap_or(&NONE);
+    let spec = spec(o);
     let (least, most) = (int(spec, "minReplicas").unwrap_or(1), int(spec, "maxReplicas").unwrap_or_default());
     if least < 1 {
         e.invalid(&SPEC.child("minReplicas"), &least.into(), "must be greater than or equal to 1");

@@ -7,7 +7,6 @@ use crate::labels::Selector;
 use serde_json::{Map, Value, json};
 
 const SPEC: At<'static> = At::field("spec");
-const NONE: Value = Value::Null;
 const UID_LABELS: [&str; 2] = ["controller-uid", "batch.kubernetes.io/controller-uid"];
 const NAME_LABELS: [&str; 2] = ["job-name", "batch.kubernetes.io/job-name"];
 
@@ -27,10 +26,6 @@ pub(super) const CRON_JOB: Hooks = Hooks {
     validate_update: Some(|new, _, e| cron_job(new, e)),
     ..Hooks::NONE
 };
-
-fn spec(object: &Value) -> &Value {
-    object.get("spec").unwrap_or(&NONE)
-}
 
 fn default_job(o: &mut Value) {
     let spec = object(o, "spec");

@@ -10,7 +10,6 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 const SPEC: At<'static> = At::field("spec");
-const NONE: Value = Value::Null;
 const USAGES: [&str; 23] = [
     "any",
     "cert sign",
@@ -102,7 +101,7 @@ fn stamp(all: &mut [Value], old: &Value, context: &HookContext) {
 }
 
 fn validate(o: &Value, e: &mut Errors) {
-    let spec = o.get("spec").unwrap_or(&NONE);
+    let spec = spec(o);
     request(spec, e);
     let usages = SPEC.child("usages");
     if list(spec, "usages").is_empty() {

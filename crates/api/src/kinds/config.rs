@@ -80,40 +80,33 @@ fn secret(o: &Value, e: &mut Errors) {
     if entries(o, "data").map(|(_, v)| decoded_len(v)).sum::<usize>() > SIZE_MAX {
         e.too_long(&At::field("data"), SIZE_MAX);
     }
-    let need = |key: &str, e: &mut Errors| {
-        if at(o, &["data", key]).is_none() {
-            let path = At::field("data");
-            e.required(&path.key(key), "");
-        }
-    };
+    let missing = |key: &str| at(o, &["data", key]).is_none();
     match text(o, "type") {
-        "kubernetes.io/service-account-token" => {
-            const ACCOUNT: &str = "kubernetes.io/service-account.name";
-            if text_at(o, &["metadata", "annotations", ACCOUNT]).is_empty() {
-                let path = At::field("metadata");
-                let path = path.child("annotations");
-                e.required(&path.key(ACCOUNT), "");
-            }
-        }
+        "kubernetes.io/service-account-token" => names_its_account(o, e),
         "kubernetes.io/dockercfg" => docker_config(o, ".dockercfg", e),
         "kubernetes.io/dockerconfigjson" => docker_config(o, ".dockerconfigjson", e),
-        "kubernetes.io/basic-auth" => {
-            if at(o, &["data", "username"]).is_none() && at(o, &["data", "password"]).is_none() {
-                need("username", e);
-                need("password", e);
-            }
+        "kubernetes.io/basic-auth" if missing("username") && missing("password") => {
+            need(&["username", "password"], missing, e);
         }
         "kubernetes.io/ssh-auth" => {
-            if text_at(o, &["data", "ssh-privatekey"]).is_empty() {
-                let path = At::field("data");
-                e.required(&path.key("ssh-privatekey"), "");
-            }
+            need(&["ssh-privatekey"], |key| text_at(o, &["data", key]).is_empty(), e);
         }
-        "kubernetes.io/tls" => {
-            need("tls.crt", e);
-            need("tls.key", e);
-        }
+        "kubernetes.io/tls" => need(&["tls.crt", "tls.key"], missing, e),
         _ => {}
+    }
+}
+
+fn need(keys: &[&str], missing: impl Fn(&str) -> bool, e: &mut Errors) {
+    let path = At::field("data");
+    keys.iter().filter(|key| missing(key)).for_each(|key| e.required(&path.key(key), ""));
+}
+
+fn names_its_account(o: &Value, e: &mut Errors) {
+    const ACCOUNT: &str = "kubernetes.io/service-account.name";
+    if text_at(o, &["metadata", "annotations", ACCOUNT]).is_empty() {
+        let path = At::field("metadata");
+        let path = path.child("annotations");
+        e.required(&path.key(ACCOUNT), "");
     }
 }
 

@@ -9,7 +9,7 @@ use serde_json::Value;
 pub(super) const CLAIM: Hooks = Hooks {
     default: Some(|o| default_spec(object(o, "spec"))),
     prepare_create: Some(common::reset_status),
-    validate_create: Some(|o, e| claim_spec(o.get("spec").unwrap_or(&NONE), &At::field("spec"), e)),
+    validate_create: Some(|o, e| claim_spec(spec(o), &At::field("spec"), e)),
     validate_update: Some(fixed),
     ..Hooks::NONE
 };
@@ -23,8 +23,6 @@ pub(super) const TEMPLATE: Hooks = Hooks {
     ..Hooks::NONE
 };
 pub(super) const SLICE: Hooks = Hooks { validate_create: Some(slice), ..Hooks::NONE };
-
-const NONE: Value = Value::Null;
 
 fn default_spec(spec: &mut Value) {
     let Some(devices) = get_mut(spec, "devices") else { return };
@@ -89,7 +87,7 @@ fn fixed(new: &Value, old: &Value, e: &mut Errors) {
 
 fn slice(o: &Value, e: &mut Errors) {
     let path = At::field("spec");
-    let spec = o.get("spec").unwrap_or(&NONE);
+    let spec = spec(o);
     super::pod::volumes::driver_name(text(spec, "driver"), &path.child("driver"), e);
     let pool = spec.get("pool").unwrap_or(&NONE);
     check::required(pool, "name", &path.child("pool"), e);

@@ -21,7 +21,6 @@ pub(super) const API_SERVICE: Hooks = Hooks {
     ..Hooks::NONE
 };
 
-const NONE: Value = Value::Null;
 const SPEC: At<'static> = At::field("spec");
 
 fn default_definition(o: &mut Value) {
@@ -59,7 +58,7 @@ fn remember_storage_version(o: &mut Value, old_status: Option<&Value>) {
 }
 
 fn definition(o: &Value, e: &mut Errors) {
-    let spec = o.get("spec").unwrap_or(&NONE);
+    let spec = spec(o);
     let (group, plural) = (text(spec, "group"), text_at(spec, &["names", "plural"]));
     let name = text_at(o, &["metadata", "name"]);
     if name != format!("{plural}.{group}") {
@@ -128,7 +127,7 @@ fn default_api_service(o: &mut Value) {
 }
 
 fn api_service(o: &Value, e: &mut Errors) {
-    let spec = o.get("spec").unwrap_or(&NONE);
+    let spec = spec(o);
     let (group, version) = (text(spec, "group"), text(spec, "version"));
     let wanted = format!("{version}.{group}");
     let name = text_at(o, &["metadata", "name"]);

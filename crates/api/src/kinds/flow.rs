@@ -19,7 +19,6 @@ pub(super) const LEVEL: Hooks = Hooks {
     ..Hooks::NONE
 };
 
-const NONE: Value = Value::Null;
 const SPEC: At<'static> = At::field("spec");
 
 fn default_level(o: &mut Value) {
@@ -45,7 +44,7 @@ fn default_level(o: &mut Value) {
 }
 
 fn schema(o: &Value, e: &mut Errors) {
-    let spec = o.get("spec").unwrap_or(&NONE);
+    let spec = spec(o);
     let n = int(spec, "matchingPrecedence").unwrap_or_default();
     let at = SPEC.child("matchingPrecedence");
     if !(1..=10000).contains(&n) {
@@ -73,7 +72,7 @@ fn schema(o: &Value, e: &mut Errors) {
 }
 
 fn level(o: &Value, e: &mut Errors) {
-    let spec = o.get("spec").unwrap_or(&NONE);
+    let spec = spec(o);
     let (exempt, limited) = (get(spec, "exempt"), get(spec, "limited"));
     match text(spec, "type") {
         "Exempt" if limited.is_some() => e.forbidden(&SPEC.child("limited"), "must be nil if the type is not Limited"),

@@ -4,6 +4,14 @@
 
 use serde_json::{Map, Value};
 
+/// What an absent part of an object reads as.
+pub const NONE: Value = Value::Null;
+
+/// The `spec` of an object.
+pub fn spec(object: &Value) -> &Value {
+    object.get("spec").unwrap_or(&NONE)
+}
+
 /// The value of a field, unless it is absent or null.
 pub fn get<'a>(v: &'a Value, key: &str) -> Option<&'a Value> {
     v.get(key).filter(|v| !v.is_null())

@@ -12,10 +12,9 @@ use serde_json::Value;
 /// Annotations of an object may not be larger than this, keys and values together (bytes).
 pub const ANNOTATIONS_MAX: usize = 256 << 10;
 const META: At<'static> = At::field("metadata");
-const EMPTY: Value = Value::Null;
 
 fn meta(object: &Value) -> &Value {
-    object.get("metadata").unwrap_or(&EMPTY)
+    object.get("metadata").unwrap_or(&NONE)
 }
 
 /// Checks the metadata of a new object, whose name is already generated.
@@ -192,6 +191,6 @@ fn no_new_finalizers(new: &Value, old: &Value, e: &mut Errors) {
 /// A field that must not change, for rules of kinds.
 pub fn immutable_value(new: Option<&Value>, old: Option<&Value>, path: &At, e: &mut Errors) {
     if !same(new, old) {
-        e.invalid(path, new.unwrap_or(&EMPTY), IMMUTABLE);
+        e.invalid(path, new.unwrap_or(&NONE), IMMUTABLE);
     }
 }

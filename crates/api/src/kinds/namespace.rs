@@ -16,8 +16,6 @@ pub(super) const HOOKS: Hooks = Hooks {
     ..Hooks::NONE
 };
 
-const NONE: Value = Value::Null;
-
 fn default(o: &mut Value) {
     let name = text_at(o, &["metadata", "name"]).to_owned();
     if !name.is_empty() {

@@ -7,7 +7,6 @@ use crate::names;
 use serde_json::{Value, json};
 
 const SPEC: At<'static> = At::field("spec");
-const NONE: Value = Value::Null;
 
 pub(super) const INGRESS: Hooks = Hooks {
     prepare_create: Some(|o, _| set(o, "status", json!({"loadBalancer": {}}))),
@@ -35,10 +34,6 @@ pub(super) const SERVICE_CIDR: Hooks = Hooks {
     }),
     ..Hooks::NONE
 };
-
-fn spec(object: &Value) -> &Value {
-    object.get("spec").unwrap_or(&NONE)
-}
 
 fn ingress(o: &Value, e: &mut Errors) {
     let spec = spec(o);

@@ -7,7 +7,6 @@ use crate::names;
 use serde_json::{Map, Value, json};
 
 const SPEC: At<'static> = At::field("spec");
-const NONE: Value = Value::Null;
 
 /// A kubelet registers its node with the status in place, so a new node keeps it.
 pub(super) const HOOKS: Hooks = Hooks {
@@ -48,7 +47,7 @@ fn amounts(o: &Value, e: &mut Errors) {
 }
 
 fn validate(o: &Value, e: &mut Errors) {
-    let spec = o.get("spec").unwrap_or(&NONE);
+    let spec = spec(o);
     pod::placement::taints(spec, &SPEC, e);
     amounts(o, e);
     let path = SPEC.child("podCIDRs");

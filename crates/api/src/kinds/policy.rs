@@ -8,7 +8,6 @@ use crate::quantity::Quantity;
 use serde_json::{Value, json};
 
 const SPEC: At<'static> = At::field("spec");
-const NONE: Value = Value::Null;
 
 pub(super) const BUDGET: Hooks = Hooks {
     prepare_create: Some(|o, _| {
@@ -33,10 +32,6 @@ pub(super) const PRIORITY_CLASS: Hooks = Hooks {
     ..Hooks::NONE
 };
 pub(super) const LEASE: Hooks = Hooks { validate_create: Some(lease), ..Hooks::NONE };
-
-fn spec(object: &Value) -> &Value {
-    object.get("spec").unwrap_or(&NONE)
-}
 
 fn budget(o: &Value, e: &mut Errors) {
     let spec = spec(o);

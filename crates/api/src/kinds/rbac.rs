@@ -7,7 +7,6 @@ use crate::names;
 use serde_json::Value;
 
 const GROUP: &str = "rbac.authorization.k8s.io";
-const NONE: Value = Value::Null;
 
 const BASE: Hooks = Hooks { validate_name: Some(names::path_segment), ..Hooks::NONE };
 pub(super) const ROLE: Hooks = Hooks { default: Some(default_role), validate_create: Some(role), ..BASE };

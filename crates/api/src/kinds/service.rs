@@ -8,7 +8,6 @@ use serde_json::{Value, json};
 use std::collections::HashSet;
 
 const SPEC: At<'static> = At::field("spec");
-const NONE: Value = Value::Null;
 const TYPES: [&str; 4] = ["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"];
 
 pub(super) const HOOKS: Hooks = Hooks {
@@ -22,10 +21,6 @@ pub(super) const HOOKS: Hooks = Hooks {
     validate_name: Some(names::dns1123_label),
     ..Hooks::NONE
 };
-
-fn spec(object: &Value) -> &Value {
-    object.get("spec").unwrap_or(&NONE)
-}
 
 /// Whether traffic from outside can reach the service.
 fn external(spec: &Value) -> bool {

@@ -8,7 +8,6 @@ use crate::quantity::Quantity;
 use serde_json::{Value, json};
 
 const SPEC: At<'static> = At::field("spec");
-const NONE: Value = Value::Null;
 const MODES: [&str; 4] = ["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
 
 pub(super) const VOLUME: Hooks = Hooks {
@@ -42,10 +41,6 @@ pub(super) const ATTACHMENT: Hooks = Hooks {
 pub(super) const CSI_DRIVER: Hooks =
     Hooks { default: Some(default_driver), validate_create: Some(driver), ..Hooks::NONE };
 pub(super) const CSI_NODE: Hooks = Hooks { validate_create: Some(csi_node), ..Hooks::NONE };
-
-fn spec(object: &Value) -> &Value {
-    object.get("spec").unwrap_or(&NONE)
-}
 
 fn fixed_spec(new: &Value, old: &Value, validate: fn(&Value, &mut Errors), e: &mut Errors) {
     validate(new, e);

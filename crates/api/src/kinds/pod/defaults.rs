@@ -13,7 +13,7 @@ pub fn pod(pod: &mut Value) {
     let spec = object(pod, "spec");
     pod_spec(spec);
     for key in ["containers", "initContainers"] {
-        each_mut(spec, key).for_each(|c| requests_from_limits(c));
+        each_mut(spec, key).for_each(requests_from_limits);
     }
     super::resources::default_pod_level(spec);
     fill(spec, "enableServiceLinks", true);

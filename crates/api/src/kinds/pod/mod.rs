@@ -32,8 +32,6 @@ pub(super) const HOOKS: Hooks = Hooks {
     ..Hooks::NONE
 };
 
-const NONE: Value = Value::Null;
-
 fn prepare_create(pod: &mut Value, _: &HookContext) {
     // The quality of service follows from requests, which follow from limits.
     defaults::pod(pod);

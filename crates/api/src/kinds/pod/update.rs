@@ -8,12 +8,7 @@ use serde_json::Value;
 
 const SPEC: At<'static> = At::field("spec");
 const STATUS: At<'static> = At::field("status");
-const NONE: Value = Value::Null;
 const MUTABLE: &str = "`spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";
-
-fn spec(pod: &Value) -> &Value {
-    pod.get("spec").unwrap_or(&NONE)
-}
 
 fn status(pod: &Value) -> &Value {
     pod.get("status").unwrap_or(&NONE)

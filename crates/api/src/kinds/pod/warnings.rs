@@ -6,8 +6,6 @@ use crate::names;
 use crate::quantity::Quantity;
 use serde_json::Value;
 
-const NONE: Value = Value::Null;
-
 /// Node labels that have a successor, and what to say about them.
 const NODE_LABELS: [(&str, &str); 5] = [
     ("beta.kubernetes.io/arch", "deprecated since v1.14; use \"kubernetes.io/arch\" instead"),
