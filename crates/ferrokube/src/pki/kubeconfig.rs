@@ -5,7 +5,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 /// The text of a kubeconfig for `user` of `cluster` at `server`, trusting `ca` (PEM).
-pub fn kubeconfig(cluster: &str, server: &str, ca: &str, user: &str, credential: &Credential) -> String {
+pub(super) fn kubeconfig(cluster: &str, server: &str, ca: &str, user: &str, credential: &Credential) -> String {
     let (ca, certificate, key) = (STANDARD.encode(ca), STANDARD.encode(&credential.certificate), STANDARD.encode(&credential.key));
     format!(
         "apiVersion: v1\n\

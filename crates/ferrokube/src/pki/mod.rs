@@ -9,7 +9,7 @@ mod authority;
 mod files;
 mod kubeconfig;
 
-pub use kubeconfig::kubeconfig;
+use kubeconfig::kubeconfig;
 
 use authority::{Authority, Leaf, Use};
 use files::Folder;
@@ -150,7 +150,7 @@ pub fn ensure(dir: &Path, config: &PkiConfig) -> Result<Pki, PkiError> {
         config: config.clone(),
         folder,
     };
-    pki.write_kubeconfigs()?;
+    pki.write_kubeconfigs(&config.server)?;
     pki.folder.settle();
     Ok(pki)
 }
@@ -198,12 +198,15 @@ impl Pki {
         Ok(NodeCredentials { client, serving })
     }
 
-    /// Kubeconfig of a user of this cluster with the given credential.
-    pub fn kubeconfig(&self, user: &str, credential: &Credential) -> String {
-        kubeconfig(&self.config.cluster_name, &self.config.server, self.ca(), user, credential)
+    /// Writes the kubeconfigs for the URL at which the API server is reached in the end, when that was not known before
+    /// it listened.
+    pub fn publish(&self, server: &str) -> Result<(), PkiError> {
+        self.write_kubeconfigs(server)?;
+        self.folder.settle();
+        Ok(())
     }
 
-    fn write_kubeconfigs(&self) -> Result<(), PkiError> {
+    fn write_kubeconfigs(&self, server: &str) -> Result<(), PkiError> {
         let users = [
             ("admin", "kubernetes-admin", &self.admin),
             ("super-admin", "kubernetes-super-admin", &self.super_admin),
@@ -211,7 +214,8 @@ impl Pki {
             ("scheduler", "system:kube-scheduler", &self.scheduler),
         ];
         for (file, user, credential) in users {
-            self.folder.write_if_changed(&format!("../{file}.conf"), &self.kubeconfig(user, credential))?;
+            let text = kubeconfig(&self.config.cluster_name, server, self.ca(), user, credential);
+            self.folder.write_if_changed(&format!("../{file}.conf"), &text)?;
         }
         Ok(())
     }

@@ -210,12 +210,13 @@ impl Cluster {
 
 fn write_kubeconfig(plan: &Plan, address: SocketAddr, progress: &Progress) -> Result<()> {
     let options = &plan.options;
+    let server = server_url(address);
+    plan.pki.publish(&server)?;
     if options.no_kubeconfig {
         return Ok(());
     }
     let began = Instant::now();
     let Some(path) = options.kubeconfig.clone().or_else(kubeconfig::default_path) else { return Ok(()) };
-    let server = server_url(address);
     let entry = kubeconfig::Entry { name: &options.name, server: &server, ca: plan.pki.ca(), credential: &plan.pki.admin };
     kubeconfig::merge(&path, &entry)?;
     progress.done("kubeconfig", began, &format!("context {:?} in {}", options.name, path.display()));
