@@ -84,7 +84,12 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         std::fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
         let result = once(&args, &binary, &dir, milestones).await;
         // On a failure the log is worth keeping.
-        let run = result.with_context(|| format!("run {} of {}; its log and data are in {}", n + 1, args.runs, dir.display()))?;
+        let run = result.with_context(|| {
+            let log = std::fs::read_to_string(dir.join("log")).unwrap_or_default();
+            let end: Vec<&str> = log.lines().rev().take(5).collect();
+            let end: String = end.into_iter().rev().map(|line| format!("  {line}\n")).collect();
+            format!("run {} of {}; its log and data are in {}; the log ends:\n{end}", n + 1, args.runs, dir.display())
+        })?;
         std::fs::remove_dir_all(&dir).with_context(|| format!("removing {}", dir.display()))?;
         runs.push(run);
     }
@@ -201,12 +206,10 @@ async fn idle(child: &Child, reached: Vec<Duration>, time: Duration) -> anyhow::
     // What is done once after the start is not idling.
     tokio::time::sleep(Duration::from_secs(1)).await;
     let pids = process::tree(root);
-    let meter = Meter::new(pids.clone())?;
-    let (before, at) = (meter.read(), Instant::now());
+    let (before, at) = (process::exact_cpu(&pids), Instant::now());
     tokio::time::sleep(time).await;
-    let (after, elapsed) = (meter.read(), at.elapsed());
-    let (before, after) = before.zip(after).context("a process of it has ended while idle")?;
-    let idle_cpu = after.cpu.saturating_sub(before.cpu).as_secs_f64() / elapsed.as_secs_f64().max(1e-9);
+    let idle_cpu = process::exact_cpu(&pids).saturating_sub(before).as_secs_f64() / at.elapsed().as_secs_f64().max(1e-9);
+    let after = Meter::new(pids.clone())?.read().context("a process of it has ended while idle")?;
     Ok(Run { reached, resident: after.resident, proportional: process::proportional(&pids), idle_cpu, stopped: Duration::ZERO })
 }
 
