@@ -48,6 +48,12 @@ impl Pki {
         issue(&issuer, name, group, true)
     }
 
+    /// Another certificate for the server.
+    pub fn server_again(&self) -> Result<Tls, rcgen::Error> {
+        let issuer = Issuer::from_ca_cert_pem(&self.ca, KeyPair::from_pem(&self.ca_key)?)?;
+        issue(&issuer, "kube-apiserver", "", false)
+    }
+
     pub fn config(&self, store: Arc<dyn Store>) -> Config {
         let tokens = TokenConfig {
             issuer: "https://kubernetes.default.svc.cluster.local".to_owned(),

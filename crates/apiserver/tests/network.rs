@@ -1,0 +1,249 @@
+//! The server on a socket: TLS, credentials, limits, and streams to a kubelet.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod common;
+
+use bytes::Bytes;
+use common::{Cluster, pod};
+use ferrokube_apiserver::Tls;
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http1;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use serde_json::{Value, json};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+fn client(ca: &str, identity: Option<&Tls>, protocol: &[u8]) -> rustls::ClientConfig {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(ca.as_bytes()).unwrap()).unwrap();
+    let builder = rustls::ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().unwrap().with_root_certificates(roots);
+    let mut config = match identity {
+        Some(tls) => {
+            let chain = vec![CertificateDer::from_pem_slice(tls.certificate.as_bytes()).unwrap()];
+            builder.with_client_auth_cert(chain, PrivateKeyDer::from_pem_slice(tls.key.as_bytes()).unwrap()).unwrap()
+        }
+        None => builder.with_no_client_auth(),
+    };
+    config.alpn_protocols = vec![protocol.to_vec()];
+    config
+}
+
+async fn dial(cluster: &Cluster, identity: Option<&Tls>, protocol: &[u8]) -> tokio_rustls::client::TlsStream<TcpStream> {
+    let connector = TlsConnector::from(Arc::new(client(&cluster.pki.ca, identity, protocol)));
+    let stream = TcpStream::connect(cluster.running.address.unwrap()).await.unwrap();
+    connector.connect(ServerName::try_from("localhost").unwrap(), stream).await.unwrap()
+}
+
+async fn h1(cluster: &Cluster, identity: Option<&Tls>) -> http1::SendRequest<Full<Bytes>> {
+    let (sender, connection) = http1::handshake(TokioIo::new(dial(cluster, identity, b"http/1.1").await)).await.unwrap();
+    tokio::spawn(connection.with_upgrades());
+    sender
+}
+
+fn request(method: &str, uri: &str) -> http::request::Builder {
+    http::Request::builder().method(method).uri(uri).header("host", "localhost")
+}
+
+async fn answer(sender: &mut http1::SendRequest<Full<Bytes>>, request: http::Request<Full<Bytes>>) -> (u16, http::HeaderMap, Bytes) {
+    let response = sender.send_request(request).await.unwrap();
+    let (parts, body) = response.into_parts();
+    (parts.status.as_u16(), parts.headers, body.collect().await.unwrap().to_bytes())
+}
+
+async fn get(sender: &mut http1::SendRequest<Full<Bytes>>, uri: &str) -> (u16, Value) {
+    let (code, _, body) = answer(sender, request("GET", uri).body(Full::default()).unwrap()).await;
+    (code, serde_json::from_slice(&body).unwrap_or_default())
+}
+
+async fn listening() -> Cluster {
+    Cluster::with(|config| config.listen = Some(SocketAddr::from(([127, 0, 0, 1], 0)))).await
+}
+
+#[tokio::test]
+async fn who_asks_decides_what_is_seen() {
+    let cluster = listening().await;
+    let mut admin = h1(&cluster, Some(&cluster.pki.admin)).await;
+    assert_eq!(get(&mut admin, "/api/v1/namespaces/default").await.0, 200);
+    let mut nobody = h1(&cluster, None).await;
+    assert_eq!(get(&mut nobody, "/healthz").await.0, 200);
+    let (code, status) = get(&mut nobody, "/api/v1/namespaces").await;
+    assert_eq!((code, status["reason"].as_str()), (401, Some("Unauthorized")));
+    let jane = cluster.pki.client("jane", "dev").unwrap();
+    let mut jane = h1(&cluster, Some(&jane)).await;
+    let (code, status) = get(&mut jane, "/api/v1/namespaces/default/secrets").await;
+    assert_eq!(code, 403);
+    assert_eq!(status["message"], "secrets is forbidden: User \"jane\" cannot list resource \"secrets\" in API group \"\" in the namespace \"default\"");
+    assert_eq!(get(&mut jane, "/apis").await.0, 200);
+    let token = cluster.post("/api/v1/namespaces/default/serviceaccounts/default/token", &json!({"spec": {}})).await.json;
+    let token = token["status"]["token"].as_str().unwrap();
+    let asked = request("POST", "/apis/authentication.k8s.io/v1/selfsubjectreviews").header("authorization", format!("Bearer {token}"));
+    let (code, _, body) = answer(&mut nobody, asked.body(Full::from("{}")).unwrap()).await;
+    let review: Value = serde_json::from_slice(&body).unwrap();
+    assert_eq!((code, review["status"]["userInfo"]["username"].as_str()), (201, Some("system:serviceaccount:default:default")));
+}
+
+#[tokio::test]
+async fn both_versions_of_http_are_served_with_the_headers_of_upstream() {
+    let cluster = listening().await;
+    let mut one = h1(&cluster, Some(&cluster.pki.admin)).await;
+    let (code, headers, _) = answer(&mut one, request("GET", "/api/v1/nodes").body(Full::default()).unwrap()).await;
+    assert_eq!((code, headers["content-type"].to_str().unwrap(), headers["cache-control"].to_str().unwrap()), (200, "application/json", "no-cache, private"));
+    assert!(headers.contains_key("audit-id") && headers.contains_key("content-length"));
+    let stream = dial(&cluster, Some(&cluster.pki.admin), b"h2").await;
+    let (mut two, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let response = two.send_request(http::Request::get("https://localhost/version").body(Full::<Bytes>::default()).unwrap()).await.unwrap();
+    assert_eq!((response.status().as_u16(), response.version()), (200, http::Version::HTTP_2));
+}
+
+#[tokio::test]
+async fn large_answers_are_compressed_for_those_who_take_it() {
+    let cluster = listening().await;
+    cluster.config_map("big", &json!({"k": "x".repeat(300_000)})).await;
+    let mut admin = h1(&cluster, Some(&cluster.pki.admin)).await;
+    let asked = request("GET", "/api/v1/configmaps").header("accept-encoding", "gzip").body(Full::default()).unwrap();
+    let (_, headers, body) = answer(&mut admin, asked).await;
+    assert_eq!(headers["content-encoding"], "gzip");
+    assert!(body.len() < 10_000);
+    let mut text = String::new();
+    std::io::Read::read_to_string(&mut flate2::read::GzDecoder::new(&body[..]), &mut text).unwrap();
+    assert!(serde_json::from_str::<Value>(&text).unwrap()["items"].as_array().unwrap().iter().any(|o| o["metadata"]["name"] == "big"));
+}
+
+#[tokio::test]
+async fn a_certificate_is_replaced_without_a_restart() {
+    let cluster = listening().await;
+    let served = async |cluster: &Cluster| dial(cluster, None, b"http/1.1").await.get_ref().1.peer_certificates().unwrap()[0].clone().into_owned();
+    let before = served(&cluster).await;
+    let fresh = cluster.pki.server_again().unwrap();
+    cluster.running.server.set_certificate(&fresh).unwrap();
+    assert_ne!(served(&cluster).await, before);
+    assert!(cluster.running.server.set_certificate(&Tls::default()).is_err());
+}
+
+#[tokio::test]
+async fn a_stop_ends_watches_and_closes_the_door() {
+    let cluster = listening().await;
+    let address = cluster.running.address.unwrap();
+    let mut admin = h1(&cluster, Some(&cluster.pki.admin)).await;
+    let watch = request("GET", "/api/v1/configmaps?watch=1").body(Full::default()).unwrap();
+    let response = admin.send_request(watch).await.unwrap();
+    let Cluster { running, .. } = cluster;
+    running.stop().await;
+    response.into_body().collect().await.unwrap();
+    assert!(TcpStream::connect(address).await.is_err());
+}
+
+/// A kubelet that tells what it was asked and then echoes.
+async fn kubelet(cluster: &Cluster) -> (SocketAddr, tokio::sync::mpsc::Receiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let chain = vec![CertificateDer::from_pem_slice(cluster.pki.server.certificate.as_bytes()).unwrap()];
+    let key = PrivateKeyDer::from_pem_slice(cluster.pki.server.key.as_bytes()).unwrap();
+    let config = rustls::ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().unwrap().with_no_client_auth();
+    let acceptor = TlsAcceptor::from(Arc::new(config.with_single_cert(chain, key).unwrap()));
+    let (heard, asked) = tokio::sync::mpsc::channel(4);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (acceptor, heard) = (acceptor.clone(), heard.clone());
+            tokio::spawn(async move {
+                let mut stream = acceptor.accept(stream).await.unwrap();
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    head.push(stream.read_u8().await.unwrap());
+                }
+                let head = String::from_utf8(head).unwrap();
+                heard.send(head.clone()).await.unwrap();
+                if !head.to_lowercase().contains("upgrade: ") {
+                    stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 9\r\n\r\nlog line\n").await.unwrap();
+                    return;
+                }
+                stream.write_all(b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: SPDY/3.1\r\n\r\n").await.unwrap();
+                let (mut read, mut write) = tokio::io::split(stream);
+                let _ = tokio::io::copy(&mut read, &mut write).await;
+            });
+        }
+    });
+    (address, asked)
+}
+
+async fn with_pod(cluster: &Cluster, port: u16) {
+    let node = json!({"metadata": {"name": "n1"}});
+    assert_eq!(cluster.post("/api/v1/nodes", &node).await.code, 201);
+    let status = json!({"status": {"addresses": [{"type": "InternalIP", "address": "127.0.0.1"}], "daemonEndpoints": {"kubeletEndpoint": {"Port": port}}}});
+    assert_eq!(cluster.patch("/api/v1/nodes/n1/status", "merge-patch", &status).await.code, 200);
+    cluster.post("/api/v1/namespaces/default/pods", &pod("p")).await;
+    cluster.post("/api/v1/namespaces/default/pods/p/binding", &json!({"target": {"name": "n1"}})).await;
+}
+
+#[tokio::test]
+async fn streams_pass_through_to_the_kubelet_and_back() {
+    let cluster = listening().await;
+    let (address, mut asked) = kubelet(&cluster).await;
+    with_pod(&cluster, address.port()).await;
+    let mut admin = h1(&cluster, Some(&cluster.pki.admin)).await;
+    let logs = request("GET", "/api/v1/namespaces/default/pods/p/log?tailLines=5&follow=true").body(Full::default()).unwrap();
+    let (code, _, body) = answer(&mut admin, logs).await;
+    assert_eq!((code, &body[..]), (200, &b"log line\n"[..]));
+    assert!(asked.recv().await.unwrap().starts_with("GET /containerLogs/default/p/c?follow=true&tailLines=5 HTTP/1.1\r\n"));
+    let exec = request("POST", "/api/v1/namespaces/default/pods/p/exec?command=echo&command=a%20b&stdin=true&stdout=true&container=c")
+        .header("connection", "Upgrade")
+        .header("upgrade", "SPDY/3.1")
+        .header("x-stream-protocol-version", "v4.channel.k8s.io");
+    let response = admin.send_request(exec.body(Full::default()).unwrap()).await.unwrap();
+    assert_eq!(response.status(), 101);
+    let head = asked.recv().await.unwrap();
+    assert!(head.starts_with("POST /exec/default/p/c?input=1&output=1&command=echo&command=a%20b HTTP/1.1\r\n"), "{head}");
+    assert!(head.contains("x-stream-protocol-version: v4.channel.k8s.io") && !head.to_lowercase().contains("authorization"));
+    let mut pipe = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
+    pipe.write_all(b"there and back").await.unwrap();
+    let mut echoed = [0; 14];
+    pipe.read_exact(&mut echoed).await.unwrap();
+    assert_eq!(&echoed, b"there and back");
+}
+
+#[tokio::test]
+async fn streams_that_cannot_be_had_say_why() {
+    let cluster = listening().await;
+    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    with_pod(&cluster, closed.port()).await;
+    let exec = "/api/v1/namespaces/default/pods/p/exec";
+    let down = cluster.get("/api/v1/namespaces/default/pods/p/log").await;
+    assert_eq!((down.code, down.message()), (500, format!("error dialing backend: dial tcp {closed}: connect: connection refused").as_str()));
+    assert_eq!(cluster.post(&format!("{exec}?stdout=true"), &Value::Null).await.code, 422, "no command");
+    let wrong = cluster.post(&format!("{exec}?command=x&container=nope"), &Value::Null).await;
+    assert_eq!((wrong.code, wrong.message()), (400, "container nope is not valid for pod p"));
+    assert_eq!(cluster.get("/api/v1/namespaces/default/pods/p/log?tailLines=-1").await.code, 422);
+    cluster.post("/api/v1/namespaces/default/pods", &pod("q")).await;
+    let unplaced = cluster.post("/api/v1/namespaces/default/pods/q/exec?command=x", &Value::Null).await;
+    assert_eq!((unplaced.code, unplaced.message()), (400, "pod q does not have a host assigned"));
+}
+
+#[tokio::test]
+async fn health_version_discovery_and_metrics_answer() {
+    let cluster = listening().await;
+    let ready = cluster.get("/readyz?verbose").await;
+    assert!(ready.text.contains("[+]etcd ok") && ready.text.ends_with("readyz check passed\n"), "{}", ready.text);
+    assert_eq!(cluster.get("/livez/ping").await.text, "ok");
+    assert_eq!(cluster.get("/livez/nope").await.code, 404);
+    assert_eq!(cluster.get("/version").await.json["minor"], "36");
+    assert_eq!(cluster.get("/apis/apps").await.json["preferredVersion"]["groupVersion"], "apps/v1");
+    let resources = cluster.get("/apis/apps/v1").await.json;
+    assert!(resources["resources"].as_array().unwrap().iter().any(|r| r["name"] == "deployments/scale" && r["group"] == "autoscaling"));
+    let aggregated = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+    let document = cluster.send(common::admin(), "GET", "/apis", "", aggregated, Vec::new()).await;
+    assert_eq!(document.headers()["content-type"], aggregated);
+    assert!(document.headers().contains_key("etag"));
+    assert_eq!(cluster.get("/openapi/v3").await.json["paths"]["apis/apps/v1"]["serverRelativeURL"].as_str().map(|u| u.starts_with("/openapi/v3/apis/apps/v1?hash=")), Some(true));
+    assert!(cluster.get("/.well-known/openid-configuration").await.json["jwks_uri"].is_string());
+    assert!(cluster.get("/metrics").await.text.contains("apiserver_storage_objects{resource=\"namespaces\"} 4"));
+}
