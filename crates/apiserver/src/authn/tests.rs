@@ -147,3 +147,57 @@ async fn bootstrap_tokens_live_in_secrets() {
     map.put("", "secrets", secret("2999-01-01T00:00:00Z", "fedcba9876543210"));
     assert!(authn.authenticate(&parts, None).await.is_err());
 }
+
+mod impersonating {
+    //! Acting as somebody else needs a permission per part of the identity.
+
+    use super::*;
+    use crate::attributes::Attributes;
+    use crate::authz::Authorizer;
+    use http::HeaderMap;
+
+    const RBAC: &str = "rbac.authorization.k8s.io";
+
+    fn allow(map: &Map, user: &str, rules: serde_json::Value) {
+        map.put(RBAC, "clusterroles", json!({ "metadata": { "name": user }, "rules": rules }));
+        let subjects = json!([{ "kind": "User", "name": user }]);
+        map.put(RBAC, "clusterrolebindings", json!({ "metadata": { "name": user }, "roleRef": { "kind": "ClusterRole", "name": user }, "subjects": subjects }));
+    }
+
+    fn act(map: &Arc<Map>, user: &str, headers: &[(&'static str, &str)], verb: &str) -> Result<UserInfo, Status> {
+        let mut all = HeaderMap::new();
+        for (name, value) in headers {
+            all.append(*name, value.parse().expect("a value"));
+        }
+        let requestor = UserInfo { name: user.into(), ..UserInfo::default() };
+        let request = Attributes { verb: verb.into(), resource: "pods".into(), namespace: "dev".into(), ..Attributes::default() };
+        impersonate(&Authorizer::new(map.clone()), requestor, &all, &request)
+    }
+
+    #[test]
+    fn the_plain_verb_allows_an_identity_for_everything() {
+        let map = Arc::new(Map::default());
+        allow(&map, "proxy", json!([{ "verbs": ["impersonate"], "apiGroups": [""], "resources": ["users", "groups"], "resourceNames": ["jane", "dev"] }]));
+        let jane = act(&map, "proxy", &[("impersonate-user", "jane"), ("impersonate-group", "dev")], "delete").expect("allowed");
+        assert_eq!((jane.name.as_str(), jane.groups), ("jane", vec!["dev".to_owned(), AUTHENTICATED.to_owned()]));
+        let told = act(&map, "proxy", &[("impersonate-user", "root")], "get").expect_err("not allowed").message;
+        assert_eq!(told, "users \"root\" is forbidden: User \"proxy\" cannot impersonate resource \"users\" in API group \"\" at the cluster scope");
+        assert!(act(&map, "proxy", &[("impersonate-user", "jane"), ("impersonate-group", "ops")], "get").is_err());
+        assert!(act(&map, "proxy", &[("impersonate-user", "jane"), ("impersonate-uid", "7")], "get").is_err());
+        assert_eq!(act(&map, "proxy", &[("impersonate-group", "dev")], "get").expect_err("no user").code, 500);
+        assert_eq!(act(&map, "proxy", &[], "get").expect("itself").name, "proxy");
+    }
+
+    #[test]
+    fn the_constrained_verbs_allow_an_identity_for_some_actions() {
+        let map = Arc::new(Map::default());
+        allow(&map, "viewer", json!([
+            { "verbs": ["impersonate:serviceaccount"], "apiGroups": ["authentication.k8s.io"], "resources": ["serviceaccounts"] },
+            { "verbs": ["impersonate-on:serviceaccount:get"], "apiGroups": [""], "resources": ["pods"] },
+        ]));
+        let header = [("impersonate-user", "system:serviceaccount:dev:bot")];
+        let bot = act(&map, "viewer", &header, "get").expect("allowed");
+        assert_eq!(bot.groups, ["system:serviceaccounts", "system:serviceaccounts:dev", AUTHENTICATED]);
+        assert!(act(&map, "viewer", &header, "delete").is_err());
+    }
+}

@@ -226,3 +226,68 @@ fn aggregated_roles_that_are_behind_are_named() {
     assert_eq!(stale[0].0, "sum");
     assert_eq!(stale[0].1.len(), 1);
 }
+
+mod reviewing {
+    //! The answers that kubectl auth can-i, whoami and kubelets get.
+
+    use super::*;
+    use crate::authn::{AuthnConfig, Authenticator};
+    use crate::tokens::{ServiceAccountTokens, TokenConfig};
+    use serde_json::Value;
+
+    fn ask(kind: &str, namespace: &str, spec: Value) -> Result<Value, Status> {
+        let map = world();
+        map.put("", "serviceaccounts", json!({ "metadata": { "name": "bot", "namespace": "dev" } }));
+        let tokens = ServiceAccountTokens::new(TokenConfig {
+            issuer: "https://us".into(),
+            api_audiences: vec![],
+            signing_key: rcgen::KeyPair::generate().expect("a key").serialize_pem(),
+            verify_keys: vec![],
+            extend_expiration: false,
+            max_expiration_seconds: 0,
+        });
+        let tokens = Arc::new(tokens.expect("usable"));
+        let mut spec = spec;
+        if spec["token"] == "issued" {
+            let (answer, _) = tokens.request(&*map, "dev", "bot", json!({}), jiff::Timestamp::now()).expect("issued");
+            spec["token"] = answer["status"]["token"].clone();
+        }
+        let authenticator = Authenticator::new(AuthnConfig::default(), tokens, map.clone()).expect("usable");
+        let jane = UserInfo { name: "jane".into(), groups: vec!["g".into()], ..UserInfo::default() };
+        let review = json!({ "spec": spec });
+        reviews::handle(&authenticator, &Authorizer::new(map), kind, namespace, review, &jane).map(|r| r["status"].clone())
+    }
+
+    #[test]
+    fn access_is_told_with_its_reason() {
+        let list = json!({ "resourceAttributes": { "verb": "list", "resource": "pods", "namespace": "dev" } });
+        let status = ask("SelfSubjectAccessReview", "", list.clone()).expect("an answer");
+        assert_eq!(status, json!({ "allowed": true, "reason": "RBAC: allowed by RoleBinding \"r/dev\" of ClusterRole \"reader\" to User \"jane\"" }));
+        let mut other = list;
+        other["user"] = json!("x");
+        assert_eq!(ask("SubjectAccessReview", "", other.clone()).expect("an answer"), json!({ "allowed": false }));
+        assert_eq!(ask("LocalSubjectAccessReview", "prod", other.clone()).expect_err("another namespace").code, 400);
+        assert_eq!(ask("LocalSubjectAccessReview", "dev", other).expect("an answer")["allowed"], false);
+        assert_eq!(ask("SubjectAccessReview", "", json!({ "resourceAttributes": {} })).expect_err("nobody").code, 422);
+        let path = json!({ "nonResourceAttributes": { "path": "/healthz", "verb": "get" } });
+        assert_eq!(ask("SelfSubjectAccessReview", "", path).expect("an answer")["allowed"], true);
+    }
+
+    #[test]
+    fn rules_and_identity_are_told() {
+        let status = ask("SelfSubjectRulesReview", "", json!({ "namespace": "dev" })).expect("an answer");
+        assert!(status["resourceRules"].as_array().expect("rules").iter().any(|r| r["resources"] == json!(["pods", "pods/log"])));
+        assert_eq!(status["incomplete"], false);
+        let status = ask("SelfSubjectReview", "", json!({})).expect("an answer");
+        assert_eq!(status, json!({ "userInfo": { "username": "jane", "groups": ["g"] } }));
+    }
+
+    #[test]
+    fn tokens_are_reviewed_for_an_audience() {
+        let status = ask("TokenReview", "", json!({ "token": "issued" })).expect("an answer");
+        assert_eq!((&status["authenticated"], &status["user"]["username"]), (&json!(true), &json!("system:serviceaccount:dev:bot")));
+        assert_eq!(status["audiences"], json!(["https://us"]));
+        let status = ask("TokenReview", "", json!({ "token": "issued", "audiences": ["vault"] })).expect("an answer");
+        assert!(status["authenticated"].is_null() && status["error"].is_string(), "{status}");
+    }
+}

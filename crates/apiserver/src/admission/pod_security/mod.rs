@@ -6,7 +6,7 @@
 mod checks;
 mod policy;
 
-use policy::{Policies, Policy};
+use policy::{Level, Policies, Policy};
 
 use super::{Context, Operation, Outcome, list};
 use ferrokube_api::{Object, Status};
@@ -53,10 +53,13 @@ fn policies(c: &Context<'_>) -> Policies {
 }
 
 fn pod(c: &Context<'_>, pod: &Value, outcome: &mut Outcome) -> Result<(), Status> {
-    if c.operation == Operation::Update && c.review.old.is_some_and(|old| same_for_policy(pod, old)) {
+    let policies = policies(c);
+    let nothing_asked = [policies.enforce, policies.audit, policies.warn].iter().all(|p| p.level == Level::Privileged);
+    let unchanged = || c.operation == Operation::Update && c.review.old.is_some_and(|old| same_for_policy(pod, old));
+    if nothing_asked || unchanged() {
         return Ok(());
     }
-    let enforce = policies(c).enforce;
+    let enforce = policies.enforce;
     outcome.annotations.push((format!("{PREFIX}enforce-policy"), enforce.to_string()));
     let violations = checks::violations(&pod["metadata"], &pod["spec"], enforce);
     let refused = (!violations.is_empty()).then_some(enforce);
