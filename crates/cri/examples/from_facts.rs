@@ -107,19 +107,26 @@ fn block(out: &mut String, indent: &str, keyword: &str, name: &str, lines: &[Str
     let _ = writeln!(out, "{indent}}}");
 }
 
+/// The definition that a table of facts stands for.
+pub fn definition_of(facts: &str) -> Result<String, String> {
+    let mut definition = Definition::default();
+    for (number, line) in facts.lines().enumerate() {
+        if line.starts_with('#') || line.trim().is_empty() {
+            continue;
+        }
+        let columns: Vec<&str> = line.split('\t').collect();
+        definition.add(&columns).map_err(|error| format!("line {}: {error}", number + 1))?;
+    }
+    Ok(definition.render())
+}
+
+#[allow(dead_code, reason = "the test includes this file for the function above")]
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
     let (Some(facts), Some(target)) = (arguments.next(), arguments.next()) else {
         return Err("usage: from_facts FACTS.tsv TARGET.proto".into());
     };
-    let mut definition = Definition::default();
-    for (number, line) in std::fs::read_to_string(&facts)?.lines().enumerate() {
-        if line.starts_with('#') || line.trim().is_empty() {
-            continue;
-        }
-        let columns: Vec<&str> = line.split('\t').collect();
-        definition.add(&columns).map_err(|error| format!("{facts}:{}: {error}", number + 1))?;
-    }
-    std::fs::write(target, definition.render())?;
+    let definition = definition_of(&std::fs::read_to_string(&facts)?).map_err(|error| format!("{facts}: {error}"))?;
+    std::fs::write(target, definition)?;
     Ok(())
 }

@@ -80,6 +80,41 @@ impl Runtime {
         Ok(Self { engine, images, addresses, stop, tasks })
     }
 
+    /// Ends and removes every pod, and every file of the runtime, images too: for a node that leaves its cluster for good.
+    ///
+    /// No runtime may be serving on these folders.
+    ///
+    /// # Errors
+    /// When a pod cannot be taken apart (its network plug-in fails, for example): what is left is as it was, so it can be tried again.
+    pub async fn purge(config: Config) -> Result<()> {
+        let (root, state) = (config.root.clone(), config.state.clone());
+        if !root.exists() && !state.exists() {
+            return Ok(());
+        }
+        if tokio::net::UnixStream::connect(&config.socket).await.is_ok() {
+            return Err(Error::FailedPrecondition(format!("a container runtime serves {}", config.socket.display())));
+        }
+        let images = ImageStore::open(&root.join("images"), config.images.clone())
+            .map_err(|error| Error::Internal(format!("opening the image store: {error}")))?;
+        let engine = Engine::open(config, images).await?;
+        for sandbox in engine.sandboxes() {
+            engine.remove_sandbox(&sandbox.id).await?;
+        }
+        engine.close().await;
+        let removed = tokio::task::spawn_blocking(move || {
+            for directory in [root.join("images"), root, state.join("pods")] {
+                match std::fs::remove_dir_all(&directory) {
+                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                        return Err(Error::Io(format!("removing {}", directory.display()), error));
+                    }
+                    _ => {}
+                }
+            }
+            Ok(())
+        });
+        removed.await.map_err(|error| Error::Internal(error.to_string()))?
+    }
+
     /// Where it can be reached.
     pub fn addresses(&self) -> &Addresses {
         &self.addresses

@@ -159,3 +159,63 @@ pub fn watch(fd: OwnedFd, interest: tokio::io::Interest) -> std::io::Result<toki
     // SAFETY: an OwnedFd is the same open descriptor for as long as the registration holds it.
     Ok(unsafe { tokio::io::unix::AsyncFd::register_with_interest(fd, interest) }?)
 }
+
+/// The part of `union bpf_attr` that loading and attaching a program use.
+#[repr(C)]
+#[derive(Default)]
+struct BpfLoad {
+    program_type: u32,
+    instruction_count: u32,
+    instructions: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log_buffer: u64,
+    kernel_version: u32,
+    flags: u32,
+    name: [u8; 16],
+}
+
+/// The other part.
+#[repr(C)]
+#[derive(Default)]
+struct BpfAttach {
+    target: u32,
+    program: u32,
+    attach_type: u32,
+    flags: u32,
+}
+
+const BPF_PROG_LOAD: libc::c_long = 5;
+const BPF_PROG_ATTACH: libc::c_long = 8;
+const BPF_PROG_TYPE_CGROUP_DEVICE: u32 = 15;
+const BPF_CGROUP_DEVICE: u32 = 6;
+const BPF_F_ALLOW_MULTI: u32 = 2;
+
+/// Loads a program that decides about devices.
+pub fn load_device_program(instructions: &[u64]) -> nix::Result<OwnedFd> {
+    let request = BpfLoad {
+        program_type: BPF_PROG_TYPE_CGROUP_DEVICE,
+        instruction_count: u32::try_from(instructions.len()).map_err(|_| nix::errno::Errno::E2BIG)?,
+        instructions: instructions.as_ptr() as u64,
+        license: c"Apache-2.0".as_ptr() as u64,
+        ..BpfLoad::default()
+    };
+    // SAFETY: the kernel reads the request and what it points to, all of which lives until after the call.
+    let fd = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, &raw const request, size_of::<BpfLoad>()) };
+    let fd = nix::errno::Errno::result(fd)?;
+    Ok(own(i32::try_from(fd).map_err(|_| nix::errno::Errno::EBADF)?))
+}
+
+/// Attaches it to a cgroup, beside others that its parents may have.
+pub fn attach_device_program(cgroup: &impl AsFd, program: &impl AsFd) -> nix::Result<()> {
+    let request = BpfAttach {
+        target: cgroup.as_fd().as_raw_fd().cast_unsigned(),
+        program: program.as_fd().as_raw_fd().cast_unsigned(),
+        attach_type: BPF_CGROUP_DEVICE,
+        flags: BPF_F_ALLOW_MULTI,
+    };
+    // SAFETY: as above.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_ATTACH, &raw const request, size_of::<BpfAttach>()) };
+    nix::errno::Errno::result(result).map(drop)
+}

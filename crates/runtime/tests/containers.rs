@@ -229,7 +229,7 @@ async fn limits_are_set_changed_and_told() -> Result<()> {
         Ok(node.runtime.container_stats(request).await?.into_inner().stats.expect("stats"))
     };
     let available = |stats: &ContainerStats| {
-        let memory = stats.memory.clone().expect("memory");
+        let memory = stats.memory.expect("memory");
         memory.available_bytes.expect("a limit").value + memory.working_set_bytes.expect("usage").value
     };
     let first = stats(&mut node).await?;

@@ -193,3 +193,22 @@ async fn every_change_is_told_as_it_happens() -> Result<()> {
     assert!(!matches!(events.message().await, Ok(Some(_))));
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_purge_leaves_nothing() -> Result<()> {
+    if !available("a_purge_leaves_nothing") {
+        return Ok(());
+    }
+    let mut node = RuntimeNode::start().await?;
+    let sandbox = node.pod(pod("web")).await?;
+    node.run(&sandbox, script("main", "sleep 1000")).await?;
+    node.terminate().await?;
+    let socket = node.lab.dir().join("cri.sock");
+    let command = [env!("CARGO_BIN_EXE_ferrokube-cri"), "purge", "/var/lib/rt", "/run/rt", &socket.to_string_lossy()].map(str::to_owned);
+    node.node.exec(command).await?;
+    assert!(node.node.processes().iter().all(|process| process.command.first().is_none_or(|name| name != "sleep")));
+    assert!(!node.node.outside("/var/lib/rt").exists());
+    let mounts = node.node.exec(["cat", "/proc/mounts"]).await?;
+    assert!(!mounts.contains("/run/rt") && !mounts.contains("/var/lib/rt"), "{mounts}");
+    Ok(())
+}

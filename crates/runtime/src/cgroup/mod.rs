@@ -3,9 +3,11 @@
 //! A cgroup is named by its path below the root of each hierarchy (`/kubepods/pod1/abc`), as the kubelet names them (driver `cgroupfs`).
 //! Everything here is a few small files read or written; no state is kept. Used by shims too, so it must not need a runtime.
 
+mod devices;
 mod stats;
 mod update;
 
+pub use devices::prepare_v2;
 pub use stats::{Stats, stats};
 pub use update::update;
 

@@ -98,6 +98,9 @@ pub fn run(id: &str, root: &Path, security: Security, oom_score_adj: Option<i32>
     }
     let pid = match work {
         Work::Start { bundle } => {
+            if crate::cgroup::is_v2() {
+                prepare_cgroup(bundle)?;
+            }
             let mut container =
                 builder.as_init(bundle).with_systemd(false).with_detach(true).build().map_err(|error| chain(&error))?;
             let pid = container.pid().map(|pid| pid.as_raw()).ok_or("the container has no process")?;
@@ -120,6 +123,14 @@ pub fn run(id: &str, root: &Path, security: Security, oom_score_adj: Option<i32>
     let mut failure = String::new();
     let _ = std::fs::File::from(status).read_to_string(&mut failure);
     if failure.is_empty() { Ok(pid) } else { Err(failure) }
+}
+
+/// Device rules, which libcontainer leaves out on v2.
+fn prepare_cgroup(bundle: &Path) -> Result<(), String> {
+    let text = std::fs::read(bundle.join("config.json")).map_err(|error| format!("config.json: {error}"))?;
+    let config: serde_json::Value = serde_json::from_slice(&text).map_err(|error| format!("config.json: {error}"))?;
+    let cgroup = config["linux"]["cgroupsPath"].as_str().unwrap_or_default();
+    crate::cgroup::prepare_v2(cgroup, &config["linux"]["resources"]["devices"]).map_err(|error| format!("cgroup {cgroup}: {error}"))
 }
 
 /// What a process inherits through exec is set here: signal mask, ignored signals, the out-of-memory score.

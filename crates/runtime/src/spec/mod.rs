@@ -304,10 +304,11 @@ pub fn exec_process(container: &Value, command: &[String], tty: bool) -> Value {
     let mut process = container["process"].clone();
     process["args"] = json!(command);
     process["terminal"] = json!(tty);
-    if tty && let Some(environment) = process["env"].as_array_mut() {
-        if !environment.iter().any(|entry| entry.as_str().is_some_and(|entry| entry.starts_with("TERM="))) {
-            environment.push(json!("TERM=xterm"));
-        }
+    if tty
+        && let Some(environment) = process["env"].as_array_mut()
+        && !environment.iter().any(|entry| entry.as_str().is_some_and(|entry| entry.starts_with("TERM=")))
+    {
+        environment.push(json!("TERM=xterm"));
     }
     process
 }

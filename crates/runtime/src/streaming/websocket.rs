@@ -104,7 +104,7 @@ async fn write<S: AsyncRead + AsyncWrite + Unpin>(
         };
         sink.send(message).await.map_err(Error::other)?;
     }
-    sink.send(Message::Close(None)).await.map_err(Error::other)?;
+    sink.send(goodbye()).await.map_err(Error::other)?;
     sink.close().await.map_err(Error::other)
 }
 
@@ -170,7 +170,7 @@ where
                 return;
             }
         }
-        let _ = sink.send(Message::Close(None)).await;
+        let _ = sink.send(goodbye()).await;
         let _ = sink.close().await;
     });
     tokio::spawn(async move {
@@ -184,6 +184,12 @@ where
         let _ = write.shutdown().await;
     });
     theirs
+}
+
+/// An end that clients take for one: kubectl reports a close without a status as an error.
+fn goodbye() -> Message {
+    let code = tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode::Normal;
+    Message::Close(Some(tokio_tungstenite::tungstenite::protocol::CloseFrame { code, reason: "".into() }))
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! A lab host that runs the container runtime, and a CRI client for it.
 
+#![allow(dead_code, reason = "each test uses a part")]
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -145,7 +147,7 @@ async fn serve(lab: &Lab, node: &Node, network: &[String]) -> Result<(tokio::pro
     let path: PathBuf = socket.clone();
     let connect = async || {
         let path = path.clone();
-        let connector = tower_service_fn(path);
+        let connector = Connector(path);
         let channel = Endpoint::try_from("http://cri.invalid")?.connect_with_connector(connector).await?;
         let mut client = RuntimeServiceClient::new(channel.clone());
         client.version(VersionRequest { version: "v1".into() }).await?;
@@ -159,17 +161,6 @@ async fn serve(lab: &Lab, node: &Node, network: &[String]) -> Result<(tokio::pro
 }
 
 /// A connector for a unix socket.
-fn tower_service_fn(
-    path: PathBuf,
-) -> impl tonic::codegen::Service<
-    Uri,
-    Response = hyper_util::rt::TokioIo<tokio::net::UnixStream>,
-    Error = std::io::Error,
-    Future = futures_util::future::BoxFuture<'static, std::io::Result<hyper_util::rt::TokioIo<tokio::net::UnixStream>>>,
-> + Send {
-    Connector(path)
-}
-
 #[derive(Clone)]
 struct Connector(PathBuf);
 

@@ -79,6 +79,12 @@ impl Encoder {
     }
 }
 
+impl Default for Decoder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 /// Reads blocks.
 pub struct Decoder {
     stream: Decompress,
