@@ -38,6 +38,18 @@ pub enum Sender<'p> {
     Known(UserInfo),
 }
 
+/// A request as it came, with its line read.
+pub struct Come {
+    /// Line and headers.
+    pub parts: Parts,
+    /// What the line asks for.
+    pub info: RequestInfo,
+    /// The query.
+    pub query: Query,
+    /// What it leaves behind besides the answer.
+    pub outcome: Arc<Mutex<Outcome>>,
+}
+
 /// A request that is authenticated and authorized, on its way through a verb.
 pub struct Request<'s> {
     /// The server.
@@ -65,10 +77,9 @@ pub struct Request<'s> {
 
 impl ApiServer {
     /// All steps of a request, in order.
-    pub(crate) async fn run(self: &Arc<Self>, parts: Parts, body: RequestBody, sender: Sender<'_>, outcome: Arc<Mutex<Outcome>>) -> Result<Response<Body>, Status> {
-        // Route: what is asked for.
-        let query = Query::parse(parts.uri.query());
-        let info = RequestInfo::of(&parts.method, parts.uri.path(), &query);
+    pub(crate) async fn run(self: &Arc<Self>, come: Come, body: RequestBody, sender: Sender<'_>) -> Result<Response<Body>, Status> {
+        // Route: what is asked for was read from the request line when the request came.
+        let Come { parts, info, query, outcome } = come;
 
         // Authenticate: who asks, and in whose name.
         let user = match sender {

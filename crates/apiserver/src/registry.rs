@@ -7,6 +7,7 @@ use arc_swap::ArcSwap;
 use ferrokube_api::kinds::{Kind, SubresourceKind};
 use ferrokube_api::schema::Schema;
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 /// A served row with what serving it needs.
@@ -62,26 +63,36 @@ impl Entry {
     }
 }
 
+/// A hash that stays the same while the process runs.
+pub fn hash_of(value: impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
+}
+
 /// The table at one moment.
 #[derive(Debug, Default)]
 pub struct Table {
     entries: Vec<Arc<Entry>>,
-    by_path: HashMap<(String, String, String), usize>,
+    /// Rows by the hash of group, version and resource: looked up for every request, without allocating.
+    by_path: HashMap<u64, Vec<usize>>,
     /// Counts the tables of this process: a change means that discovery changed.
     pub generation: u64,
 }
 
 impl Table {
     fn of(entries: Vec<Arc<Entry>>, generation: u64) -> Self {
-        let path = |k: &Kind| (k.group.to_string(), k.version.to_string(), k.resource.to_string());
-        let by_path = entries.iter().enumerate().map(|(at, e)| (path(&e.kind), at)).collect();
+        let mut by_path: HashMap<u64, Vec<usize>> = HashMap::with_capacity(entries.len());
+        for (at, entry) in entries.iter().enumerate() {
+            by_path.entry(hash_of((&*entry.kind.group, &*entry.kind.version, &*entry.kind.resource))).or_default().push(at);
+        }
         Table { entries, by_path, generation }
     }
 
     /// The row that serves a path.
     pub fn get(&self, group: &str, version: &str, resource: &str) -> Option<&Arc<Entry>> {
-        let at = self.by_path.get(&(group.to_owned(), version.to_owned(), resource.to_owned()))?;
-        Some(&self.entries[*at])
+        let candidates = self.by_path.get(&hash_of((group, version, resource)))?;
+        candidates.iter().map(|at| &self.entries[*at]).find(|e| e.is(group, resource) && e.kind.version == version)
     }
 
     /// Any version of a resource; the first served one.

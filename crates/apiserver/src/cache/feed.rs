@@ -5,6 +5,7 @@
 //! loaded anew and all watchers are sent away to list again.
 
 use super::{Caches, KindCache, outline};
+use crate::registry::hash_of;
 use ferrokube_api::kinds::Kind;
 use ferrokube_store::{Batch, Error, Event, KeyValue, Page, Revision, Store, prefix_end};
 use bytes::Bytes;
@@ -122,12 +123,14 @@ impl Caches {
         if missing {
             let cache = Arc::new(KindCache::new(row.clone(), prefix.to_owned()));
             directory.by_prefix.insert(prefix.to_owned(), cache.clone());
-            for known in directory.by_resource.values_mut().filter(|known| known.prefix() == prefix) {
+            for (_, _, known) in directory.by_resource.values_mut().flatten().filter(|(_, _, known)| known.prefix() == prefix) {
                 *known = cache.clone();
             }
         }
         let cache = directory.by_prefix[prefix].clone();
-        directory.by_resource.insert((row.group.to_string(), row.resource.to_string()), cache);
+        let same = directory.by_resource.entry(hash_of((&*row.group, &*row.resource))).or_default();
+        same.retain(|(group, resource, _)| *group != row.group || *resource != row.resource);
+        same.push((row.group.to_string(), row.resource.to_string(), cache));
     }
 
     /// Lets another version of a resource read the cache that its objects have.
@@ -138,7 +141,7 @@ impl Caches {
     fn leave(&self, prefix: &str) {
         let mut directory = self.directory.write();
         let gone = directory.by_prefix.remove(prefix);
-        directory.by_resource.retain(|_, cache| cache.prefix() != prefix);
+        directory.by_resource.values_mut().for_each(|same| same.retain(|(_, _, cache)| cache.prefix() != prefix));
         drop(directory);
         if let Some(cache) = gone {
             cache.load(Vec::new(), u64::MAX);

@@ -17,6 +17,7 @@ pub use kind::{KindCache, Range, Snapshot, TooOld, Watch};
 pub use watchers::Interest;
 
 use crate::objects::Objects;
+use crate::registry::hash_of;
 use ferrokube_api::Object;
 use ferrokube_api::kinds::Kind;
 use futures_util::future::BoxFuture;
@@ -32,8 +33,11 @@ struct Directory {
     /// By path segment below `/registry/`.
     by_prefix: HashMap<String, Arc<KindCache>>,
     /// By group and resource; resources stored together share a cache.
-    by_resource: HashMap<(String, String), Arc<KindCache>>,
+    by_resource: HashMap<u64, Vec<ByResource>>,
 }
+
+/// Group, resource and their cache. Looked up by the hash of both, without allocating.
+type ByResource = (String, String, Arc<KindCache>);
 
 /// All caches of the process.
 pub struct Caches {
@@ -55,7 +59,9 @@ impl Caches {
 
     /// The cache of a resource, whatever the version.
     pub fn get(&self, group: &str, resource: &str) -> Option<Arc<KindCache>> {
-        self.directory.read().by_resource.get(&(group.to_owned(), resource.to_owned())).cloned()
+        let directory = self.directory.read();
+        let candidates = directory.by_resource.get(&hash_of((group, resource)))?;
+        candidates.iter().find(|(g, r, _)| g == group && r == resource).map(|(_, _, cache)| cache.clone())
     }
 
     /// Every cache.

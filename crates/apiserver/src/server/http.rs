@@ -6,7 +6,7 @@ use crate::ApiServer;
 use crate::admission::Outcome;
 use crate::authn::PeerCertificates;
 use crate::output::Body;
-use crate::pipeline::{self, Sender};
+use crate::pipeline::{self, Come, Sender};
 use crate::request::{Query, RequestBody, RequestInfo};
 use ferrokube_api::{Reason, Status};
 use futures_util::FutureExt;
@@ -116,7 +116,9 @@ impl ApiServer {
         let head_only = parts.method == http::Method::HEAD;
         let outcome = Arc::new(Mutex::new(Outcome::default()));
         let limit = self.time_limit(&info, &query);
-        let run = AssertUnwindSafe(self.run(parts, body, sender, outcome.clone())).catch_unwind();
+        let dry_run = query.get("dryRun") == "All";
+        let come = Come { parts, info: info.clone(), query, outcome: outcome.clone() };
+        let run = AssertUnwindSafe(self.run(come, body, sender)).catch_unwind();
         let finished = match limit {
             Some(limit) => tokio::time::timeout(limit, run).await.unwrap_or_else(|_| Ok(Err(timed_out(limit)))),
             None => run.await,
@@ -131,7 +133,8 @@ impl ApiServer {
         };
         let code = response.status().as_u16();
         let known = !info.resource_request || self.registry.table().get(&info.group, &info.version, &info.resource).is_some();
-        self.metrics.observe(&info, known, code, query.get("dryRun") == "All", started.elapsed());
+        self.metrics.observe(&info, known, code, dry_run, started.elapsed());
+        tracing::debug!(target: "audit", verb = info.verb, path = info.path, code, took = ?started.elapsed(), "ResponseComplete");
         if head_only {
             *response.body_mut() = Body::Empty;
         }

@@ -1,9 +1,10 @@
 //! `/metrics`: counters of requests under the stable names of 1.36, written out by hand because their labels come from
 //! the rows and cost nothing to keep.
 
+use crate::registry::hash_of;
 use crate::request::RequestInfo;
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -35,7 +36,8 @@ struct Series {
 /// The counters.
 #[derive(Debug, Default)]
 pub struct Metrics {
-    requests: Mutex<BTreeMap<Labels, Series>>,
+    /// By the hash of the labels, so that counting allocates only the first time.
+    requests: Mutex<HashMap<u64, (Labels, Series)>>,
 }
 
 fn verb(info: &RequestInfo) -> &'static str {
@@ -64,19 +66,21 @@ fn scope(info: &RequestInfo) -> &'static str {
 impl Metrics {
     /// Counts a finished request (a watch: its start).
     pub fn observe(&self, info: &RequestInfo, known: bool, code: u16, dry_run: bool, took: Duration) {
-        let text = |t: &str| if known { t.to_owned() } else { String::new() };
-        let labels = Labels {
+        let text = |t: &'_ str| if known { t.to_owned() } else { String::new() };
+        let subresource = if info.resource_request && known { info.subresource.as_str() } else { "" };
+        let key = hash_of((verb(info), known.then_some((&info.group, &info.version, &info.resource)), subresource, scope(info), dry_run));
+        let labels = || Labels {
             verb: verb(info),
             group: text(&info.group),
             version: text(&info.version),
             resource: text(&info.resource),
-            subresource: if info.resource_request { text(&info.subresource) } else { String::new() },
+            subresource: subresource.to_owned(),
             scope: scope(info),
             dry_run,
         };
         let seconds = took.as_secs_f64();
         let mut requests = self.requests.lock();
-        let series = requests.entry(labels).or_default();
+        let (_, series) = requests.entry(key).or_insert_with(|| (labels(), Series::default()));
         *series.codes.entry(code).or_default() += 1;
         series.count += 1;
         series.sum += seconds;
@@ -87,8 +91,9 @@ impl Metrics {
     /// In the text format.
     pub fn write(&self, out: &mut String) {
         let requests = self.requests.lock();
+        let requests: BTreeMap<&Labels, &Series> = requests.values().map(|(labels, series)| (labels, series)).collect();
         head(out, "apiserver_request_total", "counter", "[STABLE] Counter of apiserver requests broken out for each verb, dry run value, group, version, resource, scope, component, and HTTP response code.");
-        for (labels, series) in requests.iter() {
+        for (labels, series) in &requests {
             for (code, count) in &series.codes {
                 let _ = writeln!(out, "apiserver_request_total{{code=\"{code}\",{}}} {count}", shown(labels));
             }
