@@ -12,7 +12,7 @@ use super::{Engine, remove_directory};
 use crate::error::{Error, IoContext, Result};
 use crate::image::Image;
 use crate::seccomp;
-use crate::shim::client::{ShimConnection, tell, unexpected};
+use crate::shim::client::{ShimConnection, ShimError, tell, unexpected};
 use crate::shim::helper::Security;
 use crate::shim::protocol::{Exit, Reply, Request, StartContainer};
 use crate::spec::{self, ImageVolume, NamespaceChoice, Namespaces, PodFiles};
@@ -259,7 +259,7 @@ impl Engine {
                 Ok(())
             }
             Ok((other, _)) => Err(unexpected(&other).into()),
-            Err(crate::shim::client::ShimError::Refused(message)) => {
+            Err(ShimError::Refused(message)) => {
                 let text = format!("failed to start container {:?}: {message}", container.id);
                 let exit = Exit {
                     exit_code: 128,
@@ -347,7 +347,14 @@ impl Engine {
         let request = Request::Signal { id: container.id.clone(), signal, all };
         match tell(&self.shim_socket(sandbox), &request).await {
             // Not running any more: the event that says so is on its way.
-            Ok(()) | Err(crate::shim::client::ShimError::NotFound(_)) => Ok(()),
+            Ok(()) | Err(ShimError::NotFound(_)) => Ok(()),
+            Err(ShimError::Unreachable(error)) => {
+                tracing::warn!(container = container.id, "ending a container without its shim: {error}");
+                if let Status::Running { started_at, .. } = container.current() {
+                    self.container_lost(container, started_at);
+                }
+                Ok(())
+            }
             Err(error) => Err(error.into()),
         }
     }

@@ -6,11 +6,15 @@ use std::sync::Arc;
 use ferrokube_cri::v1;
 
 use super::model::{Container, ContainerRecord, Sandbox, SandboxState, load_json, load_message};
-use super::watch::status_without_shim;
+use super::watch::{status_without_shim, subscribe};
 use super::{Engine, remove_directory};
 use crate::cni::{Attached, capabilities};
 use crate::error::{IoContext, Result};
-use crate::shim::client::ShimConnection;
+use crate::shim::client::{ShimConnection, ShimError};
+use crate::shim::protocol::ContainerState;
+
+/// A sandbox whose shim lives, and what that says of its containers.
+type Reached = (Arc<Sandbox>, ShimConnection, Vec<ContainerState>);
 
 impl Engine {
     pub(super) fn make_folders(&self) -> Result<()> {
@@ -46,7 +50,8 @@ impl Engine {
         self.reserve_names();
         self.remove_strays();
         // Only now, so that what shims say of containers finds them.
-        for (sandbox, connection) in followed {
+        for (sandbox, connection, states) in followed {
+            self.catch_up(states);
             self.follow(sandbox, connection);
         }
         Ok(())
@@ -89,13 +94,19 @@ impl Engine {
     }
 
     /// Connects to a sandbox's shim. One that does not answer has died while nobody watched.
-    async fn reach(self: &Arc<Self>, sandbox: Arc<Sandbox>) -> Option<(Arc<Sandbox>, ShimConnection)> {
+    async fn reach(self: &Arc<Self>, sandbox: Arc<Sandbox>) -> Option<Reached> {
         self.index.write().sandboxes.insert(sandbox.id.clone(), sandbox.clone());
         if !sandbox.is_ready() {
             return None;
         }
-        match ShimConnection::open(&self.shim_socket(&sandbox)).await {
-            Ok((connection, _)) => Some((sandbox, connection)),
+        let socket = self.shim_socket(&sandbox);
+        let reached = async {
+            let (mut connection, _) = ShimConnection::open(&socket).await?;
+            let states = subscribe(&mut connection).await?;
+            Ok::<_, ShimError>((connection, states))
+        };
+        match reached.await {
+            Ok((connection, states)) => Some((sandbox, connection, states)),
             Err(error) => {
                 tracing::warn!(sandbox = sandbox.id, "the pod's shim is gone: {error}");
                 if let Err(error) = sandbox.change(|state| state.ready = false) {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use ferrokube_cri::v1::{self, ContainerEventType, NamespaceMode};
 use prost::Message;
 
-use super::model::{Sandbox, SandboxState, Status, namespace_options, new_id, now, save};
+use super::model::{Container, Sandbox, SandboxState, Status, namespace_options, new_id, now, save};
 use super::{Engine, remove_directory};
 use crate::cni::{self, Attachment, CniError};
 use crate::error::{Error, IoContext, Result};
@@ -71,7 +71,8 @@ impl Engine {
         let connecting = ShimConnection::open(&socket);
         let (namespaces, connected) = tokio::join!(make_namespaces(sandbox.clone(), hostname), connecting);
         namespaces?;
-        let (connection, identity) = connected?;
+        let (mut connection, identity) = connected?;
+        super::watch::subscribe(&mut connection).await?;
         let network = self.connect_network(sandbox).await?;
         let ips = network.as_ref().map(|attached| cni::addresses(&attached.result)).unwrap_or_default();
         if self.config.cni.is_some() && network.is_some() && ips.is_empty() {
@@ -234,15 +235,7 @@ impl Engine {
         tracing::warn!(sandbox = sandbox.id, "the pod's shim has died; ending the pod");
         for container in self.containers_of(&sandbox.id) {
             if let Status::Running { started_at, .. } = container.current() {
-                crate::cgroup::kill_all(&container.record.cgroup);
-                let lost = Exit {
-                    exit_code: 255,
-                    started_at,
-                    finished_at: now(),
-                    reason: "Unknown".to_owned(),
-                    message: "the pod's shim has died".to_owned(),
-                };
-                self.container_ended(&container.id, super::model::load_json(&container.exit_path()).unwrap_or(lost));
+                self.container_lost(&container, started_at);
             }
         }
         if let Err(error) = sandbox.change(|state| state.ready = false) {
@@ -252,6 +245,19 @@ impl Engine {
             kill_pod_init(pid);
         }
         self.announce(sandbox, &sandbox.id, ContainerEventType::ContainerStoppedEvent);
+    }
+
+    /// Ends a container that runs without its shim.
+    pub(super) fn container_lost(self: &Arc<Self>, container: &Container, started_at: i64) {
+        crate::cgroup::kill_all(&container.record.cgroup);
+        let lost = Exit {
+            exit_code: 255,
+            started_at,
+            finished_at: now(),
+            reason: "Unknown".to_owned(),
+            message: "the pod's shim has died".to_owned(),
+        };
+        self.container_ended(&container.id, super::model::load_json(&container.exit_path()).unwrap_or(lost));
     }
 
     /// UpdatePodSandboxResources: informative; the pod's cgroup belongs to the kubelet.
