@@ -24,7 +24,7 @@ async fn bad_objects_are_refused_with_reason_and_cause() {
             refused(cluster, "create --validate=strict", manifest, expected).await?;
         }
         cluster.kubectl("create configmap once --from-literal=a=b").await?;
-        ensure!(cluster.kubectl_fails("create configmap once").await?.contains("AlreadyExists"), "a second create conflicts");
+        ensure!(cluster.kubectl_fails("create configmap once").await?.contains("configmaps \"once\" already exists"), "a second create conflicts");
         let stale = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: once, resourceVersion: \"1\"}\ndata: {a: c}";
         refused(cluster, "replace", stale, "the object has been modified").await?;
         ensure!(cluster.kubectl_fails("get pod nothing").await?.contains("pods \"nothing\" not found"), "NotFound");

@@ -172,7 +172,10 @@ async fn images_come_from_registries_with_pull_secrets() {
 #[tokio::test]
 async fn fifty_pods_run_on_one_node() {
     scenario("fifty_pods_run_on_one_node", async |cluster| {
-        cluster.kubectl("create deployment many --image=busybox:1.36 --replicas=50 -- sleep 3600").await?;
+        let template = json!({ "metadata": { "labels": { "app": "many" } }, "spec": pod("many", "sleep 3600")["spec"] });
+        let spec = json!({ "replicas": 50, "selector": { "matchLabels": { "app": "many" } }, "template": template });
+        let many = json!({ "apiVersion": "apps/v1", "kind": "Deployment", "metadata": { "name": "many" }, "spec": spec });
+        cluster.apply(&many.to_string()).await?;
         let pods = cluster.pods_ready("app=many", 50).await?;
         let addresses: std::collections::BTreeSet<_> = pods.iter().map(|pod| pod["status"]["podIP"].to_string()).collect();
         ensure!(addresses.len() == 50, "every pod has an address of its own");
