@@ -151,13 +151,13 @@ const PLUGINS: &[Plugin] = &[
 pub struct Admission {
     objects: Arc<dyn Objects>,
     authorizer: Arc<Authorizer>,
-    ledger: Arc<quota::Ledger>,
+    ledger: quota::Ledger,
 }
 
 impl Admission {
     /// Over the given caches. The authorizer answers the questions of plugins that check permissions.
     pub fn new(objects: Arc<dyn Objects>, authorizer: Arc<Authorizer>) -> Self {
-        Admission { objects, authorizer, ledger: Arc::default() }
+        Admission { objects, authorizer, ledger: quota::Ledger::default() }
     }
 
     fn context<'a>(&'a self, review: &'a Review<'a>) -> Context<'a> {

@@ -22,7 +22,6 @@ use std::sync::Arc;
 struct Pending {
     id: u64,
     kind: (String, String),
-    namespace: String,
     name: String,
     /// Revision of the object that the request replaces; 0 for a create.
     replaces: u64,
@@ -32,27 +31,34 @@ struct Pending {
     stored: Option<u64>,
 }
 
+/// The relevant parts of decoded objects, by uid, with the revision they were decoded from.
+type Decoded = HashMap<Box<str>, (u64, Arc<Value>)>;
+
+/// One namespace's requests under way.
 #[derive(Default)]
 struct State {
     next: u64,
     pending: Vec<Pending>,
-    /// Decoded objects by uid, for namespaces with quotas: what they use is counted at each request.
-    decoded: HashMap<Box<str>, (u64, Arc<Value>)>,
+    /// By group and resource: what the objects use is counted at each request, but decoded once.
+    decoded: HashMap<(String, String), Decoded>,
 }
 
-/// Remembered objects at most; beyond it everything is decoded anew once.
-const REMEMBERED: usize = 20_000;
-
-/// Requests between check and cache.
+/// Requests between check and cache, by namespace: namespaces do not wait for each other.
 #[derive(Default)]
 pub(super) struct Ledger {
-    state: Mutex<State>,
+    namespaces: Mutex<HashMap<String, Arc<Mutex<State>>>>,
+}
+
+impl Ledger {
+    fn of(&self, namespace: &str) -> Arc<Mutex<State>> {
+        self.namespaces.lock().entry(namespace.to_owned()).or_default().clone()
+    }
 }
 
 /// What a request is about to use of its quotas.
 #[derive(Default)]
 pub struct Reservation {
-    held: Option<(Arc<Ledger>, u64)>,
+    held: Option<(Arc<Mutex<State>>, u64)>,
 }
 
 impl std::fmt::Debug for Reservation {
@@ -64,8 +70,8 @@ impl std::fmt::Debug for Reservation {
 impl Reservation {
     /// The object was stored at this revision: the reservation ends when the cache shows it.
     pub fn commit(mut self, revision: u64) {
-        if let Some((ledger, id)) = self.held.take() {
-            let mut state = ledger.state.lock();
+        if let Some((state, id)) = self.held.take() {
+            let mut state = state.lock();
             state.pending.iter_mut().filter(|p| p.id == id).for_each(|p| p.stored = Some(revision));
         }
     }
@@ -73,8 +79,8 @@ impl Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        if let Some((ledger, id)) = self.held.take() {
-            ledger.state.lock().pending.retain(|p| p.id != id);
+        if let Some((state, id)) = self.held.take() {
+            state.lock().pending.retain(|p| p.id != id);
         }
     }
 }
@@ -96,7 +102,7 @@ fn quotas(c: &Context<'_>) -> Vec<Quota> {
 }
 
 /// Checks the request against every quota of its namespace, and reserves what it is about to use.
-pub(super) fn reserve(ledger: &Arc<Ledger>, c: &Context<'_>, object: Option<&Value>) -> Result<Reservation, Status> {
+pub(super) fn reserve(ledger: &Ledger, c: &Context<'_>, object: Option<&Value>) -> Result<Reservation, Status> {
     let relevant = match c.operation {
         Operation::Create => c.subresource.is_empty(),
         Operation::Update => evaluate::usage_may_change(c.group, c.resource, c.subresource),
@@ -114,7 +120,8 @@ pub(super) fn reserve(ledger: &Arc<Ledger>, c: &Context<'_>, object: Option<&Val
         }
     }
     delta.retain(|_, amount| *amount > Quantity::ZERO);
-    let mut state = ledger.state.lock();
+    let shared = ledger.of(c.namespace);
+    let mut state = shared.lock();
     state.prune(c.objects);
     let mut charged = false;
     for quota in quotas.iter().filter(|q| scope::matches(&q.spec, c.group, c.resource, object)) {
@@ -128,14 +135,14 @@ pub(super) fn reserve(ledger: &Arc<Ledger>, c: &Context<'_>, object: Option<&Val
     state.pending.push(Pending {
         id,
         kind: (c.group.to_owned(), c.resource.to_owned()),
-        namespace: c.namespace.to_owned(),
         name: object["metadata"]["name"].as_str().unwrap_or(c.name).to_owned(),
         replaces: c.review.old.map_or(0, revision),
         object: Arc::new(object.clone()),
         delta,
         stored: None,
     });
-    Ok(Reservation { held: Some((ledger.clone(), id)) })
+    drop(state);
+    Ok(Reservation { held: Some((shared, id)) })
 }
 
 fn revision(object: &Value) -> u64 {
@@ -190,9 +197,6 @@ impl State {
     /// Forgets what the caches count by now.
     fn prune(&mut self, objects: &dyn Objects) {
         self.pending.retain(|p| p.stored.is_none_or(|stored| objects.revision(&p.kind.0, &p.kind.1) < stored));
-        if self.decoded.len() > REMEMBERED {
-            self.decoded.clear();
-        }
     }
 
     /// What the namespace uses of the resources in question, by the objects of the request's kind that the quota covers.
@@ -205,28 +209,25 @@ impl State {
         };
         let cached = c.objects.list(c.group, c.resource, c.namespace);
         let seen: HashMap<&str, u64> = cached.iter().map(|o| (&*o.key.name, o.revision)).collect();
+        let kind = (c.group.to_owned(), c.resource.to_owned());
+        let mut before = self.decoded.remove(&kind).unwrap_or_default();
+        let mut now = Decoded::with_capacity(cached.len());
         for object in &cached {
-            let known = self.decoded.get(&object.uid).filter(|(revision, _)| *revision == object.revision).map(|(_, v)| v.clone());
-            let value = match known {
-                Some(value) => value,
-                None => {
-                    let Ok(value) = object.decode::<Value>() else { continue };
-                    let value = Arc::new(evaluate::relevant(c.group, c.resource, value));
-                    self.decoded.insert(object.uid.clone(), (object.revision, value.clone()));
-                    value
-                }
-            };
+            let known = before.remove(&object.uid).filter(|(revision, _)| *revision == object.revision).map(|(_, v)| v);
+            let fresh = || object.decode().ok().map(|value| Arc::new(evaluate::relevant(c.group, c.resource, value)));
+            let Some(value) = known.or_else(fresh) else { continue };
+            now.insert(object.uid.clone(), (object.revision, value.clone()));
             if scope::matches(&quota.spec, c.group, c.resource, &value) {
                 count(evaluate::usage(c.group, c.resource, &value));
             }
         }
-        let ours = |p: &&Pending| p.namespace == c.namespace && p.kind.0 == c.group && p.kind.1 == c.resource;
-        for pending in self.pending.iter().filter(ours) {
+        for pending in self.pending.iter().filter(|p| p.kind == kind) {
             let counted = seen.get(pending.name.as_str()).is_some_and(|revision| *revision > pending.replaces);
             if !counted && scope::matches(&quota.spec, c.group, c.resource, &pending.object) {
                 count(pending.delta.clone());
             }
         }
+        self.decoded.insert(kind, now);
         total
     }
 }
