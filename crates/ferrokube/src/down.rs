@@ -69,13 +69,14 @@ pub async fn reset(options: &Options) -> Result<()> {
         kubeconfig::remove(&path, &options.name)?;
     }
     remove(&layout.data)?;
-    remove(&layout.run)?;
     eprintln!("Removed {}.", layout.data.display());
     Ok(())
 }
 
+/// Removes a directory. One that somebody mounted something on is emptied and stays.
 fn remove(path: &Path) -> Result<()> {
     match std::fs::remove_dir_all(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::ResourceBusy => Ok(()),
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e).with_context(|| format!("removing {}", path.display())),
         _ => Ok(()),
     }
@@ -160,8 +161,9 @@ fn clear_kernel(layout: &Layout) -> Result<()> {
     for root in [layout.kubelet().join("pods"), layout.runtime(), layout.run.clone()] {
         unmount_below(&root)?;
     }
+    remove_logs(layout)?;
     remove(&layout.kubelet().join("pods"))?;
-    remove(&layout.pod_logs)?;
+    remove(&layout.run)?;
     for hierarchy in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
         for ours in ["kubepods", "ferrokube"] {
             remove_cgroup(&hierarchy.path().join(ours))?;
@@ -169,6 +171,23 @@ fn clear_kernel(layout: &Layout) -> Result<()> {
     }
     remove_cgroup(Path::new("/sys/fs/cgroup/kubepods"))?;
     remove_cgroup(Path::new("/sys/fs/cgroup/ferrokube"))
+}
+
+/// Logs of the pods that this node had; another cluster's pods may log into the same place.
+fn remove_logs(layout: &Layout) -> Result<()> {
+    let names = |path: &Path| -> Vec<String> {
+        let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+        entries.filter_map(|e| e.file_name().into_string().ok()).collect()
+    };
+    let pods = names(&layout.kubelet().join("pods"));
+    for log in names(&layout.pod_logs) {
+        if pods.iter().any(|uid| log.ends_with(&format!("_{uid}"))) {
+            remove(&layout.pod_logs.join(log))?;
+        }
+    }
+    // Only when nothing else is in it.
+    let _ = std::fs::remove_dir(&layout.pod_logs);
+    Ok(())
 }
 
 fn unmount_below(root: &Path) -> Result<()> {

@@ -4,6 +4,7 @@
 //! container runtime, pod network, kubelet, service proxy, DNS. Each part only gets its configuration and a client.
 //! Pods outlive this process: a second `up` continues the same cluster with its containers.
 
+mod addons;
 mod control_plane;
 mod node;
 pub mod preflight;

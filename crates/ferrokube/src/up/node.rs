@@ -1,5 +1,6 @@
 //! The node part: container runtime, pod network, kubelet, service proxy, DNS.
 
+use super::addons;
 use super::control_plane::ControlPlane;
 use super::progress::Progress;
 use super::supervise::supervise;
@@ -79,14 +80,15 @@ pub async fn start(plan: &Plan, control_plane: &ControlPlane, progress: &Progres
     let client = wire::client(server, &user, &["system:nodes"], "kubelet");
     let mut kubelet = Kubelet::start(kubelet_config(plan, endpoint)?, client).await?;
     let proxy_client = wire::client(server, "system:kube-proxy", &[], "kube-proxy");
-    let dns_client = wire::client(server, "system:serviceaccount:kube-system:kube-dns", &["system:serviceaccounts", "system:serviceaccounts:kube-system"], "dns");
+    let dns_client = wire::controller_client(server, addons::DNS_ACCOUNT);
     // Add-ons are installed by the administrator, as kubeadm does it.
-    let registrar = wire::client(server, "kubernetes-admin", &[crate::pki::ADMIN_GROUP], "ferrokube");
+    let admin = wire::client(server, "kubernetes-admin", &[crate::pki::ADMIN_GROUP], "ferrokube");
     let mut parts = vec![proxy_part(plan, proxy_client)];
     let dns_began = Instant::now();
-    parts.extend(dns_part(plan, &network, dns_client, registrar).await?);
+    parts.extend(dns_part(plan, &network, dns_client, admin.clone()).await?);
     progress.done("DNS", dns_began, &plan.options.service_ip(DNS_SERVICE).to_string());
     kubelet.ready().await;
+    addons::mark_control_plane(&admin, &plan.node_name).await.context("cannot label the node")?;
     progress.done("node", began, &format!("{} Ready at {}", plan.node_name, plan.node_ip));
     Ok(Node { runtime, kubelet, parts })
 }
@@ -157,8 +159,7 @@ fn kubelet_config(plan: &Plan, runtime_endpoint: String) -> Result<ferrokube_kub
         max_pods: 110,
         cgroup_root: "/kubepods".into(),
         register_taints: Vec::new(),
-        // One node is control plane and worker at once, so it carries the role but not the taint.
-        labels: vec![("node-role.kubernetes.io/control-plane".into(), String::new())],
+        labels: Vec::new(),
         seccomp_default: true,
         log_max_size: 10 << 20,
         log_max_files: 5,
@@ -198,6 +199,7 @@ async fn dns_part(plan: &Plan, network: &NodeNetwork, client: Client, registrar:
         metrics: Some(SocketAddr::new(gateway, DNS_METRICS_PORT)),
         ..ferrokube_dns::Config::default()
     };
+    addons::dns_role(&registrar).await.context("cannot write the role of cluster DNS")?;
     let caches = Caches::new(client);
     let server = ferrokube_dns::Server::start(config, &caches).await.context("cannot serve DNS")?;
     server.ready().await;

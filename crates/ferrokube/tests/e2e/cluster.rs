@@ -67,6 +67,11 @@ impl Cluster {
     /// Starts `ferrokube up` and waits until kubectl sees a ready node.
     pub async fn up(&mut self, args: &[&str]) -> Result<()> {
         self.start(args)?;
+        // TEMPORARY-BINDER
+        if std::env::var_os("E2E_BINDER").is_some() {
+            let script = format!(r#"K={}; while sleep 0.3; do for p in $($K get pods -A --field-selector spec.nodeName= -o name 2>/dev/null); do n=${{p#pod/}}; echo "{{\"apiVersion\":\"v1\",\"kind\":\"Binding\",\"metadata\":{{\"name\":\"$n\"}},\"target\":{{\"kind\":\"Node\",\"name\":\"n1\"}}}}" | $K create --raw /api/v1/namespaces/default/pods/$n/binding -f - >/dev/null; done; done"#, self.kubectl.display());
+            std::mem::forget(self.node.spawn(["bash", "-c", &script], &self.lab.dir().join("binder.log"))?);
+        }
         wait_for("the node to be Ready", PATIENCE, async || {
             self.still_up()?;
             let nodes = self.get("nodes").await?;
