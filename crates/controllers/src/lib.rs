@@ -9,6 +9,7 @@ mod deployment;
 mod discovery;
 mod endpoint_slice;
 mod endpoints;
+mod garbage_collector;
 mod namespace;
 mod pods;
 mod replica_set;
@@ -78,6 +79,7 @@ pub const CONTROLLERS: &[Controller] = controllers! {
     "endpoints"                     "endpoint-controller"          "endpoint-controller"        true endpoints;
     "endpointslice"                 "endpointslice-controller"     "endpoint-slice-controller"  true endpoint_slice;
     "deployment"                    "deployment-controller"        "deployment-controller"      true deployment;
+    "garbagecollector"              "generic-garbage-collector"    "garbage-collector-controller" true garbage_collector;
 };
 
 /// Whether a selection starts a controller (`--controllers` of kube-controller-manager).

@@ -42,12 +42,12 @@ impl Expectations {
 
     /// A pod of this UID will appear.
     pub fn appear(&self, owner: &str, uid: &str) {
-        self.with(owner, |e| drop(e.appear.insert(uid.to_owned())));
+        self.with(owner, |e| { e.appear.insert(uid.to_owned()); });
     }
 
     /// A pod of this UID will vanish or get a deletion timestamp.
     pub fn vanish(&self, owner: &str, uid: &str) {
-        self.with(owner, |e| drop(e.vanish.insert(uid.to_owned())));
+        self.with(owner, |e| { e.vanish.insert(uid.to_owned()); });
     }
 
     /// The cache shows a pod.

@@ -92,18 +92,20 @@ impl Deployments {
             return self.write_status(&deployment, &sets, new.as_ref()).await;
         }
         let recreate = deployment.spec.as_ref().and_then(|s| s.strategy.as_ref()).and_then(|s| s.type_.as_deref()) == Some("Recreate");
-        if recreate { self.recreate(&deployment, sets).await } else { self.roll(&deployment, sets).await }
+        if recreate { self.recreate(deployment, sets).await } else { self.roll(deployment, sets).await }
     }
 
-    async fn roll(&self, deployment: &Deployment, mut sets: Vec<ReplicaSet>) -> Result<Next, Error> {
-        let new = self.new_set(deployment, &mut sets).await?;
+    async fn roll(&self, mut owner: Deployment, mut sets: Vec<ReplicaSet>) -> Result<Next, Error> {
+        let new = self.new_set(&mut owner, &mut sets).await?;
+        let deployment = &owner;
         let (_, old) = rollout::split(deployment, &sets);
         let scales = rollout::rolling(deployment, &new, &old);
         let sets = self.apply_scales(deployment, sets, scales).await?;
         self.conclude(deployment, sets).await
     }
 
-    async fn recreate(&self, deployment: &Deployment, mut sets: Vec<ReplicaSet>) -> Result<Next, Error> {
+    async fn recreate(&self, mut owner: Deployment, mut sets: Vec<ReplicaSet>) -> Result<Next, Error> {
+        let deployment = &owner;
         let (new, old) = rollout::split(deployment, &sets);
         let down: Vec<Scale> = old.iter().filter(|s| rollout::replicas(s) > 0).map(|s| Scale { set: s.name().into(), to: 0 }).collect();
         if !down.is_empty() {
@@ -115,7 +117,8 @@ impl Deployments {
         if still {
             return self.write_status(deployment, &sets, new.as_ref()).await;
         }
-        let new = self.new_set(deployment, &mut sets).await?;
+        let new = self.new_set(&mut owner, &mut sets).await?;
+        let deployment = &owner;
         let up = Scale { set: new.name().into(), to: rollout::wanted(deployment) };
         let scales = if rollout::replicas(&new) == up.to { Vec::new() } else { vec![up] };
         let sets = self.apply_scales(deployment, sets, scales).await?;
@@ -155,7 +158,7 @@ impl Deployments {
     }
 
     /// The replica set of the present template, made when it is not there, with its revision and annotations right.
-    async fn new_set(&self, deployment: &Deployment, sets: &mut Vec<ReplicaSet>) -> Result<ReplicaSet, Error> {
+    async fn new_set(&self, deployment: &mut Deployment, sets: &mut Vec<ReplicaSet>) -> Result<ReplicaSet, Error> {
         let (new, old) = rollout::split(deployment, sets);
         let revision = rollout::next_revision(&old);
         let Some(existing) = new else {
@@ -184,13 +187,16 @@ impl Deployments {
         Ok(updated)
     }
 
-    async fn note_revision(&self, deployment: &Deployment, revision: &str) -> Result<(), Error> {
+    /// Notes the revision on the deployment; goes on with the deployment as it is then.
+    async fn note_revision(&self, deployment: &mut Deployment, revision: &str) -> Result<(), Error> {
         let known = deployment.metadata.annotations.as_ref().and_then(|a| a.get(annotations::REVISION));
         if known.map(String::as_str) == Some(revision) {
             return Ok(());
         }
-        let patch = json!({"metadata": {"uid": deployment.uid(), "annotations": {annotations::REVISION: revision}}});
-        self.context.client.patch::<Deployment>(deployment.namespace(), deployment.name(), &Patch::Merge(patch)).await.map(drop)
+        let mut changed = deployment.clone();
+        changed.metadata.annotations = with(changed.metadata.annotations.take(), annotations::REVISION, revision);
+        *deployment = self.context.client.update(&changed).await?;
+        Ok(())
     }
 
     async fn create_set(&self, deployment: &Deployment, revision: i64, old: &[ReplicaSet]) -> Result<ReplicaSet, Error> {
@@ -239,9 +245,9 @@ impl Deployments {
         if ours && rollout::same_template(deployment, &there) {
             return Ok(there);
         }
-        let count = deployment.status.as_ref().and_then(|s| s.collision_count).unwrap_or(0) + 1;
-        let patch = json!({"status": {"collisionCount": count}});
-        self.context.client.patch_status::<Deployment>(deployment.namespace(), deployment.name(), &Patch::Merge(patch)).await?;
+        let mut changed = deployment.clone();
+        *changed.status.get_or_insert_default().collision_count.get_or_insert_default() += 1;
+        self.context.client.update_status(&changed).await?;
         Err(e)
     }
 
@@ -271,9 +277,8 @@ impl Deployments {
         let new = new.and_then(|n| sets.iter().find(|s| s.uid() == n.uid())).or_else(|| sets.iter().find(|s| rollout::same_template(deployment, s)));
         let (fresh, look_again) = status::status(deployment, sets, new, Timestamp::now());
         if deployment.status.as_ref() != Some(&fresh) {
-            // Annotations of this deployment may just have been written; the status goes alone, by patch.
-            let patch = json!({"metadata": {"uid": deployment.uid()}, "status": status::as_patch(&fresh)});
-            self.context.client.patch_status::<Deployment>(deployment.namespace(), deployment.name(), &Patch::Merge(patch)).await.optional()?;
+            let changed = Deployment { status: Some(fresh), ..deployment.clone() };
+            self.context.client.update_status(&changed).await.optional()?;
         }
         tracing::trace!(deployment = deployment.name(), pods = self.pods.len(), "deployment reconciled");
         Ok(look_again.map_or(Next::Wait, Next::After))

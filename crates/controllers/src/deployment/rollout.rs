@@ -294,6 +294,7 @@ mod tests {
     use serde_json::json;
 
     fn deployment(replicas: i32, surge: &str, unavailable: &str) -> Deployment {
+        let [surge, unavailable] = [surge, unavailable].map(|t| t.parse::<i32>().map_or_else(|_| json!(t), |n| json!(n)));
         serde_json::from_value(json!({
             "metadata": {"name": "web", "namespace": "a", "uid": "d"},
             "spec": {

@@ -7,7 +7,6 @@ use ferrokube_client::Named;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentCondition, DeploymentStatus, ReplicaSet};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use serde_json::{Value, json};
 use std::time::Duration;
 
 /// Zero is left out, as the Go types do.
@@ -161,20 +160,10 @@ fn failure(sets: &[ReplicaSet], list: &mut Vec<DeploymentCondition>, now: Timest
     }
 }
 
-/// A merge patch that removes the counters that became zero.
-pub fn as_patch(status: &DeploymentStatus) -> Value {
-    let mut body = serde_json::to_value(status).unwrap_or_default();
-    for counter in ["replicas", "updatedReplicas", "readyReplicas", "availableReplicas", "unavailableReplicas"] {
-        if body.get(counter).is_none() {
-            body[counter] = json!(null);
-        }
-    }
-    body
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     fn deployment() -> Deployment {
         serde_json::from_value(json!({

@@ -1,0 +1,141 @@
+//! Garbage collection: dependents go with their owners, or before them, or are let go.
+//!
+//! Reads every resource that can be listed, watched and deleted, custom ones included; deletes dependents whose owners
+//! are all gone, removes references to owners that are gone, and ends foreground and orphaning deletions. Nothing is
+//! deleted on the word of a cache: that an owner is absent is asked of the API server first.
+//! Source: `pkg/controller/garbagecollector`.
+
+mod collect;
+mod graph;
+
+use crate::Context;
+use crate::discovery::{self, ApiResource};
+use collect::Collector;
+use ferrokube_client::controller::{self, Next};
+use ferrokube_client::queue::Queue;
+use ferrokube_client::{Cache, Error, Object, Selection};
+use graph::Graph;
+use parking_lot::{Mutex, RwLock};
+use serde_json::Value;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Notify;
+
+/// Work at once (`--concurrent-gc-syncs`).
+const WORKERS: usize = 20;
+/// Looking again when a group could not be discovered or a definition is not served yet.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// What is watched, by resource.
+#[derive(Clone, Default)]
+struct Monitors {
+    caches: Arc<RwLock<HashMap<Arc<ApiResource>, Cache<()>>>>,
+    /// UIDs that the caches show.
+    uids: Arc<RwLock<HashSet<Box<str>>>>,
+}
+
+impl Monitors {
+    /// The cache of a kind in any version, and its resource.
+    fn of_kind(&self, group: &str, kind: &str) -> Option<(Arc<ApiResource>, Cache<()>)> {
+        let caches = self.caches.read();
+        caches.iter().find(|(r, _)| r.group == group && r.kind == kind).map(|(r, c)| (r.clone(), c.clone()))
+    }
+}
+
+/// Runs the controller.
+pub(crate) async fn run(context: Context) {
+    let queue: Queue<Box<str>> = Queue::new();
+    let graph: Arc<Mutex<Graph>> = Arc::default();
+    let monitors = Monitors::default();
+    let changed = Arc::new(Notify::new());
+    let definitions = watch_definitions(&context, &changed);
+    let collector = Collector { context: context.clone(), graph: graph.clone(), monitors: monitors.clone() };
+    let work = async {
+        // Until everything was listed once, an owner may only seem to be unknown.
+        while refresh(&context, &monitors, &graph, &queue, &definitions).await.is_err() {
+            tokio::time::sleep(AGAIN).await;
+        }
+        let reconcile = |uid: Box<str>| collector.reconcile(uid);
+        let workers = controller::run::<_, Error, _, _>("garbage-collector", queue.clone(), WORKERS, reconcile);
+        tokio::join!(workers, follow(&context, &monitors, &graph, &queue, &definitions, &changed));
+    };
+    work.await;
+}
+
+/// Definitions and aggregated services say when discovery changes.
+fn watch_definitions(context: &Context, changed: &Arc<Notify>) -> Cache<()> {
+    let select = |group: &str, resource: &str| Selection { group: group.into(), version: "v1".into(), resource: resource.into(), ..Selection::default() };
+    let definitions = context.caches.dynamic(select("apiextensions.k8s.io", "customresourcedefinitions"));
+    let notify = changed.clone();
+    definitions.on_change(move |_| notify.notify_one());
+    definitions
+}
+
+async fn follow(context: &Context, monitors: &Monitors, graph: &Arc<Mutex<Graph>>, queue: &Queue<Box<str>>, definitions: &Cache<()>, changed: &Notify) {
+    let mut complete = true;
+    loop {
+        if complete {
+            changed.notified().await;
+        } else {
+            drop(tokio::time::timeout(AGAIN, changed.notified()).await);
+        }
+        complete = refresh(context, monitors, graph, queue, definitions).await.unwrap_or(false);
+    }
+}
+
+/// Watches what is served now and no longer what is not; whether discovery told everything.
+async fn refresh(context: &Context, monitors: &Monitors, graph: &Arc<Mutex<Graph>>, queue: &Queue<Box<str>>, definitions: &Cache<()>) -> Result<bool, Error> {
+    definitions.synced().await;
+    let (served, failed) = discovery::collectable(&context.client).await?;
+    let served: HashSet<Arc<ApiResource>> = served.into_iter().map(Arc::new).collect();
+    let known: Vec<Arc<ApiResource>> = monitors.caches.read().keys().cloned().collect();
+    for gone in known.iter().filter(|r| !served.contains(*r) && !failed.iter().any(|f| f.starts_with(&format!("{}/", r.group)))) {
+        tracing::debug!(resource = gone.qualified(), "no longer collected");
+        monitors.caches.write().remove(gone);
+        graph.lock().forget(gone);
+    }
+    let mut fresh = Vec::new();
+    for resource in served.iter().filter(|r| !known.contains(r)) {
+        let selection = Selection { group: resource.group.clone(), version: resource.version.clone(), resource: resource.resource.clone(), ..Selection::default() };
+        let cache = context.caches.dynamic(selection);
+        monitors.caches.write().insert(resource.clone(), cache.clone());
+        observe(resource.clone(), &cache, monitors, graph.clone(), queue.clone());
+        fresh.push(cache);
+    }
+    for cache in &fresh {
+        // A definition may vanish before its objects were ever listed.
+        drop(tokio::time::timeout(Duration::from_secs(30), cache.synced()).await);
+    }
+    Ok(failed.is_empty() && definitions.objects().iter().all(|d| is_served(d, &served)))
+}
+
+/// Whether an established definition is in discovery.
+fn is_served(definition: &Object, served: &HashSet<Arc<ApiResource>>) -> bool {
+    let Ok(value) = definition.decode::<Value>() else { return true };
+    let established = value["status"]["conditions"].as_array().into_iter().flatten().any(|c| c["type"] == "Established" && c["status"] == "True");
+    let (group, plural) = (&value["spec"]["group"], &value["spec"]["names"]["plural"]);
+    !established || value["metadata"]["deletionTimestamp"].is_string() || served.iter().any(|r| *group == *r.group && *plural == *r.resource)
+}
+
+fn observe(resource: Arc<ApiResource>, cache: &Cache<()>, monitors: &Monitors, graph: Arc<Mutex<Graph>>, queue: Queue<Box<str>>) {
+    let uids = monitors.uids.clone();
+    cache.on_change(move |delta| {
+        let mut look = Vec::new();
+        if let Some(old) = delta.old.filter(|o| delta.new.is_none_or(|n| n.uid != o.uid)) {
+            uids.write().remove(&old.uid);
+            look.extend(graph.lock().remove(&old.uid));
+        }
+        if let Some(new) = delta.new {
+            if delta.old.is_none_or(|o| o.uid != new.uid) {
+                uids.write().insert(new.uid.clone());
+            }
+            let known = |uid: &str| uids.read().contains(uid);
+            look.extend(graph.lock().set(&new.uid, graph::node(&resource, new), known));
+        }
+        look.into_iter().for_each(|uid| queue.add(uid));
+    });
+}
+
+/// Nothing to wait for.
+const DONE: Result<Next, Error> = Ok(Next::Wait);
