@@ -188,8 +188,16 @@ async fn every_change_is_told_as_it_happens() -> Result<()> {
     node.runtime.remove_pod_sandbox(RemovePodSandboxRequest { pod_sandbox_id: sandbox.clone() }).await?;
     assert_eq!(next().await?.1, ContainerStoppedEvent);
     assert_eq!(next().await?.1, ContainerDeletedEvent);
-    // A server that ends says so at once, although somebody listens.
+    // A server that ends says so at once, although somebody listens and somebody else waits for a container.
+    let sandbox = node.pod(pod("slow")).await?;
+    let id = node.run(&sandbox, script("slow", "trap '' TERM; while true; do sleep 0.1; done")).await?;
+    let mut waiting = node.runtime.clone();
+    let stop = tokio::spawn(async move { waiting.stop_container(StopContainerRequest { container_id: id, timeout: 600 }).await });
+    while tokio::time::timeout(Duration::from_millis(50), events.message()).await.is_ok() {}
+    let begin = std::time::Instant::now();
     node.terminate().await?;
+    assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+    assert!(stop.await?.is_err());
     assert!(!matches!(events.message().await, Ok(Some(_))));
     Ok(())
 }

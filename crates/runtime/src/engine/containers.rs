@@ -334,13 +334,20 @@ impl Engine {
         if timeout > 0 {
             self.signal(&sandbox, container, container.record.stop_signal, false).await?;
             let grace = u64::try_from(timeout).map_or(FOREVER, Duration::from_secs).min(FOREVER);
-            if tokio::time::timeout(grace, status.wait_for(ended)).await.is_ok() {
-                return Ok(());
+            tokio::select! {
+                waited = tokio::time::timeout(grace, async { status.wait_for(ended).await.is_ok() }) => {
+                    if waited.is_ok() {
+                        return Ok(());
+                    }
+                }
+                () = self.stop.cancelled() => return Err(being_stopped()),
             }
         }
         self.signal(&sandbox, container, libc::SIGKILL, !container.record.own_pid_namespace).await?;
-        let _ = status.wait_for(ended).await;
-        Ok(())
+        tokio::select! {
+            _ = async { status.wait_for(ended).await.is_ok() } => Ok(()),
+            () = self.stop.cancelled() => Err(being_stopped()),
+        }
     }
 
     async fn signal(self: &Arc<Self>, sandbox: &Arc<Sandbox>, container: &Container, signal: i32, all: bool) -> Result<()> {
@@ -457,6 +464,11 @@ impl Engine {
         tell(&self.shim_socket(&sandbox), &Request::ReopenLog { id: container.id.clone() }).await?;
         Ok(())
     }
+}
+
+/// For requests that wait for a container while this server ends: whoever asked asks the next one.
+pub(super) fn being_stopped() -> Error {
+    Error::Internal("the container runtime is being stopped".to_owned())
 }
 
 /// Takes over what an update sets.

@@ -166,6 +166,12 @@ impl Engine {
             };
             Ok::<_, Error>((exit_code, out, err))
         };
+        let work = async {
+            tokio::select! {
+                result = work => result,
+                () = self.stop.cancelled() => Err(super::containers::being_stopped()),
+            }
+        };
         let finished = match deadline {
             Some(deadline) => tokio::time::timeout_at(deadline, work).await,
             None => Ok(work.await),

@@ -1,5 +1,6 @@
 //! Takes up what an earlier server left: records on disk, shims that still run, and what was half made.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -20,6 +21,9 @@ impl Engine {
     pub(super) fn make_folders(&self) -> Result<()> {
         for directory in [self.config.root.join("sandboxes"), self.config.root.join("containers"), self.config.state.join("pods")] {
             std::fs::create_dir_all(&directory).context(format!("making {}", directory.display()))?;
+            // Environments of containers are in there, and with them secrets.
+            let only_root = std::fs::Permissions::from_mode(0o700);
+            std::fs::set_permissions(&directory, only_root).context(format!("permissions of {}", directory.display()))?;
         }
         Ok(())
     }

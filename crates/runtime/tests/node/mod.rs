@@ -140,7 +140,9 @@ fn import(node: &Node, lab: &Lab) -> Result<()> {
 
 async fn serve(lab: &Lab, node: &Node, network: &[String]) -> Result<(tokio::process::Child, Channel)> {
     let socket = lab.dir().join("cri.sock");
-    let mut command: Vec<String> = [env!("CARGO_BIN_EXE_ferrokube-cri"), "/var/lib/rt", "/run/rt"].map(str::to_owned).to_vec();
+    // Another build of it can be measured.
+    let program = std::env::var("FERROKUBE_CRI").unwrap_or_else(|_| env!("CARGO_BIN_EXE_ferrokube-cri").to_owned());
+    let mut command: Vec<String> = vec![program, "/var/lib/rt".to_owned(), "/run/rt".to_owned()];
     command.push(socket.to_string_lossy().into_owned());
     command.extend(network.iter().cloned());
     let server = node.spawn(&command, &lab.dir().join("server.log"))?;
