@@ -152,7 +152,8 @@ impl Start {
         let id = created.map_err(|e| self.failed("CreateContainerError", e.message()))?.into_inner().container_id;
         node.recorder.event(about.clone(), Normal, "Created", "Container created");
         let started = node.cri.runtime.clone().start_container(cri::StartContainerRequest { container_id: id.clone() }).await;
-        started.map_err(|e| self.failed("RunContainerError", e.message()))?;
+        // The name says more than the id, and events about every try are the same then.
+        started.map_err(|e| self.failed("RunContainerError", &e.message().replace(&id, &self.spec.name)))?;
         node.recorder.event(about, Normal, "Started", "Container started");
         self.post_start(&sandbox, &id).await
     }

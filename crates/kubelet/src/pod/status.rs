@@ -178,7 +178,7 @@ fn without_instance(
     if let Some(known) = known.filter(|k| k.state.as_ref().is_some_and(|s| s.terminated.is_some())) {
         return known;
     }
-    if facts.ended {
+    if facts.ended && located(facts, spec, all) {
         status.state = Some(ContainerState {
             terminated: Some(ContainerStateTerminated {
                 exit_code: 137,
@@ -196,6 +196,21 @@ fn without_instance(
     let (reason, message) = facts.waiting.get(&spec.name).cloned().unwrap_or_else(|| (usual.into(), String::new()));
     status.state = Some(waiting_state(&reason, &message));
     status
+}
+
+/// Whether a container that is not there counts as lost: every one of a pod that had come up, and of one that had not,
+/// those init containers that had their turn.
+fn located(facts: &Facts<'_>, spec: &ContainerSpec, all: &[ContainerSpec]) -> bool {
+    let began = |s: &ContainerSpec| facts.observed.latest(&s.name).is_some();
+    let init = |s: &&ContainerSpec| matches!(s.class, Class::Init | Class::Sidecar);
+    let Some(last) = all.iter().rfind(init) else { return true };
+    let through = |s: &ContainerSpec| match s.class {
+        Class::Init => facts.observed.latest(&s.name).is_some_and(|i| i.state() == State::ContainerExited && i.status.exit_code == 0),
+        _ => began(s),
+    };
+    let initialized = all.iter().any(|s| s.class == Class::Main && began(s)) || through(last);
+    let turn = all.iter().rposition(|s| init(&s) && began(s)).unwrap_or(0);
+    initialized || (init(&spec) && all.iter().position(|s| s.name == spec.name).is_some_and(|at| at <= turn))
 }
 
 fn ended_state(facts: &Facts<'_>, instance: &Container) -> ContainerState {

@@ -57,6 +57,9 @@ fn retry_delay(failures: u32) -> Duration {
     Duration::from_millis(500 << failures.min(5)).min(Duration::from_secs(10))
 }
 
+/// Wait before a container whose configuration was refused is tried again (the kubelet's sync back-off).
+const CONFIG_RETRY: Duration = Duration::from_secs(10);
+
 /// The owner of one pod.
 pub struct Worker {
     node: Arc<Shared>,
@@ -65,6 +68,8 @@ pub struct Worker {
     observed: Arc<Observed>,
     looked: bool,
     look_again: bool,
+    /// Only what was seen after this moment shows what the last step did.
+    changed_at: Instant,
     volumes: Option<Arc<Volumes>>,
     remains: bool,
     termination: Option<Termination>,
@@ -74,6 +79,8 @@ pub struct Worker {
     waiting: BTreeMap<String, Waiting>,
     crashes: Backoff,
     pulls: Backoff,
+    /// Containers that could not be described or made: tried again after [`CONFIG_RETRY`], without growing delays.
+    refused: BTreeMap<String, Instant>,
     seen_exits: BTreeSet<String>,
     messages: BTreeMap<String, String>,
     probes: Probes,
@@ -101,6 +108,7 @@ impl Worker {
             observed: Arc::new(Observed::nothing()),
             looked: false,
             look_again: true,
+            changed_at: Instant::now(),
             volumes: None,
             remains,
             termination: None,
@@ -110,6 +118,7 @@ impl Worker {
             waiting: BTreeMap::new(),
             crashes: Backoff::default(),
             pulls: Backoff::default(),
+            refused: BTreeMap::new(),
             seen_exits: BTreeSet::new(),
             messages: BTreeMap::new(),
             ready: BTreeSet::new(),
@@ -253,6 +262,7 @@ impl Worker {
         if !matches!(step, Some(Step::Observe | Step::Status | Step::Delete)) {
             self.look_again = true;
             self.looked = false;
+            self.changed_at = Instant::now();
         }
         match ended {
             Ok((_, outcome)) => self.outcome(outcome),
@@ -289,6 +299,7 @@ impl Worker {
             Outcome::Started(name, Ok(())) => {
                 self.waiting.remove(&name);
                 self.pulls.forget(&name);
+                self.refused.remove(&name);
             }
             Outcome::Started(name, Err(e)) => self.start_failed(name, e),
             Outcome::Reclaimed(Ok(())) => self.remains = false,
@@ -316,8 +327,8 @@ impl Worker {
         let pulling = matches!(e.reason.as_str(), "ErrImagePull" | "InvalidImageName" | "ErrImageNeverPull" | "ImageInspectError");
         if pulling {
             self.pulls.failed(&name, Instant::now());
-        } else if self.observed.latest(&name).is_none() {
-            self.crashes.restarted(&name, Instant::now());
+        } else if matches!(e.reason.as_str(), "CreateContainerConfigError" | "CreateContainerError") {
+            self.refused.insert(name.clone(), Instant::now() + CONFIG_RETRY);
         }
         self.waiting.insert(name, (e.reason, e.message));
     }
@@ -330,7 +341,9 @@ impl Worker {
         for container in observed.containers.iter().filter(|c| c.state() == ContainerState::ContainerExited) {
             let id = &container.status.id;
             if self.seen_exits.insert(id.clone()) {
-                let ran = container.status.finished_at.saturating_sub(container.status.started_at);
+                // One that never started has no start time and ran for no time.
+                let began = if container.status.started_at > 0 { container.status.started_at } else { container.status.finished_at };
+                let ran = container.status.finished_at.saturating_sub(began);
                 let ran = Duration::from_nanos(u64::try_from(ran).unwrap_or(0));
                 let ago = Timestamp::now().as_nanosecond() - i128::from(container.status.finished_at);
                 let ended = now.checked_sub(Duration::from_nanos(u64::try_from(ago).unwrap_or(0))).unwrap_or(now);
@@ -344,8 +357,8 @@ impl Worker {
         let known: BTreeSet<&str> = observed.containers.iter().map(|c| c.status.id.as_str()).collect();
         self.seen_exits.retain(|id| known.contains(id.as_str()));
         self.messages.retain(|id, _| known.contains(id.as_str()));
+        self.looked = observed.at >= self.changed_at;
         self.observed = Arc::new(observed);
-        self.looked = true;
     }
 
     /// Everything that follows from the present state; returns when to look again by itself.
@@ -404,9 +417,9 @@ impl Worker {
         let now = Instant::now();
         let backoff = |spec: &ContainerSpec, last: Option<&Container>| {
             let crash = last.and_then(|_| self.crashes.remaining(&spec.name, now));
-            let failed_start = if last.is_none() { self.crashes.remaining(&spec.name, now) } else { None };
-            let all = [crash, failed_start, self.pulls.remaining(&spec.name, now)];
-            all.into_iter().flatten().map(|(left, _)| left).max()
+            let refused = self.refused.get(&spec.name).and_then(|at| at.checked_duration_since(now)).filter(|left| !left.is_zero());
+            let all = [crash, self.pulls.remaining(&spec.name, now)];
+            all.into_iter().flatten().map(|(left, _)| left).chain(refused).max()
         };
         plan::plan(&View {
             pod: &self.pod,
@@ -439,7 +452,7 @@ impl Worker {
                 self.node.recorder.event(about, Warning, "Failed", "Error: ImagePullBackOff");
                 self.waiting.insert(name.clone(), ("ImagePullBackOff".into(), message));
             } else if let Some((_, delay)) = self.crashes.remaining(name, now) {
-                if already == "CrashLoopBackOff" || (!already.is_empty() && self.observed.latest(name).is_none()) {
+                if already == "CrashLoopBackOff" || (!already.is_empty() && !self.told(name, &already)) {
                     continue;
                 }
                 let message = format!("back-off {} restarting failed container={name} pod={}", spoken(delay), title(&self.pod));
@@ -630,6 +643,14 @@ fn status_patch(uid: &Option<String>, status: &PodStatus) -> serde_json::Value {
     let mut body = serde_json::to_value(status).unwrap_or_default();
     if let Some(conditions) = body.get_mut("conditions").and_then(serde_json::Value::as_array_mut) {
         conditions.retain(|c| c["type"].as_str().is_some_and(|t| OURS.contains(&t)));
+        // Conditions merge by type, so what no longer applies has to be taken away explicitly.
+        for condition in conditions.iter_mut() {
+            for field in ["reason", "message"] {
+                if condition.get(field).is_none() {
+                    condition[field] = serde_json::Value::Null;
+                }
+            }
+        }
     }
     for field in ["reason", "message"] {
         if body.get(field).is_none() {
