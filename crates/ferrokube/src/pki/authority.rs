@@ -24,7 +24,6 @@ const BACKDATE: i64 = 300;
 /// A CA with its key.
 pub(super) struct Authority {
     certificate: String,
-    key: String,
     issuer: Issuer<'static, KeyPair>,
     /// Public key, to tell whose signature a certificate of an earlier run carries.
     key_id: Vec<u8>,
@@ -86,14 +85,14 @@ fn with_certificate<T>(pem: &str, look: impl FnOnce(&X509Certificate<'_>) -> T) 
     Some(look(&certificate))
 }
 
-/// Loads or makes a private key, with its public half.
-pub(super) fn key_pair(folder: &Folder, name: &str) -> Result<(String, String), PkiError> {
+/// Loads or makes a private key; its public half is kept beside it.
+pub(super) fn private_key(folder: &Folder, name: &str) -> Result<String, PkiError> {
     let (private, public) = (format!("{name}.key"), format!("{name}.pub"));
     let key = match folder.read(&private)? {
         Some(pem) => {
             // Keys that kubeadm made are RSA; their public half stands beside them.
-            if let Some(public) = folder.read(&public)? {
-                return Ok((pem, public));
+            if folder.read(&public)?.is_some() {
+                return Ok(pem);
             }
             KeyPair::from_pem(&pem).map_err(|e| PkiError::Broken { path: folder.path(&private), why: e.to_string() })?
         }
@@ -104,7 +103,7 @@ pub(super) fn key_pair(folder: &Folder, name: &str) -> Result<(String, String), 
         }
     };
     folder.write(&public, &key.public_key_pem())?;
-    Ok((key.serialize_pem(), key.public_key_pem()))
+    Ok(key.serialize_pem())
 }
 
 impl Authority {
@@ -145,17 +144,12 @@ impl Authority {
             }
         };
         let key_id = pair.public_key_raw().to_vec();
-        let key = pair.serialize_pem();
         let issuer = Issuer::from_ca_cert_pem(&certificate, pair).map_err(|e| broken(&crt, &e.to_string()))?;
-        Ok(Authority { certificate, key, issuer, key_id })
+        Ok(Authority { certificate, issuer, key_id })
     }
 
     pub(super) fn certificate(&self) -> &str {
         &self.certificate
-    }
-
-    pub(super) fn credential(&self) -> Credential {
-        Credential { certificate: self.certificate.clone(), key: self.key.clone() }
     }
 
     /// Loads the certificate, or makes it (with a new key) when it is absent or no longer fits.
