@@ -172,7 +172,7 @@ async fn confinement_is_what_the_pod_asks_for() -> Result<()> {
     }
     let mut node = RuntimeNode::start().await?;
     let sandbox = node.pod(pod("confined")).await?;
-    let show = "grep -E '^(CapEff|CapBnd|NoNewPrivs|Seccomp):' /proc/self/status; id; unshare -n true; echo $?; touch /x; echo $?; sleep 1000";
+    let show = "grep -E '^(CapEff|CapBnd|NoNewPrivs|Seccomp):' /proc/self/status; id; unshare -n true; echo $?; touch /x; echo $? > /dev/stdout; sleep 1000";
     let context = |config: &mut ContainerConfig| config.linux.as_mut().and_then(|linux| linux.security_context.take()).expect("has one");
 
     let plain = script("plain", show);

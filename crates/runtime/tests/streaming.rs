@@ -187,12 +187,23 @@ async fn exec_streams_over_both_transports() -> Result<()> {
     assert!(content[1].ends_with(b"99999\n100000\n"));
 
     // A terminal has a size and echoes.
-    let url = exec_url(&mut node, &id, "read x; stty size; echo got $x", true).await?;
+    let url = exec_url(&mut node, &id, "read x; until [ \"$(stty size)\" = '40 100' ]; do sleep 0.02; done; stty size; echo got $x", true).await?;
     let mut socket = websocket(&node, &url, "v5.channel.k8s.io")?;
     socket.send(Message::Binary(Bytes::from_static(b"\x04{\"Width\":100,\"Height\":40}")))?;
     socket.send(Message::Binary(Bytes::from_static(b"\x00this\n")))?;
     let content = channels(&mut socket)?;
     assert_eq!(String::from_utf8_lossy(&content[1]), "this\r\n40 100\r\ngot this\r\n");
+
+    // Whoever it runs as can open its own output by name.
+    let mut config = script("somebody", "echo said > /dev/stderr; sleep 1000");
+    config.linux.as_mut().and_then(|linux| linux.security_context.as_mut()).expect("context").run_as_user = Some(Int64Value { value: 1234 });
+    let somebody = node.run(&sandbox, config).await?;
+    for (tty, expected) in [(false, "hi\n"), (true, "hi\r\n")] {
+        let url = exec_url(&mut node, &somebody, "echo hi > /dev/stdout", tty).await?;
+        let content = channels(&mut websocket(&node, &url, "v5.channel.k8s.io")?)?;
+        assert_eq!(String::from_utf8_lossy(&content[1]), expected);
+    }
+    assert_eq!(node.log("somebody")?, ["stderr F said"]);
 
     let url = exec_url(&mut node, &id, "exit 0", false).await?;
     node.runtime.stop_container(StopContainerRequest { container_id: id.clone(), timeout: 0 }).await?;
@@ -226,7 +237,7 @@ async fn attach_joins_the_containers_own_streams() -> Result<()> {
     assert_eq!(node.ended(&id).await?.exit_code, 4);
     assert_eq!(node.log("main")?, ["stdout F got one", "stdout F got two", "stdout F end"]);
 
-    let mut config = script("tty", "stty size; read x; stty size; sleep 1000");
+    let mut config = script("tty", "until [ \"$(stty size)\" = '33 90' ]; do sleep 0.02; done; read x; stty size; sleep 1000");
     (config.stdin, config.tty) = (true, true);
     let id = node.run(&sandbox, config).await?;
     let request = AttachRequest { container_id: id.clone(), stdin: true, tty: true, stdout: true, stderr: false };

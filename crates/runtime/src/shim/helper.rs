@@ -235,9 +235,24 @@ impl Workload {
         let environment = c_strings(process.env().as_deref().unwrap_or_default())?;
         let program = find_program(spec)?;
         let path = CString::new(program.as_os_str().as_encoded_bytes()).map_err(|_| "a NUL byte in the program's path")?;
+        give_stdio(process.user().uid());
         self.confine()?;
         nix::unistd::execve(&path, &arguments, &environment)
             .map_err(|error| format!("exec {}: {}", program.display(), error_words(error)))
+    }
+}
+
+/// Makes the standard descriptors the user's own, so that it can open them again by name (`/dev/stdout`). `/dev/null` is everyone's already.
+fn give_stdio(uid: u32) {
+    use nix::sys::stat::{SFlag, fstat};
+    for fd in 0..3 {
+        let fd = sys::borrow(fd);
+        let Ok(stat) = fstat(fd) else { continue };
+        let is_null = stat.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFCHR.bits() && stat.st_rdev == libc::makedev(1, 3);
+        if !is_null && stat.st_uid != uid {
+            // Not every descriptor has an owner to change; then opening it again fails, and nothing else.
+            let _ = nix::unistd::fchown(fd, Some(nix::unistd::Uid::from_raw(uid)), None);
+        }
     }
 }
 
