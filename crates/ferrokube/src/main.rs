@@ -29,6 +29,7 @@ fn main() -> ExitCode {
     }
     let cli = Cli::parse();
     logging();
+    small_pages();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("ferrokube").build();
     let outcome = runtime.map_err(anyhow::Error::from).and_then(|runtime| {
         let outcome = runtime.block_on(run(cli));
@@ -42,6 +43,13 @@ fn main() -> ExitCode {
             eprintln!("error: {e:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Huge pages would triple the memory of a process whose heap is many small things. Shims switch them on again for containers.
+fn small_pages() {
+    if let Err(e) = nix::sys::prctl::set_thp_disable(true) {
+        tracing::debug!("transparent huge pages stay on: {e}");
     }
 }
 

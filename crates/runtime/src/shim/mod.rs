@@ -56,6 +56,8 @@ fn run(arguments: Vec<OsString>) -> Result<(), String> {
 
 /// Leaves the session, the descriptors and the cgroup of the process that started this one.
 fn detach() -> nix::Result<std::os::unix::net::UnixListener> {
+    // What starts shims may live without huge pages; containers get the machine's own setting.
+    let _ = nix::sys::prctl::set_thp_disable(false);
     // Already the leader of a session when started by hand from a shell with job control.
     let _ = nix::unistd::setsid();
     nix::sys::prctl::set_child_subreaper(true)?;
