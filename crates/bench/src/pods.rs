@@ -24,6 +24,9 @@ pub(crate) struct Args {
     /// Command of the container, instead of the image's own
     #[arg(long, num_args = 1.., value_name = "WORD", allow_hyphen_values = true)]
     command: Vec<String>,
+    /// Put the pods on this node without a scheduler
+    #[arg(long, value_name = "NAME")]
+    node: Option<String>,
     /// Pods that are started one after the other
     #[arg(long, default_value_t = 20)]
     runs: usize,
@@ -45,6 +48,7 @@ struct Seen {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Moment {
+    Created,
     Scheduled,
     Ready,
     Gone,
@@ -98,11 +102,11 @@ fn pod(args: &Args, name: &str) -> serde_json::Value {
     if !args.command.is_empty() {
         container["command"] = args.command.clone().into();
     }
-    serde_json::json!({
-        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"app": "bench"}},
-        // A node that is just up still has its taint for a moment; waiting for that is not what is measured, but it is not excluded either.
-        "spec": {"containers": [container], "terminationGracePeriodSeconds": 1}
-    })
+    let mut spec = serde_json::json!({"containers": [container], "terminationGracePeriodSeconds": 1});
+    if let Some(node) = &args.node {
+        spec["nodeName"] = node.clone().into();
+    }
+    serde_json::json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"app": "bench"}}, "spec": spec})
 }
 
 /// Creates pods at once; how long each took from the first request until it was Ready.
@@ -128,7 +132,7 @@ async fn stop(room: &Room, names: &[String], events: &mut mpsc::Receiver<Seen>, 
 
 /// Waits until each of `names` has come to a moment.
 async fn wait(names: &[String], what: &Moment, since: Instant, events: &mut mpsc::Receiver<Seen>, patience: Duration) -> anyhow::Result<Vec<Duration>> {
-    let mut open: HashMap<&str, Moment> = names.iter().map(|n| (n.as_str(), Moment::Scheduled)).collect();
+    let mut open: HashMap<&str, Moment> = names.iter().map(|n| (n.as_str(), Moment::Created)).collect();
     let mut took = Vec::new();
     let deadline = tokio::time::Instant::from_std(since + patience);
     while !open.is_empty() {

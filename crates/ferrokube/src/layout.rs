@@ -17,6 +17,8 @@ impl Layout {
     /// The usual places for root, or places in the home directory for everyone else.
     pub fn new(data: Option<PathBuf>, root: bool) -> Self {
         let data = data.unwrap_or_else(|| if root { "/var/lib/ferrokube".into() } else { home_data() });
+        // Other processes (the shims) get these paths, and their working directory is another one.
+        let data = std::path::absolute(&data).unwrap_or(data);
         let run = if root { run_of(&data) } else { data.join("run") };
         Layout { run, pod_logs: "/var/log/pods".into(), data }
     }
