@@ -67,11 +67,6 @@ impl Cluster {
     /// Starts `ferrokube up` and waits until kubectl sees a ready node.
     pub async fn up(&mut self, args: &[&str]) -> Result<()> {
         self.start(args)?;
-        // TEMPORARY-BINDER
-        if std::env::var_os("E2E_BINDER").is_some() {
-            let script = format!(r#"K={}; while sleep 0.3; do for p in $($K get pods -A --field-selector spec.nodeName= -o name 2>/dev/null); do n=${{p#pod/}}; echo "{{\"apiVersion\":\"v1\",\"kind\":\"Binding\",\"metadata\":{{\"name\":\"$n\"}},\"target\":{{\"kind\":\"Node\",\"name\":\"n1\"}}}}" | $K create --raw /api/v1/namespaces/default/pods/$n/binding -f - >/dev/null; done; done"#, self.kubectl.display());
-            std::mem::forget(self.node.spawn(["bash", "-c", &script], &self.lab.dir().join("binder.log"))?);
-        }
         wait_for("the node to be Ready", PATIENCE, async || {
             self.still_up()?;
             let nodes = self.get("nodes").await?;
@@ -195,8 +190,9 @@ impl Cluster {
 
     /// Kills `ferrokube` processes without mercy, except the shims that hold pods.
     pub fn kill_above_shims(&mut self) -> usize {
-        let shim = |command: &[String]| command.iter().any(|argument| argument.contains("shim"));
-        let ours = |command: &[String]| command.iter().any(|argument| argument == ferrokube() || argument.contains("ferrokube"));
+        let program = Path::new(ferrokube()).file_name();
+        let ours = |command: &[String]| command.first().is_some_and(|first| Path::new(first).file_name() == program);
+        let shim = |command: &[String]| command.get(1).is_some_and(|argument| argument == "shim");
         self.node.kill_matching(|command| ours(command) && !shim(command))
     }
 
