@@ -10,11 +10,14 @@ mod discovery;
 mod endpoint_slice;
 mod endpoints;
 mod garbage_collector;
+mod job;
+mod latest;
 mod namespace;
 mod pods;
 mod replica_set;
 mod root_ca;
 mod service_account;
+mod ttl_after_finished;
 
 use ferrokube_client::events::Recorder;
 use ferrokube_client::{Caches, Client};
@@ -80,6 +83,8 @@ pub const CONTROLLERS: &[Controller] = controllers! {
     "endpointslice"                 "endpointslice-controller"     "endpoint-slice-controller"  true endpoint_slice;
     "deployment"                    "deployment-controller"        "deployment-controller"      true deployment;
     "garbagecollector"              "generic-garbage-collector"    "garbage-collector-controller" true garbage_collector;
+    "job"                           "job-controller"               "job-controller"             true job;
+    "ttl-after-finished"            "ttl-after-finished-controller" "ttl-after-finished-controller" true ttl_after_finished;
 };
 
 /// Whether a selection starts a controller (`--controllers` of kube-controller-manager).

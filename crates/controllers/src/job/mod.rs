@@ -1,0 +1,215 @@
+//! Jobs: pods that run to their end, counted exactly once.
+//!
+//! Reads jobs and pods; writes pods, their tracking finalizer and the status of jobs. The status says what was counted
+//! before a finalizer says that it was: a crash between the two loses and doubles nothing. Source: `pkg/controller/job`.
+
+mod indexes;
+mod plan;
+mod policy;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use plan::is_finished;
+
+use crate::Context;
+use crate::latest::Latest;
+use crate::pods::{self, Pods};
+use ferrokube_client::cache::decoded;
+use ferrokube_client::controller::{self, Next};
+use ferrokube_client::events::EventType;
+use ferrokube_client::queue::Queue;
+use ferrokube_client::{Cache, Client, Error, Index, Named, Object, ObjectKey, Optional, Patch, Resource};
+use jiff::Timestamp;
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{Container, EnvVar, EnvVarSource, ObjectFieldSelector, Pod};
+use parking_lot::Mutex;
+use plan::{Backoff, NewPod, Plan, View};
+use serde_json::json;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Finalizer of pods that are not counted yet.
+pub(crate) const FINALIZER: &str = "batch.kubernetes.io/job-tracking";
+/// Annotation and label with the completion index.
+const INDEX: &str = "batch.kubernetes.io/job-completion-index";
+/// Annotation with the failures of the index before this pod.
+const INDEX_FAILURES: &str = "batch.kubernetes.io/job-index-failure-count";
+/// `managedBy` of jobs that are ours; also when absent.
+const MANAGER: &str = "kubernetes.io/job-controller";
+const INDEX_VARIABLE: &str = "JOB_COMPLETION_INDEX";
+
+struct Jobs {
+    context: Context,
+    jobs: Cache<Job>,
+    pods: Pods,
+    written: Latest<Job>,
+    backoffs: Mutex<HashMap<String, Backoff>>,
+}
+
+/// Runs the controller.
+pub(crate) async fn run(context: Context) {
+    let queue: Queue<ObjectKey> = Queue::new();
+    let orphans: Queue<ObjectKey> = Queue::new();
+    let jobs: Cache<Job> = context.caches.of();
+    let add = queue.clone();
+    jobs.on_change(move |d| add.add(d.key().clone()));
+    let (add, add_all, known) = (queue.clone(), queue.clone(), jobs.clone());
+    let pods = Pods::new(
+        context.caches.of(),
+        Job::KIND,
+        move |namespace, owner| add.add(ObjectKey::new(namespace, &owner.name)),
+        move |orphan| known.objects_in(&orphan.key.namespace).iter().for_each(|j| add_all.add(j.key.clone())),
+    );
+    let tracked = watch_orphans(&jobs, &pods.cache, &orphans);
+    tokio::join!(jobs.synced(), pods.cache.synced());
+    let all = Jobs { context: context.clone(), jobs: jobs.clone(), pods, written: Latest::default(), backoffs: Mutex::default() };
+    let reconcile = |key: ObjectKey| all.reconcile(key);
+    let free = |key: ObjectKey| free(&context.client, &jobs, &all.pods.cache, key);
+    let work = controller::run::<_, Error, _, _>("job", queue, 5, reconcile);
+    tokio::join!(work, controller::run::<_, Error, _, _>("job-orphans", orphans, 1, free));
+    drop(tracked);
+}
+
+/// Pods that still have the finalizer when their job is gone must be let go, or they would never vanish.
+fn watch_orphans(jobs: &Cache<Job>, pods: &Cache<Pod>, queue: &Queue<ObjectKey>) -> Arc<Index> {
+    let tracked = pods.index(|o| {
+        let finalizer = memory_contains(o, FINALIZER);
+        if finalizer { o.owners().into_iter().filter(|r| r.controller).map(|r| r.uid).collect() } else { Vec::new() }
+    });
+    let (add, known) = (queue.clone(), jobs.clone());
+    pods.on_change(move |d| {
+        let Some(pod) = d.new.filter(|o| memory_contains(o, FINALIZER)) else { return };
+        let owner = pod.controller();
+        let there = owner.and_then(|o| known.object(&pod.key.namespace, &o.name).filter(|j| *j.uid == *o.uid));
+        if there.is_none() {
+            add.add(pod.key.clone());
+        }
+    });
+    let (add, index) = (queue.clone(), tracked.clone());
+    jobs.on_change(move |d| {
+        if d.new.is_none() {
+            index.get(&d.latest().uid).iter().for_each(|p| add.add(p.key.clone()));
+        }
+    });
+    tracked
+}
+
+/// A cheap test before decoding.
+fn memory_contains(object: &Object, text: &str) -> bool {
+    object.json.windows(text.len()).any(|w| w == text.as_bytes())
+}
+
+async fn free(client: &Client, jobs: &Cache<Job>, pods: &Cache<Pod>, key: ObjectKey) -> Result<Next, Error> {
+    let Some(pod) = pods.get(&key.namespace, &key.name).filter(plan::is_tracked) else { return Ok(Next::Wait) };
+    let owner = pod.metadata.owner_references.iter().flatten().find(|r| r.controller == Some(true));
+    if let Some(owner) = owner {
+        // The cache may not show the job yet.
+        let cached = jobs.object(&key.namespace, &owner.name).is_some_and(|j| *j.uid == *owner.uid);
+        if cached || client.get::<Job>(&key.namespace, &owner.name).await.optional()?.is_some_and(|j| j.uid() == owner.uid) {
+            return Ok(Next::Wait);
+        }
+    }
+    release(client, &pod).await.map(|()| Next::Wait)
+}
+
+async fn release(client: &Client, pod: &Pod) -> Result<(), Error> {
+    let patch = json!({"metadata": {"uid": pod.uid(), "$deleteFromPrimitiveList/finalizers": [FINALIZER]}});
+    match client.patch::<Pod>(pod.namespace(), pod.name(), &Patch::Strategic(patch)).await {
+        Err(e) if e.is_not_found() || e.is_conflict() => Ok(()),
+        other => other.map(drop),
+    }
+}
+
+impl Jobs {
+    async fn reconcile(&self, key: ObjectKey) -> Result<Next, Error> {
+        let Some(object) = self.jobs.object(&key.namespace, &key.name) else { return Ok(Next::Wait) };
+        let Some(job) = decoded::<Job>(&object).map(|j| self.written.of(j)) else { return Ok(Next::Wait) };
+        if job.spec.as_ref().and_then(|s| s.managed_by.as_deref()).is_some_and(|m| m != MANAGER) {
+            return Ok(Next::Wait);
+        }
+        if is_finished(&job) {
+            return self.after_the_end(&job).await;
+        }
+        let selector = job.spec.as_ref().and_then(|s| s.selector.clone()).unwrap_or_default();
+        let settled = self.pods.settled(job.uid());
+        let pods = self.pods.claim(&self.context.client, &job, &selector).await?;
+        let backoff = self.backoffs.lock().get(job.uid()).copied().unwrap_or_default();
+        let plan = plan::plan(&View { job: &job, pods: &pods, settled, backoff, now: Timestamp::now() });
+        self.apply(job, plan).await
+    }
+
+    async fn after_the_end(&self, job: &Job) -> Result<Next, Error> {
+        self.backoffs.lock().remove(job.uid());
+        self.written.forget(job.uid());
+        for pod in self.pods.of(job.uid()).iter().filter(|p| plan::is_tracked(p)) {
+            release(&self.context.client, pod).await?;
+        }
+        Ok(Next::Wait)
+    }
+
+    /// Pods, then the status, then the finalizers of what the status counts.
+    async fn apply(&self, job: Job, mut plan: Plan) -> Result<Next, Error> {
+        let (client, recorder) = (&self.context.client, &self.context.recorder);
+        let deletes = plan.delete.iter().map(|pod| self.pods.delete(client, recorder, &job, pod));
+        let mut failure = futures_util::future::join_all(deletes).await.into_iter().find_map(Result::err);
+        if !plan.create.is_empty() {
+            let (job, create) = (&job, &plan.create);
+            let (made, error) = pods::slow_start(create.len(), |at| self.create(job, create[at])).await;
+            let missing = i32::try_from(create.len() - made).unwrap_or(0);
+            plan.status.active = plan.status.active.map(|n| n - missing).filter(|n| *n > 0);
+            failure = failure.or(error);
+        }
+        if job.status.as_ref() != Some(&plan.status) {
+            let changed = Job { status: Some(plan.status), ..job.clone() };
+            match client.update_status(&changed).await.optional()? {
+                Some(written) => self.written.wrote(&written),
+                None => return Ok(Next::Wait),
+            }
+            for (warning, reason, message) in plan.events {
+                let kind = if warning { EventType::Warning } else { EventType::Normal };
+                recorder.about(&job, kind, &reason, message);
+            }
+        }
+        self.backoffs.lock().insert(job.uid().to_owned(), plan.backoff);
+        let releases = plan.release.iter().map(|pod| release(client, pod));
+        futures_util::future::join_all(releases).await.into_iter().collect::<Result<Vec<()>, Error>>()?;
+        match failure {
+            Some(e) if e.is_namespace_terminating() => Ok(Next::Wait),
+            Some(e) => Err(e),
+            None => Ok(plan.again.map_or(Next::Wait, Next::After)),
+        }
+    }
+
+    async fn create(&self, job: &Job, new: NewPod) -> Result<(), Error> {
+        let template = job.spec.as_ref().map(|s| s.template.clone()).unwrap_or_default();
+        let shape = |pod: &mut Pod| shape(job, new, pod);
+        self.pods.create(&self.context.client, &self.context.recorder, job, &template, shape).await.map(drop)
+    }
+}
+
+/// What a job's pod has beyond the template.
+fn shape(job: &Job, new: NewPod, pod: &mut Pod) {
+    pod.metadata.finalizers.get_or_insert_default().push(FINALIZER.into());
+    let Some(index) = new.index else { return };
+    let annotations = pod.metadata.annotations.get_or_insert_default();
+    annotations.insert(INDEX.into(), index.to_string());
+    if let Some(failures) = new.failures {
+        annotations.insert(INDEX_FAILURES.into(), failures.to_string());
+    }
+    pod.metadata.labels.get_or_insert_default().insert(INDEX.into(), index.to_string());
+    let name = job.name();
+    pod.metadata.generate_name = Some(format!("{}-{index}-", &name[..name.len().min(57 - index.to_string().len())]));
+    let Some(spec) = &mut pod.spec else { return };
+    spec.hostname = Some(format!("{name}-{index}"));
+    spec.init_containers.iter_mut().flatten().chain(&mut spec.containers).for_each(add_index_variable);
+}
+
+fn add_index_variable(container: &mut Container) {
+    let list = container.env.get_or_insert_default();
+    if list.iter().any(|v| v.name == INDEX_VARIABLE) {
+        return;
+    }
+    let from = ObjectFieldSelector { field_path: format!("metadata.labels['{INDEX}']"), api_version: None };
+    let value_from = Some(EnvVarSource { field_ref: Some(from), ..EnvVarSource::default() });
+    list.push(EnvVar { name: INDEX_VARIABLE.into(), value: None, value_from });
+}

@@ -1,0 +1,138 @@
+//! The plan of a job as tables.
+
+use super::plan::{Backoff, NewPod, Plan, View, condition, plan};
+use super::{FINALIZER, INDEX};
+use jiff::Timestamp;
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::Pod;
+use serde_json::{Value, json};
+
+fn now() -> Timestamp {
+    "2026-01-01T01:00:00Z".parse().unwrap()
+}
+
+fn job(spec: Value, status: Value) -> Job {
+    let mut spec = spec;
+    spec["template"] = json!({"spec": {"restartPolicy": "Never", "containers": [{"name": "c"}]}});
+    serde_json::from_value(json!({"metadata": {"name": "j", "namespace": "a", "uid": "j"}, "spec": spec, "status": status})).unwrap()
+}
+
+fn pod(uid: &str, phase: &str, tracked: bool) -> Pod {
+    let finalizers = if tracked { json!([FINALIZER]) } else { json!([]) };
+    serde_json::from_value(json!({
+        "metadata": {"name": uid, "namespace": "a", "uid": uid, "finalizers": finalizers, "creationTimestamp": "2026-01-01T00:00:00Z"},
+        "status": {"phase": phase, "containerStatuses": [{"name": "c", "image": "i", "imageID": "", "ready": false, "restartCount": 0,
+            "state": if phase == "Failed" { json!({"terminated": {"exitCode": 1, "finishedAt": "2026-01-01T00:59:55Z"}}) } else { json!({}) }}]},
+    }))
+    .unwrap()
+}
+
+fn at_index(mut pod: Pod, index: i32) -> Pod {
+    pod.metadata.annotations = Some([(INDEX.to_owned(), index.to_string())].into());
+    pod
+}
+
+fn planned(job: &Job, pods: &[Pod]) -> Plan {
+    plan(&View { job, pods, settled: true, backoff: Backoff::default(), now: now() })
+}
+
+fn kinds(plan: &Plan) -> Vec<String> {
+    plan.status.conditions.iter().flatten().filter(|c| c.status == "True").map(|c| c.type_.clone()).collect()
+}
+
+#[test]
+fn as_many_pods_run_as_are_wanted_and_still_missing() {
+    let cases = [
+        (json!({"parallelism": 2, "completions": 5}), json!({}), vec![], 2, 0),
+        (json!({"parallelism": 2, "completions": 5}), json!({"succeeded": 4}), vec![], 1, 0),
+        (json!({"parallelism": 3}), json!({}), vec![pod("a", "Running", true)], 2, 0),
+        (json!({"parallelism": 1}), json!({}), vec![pod("a", "Running", true), pod("b", "Pending", true)], 0, 1),
+        (json!({"parallelism": 3}), json!({"succeeded": 1}), vec![pod("a", "Running", true)], 0, 0),
+        (json!({"parallelism": 2, "suspend": true}), json!({}), vec![pod("a", "Running", true)], 0, 1),
+    ];
+    for (spec, status, pods, create, delete) in cases {
+        let plan = planned(&job(spec.clone(), status), &pods);
+        assert_eq!((plan.create.len(), plan.delete.len()), (create, delete), "{spec}");
+    }
+}
+
+#[test]
+fn nothing_is_made_while_the_cache_lags_behind() {
+    let job = job(json!({"parallelism": 2, "completions": 2}), json!({}));
+    let plan = plan(&View { job: &job, pods: &[], settled: false, backoff: Backoff::default(), now: now() });
+    assert!(plan.create.is_empty());
+}
+
+#[test]
+fn a_finished_pod_is_counted_once_and_then_the_job_ends() {
+    let spec = json!({"parallelism": 1, "completions": 1});
+    let first = planned(&job(spec.clone(), json!({})), &[pod("a", "Succeeded", true)]);
+    assert_eq!(first.status.succeeded, None);
+    assert_eq!(first.status.uncounted_terminated_pods.as_ref().unwrap().succeeded.as_deref(), Some(&["a".to_owned()][..]));
+    assert_eq!((first.release.len(), first.create.len()), (1, 0));
+    assert_eq!(kinds(&first), ["SuccessCriteriaMet"]);
+    // Again with the finalizer still there: nothing new.
+    let again = planned(&job(spec.clone(), serde_json::to_value(&first.status).unwrap()), &[pod("a", "Succeeded", true)]);
+    assert_eq!(again.status, first.status);
+    let last = planned(&job(spec, serde_json::to_value(&first.status).unwrap()), &[pod("a", "Succeeded", false)]);
+    assert_eq!(last.status.succeeded, Some(1));
+    assert_eq!(kinds(&last), ["SuccessCriteriaMet", "Complete"]);
+    assert!(last.status.completion_time.is_some());
+    assert_eq!(last.events, [(false, "Completed".to_owned(), "Job completed".to_owned())]);
+}
+
+#[test]
+fn failures_back_off_and_end_the_job_beyond_the_limit() {
+    let spec = json!({"parallelism": 1, "completions": 1, "backoffLimit": 1});
+    let first = planned(&job(spec.clone(), json!({})), &[pod("a", "Failed", true)]);
+    assert_eq!(first.backoff.failures, 1);
+    assert!(first.create.is_empty());
+    assert_eq!(first.again.unwrap().as_secs(), 5);
+    let over = planned(&job(spec.clone(), json!({"failed": 1})), &[pod("b", "Failed", true), pod("c", "Running", true)]);
+    assert_eq!(kinds(&over), ["FailureTarget"]);
+    assert_eq!(over.delete.len(), 1);
+    let ended = planned(&job(spec, serde_json::to_value(&over.status).unwrap()), &[pod("b", "Failed", false)]);
+    assert_eq!(kinds(&ended), ["FailureTarget", "Failed"]);
+    assert_eq!(ended.status.failed, Some(2));
+    assert_eq!(ended.events[0].1, "BackoffLimitExceeded");
+}
+
+#[test]
+fn a_job_beyond_its_deadline_fails() {
+    let job = job(json!({"activeDeadlineSeconds": 60}), json!({"startTime": "2026-01-01T00:00:00Z"}));
+    let plan = planned(&job, &[pod("a", "Running", true)]);
+    assert_eq!(condition(Some(&plan.status), "FailureTarget").unwrap().reason.as_deref(), Some("DeadlineExceeded"));
+    assert_eq!(plan.delete.len(), 1);
+}
+
+#[test]
+fn every_index_has_one_pod_until_it_is_complete() {
+    let spec = json!({"parallelism": 3, "completions": 4, "completionMode": "Indexed"});
+    let pods = [at_index(pod("a", "Succeeded", true), 0), at_index(pod("b", "Running", true), 2), at_index(pod("c", "Running", true), 2)];
+    let plan = planned(&job(spec.clone(), json!({})), &pods);
+    assert_eq!(plan.delete.len(), 1, "two pods of one index");
+    assert_eq!(plan.status.completed_indexes.as_deref(), Some("0"));
+    assert_eq!(plan.status.succeeded, Some(1));
+    let plan = planned(&job(spec, json!({"completedIndexes": "0", "succeeded": 1})), &pods[1..2]);
+    assert_eq!(plan.create, [NewPod { index: Some(1), failures: None }, NewPod { index: Some(3), failures: None }]);
+}
+
+#[test]
+fn an_index_fails_alone_when_failures_are_limited_by_index() {
+    let spec = json!({"parallelism": 2, "completions": 2, "completionMode": "Indexed", "backoffLimit": 100, "backoffLimitPerIndex": 0});
+    let plan = planned(&job(spec, json!({})), &[at_index(pod("a", "Failed", true), 0), at_index(pod("b", "Running", true), 1)]);
+    assert_eq!(plan.status.failed_indexes.as_deref(), Some("0"));
+    assert!(plan.create.is_empty() && plan.delete.is_empty());
+    assert!(kinds(&plan).is_empty());
+}
+
+#[test]
+fn suspending_and_resuming_is_told() {
+    let suspended = planned(&job(json!({"suspend": true}), json!({})), &[]);
+    assert_eq!(kinds(&suspended), ["Suspended"]);
+    assert_eq!(suspended.status.start_time, None);
+    let resumed = planned(&job(json!({"suspend": false}), serde_json::to_value(&suspended.status).unwrap()), &[]);
+    assert_eq!(resumed.events[0].1, "Resumed");
+    assert!(resumed.status.start_time.is_some());
+    assert!(kinds(&resumed).is_empty());
+}

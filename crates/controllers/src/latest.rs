@@ -1,0 +1,46 @@
+//! Own writes that a cache does not show yet.
+//!
+//! A controller that counts what it has counted (jobs), or numbers what it made, must not decide on a state older than its
+//! own last write (upstream's StaleControllerConsistency).
+
+use ferrokube_client::{Named, Resource};
+use parking_lot::Mutex;
+use std::collections::HashMap;
+
+/// The last state that was written of each object, for as long as the cache lags behind it.
+pub(crate) struct Latest<R>(Mutex<HashMap<String, R>>);
+
+impl<R> Default for Latest<R> {
+    fn default() -> Self {
+        Latest(Mutex::new(HashMap::new()))
+    }
+}
+
+fn revision<R: Resource>(object: &R) -> u64 {
+    object.meta().resource_version.as_deref().and_then(|v| v.parse().ok()).unwrap_or(0)
+}
+
+impl<R: Resource> Latest<R> {
+    /// Notes what a write answered.
+    pub fn wrote(&self, object: &R) {
+        self.0.lock().insert(object.uid().to_owned(), object.clone());
+    }
+
+    /// The newer of what the cache shows and what was written.
+    pub fn of(&self, cached: R) -> R {
+        let mut known = self.0.lock();
+        match known.get(cached.uid()) {
+            Some(written) if revision(written) > revision(&cached) => written.clone(),
+            Some(_) => {
+                known.remove(cached.uid());
+                cached
+            }
+            None => cached,
+        }
+    }
+
+    /// The object is gone.
+    pub fn forget(&self, uid: &str) {
+        self.0.lock().remove(uid);
+    }
+}

@@ -1,0 +1,199 @@
+//! A real API server on a store of its own, with the controllers running against it under their own identities.
+#![allow(dead_code, missing_docs, clippy::unwrap_used, reason = "each test uses a part")]
+
+use bytes::Bytes;
+use ferrokube_api::{Change, Selection};
+use ferrokube_apiserver::tokens::TokenConfig;
+use ferrokube_apiserver::{ApiServer, Config, Running, Tls, UserInfo};
+use ferrokube_client::{Caches, Client, Resource, Target, Transport, TransportError};
+use ferrokube_store::embedded::{Embedded, Options};
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::{self, BoxStream};
+use http::Method;
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::Duration;
+
+struct InProcess {
+    server: Arc<ApiServer>,
+    user: UserInfo,
+}
+
+impl Transport for InProcess {
+    fn send(&self, request: http::Request<Bytes>) -> BoxFuture<'_, Result<http::Response<Bytes>, TransportError>> {
+        Box::pin(async move {
+            let (parts, body) = self.server.call(self.user.clone(), request).await.into_parts();
+            Ok(http::Response::from_parts(parts, body.collect().await))
+        })
+    }
+
+    fn subscribe(&self, selection: Selection) -> BoxStream<'static, Change> {
+        let (server, user) = (self.server.clone(), self.user.clone());
+        let tries = move |()| {
+            let (server, user, selection) = (server.clone(), user.clone(), selection.clone());
+            async move {
+                loop {
+                    if server.is_stopping() {
+                        return None;
+                    }
+                    match server.subscribe(user.clone(), selection.clone()) {
+                        Ok(changes) => return Some((changes.boxed(), ())),
+                        // Roles and definitions may still be on their way.
+                        Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+                    }
+                }
+            }
+        };
+        stream::unfold((), tries).flatten().boxed()
+    }
+}
+
+fn client(server: &Arc<ApiServer>, user: &str, groups: &[&str]) -> Client {
+    Client::new(Arc::new(InProcess { server: server.clone(), user: UserInfo::component(user, groups) }), user)
+}
+
+pub struct Cluster {
+    pub client: Client,
+    running: Option<Running>,
+    controllers: tokio::task::JoinHandle<()>,
+    _folder: tempfile::TempDir,
+}
+
+impl Cluster {
+    pub async fn start() -> Self {
+        Self::with(&["*"]).await
+    }
+
+    pub async fn with(selection: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Arc::new(Embedded::open(folder.path(), Options { fsync: false, ..Options::default() }).unwrap());
+        let running = ApiServer::start(config(store)).await.unwrap();
+        let server = running.server.clone();
+        let own = server.clone();
+        let config = ferrokube_controllers::Config {
+            caches: Caches::new(client(&server, "system:kube-controller-manager", &[])),
+            client_for: Arc::new(move |account: &str| {
+                let groups = ["system:serviceaccounts", "system:serviceaccounts:kube-system"];
+                client(&own, &format!("system:serviceaccount:kube-system:{account}"), &groups)
+            }),
+            controllers: selection.iter().map(|s| (*s).to_owned()).collect(),
+            root_ca: "CA".into(),
+        };
+        let controllers = tokio::spawn(ferrokube_controllers::run(config));
+        let client = client(&server, "kubernetes-admin", &["system:masters"]);
+        let cluster = Cluster { client, running: Some(running), controllers, _folder: folder };
+        cluster.eventually("the default service account", async || cluster.try_get("/api/v1/namespaces/default/serviceaccounts/default").await.is_some()).await;
+        cluster
+    }
+
+    pub async fn stop(mut self) {
+        self.controllers.abort();
+        self.running.take().unwrap().stop().await;
+    }
+
+    /// Polls until the condition holds; panics after twenty seconds.
+    pub async fn eventually(&self, what: &str, mut holds: impl AsyncFnMut() -> bool) {
+        let wait = async {
+            while !holds().await {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        if tokio::time::timeout(Duration::from_secs(20), wait).await.is_err() {
+            panic!("not within twenty seconds: {what}\nevents: {:#?}", self.events().await);
+        }
+    }
+
+    pub async fn events(&self) -> Vec<String> {
+        let list = self.get("/api/v1/events").await;
+        let line = |e: &Value| format!("{} {} {}: {}", e["involvedObject"]["kind"], e["involvedObject"]["name"], e["reason"], e["message"]);
+        list["items"].as_array().into_iter().flatten().map(line).collect()
+    }
+
+    pub async fn ask(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, ferrokube_client::Error> {
+        let kind = if method == Method::PATCH { "application/merge-patch+json" } else { "application/json" };
+        let bytes = body.map(|b| Bytes::from(b.to_string())).unwrap_or_default();
+        let response = self.client.send(method, path, body.map(|_| kind), bytes).await?;
+        Ok(serde_json::from_slice(response.body()).unwrap_or_default())
+    }
+
+    pub async fn try_get(&self, path: &str) -> Option<Value> {
+        self.ask(Method::GET, path, None).await.ok()
+    }
+
+    pub async fn get(&self, path: &str) -> Value {
+        self.ask(Method::GET, path, None).await.unwrap()
+    }
+
+    pub async fn post(&self, path: &str, body: Value) -> Value {
+        self.ask(Method::POST, path, Some(&body)).await.unwrap_or_else(|e| panic!("POST {path}: {e}"))
+    }
+
+    pub async fn patch(&self, path: &str, body: Value) -> Value {
+        self.ask(Method::PATCH, path, Some(&body)).await.unwrap_or_else(|e| panic!("PATCH {path}: {e}"))
+    }
+
+    pub async fn delete(&self, path: &str, propagation: &str) -> Value {
+        let options = json!({"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": propagation, "gracePeriodSeconds": 0});
+        self.ask(Method::DELETE, path, Some(&options)).await.unwrap_or_else(|e| panic!("DELETE {path}: {e}"))
+    }
+
+    pub async fn list(&self, path: &str) -> Vec<Value> {
+        self.get(path).await["items"].as_array().cloned().unwrap_or_default()
+    }
+
+    /// Objects of a kind in namespace `default`.
+    pub async fn all<R: Resource>(&self) -> Vec<Value> {
+        self.list(&Target::of::<R>("default", "").path()).await
+    }
+
+    /// What the kubelet would say of a pod.
+    pub async fn set_pod(&self, pod: &Value, phase: &str, ready: bool) {
+        let (namespace, name) = (pod["metadata"]["namespace"].as_str().unwrap(), pod["metadata"]["name"].as_str().unwrap());
+        let status = json!({"status": {"phase": phase, "podIP": "10.0.0.1", "conditions": [
+            {"type": "Ready", "status": if ready { "True" } else { "False" }, "lastTransitionTime": "2026-01-01T00:00:00Z"}]}});
+        let path = format!("/api/v1/namespaces/{namespace}/pods/{name}/status");
+        drop(self.ask(Method::PATCH, &path, Some(&status)).await);
+    }
+
+    /// All pods of `default` that are not over run and are ready.
+    pub async fn run_pods(&self) {
+        for pod in self.list(PODS).await {
+            let status = &pod["status"];
+            if status["phase"] == "Pending" && !pod["metadata"]["deletionTimestamp"].is_string() {
+                self.set_pod(&pod, "Running", true).await;
+            }
+        }
+    }
+}
+
+pub const PODS: &str = "/api/v1/namespaces/default/pods";
+
+pub fn name(object: &Value) -> &str {
+    object["metadata"]["name"].as_str().unwrap_or_default()
+}
+
+fn config(store: Arc<Embedded>) -> Config {
+    let ca_key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.distinguished_name.push(DnType::CommonName, "kubernetes");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let ca = params.self_signed(&ca_key).unwrap();
+    let issuer = Issuer::new(params, ca_key);
+    let key = KeyPair::generate().unwrap();
+    let certificate = CertificateParams::new(vec!["localhost".to_owned()]).unwrap().signed_by(&key, &issuer).unwrap();
+    let tokens = TokenConfig {
+        issuer: "https://kubernetes.default.svc.cluster.local".to_owned(),
+        api_audiences: Vec::new(),
+        signing_key: KeyPair::generate().unwrap().serialize_pem(),
+        verify_keys: Vec::new(),
+        extend_expiration: true,
+        max_expiration_seconds: 0,
+    };
+    let mut config = Config::new(store, tokens);
+    config.tls = Tls { certificate: certificate.pem(), key: key.serialize_pem() };
+    config.authn.client_ca = ca.pem();
+    config.service_cidrs = vec!["10.96.0.0/16".to_owned()];
+    config
+}
