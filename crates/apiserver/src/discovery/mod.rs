@@ -120,10 +120,13 @@ pub fn answer(server: &Arc<ApiServer>, path: &str, parts: &Parts, query: &Query)
         ["", "apis", group, version] => classic::resources(&table, group, version),
         _ => None,
     };
-    let value = value.ok_or_else(not_found_page)?;
+    let Some(value) = value else { return Ok(not_found_page()) };
     respond(200, Body::Full(value.to_string().into()), format, &parts.headers)
 }
 
-fn not_found_page() -> Status {
-    Status::no_such_path()
+/// What Go's HTTP library says of a path that nothing serves.
+fn not_found_page() -> Response<Body> {
+    let mut response = crate::server::paths::whole("text/plain; charset=utf-8", "404 page not found\n");
+    *response.status_mut() = StatusCode::NOT_FOUND;
+    response
 }

@@ -131,7 +131,8 @@ fn status(entry: &Entry, new: &mut Value, old: &Value, before: &Map<String, Valu
 
 /// Counts the generation up when anything outside `metadata` and `status` changed.
 pub fn count_generation(entry: &Entry, new: &mut Value, old: &Value, view: View) {
-    if view == View::Status || !rules::has_generation(entry) {
+    // A binding goes around the strategy upstream: it places a pod without counting.
+    if matches!(view, View::Status | View::Binding) || !rules::has_generation(entry) {
         return;
     }
     let status_counts = entry.behaviour("status").is_none();
