@@ -22,6 +22,7 @@ async fn a_container_lives_from_create_to_remove() -> Result<()> {
     let status = node.status(&id).await?;
     assert_eq!(status.state(), ContainerState::ContainerRunning);
     assert!(status.started_at >= status.created_at);
+    assert_eq!(status.image.map(|image| image.image).as_deref(), Some(node::IMAGE));
 
     let answer = node.exec(&id, &["sh", "-c", "echo hi; echo no >&2; exit 3"]).await?;
     assert_eq!((answer.exit_code, answer.stdout.as_slice(), answer.stderr.as_slice()), (3, &b"hi\n"[..], &b"no\n"[..]));

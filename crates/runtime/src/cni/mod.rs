@@ -7,7 +7,7 @@ mod config;
 mod result;
 
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Stdio;
 
 use serde::{Deserialize, Serialize};
@@ -207,9 +207,4 @@ pub fn capabilities(config: &ferrokube_cri::v1::PodSandboxConfig) -> Map<String,
     }
     all.insert("io.kubernetes.cri.pod-annotations".to_owned(), json!(config.annotations));
     all
-}
-
-/// Whether a directory of plug-ins or configuration may be used at all: for a clear word at start-up.
-pub fn readable(path: &Path) -> bool {
-    std::fs::read_dir(path).is_ok()
 }

@@ -111,6 +111,7 @@ impl Engine {
             created_at: now(),
             image_id: image.id.clone(),
             image_ref: image.repo_digests.first().unwrap_or(&image.id).clone(),
+            image_name: image.repo_tags.first().or(image.repo_digests.first()).cloned().unwrap_or_default(),
             cgroup,
             log_path: log_path(&sandbox.config, &config)?,
             stop_signal: spec::stop_signal(config.stop_signal(), &image.config.stop_signal),

@@ -100,6 +100,9 @@ pub struct ContainerRecord {
     pub image_id: String,
     /// A digest reference of the image, else its id.
     pub image_ref: String,
+    /// What people call it: a tag, else a digest reference. The kubelet may have asked for it by its id.
+    #[serde(default)]
+    pub image_name: String,
     /// Cgroup path below each hierarchy.
     pub cgroup: String,
     /// CRI log file.

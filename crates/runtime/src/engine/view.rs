@@ -126,7 +126,7 @@ impl Engine {
             metadata: config.metadata.clone(),
             state: container.cri_state().into(),
             created_at: container.record.created_at,
-            image: config.image.clone(),
+            image: Some(image_spec(container, config.image.clone().unwrap_or_default())),
             image_ref: container.record.image_ref.clone(),
             image_id: container.record.image_id.clone(),
             labels: config.labels.clone(),
@@ -172,6 +172,14 @@ impl Engine {
         });
         [("info".to_owned(), info.to_string())].into()
     }
+}
+
+/// The image by the name that people know it by.
+fn image_spec(container: &Container, mut spec: v1::ImageSpec) -> v1::ImageSpec {
+    if !container.record.image_name.is_empty() {
+        spec.image.clone_from(&container.record.image_name);
+    }
+    spec
 }
 
 /// The interface's name of a signal number.
