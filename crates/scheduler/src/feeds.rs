@@ -1,0 +1,133 @@
+//! What the scheduler watches, and how a change of it becomes a change of the [`State`].
+
+use crate::class::Labels;
+use crate::node::Node;
+use crate::queue::event;
+use crate::state::State;
+use ferrokube_api::{Change, Object, ObjectKey, Selection};
+use std::collections::HashSet;
+
+/// What is watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs, reason = "the names are those of the kinds")]
+pub enum Feed {
+    Pods,
+    Nodes,
+    Namespaces,
+    Services,
+    ReplicationControllers,
+    ReplicaSets,
+    StatefulSets,
+    Budgets,
+    Claims,
+    Volumes,
+    StorageClasses,
+}
+
+/// Group, version, resource of each feed.
+pub const FEEDS: [(Feed, &str, &str, &str); 11] = [
+    (Feed::Nodes, "", "v1", "nodes"),
+    (Feed::Namespaces, "", "v1", "namespaces"),
+    (Feed::Services, "", "v1", "services"),
+    (Feed::ReplicationControllers, "", "v1", "replicationcontrollers"),
+    (Feed::ReplicaSets, "apps", "v1", "replicasets"),
+    (Feed::StatefulSets, "apps", "v1", "statefulsets"),
+    (Feed::Budgets, "policy", "v1", "poddisruptionbudgets"),
+    (Feed::Claims, "", "v1", "persistentvolumeclaims"),
+    (Feed::Volumes, "", "v1", "persistentvolumes"),
+    (Feed::StorageClasses, "storage.k8s.io", "v1", "storageclasses"),
+    (Feed::Pods, "", "v1", "pods"),
+];
+
+/// The subscription of a feed. Pods that have ended take no room and are not watched.
+pub fn selection(feed: Feed, group: &str, version: &str, resource: &str) -> Selection {
+    let fields = if feed == Feed::Pods { "status.phase!=Succeeded,status.phase!=Failed" } else { "" };
+    Selection {
+        group: group.into(),
+        version: version.into(),
+        resource: resource.into(),
+        fields: fields.into(),
+        ..Selection::default()
+    }
+}
+
+/// Follows one subscription through its listings: turns every change into objects that are there or gone.
+#[derive(Default)]
+pub struct Follower {
+    known: HashSet<ObjectKey>,
+    listing: Option<HashSet<ObjectKey>>,
+    /// The first listing is complete.
+    pub synced: bool,
+}
+
+impl Follower {
+    /// Calls `told` for every object that is there now, or that is gone (`None`).
+    pub fn follow(&mut self, change: Change, mut told: impl FnMut(&ObjectKey, Option<&Object>)) {
+        match change {
+            Change::Restart => self.listing = Some(HashSet::new()),
+            Change::Set(object) => {
+                if let Some(listing) = &mut self.listing {
+                    listing.insert(object.key.clone());
+                }
+                if !self.known.contains(&object.key) {
+                    self.known.insert(object.key.clone());
+                }
+                told(&object.key, Some(&object));
+            }
+            Change::Gone(object) => {
+                if self.known.remove(&object.key) {
+                    told(&object.key, None);
+                }
+            }
+            Change::Synced(_) => {
+                if let Some(listing) = self.listing.take() {
+                    let gone: Vec<ObjectKey> = self.known.difference(&listing).cloned().collect();
+                    for key in gone {
+                        self.known.remove(&key);
+                        told(&key, None);
+                    }
+                }
+                self.synced = true;
+            }
+        }
+    }
+}
+
+/// Applies a change of anything but pods; says what happened, as bits of [`event`].
+pub fn apply(state: &mut State, feed: Feed, key: &ObjectKey, object: Option<&Object>) -> u32 {
+    let read = match feed {
+        Feed::Pods => Ok(0),
+        Feed::Nodes => node(state, key, object),
+        Feed::Namespaces => {
+            state.set_namespace(&key.name, object.map(|o| -> Labels { o.labels.clone() }));
+            Ok(0)
+        }
+        Feed::Services => state.owners.set_service(key, object).map(|()| 0),
+        Feed::ReplicationControllers => state.owners.set_workload("ReplicationController", key, object).map(|()| 0),
+        Feed::ReplicaSets => state.owners.set_workload("ReplicaSet", key, object).map(|()| 0),
+        Feed::StatefulSets => state.owners.set_workload("StatefulSet", key, object).map(|()| 0),
+        Feed::Budgets => state.owners.set_budget(key, object).map(|()| 0),
+        Feed::Claims => state.storage.set_claim(key, object).map(|()| event::STORAGE),
+        Feed::Volumes => state.storage.set_volume(&key.name, object).map(|()| event::STORAGE),
+        Feed::StorageClasses => state.storage.set_class(&key.name, object).map(|()| event::STORAGE),
+    };
+    read.unwrap_or_else(|error| {
+        tracing::warn!(?feed, %key, "object cannot be read: {error}");
+        0
+    })
+}
+
+fn node(state: &mut State, key: &ObjectKey, object: Option<&Object>) -> Result<u32, serde_json::Error> {
+    let Some(object) = object else {
+        state.remove_node(&key.name);
+        return Ok(event::NODE_DELETE);
+    };
+    let change = state.set_node(Node::read(object)?);
+    let bits = [
+        (change.added, event::NODE_ADD),
+        (change.labels, event::NODE_LABEL),
+        (change.taints, event::NODE_TAINT),
+        (change.allocatable, event::NODE_ALLOCATABLE),
+    ];
+    Ok(bits.into_iter().filter(|(yes, _)| *yes).map(|(_, bit)| bit).sum())
+}

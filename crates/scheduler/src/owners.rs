@@ -1,0 +1,119 @@
+//! What selects pods from outside: services and workloads (for the default spreading) and disruption budgets.
+
+use crate::class::{Class, label};
+use ferrokube_api::labels::Selector;
+use ferrokube_api::{Object, ObjectKey};
+use serde::Deserialize;
+use serde_json::Value;
+use std::collections::{BTreeMap, HashMap};
+
+/// A disruption budget.
+#[derive(Clone, Debug)]
+pub struct Budget {
+    /// Its pods.
+    pub selector: Selector,
+    /// How many may go now.
+    pub allowed: i64,
+    /// Pods whose disruption is already counted, by name.
+    pub disrupted: Vec<Box<str>>,
+}
+
+/// See the module.
+#[derive(Clone, Debug, Default)]
+pub struct Owners {
+    services: HashMap<Box<str>, BTreeMap<Box<str>, Selector>>,
+    /// By kind and key.
+    workloads: HashMap<(Box<str>, ObjectKey), Selector>,
+    budgets: HashMap<Box<str>, BTreeMap<Box<str>, Budget>>,
+}
+
+#[derive(Deserialize)]
+struct View {
+    #[serde(default)]
+    spec: Spec,
+    #[serde(default)]
+    status: Status,
+}
+
+#[derive(Deserialize, Default)]
+struct Spec {
+    #[serde(default)]
+    selector: Option<Value>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase")]
+struct Status {
+    #[serde(default)]
+    disruptions_allowed: i64,
+    #[serde(default)]
+    disrupted_pods: Option<BTreeMap<Box<str>, serde::de::IgnoredAny>>,
+}
+
+impl Owners {
+    /// The selector of the default spreading: that of the services of a pod and of its workload together
+    /// (`DefaultSelector`). `None`: nothing selects it, so it is not spread.
+    pub fn default_selector(&self, class: &Class) -> Option<Selector> {
+        let mut merged = Selector::everything();
+        let services = self.services.get(&class.namespace).into_iter().flat_map(BTreeMap::values);
+        let mine = services.filter(|s| !s.is_everything() && s.matches_with(|key| label(&class.labels, key)));
+        let workload = class.owner.as_ref().and_then(|(kind, name)| {
+            let key = (kind.clone(), ObjectKey::new(&class.namespace, name));
+            self.workloads.get(&key)
+        });
+        for selector in mine.chain(workload) {
+            for requirement in selector.requirements() {
+                merged = merged.and(requirement.clone());
+            }
+        }
+        (!merged.is_everything()).then_some(merged)
+    }
+
+    /// Budgets of a namespace, in name order.
+    pub fn budgets(&self, namespace: &str) -> impl Iterator<Item = &Budget> {
+        self.budgets.get(namespace).into_iter().flat_map(BTreeMap::values)
+    }
+
+    /// A service is as it is now, or gone.
+    pub fn set_service(&mut self, key: &ObjectKey, object: Option<&Object>) -> Result<(), serde_json::Error> {
+        let of_namespace = self.services.entry(key.namespace.clone()).or_default();
+        match object {
+            None => drop(of_namespace.remove(&key.name)),
+            Some(object) => {
+                let view: View = object.view()?;
+                of_namespace.insert(key.name.clone(), Selector::from_map(view.spec.selector.as_ref()));
+            }
+        }
+        Ok(())
+    }
+
+    /// A workload of a kind is as it is now, or gone.
+    pub fn set_workload(&mut self, kind: &str, key: &ObjectKey, object: Option<&Object>) -> Result<(), serde_json::Error> {
+        let at = (Box::from(kind), key.clone());
+        let Some(object) = object else {
+            self.workloads.remove(&at);
+            return Ok(());
+        };
+        let view: View = object.view()?;
+        let selector = match kind {
+            "ReplicationController" => Ok(Selector::from_map(view.spec.selector.as_ref())),
+            _ => Selector::from_label_selector(view.spec.selector.as_ref()),
+        };
+        self.workloads.insert(at, selector.unwrap_or_else(|_| Selector::nothing()));
+        Ok(())
+    }
+
+    /// A disruption budget is as it is now, or gone.
+    pub fn set_budget(&mut self, key: &ObjectKey, object: Option<&Object>) -> Result<(), serde_json::Error> {
+        let of_namespace = self.budgets.entry(key.namespace.clone()).or_default();
+        let Some(object) = object else {
+            of_namespace.remove(&key.name);
+            return Ok(());
+        };
+        let view: View = object.view()?;
+        let selector = Selector::from_label_selector(view.spec.selector.as_ref()).unwrap_or_else(|_| Selector::nothing());
+        let disrupted = view.status.disrupted_pods.into_iter().flatten().map(|(name, _)| name).collect();
+        of_namespace.insert(key.name.clone(), Budget { selector, allowed: view.status.disruptions_allowed, disrupted });
+        Ok(())
+    }
+}

@@ -1,0 +1,557 @@
+//! The cluster as placement sees it: one owner, changed in place by what happened, never copied per decision.
+//!
+//! Nodes, pods and classes sit in slots with small numbers. What depends on pods is counted per class and node, so that
+//! a selector is evaluated once per class, and a pod that comes or goes touches one node and one class.
+//! A pod that was placed but not yet bound counts as if it were there ("assumed").
+
+use crate::class::{Class, Labels, label};
+use crate::node::{Load, Node, NodeId, PodId};
+use crate::owners::Owners;
+use crate::pod::Facts;
+use crate::storage::Storage;
+use crate::topology::Topology;
+use ferrokube_api::ObjectKey;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+/// Slot of a class.
+pub type ClassId = u32;
+
+/// How many pods of a class are on a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Placed {
+    /// Which node.
+    pub node: NodeId,
+    /// How many.
+    pub pods: u32,
+    /// How many of them are being deleted.
+    pub leaving: u32,
+}
+
+/// A class and where its pods are.
+#[derive(Clone, Debug)]
+pub struct ClassEntry {
+    /// The class.
+    pub class: Arc<Class>,
+    /// Pods of it, placed or not.
+    pub pods: u32,
+    /// By node.
+    pub placed: Vec<Placed>,
+}
+
+/// A pod.
+#[derive(Clone, Debug)]
+pub struct Pod {
+    /// Namespace and name.
+    pub key: Arc<ObjectKey>,
+    /// UID.
+    pub uid: Box<str>,
+    /// Its class.
+    pub class: ClassId,
+    /// Where it is, or is assumed to be.
+    pub node: Option<NodeId>,
+    /// Placed by us, and not yet seen bound.
+    pub assumed: bool,
+    /// Being deleted.
+    pub terminating: bool,
+    /// Has scheduling gates.
+    pub gated: bool,
+    /// `spec.schedulerName` is ours.
+    pub ours: bool,
+    /// The node that preemption made room on for it.
+    pub nominated: Option<NodeId>,
+    /// Text that sorts by start time.
+    pub started: Box<str>,
+    /// `metadata.generation`.
+    pub generation: i64,
+    /// The condition PodScheduled is already False.
+    pub reported: bool,
+}
+
+/// What became of a pod that was told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PodChange {
+    /// Which.
+    pub id: PodId,
+    /// It was not known.
+    pub added: bool,
+    /// It is newly seen on a node (an assumed pod included).
+    pub bound: bool,
+    /// What placement depends on has changed.
+    pub class: bool,
+    /// Its gates are gone.
+    pub ungated: bool,
+    /// It was on a node, and asks for less now or is leaving.
+    pub shrank: bool,
+}
+
+/// What changed of a node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names say it")]
+pub struct NodeChange {
+    pub added: bool,
+    pub labels: bool,
+    pub taints: bool,
+    pub allocatable: bool,
+}
+
+/// See the module.
+#[derive(Clone, Debug, Default)]
+pub struct State {
+    nodes: Vec<Node>,
+    free_nodes: Vec<NodeId>,
+    by_name: HashMap<Box<str>, NodeId>,
+    order: Vec<NodeId>,
+    pods: Vec<Option<Pod>>,
+    free_pods: Vec<PodId>,
+    by_key: HashMap<Arc<ObjectKey>, PodId>,
+    classes: Vec<Option<ClassEntry>>,
+    free_classes: Vec<ClassId>,
+    by_fingerprint: HashMap<u64, Vec<ClassId>>,
+    in_namespace: HashMap<Box<str>, Vec<ClassId>>,
+    minding: BTreeSet<ClassId>,
+    topologies: HashMap<Box<str>, Topology>,
+    image_nodes: HashMap<Box<str>, u32>,
+    nominated: HashMap<NodeId, Vec<PodId>>,
+    namespaces: HashMap<Box<str>, Labels>,
+    /// Claims, volumes and their classes.
+    pub storage: Storage,
+    /// Services and workloads, and disruption budgets.
+    pub owners: Owners,
+}
+
+impl State {
+    /// An empty cluster.
+    pub fn new() -> Self {
+        let mut state = State::default();
+        state.topologies.insert(crate::topology::HOSTNAME.into(), Topology::default());
+        state.topologies.insert(crate::topology::ZONE.into(), Topology::default());
+        state
+    }
+
+    /// Nodes that exist, in a stable order.
+    pub fn order(&self) -> &[NodeId] {
+        &self.order
+    }
+
+    /// A node.
+    pub fn node(&self, id: NodeId) -> &Node {
+        &self.nodes[id as usize]
+    }
+
+    /// How many slots of nodes there are; ids are below it.
+    pub fn node_slots(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// The node with a name, if it exists.
+    pub fn node_named(&self, name: &str) -> Option<NodeId> {
+        self.by_name.get(name).copied().filter(|id| self.node(*id).exists)
+    }
+
+    /// A pod; ids come from this state and are used before the pod goes.
+    pub fn pod(&self, id: PodId) -> &Pod {
+        self.pods[id as usize].as_ref().expect("the id of a pod is not used after the pod is removed")
+    }
+
+    /// A pod by its name.
+    pub fn pod_named(&self, key: &ObjectKey) -> Option<PodId> {
+        self.by_key.get(key).copied()
+    }
+
+    /// How many pods.
+    pub fn pod_count(&self) -> usize {
+        self.by_key.len()
+    }
+
+    /// A class.
+    pub fn class(&self, id: ClassId) -> &ClassEntry {
+        self.classes[id as usize].as_ref().expect("a class lives as long as it has pods")
+    }
+
+    /// The class of a pod.
+    pub fn class_of(&self, id: PodId) -> &Arc<Class> {
+        &self.class(self.pod(id).class).class
+    }
+
+    /// Classes of a namespace.
+    pub fn classes_in(&self, namespace: &str) -> impl Iterator<Item = &ClassEntry> {
+        self.in_namespace.get(namespace).into_iter().flatten().map(|id| self.class(*id))
+    }
+
+    /// Namespaces that have pods.
+    pub fn namespaces_with_pods(&self) -> impl Iterator<Item = &str> {
+        self.in_namespace.keys().map(|n| &**n)
+    }
+
+    /// Classes with terms about other pods.
+    pub fn minding(&self) -> impl Iterator<Item = &ClassEntry> {
+        self.minding.iter().map(|id| self.class(*id))
+    }
+
+    /// The domains of a topology key; known for every key that a pod names.
+    pub fn topology(&self, key: &str) -> Option<&Topology> {
+        self.topologies.get(key)
+    }
+
+    /// How many nodes hold an image.
+    pub fn nodes_with_image(&self, name: &str) -> u32 {
+        self.image_nodes.get(name).copied().unwrap_or(0)
+    }
+
+    /// Pods for which room was made on a node.
+    pub fn nominated(&self, node: NodeId) -> &[PodId] {
+        self.nominated.get(&node).map_or(&[], Vec::as_slice)
+    }
+
+    /// Labels of a namespace.
+    pub fn namespace_labels(&self, name: &str) -> &[(Box<str>, Box<str>)] {
+        self.namespaces.get(name).map_or(&[], |l| l)
+    }
+
+    /// A namespace exists with these labels, or `None`: it is gone.
+    pub fn set_namespace(&mut self, name: &str, labels: Option<Labels>) {
+        match labels {
+            Some(labels) => drop(self.namespaces.insert(name.into(), labels)),
+            None => drop(self.namespaces.remove(name)),
+        }
+    }
+
+    /// Pods that are known, by id.
+    pub fn pods(&self) -> impl Iterator<Item = (PodId, &Pod)> {
+        self.pods.iter().enumerate().filter_map(|(i, p)| Some((i as PodId, p.as_ref()?)))
+    }
+}
+
+/// Nodes come, change and go.
+impl State {
+    /// A node as it is now; its load stays.
+    pub fn set_node(&mut self, node: Node) -> NodeChange {
+        let id = self.slot_of(&node.name);
+        let old = &mut self.nodes[id as usize];
+        let change = NodeChange {
+            added: !old.exists,
+            labels: old.labels != node.labels,
+            taints: old.taints != node.taints || old.unschedulable != node.unschedulable,
+            allocatable: old.allocatable != node.allocatable || old.max_pods != node.max_pods,
+        };
+        let (load, pods) = (std::mem::take(&mut old.load), std::mem::take(&mut old.pods));
+        let old = std::mem::replace(old, Node { load, pods, ..node });
+        if !old.exists {
+            self.order.push(id);
+        }
+        if change.added || change.labels {
+            let labels = self.nodes[id as usize].labels.clone();
+            self.topologies.iter_mut().for_each(|(key, t)| t.set(id, label(&labels, key)));
+        }
+        if old.images != self.nodes[id as usize].images {
+            self.count_images(&old.images, false);
+            let images = self.nodes[id as usize].images.clone();
+            self.count_images(&images, true);
+        }
+        change
+    }
+
+    /// A node is gone. Pods on it stay counted until they are gone too.
+    pub fn remove_node(&mut self, name: &str) {
+        let Some(id) = self.node_named(name) else { return };
+        let node = &mut self.nodes[id as usize];
+        node.exists = false;
+        let images = std::mem::take(&mut node.images);
+        self.count_images(&images, false);
+        self.order.retain(|n| *n != id);
+        self.topologies.values_mut().for_each(|t| t.set(id, None));
+        self.vacate(id);
+    }
+
+    fn count_images(&mut self, images: &[(Box<str>, i64)], come: bool) {
+        for (name, _) in images {
+            let count = self.image_nodes.entry(name.clone()).or_insert(0);
+            *count = if come { *count + 1 } else { count.saturating_sub(1) };
+            if *count == 0 {
+                self.image_nodes.remove(name);
+            }
+        }
+    }
+
+    fn slot_of(&mut self, name: &str) -> NodeId {
+        if let Some(id) = self.by_name.get(name) {
+            return *id;
+        }
+        let node = Node { name: name.into(), ..Node::default() };
+        let id = match self.free_nodes.pop() {
+            Some(id) => {
+                self.nodes[id as usize] = node;
+                id
+            }
+            None => {
+                self.nodes.push(node);
+                (self.nodes.len() - 1) as NodeId
+            }
+        };
+        self.by_name.insert(name.into(), id);
+        id
+    }
+
+    /// Frees the slot of a node that neither exists nor has pods.
+    fn vacate(&mut self, id: NodeId) {
+        let node = &self.nodes[id as usize];
+        if !node.exists && node.pods.is_empty() && self.nominated(id).is_empty() {
+            self.by_name.remove(&node.name);
+            self.nodes[id as usize] = Node::default();
+            self.free_nodes.push(id);
+        }
+    }
+}
+
+/// Pods come, change and go.
+impl State {
+    /// A pod as it is now. `ours` says whether its scheduler is this one.
+    pub fn set_pod(&mut self, facts: Facts, ours: bool) -> PodChange {
+        let known = self.pod_named(&facts.key).filter(|id| self.pod(*id).uid == facts.uid);
+        match known {
+            Some(id) => self.update_pod(id, facts, ours),
+            None => {
+                self.remove_pod(&facts.key);
+                self.add_pod(facts, ours)
+            }
+        }
+    }
+
+    fn add_pod(&mut self, facts: Facts, ours: bool) -> PodChange {
+        let key = Arc::new(facts.key);
+        let class = self.intern(facts.class);
+        let pod = Pod {
+            key: key.clone(),
+            uid: facts.uid,
+            class,
+            node: None,
+            assumed: false,
+            terminating: facts.terminating,
+            gated: facts.gated,
+            ours,
+            nominated: None,
+            started: facts.started,
+            generation: facts.generation,
+            reported: facts.reported,
+        };
+        let id = match self.free_pods.pop() {
+            Some(id) => {
+                self.pods[id as usize] = Some(pod);
+                id
+            }
+            None => {
+                self.pods.push(Some(pod));
+                (self.pods.len() - 1) as PodId
+            }
+        };
+        self.by_key.insert(key, id);
+        let bound = facts.node.is_some();
+        if let Some(node) = facts.node {
+            let node = self.slot_of(&node);
+            self.seat(id, node);
+        } else {
+            self.nominate(id, facts.nominated.as_deref());
+        }
+        PodChange { id, added: true, bound, class: false, ungated: false, shrank: false }
+    }
+
+    fn update_pod(&mut self, id: PodId, facts: Facts, ours: bool) -> PodChange {
+        let old = self.pod(id);
+        let (old_class, seat, assumed, was_gated, was_leaving) = (old.class, old.node, old.assumed, old.gated, old.terminating);
+        let class_changed = *self.class(old_class).class != facts.class;
+        let bound = facts.node.is_some() && (seat.is_none() || assumed);
+        let shrank = seat.is_some() && class_changed || (facts.terminating && !was_leaving);
+        // An assumed pod stays where we put it until it is seen bound, wherever that is.
+        let here = seat.map(|node| self.node(node).name.clone());
+        let target = facts.node.clone().or_else(|| here.clone().filter(|_| assumed));
+        let moved = target != here || class_changed || facts.terminating != was_leaving;
+        if moved {
+            self.unseat(id);
+        }
+        if class_changed {
+            self.release(old_class);
+            let class = self.intern(facts.class);
+            self.pod_mut(id).class = class;
+        }
+        let pod = self.pod_mut(id);
+        pod.terminating = facts.terminating;
+        pod.gated = facts.gated;
+        pod.ours = ours;
+        pod.generation = facts.generation;
+        pod.reported = facts.reported;
+        pod.started = facts.started;
+        if let (Some(name), true) = (target, moved) {
+            // By name: the slot of a node that no longer exists may have gone with its last pod.
+            let node = self.slot_of(&name);
+            self.seat(id, node);
+        }
+        if facts.node.is_some() {
+            self.pod_mut(id).assumed = false;
+            self.nominate(id, None);
+        } else if !assumed {
+            self.nominate(id, facts.nominated.as_deref());
+        }
+        PodChange { id, added: false, bound, class: class_changed, ungated: was_gated && !facts.gated, shrank }
+    }
+
+    /// A pod is gone.
+    pub fn remove_pod(&mut self, key: &ObjectKey) -> Option<Pod> {
+        let id = self.by_key.remove(key)?;
+        self.nominate(id, None);
+        self.unseat(id);
+        let pod = self.pods[id as usize].take()?;
+        self.free_pods.push(id);
+        self.release(pod.class);
+        Some(pod)
+    }
+
+    /// Places a pod, ahead of its binding.
+    pub fn assume(&mut self, id: PodId, node: NodeId) {
+        self.nominate(id, None);
+        self.seat(id, node);
+        self.pod_mut(id).assumed = true;
+    }
+
+    /// Takes an assumption back.
+    pub fn forget(&mut self, id: PodId) {
+        if self.pod(id).assumed {
+            self.unseat(id);
+            self.pod_mut(id).assumed = false;
+        }
+    }
+
+    /// Notes the node that room was made on for a pod, or that there is none.
+    pub fn nominate(&mut self, id: PodId, name: Option<&str>) {
+        let node = name.and_then(|n| self.node_named(n));
+        let old = std::mem::replace(&mut self.pod_mut(id).nominated, node);
+        if old == node {
+            return;
+        }
+        if let Some(list) = old.and_then(|n| self.nominated.get_mut(&n)) {
+            list.retain(|p| *p != id);
+        }
+        if let Some(node) = node {
+            self.nominated.entry(node).or_default().push(id);
+        }
+        if let Some(old) = old {
+            if self.nominated(old).is_empty() {
+                self.nominated.remove(&old);
+            }
+            self.vacate(old);
+        }
+    }
+
+    fn pod_mut(&mut self, id: PodId) -> &mut Pod {
+        self.pods[id as usize].as_mut().expect("the id of a pod is not used after the pod is removed")
+    }
+
+    fn seat(&mut self, id: PodId, node: NodeId) {
+        let pod = self.pod_mut(id);
+        pod.node = Some(node);
+        let (class, leaving) = (pod.class, u32::from(pod.terminating));
+        let entry = self.classes[class as usize].as_mut().expect("a class lives as long as it has pods");
+        let seat = &mut self.nodes[node as usize];
+        seat.load.add(&entry.class);
+        seat.pods.push(id);
+        match entry.placed.binary_search_by_key(&node, |p| p.node) {
+            Ok(at) => {
+                entry.placed[at].pods += 1;
+                entry.placed[at].leaving += leaving;
+            }
+            Err(at) => entry.placed.insert(at, Placed { node, pods: 1, leaving }),
+        }
+    }
+
+    fn unseat(&mut self, id: PodId) {
+        let pod = self.pod_mut(id);
+        let Some(node) = pod.node.take() else { return };
+        let (class, leaving) = (pod.class, u32::from(pod.terminating));
+        let entry = self.classes[class as usize].as_mut().expect("a class lives as long as it has pods");
+        let seat = &mut self.nodes[node as usize];
+        seat.load.remove(&entry.class);
+        seat.pods.retain(|p| *p != id);
+        if let Ok(at) = entry.placed.binary_search_by_key(&node, |p| p.node) {
+            entry.placed[at].pods -= 1;
+            entry.placed[at].leaving -= leaving;
+            if entry.placed[at].pods == 0 {
+                entry.placed.remove(at);
+            }
+        }
+        self.vacate(node);
+    }
+
+    /// The slot of a class equal to this one, with one more pod.
+    fn intern(&mut self, class: Class) -> ClassId {
+        let fingerprint = class.fingerprint();
+        let known = self.by_fingerprint.get(&fingerprint).into_iter().flatten();
+        if let Some(id) = known.copied().find(|id| *self.class(*id).class == class) {
+            self.classes[id as usize].as_mut().expect("just found").pods += 1;
+            return id;
+        }
+        let keys = class.affinity.iter().chain(&class.anti_affinity).chain(class.pod_preferred.iter().map(|(_, t)| t));
+        let keys: Vec<Box<str>> = keys.map(|t| t.key.clone()).chain(class.spread.iter().map(|s| s.key.clone())).collect();
+        keys.iter().for_each(|key| self.know_topology(key));
+        let (namespace, minds) = (class.namespace.clone(), class.minds_others());
+        let entry = Some(ClassEntry { class: Arc::new(class), pods: 1, placed: Vec::new() });
+        let id = match self.free_classes.pop() {
+            Some(id) => {
+                self.classes[id as usize] = entry;
+                id
+            }
+            None => {
+                self.classes.push(entry);
+                (self.classes.len() - 1) as ClassId
+            }
+        };
+        self.by_fingerprint.entry(fingerprint).or_default().push(id);
+        self.in_namespace.entry(namespace).or_default().push(id);
+        if minds {
+            self.minding.insert(id);
+        }
+        id
+    }
+
+    fn release(&mut self, id: ClassId) {
+        let entry = self.classes[id as usize].as_mut().expect("a class lives as long as it has pods");
+        entry.pods -= 1;
+        if entry.pods > 0 {
+            return;
+        }
+        let class = entry.class.clone();
+        self.classes[id as usize] = None;
+        self.free_classes.push(id);
+        self.minding.remove(&id);
+        forget_in(&mut self.by_fingerprint, &class.fingerprint(), id);
+        forget_in(&mut self.in_namespace, &class.namespace, id);
+    }
+
+    fn know_topology(&mut self, key: &str) {
+        if self.topologies.contains_key(key) {
+            return;
+        }
+        let mut topology = Topology::default();
+        self.order.iter().for_each(|id| topology.set(*id, label(&self.nodes[*id as usize].labels, key)));
+        self.topologies.insert(key.into(), topology);
+    }
+
+    /// The load of a node without some of its pods and with others.
+    pub fn load_with(&self, node: NodeId, without: &[PodId], with: &[PodId]) -> Load {
+        let mut load = self.node(node).load.clone();
+        without.iter().for_each(|p| load.remove(self.class_of(*p)));
+        with.iter().for_each(|p| load.add(self.class_of(*p)));
+        load
+    }
+}
+
+fn forget_in<K: std::hash::Hash + Eq, Q: std::hash::Hash + Eq + ?Sized>(map: &mut HashMap<K, Vec<ClassId>>, key: &Q, id: ClassId)
+where
+    K: std::borrow::Borrow<Q>,
+{
+    if let Some(list) = map.get_mut(key) {
+        list.retain(|c| *c != id);
+        if list.is_empty() {
+            map.remove(key);
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! What the scheduler writes: bindings, conditions, evictions of victims. Each is one small task; the loop never waits.
+
+use crate::state::Pod;
+use ferrokube_api::ObjectKey;
+use ferrokube_api::time::format_time;
+use ferrokube_client::{Client, DeleteOptions, Error, Patch, Target};
+use http::Method;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{ObjectReference, Pod as PodObject};
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+/// Who a write is about.
+#[derive(Clone, Debug)]
+pub struct Subject {
+    /// Namespace and name.
+    pub key: Arc<ObjectKey>,
+    /// UID.
+    pub uid: Box<str>,
+    /// `metadata.generation`, for conditions.
+    pub generation: i64,
+    /// The condition PodScheduled is already False: its time of transition stays.
+    pub reported: bool,
+}
+
+impl Subject {
+    /// Of a pod.
+    pub fn of(pod: &Pod) -> Self {
+        Subject { key: pod.key.clone(), uid: pod.uid.clone(), generation: pod.generation, reported: pod.reported }
+    }
+
+    /// For events.
+    pub fn reference(&self) -> ObjectReference {
+        ObjectReference {
+            api_version: Some("v1".into()),
+            kind: Some("Pod".into()),
+            name: Some(self.key.name.to_string()),
+            namespace: Some(self.key.namespace.to_string()),
+            uid: Some(self.uid.to_string()),
+            ..ObjectReference::default()
+        }
+    }
+
+    fn target(&self) -> Target {
+        Target::of::<PodObject>(&self.key.namespace, &self.key.name)
+    }
+}
+
+/// Binds a pod to a node.
+pub async fn bind(client: &Client, pod: &Subject, node: &str) -> Result<(), Error> {
+    let body = json!({
+        "apiVersion": "v1", "kind": "Binding",
+        "metadata": {"name": pod.key.name, "namespace": pod.key.namespace, "uid": pod.uid},
+        "target": {"kind": "Node", "name": node},
+    });
+    client.request(Method::POST, &pod.target().sub("binding"), "", Some(&body)).await.map(drop)
+}
+
+/// The condition PodScheduled=False, and the node that room is made on, if any.
+pub async fn report(client: &Client, pod: &Subject, reason: &str, message: &str, nominated: Option<&str>) -> Result<(), Error> {
+    let mut condition = json!({"type": "PodScheduled", "status": "False", "reason": reason, "message": message});
+    if !pod.reported {
+        condition["lastProbeTime"] = Value::Null;
+        condition["lastTransitionTime"] = format_time(Timestamp::now()).into();
+    }
+    let mut status = json!({"conditions": [with_generation(condition, pod.generation)]});
+    if let Some(node) = nominated {
+        status["nominatedNodeName"] = node.into();
+    }
+    patch_status(client, pod, status).await
+}
+
+/// Takes the nomination of a pod back.
+pub async fn clear_nomination(client: &Client, pod: &Subject) -> Result<(), Error> {
+    patch_status(client, pod, json!({"nominatedNodeName": null})).await
+}
+
+/// Removes a pod to make room.
+pub async fn evict(client: &Client, victim: &Subject, scheduler: &str) -> Result<(), Error> {
+    let condition = json!({
+        "type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler",
+        "message": format!("{scheduler}: preempting to accommodate a higher priority pod"),
+        "lastProbeTime": null, "lastTransitionTime": format_time(Timestamp::now()),
+    });
+    patch_status(client, victim, json!({"conditions": [with_generation(condition, victim.generation)]})).await?;
+    client.delete_target(&victim.target(), &DeleteOptions::of_uid(&victim.uid)).await
+}
+
+fn with_generation(mut condition: Value, generation: i64) -> Value {
+    if generation > 0 {
+        condition["observedGeneration"] = generation.into();
+    }
+    condition
+}
+
+/// The UID in the patch keeps it from touching another pod of the same name.
+async fn patch_status(client: &Client, pod: &Subject, status: Value) -> Result<(), Error> {
+    let patch = Patch::Strategic(json!({"metadata": {"uid": pod.uid}, "status": status}));
+    client.patch_target(&pod.target().sub("status"), &patch).await.map(drop)
+}
