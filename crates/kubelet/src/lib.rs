@@ -21,7 +21,7 @@ pub mod volumes;
 pub use config::Config;
 
 use ferrokube_client::events::Recorder;
-use ferrokube_client::{Caches, Client};
+use ferrokube_client::{Caches, Client, Selection};
 use node::Shared;
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -62,7 +62,10 @@ impl Kubelet {
             .map_err(|source| StartError::Endpoint { endpoint: endpoint.clone(), source })?;
         let runtime_name = first_answer(&cri).await.map_err(|detail| StartError::Runtime { endpoint, detail })?;
         let caches = Caches::new(client.clone());
+        let own = Selection { version: "v1".into(), resource: "nodes".into(), fields: format!("metadata.name={}", config.node_name), ..Selection::default() };
         let shared = Arc::new(Shared {
+            own: caches.select(own),
+            pressure: parking_lot::Mutex::default(),
             recorder: Recorder::new(client.clone(), "kubelet", &config.node_name),
             cgroups: cgroups::Cgroups::new(&config.cgroup_root),
             volumes: volumes::Volumes::new(&config, client.clone()),
@@ -77,20 +80,23 @@ impl Kubelet {
         let server = server::Server::start(shared.clone()).await?;
         let (stop, stopped) = watch::channel(false);
         let (ready_tx, ready) = oneshot::channel();
-        let (_requests, inbox) = mpsc::channel(16);
+        let (requests, inbox) = mpsc::channel(16);
         // Pods of services that are not known yet would miss their variables.
-        let services = shared.services.clone();
+        let (services, own) = (shared.services.clone(), shared.own.clone());
         let manager = pod::manager::Manager::new(shared.clone());
         let mut until = stopped.clone();
         let manager = tokio::spawn(async move {
             services.synced().await;
+            own.synced().await;
             let stop = async move { drop(until.wait_for(|s| *s).await) };
             manager.run(inbox, stop).await;
-            drop(_requests);
         });
         let others = vec![
             tokio::spawn(node::status::keep(shared.clone(), ready_tx)),
             tokio::spawn(node::lease::keep(shared.clone())),
+            tokio::spawn(node::eviction::keep(shared.clone(), requests)),
+            tokio::spawn(images::gc::keep(shared.clone())),
+            tokio::spawn(logs::rotate::keep(shared.clone())),
             tokio::spawn(server.run(stopped)),
         ];
         let address = shared.config.server_address;

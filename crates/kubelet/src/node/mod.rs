@@ -1,19 +1,22 @@
 //! This node: what all of the kubelet shares, the Node object and its lease.
 
+pub mod eviction;
 pub mod lease;
+pub mod pressure;
 pub mod status;
 
 use crate::cgroups::Cgroups;
 use crate::config::Config;
 use crate::make::dns::Resolv;
+use crate::pod::admission::Offer;
 use crate::runtime::Cri;
 use crate::volumes::Volumes;
 use ferrokube_client::events::Recorder;
 use ferrokube_client::{Cache, Client};
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::node::v1::RuntimeClass;
 use parking_lot::Mutex;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 /// What the machine has.
@@ -52,6 +55,10 @@ pub struct Shared {
     pub volumes: Volumes,
     /// Services, for environment variables.
     pub services: Cache<Service>,
+    /// This node, as the API has it.
+    pub own: Cache<Node>,
+    /// Node conditions that say that something is short; written by the eviction loop only.
+    pub pressure: Mutex<BTreeSet<&'static str>>,
     /// What the machine has.
     pub capacity: Capacity,
     /// Name of the runtime.
@@ -75,6 +82,35 @@ impl Shared {
     pub async fn runtime_handler(&self, class: &str) -> Result<String, String> {
         let found = self.client.get::<RuntimeClass>("", class).await;
         found.map(|c| c.handler).map_err(|e| format!("failed to get sandbox runtime: {e}"))
+    }
+
+    /// This node for events: at least its name.
+    pub fn itself(&self) -> Node {
+        let known = self.own.get("", &self.config.node_name);
+        known.unwrap_or_else(|| {
+            let mut node = Node::default();
+            node.metadata.name = Some(self.config.node_name.clone());
+            node
+        })
+    }
+
+    /// What this node offers to a pod.
+    pub fn offer(&self) -> Offer {
+        let node = self.own.get("", &self.config.node_name);
+        let allocatable = status::allocatable(self);
+        let number = |name: &str, text: &str| {
+            let amount = ferrokube_api::quantity::Quantity::parse(text).ok()?;
+            Some(if name == "cpu" { amount.milli_value() } else { amount.value() })
+        };
+        let counted = allocatable.iter().filter(|(name, _)| *name != "pods");
+        let allocatable: BTreeMap<String, i64> = counted.filter_map(|(name, q)| Some((name.clone(), number(name, &q.0)?))).collect();
+        Offer {
+            name: self.config.node_name.clone(),
+            labels: node.map(|n| n.metadata.labels.unwrap_or_default()),
+            allocatable,
+            max_pods: usize::try_from(self.config.max_pods).unwrap_or(usize::MAX),
+            pressure: self.pressure.lock().clone(),
+        }
     }
 
     /// The pod of that name, as the API has it.

@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -119,6 +119,7 @@ fn same(a: &NodeStatus, b: &NodeStatus) -> bool {
 
 async fn current(node: &Shared, known: Option<&NodeStatus>) -> NodeStatus {
     let config = &node.config;
+    let pressure = node.pressure.lock().clone();
     let (capacity, allocatable) = resources(node);
     let runtime = node.cri.runtime.clone().status(cri::StatusRequest { verbose: false }).await;
     let mut addresses: Vec<NodeAddress> =
@@ -128,12 +129,17 @@ async fn current(node: &Shared, known: Option<&NodeStatus>) -> NodeStatus {
         addresses: Some(addresses),
         allocatable: Some(allocatable),
         capacity: Some(capacity),
-        conditions: Some(conditions(runtime.map(|r| r.into_inner().status), known)),
+        conditions: Some(conditions(runtime.map(|r| r.into_inner().status), known, &pressure)),
         daemon_endpoints: Some(NodeDaemonEndpoints { kubelet_endpoint: Some(DaemonEndpoint { port: config.server_address.port().into() }) }),
         images: Some(images(node).await),
         node_info: Some(info(node).await),
         ..NodeStatus::default()
     }
+}
+
+/// What pods may use of this node.
+pub fn allocatable(node: &Shared) -> BTreeMap<String, Quantity> {
+    resources(node).1
 }
 
 fn resources(node: &Shared) -> (BTreeMap<String, Quantity>, BTreeMap<String, Quantity>) {
@@ -161,7 +167,18 @@ pub fn filesystem(path: &std::path::Path) -> (u64, u64) {
     found.map_or((0, 0), |s| (s.blocks() * s.fragment_size(), s.blocks_available() * s.fragment_size()))
 }
 
-fn conditions(runtime: std::result::Result<Option<cri::RuntimeStatus>, tonic::Status>, known: Option<&NodeStatus>) -> Vec<NodeCondition> {
+/// (condition, reason and message when it holds, reason and message when it does not).
+const PRESSURES: [(&str, &str, &str, &str, &str); 3] = [
+    ("MemoryPressure", "KubeletHasInsufficientMemory", "kubelet has insufficient memory available", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
+    ("DiskPressure", "KubeletHasDiskPressure", "kubelet has disk pressure", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
+    ("PIDPressure", "KubeletHasInsufficientPID", "kubelet has insufficient PID available", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+];
+
+fn conditions(
+    runtime: std::result::Result<Option<cri::RuntimeStatus>, tonic::Status>,
+    known: Option<&NodeStatus>,
+    pressure: &BTreeSet<&'static str>,
+) -> Vec<NodeCondition> {
     let now = Time(Timestamp::now());
     let ready = match runtime {
         Err(e) => Err(format!("container runtime is down: {}", e.message())),
@@ -182,11 +199,10 @@ fn conditions(runtime: std::result::Result<Option<cri::RuntimeStatus>, tonic::St
             last_transition_time: before.and_then(|c| c.last_transition_time.clone()).or(Some(now.clone())),
         }
     };
-    let mut list = vec![
-        make("MemoryPressure", "False", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
-        make("DiskPressure", "False", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
-        make("PIDPressure", "False", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
-    ];
+    let pressures = PRESSURES.iter().map(|(kind, bad, bad_text, good, good_text)| {
+        if pressure.contains(kind) { make(kind, "True", bad, bad_text) } else { make(kind, "False", good, good_text) }
+    });
+    let mut list: Vec<NodeCondition> = pressures.collect();
     list.push(match ready {
         Ok(()) => make("Ready", "True", "KubeletReady", "kubelet is posting ready status"),
         Err(message) => make("Ready", "False", "KubeletNotReady", &message),

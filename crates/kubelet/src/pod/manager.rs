@@ -4,10 +4,12 @@
 //! which clears it away.
 
 use super::Input;
+use super::admission::{self, Refusal};
 use super::worker::Worker;
 use crate::node::Shared;
 use crate::runtime::PodIdentity;
 use ferrokube_client::cache::decoded;
+use ferrokube_client::events::EventType::Warning;
 use ferrokube_client::{Change, Selection};
 use futures_util::StreamExt;
 use k8s_openapi::api::core::v1::Pod;
@@ -33,6 +35,8 @@ pub struct Manager {
     /// UIDs seen since the listing began; `None` outside of a listing.
     listing: Option<HashSet<String>>,
     synced: bool,
+    /// UIDs of pods that were not taken: they use nothing, whatever the API says yet.
+    refused: HashSet<String>,
 }
 
 /// What others ask the manager.
@@ -45,7 +49,7 @@ pub enum Request {
 impl Manager {
     /// No pods yet.
     pub fn new(node: Arc<Shared>) -> Self {
-        Manager { node, workers: HashMap::new(), tasks: JoinSet::new(), listing: None, synced: false }
+        Manager { node, workers: HashMap::new(), tasks: JoinSet::new(), listing: None, synced: false, refused: HashSet::new() }
     }
 
     /// Runs until `stop` resolves; containers stay as they are.
@@ -92,9 +96,10 @@ impl Manager {
 
     async fn set(&mut self, pod: Arc<Pod>) {
         let uid = pod.metadata.uid.clone().unwrap_or_default();
-        self.node.pods.lock().insert(uid.clone(), pod.clone());
+        let known = self.node.pods.lock().insert(uid.clone(), pod.clone()).is_some();
         if self.workers.get(&uid).is_none_or(|w| w.inbox.is_closed()) {
-            self.start(pod, false);
+            let refusal = if known { None } else { self.refusal(&pod) };
+            self.start(pod, false, refusal);
         } else {
             if let Some(entry) = self.workers.get_mut(&uid) {
                 entry.pod = pod.clone();
@@ -103,10 +108,27 @@ impl Manager {
         }
     }
 
-    fn start(&mut self, pod: Arc<Pod>, gone: bool) {
+    /// Why this node does not take a pod that it sees for the first time. One that runs already, or is over, is not asked.
+    fn refusal(&self, pod: &Pod) -> Option<Refusal> {
+        let phase = |p: &Pod| p.status.as_ref().and_then(|s| s.phase.clone()).unwrap_or_default();
+        if !matches!(phase(pod).as_str(), "" | "Pending") || pod.metadata.deletion_timestamp.is_some() {
+            return None;
+        }
+        let uses = |p: &&Arc<Pod>| p.metadata.uid != pod.metadata.uid && !matches!(phase(p).as_str(), "Succeeded" | "Failed");
+        let mut others: Vec<Arc<Pod>> = self.node.pods.lock().values().filter(uses).cloned().collect();
+        others.retain(|p| p.metadata.uid.as_ref().is_none_or(|uid| !self.refused.contains(uid)));
+        admission::admit(pod, &others, &self.node.offer()).err()
+    }
+
+    fn start(&mut self, pod: Arc<Pod>, gone: bool, refusal: Option<Refusal>) {
         let uid = pod.metadata.uid.clone().unwrap_or_default();
         let (inbox, inputs) = mpsc::channel(INBOX);
-        let worker = Worker::new(self.node.clone(), pod.clone(), gone, inputs, inbox.clone());
+        let mut worker = Worker::new(self.node.clone(), pod.clone(), gone, inputs, inbox.clone());
+        if let Some((reason, message)) = refusal {
+            self.refused.insert(uid.clone());
+            self.node.recorder.about(&*pod, Warning, &reason, message.clone());
+            worker.refuse(reason, message);
+        }
         self.workers.insert(uid.clone(), Entry { inbox, pod });
         self.tasks.spawn(async move {
             worker.run().await;
@@ -123,14 +145,17 @@ impl Manager {
 
     fn ended(&mut self, ended: Result<String, tokio::task::JoinError>) {
         match ended {
-            Ok(uid) => drop(self.workers.remove(&uid)),
+            Ok(uid) => {
+                self.workers.remove(&uid);
+                self.refused.remove(&uid);
+            }
             Err(e) => {
                 tracing::error!("the worker of a pod panicked: {e}");
                 let dead: Vec<(String, Arc<Pod>)> =
                     self.workers.iter().filter(|(_, w)| w.inbox.is_closed()).map(|(uid, w)| (uid.clone(), w.pod.clone())).collect();
                 for (uid, pod) in dead {
                     let gone = !self.node.pods.lock().contains_key(&uid);
-                    self.start(pod, gone);
+                    self.start(pod, gone, None);
                 }
             }
         }
@@ -146,6 +171,7 @@ impl Manager {
         if !self.synced {
             self.synced = true;
             self.adopt_orphans().await;
+            crate::logs::links::remove_dead(&crate::logs::links::directory(&self.node.config.pod_logs));
         }
     }
 
@@ -155,7 +181,7 @@ impl Manager {
             Ok(pods) => {
                 for orphan in pods.into_iter().filter(|p| !self.workers.contains_key(&p.uid)).collect::<Vec<_>>() {
                     tracing::info!(pod = orphan.name, namespace = orphan.namespace, "pod is no longer in the API, clearing it away");
-                    self.start(Arc::new(remembered(orphan)), true);
+                    self.start(Arc::new(remembered(orphan)), true, None);
                 }
             }
             Err(e) => tracing::warn!("cannot look for orphaned pods: {e}"),
@@ -164,7 +190,7 @@ impl Manager {
         let names: Vec<String> = directories.filter_map(|d| d.file_name().into_string().ok()).collect();
         let orphans: Vec<String> = names.into_iter().filter(|uid| !self.workers.contains_key(uid)).collect();
         for uid in orphans {
-            self.start(Arc::new(remembered(PodIdentity { uid, namespace: String::new(), name: String::new() })), true);
+            self.start(Arc::new(remembered(PodIdentity { uid, namespace: String::new(), name: String::new() })), true, None);
         }
     }
 }

@@ -3,6 +3,7 @@
 //! One task ([`worker`]) owns each pod. It learns of changes through a closed set of [`Input`]s, asks the pure [`plan`]
 //! what to do, runs the steps ([`ops`]) beside itself, and writes the [`status`]. Nothing else touches a pod.
 
+pub mod admission;
 pub mod backoff;
 pub mod manager;
 pub mod ops;

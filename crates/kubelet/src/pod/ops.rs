@@ -6,6 +6,7 @@ use super::plan::Why;
 use super::spec::ContainerSpec;
 use super::{container_reference, title};
 use crate::hooks;
+use crate::logs::links;
 use crate::images::{self, Puller};
 use crate::make::container::{Inputs, VolumeSource};
 use crate::make::env::{Lookup, references};
@@ -98,8 +99,21 @@ pub async fn remove_sandbox(node: &Shared, id: String) -> Result<(), String> {
 
 /// Removes a dead container.
 pub async fn remove_container(node: &Shared, id: String) -> Result<(), String> {
+    let request = cri::ContainerStatusRequest { container_id: id.clone(), verbose: false };
+    let status = unless_gone(node.cri.runtime.clone().container_status(request).await).map_err(|e| e.message().to_owned())?;
+    let log = status.and_then(|s| s.into_inner().status).map(|s| PathBuf::from(s.log_path)).filter(|p| p.is_absolute());
+    links::remove(&links::directory(&node.config.pod_logs), &id);
     let request = cri::RemoveContainerRequest { container_id: id };
-    unless_gone(node.cri.runtime.clone().remove_container(request).await).map(drop).map_err(|e| e.message().to_owned())
+    unless_gone(node.cri.runtime.clone().remove_container(request).await).map_err(|e| e.message().to_owned())?;
+    // The log goes with its container, the rotated files too.
+    let files = log.iter().flat_map(|log| crate::logs::rotate::rotated(log).unwrap_or_default().into_iter().chain([log.clone()]));
+    for file in files {
+        match std::fs::remove_file(&file) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => tracing::warn!("log {} not removed: {e}", file.display()),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Unmounts the volumes and removes the cgroup.
@@ -139,8 +153,10 @@ impl Start {
         let node = &self.node;
         let puller =
             Puller { cri: &node.cri, client: &node.client, recorder: &node.recorder, pod: &self.pod, about: about.clone(), sandbox: &sandbox_config };
-        let image = puller.ensure(&self.spec.fields).await.map_err(|e| StartError { reason: e.reason.into(), message: e.message })?;
-        let config = self.config(&sandbox, &image).await.inspect_err(|e| {
+        let refused = |e: images::PullError| StartError { reason: e.reason.into(), message: e.message };
+        let volumes = self.image_volumes(&puller).await.map_err(refused)?;
+        let image = puller.ensure(&self.spec.fields).await.map_err(refused)?;
+        let config = self.config(&sandbox, &image, &volumes).await.inspect_err(|e| {
             node.recorder.event(about.clone(), Warning, "Failed", format!("Error: {}", e.message));
         })?;
         let request = cri::CreateContainerRequest {
@@ -155,7 +171,20 @@ impl Start {
         // The name says more than the id, and events about every try are the same then.
         started.map_err(|e| self.failed("RunContainerError", &e.message().replace(&id, &self.spec.name)))?;
         node.recorder.event(about, Normal, "Started", "Container started");
+        self.link_log(&id);
         self.post_start(&sandbox, &id).await
+    }
+
+    fn link_log(&self, id: &str) {
+        let config = &self.node.config;
+        let text = |s: &Option<String>| s.clone().unwrap_or_default();
+        let meta = &self.pod.metadata;
+        let (namespace, name) = (text(&meta.namespace), text(&meta.name));
+        let log = config.log_dir(&namespace, &name, &text(&meta.uid)).join(crate::runtime::log_path(&self.spec.name, self.restarts));
+        let links = links::directory(&config.pod_logs);
+        if let Err(e) = links::add(&links, (&name, &namespace), &self.spec.name, id, &log) {
+            tracing::warn!("no link to the log of container {id}: {e}");
+        }
     }
 
     fn failed(&self, reason: &str, message: &str) -> StartError {
@@ -164,7 +193,24 @@ impl Start {
         error(reason, message)
     }
 
-    async fn config(&self, sandbox: &cri::PodSandboxStatus, image: &cri::Image) -> Result<cri::ContainerConfig, StartError> {
+    /// The volumes with those that are images pulled, as far as this container mounts them.
+    async fn image_volumes(&self, puller: &Puller<'_>) -> Result<Volumes, images::PullError> {
+        let mut volumes = (*self.volumes).clone();
+        for mount in self.spec.fields.volume_mounts.iter().flatten() {
+            let Some(VolumeSource::Image(spec)) = volumes.get_mut(&mount.name) else { continue };
+            let declared = self.pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()).find(|v| v.name == mount.name);
+            let policy = declared.and_then(|v| v.image.as_ref()).and_then(|i| i.pull_policy.clone());
+            let wanted = k8s_openapi::api::core::v1::Container {
+                image: Some(spec.user_specified_image.clone()),
+                image_pull_policy: policy,
+                ..Default::default()
+            };
+            spec.image = puller.ensure(&wanted).await?.id;
+        }
+        Ok(volumes)
+    }
+
+    async fn config(&self, sandbox: &cri::PodSandboxStatus, image: &cri::Image, volumes: &Volumes) -> Result<cri::ContainerConfig, StartError> {
         let refuse = |message: String| error("CreateContainerConfigError", &message);
         let ips = ips_of(sandbox);
         let lookup = self.lookup(ips.clone()).await.map_err(refuse)?;
@@ -178,7 +224,7 @@ impl Start {
             restarts: self.restarts,
             image,
             lookup: &lookup,
-            volumes: &self.volumes,
+            volumes,
             hosts_file: Some(&hosts),
             termination_file: &termination,
             target_id: target.as_deref(),

@@ -278,3 +278,7 @@ fn dead_instances(view: &View<'_>) -> Vec<Action> {
     actions.extend(dead.filter(|s| !used.contains(s.id.as_str())).map(|s| Action::RemoveSandbox { id: s.id.clone() }));
     actions
 }
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;

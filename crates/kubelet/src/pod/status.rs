@@ -40,13 +40,15 @@ pub struct Facts<'a> {
     pub verdict: Option<&'a Waiting>,
     /// Nothing runs any more and nothing will.
     pub ended: bool,
+    /// The node never took the pod: there are no containers to tell about.
+    pub rejected: bool,
     /// Now.
     pub now: Timestamp,
 }
 
 /// Makes the status.
 pub fn status(facts: &Facts<'_>) -> PodStatus {
-    let specs = containers_of(facts.pod);
+    let specs = if facts.rejected { Vec::new() } else { containers_of(facts.pod) };
     let of = |classes: &[Class]| -> Vec<ContainerStatus> {
         specs.iter().filter(|s| classes.contains(&s.class)).map(|s| container_status(facts, s, &specs)).collect()
     };

@@ -74,6 +74,8 @@ pub struct Worker {
     remains: bool,
     termination: Option<Termination>,
     verdict: Option<Waiting>,
+    /// The node did not take the pod: none of its containers ever was.
+    refused_whole: bool,
     gone: bool,
     deleted: bool,
     waiting: BTreeMap<String, Waiting>,
@@ -113,6 +115,7 @@ impl Worker {
             remains,
             termination: None,
             verdict: None,
+            refused_whole: false,
             gone,
             deleted: false,
             waiting: BTreeMap::new(),
@@ -137,6 +140,13 @@ impl Worker {
             worker.terminate(ops::grace_of(&worker.pod.clone()));
         }
         worker
+    }
+
+    /// The node does not take the pod: it has failed.
+    pub fn refuse(&mut self, reason: String, message: String) {
+        self.refused_whole = true;
+        self.verdict = Some((reason, format!("Pod was rejected: {message}")));
+        self.terminate(1);
     }
 
     fn uid(&self) -> String {
@@ -577,6 +587,7 @@ impl Worker {
             start_time: self.started_at,
             verdict: self.verdict.as_ref(),
             ended,
+            rejected: self.refused_whole || rejected_before(&pod),
             now: Timestamp::now(),
         })
     }
@@ -623,6 +634,12 @@ impl Worker {
             self.terminate(ops::grace_of(&self.pod.clone()));
         }
     }
+}
+
+/// A pod that failed without any container status was never taken.
+fn rejected_before(pod: &Pod) -> bool {
+    let Some(status) = &pod.status else { return false };
+    status.phase.as_deref() == Some("Failed") && status.container_statuses.iter().flatten().next().is_none()
 }
 
 /// Conditions that the kubelet owns.

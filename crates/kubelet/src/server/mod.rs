@@ -10,6 +10,9 @@ mod proxy;
 mod routes;
 mod stats;
 
+pub(crate) use routes::names;
+pub(crate) use stats::Machine;
+
 use crate::node::Shared;
 use bytes::Bytes;
 use http::{Request, Response};

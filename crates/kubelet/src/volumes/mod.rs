@@ -11,6 +11,7 @@ mod keeper;
 use crate::config::Config;
 use crate::make::container::VolumeSource;
 use crate::node::Capacity;
+use ferrokube_cri::v1 as cri;
 use ferrokube_client::{Caches, Client, Optional};
 use files::Sources;
 use k8s_openapi::api::core::v1::{EmptyDirVolumeSource, PersistentVolume, PersistentVolumeClaim, Pod, Volume};
@@ -67,6 +68,13 @@ impl Volumes {
         let mut kept = Vec::new();
         for volume in pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()) {
             let wrong = |detail: String| VolumeError { volume: volume.name.clone(), detail };
+            if let Some(image) = &volume.image {
+                // The runtime mounts it; it is pulled when a container that mounts it starts.
+                let reference = image.reference.clone().unwrap_or_default();
+                let spec = cri::ImageSpec { image: reference.clone(), user_specified_image: reference, ..cri::ImageSpec::default() };
+                made.insert(volume.name.clone(), VolumeSource::Image(Box::new(spec)));
+                continue;
+            }
             let path = match files::plugin(volume) {
                 Some(plugin) => {
                     let path = self.directory(pod.metadata.uid.as_deref().unwrap_or_default(), plugin, &volume.name);

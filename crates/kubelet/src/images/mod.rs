@@ -2,6 +2,9 @@
 //!
 //! Source: `pkg/kubelet/images/image_manager.go`.
 
+pub mod gc;
+mod name;
+
 use crate::runtime::{Cri, CriError, unless_gone};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -43,6 +46,12 @@ impl Puller<'_> {
     /// Makes sure that the container's image is on the node and returns it.
     pub async fn ensure(&self, container: &Container) -> Result<cri::Image, PullError> {
         let image = container.image.as_deref().unwrap_or_default();
+        if let Err(why) = name::check(image) {
+            let message = format!("Failed to apply default image tag {image:?}: couldn't parse image name {image:?}: {why}");
+            self.recorder.event(self.about.clone(), EventType::Warning, "InspectFailed", message.clone());
+            self.recorder.event(self.about.clone(), EventType::Warning, "Failed", "Error: InvalidImageName");
+            return Err(PullError { reason: "InvalidImageName", message });
+        }
         let policy = container.image_pull_policy.as_deref().unwrap_or("IfNotPresent");
         let inspect_failed = |e: CriError| PullError { reason: "ImageInspectError", message: format!("Failed to inspect image {image:?}: {}", e.message()) };
         let present = image_status(self.cri, image).await.map_err(inspect_failed)?;
@@ -55,6 +64,7 @@ impl Puller<'_> {
             ("Never", None) => {
                 let message = format!("Container image {image:?} is not present with pull policy of Never");
                 self.recorder.event(self.about.clone(), EventType::Warning, "ErrImageNeverPull", message.clone());
+                self.recorder.event(self.about.clone(), EventType::Warning, "Failed", "Error: ErrImageNeverPull");
                 Err(PullError { reason: "ErrImageNeverPull", message })
             }
             _ => self.pull(image).await,

@@ -1,4 +1,7 @@
-//! Reading container logs in the CRI format: `<time> stdout|stderr P|F <text>`.
+//! Container logs in the CRI format: `<time> stdout|stderr P|F <text>`. What reads their end, rotates and links them.
+
+pub mod links;
+pub mod rotate;
 
 use std::io::{Read, Seek, SeekFrom};
 
