@@ -5,6 +5,7 @@
 //! and nothing else: never the store, never another controller. [`CONTROLLERS`] names them all; flags and identities
 //! derive from it.
 
+mod daemon_set;
 mod deployment;
 mod discovery;
 mod endpoint_slice;
@@ -13,10 +14,15 @@ mod garbage_collector;
 mod job;
 mod latest;
 mod namespace;
+mod node_lifecycle;
+mod nodes;
+mod pod_gc;
 mod pods;
 mod replica_set;
+mod revisions;
 mod root_ca;
 mod service_account;
+mod taint_eviction;
 mod ttl_after_finished;
 
 use ferrokube_client::events::Recorder;
@@ -84,6 +90,10 @@ pub const CONTROLLERS: &[Controller] = controllers! {
     "deployment"                    "deployment-controller"        "deployment-controller"      true deployment;
     "garbagecollector"              "generic-garbage-collector"    "garbage-collector-controller" true garbage_collector;
     "job"                           "job-controller"               "job-controller"             true job;
+    "daemonset"                     "daemon-set-controller"        "daemonset-controller"       true daemon_set;
+    "nodelifecycle"                 "node-controller"              "node-controller"            true node_lifecycle;
+    "taint-eviction-controller"     "node-controller"              "taint-eviction-controller"  true taint_eviction;
+    "podgc"                         "pod-garbage-collector"        "pod-garbage-collector"      true pod_gc;
     "ttl-after-finished"            "ttl-after-finished-controller" "ttl-after-finished-controller" true ttl_after_finished;
 };
 

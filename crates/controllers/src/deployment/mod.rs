@@ -286,7 +286,7 @@ impl Deployments {
 }
 
 /// A short name for a template, in the alphabet that `rand.SafeEncodeString` uses.
-fn template_hash(template: &PodTemplateSpec, collisions: i32) -> String {
+pub(crate) fn template_hash(template: &PodTemplateSpec, collisions: i32) -> String {
     const SAFE: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
     let mut hasher = Sha256::new();
     // Maps are sorted and fields are in the order of the struct: equal templates give equal bytes.

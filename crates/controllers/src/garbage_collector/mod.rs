@@ -31,8 +31,8 @@ const AGAIN: Duration = Duration::from_secs(1);
 #[derive(Clone, Default)]
 struct Monitors {
     caches: Arc<RwLock<HashMap<Arc<ApiResource>, Cache<()>>>>,
-    /// UIDs that the caches show.
-    uids: Arc<RwLock<HashSet<Box<str>>>>,
+    /// Namespaces of the UIDs that the caches show.
+    uids: Arc<RwLock<HashMap<Box<str>, Box<str>>>>,
 }
 
 impl Monitors {
@@ -128,9 +128,10 @@ fn observe(resource: Arc<ApiResource>, cache: &Cache<()>, monitors: &Monitors, g
         }
         if let Some(new) = delta.new {
             if delta.old.is_none_or(|o| o.uid != new.uid) {
-                uids.write().insert(new.uid.clone());
+                uids.write().insert(new.uid.clone(), new.key.namespace.clone());
             }
-            let known = |uid: &str| uids.read().contains(uid);
+            // An owner in another namespace is none.
+            let known = |uid: &str| uids.read().get(uid).is_some_and(|n| n.is_empty() || *n == new.key.namespace);
             look.extend(graph.lock().set(&new.uid, graph::node(&resource, new), known));
         }
         look.into_iter().for_each(|uid| queue.add(uid));

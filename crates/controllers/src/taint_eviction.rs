@@ -1,0 +1,155 @@
+//! Taint eviction: a pod leaves a node whose NoExecute taints it does not tolerate, or no longer.
+//!
+//! Reads nodes and pods; deletes pods, after noting why in their `DisruptionTarget` condition.
+//! Source: `pkg/controller/tainteviction`.
+
+use crate::Context;
+use crate::node_lifecycle::by_node;
+use crate::nodes::tolerates;
+use crate::pods;
+use ferrokube_client::controller::{self, Next};
+use ferrokube_client::events::EventType;
+use ferrokube_client::queue::Queue;
+use ferrokube_client::{Cache, Client, DeleteOptions, Error, Named, Object, ObjectKey, Optional, Patch};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
+use parking_lot::Mutex;
+use serde_json::json;
+use std::collections::HashSet;
+use std::time::Duration;
+
+/// Runs the controller.
+pub(crate) async fn run(context: Context) {
+    let queue: Queue<ObjectKey> = Queue::new();
+    let nodes: Cache<Node> = context.caches.of();
+    let pods: Cache<Pod> = context.caches.of();
+    let index = by_node(&pods);
+    let (add, known) = (queue.clone(), nodes.clone());
+    pods.on_change(move |d| {
+        // Most nodes have no such taint: then nothing is decoded.
+        let tainted = known.objects().iter().any(|n| may_execute(n));
+        if tainted && d.new.is_some() {
+            add.add(d.key().clone());
+        }
+    });
+    let add = queue.clone();
+    nodes.on_change(move |d| {
+        if [d.old, d.new].into_iter().flatten().any(|n| may_execute(n)) {
+            index.get(&d.key().name).iter().for_each(|p| add.add(p.key.clone()));
+        }
+    });
+    tokio::join!(nodes.synced(), pods.synced());
+    // Pods that had a time to go; when it is taken back, people are told.
+    let scheduled: Mutex<HashSet<ObjectKey>> = Mutex::default();
+    let reconcile = |key: ObjectKey| {
+        let (context, nodes, pods, scheduled) = (&context, &nodes, &pods, &scheduled);
+        async move {
+            let Some(pod) = pods.get(&key.namespace, &key.name).filter(pods::is_active) else { return Ok(Next::Wait) };
+            let name = pod.spec.as_ref().and_then(|s| s.node_name.clone()).unwrap_or_default();
+            let Some(node) = nodes.get("", &name) else { return Ok(Next::Wait) };
+            let taints = node.spec.and_then(|s| s.taints).unwrap_or_default();
+            let tolerations = pod.spec.as_ref().and_then(|s| s.tolerations.clone()).unwrap_or_default();
+            match left(&taints, &tolerations, Timestamp::now()) {
+                Left::Stays => {
+                    if scheduled.lock().remove(&key) {
+                        let message = format!("Cancelling deletion of Pod {key}");
+                        context.recorder.about(&pod, EventType::Normal, "TaintManagerEviction", message);
+                    }
+                    Ok(Next::Wait)
+                }
+                Left::After(delay) => {
+                    scheduled.lock().insert(key);
+                    Ok(Next::After(delay))
+                }
+                Left::Now => {
+                    scheduled.lock().remove(&key);
+                    context.recorder.about(&pod, EventType::Normal, "TaintManagerEviction", format!("Marking for deletion Pod {key}"));
+                    evict(&context.client, &pod, "DeletionByTaintManager", "Taint manager: deleting due to NoExecute taint").await
+                }
+            }
+        }
+    };
+    controller::run::<_, Error, _, _>("taint-eviction", queue, 8, reconcile).await;
+}
+
+fn may_execute(node: &Object) -> bool {
+    const WORD: &[u8] = b"NoExecute";
+    node.json.windows(WORD.len()).any(|w| w == WORD)
+}
+
+/// Notes why a pod is disrupted, then deletes it.
+async fn evict(client: &Client, pod: &Pod, reason: &str, message: &str) -> Result<Next, Error> {
+    disrupt(client, pod, reason, message, None).await?;
+    client.delete::<Pod>(pod.namespace(), pod.name(), &DeleteOptions::of_uid(pod.uid())).await.optional()?;
+    Ok(Next::Wait)
+}
+
+/// Sets `DisruptionTarget`, and the phase when nobody else will.
+pub(crate) async fn disrupt(client: &Client, pod: &Pod, reason: &str, message: &str, phase: Option<&str>) -> Result<(), Error> {
+    let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let condition = json!({"type": "DisruptionTarget", "status": "True", "reason": reason, "message": message, "lastTransitionTime": now});
+    let mut status = json!({"conditions": [condition]});
+    if let Some(phase) = phase {
+        status["phase"] = phase.into();
+    }
+    let patch = Patch::Strategic(json!({"metadata": {"uid": pod.uid()}, "status": status}));
+    client.patch_status::<Pod>(pod.namespace(), pod.name(), &patch).await.optional().map(drop)
+}
+
+/// How long a pod may stay.
+#[derive(Debug, PartialEq, Eq)]
+enum Left {
+    Stays,
+    After(Duration),
+    Now,
+}
+
+/// A taint that nothing tolerates evicts at once; otherwise the shortest `tolerationSeconds` counts, from when the first
+/// taint was added.
+fn left(taints: &[Taint], tolerations: &[Toleration], now: Timestamp) -> Left {
+    let executing: Vec<&Taint> = taints.iter().filter(|t| t.effect == "NoExecute").collect();
+    if executing.is_empty() {
+        return Left::Stays;
+    }
+    let mut shortest: Option<i64> = None;
+    for taint in &executing {
+        let mut matching = tolerations.iter().filter(|t| tolerates(t, taint)).peekable();
+        if matching.peek().is_none() {
+            return Left::Now;
+        }
+        let seconds = matching.filter_map(|t| t.toleration_seconds).map(|s| s.max(0)).min();
+        shortest = [shortest, seconds].into_iter().flatten().min();
+    }
+    let Some(seconds) = shortest else { return Left::Stays };
+    let since = executing.iter().filter_map(|t| t.time_added.as_ref()).map(|t| t.0.as_second()).min().unwrap_or_else(|| now.as_second());
+    match u64::try_from(since + seconds - now.as_second()) {
+        Ok(left) if left > 0 => Left::After(Duration::from_secs(left)),
+        _ => Left::Now,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pod_stays_as_long_as_it_tolerates_every_taint() {
+        let now: Timestamp = "2026-01-01T00:01:00Z".parse().unwrap();
+        let taint = |key: &str| json!({"key": key, "effect": "NoExecute", "timeAdded": "2026-01-01T00:00:30Z"});
+        let tolerate = |key: &str, seconds: Option<i64>| json!({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": seconds});
+        let cases = [
+            (json!([]), json!([]), Left::Stays),
+            (json!([{"key": "a", "effect": "NoSchedule"}]), json!([]), Left::Stays),
+            (json!([taint("a")]), json!([]), Left::Now),
+            (json!([taint("a")]), json!([tolerate("a", None)]), Left::Stays),
+            (json!([taint("a")]), json!([tolerate("a", Some(300))]), Left::After(Duration::from_secs(270))),
+            (json!([taint("a")]), json!([tolerate("a", Some(10))]), Left::Now),
+            (json!([taint("a"), taint("b")]), json!([tolerate("a", None)]), Left::Now),
+            (json!([taint("a"), taint("b")]), json!([tolerate("a", None), tolerate("b", Some(60))]), Left::After(Duration::from_secs(30))),
+        ];
+        for (taints, tolerations, expected) in cases {
+            let (t, o): (Vec<Taint>, Vec<Toleration>) = (serde_json::from_value(taints.clone()).unwrap(), serde_json::from_value(tolerations).unwrap());
+            assert_eq!(left(&t, &o, now), expected, "{taints}");
+        }
+    }
+}
