@@ -1,0 +1,227 @@
+//! The scheduler against a real API server in this process.
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+use bytes::Bytes;
+use ferrokube_api::{Change, Selection};
+use ferrokube_apiserver::tokens::TokenConfig;
+use ferrokube_apiserver::{ApiServer, Config, Running, UserInfo};
+use ferrokube_client::{Client, Transport, TransportError};
+use ferrokube_store::embedded::{Embedded, Options};
+use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
+use futures_util::{StreamExt, stream};
+use http::Method;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// As the binary wires it: calls into the server under an identity.
+struct InProcess(Arc<ApiServer>, UserInfo);
+
+impl Transport for InProcess {
+    fn send(&self, request: http::Request<Bytes>) -> BoxFuture<'_, Result<http::Response<Bytes>, TransportError>> {
+        Box::pin(async move {
+            let (parts, body) = self.0.call(self.1.clone(), request).await.into_parts();
+            Ok(http::Response::from_parts(parts, body.collect().await))
+        })
+    }
+
+    fn subscribe(&self, selection: Selection) -> BoxStream<'static, Change> {
+        match self.0.subscribe(self.1.clone(), selection.clone()) {
+            Ok(changes) => changes.boxed(),
+            Err(status) => panic!("{selection:?} is refused: {status}"),
+        }
+    }
+}
+
+struct Cluster {
+    _running: Running,
+    admin: Client,
+    server: Arc<ApiServer>,
+    _folder: tempfile::TempDir,
+    scheduler: tokio::task::JoinHandle<()>,
+}
+
+impl Cluster {
+    async fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Embedded::open(folder.path(), Options { fsync: false, ..Options::default() }).unwrap();
+        let tokens = TokenConfig {
+            issuer: "https://kubernetes.default.svc.cluster.local".to_owned(),
+            api_audiences: Vec::new(),
+            signing_key: rcgen::KeyPair::generate().unwrap().serialize_pem(),
+            verify_keys: Vec::new(),
+            extend_expiration: true,
+            max_expiration_seconds: 0,
+        };
+        let mut config = Config::new(Arc::new(store), tokens);
+        config.service_cidrs = vec!["10.96.0.0/16".to_owned()];
+        let running = ApiServer::start(config).await.unwrap();
+        let server = running.server.clone();
+        let client = |user: &str, groups: &[&str]| Client::new(Arc::new(InProcess(server.clone(), UserInfo::component(user, groups))), "test");
+        let admin = client("admin", &["system:masters"]);
+        let scheduler = client("system:kube-scheduler", &["system:authenticated"]);
+        let scheduler = tokio::spawn(ferrokube_scheduler::run(scheduler, ferrokube_scheduler::Config { seed: Some(1), ..Default::default() }));
+        let cluster = Cluster { _running: running, admin, server, _folder: folder, scheduler };
+        cluster.post("/api/v1/namespaces/default/serviceaccounts", &json!({"metadata": {"name": "default"}})).await;
+        cluster
+    }
+
+    async fn send(&self, method: Method, path: &str, kind: &str, body: &Value) -> Value {
+        let response = self.admin.send(method, path, Some(kind), Bytes::from(body.to_string())).await;
+        serde_json::from_slice(response.unwrap_or_else(|e| panic!("{path}: {e}")).body()).unwrap()
+    }
+
+    async fn post(&self, path: &str, body: &Value) -> Value {
+        self.send(Method::POST, path, "application/json", body).await
+    }
+
+    async fn node(&self, name: &str, cpu: &str) {
+        let meta = json!({"name": name, "labels": {"kubernetes.io/hostname": name}});
+        self.post("/api/v1/nodes", &json!({"metadata": meta})).await;
+        let amounts = json!({"cpu": cpu, "memory": "8Gi", "pods": "110"});
+        let status = json!({"status": {"capacity": amounts, "allocatable": amounts}});
+        self.send(Method::PATCH, &format!("/api/v1/nodes/{name}/status"), "application/merge-patch+json", &status).await;
+        // Admission taints new nodes until the node controller takes the taint away; there is none here.
+        let patch = json!({"spec": {"taints": null}});
+        self.send(Method::PATCH, &format!("/api/v1/nodes/{name}"), "application/merge-patch+json", &patch).await;
+    }
+
+    async fn pod(&self, name: &str, cpu: &str, spec: &Value) {
+        let mut pod = json!({"metadata": {"name": name}, "spec": {"terminationGracePeriodSeconds": 0,
+            "containers": [{"name": "c", "image": "busybox", "resources": {"requests": {"cpu": cpu}}}]}});
+        for (key, value) in spec.as_object().into_iter().flatten() {
+            pod["spec"][key] = value.clone();
+        }
+        self.post(PODS, &pod).await;
+    }
+
+    /// Waits for the object of a selection that passes; the watch tells, nothing is polled.
+    async fn wait(&self, resource: &str, what: &str, passes: impl Fn(&Value) -> bool) -> Value {
+        let selection = Selection { version: "v1".into(), resource: resource.into(), namespace: "default".into(), ..Selection::default() };
+        let user = UserInfo::component("admin", &["system:masters"]);
+        let changes = self.server.subscribe(user, selection).map_err(|s| s.to_string()).unwrap();
+        let mut changes = std::pin::pin!(changes);
+        let mut seen = Vec::new();
+        let search = async {
+            while let Some(change) = changes.next().await {
+                let Change::Set(object) = change else { continue };
+                let value: Value = serde_json::from_slice(&object.json).unwrap();
+                if passes(&value) {
+                    return value;
+                }
+                seen.push(value);
+            }
+            panic!("the subscription ended");
+        };
+        let found = tokio::time::timeout(Duration::from_secs(20), search).await;
+        found.unwrap_or_else(|_| panic!("no {what} within 20 s, only {seen:#?}"))
+    }
+
+    async fn bound(&self, name: &str) -> String {
+        let pod = self.wait("pods", name, |p| p["metadata"]["name"] == name && p["spec"]["nodeName"].is_string()).await;
+        pod["spec"]["nodeName"].as_str().unwrap().to_owned()
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.scheduler.abort();
+    }
+}
+
+const PODS: &str = "/api/v1/namespaces/default/pods";
+
+fn condition(pod: &Value) -> (&str, &str, &str) {
+    let condition = pod["status"]["conditions"].as_array().and_then(|l| l.iter().find(|c| c["type"] == "PodScheduled"));
+    let text = |key: &str| condition.and_then(|c| c[key].as_str()).unwrap_or_default();
+    (text("status"), text("reason"), text("message"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_is_bound_and_an_event_says_where() {
+    let cluster = Cluster::start().await;
+    cluster.node("a", "2").await;
+    cluster.pod("p", "1", &json!({})).await;
+    assert_eq!(cluster.bound("p").await, "a");
+    let event = cluster.wait("events", "event", |e| e["reason"] == "Scheduled").await;
+    assert_eq!(event["message"], "Successfully assigned default/p to a");
+    assert_eq!((&event["type"], &event["source"]["component"]), (&json!("Normal"), &json!("default-scheduler")));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_without_a_place_says_why_and_gets_one_when_a_node_comes() {
+    let cluster = Cluster::start().await;
+    cluster.node("a", "1").await;
+    cluster.pod("p", "2", &json!({})).await;
+    let pod = cluster.wait("pods", "condition", |p| condition(p).0 == "False").await;
+    let message = "0/1 nodes are available: 1 Insufficient cpu. no new claims to deallocate, preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling.";
+    assert_eq!(condition(&pod), ("False", "Unschedulable", message));
+    let event = cluster.wait("events", "event", |e| e["reason"] == "FailedScheduling").await;
+    assert_eq!((&event["type"], &event["message"]), (&json!("Warning"), &json!(message)));
+    cluster.node("b", "4").await;
+    assert_eq!(cluster.bound("p").await, "b");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gated_pod_waits_for_its_gates() {
+    let cluster = Cluster::start().await;
+    cluster.node("a", "2").await;
+    cluster.pod("gated", "1", &json!({"schedulingGates": [{"name": "example.com/wait"}]})).await;
+    cluster.pod("other", "1", &json!({})).await;
+    cluster.bound("other").await;
+    let pod = cluster.wait("pods", "gated", |p| p["metadata"]["name"] == "gated").await;
+    assert_eq!((condition(&pod).1, &pod["spec"]["nodeName"]), ("SchedulingGated", &Value::Null));
+    cluster.send(Method::PATCH, &format!("{PODS}/gated"), "application/merge-patch+json", &json!({"spec": {"schedulingGates": null}})).await;
+    assert_eq!(cluster.bound("gated").await, "a");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_of_higher_priority_takes_the_place_of_a_lesser_one() {
+    let cluster = Cluster::start().await;
+    cluster.node("a", "2").await;
+    cluster.post("/apis/scheduling.k8s.io/v1/priorityclasses", &json!({"metadata": {"name": "high"}, "value": 1000})).await;
+    cluster.pod("low", "2", &json!({})).await;
+    cluster.bound("low").await;
+    cluster.pod("high", "2", &json!({"priorityClassName": "high"})).await;
+    assert_eq!(cluster.bound("high").await, "a");
+    let event = cluster.wait("events", "event", |e| e["reason"] == "Preempted").await;
+    assert_eq!(event["involvedObject"]["name"], "low");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_pods_at_once_are_all_bound_and_no_node_is_overfull() {
+    let cluster = Cluster::start().await;
+    for i in 0..4 {
+        cluster.node(&format!("n{i}"), "10").await;
+    }
+    let began = Instant::now();
+    let creations = (0..200).map(|i| { let cluster = &cluster; async move { cluster.pod(&format!("p{i}"), "200m", &json!({})).await } });
+    stream::iter(creations).buffer_unordered(32).collect::<Vec<_>>().await;
+    let mut per_node = std::collections::BTreeMap::<String, usize>::new();
+    for i in 0..200 {
+        *per_node.entry(cluster.bound(&format!("p{i}")).await).or_default() += 1;
+    }
+    println!("200 pods created and bound in {:?}", began.elapsed());
+    assert!(per_node.values().all(|n| *n == 50), "{per_node:?}");
+}
+
+/// Time from the answer of the creation to the binding being seen, one pod after the other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_scheduler_binds_at_once() {
+    let cluster = Cluster::start().await;
+    cluster.node("a", "100").await;
+    cluster.pod("warm-up", "1m", &json!({})).await;
+    cluster.bound("warm-up").await;
+    let mut times = Vec::new();
+    for i in 0..20 {
+        let began = Instant::now();
+        cluster.pod(&format!("p{i}"), "1m", &json!({})).await;
+        cluster.bound(&format!("p{i}")).await;
+        times.push(began.elapsed());
+    }
+    times.sort();
+    println!("create to bound: median {:?}, worst {:?}", times[10], times[19]);
+    // Generous: debug builds on a busy machine. The point is that nothing is polled.
+    assert!(times[10] < Duration::from_millis(500), "{times:?}");
+}
