@@ -9,7 +9,6 @@ use crate::ApiServer;
 use crate::admission::Outcome;
 use crate::attributes::UserInfo;
 use crate::authn::{PeerCertificates, impersonate};
-use crate::output::list::one_metadata;
 use crate::output::negotiate::{self, Accept};
 use crate::output::table::{self, Include};
 use crate::output::{Body, Format, Shape, present, yaml};
@@ -210,9 +209,8 @@ impl<'s> Request<'s> {
                 Shape::Object => (code, Body::Full(object.json.clone())),
                 Shape::Partial | Shape::PartialList => (code, Body::Full(present::partial(&object.json, accept.beta)?)),
                 Shape::Table => {
-                    let row = table::row(&self.entry, &object, include()?, accept.beta, self.now)?;
-                    let table = table::table(one_metadata(object.revision), table::columns(&self.entry), vec![row], accept.beta);
-                    (code, Body::Full(table.to_string().into()))
+                    let table = table::single(&self.entry, &object, &table::columns(&self.entry), include()?, accept.beta, self.now)?;
+                    (code, Body::Full(table))
                 }
             },
             Answer::Many(many) => match accept.shape {

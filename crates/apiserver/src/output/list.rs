@@ -5,7 +5,7 @@ use super::{Body, present};
 use crate::registry::Entry;
 use bytes::Bytes;
 use ferrokube_api::{Object, Status};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use std::sync::Arc;
 
 /// A page of objects with its `metadata`.
@@ -55,9 +55,16 @@ impl Many {
     /// `Table` in JSON.
     pub fn table(self, entry: &Entry, include: Include, beta: bool) -> Result<Body, Status> {
         let now = jiff::Timestamp::now();
-        let rows = self.objects.iter().map(|o| table::row(entry, o, include, beta, now)).collect::<Result<Vec<_>, _>>()?;
-        let table = table::table(self.metadata(), table::columns(entry), rows, beta);
-        Ok(Body::Full(serde_json::to_vec(&table).map_err(Status::internal)?.into()))
+        let mut out = Vec::with_capacity(1024 + self.objects.len() * 512);
+        table::head(&mut out, &self.metadata(), &table::columns(entry), beta);
+        for (at, object) in self.objects.iter().enumerate() {
+            if at > 0 {
+                out.push(b',');
+            }
+            table::row(&mut out, entry, object, include, beta, now)?;
+        }
+        out.extend_from_slice(table::TAIL);
+        Ok(Body::Full(out.into()))
     }
 
     /// `PartialObjectMetadataList` in JSON.
@@ -73,9 +80,4 @@ impl Many {
         out.extend_from_slice(b"]}\n");
         Ok(Body::Full(out.into()))
     }
-}
-
-/// `metadata` of a single object's Table.
-pub fn one_metadata(revision: u64) -> Value {
-    json!({"resourceVersion": revision.to_string()})
 }

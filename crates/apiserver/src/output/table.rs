@@ -7,7 +7,11 @@ use crate::registry::Entry;
 use ferrokube_api::kinds::{Column, HookContext};
 use ferrokube_api::{Object, Status, time};
 use jiff::Timestamp;
-use serde_json::{Value, json};
+use bytes::Bytes;
+use serde::de::{Deserialize, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde_json::{Map, Value, json};
+use std::fmt;
+use std::sync::Arc;
 
 /// What `includeObject` asks to put beside the cells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,26 +81,92 @@ fn plain_cells(entry: &Entry, value: &Value, now: Timestamp) -> Vec<Value> {
     entry.kind.columns.iter().map(cell).collect()
 }
 
-/// One row.
-pub fn row(entry: &Entry, object: &Object, include: Include, beta: bool, now: Timestamp) -> Result<Value, Status> {
-    let value = present::value(entry, object)?;
-    let cells = match (&entry.custom, entry.kind.hooks.cells) {
+/// An object decoded for its cells: who manages which field is never shown, and is half of many objects.
+struct Lean(Value);
+
+impl<'de> Deserialize<'de> for Lean {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(LeanVisitor { top: true }).map(Lean)
+    }
+}
+
+struct LeanVisitor {
+    top: bool,
+}
+
+impl<'de> DeserializeSeed<'de> for LeanVisitor {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for LeanVisitor {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
+        let mut map = Map::new();
+        while let Some(key) = access.next_key::<String>()? {
+            if !self.top && key == "managedFields" {
+                access.next_value::<IgnoredAny>()?;
+            } else if self.top && key == "metadata" {
+                map.insert(key, access.next_value_seed(LeanVisitor { top: false })?);
+            } else {
+                map.insert(key, access.next_value()?);
+            }
+        }
+        Ok(Value::Object(map))
+    }
+}
+
+fn cells(entry: &Entry, object: &Object, now: Timestamp) -> Result<Vec<Value>, Status> {
+    let value = if entry.kind.hooks.from_storage.is_some() { present::value(entry, object)? } else { object.decode::<Lean>().map_err(Status::internal)?.0 };
+    Ok(match (&entry.custom, entry.kind.hooks.cells) {
         (Some(custom), _) => custom_cells(entry, &custom.columns, &value, now),
         (None, Some(cells)) => cells(&value, &HookContext { now }),
         (None, None) => plain_cells(entry, &value, now),
-    };
-    let version = if beta { "meta.k8s.io/v1beta1" } else { "meta.k8s.io/v1" };
-    Ok(match include {
-        Include::None => json!({"cells": cells}),
-        Include::Object => json!({"cells": cells, "object": value}),
-        Include::Metadata => {
-            json!({"cells": cells, "object": {"kind": "PartialObjectMetadata", "apiVersion": version, "metadata": value["metadata"]}})
-        }
     })
 }
 
-/// A whole Table. `columns` is null in all but the first event of a watch.
-pub fn table(metadata: Value, columns: Value, rows: Vec<Value>, beta: bool) -> Value {
-    let version = if beta { "meta.k8s.io/v1beta1" } else { "meta.k8s.io/v1" };
-    json!({"kind": "Table", "apiVersion": version, "metadata": metadata, "columnDefinitions": columns, "rows": rows})
+/// Writes one row. Only its cells are decoded; the object beside them stays bytes.
+pub fn row(out: &mut Vec<u8>, entry: &Entry, object: &Arc<Object>, include: Include, beta: bool, now: Timestamp) -> Result<(), Status> {
+    out.extend_from_slice(b"{\"cells\":");
+    serde_json::to_writer(&mut *out, &cells(entry, object, now)?).map_err(Status::internal)?;
+    match include {
+        Include::None => {}
+        Include::Object => {
+            out.extend_from_slice(b",\"object\":");
+            out.extend_from_slice(&present::object(entry, object)?.json);
+        }
+        Include::Metadata => {
+            out.extend_from_slice(b",\"object\":");
+            out.extend_from_slice(&present::partial(&object.json, beta)?);
+        }
+    }
+    out.push(b'}');
+    Ok(())
+}
+
+/// Writes what stands before the rows. `columns` is null in all but the first event of a watch.
+pub fn head(out: &mut Vec<u8>, metadata: &Value, columns: &Value, beta: bool) {
+    let version = if beta { "v1beta1" } else { "v1" };
+    let text = format!("{{\"kind\":\"Table\",\"apiVersion\":\"meta.k8s.io/{version}\",\"metadata\":{metadata},\"columnDefinitions\":{columns},\"rows\":[");
+    out.extend_from_slice(text.as_bytes());
+}
+
+/// What stands after the rows.
+pub const TAIL: &[u8] = b"]}";
+
+/// A Table of one object.
+pub fn single(entry: &Entry, object: &Arc<Object>, columns: &Value, include: Include, beta: bool, now: Timestamp) -> Result<Bytes, Status> {
+    let mut out = Vec::with_capacity(1024);
+    head(&mut out, &json!({"resourceVersion": object.revision.to_string()}), columns, beta);
+    row(&mut out, entry, object, include, beta, now)?;
+    out.extend_from_slice(TAIL);
+    Ok(out.into())
 }

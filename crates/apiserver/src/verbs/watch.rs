@@ -17,7 +17,9 @@ use futures_util::StreamExt;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::Instant;
+use std::pin::Pin;
+use tokio::time::{Instant, Sleep};
+use tokio_util::sync::WaitForCancellationFutureOwned;
 
 /// Between bookmarks.
 const BOOKMARKS: Duration = Duration::from_secs(60);
@@ -44,9 +46,7 @@ impl Framing {
             Shape::Partial | Shape::PartialList => present::partial(&object.json, self.accept.beta),
             Shape::Table => {
                 let columns = if std::mem::replace(&mut self.columns, false) { table::columns(&self.entry) } else { Value::Null };
-                let row = table::row(&self.entry, object, self.include, self.accept.beta, jiff::Timestamp::now())?;
-                let table = table::table(json!({"resourceVersion": object.revision.to_string()}), columns, vec![row], self.accept.beta);
-                Ok(table.to_string().into())
+                table::single(&self.entry, object, &columns, self.include, self.accept.beta, jiff::Timestamp::now())
             }
         }
     }
@@ -92,9 +92,12 @@ struct Running {
     framing: Framing,
     watch: Watch,
     start: Option<(Snapshot, bool)>,
-    bookmarks: Option<tokio::time::Interval>,
+    bookmarks: bool,
     deadline: Instant,
-    last_bookmark: bool,
+    /// The next bookmark or the end. Set once and polled, not made anew for every event.
+    alarm: Pin<Box<Sleep>>,
+    /// The server stops.
+    stop: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
 impl Running {
@@ -148,21 +151,22 @@ impl Running {
         }
         loop {
             let mut out = BytesMut::new();
-            let warning = self.deadline - LAST_BOOKMARK;
             tokio::select! {
                 biased;
-                () = self.server.stopping.cancelled() => return None,
+                () = self.stop.as_mut() => return None,
+                () = self.alarm.as_mut() => {
+                    if Instant::now() >= self.deadline {
+                        return None;
+                    }
+                    self.bookmark(&mut out);
+                    let next = next_alarm(self.deadline, self.bookmarks);
+                    self.alarm.as_mut().reset(next);
+                }
                 event = self.watch.next() => {
                     let event = event?;
                     self.put(&mut out, &event);
                     self.drain(&mut out);
                 }
-                () = tokio::time::sleep_until(warning), if self.last_bookmark => {
-                    self.last_bookmark = false;
-                    self.bookmark(&mut out);
-                }
-                () = tokio::time::sleep_until(self.deadline) => return None,
-                () = tick(&mut self.bookmarks) => self.bookmark(&mut out),
             }
             if !out.is_empty() {
                 return Some((out.freeze(), self));
@@ -171,11 +175,10 @@ impl Running {
     }
 }
 
-async fn tick(interval: &mut Option<tokio::time::Interval>) {
-    match interval {
-        Some(interval) => _ = interval.tick().await,
-        None => std::future::pending().await,
-    }
+/// When to wake up next: for a bookmark every minute, for a last one shortly before the end, for the end.
+fn next_alarm(deadline: Instant, bookmarks: bool) -> Instant {
+    let (now, last) = (Instant::now(), deadline - LAST_BOOKMARK);
+    if !bookmarks || now >= last { deadline } else { last.min(now + BOOKMARKS) }
 }
 
 impl Request<'_> {
@@ -210,8 +213,6 @@ impl Request<'_> {
         };
         let seconds = options.timeout.unwrap_or_else(|| Duration::from_secs(MIN_TIMEOUT + rand::random_range(0..MIN_TIMEOUT)));
         let deadline = Instant::now() + seconds;
-        let mut bookmarks = tokio::time::interval(BOOKMARKS);
-        bookmarks.reset();
         let running = Running {
             server: self.server.clone(),
             framing: Framing {
@@ -222,9 +223,10 @@ impl Request<'_> {
             },
             watch,
             start,
-            bookmarks: options.bookmarks.then_some(bookmarks),
+            bookmarks: options.bookmarks,
             deadline,
-            last_bookmark: options.bookmarks && seconds > LAST_BOOKMARK,
+            alarm: Box::pin(tokio::time::sleep_until(next_alarm(deadline, options.bookmarks))),
+            stop: Box::pin(self.server.stopping.clone().cancelled_owned()),
         };
         let stream = futures_util::stream::unfold(running, Running::next).boxed();
         Ok(self.streamed(Body::Stream(stream)))
