@@ -105,16 +105,19 @@ async fn disk_use_follows_the_data_and_not_the_number_of_writes() {
     for n in 0..100 {
         store.put(key(n), Bytes::from(vec![n as u8; 1000]), Expect::Any, None).await.expect("written");
     }
-    let mut largest = 0;
     for round in 0..6000usize {
         let done = store.put(key(1000 + round % 10), Bytes::from(vec![round as u8; 500]), Expect::Any, None).await.expect("written");
         if round % 100 == 99 {
             store.compact(done.revision).await.expect("compacts");
-            largest = largest.max(store.size_on_disk().await.expect("size"));
         }
     }
-    // 110 values are about 112 KB, 100 revisions of history 56 KB, three segments 48 KB. 6,000 writes are 3.4 MB. The cleaner may lag a little.
-    assert!(largest < 800 << 10, "{largest} bytes");
+    // 6,000 writes are 3.4 MB. 110 values are about 115 KB: at most twice that and three segments of 16 KiB stay. The cleaner has its own
+    // thread, so on a busy machine it may come later.
+    let started = Instant::now();
+    while store.size_on_disk().await.expect("size") > 300 << 10 {
+        assert!(started.elapsed() < Duration::from_secs(30), "{:?} bytes", store.size_on_disk().await);
+        tokio::task::yield_now().await;
+    }
     drop(store);
     let store = open(dir.path(), options());
     for n in 0..100 {
@@ -131,9 +134,17 @@ async fn history_is_bounded_even_when_nobody_compacts() {
         for round in 0..3000usize {
             store.put(key(round % 10), Bytes::from(vec![1; 500]), Expect::Any, None).await.expect("written");
         }
-        let current = store.revision().await.expect("revision");
-        let Err(Error::Compacted { oldest }) = store.range(key(0), key(9), Some(1), 0).await else { panic!("revision 1 is still there") };
-        assert!(current - oldest < 1000, "{oldest} of {current}");
+        // What is compacted is freed by another thread, and only then the next compaction is due.
+        let started = Instant::now();
+        loop {
+            let current = store.put(key(1), Bytes::from(vec![1; 500]), Expect::Any, None).await.expect("written").revision;
+            match store.range(key(0), key(9), Some(1), 0).await {
+                Err(Error::Compacted { oldest }) if current - oldest < 1000 => break,
+                Err(Error::Compacted { .. }) | Ok(_) => {}
+                Err(e) => panic!("{e}"),
+            }
+            assert!(started.elapsed() < Duration::from_secs(30), "history is not bounded");
+        }
     }
 }
 

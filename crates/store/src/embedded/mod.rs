@@ -183,7 +183,7 @@ impl Store for Embedded {
     fn put(&self, key: Bytes, value: Bytes, expect: Expect, ttl: Option<Duration>) -> BoxFuture<'_, Result<Committed>> {
         async move {
             check_sizes(&key, &value)?;
-            let expiry = ttl.map_or(0, |ttl| writer::now_millis().saturating_add(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX)));
+            let expiry = ttl.map_or(0, writer::deadline_after);
             self.submit(|answer| Request::Write(Write { key, value: Some(value), expect, expiry, answer })).await
         }
         .boxed()

@@ -32,6 +32,12 @@ pub(super) fn now_millis() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
 }
 
+/// The deadline of a key written now, in milliseconds since the epoch. Rounded up: never before its time.
+pub(super) fn deadline_after(ttl: Duration) -> u64 {
+    let millis = u64::try_from(ttl.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
+    now_millis().saturating_add(1).saturating_add(millis)
+}
+
 /// A revision of the frame being built.
 struct Revised {
     key: Bytes,
