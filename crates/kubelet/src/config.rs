@@ -66,3 +66,38 @@ impl Config {
         self.pod_logs.join(format!("{namespace}_{name}_{uid}"))
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::Config;
+    use std::time::Duration;
+
+    /// A configuration for tests of what is made from it.
+    pub fn config() -> Config {
+        Config {
+            node_name: "n1".into(),
+            node_ips: vec![[192, 0, 2, 1].into()],
+            root: "/var/lib/kubelet".into(),
+            pod_logs: "/var/log/pods".into(),
+            runtime_endpoint: "unix:///run/none.sock".into(),
+            runtime_timeout: Duration::from_secs(1),
+            server_address: ([127, 0, 0, 1], 0).into(),
+            server_cert_pem: Vec::new(),
+            server_key_pem: Vec::new(),
+            client_ca_pem: Vec::new(),
+            cluster_dns: vec![[10, 96, 0, 10].into()],
+            cluster_domain: "cluster.local".into(),
+            resolv_conf: "/etc/resolv.conf".into(),
+            static_pods: None,
+            max_pods: 110,
+            cgroup_root: "/kubepods".into(),
+            register_taints: Vec::new(),
+            labels: Vec::new(),
+            seccomp_default: true,
+            log_max_size: 10 << 20,
+            log_max_files: 5,
+            heartbeat: Duration::from_secs(10),
+            version: "v1.36.0".into(),
+        }
+    }
+}

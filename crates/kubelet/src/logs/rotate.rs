@@ -104,8 +104,12 @@ pub fn rotated(path: &Path) -> Result<Vec<PathBuf>> {
 /// Replaces a file by its compressed form; a crash in between leaves a `.tmp` that the next round removes.
 fn compress(path: &Path) -> Result<()> {
     let staging = with_suffix(path, ".tmp");
-    let mut out = GzEncoder::new(File::create(&staging)?, Compression::default());
-    std::io::copy(&mut File::open(path)?, &mut out)?;
+    let mut source = File::open(path)?;
+    let target = File::create(&staging)?;
+    // Whoever may not read the log may not read its compressed form.
+    target.set_permissions(source.metadata()?.permissions())?;
+    let mut out = GzEncoder::new(target, Compression::default());
+    std::io::copy(&mut source, &mut out)?;
     out.finish()?.sync_all()?;
     std::fs::rename(&staging, with_suffix(path, ".gz"))?;
     std::fs::remove_file(path)

@@ -272,3 +272,7 @@ fn security(inputs: &Inputs<'_>) -> cri::LinuxContainerSecurityContext {
         ..cri::LinuxContainerSecurityContext::default()
     }
 }
+
+#[cfg(test)]
+#[path = "container_tests.rs"]
+mod tests;

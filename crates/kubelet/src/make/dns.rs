@@ -120,3 +120,62 @@ pub fn aliases(pod: &Pod) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::tests::config;
+    use serde_json::{Value, json};
+
+    fn pod(spec: Value) -> Pod {
+        serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "ns"}, "spec": spec})).unwrap()
+    }
+
+    fn host() -> Resolv {
+        Resolv::parse("# comment\nnameserver 192.0.2.53\nsearch old\nsearch lan.example\noptions timeout:1\n")
+    }
+
+    #[test]
+    fn the_policy_says_who_is_asked() {
+        let cluster = ["10.96.0.10"];
+        let own = ["ns.svc.cluster.local", "svc.cluster.local", "cluster.local", "lan.example"];
+        let of_host = (vec!["192.0.2.53"], vec!["lan.example"], vec!["timeout:1"]);
+        let of_cluster = (cluster.to_vec(), own.to_vec(), vec!["ndots:5"]);
+        let cases = [
+            (json!({"dnsPolicy": "ClusterFirst"}), of_cluster.clone()),
+            (json!({"dnsPolicy": "Default"}), of_host.clone()),
+            (json!({"dnsPolicy": "ClusterFirst", "hostNetwork": true}), of_host),
+            (json!({"dnsPolicy": "ClusterFirstWithHostNet", "hostNetwork": true}), of_cluster),
+            (json!({"dnsPolicy": "None", "dnsConfig": {"nameservers": ["1.1.1.1"], "searches": ["a"], "options": [{"name": "ndots", "value": "2"}, {"name": "edns0"}]}}),
+             (vec!["1.1.1.1"], vec!["a"], vec!["ndots:2", "edns0"])),
+            (json!({"dnsConfig": {"nameservers": ["10.96.0.10", "9.9.9.9"], "options": [{"name": "ndots", "value": "1"}]}}),
+             (vec!["10.96.0.10", "9.9.9.9"], own.to_vec(), vec!["ndots:1"])),
+        ];
+        for (spec, (servers, searches, options)) in cases {
+            let made = dns(&pod(spec.clone()), &config(), &host());
+            assert_eq!((made.servers, made.searches, made.options), (owned(servers), owned(searches), owned(options)), "{spec}");
+        }
+    }
+
+    fn owned(list: Vec<&str>) -> Vec<String> {
+        list.into_iter().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn host_names_are_cut_and_get_a_domain_with_a_subdomain() {
+        let long = pod(json!({"hostname": format!("{}-tail", "h".repeat(62))}));
+        assert_eq!(hostname(&long, &config()), ("h".repeat(62), None), "63 characters, none of them a dash at the end");
+        let named = pod(json!({"hostname": "web-0", "subdomain": "web"}));
+        assert_eq!(hostname(&named, &config()), ("web-0".into(), Some("web.ns.svc.cluster.local".into())));
+        assert_eq!(hostname(&pod(json!({"hostnameOverride": "any", "subdomain": "web"})), &config()), ("any".into(), None));
+    }
+
+    #[test]
+    fn the_hosts_file_has_the_pod_and_its_aliases() {
+        let spec = json!({"hostname": "web-0", "subdomain": "web", "hostAliases": [{"ip": "192.0.2.9", "hostnames": ["a.example", "b.example"]}]});
+        let text = hosts_file(&pod(spec), &["10.1.0.5".to_owned()], &config());
+        assert!(text.starts_with("# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n"));
+        assert!(text.contains("10.1.0.5\tweb-0.web.ns.svc.cluster.local\tweb-0\n"), "{text}");
+        assert!(text.ends_with("\n# Entries added by HostAliases.\n192.0.2.9\ta.example\tb.example\n"), "{text}");
+    }
+}

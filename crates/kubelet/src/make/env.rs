@@ -291,4 +291,98 @@ mod tests {
             assert_eq!(expand(text, value), expected, "{text}");
         }
     }
+
+    use serde_json::{Value, json};
+
+    fn pod() -> Pod {
+        serde_json::from_value(json!({
+            "metadata": {"name": "p", "namespace": "default", "uid": "u", "labels": {"app": "web"}, "annotations": {"n": "a\"b"}},
+            "spec": {"nodeName": "n1", "serviceAccountName": "sa", "containers": [{"name": "c"}]},
+        }))
+        .unwrap()
+    }
+
+    fn lookup() -> Lookup {
+        let map = serde_json::from_value(json!({"metadata": {"name": "m"}, "data": {"k": "from map", "B": "b"}})).unwrap();
+        let secret = serde_json::from_value(json!({"metadata": {"name": "s"}, "data": {"pw": "aGlkZGVu"}})).unwrap();
+        let service = |namespace: &str, name: &str, ip: &str, ports: Value| {
+            serde_json::from_value(json!({"metadata": {"namespace": namespace, "name": name}, "spec": {"clusterIP": ip, "ports": ports}})).unwrap()
+        };
+        Lookup {
+            config_maps: BTreeMap::from([("m".into(), Some(map)), ("gone".into(), None)]),
+            secrets: BTreeMap::from([("s".into(), Some(secret)), ("gone".into(), None)]),
+            services: vec![
+                service("default", "my-db", "10.0.0.7", json!([{"name": "sql", "port": 5432, "protocol": "TCP"}])),
+                service("other", "hidden", "10.0.0.8", json!([{"port": 1}])),
+                service("default", "headless", "None", json!([{"port": 1}])),
+            ],
+            pod_ips: vec!["10.1.0.5".into()],
+            host_ips: vec!["192.0.2.1".into()],
+            allocatable: (2000, 1 << 30),
+        }
+    }
+
+    fn env_of(container: Value) -> Result<BTreeMap<String, String>, ConfigError> {
+        let container: Container = serde_json::from_value(container).unwrap();
+        environment(&pod(), &container, &lookup()).map(|list| list.into_iter().collect())
+    }
+
+    #[test]
+    fn later_sources_win_and_may_use_what_came_before() {
+        let env = env_of(json!({"name": "c",
+            "envFrom": [{"configMapRef": {"name": "m"}}, {"prefix": "S_", "secretRef": {"name": "s"}}, {"secretRef": {"name": "gone", "optional": true}}],
+            "env": [
+                {"name": "B", "value": "mine"}, {"name": "C", "value": "$(B)/$(k)/$(LATER)"}, {"name": "LATER", "value": "x"},
+                {"name": "URL", "value": "$(MY_DB_SERVICE_HOST):$(MY_DB_SERVICE_PORT_SQL)"},
+                {"name": "ABSENT", "valueFrom": {"configMapKeyRef": {"name": "m", "key": "none", "optional": true}}},
+            ]}))
+        .unwrap();
+        let expected = [
+            ("B", "mine"), ("k", "from map"), ("S_pw", "hidden"), ("C", "mine/from map/$(LATER)"), ("URL", "10.0.0.7:5432"),
+            ("MY_DB_PORT_5432_TCP_ADDR", "10.0.0.7"), ("MY_DB_PORT", "tcp://10.0.0.7:5432"),
+        ];
+        for (name, value) in expected {
+            assert_eq!(env.get(name).map(String::as_str), Some(value), "{name}");
+        }
+        for absent in ["ABSENT", "HIDDEN_SERVICE_HOST", "HEADLESS_SERVICE_HOST"] {
+            assert!(!env.contains_key(absent), "{absent}");
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        let from = |source: Value| env_of(json!({"name": "c", "env": [{"name": "A", "valueFrom": source}]})).unwrap_err().0;
+        assert_eq!(from(json!({"configMapKeyRef": {"name": "gone", "key": "k"}})), "configmap \"gone\" not found");
+        assert_eq!(from(json!({"secretKeyRef": {"name": "s", "key": "none"}})), "couldn't find key none in Secret default/s");
+        let all = env_of(json!({"name": "c", "envFrom": [{"secretRef": {"name": "gone"}}]})).unwrap_err().0;
+        assert_eq!(all, "secret \"gone\" not found");
+    }
+
+    #[test]
+    fn fields_of_the_pod_are_values() {
+        let cases = [
+            ("metadata.name", "p"), ("metadata.uid", "u"), ("spec.nodeName", "n1"), ("spec.serviceAccountName", "sa"), ("status.podIP", "10.1.0.5"),
+            ("status.hostIP", "192.0.2.1"), ("metadata.labels['app']", "web"), ("metadata.annotations['none']", ""),
+            ("metadata.labels", "app=\"web\""), ("metadata.annotations", "n=\"a\\\"b\""),
+        ];
+        for (path, expected) in cases {
+            assert_eq!(field_value(&pod(), path, &lookup()).unwrap(), expected, "{path}");
+        }
+        assert!(field_value(&pod(), "spec.nope", &lookup()).is_err());
+    }
+
+    #[test]
+    fn resources_are_divided_and_rounded_up_and_default_to_what_the_node_has() {
+        let limited: Container = serde_json::from_value(json!({"name": "c", "resources": {"limits": {"cpu": "1500m", "memory": "100Mi"}}})).unwrap();
+        let free = Container::default();
+        let cases = [
+            (&limited, "limits.cpu", "0", "2"), (&limited, "limits.cpu", "1m", "1500"), (&limited, "limits.memory", "1Mi", "100"),
+            (&limited, "requests.cpu", "1m", "1500"), (&limited, "limits.memory", "1Gi", "1"), (&free, "limits.cpu", "0", "2"),
+            (&free, "limits.memory", "0", "1073741824"), (&free, "requests.memory", "0", "0"),
+        ];
+        for (container, resource, divisor, expected) in cases {
+            let field = serde_json::from_value(json!({"resource": resource, "divisor": divisor})).unwrap();
+            assert_eq!(resource_value(&pod(), container, &field, (2000, 1 << 30)).unwrap(), expected, "{resource} / {divisor}");
+        }
+    }
 }

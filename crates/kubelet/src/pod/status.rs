@@ -147,7 +147,9 @@ fn container_status(facts: &Facts<'_>, spec: &ContainerSpec, all: &[ContainerSpe
                 ..ContainerState::default()
             });
             status.started = (spec.class != Class::Ephemeral).then(|| facts.started.contains(&instance.status.id));
-            status.ready = facts.ready.contains(&instance.status.id) && facts.started.contains(&instance.status.id);
+            // An init container is ready once it is done, an ephemeral one never.
+            let counts = matches!(spec.class, Class::Main | Class::Sidecar);
+            status.ready = counts && facts.ready.contains(&instance.status.id) && facts.started.contains(&instance.status.id);
             status.allocated_resources = spec.fields.resources.as_ref().and_then(|r| r.requests.clone());
             status.resources = spec.fields.resources.clone().or(Some(Default::default()));
         }
@@ -406,3 +408,7 @@ pub fn termination_source(instance: &Container) -> (String, bool) {
     let file = instance.annotation(annotations::TERMINATION_FILE).to_owned();
     (file, instance.annotation(annotations::TERMINATION_POLICY) == "FallbackToLogsOnError")
 }
+
+#[cfg(test)]
+#[path = "status_tests.rs"]
+mod tests;
