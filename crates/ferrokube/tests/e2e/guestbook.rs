@@ -91,9 +91,10 @@ async fn frontends(cluster: &Cluster) -> Result<Vec<String>> {
 async fn look_into(cluster: &Cluster) -> Result<()> {
     let store = cluster.get("pods -l tier=store").await?;
     let store = store["items"][0]["metadata"]["name"].as_str().context("the store")?.to_owned();
-    wait_for("the probes in the log", PATIENCE, async || {
+    let _ = cluster.in_pod(&store, "wget -q -O - http://127.0.0.1:8080/nothing").await; // httpd writes down what it refuses.
+    wait_for("the request in the log", PATIENCE, async || {
         let log = cluster.kubectl(&format!("logs {store} --tail=20")).await?;
-        ensure!(log.contains("response:200") || log.contains("url:/cgi-bin/entries"), "{log}");
+        ensure!(log.contains("response:404"), "{log}");
         Ok(())
     })
     .await?;

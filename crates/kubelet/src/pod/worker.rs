@@ -104,7 +104,7 @@ impl Worker {
         let started_at = Timestamp::now();
         let written = pod.status.clone();
         let mut worker = Worker {
-            probes: Probes::new(node.clone(), own),
+            probes: Probes::new(node.clone(), pod.metadata.uid.clone().unwrap_or_default(), own),
             node,
             inbox,
             observed: Arc::new(Observed::nothing()),
@@ -667,6 +667,12 @@ fn status_patch(uid: &Option<String>, status: &PodStatus) -> serde_json::Value {
                     condition[field] = serde_json::Value::Null;
                 }
             }
+        }
+    }
+    // Addresses merge by their value, so an earlier sandbox's would stay beside the new one's.
+    for field in ["podIPs", "hostIPs"] {
+        if let Some(addresses) = body.get_mut(field).and_then(serde_json::Value::as_array_mut) {
+            addresses.insert(0, serde_json::json!({"$patch": "replace"}));
         }
     }
     for field in ["reason", "message"] {
