@@ -161,25 +161,21 @@ fn clear_kernel(layout: &Layout) -> Result<()> {
     for root in [layout.kubelet().join("pods"), layout.runtime(), layout.run.clone()] {
         unmount_below(&root)?;
     }
-    remove_logs(layout)?;
+    let pods = names(&layout.kubelet().join("pods"));
+    remove_logs(layout, &pods)?;
     remove(&layout.kubelet().join("pods"))?;
     remove(&layout.run)?;
-    for hierarchy in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
-        for ours in ["kubepods", "ferrokube"] {
-            remove_cgroup(&hierarchy.path().join(ours))?;
-        }
-    }
-    remove_cgroup(Path::new("/sys/fs/cgroup/kubepods"))?;
-    remove_cgroup(Path::new("/sys/fs/cgroup/ferrokube"))
+    remove_cgroups(&pods);
+    Ok(())
+}
+
+fn names(path: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+    entries.filter_map(|e| e.file_name().into_string().ok()).collect()
 }
 
 /// Logs of the pods that this node had; another cluster's pods may log into the same place.
-fn remove_logs(layout: &Layout) -> Result<()> {
-    let names = |path: &Path| -> Vec<String> {
-        let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
-        entries.filter_map(|e| e.file_name().into_string().ok()).collect()
-    };
-    let pods = names(&layout.kubelet().join("pods"));
+fn remove_logs(layout: &Layout, pods: &[String]) -> Result<()> {
     for log in names(&layout.pod_logs) {
         if pods.iter().any(|uid| log.ends_with(&format!("_{uid}"))) {
             remove(&layout.pod_logs.join(log))?;
@@ -201,14 +197,25 @@ fn unmount_below(root: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Depth first: a cgroup can be removed only when it has no children.
-fn remove_cgroup(directory: &Path) -> Result<()> {
-    let Ok(entries) = std::fs::read_dir(directory) else { return Ok(()) };
-    for entry in entries.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir())) {
-        remove_cgroup(&entry.path())?;
+/// Cgroups of the pods that this node had, in every hierarchy. The levels above them may hold other clusters' pods and go
+/// only when they are empty.
+fn remove_cgroups(pods: &[String]) {
+    let mount = Path::new("/sys/fs/cgroup");
+    let hierarchies = names(mount).into_iter().map(|h| mount.join(h)).filter(|p| p.is_dir()).chain([mount.to_owned()]);
+    for hierarchy in hierarchies {
+        let levels = ["kubepods/burstable", "kubepods/besteffort", "kubepods", "ferrokube"].map(|l| hierarchy.join(l));
+        for level in &levels {
+            pods.iter().for_each(|uid| remove_cgroup(&level.join(format!("pod{uid}"))));
+        }
+        levels.iter().for_each(|level| drop(std::fs::remove_dir(level)));
     }
-    match std::fs::remove_dir(directory) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e).with_context(|| format!("removing cgroup {}", directory.display())),
-        _ => Ok(()),
+}
+
+/// Depth first: a cgroup can be removed only when it has no children. What is still in use is told and left.
+fn remove_cgroup(directory: &Path) {
+    let Ok(entries) = std::fs::read_dir(directory) else { return };
+    entries.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).for_each(|e| remove_cgroup(&e.path()));
+    if let Err(e) = std::fs::remove_dir(directory) {
+        tracing::warn!("cgroup {} is left: {e}", directory.display());
     }
 }
