@@ -5,9 +5,11 @@
 //! and nothing else: never the store, never another controller. [`CONTROLLERS`] names them all; flags and identities
 //! derive from it.
 
+mod cron_job;
 mod daemon_set;
 mod deployment;
 mod discovery;
+mod disruption;
 mod endpoint_slice;
 mod endpoints;
 mod garbage_collector;
@@ -22,6 +24,7 @@ mod replica_set;
 mod revisions;
 mod root_ca;
 mod service_account;
+mod stateful_set;
 mod taint_eviction;
 mod ttl_after_finished;
 
@@ -94,6 +97,9 @@ pub const CONTROLLERS: &[Controller] = controllers! {
     "nodelifecycle"                 "node-controller"              "node-controller"            true node_lifecycle;
     "taint-eviction-controller"     "node-controller"              "taint-eviction-controller"  true taint_eviction;
     "podgc"                         "pod-garbage-collector"        "pod-garbage-collector"      true pod_gc;
+    "statefulset"                   "statefulset-controller"       "statefulset-controller"     true stateful_set;
+    "cronjob"                       "cronjob-controller"           "cronjob-controller"         true cron_job;
+    "disruption"                    "disruption-controller"        "controllermanager"          true disruption;
     "ttl-after-finished"            "ttl-after-finished-controller" "ttl-after-finished-controller" true ttl_after_finished;
 };
 

@@ -134,6 +134,11 @@ impl Pods {
 
     /// Takes orphans that match the selector, and lets go of own pods that do not; returns the owner's pods.
     pub async fn claim<O: Resource>(&self, client: &Client, owner: &O, selector: &LabelSelector) -> Result<Vec<Pod>, Error> {
+        self.claim_if(client, owner, selector, |_| true).await
+    }
+
+    /// As [`Pods::claim`], but takes only orphans that are accepted.
+    pub async fn claim_if<O: Resource>(&self, client: &Client, owner: &O, selector: &LabelSelector, accept: impl Fn(&Object) -> bool) -> Result<Vec<Pod>, Error> {
         let mut own = self.of(owner.uid());
         if owner.meta().deletion_timestamp.is_some() {
             return Ok(own);
@@ -145,7 +150,7 @@ impl Pods {
         own.retain(|p| matches(selector, p.metadata.labels.as_ref()));
         for object in self.orphans.get(owner.namespace()) {
             let labels: std::collections::BTreeMap<String, String> = object.labels.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
-            if is_deleting(&object) || !matches(selector, Some(&labels)) {
+            if !accept(&object) || is_deleting(&object) || !matches(selector, Some(&labels)) {
                 continue;
             }
             let patch = json!({"metadata": {"uid": &*object.uid, "ownerReferences": [controller_reference(owner)]}});

@@ -1,0 +1,168 @@
+//! Stateful sets: pods with a name, a place in an order and claims that stay.
+//!
+//! Reads stateful sets, pods, claims and revisions; writes pods, claims, revisions and the status of stateful sets.
+//! Names are fixed, so a lagging cache cannot make twins. Source: `pkg/controller/statefulset`.
+
+mod identity;
+mod plan;
+
+use crate::Context;
+use crate::pods::{Pods, from_template};
+use crate::revisions::{self, History, Revisions, Stop};
+use ferrokube_client::controller::{self, Next};
+use ferrokube_client::events::EventType;
+use ferrokube_client::queue::Queue;
+use ferrokube_client::{Cache, DeleteOptions, Error, Named, ObjectKey, Optional, Resource};
+use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use plan::{Step, View};
+use std::collections::BTreeSet;
+
+struct Sets {
+    context: Context,
+    sets: Cache<StatefulSet>,
+    claims: Cache<PersistentVolumeClaim>,
+    pods: Pods,
+    revisions: Revisions,
+}
+
+/// Runs the controller.
+pub(crate) async fn run(context: Context) {
+    let queue: Queue<ObjectKey> = Queue::new();
+    let sets: Cache<StatefulSet> = context.caches.of();
+    let claims: Cache<PersistentVolumeClaim> = context.caches.of();
+    let add = queue.clone();
+    sets.on_change(move |d| add.add(d.key().clone()));
+    let (add, add_all, known) = (queue.clone(), queue.clone(), sets.clone());
+    let pods = Pods::new(
+        context.caches.of(),
+        StatefulSet::KIND,
+        move |namespace, owner| add.add(ObjectKey::new(namespace, &owner.name)),
+        move |orphan| known.objects_in(&orphan.key.namespace).iter().for_each(|s| add_all.add(s.key.clone())),
+    );
+    let revisions = Revisions::new(context.caches.of(), StatefulSet::KIND);
+    tokio::join!(sets.synced(), claims.synced(), pods.cache.synced(), revisions.synced());
+    let all = Sets { context, sets, claims, pods, revisions };
+    let reconcile = |key: ObjectKey| all.reconcile(key);
+    controller::run::<_, Error, _, _>("statefulset", queue, 5, reconcile).await;
+}
+
+impl Sets {
+    async fn reconcile(&self, key: ObjectKey) -> Result<Next, Error> {
+        let Some(set) = self.sets.get(&key.namespace, &key.name) else { return Ok(Next::Wait) };
+        let Some(spec) = set.spec.clone() else { return Ok(Next::Wait) };
+        let accept = |o: &ferrokube_client::Object| identity::ordinal(&key.name, &o.key.name).is_some();
+        let settled = self.pods.settled(set.uid());
+        let pods = self.pods.claim_if(&self.context.client, &set, &spec.selector, accept).await?;
+        if set.metadata.deletion_timestamp.is_some() {
+            return Ok(Next::Wait);
+        }
+        let collisions = set.status.as_ref().and_then(|s| s.collision_count).unwrap_or(0);
+        let history = match self.revisions.history(&self.context.client, &set, &spec.template, collisions).await {
+            Ok(history) => history,
+            Err(Stop::Collision) => return self.collided(set).await,
+            Err(Stop::Failed(e)) if e.is_namespace_terminating() => return Ok(Next::Wait),
+            Err(Stop::Failed(e)) => return Err(e),
+        };
+        let update = history.current.name().to_owned();
+        let current = set.status.as_ref().and_then(|s| s.current_revision.clone()).filter(|r| !r.is_empty()).unwrap_or_else(|| update.clone());
+        let view = View { set: &set, pods: &pods, current: &current, update: &update, now: Timestamp::now() };
+        let mut failure = None;
+        if settled {
+            for step in plan::steps(&view) {
+                if let Err(e) = self.apply(&set, &history, &current, step).await {
+                    failure.get_or_insert(e);
+                }
+            }
+        }
+        let (status, soon) = plan::status(&view);
+        if set.status.as_ref() != Some(&status) {
+            let changed = StatefulSet { status: Some(status), ..set.clone() };
+            self.context.client.update_status(&changed).await.optional()?;
+        }
+        let mut live: BTreeSet<String> = pods.iter().filter_map(|p| p.metadata.labels.as_ref()?.get(revisions::HASH).cloned()).collect();
+        live.extend([current, update]);
+        self.revisions.clean(&self.context.client, &history, &live, spec.revision_history_limit.unwrap_or(10)).await?;
+        match failure {
+            Some(e) if e.is_namespace_terminating() => Ok(Next::Wait),
+            Some(e) => Err(e),
+            None => Ok(soon.map_or(Next::Wait, Next::After)),
+        }
+    }
+
+    async fn collided(&self, mut set: StatefulSet) -> Result<Next, Error> {
+        *set.status.get_or_insert_default().collision_count.get_or_insert_default() += 1;
+        self.context.client.update_status(&set).await.optional()?;
+        Ok(Next::Wait)
+    }
+
+    async fn apply(&self, set: &StatefulSet, history: &History, current: &str, step: Step) -> Result<(), Error> {
+        match step {
+            Step::Create { ordinal, updated } => self.create(set, history, current, ordinal, updated).await,
+            Step::Delete(pod, why) => self.delete(set, &pod, why).await,
+        }
+    }
+
+    async fn create(&self, set: &StatefulSet, history: &History, current: &str, at: i32, updated: bool) -> Result<(), Error> {
+        self.claim_volumes(set, at).await?;
+        let newest = &history.current;
+        let earlier = history.old.iter().find(|r| r.name() == current);
+        let revision = if updated { newest } else { earlier.unwrap_or(newest) };
+        let template = revisions::template(revision).or_else(|| set.spec.as_ref().map(|s| s.template.clone())).unwrap_or_default();
+        let mut pod = from_template(set, &template);
+        identity::shape(set, at, revision.name(), &mut pod);
+        let (client, name) = (&self.context.client, pod.name().to_owned());
+        match client.create(&pod).await {
+            Ok(_) => {
+                let message = format!("create Pod {name} in StatefulSet {} successful", set.name());
+                self.context.recorder.about(set, EventType::Normal, "SuccessfulCreate", message);
+                Ok(())
+            }
+            // Ours, and the cache lags behind; or somebody else's, then the next look at it says so again.
+            Err(e) if e.is_already_exists() && self.is_ours(set, &name).await? => Ok(()),
+            Err(e) => {
+                if !e.is_namespace_terminating() {
+                    let message = format!("create Pod {name} in StatefulSet {} failed error: {e}", set.name());
+                    self.context.recorder.about(set, EventType::Warning, "FailedCreate", message);
+                }
+                Err(e)
+            }
+        }
+    }
+
+    async fn is_ours(&self, set: &StatefulSet, name: &str) -> Result<bool, Error> {
+        let there = self.context.client.get::<Pod>(set.namespace(), name).await.optional()?;
+        Ok(there.is_some_and(|p| p.metadata.owner_references.iter().flatten().any(|r| r.uid == set.uid())))
+    }
+
+    async fn claim_volumes(&self, set: &StatefulSet, at: i32) -> Result<(), Error> {
+        for claim in identity::claims(set, at) {
+            if self.claims.object(claim.namespace(), claim.name()).is_some() {
+                continue;
+            }
+            let told = format!("Claim {} Pod {}-{at} in StatefulSet {}", claim.name(), set.name(), set.name());
+            match self.context.client.create(&claim).await {
+                Ok(_) => self.context.recorder.about(set, EventType::Normal, "SuccessfulCreate", format!("create {told} success")),
+                Err(e) if e.is_already_exists() => {}
+                Err(e) => {
+                    self.context.recorder.about(set, EventType::Warning, "FailedCreate", format!("create {told} failed error: {e}"));
+                    return Err(e);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn delete(&self, set: &StatefulSet, pod: &Pod, why: Option<&'static str>) -> Result<(), Error> {
+        if let Some(reason) = why {
+            let word = if reason == "RecreatingFailedPod" { "failed" } else { "terminated" };
+            let message = format!("StatefulSet {}/{} is recreating {word} Pod {}", set.namespace(), set.name(), pod.name());
+            self.context.recorder.about(set, EventType::Warning, reason, message);
+        }
+        self.context.client.delete::<Pod>(pod.namespace(), pod.name(), &DeleteOptions::of_uid(pod.uid())).await.optional()?;
+        let message = format!("delete Pod {} in StatefulSet {} successful", pod.name(), set.name());
+        self.context.recorder.about(set, EventType::Normal, "SuccessfulDelete", message);
+        Ok(())
+    }
+}

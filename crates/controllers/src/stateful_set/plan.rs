@@ -1,0 +1,270 @@
+//! The next step of a stateful set: pure.
+//!
+//! Source: `pkg/controller/statefulset/stateful_set_control.go`.
+
+use super::identity::ordinal;
+use crate::pods::{self, availability, is_ready};
+use crate::revisions::HASH;
+use ferrokube_client::Named;
+use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetStatus};
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// What is known. Revisions are names of ControllerRevisions.
+pub struct View<'a> {
+    pub set: &'a StatefulSet,
+    pub pods: &'a [Pod],
+    pub current: &'a str,
+    pub update: &'a str,
+    pub now: Timestamp,
+}
+
+/// One thing to do.
+#[derive(Debug, PartialEq)]
+pub enum Step {
+    /// Make the pod of this ordinal, of the present or the earlier template.
+    Create { ordinal: i32, updated: bool },
+    /// Delete a pod; with a reason when it is made again because it is over.
+    Delete(Box<Pod>, Option<&'static str>),
+}
+
+impl View<'_> {
+    fn start(&self) -> i32 {
+        self.set.spec.as_ref().and_then(|s| s.ordinals.as_ref()).and_then(|o| o.start).unwrap_or(0)
+    }
+
+    fn replicas(&self) -> i32 {
+        self.set.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1)
+    }
+
+    fn is_parallel(&self) -> bool {
+        self.set.spec.as_ref().and_then(|s| s.pod_management_policy.as_deref()) == Some("Parallel")
+    }
+
+    fn min_ready(&self) -> i32 {
+        self.set.spec.as_ref().and_then(|s| s.min_ready_seconds).unwrap_or(0)
+    }
+
+    fn partition(&self) -> i32 {
+        let strategy = self.set.spec.as_ref().and_then(|s| s.update_strategy.as_ref());
+        strategy.and_then(|s| s.rolling_update.as_ref()).and_then(|r| r.partition).unwrap_or(0)
+    }
+
+    fn max_unavailable(&self) -> usize {
+        let strategy = self.set.spec.as_ref().and_then(|s| s.update_strategy.as_ref());
+        let replicas = usize::try_from(self.replicas()).unwrap_or(0);
+        let amount = match strategy.and_then(|s| s.rolling_update.as_ref()).and_then(|r| r.max_unavailable.as_ref()) {
+            None => 1,
+            Some(IntOrString::Int(n)) => usize::try_from(*n).unwrap_or(1),
+            Some(IntOrString::String(text)) => text.trim_end_matches('%').parse::<usize>().unwrap_or(0) * replicas / 100,
+        };
+        amount.max(1)
+    }
+
+    fn wanted(&self) -> std::ops::Range<i32> {
+        self.start()..self.start() + self.replicas()
+    }
+
+    fn by_ordinal(&self) -> BTreeMap<i32, &Pod> {
+        self.pods.iter().filter_map(|p| Some((ordinal(self.set.name(), p.name())?, p))).collect()
+    }
+
+    fn is_healthy(&self, pod: &Pod) -> bool {
+        pod.metadata.deletion_timestamp.is_none()
+            && pods::phase(pod) == "Running"
+            && is_ready(pod)
+            && availability(pod, self.min_ready(), self.now).is_ok()
+    }
+}
+
+fn revision(pod: &Pod) -> &str {
+    pod.metadata.labels.as_ref().and_then(|l| l.get(HASH)).map_or("", String::as_str)
+}
+
+fn is_terminating(pod: &Pod) -> bool {
+    pod.metadata.deletion_timestamp.is_some()
+}
+
+/// What to do now; with ordered management at most one thing.
+pub fn steps(view: &View) -> Vec<Step> {
+    let map = view.by_ordinal();
+    let monotonic = !view.is_parallel();
+    let mut steps = Vec::new();
+    for at in view.wanted() {
+        let waits = match map.get(&at) {
+            None => {
+                steps.push(Step::Create { ordinal: at, updated: at >= view.start() + view.partition() });
+                true
+            }
+            Some(pod) if is_terminating(pod) => true,
+            Some(pod) => match pods::phase(pod) {
+                "Failed" => {
+                    steps.push(Step::Delete(Box::new((*pod).clone()), Some("RecreatingFailedPod")));
+                    true
+                }
+                "Succeeded" => {
+                    steps.push(Step::Delete(Box::new((*pod).clone()), Some("RecreatingTerminatedPod")));
+                    true
+                }
+                _ => !view.is_healthy(pod),
+            },
+        };
+        if waits && monotonic {
+            return steps;
+        }
+    }
+    if !condemn(view, &map, monotonic, &mut steps) {
+        return steps;
+    }
+    let on_delete = view.set.spec.as_ref().and_then(|s| s.update_strategy.as_ref()).and_then(|s| s.type_.as_deref()) == Some("OnDelete");
+    if steps.is_empty() && !on_delete {
+        steps.extend(outdated(view, &map));
+    }
+    steps
+}
+
+/// Pods beyond the wanted number go, the highest ordinal first; whether the update may go on.
+fn condemn(view: &View, map: &BTreeMap<i32, &Pod>, monotonic: bool, steps: &mut Vec<Step>) -> bool {
+    let condemned: Vec<&&Pod> = map.iter().filter(|(at, _)| !view.wanted().contains(at)).map(|(_, pod)| pod).collect();
+    let first_unhealthy = condemned.iter().find(|p| !view.is_healthy(p)).map(|p| p.uid());
+    for pod in condemned.iter().rev() {
+        if monotonic && !view.is_healthy(pod) && Some(pod.uid()) != first_unhealthy {
+            return false;
+        }
+        if !is_terminating(pod) {
+            steps.push(Step::Delete(Box::new((**pod).clone()), None));
+        }
+        if monotonic {
+            return false;
+        }
+    }
+    true
+}
+
+/// Pods of the earlier template that are replaced now, from the highest ordinal down to the partition.
+fn outdated(view: &View, map: &BTreeMap<i32, &Pod>) -> Vec<Step> {
+    let mut unavailable = view.wanted().filter(|i| map.get(i).is_none_or(|p| !view.is_healthy(p))).count();
+    let mut list = Vec::new();
+    for at in view.wanted().rev().filter(|at| *at >= view.start() + view.partition()) {
+        let Some(pod) = map.get(&at) else { break };
+        if revision(pod) != view.update && !is_terminating(pod) {
+            let healthy = view.is_healthy(pod);
+            if healthy && unavailable >= view.max_unavailable() {
+                break;
+            }
+            unavailable += usize::from(healthy);
+            list.push(Step::Delete(Box::new((*pod).clone()), None));
+            if !healthy {
+                break;
+            }
+        } else if !view.is_healthy(pod) && view.max_unavailable() == 1 {
+            break;
+        }
+    }
+    list
+}
+
+/// The status, and when it will change by itself.
+pub fn status(view: &View) -> (StatefulSetStatus, Option<Duration>) {
+    let old = view.set.status.clone().unwrap_or_default();
+    let alive: Vec<&Pod> = view.pods.iter().filter(|p| !matches!(pods::phase(p), "Failed" | "Succeeded")).collect();
+    let count = |keep: &dyn Fn(&Pod) -> bool| i32::try_from(alive.iter().filter(|p| keep(p)).count()).unwrap_or(i32::MAX);
+    let running = |p: &Pod| pods::phase(p) == "Running" && is_ready(p);
+    let some = |n: i32| (n != 0).then_some(n);
+    let waits = alive.iter().filter(|p| running(p)).filter_map(|p| availability(p, view.min_ready(), view.now).err().flatten());
+    let soon = waits.min();
+    let (replicas, ready) = (count(&|_| true), count(&running));
+    let updated = count(&|p| !is_terminating(p) && revision(p) == view.update);
+    let current = count(&|p| !is_terminating(p) && revision(p) == view.current);
+    let done = view.current != view.update && updated == replicas && ready == replicas && updated == view.replicas() && view.partition() == 0;
+    let status = StatefulSetStatus {
+        observed_generation: view.set.metadata.generation,
+        replicas,
+        ready_replicas: some(ready),
+        available_replicas: Some(count(&|p| running(p) && availability(p, view.min_ready(), view.now).is_ok())),
+        current_replicas: some(if done { updated } else { current }),
+        updated_replicas: some(updated),
+        current_revision: Some(if done { view.update } else { view.current }.to_owned()),
+        update_revision: Some(view.update.to_owned()),
+        collision_count: Some(old.collision_count.unwrap_or(0)),
+        conditions: old.conditions,
+    };
+    (status, soon)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn set(replicas: i32, more: Value) -> StatefulSet {
+        let mut spec = json!({"replicas": replicas, "selector": {}, "template": {}, "serviceName": "s"});
+        for (key, value) in more.as_object().unwrap() {
+            spec[key] = value.clone();
+        }
+        serde_json::from_value(json!({"metadata": {"name": "db", "namespace": "a", "uid": "s"}, "spec": spec})).unwrap()
+    }
+
+    fn pod(at: i32, revision: &str, ready: bool) -> Pod {
+        serde_json::from_value(json!({
+            "metadata": {"name": format!("db-{at}"), "namespace": "a", "uid": format!("db-{at}"), "labels": {HASH: revision}},
+            "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": if ready { "True" } else { "False" }}]},
+        }))
+        .unwrap()
+    }
+
+    fn shown(set: &StatefulSet, pods: &[Pod]) -> Vec<String> {
+        let view = View { set, pods, current: "old", update: "new", now: "2026-01-01T00:00:00Z".parse().unwrap() };
+        let show = |s: &Step| match s {
+            Step::Create { ordinal, updated } => format!("+{ordinal}{}", if *updated { "" } else { " old" }),
+            Step::Delete(pod, _) => format!("-{}", pod.name()),
+        };
+        steps(&view).iter().map(show).collect()
+    }
+
+    #[test]
+    fn pods_come_and_go_one_after_the_other() {
+        let cases = [
+            (set(2, json!({})), vec![], vec!["+0"]),
+            (set(2, json!({})), vec![pod(0, "new", false)], vec![]),
+            (set(2, json!({})), vec![pod(0, "new", true)], vec!["+1"]),
+            (set(1, json!({})), vec![pod(0, "new", true), pod(1, "new", true), pod(2, "new", true)], vec!["-db-2"]),
+            (set(3, json!({"podManagementPolicy": "Parallel"})), vec![pod(0, "new", false)], vec!["+1", "+2"]),
+            (set(2, json!({"ordinals": {"start": 5}})), vec![pod(5, "new", true)], vec!["+6"]),
+        ];
+        for (set, pods, expected) in cases {
+            assert_eq!(shown(&set, &pods), expected);
+        }
+    }
+
+    #[test]
+    fn an_update_replaces_from_the_top_down_to_the_partition() {
+        let old = |n| pod(n, "old", true);
+        let cases = [
+            (json!({}), vec![old(0), old(1), old(2)], vec!["-db-2"]),
+            (json!({}), vec![old(0), old(1), pod(2, "new", false)], vec![]),
+            (json!({}), vec![old(0), old(1), pod(2, "new", true)], vec!["-db-1"]),
+            (json!({"updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"partition": 2}}}), vec![old(0), old(1), pod(2, "new", true)], vec![]),
+            (json!({"updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"partition": 1}}}), vec![], vec!["+0 old"]),
+            (json!({"updateStrategy": {"type": "OnDelete"}}), vec![old(0), old(1), old(2)], vec![]),
+            // Upstream waits here for somebody to delete the pod.
+            (json!({}), vec![old(0), old(1), pod(2, "old", false)], vec![]),
+            (json!({"podManagementPolicy": "Parallel"}), vec![old(0), old(1), pod(2, "old", false)], vec!["-db-2"]),
+        ];
+        for (more, pods, expected) in cases {
+            assert_eq!(shown(&set(3, more.clone()), &pods), expected, "{more}");
+        }
+    }
+
+    #[test]
+    fn a_finished_update_becomes_the_current_revision() {
+        let set = set(2, json!({}));
+        let pods = [pod(0, "new", true), pod(1, "new", true)];
+        let view = View { set: &set, pods: &pods, current: "old", update: "new", now: "2026-01-01T00:00:00Z".parse().unwrap() };
+        let (status, _) = status(&view);
+        assert_eq!((status.current_revision.as_deref(), status.current_replicas, status.updated_replicas), (Some("new"), Some(2), Some(2)));
+    }
+}

@@ -1,0 +1,140 @@
+//! Daemon sets, stateful sets, cron jobs, budgets and node health against a real API server.
+#![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
+
+mod common;
+
+use common::{Cluster, PODS, name};
+use serde_json::{Value, json};
+
+const APPS: &str = "/apis/apps/v1/namespaces/default";
+const CRONS: &str = "/apis/batch/v1/namespaces/default/cronjobs";
+const BUDGETS: &str = "/apis/policy/v1/namespaces/default/poddisruptionbudgets";
+
+fn workload(name: &str, image: &str, more: Value) -> Value {
+    let mut spec = json!({"selector": {"matchLabels": {"app": name}},
+        "template": {"metadata": {"labels": {"app": name}}, "spec": {"containers": [{"name": "c", "image": image}]}}});
+    for (key, value) in more.as_object().unwrap() {
+        spec[key] = value.clone();
+    }
+    json!({"metadata": {"name": name}, "spec": spec})
+}
+
+async fn node(cluster: &Cluster, name: &str) {
+    cluster.post("/api/v1/nodes", json!({"metadata": {"name": name}})).await;
+    let status = json!({"status": {"conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady"}]}});
+    cluster.patch(&format!("/api/v1/nodes/{name}/status"), status).await;
+}
+
+/// What scheduler and kubelet would do for pods that are pinned to a node.
+async fn bind_and_run(cluster: &Cluster) {
+    for pod in cluster.list(PODS).await {
+        let field = &pod["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"][0]["matchFields"][0];
+        if let (Some(node), true) = (field["values"][0].as_str(), pod["spec"]["nodeName"].is_null()) {
+            let binding = json!({"metadata": {"name": name(&pod)}, "target": {"kind": "Node", "name": node}});
+            drop(cluster.ask(http::Method::POST, &format!("{PODS}/{}/binding", name(&pod)), Some(&binding)).await);
+        }
+        // A pod of a node ends only when its kubelet says so.
+        if pod["metadata"]["deletionTimestamp"].is_string() {
+            drop(cluster.ask(http::Method::DELETE, &format!("{PODS}/{}", name(&pod)), Some(&json!({"gracePeriodSeconds": 0}))).await);
+        }
+    }
+    cluster.run_pods().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_set_covers_the_nodes_and_rolls_out_one_by_one() {
+    let cluster = Cluster::start().await;
+    node(&cluster, "n1").await;
+    node(&cluster, "n2").await;
+    let path = format!("{APPS}/daemonsets");
+    cluster.post(&path, workload("agent", "one", json!({}))).await;
+    let covers = async |count: i64| {
+        bind_and_run(&cluster).await;
+        let d = cluster.get(&format!("{path}/agent")).await;
+        let s = &d["status"];
+        s["observedGeneration"] == d["metadata"]["generation"] && s["desiredNumberScheduled"] == count && s["updatedNumberScheduled"] == count && s["numberAvailable"] == count
+    };
+    cluster.eventually("two nodes are covered", async || covers(2).await).await;
+    node(&cluster, "n3").await;
+    cluster.eventually("the new node too", async || covers(3).await).await;
+    cluster.patch(&format!("{path}/agent"), json!({"spec": {"template": workload("agent", "two", json!({}))["spec"]["template"]}})).await;
+    cluster.eventually("the update is rolled out", async || covers(3).await && cluster.list(PODS).await.iter().all(|p| p["spec"]["containers"][0]["image"] == "two")).await;
+    assert_eq!(cluster.list(&format!("{APPS}/controllerrevisions")).await.len(), 2);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stateful_set_grows_updates_and_shrinks_in_order() {
+    let cluster = Cluster::start().await;
+    let path = format!("{APPS}/statefulsets");
+    let claim = json!([{"metadata": {"name": "data"}, "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}}]);
+    cluster.post(&path, workload("db", "one", json!({"serviceName": "db", "replicas": 2, "volumeClaimTemplates": claim}))).await;
+    cluster.eventually("the first pod", async || cluster.try_get(&format!("{PODS}/db-0")).await.is_some()).await;
+    assert!(cluster.try_get(&format!("{PODS}/db-1")).await.is_none(), "the second waits for the first");
+    let settled = async |count: i64, image: &str| {
+        bind_and_run(&cluster).await;
+        let s = cluster.get(&format!("{path}/db")).await["status"].clone();
+        let pods = cluster.list(PODS).await;
+        s["readyReplicas"] == count && s["currentReplicas"] == count && s["currentRevision"] == s["updateRevision"] && pods.iter().all(|p| p["spec"]["containers"][0]["image"] == *image)
+    };
+    cluster.eventually("both run", async || settled(2, "one").await).await;
+    assert!(cluster.try_get("/api/v1/namespaces/default/persistentvolumeclaims/data-db-1").await.is_some());
+    cluster.patch(&format!("{path}/db"), json!({"spec": {"template": workload("db", "two", json!({}))["spec"]["template"]}})).await;
+    cluster.eventually("both are updated", async || settled(2, "two").await).await;
+    cluster.patch(&format!("{path}/db"), json!({"spec": {"replicas": 1}})).await;
+    cluster.eventually("the last pod goes", async || settled(1, "two").await).await;
+    assert!(cluster.try_get(&format!("{PODS}/db-0")).await.is_some());
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_budget_says_how_many_pods_may_be_evicted() {
+    let cluster = Cluster::start().await;
+    cluster.post(&format!("{APPS}/deployments"), workload("web", "one", json!({"replicas": 3}))).await;
+    cluster.post(BUDGETS, json!({"metadata": {"name": "web"}, "spec": {"maxUnavailable": 1, "selector": {"matchLabels": {"app": "web"}}}})).await;
+    cluster
+        .eventually("one disruption is allowed", async || {
+            bind_and_run(&cluster).await;
+            let s = cluster.get(&format!("{BUDGETS}/web")).await["status"].clone();
+            s["expectedPods"] == 3 && s["desiredHealthy"] == 2 && s["currentHealthy"] == 3 && s["disruptionsAllowed"] == 1
+        })
+        .await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cron_job_makes_the_job_of_its_time() {
+    let cluster = Cluster::start().await;
+    let template = json!({"spec": {"template": {"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}}}});
+    cluster.post(CRONS, json!({"metadata": {"name": "tick"}, "spec": {"schedule": "@every 1s", "concurrencyPolicy": "Forbid", "jobTemplate": template}})).await;
+    cluster.eventually("a job is active", async || cluster.get(&format!("{CRONS}/tick")).await["status"]["active"].as_array().is_some_and(|a| a.len() == 1)).await;
+    let jobs = cluster.list("/apis/batch/v1/namespaces/default/jobs").await;
+    assert!(jobs.iter().all(|j| name(j).starts_with("tick-") && j["metadata"]["ownerReferences"][0]["kind"] == "CronJob"));
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn conditions_of_a_node_become_taints_and_evict() {
+    let cluster = Cluster::start().await;
+    node(&cluster, "n1").await;
+    cluster.post(PODS, json!({"metadata": {"name": "p"}, "spec": {"nodeName": "n1", "terminationGracePeriodSeconds": 0, "containers": [{"name": "c", "image": "i"}],
+        "tolerations": [{"key": "node.kubernetes.io/not-ready", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 0}]}}))
+        .await;
+    cluster.run_pods().await;
+    let status = json!({"status": {"conditions": [{"type": "Ready", "status": "False"}, {"type": "MemoryPressure", "status": "True"}]}});
+    cluster.patch("/api/v1/nodes/n1/status", status).await;
+    cluster
+        .eventually("taints", async || {
+            let node = cluster.get("/api/v1/nodes/n1").await;
+            let has = |key: &str, effect: &str| node["spec"]["taints"].as_array().into_iter().flatten().any(|t| t["key"] == key && t["effect"] == effect);
+            has("node.kubernetes.io/not-ready", "NoExecute") && has("node.kubernetes.io/not-ready", "NoSchedule") && has("node.kubernetes.io/memory-pressure", "NoSchedule")
+        })
+        .await;
+    cluster
+        .eventually("the pod is evicted", async || {
+            let pod = cluster.try_get(&format!("{PODS}/p")).await;
+            pod.is_none_or(|p| p["metadata"]["deletionTimestamp"].is_string())
+        })
+        .await;
+    cluster.stop().await;
+}
