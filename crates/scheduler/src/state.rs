@@ -395,15 +395,16 @@ impl State {
         PodChange { id, added: false, bound, class: class_changed, ungated: was_gated && !facts.gated, shrank }
     }
 
-    /// A pod is gone.
+    /// A pod is gone; the answer is how it was before, with where it was and where room was kept for it.
     pub fn remove_pod(&mut self, key: &ObjectKey) -> Option<Pod> {
         let id = self.by_key.remove(key)?;
+        let last = self.pod(id).clone();
         self.nominate(id, None);
         self.unseat(id);
-        let pod = self.pods[id as usize].take()?;
+        self.pods[id as usize] = None;
         self.free_pods.push(id);
-        self.release(pod.class);
-        Some(pod)
+        self.release(last.class);
+        Some(last)
     }
 
     /// Places a pod, ahead of its binding.

@@ -44,6 +44,8 @@ struct Cluster {
 
 impl Cluster {
     async fn start() -> Self {
+        // The scheduler's warnings belong to a failing test's output.
+        let _ = tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).with_test_writer().try_init();
         let folder = tempfile::tempdir().unwrap();
         let store = Embedded::open(folder.path(), Options { fsync: false, ..Options::default() }).unwrap();
         let tokens = TokenConfig {
