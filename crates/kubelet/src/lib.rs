@@ -66,6 +66,7 @@ impl Kubelet {
         let shared = Arc::new(Shared {
             own: caches.select(own),
             pressure: parking_lot::Mutex::default(),
+            probed: probes::Counters::default(),
             recorder: Recorder::new(client.clone(), "kubelet", &config.node_name),
             cgroups: cgroups::Cgroups::new(&config.cgroup_root),
             volumes: volumes::Volumes::new(&config, client.clone()),

@@ -16,23 +16,61 @@ use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
+/// What `prober_probe_total` tells apart.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ProbeKey {
+    /// `metadata.uid` of the pod; first, so that a pod's counters lie together.
+    pub pod_uid: String,
+    /// Namespace of the pod.
+    pub namespace: String,
+    /// Its name.
+    pub pod: String,
+    /// The container.
+    pub container: String,
+    /// Which probe.
+    pub kind: ProbeKind,
+    /// Its result.
+    pub healthy: bool,
+}
+
+/// Results of probes, counted.
+#[derive(Debug, Default)]
+pub struct Counters(parking_lot::Mutex<BTreeMap<ProbeKey, u64>>);
+
+impl Counters {
+    fn count(&self, key: ProbeKey) {
+        *self.0.lock().entry(key).or_default() += 1;
+    }
+
+    fn forget(&self, pod_uid: &str) {
+        self.0.lock().retain(|key, _| key.pod_uid != pod_uid);
+    }
+
+    /// All counters now.
+    pub fn all(&self) -> BTreeMap<ProbeKey, u64> {
+        self.0.lock().clone()
+    }
+}
+
 /// The probe tasks of one pod.
 pub struct Probes {
     node: Arc<Shared>,
     report: mpsc::Sender<Input>,
+    uid: String,
     tasks: BTreeMap<(String, ProbeKind), AbortHandle>,
 }
 
 impl Drop for Probes {
     fn drop(&mut self) {
         self.stop_all();
+        self.node.probed.forget(&self.uid);
     }
 }
 
 impl Probes {
-    /// No probes yet; verdicts go to `report`.
-    pub fn new(node: Arc<Shared>, report: mpsc::Sender<Input>) -> Self {
-        Probes { node, report, tasks: BTreeMap::new() }
+    /// No probes of this pod yet; verdicts go to `report`.
+    pub fn new(node: Arc<Shared>, uid: String, report: mpsc::Sender<Input>) -> Self {
+        Probes { node, report, uid, tasks: BTreeMap::new() }
     }
 
     /// Makes sure that the probes of a running container are under way: the startup probe first, the others once it is started.
@@ -108,6 +146,7 @@ impl Task {
             let healthy = result.is_ok();
             run = if last == Some(healthy) { run + 1 } else { 1 };
             last = Some(healthy);
+            self.count(healthy);
             if let Err(output) = result {
                 let about = container_reference(&self.pod, &self.target.container.name);
                 let message = format!("{} probe failed: {output}", self.kind.as_str());
@@ -127,6 +166,19 @@ impl Task {
             }
             tokio::time::sleep_until(began + self.wait(period, verdict)).await;
         }
+    }
+
+    fn count(&self, healthy: bool) {
+        let text = |s: &Option<String>| s.clone().unwrap_or_default();
+        let meta = &self.pod.metadata;
+        self.target.node.probed.count(ProbeKey {
+            pod_uid: text(&meta.uid),
+            namespace: text(&meta.namespace),
+            pod: text(&meta.name),
+            container: self.target.container.name.clone(),
+            kind: self.kind,
+            healthy,
+        });
     }
 
     /// Until the first readiness, the probe is repeated quickly at first: a pod that is up in a moment is ready in a moment.

@@ -13,7 +13,7 @@ use ferrokube_kubelet::Kubelet;
 use ferrokube_network::{Cidr, NodeNetwork, cni, proxy};
 use ferrokube_runtime::{Cni, Runtime};
 use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
@@ -113,29 +113,13 @@ fn runtime_config(plan: &Plan) -> Result<ferrokube_runtime::Config> {
 /// The plugin is this very binary; the runtime finds it by a link.
 fn write_cni(plan: &Plan, network: &NodeNetwork) -> Result<()> {
     let program = std::env::current_exe().context("cannot find this program's own file")?;
-    let text = cni::config::conflist(network);
     let mut places = vec![(plan.layout.cni_conf(), plan.layout.cni_bin())];
     if plan.options.container_runtime_endpoint.is_some() {
         places.push((PathBuf::from("/etc/cni/net.d"), PathBuf::from("/opt/cni/bin")));
     }
     for (conf, bin) in places {
-        std::fs::create_dir_all(&conf)?;
-        std::fs::create_dir_all(&bin)?;
-        std::fs::write(conf.join("10-ferrokube.conflist"), &text)?;
-        link(&program, &bin.join(cni::config::PLUGIN))?;
+        cni::install(network, &program, &bin, &conf)?;
     }
-    Ok(())
-}
-
-fn link(program: &Path, at: &Path) -> Result<()> {
-    if std::fs::read_link(at).is_ok_and(|l| l == program) {
-        return Ok(());
-    }
-    match std::fs::remove_file(at) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e.into()),
-        _ => {}
-    }
-    std::os::unix::fs::symlink(program, at)?;
     Ok(())
 }
 

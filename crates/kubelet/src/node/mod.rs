@@ -59,6 +59,8 @@ pub struct Shared {
     pub own: Cache<Node>,
     /// Node conditions that say that something is short; written by the eviction loop only.
     pub pressure: Mutex<BTreeSet<&'static str>>,
+    /// How often probes succeeded and failed.
+    pub probed: crate::probes::Counters,
     /// What the machine has.
     pub capacity: Capacity,
     /// Name of the runtime.

@@ -25,12 +25,26 @@ fn line(out: &mut String, name: &str, labels: &[(&str, &str)], value: f64) {
 }
 
 /// Counters of the kubelet itself.
-pub fn kubelet(node: &Shared) -> Answer {
+pub async fn kubelet(node: &Shared) -> Answer {
+    let listed = node.cri.runtime.clone().list_containers(cri::ListContainersRequest::default()).await;
+    let containers = listed.map(|l| l.into_inner().containers).unwrap_or_default();
     let mut out = String::new();
+    head(&mut out, "kubernetes_build_info", "gauge", "[BETA] A metric with a constant '1' value labeled by version of the node agent.");
+    line(&mut out, "kubernetes_build_info", &[("git_version", &node.config.version), ("platform", "linux")], 1.0);
+    head(&mut out, "kubelet_running_containers", "gauge", "[BETA] Number of containers currently running");
+    for (name, state) in [
+        ("created", cri::ContainerState::ContainerCreated),
+        ("running", cri::ContainerState::ContainerRunning),
+        ("exited", cri::ContainerState::ContainerExited),
+        ("unknown", cri::ContainerState::ContainerUnknown),
+    ] {
+        let count = containers.iter().filter(|c| c.state() == state).count();
+        line(&mut out, "kubelet_running_containers", &[("container_state", name)], count as f64);
+    }
     head(&mut out, "kubelet_node_name", "gauge", "[ALPHA] The node's name. The count is always 1.");
     line(&mut out, "kubelet_node_name", &[("node", &node.config.node_name)], 1.0);
-    let pods = node.pods.lock();
-    let running = pods.values().filter(|p| p.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Running")).count();
+    let pods: Vec<_> = node.pods.lock().values().cloned().collect();
+    let running = pods.iter().filter(|p| p.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Running")).count();
     head(&mut out, "kubelet_running_pods", "gauge", "[BETA] Number of pods that have a running pod sandbox");
     line(&mut out, "kubelet_running_pods", &[], running as f64);
     head(&mut out, "kubelet_desired_pods", "gauge", "[ALPHA] The number of pods the kubelet is being instructed to run.");
@@ -62,8 +76,40 @@ pub async fn resource(node: &Shared) -> Answer {
     for (name, kind, help, read) in series {
         per_container(&mut out, name, kind, help, &stats, read);
     }
+    start_times(node, &mut out).await;
     head(&mut out, "resource_scrape_error", "gauge", "[STABLE] 1 if there was an error while getting container metrics, 0 otherwise");
     line(&mut out, "resource_scrape_error", &[], f64::from(u8::from(failed)));
+    answer(out)
+}
+
+async fn start_times(node: &Shared, out: &mut String) {
+    let state = Some(cri::ContainerStateValue { state: cri::ContainerState::ContainerRunning.into() });
+    let filter = Some(cri::ContainerFilter { state, ..cri::ContainerFilter::default() });
+    let Ok(listed) = node.cri.runtime.clone().list_containers(cri::ListContainersRequest { filter }).await else { return };
+    head(out, "container_start_time_seconds", "gauge", "[STABLE] Start time of the container since unix epoch in seconds");
+    for container in listed.into_inner().containers {
+        let request = cri::ContainerStatusRequest { container_id: container.id.clone(), verbose: false };
+        // A container that went in between has no start time to tell.
+        let Ok(answer) = node.cri.runtime.clone().container_status(request).await else { continue };
+        let Some(status) = answer.into_inner().status else { continue };
+        let names = names(&container.labels);
+        let labels = [("container", names["container"].as_str()), ("namespace", &names["namespace"]), ("pod", &names["pod"])];
+        line(out, "container_start_time_seconds", &labels, status.started_at as f64 / 1e9);
+    }
+}
+
+/// Results of probes.
+pub fn probes(node: &Shared) -> Answer {
+    let mut out = String::new();
+    head(&mut out, "prober_probe_total", "counter", "[BETA] Cumulative number of a liveness, readiness or startup probe for a container by result.");
+    for (key, count) in node.probed.all() {
+        let result = if key.healthy { "successful" } else { "failed" };
+        let labels = [
+            ("container", key.container.as_str()), ("namespace", &key.namespace), ("pod", &key.pod), ("pod_uid", &key.pod_uid),
+            ("probe_type", key.kind.as_str()), ("result", result),
+        ];
+        line(&mut out, "prober_probe_total", &labels, count as f64);
+    }
     answer(out)
 }
 

@@ -60,10 +60,11 @@ pub async fn route(request: Request<Incoming>, node: Arc<Shared>) -> Answer {
     let query = Query::of(&request);
     match parts.as_slice() {
         ["healthz"] | ["healthz", "ping" | "log" | "syncloop"] => text(200, "ok"),
-        ["metrics"] => metrics::kubelet(&node),
+        ["metrics"] => metrics::kubelet(&node).await,
         ["metrics", "resource"] => metrics::resource(&node).await,
         ["metrics", "cadvisor"] => metrics::cadvisor(&node).await,
-        ["metrics", "probes" | "slis"] => text(200, ""),
+        ["metrics", "probes"] => metrics::probes(&node),
+        ["metrics", "slis"] => text(200, ""),
         ["stats", "summary"] => stats::summary(&node).await,
         ["pods"] => pods(&node),
         ["containerLogs", namespace, pod, container] => logs::serve(&node, namespace, pod, container, &query).await,

@@ -38,7 +38,9 @@ pub fn install(node: &NodeNetwork, executable: &Path, bin_dir: &Path, conf_dir: 
     fs::create_dir_all(conf_dir)?;
     for name in [PLUGIN, "loopback"] {
         let link = bin_dir.join(name);
-        if fs::read_link(&link).is_ok_and(|target| target == executable) {
+        // Somebody else's loopback plugin in a shared folder does as well.
+        let foreign = name != PLUGIN && fs::symlink_metadata(&link).is_ok_and(|m| !m.is_symlink());
+        if foreign || fs::read_link(&link).is_ok_and(|target| target == executable) {
             continue;
         }
         let fresh = bin_dir.join(format!(".{name}.new"));

@@ -43,11 +43,37 @@ pub fn main(pod: &Pod, path: &At, e: &mut Errors) {
         }
         handlers::lifecycle(c, pod.grace, &at, e);
         handlers::probes(c, pod.grace, &at, e);
-        if has(c, "restartPolicy") {
-            e.forbidden(&at.child("restartPolicy"), "may not be set for non-init containers");
-        }
+        restart_policy(c, &at, e);
     }
     host_port_conflicts(containers, path, e);
+}
+
+/// A container's own restart policy and the rules that come before it.
+fn restart_policy(c: &Value, at: &At, e: &mut Errors) {
+    const MOST_RULES: usize = 20;
+    const MOST_CODES: usize = 255;
+    check::choice_if_set(c, "restartPolicy", &["Always", "Never", "OnFailure"], at, e);
+    let (rules, path) = (list(c, "restartPolicyRules"), at.child("restartPolicyRules"));
+    if !rules.is_empty() && !has(c, "restartPolicy") {
+        e.required(&at.child("restartPolicy"), "must specify restartPolicy when restart rules are used");
+    }
+    if rules.len() > MOST_RULES {
+        e.too_many(&path, rules.len(), MOST_RULES);
+    }
+    for (i, rule) in rules.iter().enumerate() {
+        let at = path.index(i);
+        check::choice(rule, "action", &["Restart", "RestartAllContainers"], &at, e);
+        let Some(codes) = rule.get("exitCodes").filter(|c| c.is_object()) else {
+            e.required(&at.child("exitCodes"), "must be specified");
+            continue;
+        };
+        let at = at.child("exitCodes");
+        check::choice(codes, "operator", &["In", "NotIn"], &at, e);
+        let values = list(codes, "values").len();
+        if values > MOST_CODES {
+            e.too_many(&at.child("values"), values, MOST_CODES);
+        }
+    }
 }
 
 /// `initContainers`.
@@ -56,7 +82,10 @@ pub fn init(pod: &Pod, path: &At, e: &mut Errors) {
     for (i, c) in list(pod.spec, "initContainers").iter().enumerate() {
         let at = path.index(i);
         common(c, pod, &at, e);
-        check::choice_if_set(c, "restartPolicy", &["Always"], &at, e);
+        restart_policy(c, &at, e);
+        if resources::is_sidecar(c) && has(c, "restartPolicyRules") {
+            e.forbidden(&at.child("restartPolicyRules"), "restartPolicyRules are not allowed for init containers with restart policy Always");
+        }
         if !seen.insert(name(c)) && !name(c).is_empty() {
             e.duplicate(&at.child("name"), &name(c).into());
         }
