@@ -21,6 +21,7 @@ mod nodes;
 mod pod_gc;
 mod pods;
 mod replica_set;
+mod resource_quota;
 mod revisions;
 mod root_ca;
 mod service_account;
@@ -84,32 +85,42 @@ macro_rules! controllers {
 
 /// All controllers.
 pub const CONTROLLERS: &[Controller] = controllers! {
-    "serviceaccount"                "service-account-controller"   "serviceaccount-controller"  true service_account;
-    "root-ca-certificate-publisher" "root-ca-cert-publisher"       "root-ca-cert-publisher"     true root_ca;
-    "namespace"                     "namespace-controller"         "namespace-controller"       true namespace;
-    "replicaset"                    "replicaset-controller"        "replicaset-controller"      true replica_set;
-    "endpoints"                     "endpoint-controller"          "endpoint-controller"        true endpoints;
-    "endpointslice"                 "endpointslice-controller"     "endpoint-slice-controller"  true endpoint_slice;
-    "deployment"                    "deployment-controller"        "deployment-controller"      true deployment;
-    "garbagecollector"              "generic-garbage-collector"    "garbage-collector-controller" true garbage_collector;
-    "job"                           "job-controller"               "job-controller"             true job;
-    "daemonset"                     "daemon-set-controller"        "daemonset-controller"       true daemon_set;
-    "nodelifecycle"                 "node-controller"              "node-controller"            true node_lifecycle;
-    "taint-eviction-controller"     "node-controller"              "taint-eviction-controller"  true taint_eviction;
-    "podgc"                         "pod-garbage-collector"        "pod-garbage-collector"      true pod_gc;
-    "statefulset"                   "statefulset-controller"       "statefulset-controller"     true stateful_set;
-    "cronjob"                       "cronjob-controller"           "cronjob-controller"         true cron_job;
-    "disruption"                    "disruption-controller"        "controllermanager"          true disruption;
-    "ttl-after-finished"            "ttl-after-finished-controller" "ttl-after-finished-controller" true ttl_after_finished;
+    "serviceaccount-controller"                "service-account-controller"    "serviceaccount-controller"     true service_account;
+    "root-ca-certificate-publisher-controller" "root-ca-cert-publisher"        "root-ca-cert-publisher"        true root_ca;
+    "namespace-controller"                     "namespace-controller"          "namespace-controller"          true namespace;
+    "replicaset-controller"                    "replicaset-controller"         "replicaset-controller"         true replica_set;
+    "endpoints-controller"                     "endpoint-controller"           "endpoint-controller"           true endpoints;
+    "endpointslice-controller"                 "endpointslice-controller"      "endpoint-slice-controller"     true endpoint_slice;
+    "deployment-controller"                    "deployment-controller"         "deployment-controller"         true deployment;
+    "garbage-collector-controller"             "generic-garbage-collector"     "garbage-collector-controller"  true garbage_collector;
+    "job-controller"                           "job-controller"                "job-controller"                true job;
+    "daemonset-controller"                     "daemon-set-controller"         "daemonset-controller"          true daemon_set;
+    "node-lifecycle-controller"                "node-controller"               "node-controller"               true node_lifecycle;
+    "taint-eviction-controller"                "node-controller"               "taint-eviction-controller"     true taint_eviction;
+    "pod-garbage-collector-controller"         "pod-garbage-collector"         "pod-garbage-collector"         true pod_gc;
+    "statefulset-controller"                   "statefulset-controller"        "statefulset-controller"        true stateful_set;
+    "cronjob-controller"                       "cronjob-controller"            "cronjob-controller"            true cron_job;
+    "resourcequota-controller"                 "resourcequota-controller"      "resourcequota-controller"      true resource_quota;
+    "disruption-controller"                    "disruption-controller"         "controllermanager"             true disruption;
+    "ttl-after-finished-controller"            "ttl-after-finished-controller" "ttl-after-finished-controller" true ttl_after_finished;
 };
+
+/// Older names that `--controllers` still takes, besides the name without `-controller`.
+const ALIASES: &[(&str, &str)] = &[
+    ("root-ca-cert-publisher", "root-ca-certificate-publisher-controller"),
+    ("endpoint", "endpoints-controller"),
+    ("garbagecollector", "garbage-collector-controller"),
+    ("nodelifecycle", "node-lifecycle-controller"),
+    ("podgc", "pod-garbage-collector-controller"),
+];
 
 /// Whether a selection starts a controller (`--controllers` of kube-controller-manager).
 pub fn selected(selection: &[String], name: &str, default: bool) -> bool {
-    let named = |text: &str| selection.iter().any(|s| s == text);
-    if named(&format!("-{name}")) {
+    let is = |text: &str| text == name || name.strip_suffix("-controller") == Some(text) || ALIASES.contains(&(text, name));
+    if selection.iter().any(|s| s.strip_prefix('-').is_some_and(is)) {
         return false;
     }
-    named(name) || (default && named("*"))
+    selection.iter().any(|s| is(s)) || (default && selection.iter().any(|s| s == "*"))
 }
 
 /// Runs the selected controllers until dropped. A controller that panics is started again, alone.
@@ -147,5 +158,7 @@ mod tests {
             let selection: Vec<String> = flag.split(',').map(str::to_owned).collect();
             assert_eq!(selected(&selection, "x", default), expected, "{flag} {default}");
         }
+        let older = |name: &str| selected(&[name.to_owned()], "garbage-collector-controller", true);
+        assert!(older("garbagecollector") && older("garbage-collector") && older("garbage-collector-controller") && !older("garbage"));
     }
 }

@@ -6,7 +6,7 @@
 use crate::Context;
 use crate::pods;
 use crate::taint_eviction::disrupt;
-use ferrokube_client::{Cache, Client, DeleteOptions, Error, Named, Optional};
+use ferrokube_client::{Cache, Client, DeleteOptions, Error, Named, Object, ObjectKey, Optional};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -29,6 +29,54 @@ enum Why {
     OutOfService,
 }
 
+/// What of a pod decides; pods are many and mostly none of ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Facts {
+    key: ObjectKey,
+    node: String,
+    over: bool,
+    deleting: bool,
+    created: String,
+}
+
+fn facts(object: &Object) -> Option<Facts> {
+    #[derive(serde::Deserialize)]
+    struct Outline {
+        metadata: Meta,
+        #[serde(default)]
+        spec: Spec,
+        #[serde(default)]
+        status: Status,
+    }
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Meta {
+        #[serde(default)]
+        creation_timestamp: Option<String>,
+        #[serde(default)]
+        deletion_timestamp: Option<String>,
+    }
+    #[derive(Default, serde::Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Spec {
+        #[serde(default)]
+        node_name: Option<String>,
+    }
+    #[derive(Default, serde::Deserialize)]
+    struct Status {
+        #[serde(default)]
+        phase: Option<String>,
+    }
+    let outline: Outline = object.decode().ok()?;
+    Some(Facts {
+        key: object.key.clone(),
+        node: outline.spec.node_name.unwrap_or_default(),
+        over: matches!(outline.status.phase.as_deref(), Some("Succeeded" | "Failed")),
+        deleting: outline.metadata.deletion_timestamp.is_some(),
+        created: outline.metadata.creation_timestamp.unwrap_or_default(),
+    })
+}
+
 /// Runs the controller.
 pub(crate) async fn run(context: Context) {
     let pods: Cache<Pod> = context.caches.of();
@@ -38,11 +86,11 @@ pub(crate) async fn run(context: Context) {
     let mut ticks = tokio::time::interval(PERIOD);
     loop {
         ticks.tick().await;
-        // Most rounds find nothing, and nothing but pods that bear a sign of their end is worth decoding.
-        let all: Vec<Pod> = pods.list();
+        let all: Vec<Facts> = pods.objects().iter().filter_map(|o| facts(o)).collect();
         let present = nodes.list();
         let gone = gone_nodes(&context.client, &all, &present, &mut missing).await;
-        for (pod, why) in plan(&all, &present, &gone, THRESHOLD) {
+        for (key, why) in plan(&all, &present, &gone, THRESHOLD) {
+            let Some(pod) = pods.get(&key.namespace, &key.name) else { continue };
             if let Err(e) = remove(&context.client, &pod, why).await {
                 tracing::debug!(pod = pod.name(), "not collected: {e}");
             }
@@ -51,9 +99,9 @@ pub(crate) async fn run(context: Context) {
 }
 
 /// Nodes that pods name and that have been absent for long enough, as the API server confirms.
-async fn gone_nodes(client: &Client, pods: &[Pod], nodes: &[Node], missing: &mut HashMap<String, Instant>) -> HashSet<String> {
+async fn gone_nodes(client: &Client, pods: &[Facts], nodes: &[Node], missing: &mut HashMap<String, Instant>) -> HashSet<String> {
     let known: HashSet<&str> = nodes.iter().map(Named::name).collect();
-    let named: HashSet<String> = pods.iter().filter_map(|p| p.spec.as_ref()?.node_name.clone()).filter(|n| !n.is_empty() && !known.contains(n.as_str())).collect();
+    let named: HashSet<String> = pods.iter().map(|p| &p.node).filter(|n| !n.is_empty() && !known.contains(n.as_str())).cloned().collect();
     missing.retain(|name, _| named.contains(name));
     let mut gone = HashSet::new();
     for name in named {
@@ -65,27 +113,23 @@ async fn gone_nodes(client: &Client, pods: &[Pod], nodes: &[Node], missing: &mut
     gone
 }
 
-fn plan(pods: &[Pod], nodes: &[Node], gone: &HashSet<String>, threshold: usize) -> Vec<(Pod, Why)> {
-    let node = |p: &Pod| p.spec.as_ref().and_then(|s| s.node_name.clone()).unwrap_or_default();
-    let over = |p: &Pod| matches!(pods::phase(p), "Succeeded" | "Failed");
-    let deleting = |p: &Pod| p.metadata.deletion_timestamp.is_some();
+fn plan(pods: &[Facts], nodes: &[Node], gone: &HashSet<String>, threshold: usize) -> Vec<(ObjectKey, Why)> {
     let tainted = |n: &&Node| n.spec.as_ref().and_then(|s| s.taints.as_ref()).is_some_and(|t| t.iter().any(|t| t.key == OUT_OF_SERVICE));
     let ready = |n: &Node| crate::nodes::condition(n, "Ready").is_some_and(|c| c.status == "True");
     let out: HashSet<&str> = nodes.iter().filter(tainted).filter(|n| !ready(n)).map(Named::name).collect();
-    let mut terminated: Vec<&Pod> = pods.iter().filter(|p| over(p) && !deleting(p)).collect();
-    terminated.sort_by_key(|p| (p.metadata.creation_timestamp.clone(), p.name().to_owned()));
+    let mut terminated: Vec<&Facts> = pods.iter().filter(|p| p.over && !p.deleting).collect();
+    terminated.sort_by_key(|p| (&p.created, &p.key));
     let surplus = terminated.len().saturating_sub(threshold);
-    let mut list: Vec<(Pod, Why)> = terminated.into_iter().take(surplus).map(|p| (p.clone(), Why::Terminated)).collect();
+    let mut list: Vec<(ObjectKey, Why)> = terminated.into_iter().take(surplus).map(|p| (p.key.clone(), Why::Terminated)).collect();
     for pod in pods {
-        let name = node(pod);
-        let why = if name.is_empty() {
-            deleting(pod).then_some(Why::Unscheduled)
-        } else if gone.contains(&name) {
+        let why = if pod.node.is_empty() {
+            pod.deleting.then_some(Why::Unscheduled)
+        } else if gone.contains(&pod.node) {
             Some(Why::Orphaned)
         } else {
-            (deleting(pod) && out.contains(name.as_str())).then_some(Why::OutOfService)
+            (pod.deleting && out.contains(pod.node.as_str())).then_some(Why::OutOfService)
         };
-        list.extend(why.map(|why| (pod.clone(), why)));
+        list.extend(why.map(|why| (pod.key.clone(), why)));
     }
     list
 }
@@ -120,9 +164,10 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn pod(name: &str, node: &str, phase: &str, deleting: bool) -> Pod {
+    fn pod(name: &str, node: &str, phase: &str, deleting: bool) -> Facts {
         let at = deleting.then_some("2026-01-01T00:00:00Z");
-        serde_json::from_value(json!({"metadata": {"name": name, "deletionTimestamp": at}, "spec": {"containers": [], "nodeName": node}, "status": {"phase": phase}})).unwrap()
+        let json = json!({"metadata": {"name": name, "deletionTimestamp": at}, "spec": {"containers": [], "nodeName": node}, "status": {"phase": phase}});
+        facts(&Object::from_json(json.to_string().into()).unwrap()).unwrap()
     }
 
     #[test]
@@ -139,7 +184,7 @@ mod tests {
         ];
         let broken = json!({"metadata": {"name": "broken"}, "spec": {"taints": [{"key": OUT_OF_SERVICE, "effect": "NoExecute"}]}});
         let nodes: Vec<Node> = vec![serde_json::from_value(json!({"metadata": {"name": "n"}})).unwrap(), serde_json::from_value(broken).unwrap()];
-        let found: Vec<(String, Why)> = plan(&pods, &nodes, &HashSet::from(["lost".to_owned()]), 1).into_iter().map(|(p, why)| (p.name().to_owned(), why)).collect();
+        let found: Vec<(String, Why)> = plan(&pods, &nodes, &HashSet::from(["lost".to_owned()]), 1).into_iter().map(|(key, why)| (key.name.to_string(), why)).collect();
         let expected = [("done-1", Why::Terminated), ("orphan", Why::Orphaned), ("never-bound", Why::Unscheduled), ("stuck", Why::OutOfService)];
         assert_eq!(found, expected.map(|(n, w)| (n.to_owned(), w)));
     }

@@ -24,11 +24,11 @@ pub(crate) async fn run(context: Context) {
     let nodes: Cache<Node> = context.caches.of();
     let pods: Cache<Pod> = context.caches.of();
     let index = by_node(&pods);
-    let (add, known) = (queue.clone(), nodes.clone());
+    let tainted = nodes.index(|n| if may_execute(n) { vec![String::new()] } else { Vec::new() });
+    let add = queue.clone();
     pods.on_change(move |d| {
-        // Most nodes have no such taint: then nothing is decoded.
-        let tainted = known.objects().iter().any(|n| may_execute(n));
-        if tainted && d.new.is_some() {
+        // Mostly no node has such a taint: then no pod is looked at.
+        if d.new.is_some() && !tainted.get("").is_empty() {
             add.add(d.key().clone());
         }
     });

@@ -138,3 +138,21 @@ async fn conditions_of_a_node_become_taints_and_evict() {
         .await;
     cluster.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quota_shows_what_its_namespace_uses() {
+    let cluster = Cluster::start().await;
+    let quotas = "/api/v1/namespaces/default/resourcequotas";
+    let hard = json!({"pods": "5", "requests.cpu": "2", "configmaps": "100", "count/deployments.apps": "3"});
+    cluster.post(quotas, json!({"metadata": {"name": "q"}, "spec": {"hard": hard}})).await;
+    let used = async |name: &str| cluster.get(&format!("{quotas}/q")).await["status"]["used"][name].clone();
+    cluster.eventually("it is counted", async || used("pods").await == "0").await;
+    let container = json!({"name": "c", "image": "i", "resources": {"requests": {"cpu": "300m"}}});
+    cluster.post(PODS, json!({"metadata": {"name": "p"}, "spec": {"containers": [container]}})).await;
+    cluster.post(&format!("{APPS}/deployments"), workload("none", "i", json!({"replicas": 0}))).await;
+    cluster.eventually("pod and deployment count", async || used("pods").await == "1" && used("requests.cpu").await == "300m" && used("count/deployments.apps").await == "1").await;
+    let pod = cluster.get(&format!("{PODS}/p")).await;
+    cluster.set_pod(&pod, "Succeeded", false).await;
+    cluster.eventually("a pod that is over does not", async || used("pods").await == "0" && used("requests.cpu").await == "0").await;
+    cluster.stop().await;
+}

@@ -14,7 +14,8 @@ use ferrokube_client::queue::Queue;
 use ferrokube_client::{Cache, Error, Named, Object, ObjectKey, Optional, Resource};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::DaemonSet;
-use k8s_openapi::api::core::v1::{Node, Pod, Taint};
+use k8s_openapi::api::core::v1::{Node, NodeSpec, Pod, Taint};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use plan::{Plan, View};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -70,6 +71,17 @@ fn taints(node: &Arc<Object>) -> Option<Vec<Taint>> {
     node.decode::<Outer>().ok().and_then(|o| o.spec.taints)
 }
 
+/// A node without its status, which is most of it and decides nothing here.
+fn slim(node: &Object) -> Option<Node> {
+    #[derive(serde::Deserialize)]
+    struct Slim {
+        metadata: ObjectMeta,
+        #[serde(default)]
+        spec: Option<NodeSpec>,
+    }
+    node.decode::<Slim>().ok().map(|s| Node { metadata: s.metadata, spec: s.spec, status: None })
+}
+
 impl Daemons {
     async fn reconcile(&self, key: ObjectKey) -> Result<Next, Error> {
         let Some(set) = self.sets.get(&key.namespace, &key.name) else { return Ok(Next::Wait) };
@@ -87,7 +99,7 @@ impl Daemons {
         let hash = revisions::hash(&history.current).to_owned();
         let settled = self.pods.settled(set.uid());
         let pods = self.pods.claim(&self.context.client, &set, &spec.selector).await?;
-        let nodes = self.nodes.list();
+        let nodes: Vec<Node> = self.nodes.objects().iter().filter_map(|o| slim(o)).collect();
         let view = View { set: &set, nodes: &nodes, pods: &pods, hash: &hash, now: Timestamp::now() };
         let mut failure = None;
         if settled {

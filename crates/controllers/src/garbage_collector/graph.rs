@@ -125,6 +125,12 @@ impl Graph {
         look
     }
 
+    /// Nodes with an owner that no cache shows.
+    pub fn lost(&self, known: impl Fn(&Node, &str) -> bool) -> Vec<Box<str>> {
+        let lost = |node: &Node| node.owners.iter().any(|o| !known(node, &o.uid));
+        self.nodes.iter().filter(|(_, node)| lost(node)).map(|(uid, _)| uid.clone()).collect()
+    }
+
     /// The resource is no longer served.
     pub fn forget(&mut self, resource: &ApiResource) {
         let gone: Vec<Box<str>> = self.nodes.iter().filter(|(_, n)| *n.resource == *resource).map(|(uid, _)| uid.clone()).collect();

@@ -107,6 +107,13 @@ async fn refresh(context: &Context, monitors: &Monitors, graph: &Arc<Mutex<Graph
         // A definition may vanish before its objects were ever listed.
         drop(tokio::time::timeout(Duration::from_secs(30), cache.synced()).await);
     }
+    if !fresh.is_empty() {
+        // Owners of these kinds may have gone before anybody watched.
+        // The graph is locked before the UIDs, as everywhere.
+        let known = |node: &graph::Node, uid: &str| monitors.uids.read().get(uid).is_some_and(|n| n.is_empty() || *n == node.key.namespace);
+        let lost = graph.lock().lost(known);
+        lost.into_iter().for_each(|uid| queue.add(uid));
+    }
     Ok(failed.is_empty() && definitions.objects().iter().all(|d| is_served(d, &served)))
 }
 
