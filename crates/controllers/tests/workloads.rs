@@ -135,7 +135,7 @@ async fn a_deleted_namespace_loses_everything() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn names_are_stable_over_a_look_at_the_events() {
+async fn a_rollout_is_told_in_events_and_names_lead_from_deployment_to_pod() {
     let cluster = Cluster::start().await;
     cluster.post(DEPLOYMENTS, deployment(1, "one")).await;
     rolled_out(&cluster, 1).await;
