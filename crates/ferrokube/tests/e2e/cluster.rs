@@ -190,10 +190,12 @@ impl Cluster {
 
     /// Kills `ferrokube` processes without mercy, except the shims that hold pods.
     pub fn kill_above_shims(&mut self) -> usize {
-        let program = Path::new(ferrokube()).file_name();
-        let ours = |command: &[String]| command.first().is_some_and(|first| Path::new(first).file_name() == program);
-        let shim = |command: &[String]| command.get(1).is_some_and(|argument| argument == "shim");
-        self.node.kill_matching(|command| ours(command) && !shim(command))
+        self.node.kill_matching(|command| is_ours(command) && !is_shim(command))
+    }
+
+    /// Whether a shim runs on the node.
+    pub fn has_shims(&self) -> bool {
+        self.node.processes().iter().any(|process| is_ours(&process.command) && is_shim(&process.command))
     }
 
     fn log_tail(&self, lines: usize) -> String {
@@ -217,6 +219,14 @@ impl Cluster {
         }
         eprintln!("=== ferrokube up\n{}", self.log_tail(80));
     }
+}
+
+fn is_ours(command: &[String]) -> bool {
+    command.first().is_some_and(|first| Path::new(first).file_name() == Path::new(ferrokube()).file_name())
+}
+
+fn is_shim(command: &[String]) -> bool {
+    command.get(1).is_some_and(|argument| argument == "shim")
 }
 
 /// The status of a condition.

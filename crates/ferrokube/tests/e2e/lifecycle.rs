@@ -49,7 +49,7 @@ async fn a_killed_cluster_continues_with_its_pods() {
 async fn down_and_reset_leave_no_trace() {
     scenario("down_and_reset_leave_no_trace", async |cluster| {
         let traces = "ip -o link | grep -v -e ' lo:' -e eth0; ip route show table all | grep -v -e eth0 -e ' lo '; cat /proc/self/mounts | grep -e /var/lib -e /run/ | grep -v -e ' /run ' -e ' /var/lib '; \
-                      find /sys/fs/cgroup -type d -name '*kubepods*' -o -type d -name '*ferrokube*' | head; ps -A -o args= | grep '[f]errokube' ; true";
+                      find /sys/fs/cgroup -type d -name '*kubepods*' -o -type d -name '*ferrokube*' | head; true";
         cluster.kubectl("create deployment web --image=busybox:1.36 --replicas=2 -- httpd -f -p 80").await?;
         cluster.pods_ready("app=web", 2).await?;
         cluster.node.exec([ferrokube(), "down"]).await?;
@@ -57,10 +57,11 @@ async fn down_and_reset_leave_no_trace() {
         ensure!(status.success(), "up ends cleanly: {status}");
         cluster.up(&[]).await?;
         cluster.pods_ready("app=web", 2).await?;
-        cluster.node.exec([ferrokube(), "reset", "--yes"]).await?;
+        cluster.node.exec([ferrokube(), "reset"]).await?;
         let _ = cluster.ended().await?;
         let left = cluster.node.exec(["bash", "-c", traces]).await?;
         ensure!(left.trim().is_empty(), "left over after reset:\n{left}");
+        ensure!(cluster.kill_above_shims() == 0 && !cluster.has_shims(), "processes are left over after reset");
         let rules = cluster.node.exec(["bash", "-c", "command -v nft >/dev/null && nft list ruleset || true"]).await?;
         ensure!(rules.trim().is_empty(), "left over rules:\n{rules}");
         cluster.up(&[]).await?;
