@@ -2,6 +2,7 @@
 
 use super::kubelet::Kubelets;
 use super::passage::Destination;
+use crate::output::Body;
 use crate::pipeline::Request;
 use crate::verbs::Answer;
 use crate::verbs::options::Freshness;
@@ -69,6 +70,29 @@ fn split_name(name: &str) -> (&str, &str, &str) {
     }
 }
 
+/// The kubelet says in plain words why there is no log; clients expect a Status.
+async fn refused(answer: http::Response<Body>) -> Status {
+    use futures_util::StreamExt;
+    const LONGEST: usize = 2048;
+    let code = answer.status().as_u16();
+    let mut text = Vec::new();
+    if let Body::Stream(mut frames) = answer.into_body() {
+        while let Some(frame) = frames.next().await {
+            text.extend_from_slice(&frame);
+            if text.len() >= LONGEST {
+                break;
+            }
+        }
+    }
+    text.truncate(LONGEST);
+    let text = String::from_utf8_lossy(&text).trim_end().to_owned();
+    match code {
+        400 => Status::bad_request(text),
+        404 => Status::failure(404, Reason::NotFound, text),
+        _ => Status::internal(text),
+    }
+}
+
 impl Request<'_> {
     fn kubelets(&self) -> Result<&Kubelets, Status> {
         self.server.kubelets.as_ref().ok_or_else(|| Status::internal("the API server has no credentials for kubelets"))
@@ -101,7 +125,11 @@ impl Request<'_> {
         }
         let (host, port) = self.kubelet_of(node)?;
         let destination = Destination { host, port, tls: true, path: format!("{path}{}", self.stream_query(verb)?) };
-        self.pass(self.kubelets()?.tls(), destination, verb != "containerLogs").await
+        let answer = self.pass(self.kubelets()?.tls(), destination, verb != "containerLogs").await?;
+        match answer {
+            Answer::Raw(refusal) if verb == "containerLogs" && !refusal.status().is_success() => Err(refused(refusal).await),
+            other => Ok(other),
+        }
     }
 
     /// The query in the words of the kubelet.
