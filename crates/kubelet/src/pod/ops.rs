@@ -56,12 +56,13 @@ pub async fn prepare(node: &Shared, pod: &Pod) -> Result<Volumes, String> {
     })
 }
 
-/// The managed `/etc/hosts` of a pod; none in the host's network unless there are aliases... which get a copy of the host's.
+/// The managed `/etc/hosts` of a pod; in the host's network a copy of the host's with the aliases.
 async fn hosts_file(node: &Shared, pod: &Pod, ips: &[String]) -> std::io::Result<PathBuf> {
     let path = node.config.pod_dir(pod.metadata.uid.as_deref().unwrap_or_default()).join("etc-hosts");
     let host_network = pod.spec.as_ref().and_then(|s| s.host_network).unwrap_or(false);
     let text = if host_network {
-        tokio::fs::read_to_string("/etc/hosts").await.unwrap_or_default() + &dns::aliases(pod)
+        let hosts = tokio::fs::read_to_string("/etc/hosts").await.unwrap_or_default();
+        format!("# Kubernetes-managed hosts file (host network).\n{hosts}{}", dns::aliases(pod))
     } else {
         dns::hosts_file(pod, ips, &node.config)
     };

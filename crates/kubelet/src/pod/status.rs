@@ -60,8 +60,8 @@ pub fn status(facts: &Facts<'_>) -> PodStatus {
     let addresses = addresses(facts);
     let mut status = PodStatus {
         observed_generation: facts.pod.metadata.generation,
-        reason: facts.verdict.map(|v| v.0.clone()).or(old.reason.clone()),
-        message: facts.verdict.map(|v| v.1.clone()).or(old.message.clone()),
+        reason: settled(facts).map(|v| v.0.clone()).or(old.reason.clone()),
+        message: settled(facts).map(|v| v.1.clone()).or(old.message.clone()),
         host_ip: facts.host_ips.first().cloned(),
         host_ips: Some(facts.host_ips.iter().map(|ip| HostIP { ip: ip.clone() }).collect()),
         pod_ip: addresses.first().cloned().or(old.pod_ip.clone()),
@@ -76,6 +76,11 @@ pub fn status(facts: &Facts<'_>) -> PodStatus {
     };
     status.conditions = Some(conditions(facts, &specs, &status, &old));
     status
+}
+
+/// The verdict, once nothing runs any more: a pod that is over must not have processes left.
+fn settled<'a>(facts: &Facts<'a>) -> Option<&'a Waiting> {
+    facts.verdict.filter(|_| !facts.observed.any_running())
 }
 
 fn addresses(facts: &Facts<'_>) -> Vec<String> {
@@ -256,7 +261,7 @@ fn phase(facts: &Facts<'_>, specs: &[ContainerSpec], init: &[ContainerStatus], m
     if let Some(over @ ("Succeeded" | "Failed")) = old {
         return over.to_owned();
     }
-    if facts.verdict.is_some() {
+    if settled(facts).is_some() {
         return "Failed".into();
     }
     let ended = |s: &ContainerStatus| s.state.as_ref().and_then(|s| s.terminated.clone());
@@ -295,13 +300,16 @@ fn conditions(facts: &Facts<'_>, specs: &[ContainerSpec], status: &PodStatus, ol
     let containers_ready = verdict_of_ready(phase, &unready);
     let ready = with_gates(facts, old, containers_ready.clone());
     let sandbox = facts.observed.ready_sandbox().is_some();
-    let computed: [(&str, Verdict); 5] = [
+    let mut computed = vec![
         ("PodReadyToStartContainers", if sandbox { Verdict::yes("") } else { Verdict::no("", String::new()) }),
         ("Initialized", initialized(specs, status, phase)),
         ("Ready", ready),
         ("ContainersReady", containers_ready),
         ("PodScheduled", Verdict::yes("")),
     ];
+    if let Some((_, message)) = facts.verdict.filter(|(reason, _)| reason == "Evicted" && !facts.rejected) {
+        computed.push(("DisruptionTarget", Verdict { message: message.clone(), ..Verdict::yes("TerminationByKubelet") }));
+    }
     let mut list: Vec<PodCondition> = old.conditions.clone().unwrap_or_default();
     for (kind, verdict) in computed {
         let state = if verdict.ok { "True" } else { "False" };
@@ -401,6 +409,21 @@ fn initialized(specs: &[ContainerSpec], status: &PodStatus, phase: &str) -> Verd
         return Verdict::yes("");
     }
     Verdict::no("ContainersNotInitialized", format!("containers with incomplete status: [{}]", incomplete.join(" ")))
+}
+
+/// What probes had found out before this process began: ids of running instances that the API has as (ready, started).
+/// Without it every restart of the node would take its pods out of their services for a moment.
+pub fn carried_over(pod: &Pod, observed: &Observed) -> (BTreeSet<String>, BTreeSet<String>) {
+    let known = |c: &Container| {
+        let status = previous_status(pod, &c.name)?;
+        let same = status.container_id.as_ref().is_some_and(|id| id.rsplit("://").next() == Some(c.status.id.as_str()));
+        (same && c.running()).then_some(status)
+    };
+    let of = |test: fn(&ContainerStatus) -> bool| {
+        let found = observed.containers.iter().filter(|c| known(c).is_some_and(|s| test(&s)));
+        found.map(|c| c.status.id.clone()).collect()
+    };
+    (of(|s| s.ready), of(|s| s.started == Some(true)))
 }
 
 /// Where the termination message of an instance is on this host, and whether its log may stand in for it.

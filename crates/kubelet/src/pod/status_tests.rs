@@ -167,10 +167,15 @@ fn once_over_is_always_over() {
 
 #[test]
 fn a_verdict_makes_the_pod_failed_with_its_reason() {
-    let mut world = one("Always").with("c", 0, Is::Up);
-    world.verdict = Some(("Evicted".into(), "low on memory".into()));
+    let verdict = Some(("Evicted".to_owned(), "low on memory".to_owned()));
+    let mut running = one("Always").with("c", 0, Is::Up);
+    running.verdict = verdict.clone();
+    assert_eq!((running.phase().as_str(), running.status().reason), ("Running", None), "not before its processes have ended");
+    let mut world = one("Always").with("c", 0, Is::Exited(137));
+    world.verdict = verdict;
     let status = world.status();
     assert_eq!((status.phase.as_deref(), status.reason.as_deref(), status.message.as_deref()), (Some("Failed"), Some("Evicted"), Some("low on memory")));
+    assert_eq!(world.condition("DisruptionTarget"), ("True".into(), "TerminationByKubelet".into()));
     let mut refused = one("Always").ended();
     refused.verdict = Some(("OutOfcpu".into(), "Pod was rejected".into()));
     refused.rejected = true;
@@ -252,6 +257,17 @@ fn the_address_stays_after_the_end() {
     assert_eq!(world.status().pod_ips.unwrap()[0].ip, "10.1.0.5");
     let host = super::tests::world(json!({"hostNetwork": true, "containers": [{"name": "c"}]}));
     assert_eq!(host.status().pod_ip.as_deref(), Some("192.0.2.1"));
+}
+
+#[test]
+fn what_probes_had_found_out_is_carried_over_for_the_same_instances_only() {
+    let before = one("Always").with("c", 0, Is::Up).written();
+    let ids = |id: &str| BTreeSet::from([id.to_owned()]);
+    assert_eq!(carried_over(&before.pod, &before.observed), (ids("c0"), ids("c0")));
+    let restarted = World { observed: one("Always").with("c", 1, Is::Up).observed, ..before };
+    assert_eq!(carried_over(&restarted.pod, &restarted.observed), (BTreeSet::new(), BTreeSet::new()));
+    let unready = one("Always").with("c", 0, Is::Unready).written();
+    assert_eq!(carried_over(&unready.pod, &unready.observed), (BTreeSet::new(), ids("c0")));
 }
 
 #[test]

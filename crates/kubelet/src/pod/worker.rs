@@ -76,6 +76,8 @@ pub struct Worker {
     verdict: Option<Waiting>,
     /// The node did not take the pod: none of its containers ever was.
     refused_whole: bool,
+    /// What probes had found out before this process began has been taken over.
+    adopted: bool,
     gone: bool,
     deleted: bool,
     waiting: BTreeMap<String, Waiting>,
@@ -116,6 +118,7 @@ impl Worker {
             termination: None,
             verdict: None,
             refused_whole: false,
+            adopted: false,
             gone,
             deleted: false,
             waiting: BTreeMap::new(),
@@ -346,6 +349,10 @@ impl Worker {
     fn accept(&mut self, observed: Observed) {
         if observed.at < self.observed.at {
             return;
+        }
+        if !self.adopted {
+            self.adopted = true;
+            (self.ready, self.startup_ok) = status::carried_over(&self.pod, &observed);
         }
         let now = Instant::now();
         for container in observed.containers.iter().filter(|c| c.state() == ContainerState::ContainerExited) {
@@ -643,7 +650,7 @@ fn rejected_before(pod: &Pod) -> bool {
 }
 
 /// Conditions that the kubelet owns.
-const OURS: [&str; 5] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
+const OURS: [&str; 6] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled", "DisruptionTarget"];
 
 /// Conditions that others wrote stay in the list with the API's value; ours come from what we wrote last.
 fn merge_foreign_conditions(pod: &mut Pod, written: &PodStatus) {
