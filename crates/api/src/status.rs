@@ -184,9 +184,16 @@ impl Status {
     /// 422 with its causes; `kind` is the kind (not the resource). The message lists the causes as apimachinery does.
     pub fn invalid(group: &str, kind: &str, name: &str, causes: Vec<Cause>) -> Self {
         let line = |c: &Cause| if c.field.is_empty() { c.message.clone() } else { format!("{}: {}", c.field, c.message) };
-        let list = match causes.as_slice() {
-            [one] => line(one),
-            many => format!("[{}]", many.iter().map(line).collect::<Vec<_>>().join(", ")),
+        // As Go's aggregate of errors: each text once.
+        let mut lines: Vec<String> = Vec::with_capacity(causes.len());
+        for text in causes.iter().map(line) {
+            if !lines.contains(&text) {
+                lines.push(text);
+            }
+        }
+        let list = match lines.as_slice() {
+            [one] => one.clone(),
+            many => format!("[{}]", many.join(", ")),
         };
         let message = format!("{} \"{name}\" is invalid: {list}", qualified(group, kind));
         let mut status = Self::failure(422, Reason::Invalid, message).about(group, kind, name);

@@ -297,6 +297,11 @@ fn keep_but_resources(new: &mut Value, old: &Value, _: &HookContext) {
     *new = old.clone();
     keep_labels(new, metadata);
     for key in ["containers", "initContainers"] {
+        if list(&wanted, key).len() != list(spec(old), key).len() {
+            // Kept for validation to refuse.
+            copy(object(new, "spec"), &wanted, key);
+            continue;
+        }
         for c in each_mut(object(new, "spec"), key) {
             let name = text(c, "name").to_owned();
             if let Some(from) = list(&wanted, key).iter().find(|w| text(w, "name") == name) {
@@ -316,6 +321,10 @@ fn validate_resize(new: &Value, old: &Value, e: &mut Errors) {
     }
     for key in ["containers", "initContainers"] {
         let path = SPEC.child(key);
+        if list(new_spec, key).len() != list(old_spec, key).len() {
+            e.forbidden(&path, "containers may not be added or removed on resize");
+            continue;
+        }
         for (i, (c, before)) in list(new_spec, key).iter().zip(list(old_spec, key)).enumerate() {
             let at = path.index(i);
             resized(c, before, &at.child("resources"), e);
