@@ -95,6 +95,56 @@ async fn writers_of_one_object_lose_nothing() {
 }
 
 #[tokio::test]
+async fn a_patch_that_does_not_fit_is_shown_back() {
+    let cluster = Cluster::start().await;
+    let uri = "/apis/apps/v1/namespaces/default/deployments/web";
+    let deployment = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"}, "spec": {"selector": {"matchLabels": {"a": "b"}},
+        "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "one"}]}}}});
+    cluster.post("/apis/apps/v1/namespaces/default/deployments", &deployment).await;
+    let wrong = json!({"spec": {"replicas": "three"}});
+    for (kind, shown) in [("merge-patch", "replicas"), ("strategic-merge-patch", "map[spec:map[replicas:three]]")] {
+        let refused = cluster.patch(uri, kind, &wrong).await;
+        assert_eq!(refused.code, 422, "{}", refused.text);
+        assert!(refused.message().starts_with(" \"\" is invalid: patch: Invalid value: ") && refused.text.contains("json: cannot unmarshal string"), "{}", refused.text);
+        assert!(refused.message().contains(shown), "{}", refused.text);
+    }
+    let unknown = cluster.patch(&format!("{uri}?fieldValidation=Strict"), "merge-patch", &json!({"spec": {"nope": 1}})).await;
+    assert_eq!((unknown.code, unknown.message().contains("strict decoding error: unknown field")), (422, true), "{}", unknown.text);
+    let mut configuration = deployment.clone();
+    configuration["spec"]["nope"] = json!(1);
+    let untyped = cluster.patch(&format!("{uri}?fieldManager=me"), "apply", &configuration).await;
+    assert_eq!((untyped.code, untyped.message().starts_with("failed to create typed patch object (")), (500, true), "{}", untyped.text);
+    let renamed = cluster.patch(uri, "merge-patch", &json!({"kind": "DaemonSet"})).await;
+    assert_eq!(renamed.code, 422, "{}", renamed.text);
+    assert_eq!(cluster.patch(uri, "merge-patch", &json!({"kind": null})).await.json["kind"], "Deployment");
+}
+
+#[tokio::test]
+async fn a_view_of_a_pod_changes_only_its_part() {
+    let cluster = Cluster::start().await;
+    let uri = "/api/v1/namespaces/default/pods/p";
+    let made = cluster.post("/api/v1/namespaces/default/pods", &pod("p")).await;
+    assert_eq!(made.code, 201, "{}", made.text);
+    let mut body = made.json.clone();
+    body["metadata"]["labels"] = json!({"sneaked": "in"});
+    body["spec"]["containers"][0]["image"] = json!("other");
+    body["spec"]["ephemeralContainers"] = json!([{"name": "debug", "image": "tools"}]);
+    let debugged = cluster.put(&format!("{uri}/ephemeralcontainers"), &body).await;
+    assert_eq!(debugged.code, 200, "{}", debugged.text);
+    let spec = &debugged.json["spec"];
+    assert_eq!((&spec["containers"], spec["ephemeralContainers"][0]["terminationMessagePolicy"].as_str()), (&made.json["spec"]["containers"], Some("File")));
+    assert_eq!(debugged.json["metadata"].get("labels"), made.json["metadata"].get("labels"));
+    let mut gone = debugged.json.clone();
+    gone["spec"]["ephemeralContainers"] = json!([{"name": "another", "image": "tools"}]);
+    let refused = cluster.put(&format!("{uri}/ephemeralcontainers"), &gone).await;
+    assert_eq!((refused.code, refused.message().contains("may not be removed")), (422, true), "{}", refused.text);
+    let mut more = debugged.json.clone();
+    more["spec"]["containers"] = json!([more["spec"]["containers"][0], {"name": "second", "image": "x"}]);
+    let refused = cluster.put(&format!("{uri}/resize"), &more).await;
+    assert_eq!((refused.code, refused.message().contains("containers may not be added or removed on resize")), (422, true), "{}", refused.text);
+}
+
+#[tokio::test]
 async fn the_four_kinds_of_patch_work() {
     let cluster = Cluster::start().await;
     let uri = "/apis/apps/v1/namespaces/default/deployments/web";

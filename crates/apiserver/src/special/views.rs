@@ -1,5 +1,5 @@
-//! Views of an object: from the stored object and what a client sent to the object that results. Each view takes only
-//! its own part of what was sent.
+//! Views of an object: from the stored object and what a client sent to the object that results. What `scale` may touch
+//! is decided here; the other views are limited by the hooks of their kind.
 
 use crate::output::jsonpath;
 use crate::registry::Entry;
@@ -10,19 +10,13 @@ use ferrokube_api::labels::Selector;
 use ferrokube_api::{Reason, Status};
 use serde_json::{Map, Value, json};
 
-/// The new object when `body` is put through a view.
+/// The new object when `body` is put through a view. What the kind's hooks limit (`Hooks::view`) passes as it came.
 pub fn replace(entry: &Entry, view: View, old: &Value, body: Value) -> Result<Value, Status> {
-    let mut new = match view {
-        View::Main | View::Status => return Ok(body),
-        View::Scale => return rescale(entry, old, &body),
-        View::Finalize => with(old, &["spec", "finalizers"], body["spec"].get("finalizers")),
-        View::Approval => approved(old, &body),
-        View::EphemeralContainers => ephemeral(old, &body)?,
-        View::Resize => resized(old, &body)?,
-        View::Binding => return Err(Status::method_not_allowed()),
-    };
-    adopt_version(&mut new, &body);
-    Ok(new)
+    match view {
+        View::Scale => rescale(entry, old, &body),
+        View::Binding => Err(Status::method_not_allowed()),
+        View::Main | View::Status | View::Finalize | View::Approval | View::EphemeralContainers | View::Resize => Ok(body),
+    }
 }
 
 /// The version that the client based its change on goes along.
@@ -55,95 +49,6 @@ fn with(object: &Value, path: &[&str], value: Option<&Value>) -> Value {
         }
     }
     copy
-}
-
-fn approved(old: &Value, body: &Value) -> Value {
-    let mut new = with(old, &["status", "conditions"], body["status"].get("conditions"));
-    for key in ["annotations", "labels"] {
-        if let Some(value) = body["metadata"].get(key) {
-            new["metadata"][key] = value.clone();
-        }
-    }
-    new
-}
-
-fn names(list: &Value) -> Vec<&str> {
-    list.as_array().into_iter().flatten().filter_map(|c| c["name"].as_str()).collect()
-}
-
-fn ephemeral(old: &Value, body: &Value) -> Result<Value, Status> {
-    let wanted = &body["spec"]["ephemeralContainers"];
-    let mut errors = Errors::default();
-    let path = Path::new("spec").child("ephemeralContainers");
-    for container in old["spec"]["ephemeralContainers"].as_array().into_iter().flatten() {
-        let name = container["name"].as_str().unwrap_or_default();
-        match wanted.as_array().into_iter().flatten().find(|c| c["name"] == container["name"]) {
-            None => errors.forbidden(&path, &format!("existing ephemeral containers {name:?} may not be removed")),
-            Some(same) if same == container => {}
-            Some(_) => errors.forbidden(&path, &format!("existing ephemeral containers {name:?} may not be changed")),
-        }
-    }
-    let taken = [names(&old["spec"]["containers"]), names(&old["spec"]["initContainers"])].concat();
-    for (at, container) in wanted.as_array().into_iter().flatten().enumerate() {
-        let path = path.index(at);
-        match container["name"].as_str() {
-            None | Some("") => errors.required(&path.child("name"), ""),
-            Some(name) if taken.contains(&name) => errors.duplicate(&path.child("name"), &name.into()),
-            Some(_) => {}
-        }
-        if container["image"].as_str().unwrap_or_default().is_empty() {
-            errors.required(&path.child("image"), "");
-        }
-        for key in ["ports", "livenessProbe", "readinessProbe", "startupProbe", "lifecycle", "resources"] {
-            if container.get(key).is_some_and(|v| v.as_object().is_none_or(|m| !m.is_empty()) && v.as_array().is_none_or(|l| !l.is_empty())) {
-                errors.forbidden(&path.child(key), "cannot be set for an Ephemeral Container");
-            }
-        }
-    }
-    invalid_pod(old, errors)?;
-    Ok(with(old, &["spec", "ephemeralContainers"], Some(wanted).filter(|w| !w.is_null())))
-}
-
-fn invalid_pod(old: &Value, errors: Errors) -> Result<(), Status> {
-    if errors.is_empty() {
-        return Ok(());
-    }
-    Err(Status::invalid("", "Pod", prepare::text(old, "name"), errors.into_causes()))
-}
-
-fn resized(old: &Value, body: &Value) -> Result<Value, Status> {
-    let mut new = old.clone();
-    let mut errors = Errors::default();
-    for list in ["containers", "initContainers"] {
-        let wanted = body["spec"][list].as_array().cloned().unwrap_or_default();
-        let Some(have) = new["spec"].get_mut(list).and_then(Value::as_array_mut) else { continue };
-        if wanted.len() != have.len() {
-            errors.forbidden(&Path::new("spec").child(list), "containers may not be added or removed on resize");
-            continue;
-        }
-        for (container, wanted) in have.iter_mut().zip(&wanted) {
-            for key in ["resources", "resizePolicy"] {
-                match wanted.get(key) {
-                    Some(value) => container[key] = value.clone(),
-                    None => _ = container.as_object_mut().map(|c| c.remove(key)),
-                }
-            }
-        }
-    }
-    let class = |pod: &Value| pod["status"]["qosClass"].as_str().unwrap_or_default().to_owned();
-    if let Some(meta) = new.get_mut("metadata").and_then(Value::as_object_mut) {
-        meta.remove("resourceVersion");
-    }
-    if class(old) == "BestEffort" && new["spec"]["containers"] != old["spec"]["containers"] && has_resources(&new) {
-        errors.invalid(&Path::new("spec"), &"BestEffort".into(), "Pod QOS Class may not change as a result of resizing");
-    }
-    invalid_pod(old, errors)?;
-    Ok(new)
-}
-
-fn has_resources(pod: &Value) -> bool {
-    let set = |c: &Value| ["requests", "limits"].iter().any(|k| c["resources"][*k].as_object().is_some_and(|m| !m.is_empty()));
-    pod["spec"]["containers"].as_array().into_iter().flatten().any(set)
 }
 
 /// Where an object keeps replicas wanted, replicas had, and its selector.

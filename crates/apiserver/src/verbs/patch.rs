@@ -9,6 +9,7 @@ use crate::registry::Entry;
 use crate::special::views;
 use crate::write::{View, WriteOptions, managed, prepare};
 use ferrokube_api::decode::{self, ContentType, Strictness};
+use ferrokube_api::field::{Errors, Path};
 use ferrokube_api::schema::Schema;
 use ferrokube_api::{Status, patch};
 use http::header::CONTENT_TYPE;
@@ -47,10 +48,12 @@ impl Request<'_> {
         let body = self.take_body().await?;
         let content = if flavour == Flavour::Apply { ContentType::Yaml } else { ContentType::Json };
         let (document, duplicates) = decode::parse(&body, content)?;
-        self.judge_duplicates(duplicates, &options)?;
         if flavour == Flavour::Apply {
+            self.judge_duplicates(duplicates, &options)?;
             return self.apply(document, view, &options).await;
         }
+        // Upstream has the patch as a Go map when it is strategic, else as the bytes it came in.
+        let shown = if flavour == Flavour::Strategic { go_print(&document) } else { String::from_utf8_lossy(&body).into_owned() };
         let schema = if view == View::Scale { scale_schema()? } else { self.entry.schema.clone() };
         let make = |old: &Value| {
             let mut new = if view == View::Scale { views::scale_of(&self.entry, old)? } else { old.clone() };
@@ -59,10 +62,11 @@ impl Request<'_> {
                 Flavour::Merge => patch::merge_patch(&mut new, &document)?,
                 _ => patch::strategic_merge(&mut new, document.clone(), &schema)?,
             }
-            let decoded = decode::normalize(new, &schema, options.strictness)?;
+            let decoded = decode::patched(new, &schema, options.strictness, &shown, duplicates.clone())?;
             decoded.warnings.into_iter().for_each(|w| self.warn_once(w));
-            self.same_name(&decoded.value)?;
-            views::replace(&self.entry, view, old, decoded.value)
+            let new = same_kind(decoded.value, old_kind(view, &self.entry), &shown)?;
+            self.same_name(&new)?;
+            views::replace(&self.entry, view, old, new)
         };
         let change = Change { view, options: &options, make: &make, applied: false };
         let stored = self.transact(&change).await?;
@@ -94,9 +98,10 @@ impl Request<'_> {
         if view == View::Scale {
             return Err(negotiate::unsupported("application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json"));
         }
-        // What the configuration itself gets wrong is found once, before it is merged.
-        let checked = decode::normalize(configuration.clone(), &self.entry.schema, options.strictness)?;
-        checked.warnings.into_iter().for_each(|w| self.warn_once(w));
+        // What does not fit the type is refused when the configuration is applied, in the words of apply.
+        if let Ok(checked) = decode::normalize(configuration.clone(), &self.entry.schema, options.strictness) {
+            checked.warnings.into_iter().for_each(|w| self.warn_once(w));
+        }
         self.same_name(&configuration)?;
         loop {
             let make = |old: &Value| {
@@ -133,6 +138,48 @@ impl Request<'_> {
         let mut attributes = self.info.attributes(&self.user, &self.query);
         attributes.verb = "create".to_owned();
         self.server.authorizer.check(&attributes)
+    }
+}
+
+/// Kind and version of what a patch through a view is applied to.
+fn old_kind(view: View, entry: &Entry) -> [(&'static str, String); 2] {
+    match view {
+        View::Scale => [("kind", "Scale".to_owned()), ("apiVersion", "autoscaling/v1".to_owned())],
+        _ => [("kind", entry.kind.kind.to_string()), ("apiVersion", entry.kind.api_version())],
+    }
+}
+
+/// A patch can neither take the kind away nor make another of it.
+fn same_kind(mut value: Value, expected: [(&'static str, String); 2], patch: &str) -> Result<Value, Status> {
+    if value.is_null() {
+        value = Value::Object(serde_json::Map::new());
+    }
+    for (key, wanted) in expected {
+        match value.get(key).and_then(Value::as_str).unwrap_or_default() {
+            "" => value[key] = wanted.into(),
+            same if same == wanted => {}
+            other => {
+                let mut errors = Errors::default();
+                errors.invalid(&Path::new("patch"), &patch.into(), &format!("the {key} in the data ({other}) does not match the expected {key} ({wanted})"));
+                return Err(Status::invalid("", "", "", errors.into_causes()));
+            }
+        }
+    }
+    Ok(value)
+}
+
+/// A value as Go's `%+v` prints what it decodes to.
+fn go_print(value: &Value) -> String {
+    match value {
+        Value::Null => "<nil>".to_owned(),
+        Value::String(text) => text.clone(),
+        Value::Array(list) => format!("[{}]", list.iter().map(go_print).collect::<Vec<_>>().join(" ")),
+        Value::Object(map) => {
+            let mut entries: Vec<_> = map.iter().collect();
+            entries.sort_by_key(|(key, _)| key.as_str());
+            format!("map[{}]", entries.into_iter().map(|(k, v)| format!("{k}:{}", go_print(v))).collect::<Vec<_>>().join(" "))
+        }
+        plain => plain.to_string(),
     }
 }
 

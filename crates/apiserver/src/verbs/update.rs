@@ -149,9 +149,7 @@ impl Request<'_> {
         if self.entry.kind.namespaced() {
             prepare::meta(&mut new).insert("namespace".into(), Value::from(self.namespace()));
         }
-        if view != View::Status {
-            self.default_object(&mut new);
-        }
+        self.default_object(&mut new);
         let name = &self.info.name;
         let act = Act { operation: Operation::Update, name, old: Some(&old), options: &options.value, dry_run: options.dry_run };
         let kind = if view == View::Scale { ("autoscaling", "Scale") } else { self.own_kind() };
@@ -163,6 +161,8 @@ impl Request<'_> {
         }
         let allocated = if view == View::Main { services::begin(self, &mut new, Some(&old), options.dry_run)? } else { services::Allocated::nothing() };
         self.prepare_hooks(&mut new, &old, view);
+        // Admission may have left something to default; owners are found in the object as it will be stored.
+        self.default_object(&mut new);
         prepare::count_generation(&self.entry, &mut new, &old, view);
         if !change.applied {
             managed::updated(self, &mut new, &old, options, view);
@@ -204,7 +204,7 @@ impl Request<'_> {
         let hook = match view {
             View::Status => hooks.prepare_status,
             View::Main | View::Scale => hooks.prepare_update,
-            _ => None,
+            _ => hooks.view(view.subresource()).map(|v| v.prepare),
         };
         if let Some(hook) = hook {
             hook(new, old, &self.hook_context());

@@ -107,8 +107,11 @@ impl Request<'_> {
             }
             (View::Main | View::Scale, Some(check), _) => check(new, old, &mut errors),
             (View::Main | View::Scale, None, Some(check)) => check(new, &mut errors),
-            // Only the part that the view names can have changed, and the view checked it when it built the object.
-            _ => {}
+            _ => {
+                if let Some(rules) = hooks.view(view.subresource()) {
+                    (rules.validate)(new, old, &mut errors);
+                }
+            }
         }
         crate::crd::validate(&self.entry, new, &mut errors);
         self.verdict(super::prepare::text(new, "name"), errors)

@@ -97,7 +97,7 @@ pub fn update(entry: &Entry, new: &mut Value, old: &Value, view: View) {
             }
         }
         View::Status => status(entry, new, old, before),
-        // Built from the old object: nothing else can have changed.
+        // Built from the old object, or limited to its part by the view's own hook.
         _ => {}
     }
 }
