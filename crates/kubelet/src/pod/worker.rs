@@ -614,7 +614,7 @@ impl Worker {
         if self.gone && !self.underway(|s| *s == Step::Remove) && self.retry_due() {
             let containers: Vec<String> = self.observed.containers.iter().map(|c| c.status.id.clone()).collect();
             let sandboxes: Vec<String> = self.observed.sandboxes.iter().map(|s| s.id.clone()).collect();
-            if containers.is_empty() && sandboxes.is_empty() {
+            if containers.is_empty() && sandboxes.is_empty() && !log_dir(&self.node, &self.pod).exists() {
                 return;
             }
             let (node, pod) = (self.node.clone(), self.pod.clone());
@@ -690,6 +690,12 @@ fn status_patch(uid: &Option<String>, status: &PodStatus) -> serde_json::Value {
     serde_json::json!({"metadata": {"uid": uid}, "status": body})
 }
 
+fn log_dir(node: &Shared, pod: &Pod) -> std::path::PathBuf {
+    let text = |s: &Option<String>| s.clone().unwrap_or_default();
+    let meta = &pod.metadata;
+    node.config.log_dir(&text(&meta.namespace), &text(&meta.name), &text(&meta.uid))
+}
+
 async fn remove_records(node: &Shared, pod: &Pod, containers: Vec<String>, sandboxes: Vec<String>) -> Result<(), String> {
     for id in containers {
         ops::remove_container(node, id).await?;
@@ -697,9 +703,7 @@ async fn remove_records(node: &Shared, pod: &Pod, containers: Vec<String>, sandb
     for id in sandboxes {
         ops::remove_sandbox(node, id).await?;
     }
-    let meta = &pod.metadata;
-    let text = |s: &Option<String>| s.clone().unwrap_or_default();
-    let logs = node.config.log_dir(&text(&meta.namespace), &text(&meta.name), &text(&meta.uid));
+    let logs = log_dir(node, pod);
     match tokio::fs::remove_dir_all(&logs).await {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(format!("failed to remove {}: {e}", logs.display())),
         _ => Ok(()),
