@@ -6,6 +6,7 @@ use ferrokube_runtime::image::{Config, Credentials, DEFAULT_REGISTRY};
 use ferrokube_testkit::image::{BuiltImage, ImageBuilder, Layer, digest};
 use ferrokube_testkit::registry::{ACCESS_TOKEN, Auth, Fault, IDENTITY_TOKEN, Registry};
 use ferrokube_testkit::tools::is_root;
+use ferrokube_testkit::wait_for;
 use image_common::{TestStore, runtime, text};
 use serde_json::json;
 use std::time::Duration;
@@ -366,7 +367,18 @@ fn a_cancelled_pull_leaves_nothing_half_done() {
     let reference = built.push(&registry, "app", "v1");
     registry.add_fault(Fault::Stall { digest: built.layers[1].digest.clone(), after: 10_000 });
     let test = TestStore::new();
-    let cancelled = runtime().block_on(async { tokio::time::timeout(Duration::from_millis(300), test.store.pull(&reference, None)).await });
+    let partial = test.root().join("content/ingest").join(built.layers[1].digest.trim_start_matches("sha256:"));
+    let standing_still = async || {
+        let length = std::fs::metadata(&partial)?.len();
+        anyhow::ensure!(length == 10_000, "{length} bytes are there");
+        Ok(())
+    };
+    let cancelled: Result<(), _> = runtime().block_on(async {
+        tokio::select! {
+            pulled = test.store.pull(&reference, None) => Ok(drop(pulled)),
+            still = wait_for("the download to stand still", Duration::from_secs(30), standing_still) => Err(still.expect("it stalls")),
+        }
+    });
     assert!(cancelled.is_err(), "it was standing still");
     assert!(test.store.list().is_empty());
     runtime().block_on(test.store.pull(&reference, None)).expect("pulls");
