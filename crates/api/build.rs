@@ -37,7 +37,8 @@ fn source() -> Option<PathBuf> {
     let lock = std::fs::read_to_string(root.join("Cargo.lock")).ok()?;
     let (_, after) = lock.split_once("name = \"k8s-openapi\"\nversion = \"")?;
     let version = after.split('"').next()?;
-    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from).or_else(|| std::env::var_os("HOME").map(|h| PathBuf::from(h).join(".cargo")))?;
+    let home =
+        std::env::var_os("CARGO_HOME").map(PathBuf::from).or_else(|| std::env::var_os("HOME").map(|h| PathBuf::from(h).join(".cargo")))?;
     let registries = std::fs::read_dir(home.join("registry/src")).into_iter().flatten().filter_map(|e| e.ok());
     let cached = registries.map(|r| r.path().join(format!("k8s-openapi-{version}")));
     let vendored = ["vendor/k8s-openapi".to_owned(), format!("vendor/k8s-openapi-{version}")].map(|p| root.join(p));

@@ -3,10 +3,6 @@
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto/runtime_v1.proto");
     let descriptors = protox::compile(["proto/runtime_v1.proto"], ["proto"])?;
-    tonic_prost_build::configure()
-        .build_client(true)
-        .build_server(true)
-        .btree_map(".")
-        .compile_fds(descriptors)?;
+    tonic_prost_build::configure().build_client(true).build_server(true).btree_map(".").compile_fds(descriptors)?;
     Ok(())
 }

@@ -117,14 +117,26 @@ fn number(messages: &Protobuf, message: &str, field: &str, list: bool, depth: us
     }
     rows.iter().filter(|r| r[2] == "optional").find_map(|row| {
         let target = row[3].strip_prefix('.').map_or_else(|| format!("{}.{}", package(message), row[3]), openapi_package);
-        INLINED.contains(&row[0].as_str()).then(|| number(messages, &target, field, list, depth + 1)).flatten().map(|n| format!("{}.{n}", row[1]))
+        INLINED
+            .contains(&row[0].as_str())
+            .then(|| number(messages, &target, field, list, depth + 1))
+            .flatten()
+            .map(|n| format!("{}.{n}", row[1]))
     })
 }
 
 /// Fields of the wire that the Go types embed without a name of their own in JSON.
 const INLINED: [&str; 10] = [
-    "localObjectReference", "ephemeralContainerCommon", "persistentVolumeSource", "handler", "volumeSource", "ruleWithOperations", "rule",
-    "ingressRuleValue", "deviceConfiguration", "scopedResourceSelectorRequirement",
+    "localObjectReference",
+    "ephemeralContainerCommon",
+    "persistentVolumeSource",
+    "handler",
+    "volumeSource",
+    "ruleWithOperations",
+    "rule",
+    "ingressRuleValue",
+    "deviceConfiguration",
+    "scopedResourceSelectorRequirement",
 ];
 
 fn type_header(name: &str, schema: &Value) -> String {
@@ -171,7 +183,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     let schemas = read_schemas(&reference.join("data/api/openapi-spec"))?;
     let messages = read_protobuf(&reference.join("wire/api-protobuf.tsv"))?;
     let by_value = std::fs::read_to_string(data.join("go_values.tsv"))?;
-    let by_value: HashMap<&str, Vec<&str>> = by_value.lines().filter(|l| !l.starts_with('#')).filter_map(|l| l.split_once('\t')).map(|(t, f)| (t, f.split(' ').collect())).collect();
+    let by_value: HashMap<&str, Vec<&str>> = by_value
+        .lines()
+        .filter(|l| !l.starts_with('#'))
+        .filter_map(|l| l.split_once('\t'))
+        .map(|(t, f)| (t, f.split(' ').collect()))
+        .collect();
     for (name, fields) in &by_value {
         for field in fields.iter().filter(|f| !f.is_empty() && schemas.get(*name).is_none_or(|s| s["properties"].get(**f).is_none())) {
             eprintln!("go_values.tsv names an unknown field: {name} {field}");
@@ -181,7 +198,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     for (name, schema) in &schemas {
         out.push_str(&type_header(name, schema));
         out.push('\n');
-        let required: Vec<&str> = schema.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
+        let required: Vec<&str> =
+            schema.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
         for (field, inner) in schema.get("properties").and_then(Value::as_object).into_iter().flatten() {
             let value = by_value.get(name.as_str()).is_some_and(|f| f.contains(&field.as_str()));
             out.push_str(&field_line(name, field, inner, required.contains(&field.as_str()), value, &messages));

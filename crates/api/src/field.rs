@@ -163,11 +163,7 @@ impl Errors {
     /// `Unsupported value: "x": supported values: "a", "b"`.
     pub fn not_supported(&mut self, path: &impl fmt::Display, value: &Value, supported: &[&str]) {
         let list = supported.iter().map(|s| format!("{s:?}")).collect::<Vec<_>>().join(", ");
-        self.push(
-            "FieldValueNotSupported",
-            path,
-            format!("Unsupported value: {}: supported values: {list}", shown(value)),
-        );
+        self.push("FieldValueNotSupported", path, format!("Unsupported value: {}: supported values: {list}", shown(value)));
     }
 
     /// `Forbidden: detail`.

@@ -155,9 +155,7 @@ pub fn qualified_name(value: &str) -> Vec<String> {
         }
         _ => {
             let message = qualified_name_message();
-            errors.push(format!(
-                "a qualified name {message} with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')"
-            ));
+            errors.push(format!("a qualified name {message} with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')"));
             return errors;
         }
     };
@@ -203,10 +201,7 @@ pub fn env_var_name(value: &str) -> Vec<String> {
         errors.push("environment variable name must be non-empty".to_owned());
     }
     if value.chars().any(|c| !matches!(c, ' '..='~') || c == '=') {
-        errors.push(
-            "a valid environment variable name must consist only of printable ASCII characters other than '='"
-                .to_owned(),
-        );
+        errors.push("a valid environment variable name must consist only of printable ASCII characters other than '='".to_owned());
     }
     errors
 }
@@ -238,11 +233,7 @@ pub fn http_header_name(value: &str) -> Vec<String> {
     if !value.is_empty() && value.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'-') {
         return Vec::new();
     }
-    vec![pattern(
-        "a valid HTTP header must consist of alphanumeric characters or '-'",
-        "[-A-Za-z0-9]+",
-        &["X-Header-Name"],
-    )]
+    vec![pattern("a valid HTTP header must consist of alphanumeric characters or '-'", "[-A-Za-z0-9]+", &["X-Header-Name"])]
 }
 
 /// A port number.
@@ -296,11 +287,7 @@ pub fn ip_address(value: &str) -> Vec<String> {
 pub fn parse_cidr(value: &str) -> Option<(IpAddr, u8)> {
     let (address, bits) = value.split_once('/')?;
     let address = parse_ip(address)?;
-    if bits.is_empty()
-        || bits.len() > 3
-        || !bits.bytes().all(|b| b.is_ascii_digit())
-        || (bits.len() > 1 && bits.starts_with('0'))
-    {
+    if bits.is_empty() || bits.len() > 3 || !bits.bytes().all(|b| b.is_ascii_digit()) || (bits.len() > 1 && bits.starts_with('0')) {
         return None;
     }
     let bits: u8 = bits.parse().ok()?;
@@ -338,11 +325,7 @@ pub fn percent(value: &str) -> Vec<String> {
     if value.strip_suffix('%').is_some_and(|d| !d.is_empty() && d.bytes().all(|b| b.is_ascii_digit())) {
         return Vec::new();
     }
-    vec![pattern(
-        "a valid percent string must be a numeric string followed by an ending '%'",
-        "[0-9]+%",
-        &["1%", "93%"],
-    )]
+    vec![pattern("a valid percent string must be a numeric string followed by an ending '%'", "[0-9]+%", &["1%", "93%"])]
 }
 
 /// A domain of at least two labels, as finalizers and signers use it.
@@ -368,8 +351,7 @@ pub fn domain_prefixed_path(value: &str) -> Vec<String> {
     }
     match value.split_once('/') {
         Some((host, path)) if !host.is_empty() && !path.is_empty() => {
-            let mut errors: Vec<String> =
-                dns1123_subdomain(host).into_iter().map(|m| format!("prefix part {m}")).collect();
+            let mut errors: Vec<String> = dns1123_subdomain(host).into_iter().map(|m| format!("prefix part {m}")).collect();
             let allowed = |c: u8| c.is_ascii_alphanumeric() || b"/%:@&=+$,;-_.!~*'()".contains(&c);
             if !path.bytes().all(allowed) {
                 errors.push(pattern("Invalid path", r"[A-Za-z0-9/\-._~%!$&'()*+,;=:]+", &[]));
@@ -382,11 +364,7 @@ pub fn domain_prefixed_path(value: &str) -> Vec<String> {
 
 /// Removes what `generateName` may end with and names may not: one trailing dash.
 pub fn mask_trailing_dash(prefix: &str) -> String {
-    if prefix.len() > 1 && prefix.ends_with('-') {
-        format!("{}a", &prefix[..prefix.len() - 2])
-    } else {
-        prefix.to_owned()
-    }
+    if prefix.len() > 1 && prefix.ends_with('-') { format!("{}a", &prefix[..prefix.len() - 2]) } else { prefix.to_owned() }
 }
 
 #[cfg(test)]

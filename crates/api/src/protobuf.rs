@@ -361,7 +361,12 @@ mod tests {
         for kind in crate::kinds::builtin().iter().filter(|k| k.group != "apiextensions.k8s.io") {
             let group = if kind.group.is_empty() { "core" } else { &kind.group };
             let file = folder.join(format!("{group}.{}.{}", kind.version, kind.kind));
-            let (Ok(pb), Ok(json)) = (std::fs::read(file.with_extension(format!("{}.pb", kind.kind))), std::fs::read(file.with_extension(format!("{}.json", kind.kind)))) else { continue };
+            let (Ok(pb), Ok(json)) = (
+                std::fs::read(file.with_extension(format!("{}.pb", kind.kind))),
+                std::fs::read(file.with_extension(format!("{}.json", kind.kind))),
+            ) else {
+                continue;
+            };
             let Some(schema) = Schema::builtin(&kind.schema) else { continue };
             let by_wire = read(&pb, &schema).map(|v| crate::decode::normalize(v, &schema, crate::decode::Strictness::Ignore));
             let by_json = crate::decode::decode(&json, crate::decode::ContentType::Json, &schema, crate::decode::Strictness::Ignore);
@@ -375,7 +380,8 @@ mod tests {
     }
 
     fn fixtures() -> Option<std::path::PathBuf> {
-        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/reference/data/staging/src/k8s.io/api/testdata/HEAD");
+        let root =
+            std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/reference/data/staging/src/k8s.io/api/testdata/HEAD");
         if !root.is_dir() {
             println!("SKIP: no round-trip fixtures at {}", root.display());
             return None;

@@ -33,8 +33,7 @@ fn show(kind: &Kind) -> String {
     let scope = if kind.namespaced() { "namespaced" } else { "cluster" };
     writeln!(out, "    {} ({}) {scope} {}", kind.kind, kind.singular, verbs(kind.verbs)).unwrap();
     if !kind.short_names.is_empty() || !kind.categories.is_empty() {
-        writeln!(out, "    short {} categories {}", list(kind.short_names.iter()), list(kind.categories.iter()))
-            .unwrap();
+        writeln!(out, "    short {} categories {}", list(kind.short_names.iter()), list(kind.categories.iter())).unwrap();
     }
     writeln!(out, "    type {} stored {}", kind.schema, kind.storage_prefix.as_deref().unwrap_or("-")).unwrap();
     if let Some((g, v)) = &kind.stored_as {
@@ -115,10 +114,7 @@ fn ours(group: &str, version: &str) -> BTreeMap<String, String> {
             let other = if *g == k.group && *v == k.version { ("", "") } else { (g.as_ref(), v.as_ref()) };
             let facts = [String::new(), kind.to_string(), k.namespaced().to_string(), list(s.verbs.names())];
             let more = [String::new(), String::new(), other.0.to_owned(), other.1.to_owned()];
-            out.insert(
-                format!("{}/{}", k.resource, s.name),
-                facts.into_iter().chain(more).collect::<Vec<_>>().join(" | "),
-            );
+            out.insert(format!("{}/{}", k.resource, s.name), facts.into_iter().chain(more).collect::<Vec<_>>().join(" | "));
         }
     }
     out
@@ -131,11 +127,7 @@ fn rows_are_those_of_upstream_discovery() {
         return;
     };
     for gv in GROUP_VERSIONS {
-        let file = if gv.group.is_empty() {
-            "api__v1.json".to_owned()
-        } else {
-            format!("apis__{}__{}.json", gv.group, gv.version)
-        };
+        let file = if gv.group.is_empty() { "api__v1.json".to_owned() } else { format!("apis__{}__{}.json", gv.group, gv.version) };
         let document: Value = serde_json::from_slice(&std::fs::read(reference.join(file)).unwrap()).unwrap();
         assert_eq!(ours(gv.group, gv.version), upstream(&document), "{}/{}", gv.group, gv.version);
     }

@@ -29,7 +29,13 @@ impl Load {
     }
 
     /// Runs `count` requests, `width` at a time, and prints the rate and the quantiles of their time.
-    async fn run(self: &Arc<Self>, name: &str, count: usize, width: usize, make: impl Fn(usize) -> (&'static str, String, &'static str, Value)) {
+    async fn run(
+        self: &Arc<Self>,
+        name: &str,
+        count: usize,
+        width: usize,
+        make: impl Fn(usize) -> (&'static str, String, &'static str, Value),
+    ) {
         let started = Instant::now();
         let requests = (0..count).map(|n| {
             let (method, uri, media, body) = make(n);
@@ -89,13 +95,18 @@ async fn main() -> anyhow::Result<()> {
     load.run("get at 64", 50_000, 64, |n| ("GET", format!("{MAPS}/m-256-{}", n % 5000), JSON, Value::Null)).await;
     load.run("merge patch at 64", 5000, 64, |n| ("PATCH", format!("{MAPS}/m-64-{n}"), MERGE, json!({"data": {"k": n.to_string()}}))).await;
     load.run("apply at 64", 5000, 64, |n| {
-        let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": format!("m-16-{n}")}, "data": {"a": n.to_string()}});
+        let object =
+            json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": format!("m-16-{n}")}, "data": {"a": n.to_string()}});
         ("PATCH", format!("{MAPS}/m-16-{n}?fieldManager=load&force=true"), "application/apply-patch+yaml", object)
     })
     .await;
     load.run("create Pod at 64", objects, 64, |n| ("POST", PODS.to_owned(), JSON, pod(&format!("p{n}")))).await;
     println!("{objects} pods: resident {} MiB", resident());
-    for (name, uri) in [("list", PODS.to_owned()), ("list by label", format!("{PODS}?labelSelector=app%3Dload")), ("list by node", format!("{PODS}?fieldSelector=spec.nodeName%3Dx"))] {
+    for (name, uri) in [
+        ("list", PODS.to_owned()),
+        ("list by label", format!("{PODS}?labelSelector=app%3Dload")),
+        ("list by node", format!("{PODS}?fieldSelector=spec.nodeName%3Dx")),
+    ] {
         let began = Instant::now();
         let bytes = load.send("GET", &uri, JSON, Bytes::new()).await;
         println!("{name}: {bytes} bytes in {:?}", began.elapsed());

@@ -92,7 +92,11 @@ impl ApiServer {
     /// Everything that happens to the selected objects, from what exists now on: the very `Arc`s of the watch cache.
     /// Authorized as list and watch. Ends only when the server stops; when history was lost it starts again with
     /// [`Change::Restart`].
-    pub fn subscribe(self: &Arc<Self>, user: UserInfo, selection: Selection) -> Result<impl Stream<Item = Change> + Send + 'static, Status> {
+    pub fn subscribe(
+        self: &Arc<Self>,
+        user: UserInfo,
+        selection: Selection,
+    ) -> Result<impl Stream<Item = Change> + Send + 'static, Status> {
         let mut attributes = Attributes {
             user,
             group: selection.group.clone(),
@@ -126,13 +130,15 @@ impl ApiServer {
 
     async fn write(self: &Arc<Self>, method: Method, target: Target, object: Option<Value>) -> Result<Value, Status> {
         let name = if method == Method::POST && target.subresource.is_empty() { "" } else { &target.name };
-        let prefix = if target.group.is_empty() { format!("/api/{}", target.version) } else { format!("/apis/{}/{}", target.group, target.version) };
+        let prefix =
+            if target.group.is_empty() { format!("/api/{}", target.version) } else { format!("/apis/{}/{}", target.group, target.version) };
         let place = if target.namespace.is_empty() { String::new() } else { format!("/namespaces/{}", target.namespace) };
         let parts = [target.resource.as_str(), name, target.subresource.as_str()];
         let path: String = parts.iter().filter(|p| !p.is_empty()).map(|p| format!("/{p}")).collect();
         let body = object.map(|o| Bytes::from(o.to_string())).unwrap_or_default();
         let request = Request::builder().method(method).uri(format!("{prefix}{place}{path}")).header(CONTENT_TYPE, "application/json");
-        let request = request.header("user-agent", "kube-apiserver/ferrokube").body(body).map_err(|e| Status::bad_request(e.to_string()))?;
+        let request =
+            request.header("user-agent", "kube-apiserver/ferrokube").body(body).map_err(|e| Status::bad_request(e.to_string()))?;
         let response = self.call(loopback_user(), request).await;
         let ok = response.status().is_success();
         let bytes = response.into_body().collect().await;

@@ -108,7 +108,15 @@ impl ApiServer {
         request.encode(answer)
     }
 
-    fn request(self: &Arc<Self>, mut parts: Parts, body: RequestBody, user: UserInfo, info: RequestInfo, query: Query, outcome: Arc<Mutex<Outcome>>) -> Result<Request<'_>, Status> {
+    fn request(
+        self: &Arc<Self>,
+        mut parts: Parts,
+        body: RequestBody,
+        user: UserInfo,
+        info: RequestInfo,
+        query: Query,
+        outcome: Arc<Mutex<Outcome>>,
+    ) -> Result<Request<'_>, Status> {
         let table = self.registry.table();
         let entry = table.get(&info.group, &info.version, &info.resource).ok_or_else(Status::no_such_path)?.clone();
         let is_namespace = entry.is("", "namespaces");

@@ -47,8 +47,12 @@ async fn a_definition_is_served_when_it_says_so_and_leaves_nothing_behind() {
     assert_eq!(stored.json["metadata"]["generation"], 1);
     let other = cluster.get("/apis/example.com/v1beta1/namespaces/default/widgets/w").await.json;
     assert_eq!((other["apiVersion"].as_str(), other["spec"]["size"].as_i64()), (Some("example.com/v1beta1"), Some(1)));
-    let status = cluster.patch(&format!("{WIDGETS}/w/status"), "merge-patch", &json!({"spec": {"size": 5}, "status": {"ok": true}})).await.json;
-    assert_eq!((status["spec"]["size"].as_i64(), status["status"]["ok"].as_bool(), status["metadata"]["generation"].as_i64()), (Some(1), Some(true), Some(1)));
+    let status =
+        cluster.patch(&format!("{WIDGETS}/w/status"), "merge-patch", &json!({"spec": {"size": 5}, "status": {"ok": true}})).await.json;
+    assert_eq!(
+        (status["spec"]["size"].as_i64(), status["status"]["ok"].as_bool(), status["metadata"]["generation"].as_i64()),
+        (Some(1), Some(true), Some(1))
+    );
     assert_eq!(cluster.patch(&format!("{WIDGETS}/w"), "strategic-merge-patch", &json!({})).await.code, 415);
     let groups = cluster.get("/apis").await.json;
     assert!(groups["groups"].as_array().unwrap().iter().any(|g| g["name"] == "example.com"));
@@ -59,6 +63,8 @@ async fn a_definition_is_served_when_it_says_so_and_leaves_nothing_behind() {
     let mut watch = cluster.watch(&format!("{CRDS}?watch=1")).await;
     cluster.delete(&format!("{CRDS}/widgets.example.com"), &Value::Null).await;
     until(&mut watch, |e| e["type"] == "DELETED").await;
-    let left = ferrokube_store::Store::range(&*cluster.store, "/registry/example.com/".into(), "/registry/example.com0".into(), None, 0).await.unwrap();
+    let left = ferrokube_store::Store::range(&*cluster.store, "/registry/example.com/".into(), "/registry/example.com0".into(), None, 0)
+        .await
+        .unwrap();
     assert!(left.items.is_empty());
 }

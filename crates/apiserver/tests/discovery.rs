@@ -53,7 +53,9 @@ async fn every_resource_is_described_as_upstream_does() {
     assert!(checked > 100, "only {checked} resources and subresources compared");
     let theirs: Value = serde_json::from_str(&std::fs::read_to_string(folder.join("apis.json")).unwrap()).unwrap();
     let ours = cluster.get("/apis").await.json;
-    let names = |list: &Value| -> Vec<String> { list["groups"].as_array().unwrap().iter().map(|g| g["name"].as_str().unwrap().to_owned()).collect() };
+    let names = |list: &Value| -> Vec<String> {
+        list["groups"].as_array().unwrap().iter().map(|g| g["name"].as_str().unwrap().to_owned()).collect()
+    };
     let served = names(&ours);
     assert_eq!(served, names(&theirs).into_iter().filter(|n| served.contains(n)).collect::<Vec<_>>(), "groups in the order of upstream");
 }

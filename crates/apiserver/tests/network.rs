@@ -25,7 +25,10 @@ fn provider() -> Arc<rustls::crypto::CryptoProvider> {
 fn client(ca: &str, identity: Option<&Tls>, protocol: &[u8]) -> rustls::ClientConfig {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(ca.as_bytes()).unwrap()).unwrap();
-    let builder = rustls::ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().unwrap().with_root_certificates(roots);
+    let builder = rustls::ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots);
     let mut config = match identity {
         Some(tls) => {
             let chain = vec![CertificateDer::from_pem_slice(tls.certificate.as_bytes()).unwrap()];
@@ -81,7 +84,10 @@ async fn who_asks_decides_what_is_seen() {
     let mut jane = h1(&cluster, Some(&jane)).await;
     let (code, status) = get(&mut jane, "/api/v1/namespaces/default/secrets").await;
     assert_eq!(code, 403);
-    assert_eq!(status["message"], "secrets is forbidden: User \"jane\" cannot list resource \"secrets\" in API group \"\" in the namespace \"default\"");
+    assert_eq!(
+        status["message"],
+        "secrets is forbidden: User \"jane\" cannot list resource \"secrets\" in API group \"\" in the namespace \"default\""
+    );
     assert_eq!(get(&mut jane, "/apis").await.0, 200);
     let token = cluster.post("/api/v1/namespaces/default/serviceaccounts/default/token", &json!({"spec": {}})).await.json;
     let token = token["status"]["token"].as_str().unwrap();
@@ -96,7 +102,10 @@ async fn both_versions_of_http_are_served_with_the_headers_of_upstream() {
     let cluster = listening().await;
     let mut one = h1(&cluster, Some(&cluster.pki.admin)).await;
     let (code, headers, _) = answer(&mut one, request("GET", "/api/v1/nodes").body(Full::default()).unwrap()).await;
-    assert_eq!((code, headers["content-type"].to_str().unwrap(), headers["cache-control"].to_str().unwrap()), (200, "application/json", "no-cache, private"));
+    assert_eq!(
+        (code, headers["content-type"].to_str().unwrap(), headers["cache-control"].to_str().unwrap()),
+        (200, "application/json", "no-cache, private")
+    );
     assert!(headers.contains_key("audit-id") && headers.contains_key("content-length"));
     let stream = dial(&cluster, Some(&cluster.pki.admin), b"h2").await;
     let (mut two, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
@@ -122,7 +131,8 @@ async fn large_answers_are_compressed_for_those_who_take_it() {
 #[tokio::test]
 async fn a_certificate_is_replaced_without_a_restart() {
     let cluster = listening().await;
-    let served = async |cluster: &Cluster| dial(cluster, None, b"http/1.1").await.get_ref().1.peer_certificates().unwrap()[0].clone().into_owned();
+    let served =
+        async |cluster: &Cluster| dial(cluster, None, b"http/1.1").await.get_ref().1.peer_certificates().unwrap()[0].clone().into_owned();
     let before = served(&cluster).await;
     let fresh = cluster.pki.server_again().unwrap();
     cluster.running.server.set_certificate(&fresh).unwrap();
@@ -149,7 +159,8 @@ async fn kubelet(cluster: &Cluster) -> (SocketAddr, tokio::sync::mpsc::Receiver<
     let address = listener.local_addr().unwrap();
     let chain = vec![CertificateDer::from_pem_slice(cluster.pki.server.certificate.as_bytes()).unwrap()];
     let key = PrivateKeyDer::from_pem_slice(cluster.pki.server.key.as_bytes()).unwrap();
-    let config = rustls::ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().unwrap().with_no_client_auth();
+    let config =
+        rustls::ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().unwrap().with_no_client_auth();
     let acceptor = TlsAcceptor::from(Arc::new(config.with_single_cert(chain, key).unwrap()));
     let (heard, asked) = tokio::sync::mpsc::channel(4);
     tokio::spawn(async move {
@@ -218,7 +229,10 @@ async fn streams_that_cannot_be_had_say_why() {
     with_pod(&cluster, closed.port()).await;
     let exec = "/api/v1/namespaces/default/pods/p/exec";
     let down = cluster.get("/api/v1/namespaces/default/pods/p/log").await;
-    assert_eq!((down.code, down.message()), (500, format!("error dialing backend: dial tcp {closed}: connect: connection refused").as_str()));
+    assert_eq!(
+        (down.code, down.message()),
+        (500, format!("error dialing backend: dial tcp {closed}: connect: connection refused").as_str())
+    );
     assert_eq!(cluster.post(&format!("{exec}?stdout=true"), &Value::Null).await.code, 422, "no command");
     let wrong = cluster.post(&format!("{exec}?command=x&container=nope"), &Value::Null).await;
     assert_eq!((wrong.code, wrong.message()), (400, "container nope is not valid for pod p"));
@@ -243,7 +257,12 @@ async fn health_version_discovery_and_metrics_answer() {
     let document = cluster.send(common::admin(), "GET", "/apis", "", aggregated, Vec::new()).await;
     assert_eq!(document.headers()["content-type"], aggregated);
     assert!(document.headers().contains_key("etag"));
-    assert_eq!(cluster.get("/openapi/v3").await.json["paths"]["apis/apps/v1"]["serverRelativeURL"].as_str().map(|u| u.starts_with("/openapi/v3/apis/apps/v1?hash=")), Some(true));
+    assert_eq!(
+        cluster.get("/openapi/v3").await.json["paths"]["apis/apps/v1"]["serverRelativeURL"]
+            .as_str()
+            .map(|u| u.starts_with("/openapi/v3/apis/apps/v1?hash=")),
+        Some(true)
+    );
     assert!(cluster.get("/.well-known/openid-configuration").await.json["jwks_uri"].is_string());
     assert!(cluster.get("/metrics").await.text.contains("apiserver_storage_objects{resource=\"namespaces\"} 4"));
 }

@@ -51,7 +51,9 @@ async fn pages_from_the_store_are_those_from_memory() {
     let token = first["metadata"]["continue"].as_str().unwrap().to_owned();
     // More changes than memory keeps.
     for n in 0..300 {
-        cluster.put(&format!("{MAPS}/m4"), &json!({"metadata": {"name": "m4"}, "data": {"n": n.to_string(), "fill": "x".repeat(50_000)}})).await;
+        cluster
+            .put(&format!("{MAPS}/m4"), &json!({"metadata": {"name": "m4"}, "data": {"n": n.to_string(), "fill": "x".repeat(50_000)}}))
+            .await;
     }
     let second = cluster.get(&format!("{MAPS}?limit=2&continue={token}")).await.json;
     assert_eq!(names(&second), ["m2", "m3"]);
@@ -160,7 +162,8 @@ async fn initial_events_end_with_an_annotated_bookmark() {
 #[tokio::test]
 async fn a_watch_ends_in_time_with_a_last_bookmark() {
     let cluster = Cluster::start().await;
-    let mut watch = cluster.watch(&format!("{MAPS}?watch=1&allowWatchBookmarks=true&timeoutSeconds=3&fieldSelector=metadata.name%3Dnone")).await;
+    let mut watch =
+        cluster.watch(&format!("{MAPS}?watch=1&allowWatchBookmarks=true&timeoutSeconds=3&fieldSelector=metadata.name%3Dnone")).await;
     assert_eq!(watch.next().await.unwrap()["type"], "BOOKMARK");
     assert!(watch.next().await.is_none());
 }
@@ -170,11 +173,16 @@ async fn a_position_that_history_lacks_is_gone() {
     let cluster = Cluster::start().await;
     cluster.config_map("a", &json!({})).await;
     for n in 0..400 {
-        cluster.put(&format!("{MAPS}/a"), &json!({"metadata": {"name": "a"}, "data": {"n": n.to_string(), "fill": "x".repeat(50_000)}})).await;
+        cluster
+            .put(&format!("{MAPS}/a"), &json!({"metadata": {"name": "a"}, "data": {"n": n.to_string(), "fill": "x".repeat(50_000)}}))
+            .await;
     }
     let mut watch = cluster.watch(&format!("{MAPS}?watch=1&resourceVersion=1")).await;
     let event = watch.next().await.unwrap();
-    assert_eq!((event["type"].as_str(), event["object"]["code"].as_u64(), event["object"]["reason"].as_str()), (Some("ERROR"), Some(410), Some("Expired")));
+    assert_eq!(
+        (event["type"].as_str(), event["object"]["code"].as_u64(), event["object"]["reason"].as_str()),
+        (Some("ERROR"), Some(410), Some("Expired"))
+    );
     assert!(watch.next().await.is_none());
 }
 

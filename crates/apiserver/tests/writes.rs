@@ -105,7 +105,12 @@ async fn a_patch_that_does_not_fit_is_shown_back() {
     for (kind, shown) in [("merge-patch", "replicas"), ("strategic-merge-patch", "map[spec:map[replicas:three]]")] {
         let refused = cluster.patch(uri, kind, &wrong).await;
         assert_eq!(refused.code, 422, "{}", refused.text);
-        assert!(refused.message().starts_with(" \"\" is invalid: patch: Invalid value: ") && refused.text.contains("json: cannot unmarshal string"), "{}", refused.text);
+        assert!(
+            refused.message().starts_with(" \"\" is invalid: patch: Invalid value: ")
+                && refused.text.contains("json: cannot unmarshal string"),
+            "{}",
+            refused.text
+        );
         assert!(refused.message().contains(shown), "{}", refused.text);
     }
     let unknown = cluster.patch(&format!("{uri}?fieldValidation=Strict"), "merge-patch", &json!({"spec": {"nope": 1}})).await;
@@ -132,7 +137,10 @@ async fn a_view_of_a_pod_changes_only_its_part() {
     let debugged = cluster.put(&format!("{uri}/ephemeralcontainers"), &body).await;
     assert_eq!(debugged.code, 200, "{}", debugged.text);
     let spec = &debugged.json["spec"];
-    assert_eq!((&spec["containers"], spec["ephemeralContainers"][0]["terminationMessagePolicy"].as_str()), (&made.json["spec"]["containers"], Some("File")));
+    assert_eq!(
+        (&spec["containers"], spec["ephemeralContainers"][0]["terminationMessagePolicy"].as_str()),
+        (&made.json["spec"]["containers"], Some("File"))
+    );
     assert_eq!(debugged.json["metadata"].get("labels"), made.json["metadata"].get("labels"));
     let mut gone = debugged.json.clone();
     gone["spec"]["ephemeralContainers"] = json!([{"name": "another", "image": "tools"}]);
@@ -141,7 +149,12 @@ async fn a_view_of_a_pod_changes_only_its_part() {
     let mut more = debugged.json.clone();
     more["spec"]["containers"] = json!([more["spec"]["containers"][0], {"name": "second", "image": "x"}]);
     let refused = cluster.put(&format!("{uri}/resize"), &more).await;
-    assert_eq!((refused.code, refused.message().contains("containers may not be added or removed on resize")), (422, true), "{}", refused.text);
+    assert_eq!(
+        (refused.code, refused.message().contains("containers may not be added or removed on resize")),
+        (422, true),
+        "{}",
+        refused.text
+    );
 }
 
 #[tokio::test]
@@ -154,7 +167,9 @@ async fn the_four_kinds_of_patch_work() {
     assert_eq!((applied.code, applied.json["metadata"]["generation"].as_i64()), (201, Some(1)), "{}", applied.text);
     let again = cluster.patch(&format!("{uri}?fieldManager=me"), "apply", &deployment).await;
     assert_eq!((again.code, again.version()), (200, applied.version()));
-    let merged = cluster.patch(uri, "strategic-merge-patch", &json!({"spec": {"template": {"spec": {"containers": [{"name": "d", "image": "two"}]}}}})).await;
+    let merged = cluster
+        .patch(uri, "strategic-merge-patch", &json!({"spec": {"template": {"spec": {"containers": [{"name": "d", "image": "two"}]}}}}))
+        .await;
     assert_eq!(merged.json["spec"]["template"]["spec"]["containers"].as_array().unwrap().len(), 2);
     assert_eq!(merged.json["metadata"]["generation"], 2);
     let by_json = cluster.patch(uri, "json-patch", &json!([{"op": "replace", "path": "/spec/replicas", "value": 4}])).await;
@@ -165,7 +180,12 @@ async fn the_four_kinds_of_patch_work() {
     let mut other = deployment.clone();
     other["spec"]["template"]["spec"]["containers"][0]["image"] = json!("three");
     let conflict = cluster.patch(&format!("{uri}?fieldManager=you"), "apply", &other).await;
-    assert_eq!((conflict.code, conflict.json["details"]["causes"][0]["reason"].as_str()), (409, Some("FieldManagerConflict")), "{}", conflict.text);
+    assert_eq!(
+        (conflict.code, conflict.json["details"]["causes"][0]["reason"].as_str()),
+        (409, Some("FieldManagerConflict")),
+        "{}",
+        conflict.text
+    );
     let forced = cluster.patch(&format!("{uri}?fieldManager=you&force=true"), "apply", &other).await;
     assert_eq!(forced.code, 200);
     assert_eq!(cluster.patch(uri, "apply", &deployment).await.code, 422, "apply without a manager");
@@ -192,7 +212,10 @@ async fn views_write_only_their_part() {
     assert_eq!((main["spec"]["replicas"].as_i64(), main["status"]["readyReplicas"].as_i64()), (Some(9), Some(1)));
     assert_eq!(main["metadata"]["generation"], 2);
     let scale = cluster.get(&format!("{uri}/scale")).await.json;
-    assert_eq!((scale["kind"].as_str(), scale["spec"]["replicas"].as_i64(), scale["status"]["selector"].as_str()), (Some("Scale"), Some(9), Some("a=b")));
+    assert_eq!(
+        (scale["kind"].as_str(), scale["spec"]["replicas"].as_i64(), scale["status"]["selector"].as_str()),
+        (Some("Scale"), Some(9), Some("a=b"))
+    );
     let scaled = cluster.patch(&format!("{uri}/scale"), "merge-patch", &json!({"spec": {"replicas": 3}})).await;
     assert_eq!((scaled.code, scaled.json["spec"]["replicas"].as_i64()), (200, Some(3)), "{}", scaled.text);
     assert_eq!(cluster.get(uri).await.json["spec"]["replicas"], 3);
@@ -267,7 +290,10 @@ async fn services_get_addresses_of_their_own() {
     let a = cluster.post(services, &service("a", json!({}))).await.json;
     let ip = a["spec"]["clusterIP"].as_str().unwrap().to_owned();
     assert!(ip.starts_with("10.96."));
-    assert_eq!((a["spec"]["clusterIPs"].clone(), a["spec"]["ipFamilies"].clone(), a["spec"]["ipFamilyPolicy"].clone()), (json!([ip]), json!(["IPv4"]), json!("SingleStack")));
+    assert_eq!(
+        (a["spec"]["clusterIPs"].clone(), a["spec"]["ipFamilies"].clone(), a["spec"]["ipFamilyPolicy"].clone()),
+        (json!([ip]), json!(["IPv4"]), json!("SingleStack"))
+    );
     let taken = cluster.post(services, &service("b", json!({"clusterIP": ip}))).await;
     assert_eq!((taken.code, taken.json["details"]["causes"][0]["field"].as_str()), (422, Some("spec.clusterIPs")), "{}", taken.text);
     assert!(taken.message().contains("provided IP is already allocated"), "{}", taken.message());
@@ -279,7 +305,11 @@ async fn services_get_addresses_of_their_own() {
     let back = cluster.patch(&format!("{services}/n"), "merge-patch", &json!({"spec": {"type": "ClusterIP"}})).await.json;
     assert!(back["spec"]["ports"][0].get("nodePort").is_none());
     let wrong = cluster.post(services, &service("w", json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": 80}]}))).await;
-    assert!(wrong.message().contains("provided port is not in the valid range. The range of valid ports is 30000-32767"), "{}", wrong.message());
+    assert!(
+        wrong.message().contains("provided port is not in the valid range. The range of valid ports is 30000-32767"),
+        "{}",
+        wrong.message()
+    );
     let headless = cluster.post(services, &service("h", json!({"clusterIP": "None"}))).await.json;
     assert_eq!(headless["spec"]["clusterIPs"], json!(["None"]));
 }
@@ -307,13 +337,20 @@ async fn an_eviction_asks_the_disruption_budget() {
     let running = json!({"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}});
     assert_eq!(cluster.patch(&format!("{pods}/p/status"), "merge-patch", &running).await.code, 200);
     let budgets = "/apis/policy/v1/namespaces/default/poddisruptionbudgets";
-    let budget = cluster.post(budgets, &json!({"metadata": {"name": "b"}, "spec": {"minAvailable": 1, "selector": {"matchLabels": {"app": "p"}}}})).await;
+    let budget = cluster
+        .post(budgets, &json!({"metadata": {"name": "b"}, "spec": {"minAvailable": 1, "selector": {"matchLabels": {"app": "p"}}}}))
+        .await;
     assert_eq!(budget.code, 201, "{}", budget.text);
     let status = |allowed: i64| json!({"status": {"observedGeneration": 1, "disruptionsAllowed": allowed, "currentHealthy": 1, "desiredHealthy": 1, "expectedPods": 1}});
     assert_eq!(cluster.patch(&format!("{budgets}/b/status"), "merge-patch", &status(0)).await.code, 200);
     let eviction = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "p"}});
     let refused = cluster.post(&format!("{pods}/p/eviction"), &eviction).await;
-    assert_eq!((refused.code, refused.message()), (429, "Cannot evict pod as it would violate the pod's disruption budget."), "{}", refused.text);
+    assert_eq!(
+        (refused.code, refused.message()),
+        (429, "Cannot evict pod as it would violate the pod's disruption budget."),
+        "{}",
+        refused.text
+    );
     cluster.patch(&format!("{budgets}/b/status"), "merge-patch", &status(1)).await;
     assert_eq!(cluster.post(&format!("{pods}/p/eviction"), &eviction).await.code, 201);
     assert!(cluster.get(&format!("{pods}/p")).await.json["metadata"]["deletionTimestamp"].is_string());

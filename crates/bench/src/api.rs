@@ -171,7 +171,8 @@ fn request(room: &Room, step: Step, subject: Subject, worker: usize, serial: usi
         }
         Step::MergePatch | Step::StrategicPatch => {
             let kind = if step == Step::MergePatch { "merge-patch" } else { "strategic-merge-patch" };
-            let content_type = if kind == "merge-patch" { "application/merge-patch+json" } else { "application/strategic-merge-patch+json" };
+            let content_type =
+                if kind == "merge-patch" { "application/merge-patch+json" } else { "application/strategic-merge-patch+json" };
             Call { content_type, ..Call::new(Method::PATCH, object(&own), subject.patch(serial)) }
         }
         Step::Apply => {

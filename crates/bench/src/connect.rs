@@ -68,7 +68,8 @@ impl Call {
     }
 
     fn request(self) -> anyhow::Result<Request<Bytes>> {
-        let mut request = Request::builder().method(self.method).uri(self.path).header("accept", self.accept).header("user-agent", "ferrokube-bench");
+        let mut request =
+            Request::builder().method(self.method).uri(self.path).header("accept", self.accept).header("user-agent", "ferrokube-bench");
         if !self.body.is_empty() {
             request = request.header("content-type", self.content_type);
         }

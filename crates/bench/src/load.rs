@@ -128,7 +128,8 @@ impl Outcome {
 }
 
 /// The columns of [`Outcome::show`].
-pub(crate) const COLUMNS: [&str; 10] = ["work", "workers", "per s", "p50", "p99", "p99.9", "MB/s", "server CPU each", "server RSS", "errors"];
+pub(crate) const COLUMNS: [&str; 10] =
+    ["work", "workers", "per s", "p50", "p99", "p99.9", "MB/s", "server CPU each", "server RSS", "errors"];
 
 #[cfg(test)]
 mod tests {

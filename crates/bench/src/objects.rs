@@ -39,12 +39,15 @@ impl Subject {
         match self {
             Subject::ConfigMap => {
                 let filling = "x".repeat(1024);
-                format!(r#"{{"apiVersion":"v1","kind":"ConfigMap","metadata":{metadata},"data":{{"mark":"{mark}","filling":"{filling}"}}}}"#)
+                format!(
+                    r#"{{"apiVersion":"v1","kind":"ConfigMap","metadata":{metadata},"data":{{"mark":"{mark}","filling":"{filling}"}}}}"#
+                )
             }
             Subject::Pod => format!(r#"{{"apiVersion":"v1","kind":"Pod","metadata":{metadata},"spec":{}}}"#, pod_spec()),
             Subject::Lease => {
                 let micros = mark % 1_000_000;
-                let spec = format!(r#"{{"holderIdentity":"{name}","leaseDurationSeconds":40,"renewTime":"2026-01-01T00:00:00.{micros:06}Z"}}"#);
+                let spec =
+                    format!(r#"{{"holderIdentity":"{name}","leaseDurationSeconds":40,"renewTime":"2026-01-01T00:00:00.{micros:06}Z"}}"#);
                 format!(r#"{{"apiVersion":"coordination.k8s.io/v1","kind":"Lease","metadata":{metadata},"spec":{spec}}}"#)
             }
         }

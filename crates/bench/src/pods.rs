@@ -110,7 +110,13 @@ fn pod(args: &Args, name: &str) -> serde_json::Value {
 }
 
 /// Creates pods at once; how long each took from the first request until it was Ready.
-async fn start(args: &Args, room: &Room, names: &[String], events: &mut mpsc::Receiver<Seen>, patience: Duration) -> anyhow::Result<Vec<Duration>> {
+async fn start(
+    args: &Args,
+    room: &Room,
+    names: &[String],
+    events: &mut mpsc::Receiver<Seen>,
+    patience: Duration,
+) -> anyhow::Result<Vec<Duration>> {
     let path = Subject::Pod.path(&room.namespace);
     let at = Instant::now();
     let requests = names.iter().enumerate().map(|(lane, name)| {
@@ -125,13 +131,22 @@ async fn start(args: &Args, room: &Room, names: &[String], events: &mut mpsc::Re
 async fn stop(room: &Room, names: &[String], events: &mut mpsc::Receiver<Seen>, patience: Duration) -> anyhow::Result<Vec<Duration>> {
     let path = Subject::Pod.path(&room.namespace);
     let at = Instant::now();
-    let requests = names.iter().enumerate().map(|(lane, name)| room.server.ok(lane, Call::new(Method::DELETE, format!("{path}/{name}"), Bytes::new())));
+    let requests = names
+        .iter()
+        .enumerate()
+        .map(|(lane, name)| room.server.ok(lane, Call::new(Method::DELETE, format!("{path}/{name}"), Bytes::new())));
     futures_util::future::try_join_all(requests).await?;
     wait(names, &Moment::Gone, at, events, patience).await
 }
 
 /// Waits until each of `names` has come to a moment.
-async fn wait(names: &[String], what: &Moment, since: Instant, events: &mut mpsc::Receiver<Seen>, patience: Duration) -> anyhow::Result<Vec<Duration>> {
+async fn wait(
+    names: &[String],
+    what: &Moment,
+    since: Instant,
+    events: &mut mpsc::Receiver<Seen>,
+    patience: Duration,
+) -> anyhow::Result<Vec<Duration>> {
     let mut open: HashMap<&str, Moment> = names.iter().map(|n| (n.as_str(), Moment::Created)).collect();
     let mut took = Vec::new();
     let deadline = tokio::time::Instant::from_std(since + patience);

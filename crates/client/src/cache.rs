@@ -75,12 +75,7 @@ impl Caches {
 
     /// The cache of the objects of a kind that match; group, version and resource are filled in from the type.
     pub fn select<R: Resource>(&self, selection: Selection) -> Cache<R> {
-        let selection = Selection {
-            group: R::GROUP.into(),
-            version: R::VERSION.into(),
-            resource: R::RESOURCE.into(),
-            ..selection
-        };
+        let selection = Selection { group: R::GROUP.into(), version: R::VERSION.into(), resource: R::RESOURCE.into(), ..selection };
         Cache { shared: self.shared(selection), kind: PhantomData }
     }
 

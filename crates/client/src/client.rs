@@ -46,11 +46,8 @@ impl Target {
 
     /// The path of the request.
     pub fn path(&self) -> String {
-        let mut path = if self.group.is_empty() {
-            format!("/api/{}", self.version)
-        } else {
-            format!("/apis/{}/{}", self.group, self.version)
-        };
+        let mut path =
+            if self.group.is_empty() { format!("/api/{}", self.version) } else { format!("/apis/{}/{}", self.group, self.version) };
         if !self.namespace.is_empty() {
             path.push_str("/namespaces/");
             path.push_str(&self.namespace);

@@ -152,10 +152,7 @@ impl Writer {
             type_: Some(note.kind.as_str().into()),
             reason: Some(note.reason.clone()),
             message: Some(note.message.clone()),
-            source: Some(EventSource {
-                component: Some(self.component.clone()),
-                host: Some(self.host.clone()).filter(|h| !h.is_empty()),
-            }),
+            source: Some(EventSource { component: Some(self.component.clone()), host: Some(self.host.clone()).filter(|h| !h.is_empty()) }),
             first_timestamp: Some(at.clone()),
             last_timestamp: Some(at),
             count: Some(1),

@@ -335,12 +335,16 @@ impl Watcher {
         self.emit(Change::Restart).await;
         self.known.clear();
         loop {
-            let more = format!("limit=500{}", if token.is_empty() { String::new() } else { format!("&continue={}", crate::client::percent_encoded(&token)) });
+            let more = format!(
+                "limit=500{}",
+                if token.is_empty() { String::new() } else { format!("&continue={}", crate::client::percent_encoded(&token)) }
+            );
             let response = self.transport.send(self.request(&self.path(&more))?).await?;
             if !response.status().is_success() {
                 return Err(crate::client::failure(&response));
             }
-            let list: ListPage = serde_json::from_slice(response.body()).map_err(|source| crate::Error::Decode { what: "a list", source })?;
+            let list: ListPage =
+                serde_json::from_slice(response.body()).map_err(|source| crate::Error::Decode { what: "a list", source })?;
             let (api_version, kind) = (list.api_version, list.kind.strip_suffix("List").unwrap_or(&list.kind).to_owned());
             for item in list.items {
                 let json = with_type(item.get(), &api_version, &kind);

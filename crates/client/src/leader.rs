@@ -104,11 +104,7 @@ impl Election {
         let same = old.holder_identity.as_deref() == Some(&self.identity);
         let transitions = old.lease_transitions.unwrap_or(0);
         Lease {
-            metadata: ObjectMeta {
-                name: Some(self.name.clone()),
-                namespace: Some(self.namespace.clone()),
-                ..ObjectMeta::default()
-            },
+            metadata: ObjectMeta { name: Some(self.name.clone()), namespace: Some(self.namespace.clone()), ..ObjectMeta::default() },
             spec: Some(LeaseSpec {
                 acquire_time: if same { old.acquire_time } else { Some(now.clone()) },
                 lease_transitions: Some(if same || old.holder_identity.is_none() { transitions } else { transitions + 1 }),

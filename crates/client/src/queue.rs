@@ -239,7 +239,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn closing_ends_every_waiting_worker() {
         let queue: Queue<&str> = Queue::new();
-        let workers: Vec<_> = (0..3).map(|_| tokio::spawn({ let q = queue.clone(); async move { q.next().await } })).collect();
+        let workers: Vec<_> = (0..3)
+            .map(|_| {
+                tokio::spawn({
+                    let q = queue.clone();
+                    async move { q.next().await }
+                })
+            })
+            .collect();
         tokio::task::yield_now().await;
         queue.close();
         for worker in workers {

@@ -38,7 +38,9 @@ fn played() -> (Arc<Played>, Caches, mpsc::UnboundedSender<Change>) {
 }
 
 fn map(name: &str, revision: u64) -> Arc<Object> {
-    let json = format!(r#"{{"apiVersion":"v1","kind":"ConfigMap","metadata":{{"name":"{name}","namespace":"a","uid":"u-{name}","resourceVersion":"{revision}"}}}}"#);
+    let json = format!(
+        r#"{{"apiVersion":"v1","kind":"ConfigMap","metadata":{{"name":"{name}","namespace":"a","uid":"u-{name}","resourceVersion":"{revision}"}}}}"#
+    );
     Arc::new(Object::from_json(Bytes::from(json)).unwrap())
 }
 

@@ -44,7 +44,8 @@ pub(crate) async fn all(client: &Client) -> Result<(Vec<ApiResource>, Vec<String
     read(client, "/api/v1", "", "v1", &mut resources, &mut failed).await;
     let groups = get(client, "/apis").await?;
     for group in groups["groups"].as_array().into_iter().flatten() {
-        let (name, version) = (group["name"].as_str().unwrap_or_default(), group["preferredVersion"]["version"].as_str().unwrap_or_default());
+        let (name, version) =
+            (group["name"].as_str().unwrap_or_default(), group["preferredVersion"]["version"].as_str().unwrap_or_default());
         read(client, &format!("/apis/{name}/{version}"), name, version, &mut resources, &mut failed).await;
     }
     Ok((resources, failed))

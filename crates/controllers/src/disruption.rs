@@ -62,7 +62,14 @@ pub(crate) async fn run(context: Context) {
     all.deployments.on_change(resized(&queue, &all.budgets));
     all.stateful.on_change(resized(&queue, &all.budgets));
     all.controllers.on_change(resized(&queue, &all.budgets));
-    tokio::join!(all.budgets.synced(), all.pods.synced(), all.sets.synced(), all.deployments.synced(), all.stateful.synced(), all.controllers.synced());
+    tokio::join!(
+        all.budgets.synced(),
+        all.pods.synced(),
+        all.sets.synced(),
+        all.deployments.synced(),
+        all.stateful.synced(),
+        all.controllers.synced()
+    );
     let reconcile = |key: ObjectKey| all.reconcile(key);
     controller::run::<_, Error, _, _>("disruption", queue, 1, reconcile).await;
 }
@@ -78,7 +85,11 @@ impl Budgets {
         let Some(budget) = self.budgets.get(&key.namespace, &key.name) else { return Ok(Next::Wait) };
         let selector = budget.spec.as_ref().and_then(|s| s.selector.clone());
         let candidates = self.pods.objects_in(&key.namespace);
-        let pods: Vec<Pod> = candidates.iter().filter_map(|o| decoded::<Pod>(o)).filter(|p| selector.as_ref().is_some_and(|s| matches(s, p.metadata.labels.as_ref()))).collect();
+        let pods: Vec<Pod> = candidates
+            .iter()
+            .filter_map(|o| decoded::<Pod>(o))
+            .filter(|p| selector.as_ref().is_some_and(|s| matches(s, p.metadata.labels.as_ref())))
+            .collect();
         if pods.is_empty() {
             self.context.recorder.about(&budget, EventType::Normal, "NoPods", "No matching pods found");
         }
@@ -87,7 +98,12 @@ impl Budgets {
         let (status, again) = match scale {
             Ok(scale) => plan(&budget, &pods, scale, now),
             Err(message) => {
-                self.context.recorder.about(&budget, EventType::Warning, "CalculateExpectedPodCountFailed", format!("Failed to calculate the number of expected pods: {message}"));
+                self.context.recorder.about(
+                    &budget,
+                    EventType::Warning,
+                    "CalculateExpectedPodCountFailed",
+                    format!("Failed to calculate the number of expected pods: {message}"),
+                );
                 let mut status = budget.status.clone().unwrap_or_default();
                 status.disruptions_allowed = Some(0);
                 note(&mut status, budget.metadata.generation, "False", "SyncFailed", &message, now);
@@ -125,7 +141,8 @@ impl Budgets {
         match owner.kind.as_str() {
             "ReplicaSet" => {
                 if let Some(set) = self.sets.get(namespace, &owner.name).filter(|s| same(s.uid())) {
-                    let above = set.metadata.owner_references.iter().flatten().find(|r| r.controller == Some(true) && r.kind == "Deployment");
+                    let above =
+                        set.metadata.owner_references.iter().flatten().find(|r| r.controller == Some(true) && r.kind == "Deployment");
                     if let Some(deployment) = above.and_then(|r| self.deployments.get(namespace, &r.name).filter(|d| d.uid() == r.uid)) {
                         return Ok((deployment.uid().to_owned(), deployment.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1)));
                     }
@@ -152,7 +169,8 @@ impl Budgets {
         let (resources, _) = crate::discovery::all(&self.context.client).await.map_err(|e| e.to_string())?;
         let found = resources.iter().find(|r| r.group == group && r.kind == owner.kind);
         let resource = found.ok_or_else(|| format!("no matches for kind {:?} in version {:?}", owner.kind, owner.api_version))?;
-        let target = Target { version: version.into(), namespace: namespace.into(), name: owner.name.clone(), ..resource.target() }.sub("scale");
+        let target =
+            Target { version: version.into(), namespace: namespace.into(), name: owner.name.clone(), ..resource.target() }.sub("scale");
         match self.context.client.request(Method::GET, &target, "", None).await {
             Ok(scale) => Ok((owner.uid.clone(), scale["spec"]["replicas"].as_i64().and_then(|n| i32::try_from(n).ok()).unwrap_or(0))),
             Err(_) => Err(format!("{}.{} does not implement the scale subresource", resource.resource, resource.group)),
@@ -241,10 +259,15 @@ mod tests {
             (json!({"minAvailable": 1}), json!({"a": "2025-12-31T23:00:00Z"}), (4, 1, 3, 2)),
         ];
         for (spec, disrupted, expected) in cases {
-            let budget: PodDisruptionBudget = serde_json::from_value(json!({"metadata": {}, "spec": spec, "status": {"disruptedPods": disrupted}})).unwrap();
+            let budget: PodDisruptionBudget =
+                serde_json::from_value(json!({"metadata": {}, "spec": spec, "status": {"disruptedPods": disrupted}})).unwrap();
             let (status, _) = plan(&budget, &pods, 4, now);
             let n = |v: Option<i32>| v.unwrap();
-            assert_eq!((n(status.expected_pods), n(status.desired_healthy), n(status.current_healthy), n(status.disruptions_allowed)), expected, "{spec}");
+            assert_eq!(
+                (n(status.expected_pods), n(status.desired_healthy), n(status.current_healthy), n(status.disruptions_allowed)),
+                expected,
+                "{spec}"
+            );
         }
     }
 }

@@ -92,12 +92,14 @@ pub(crate) fn selected(service: &Service, pods: &Cache<Pod>) -> Vec<Pod> {
 impl Slices {
     async fn reconcile(&self, key: ObjectKey) -> Result<Next, Error> {
         let service = self.services.get(&key.namespace, &key.name);
-        let wants = service.as_ref().and_then(|s| s.spec.as_ref()).is_some_and(|s| {
-            s.selector.as_ref().is_some_and(|m| !m.is_empty()) && s.type_.as_deref() != Some("ExternalName")
-        });
+        let wants = service
+            .as_ref()
+            .and_then(|s| s.spec.as_ref())
+            .is_some_and(|s| s.selector.as_ref().is_some_and(|m| !m.is_empty()) && s.type_.as_deref() != Some("ExternalName"));
         // Slices of a service that is gone go with it, through the garbage collector.
         let Some(service) = service.filter(|s| wants && s.metadata.deletion_timestamp.is_none()) else { return Ok(Next::Wait) };
-        let own: Vec<EndpointSlice> = self.by_service.get(&format!("{}/{}", key.namespace, key.name)).iter().filter_map(|o| decoded(o)).collect();
+        let own: Vec<EndpointSlice> =
+            self.by_service.get(&format!("{}/{}", key.namespace, key.name)).iter().filter_map(|o| decoded(o)).collect();
         let own = own.into_iter().filter(|s| label(s, MANAGED_BY) == Some(MANAGER)).collect();
         let pods = selected(&service, &self.pods);
         let zone = |node: &str| self.nodes.object("", node).and_then(|n| n.label(ZONE).map(str::to_owned));
@@ -116,7 +118,11 @@ impl Slices {
                 other => other.map(drop),
             },
             Change::Update(slice) => client.update(&*slice).await.map(drop),
-            Change::Delete(slice) => client.delete::<EndpointSlice>(slice.namespace(), slice.name(), &DeleteOptions::of_uid(slice.uid())).await.optional().map(drop),
+            Change::Delete(slice) => client
+                .delete::<EndpointSlice>(slice.namespace(), slice.name(), &DeleteOptions::of_uid(slice.uid()))
+                .await
+                .optional()
+                .map(drop),
         }
     }
 }
@@ -240,7 +246,12 @@ fn refreshed(service: &Service, mut slice: EndpointSlice) -> EndpointSlice {
 }
 
 fn made(service: &Service, family: &str, ports: &Ports, endpoints: Vec<Endpoint>) -> EndpointSlice {
-    let trigger = service.metadata.annotations.as_ref().and_then(|a| a.get(LAST_CHANGE)).map(|t| BTreeMap::from([(LAST_CHANGE.to_owned(), t.clone())]));
+    let trigger = service
+        .metadata
+        .annotations
+        .as_ref()
+        .and_then(|a| a.get(LAST_CHANGE))
+        .map(|t| BTreeMap::from([(LAST_CHANGE.to_owned(), t.clone())]));
     EndpointSlice {
         metadata: ObjectMeta {
             generate_name: Some(format!("{}-", service.name())),
@@ -308,7 +319,9 @@ pub(crate) fn target_port(port: &ServicePort, pod: &Pod) -> Option<i32> {
             let sidecars = spec.init_containers.iter().flatten().filter(|c| c.restart_policy.as_deref() == Some("Always"));
             let ports = spec.containers.iter().chain(sidecars).flat_map(|c| c.ports.iter().flatten());
             let protocol = port.protocol.as_deref().unwrap_or("TCP");
-            let named = |p: &&k8s_openapi::api::core::v1::ContainerPort| p.name.as_ref() == Some(name) && p.protocol.as_deref().unwrap_or("TCP") == protocol;
+            let named = |p: &&k8s_openapi::api::core::v1::ContainerPort| {
+                p.name.as_ref() == Some(name) && p.protocol.as_deref().unwrap_or("TCP") == protocol
+            };
             ports.into_iter().find(named).map(|p| p.container_port)
         }
     }

@@ -21,7 +21,8 @@ const MANAGER: &str = "endpoint-controller";
 /// Runs the controller.
 pub(crate) async fn run(context: Context) {
     let queue: Queue<ObjectKey> = Queue::new();
-    let (services, pods, endpoints): (Cache<Service>, Cache<Pod>, Cache<Endpoints>) = (context.caches.of(), context.caches.of(), context.caches.of());
+    let (services, pods, endpoints): (Cache<Service>, Cache<Pod>, Cache<Endpoints>) =
+        (context.caches.of(), context.caches.of(), context.caches.of());
     let add = queue.clone();
     services.on_change(move |d| add.add(d.key().clone()));
     let add = queue.clone();
@@ -85,24 +86,32 @@ fn plan(service: &Service, pods: &[Pod]) -> Endpoints {
     let publish = spec.publish_not_ready_addresses.unwrap_or(false);
     let headless = spec.cluster_ip.as_deref() == Some("None");
     let mut groups: BTreeMap<String, EndpointSubset> = BTreeMap::new();
-    let mut sorted: Vec<(&Pod, String)> = pods.iter().filter(|p| publish || p.metadata.deletion_timestamp.is_none()).filter_map(|p| Some((p, address(p, family)?))).collect();
+    let mut sorted: Vec<(&Pod, String)> =
+        pods.iter().filter(|p| publish || p.metadata.deletion_timestamp.is_none()).filter_map(|p| Some((p, address(p, family)?))).collect();
     sorted.sort_by(|a, b| a.1.cmp(&b.1));
     let cut = sorted.len() > MOST;
     sorted.truncate(MOST);
     for (pod, ip) in sorted {
-        let ports: Vec<EndpointPort> = spec.ports.iter().flatten().filter_map(|p| {
-            Some(EndpointPort {
-                name: p.name.clone().filter(|n| !n.is_empty()),
-                port: target_port(p, pod)?,
-                protocol: Some(p.protocol.clone().unwrap_or_else(|| "TCP".into())),
-                app_protocol: p.app_protocol.clone(),
+        let ports: Vec<EndpointPort> = spec
+            .ports
+            .iter()
+            .flatten()
+            .filter_map(|p| {
+                Some(EndpointPort {
+                    name: p.name.clone().filter(|n| !n.is_empty()),
+                    port: target_port(p, pod)?,
+                    protocol: Some(p.protocol.clone().unwrap_or_else(|| "TCP".into())),
+                    app_protocol: p.app_protocol.clone(),
+                })
             })
-        }).collect();
+            .collect();
         if ports.is_empty() && !headless {
             continue;
         }
         let key = serde_json::to_string(&ports).unwrap_or_default();
-        let subset = groups.entry(key).or_insert_with(|| EndpointSubset { ports: Some(ports).filter(|p| !p.is_empty()), ..EndpointSubset::default() });
+        let subset = groups
+            .entry(key)
+            .or_insert_with(|| EndpointSubset { ports: Some(ports).filter(|p| !p.is_empty()), ..EndpointSubset::default() });
         let list = if publish || is_ready(pod) { &mut subset.addresses } else { &mut subset.not_ready_addresses };
         list.get_or_insert_default().push(entry(service, pod, ip));
     }
@@ -127,7 +136,10 @@ fn entry(service: &Service, pod: &Pod, ip: String) -> EndpointAddress {
     let spec = pod.spec.as_ref();
     EndpointAddress {
         ip,
-        hostname: spec.filter(|s| s.subdomain.as_deref() == Some(service.name())).and_then(|s| s.hostname.clone()).filter(|h| !h.is_empty()),
+        hostname: spec
+            .filter(|s| s.subdomain.as_deref() == Some(service.name()))
+            .and_then(|s| s.hostname.clone())
+            .filter(|h| !h.is_empty()),
         node_name: spec.and_then(|s| s.node_name.clone()),
         target_ref: Some(ObjectReference {
             kind: Some("Pod".into()),

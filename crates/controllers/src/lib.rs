@@ -153,7 +153,8 @@ mod tests {
 
     #[test]
     fn the_controllers_flag_selects_as_upstream() {
-        let cases = [("*", true, true), ("*", false, false), ("*,x", false, true), ("*,-x", true, false), ("y", true, false), ("x", false, true)];
+        let cases =
+            [("*", true, true), ("*", false, false), ("*,x", false, true), ("*,-x", true, false), ("y", true, false), ("x", false, true)];
         for (flag, default, expected) in cases {
             let selection: Vec<String> = flag.split(',').map(str::to_owned).collect();
             assert_eq!(selected(&selection, "x", default), expected, "{flag} {default}");

@@ -80,7 +80,11 @@ async fn end(client: &Client, name: &str) -> Result<Next, Error> {
         finalize(client, namespace).await?;
         return Ok(Next::Wait);
     }
-    let again = if remaining.grace > 0 { Duration::from_secs(u64::try_from(remaining.grace / 2 + 1).unwrap_or(1)) } else { Duration::from_millis(100) };
+    let again = if remaining.grace > 0 {
+        Duration::from_secs(u64::try_from(remaining.grace / 2 + 1).unwrap_or(1))
+    } else {
+        Duration::from_millis(100)
+    };
     Ok(Next::After(again.min(AGAIN)))
 }
 
@@ -104,7 +108,9 @@ async fn empty(client: &Client, resource: &ApiResource, namespace: &str, remaini
         for finalizer in item["metadata"]["finalizers"].as_array().into_iter().flatten().filter_map(Value::as_str) {
             *remaining.finalizers.entry(finalizer.to_owned()).or_default() += 1;
         }
-        if resource.resource == "pods" && let Ok(pod) = serde_json::from_value::<Pod>(item.clone()) {
+        if resource.resource == "pods"
+            && let Ok(pod) = serde_json::from_value::<Pod>(item.clone())
+        {
             remaining.grace = remaining.grace.max(pod.metadata.deletion_grace_period_seconds.unwrap_or(0));
         }
     }
@@ -121,14 +127,27 @@ async fn list(client: &Client, target: &Target) -> Result<Vec<Value>, Error> {
 
 fn conditions(remaining: &Remaining) -> Vec<(&'static str, bool, &'static str, &'static str, String)> {
     let counted = |map: &BTreeMap<String, usize>, word: &str| {
-        let parts: Vec<String> = map.iter().map(|(k, n)| format!("{k} {word}{n} {}", if word.is_empty() { "" } else { "resource instances" })).collect();
+        let parts: Vec<String> =
+            map.iter().map(|(k, n)| format!("{k} {word}{n} {}", if word.is_empty() { "" } else { "resource instances" })).collect();
         parts.join(", ")
     };
     let content = format!("Some resources are remaining: {}", counted(&remaining.objects, "has "));
     let finalizers: Vec<String> = remaining.finalizers.iter().map(|(k, n)| format!("{k} in {n} resource instances")).collect();
     vec![
-        ("NamespaceDeletionDiscoveryFailure", !remaining.undiscovered.is_empty(), "DiscoveryFailed", "ResourcesDiscovered", remaining.undiscovered.join(", ")),
-        ("NamespaceDeletionContentFailure", !remaining.failures.is_empty(), "ContentDeletionFailed", "ContentDeleted", remaining.failures.join(", ")),
+        (
+            "NamespaceDeletionDiscoveryFailure",
+            !remaining.undiscovered.is_empty(),
+            "DiscoveryFailed",
+            "ResourcesDiscovered",
+            remaining.undiscovered.join(", "),
+        ),
+        (
+            "NamespaceDeletionContentFailure",
+            !remaining.failures.is_empty(),
+            "ContentDeletionFailed",
+            "ContentDeleted",
+            remaining.failures.join(", "),
+        ),
         ("NamespaceContentRemaining", !remaining.objects.is_empty(), "SomeResourcesRemain", "ContentRemoved", content),
         (
             "NamespaceFinalizersRemaining",

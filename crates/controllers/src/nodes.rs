@@ -9,7 +9,11 @@ use k8s_openapi::api::core::v1::{Node, NodeCondition, NodeSelectorRequirement, N
 pub(crate) fn selected(spec: &PodSpec, node: &Node) -> bool {
     let labels = node.metadata.labels.as_ref();
     let by_selector = spec.node_selector.iter().flatten().all(|(k, v)| labels.and_then(|l| l.get(k)) == Some(v));
-    let required = spec.affinity.as_ref().and_then(|a| a.node_affinity.as_ref()).and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
+    let required = spec
+        .affinity
+        .as_ref()
+        .and_then(|a| a.node_affinity.as_ref())
+        .and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
     by_selector && required.is_none_or(|r| r.node_selector_terms.iter().any(|t| term(t, node)))
 }
 
@@ -80,7 +84,11 @@ mod tests {
             (json!({}), json!([expression("cores", "Lt", json!(["4"]))]), false),
             (json!({}), json!([{}]), false),
             (json!({}), json!([{"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n"]}]}]), true),
-            (json!({}), json!([{"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["m"]}]}, expression("disk", "Exists", json!(null))]), true),
+            (
+                json!({}),
+                json!([{"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["m"]}]}, expression("disk", "Exists", json!(null))]),
+                true,
+            ),
         ];
         for (selector, terms, expected) in cases {
             let spec: PodSpec = serde_json::from_value(json!({"containers": [], "nodeSelector": selector, "affinity": {"nodeAffinity": {

@@ -183,9 +183,12 @@ mod tests {
             pod("done-2", "n", "Succeeded", false),
         ];
         let broken = json!({"metadata": {"name": "broken"}, "spec": {"taints": [{"key": OUT_OF_SERVICE, "effect": "NoExecute"}]}});
-        let nodes: Vec<Node> = vec![serde_json::from_value(json!({"metadata": {"name": "n"}})).unwrap(), serde_json::from_value(broken).unwrap()];
-        let found: Vec<(String, Why)> = plan(&pods, &nodes, &HashSet::from(["lost".to_owned()]), 1).into_iter().map(|(key, why)| (key.name.to_string(), why)).collect();
-        let expected = [("done-1", Why::Terminated), ("orphan", Why::Orphaned), ("never-bound", Why::Unscheduled), ("stuck", Why::OutOfService)];
+        let nodes: Vec<Node> =
+            vec![serde_json::from_value(json!({"metadata": {"name": "n"}})).unwrap(), serde_json::from_value(broken).unwrap()];
+        let found: Vec<(String, Why)> =
+            plan(&pods, &nodes, &HashSet::from(["lost".to_owned()]), 1).into_iter().map(|(key, why)| (key.name.to_string(), why)).collect();
+        let expected =
+            [("done-1", Why::Terminated), ("orphan", Why::Orphaned), ("never-bound", Why::Unscheduled), ("stuck", Why::OutOfService)];
         assert_eq!(found, expected.map(|(n, w)| (n.to_owned(), w)));
     }
 }

@@ -3,9 +3,9 @@
 //!
 //! Source: `pkg/controller/controller_utils.go`, `controller_ref_manager.go`.
 
+use ferrokube_client::cache::decoded;
 use ferrokube_client::events::{EventType, Recorder};
 use ferrokube_client::{Cache, Client, DeleteOptions, Error, Index, Named, Object, Optional, Patch, Resource};
-use ferrokube_client::cache::decoded;
 use k8s_openapi::api::core::v1::{Pod, PodCondition, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference};
 use parking_lot::Mutex;
@@ -42,12 +42,16 @@ impl Expectations {
 
     /// A pod of this UID will appear.
     pub fn appear(&self, owner: &str, uid: &str) {
-        self.with(owner, |e| { e.appear.insert(uid.to_owned()); });
+        self.with(owner, |e| {
+            e.appear.insert(uid.to_owned());
+        });
     }
 
     /// A pod of this UID will vanish or get a deletion timestamp.
     pub fn vanish(&self, owner: &str, uid: &str) {
-        self.with(owner, |e| { e.vanish.insert(uid.to_owned()); });
+        self.with(owner, |e| {
+            e.vanish.insert(uid.to_owned());
+        });
     }
 
     /// The cache shows a pod.
@@ -138,7 +142,13 @@ impl Pods {
     }
 
     /// As [`Pods::claim`], but takes only orphans that are accepted.
-    pub async fn claim_if<O: Resource>(&self, client: &Client, owner: &O, selector: &LabelSelector, accept: impl Fn(&Object) -> bool) -> Result<Vec<Pod>, Error> {
+    pub async fn claim_if<O: Resource>(
+        &self,
+        client: &Client,
+        owner: &O,
+        selector: &LabelSelector,
+        accept: impl Fn(&Object) -> bool,
+    ) -> Result<Vec<Pod>, Error> {
         let mut own = self.of(owner.uid());
         if owner.meta().deletion_timestamp.is_some() {
             return Ok(own);
@@ -149,7 +159,8 @@ impl Pods {
         }
         own.retain(|p| matches(selector, p.metadata.labels.as_ref()));
         for object in self.orphans.get(owner.namespace()) {
-            let labels: std::collections::BTreeMap<String, String> = object.labels.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
+            let labels: std::collections::BTreeMap<String, String> =
+                object.labels.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
             if !accept(&object) || is_deleting(&object) || !matches(selector, Some(&labels)) {
                 continue;
             }

@@ -125,8 +125,10 @@ fn ranked(pods: &[Pod]) -> Vec<Pod> {
             _ => 2,
         };
         let cost: i64 = p.metadata.annotations.as_ref().and_then(|a| a.get(DELETION_COST)).and_then(|c| c.parse().ok()).unwrap_or(0);
-        let ready_since = pods::condition(p, "Ready").filter(|_| is_ready(p)).and_then(|c| c.last_transition_time.as_ref()).map(|t| -t.0.as_second());
-        let restarts: i32 = p.status.as_ref().and_then(|s| s.container_statuses.as_ref()).map_or(0, |l| l.iter().map(|c| c.restart_count).sum());
+        let ready_since =
+            pods::condition(p, "Ready").filter(|_| is_ready(p)).and_then(|c| c.last_transition_time.as_ref()).map(|t| -t.0.as_second());
+        let restarts: i32 =
+            p.status.as_ref().and_then(|s| s.container_statuses.as_ref()).map_or(0, |l| l.iter().map(|c| c.restart_count).sum());
         let born = p.metadata.creation_timestamp.as_ref().map(|t| -t.0.as_second());
         (assigned, phase, is_ready(p), cost, -per_node[&node(p)], ready_since, -restarts, born)
     });
@@ -142,7 +144,8 @@ fn status(set: &ReplicaSet, own: &[Pod], failure: Option<&Error>, now: Timestamp
     let active: Vec<&Pod> = own.iter().filter(|p| is_active(p)).collect();
     let waits: Vec<Result<(), Option<Duration>>> = active.iter().map(|p| availability(p, min_ready, now)).collect();
     let count = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
-    let terminating = own.iter().filter(|p| p.metadata.deletion_timestamp.is_some() && !matches!(pods::phase(p), "Succeeded" | "Failed")).count();
+    let terminating =
+        own.iter().filter(|p| p.metadata.deletion_timestamp.is_some() && !matches!(pods::phase(p), "Succeeded" | "Failed")).count();
     let old = set.status.clone().unwrap_or_default();
     let status = ReplicaSetStatus {
         replicas: count(active.len()),
@@ -162,7 +165,12 @@ fn some(n: i32) -> Option<i32> {
     (n != 0).then_some(n)
 }
 
-fn conditions(old: Option<Vec<ReplicaSetCondition>>, failure: Option<&Error>, creating: bool, now: Timestamp) -> Option<Vec<ReplicaSetCondition>> {
+fn conditions(
+    old: Option<Vec<ReplicaSetCondition>>,
+    failure: Option<&Error>,
+    creating: bool,
+    now: Timestamp,
+) -> Option<Vec<ReplicaSetCondition>> {
     const FAILURE: &str = "ReplicaFailure";
     let mut list = old.unwrap_or_default();
     match failure {
@@ -170,7 +178,8 @@ fn conditions(old: Option<Vec<ReplicaSetCondition>>, failure: Option<&Error>, cr
         Some(e) => {
             let reason = if creating { "FailedCreate" } else { "FailedDelete" };
             let message = e.to_string();
-            let same = list.iter().any(|c| c.type_ == FAILURE && c.reason.as_deref() == Some(reason) && c.message.as_ref() == Some(&message));
+            let same =
+                list.iter().any(|c| c.type_ == FAILURE && c.reason.as_deref() == Some(reason) && c.message.as_ref() == Some(&message));
             if !same {
                 list.retain(|c| c.type_ != FAILURE);
                 list.push(ReplicaSetCondition {
@@ -232,7 +241,12 @@ mod tests {
 
     #[test]
     fn the_least_useful_pods_go_first() {
-        let pods = [pod("ready", "Running", true, "n1"), pod("unready", "Running", false, "n2"), pod("pending", "Pending", false, "n3"), pod("unassigned", "Pending", false, "")];
+        let pods = [
+            pod("ready", "Running", true, "n1"),
+            pod("unready", "Running", false, "n2"),
+            pod("pending", "Pending", false, "n3"),
+            pod("unassigned", "Pending", false, ""),
+        ];
         assert_eq!(names(plan(&set(0), &pods)), ["unassigned", "pending", "unready", "ready"]);
     }
 

@@ -117,7 +117,14 @@ fn equal(a: &Value, b: &Value) -> bool {
     a == b || bare(a) == bare(b)
 }
 
-async fn create<O: Resource>(client: &Client, owner: &O, now: &PodTemplateSpec, data: Value, number: i64, collisions: i32) -> Result<ControllerRevision, Stop> {
+async fn create<O: Resource>(
+    client: &Client,
+    owner: &O,
+    now: &PodTemplateSpec,
+    data: Value,
+    number: i64,
+    collisions: i32,
+) -> Result<ControllerRevision, Stop> {
     let hash = template_hash(now, collisions);
     let mut labels: BTreeMap<String, String> = now.metadata.as_ref().and_then(|m| m.labels.clone()).unwrap_or_default();
     labels.insert(HASH.into(), hash.clone());

@@ -148,7 +148,8 @@ mod tests {
             (json!([taint("a"), taint("b")]), json!([tolerate("a", None), tolerate("b", Some(60))]), Left::After(Duration::from_secs(30))),
         ];
         for (taints, tolerations, expected) in cases {
-            let (t, o): (Vec<Taint>, Vec<Toleration>) = (serde_json::from_value(taints.clone()).unwrap(), serde_json::from_value(tolerations).unwrap());
+            let (t, o): (Vec<Taint>, Vec<Toleration>) =
+                (serde_json::from_value(taints.clone()).unwrap(), serde_json::from_value(tolerations).unwrap());
             assert_eq!(left(&t, &o, now), expected, "{taints}");
         }
     }

@@ -64,9 +64,17 @@ mod tests {
     fn only_finished_jobs_with_a_limit_expire() {
         let now: Timestamp = "2026-01-01T00:01:00Z".parse().unwrap();
         let ended = json!([{"type": "Complete", "status": "True", "lastTransitionTime": "2026-01-01T00:00:30Z"}]);
-        let cases = [(json!(null), ended.clone(), None), (json!(20), ended.clone(), Some(0)), (json!(50), ended, Some(20)), (json!(0), json!([]), None)];
+        let cases = [
+            (json!(null), ended.clone(), None),
+            (json!(20), ended.clone(), Some(0)),
+            (json!(50), ended, Some(20)),
+            (json!(0), json!([]), None),
+        ];
         for (ttl, conditions, expected) in cases {
-            let job: Job = serde_json::from_value(json!({"metadata": {}, "spec": {"template": {}, "ttlSecondsAfterFinished": ttl}, "status": {"conditions": conditions}})).unwrap();
+            let job: Job = serde_json::from_value(
+                json!({"metadata": {}, "spec": {"template": {}, "ttlSecondsAfterFinished": ttl}, "status": {"conditions": conditions}}),
+            )
+            .unwrap();
             assert_eq!(left(&job, now).map(|d| d.as_secs()), expected);
         }
     }

@@ -26,7 +26,11 @@ async fn dependents_go_with_their_last_owner() {
     cluster.delete(&format!("{MAPS}/a"), "Background").await;
     cluster.eventually("the dependent is gone", async || cluster.try_get(&format!("{MAPS}/of-a")).await.is_none()).await;
     let both = format!("{MAPS}/of-both");
-    cluster.eventually("one owner is left", async || cluster.get(&both).await["metadata"]["ownerReferences"].as_array().map(Vec::len) == Some(1)).await;
+    cluster
+        .eventually("one owner is left", async || {
+            cluster.get(&both).await["metadata"]["ownerReferences"].as_array().map(Vec::len) == Some(1)
+        })
+        .await;
     cluster.delete(&format!("{MAPS}/b"), "Background").await;
     cluster.eventually("the other is gone", async || cluster.try_get(&both).await.is_none()).await;
     cluster.stop().await;
@@ -50,7 +54,9 @@ async fn a_foreground_deletion_waits_for_dependents_that_block() {
     let cluster = Cluster::start().await;
     let a = map(&cluster, "a", json!([])).await;
     let path = format!("{MAPS}/child");
-    cluster.post(MAPS, json!({"metadata": {"name": "child", "finalizers": ["example.com/hold"], "ownerReferences": [owner(&a, true)]}})).await;
+    cluster
+        .post(MAPS, json!({"metadata": {"name": "child", "finalizers": ["example.com/hold"], "ownerReferences": [owner(&a, true)]}}))
+        .await;
     cluster.delete(&format!("{MAPS}/a"), "Foreground").await;
     cluster.eventually("the child is being deleted", async || cluster.get(&path).await["metadata"]["deletionTimestamp"].is_string()).await;
     let a = cluster.get(&format!("{MAPS}/a")).await;
@@ -93,7 +99,9 @@ async fn custom_objects_are_collected_as_soon_as_their_kind_exists() {
     let reference = json!([{"apiVersion": "example.com/v1", "kind": "Thing", "name": "t", "uid": thing["metadata"]["uid"]}]);
     map(&cluster, "of-thing", reference).await;
     let owned = json!([owner(&map(&cluster, "m", json!([])).await, false)]);
-    cluster.post(things, json!({"apiVersion": "example.com/v1", "kind": "Thing", "metadata": {"name": "owned", "ownerReferences": owned}})).await;
+    cluster
+        .post(things, json!({"apiVersion": "example.com/v1", "kind": "Thing", "metadata": {"name": "owned", "ownerReferences": owned}}))
+        .await;
     cluster.delete(&format!("{things}/t"), "Background").await;
     cluster.delete(&format!("{MAPS}/m"), "Background").await;
     cluster.eventually("the map goes with the thing", async || cluster.try_get(&format!("{MAPS}/of-thing")).await.is_none()).await;
@@ -107,6 +115,8 @@ async fn an_owner_in_another_namespace_is_no_owner() {
     let a = cluster.post("/api/v1/namespaces/kube-system/configmaps", json!({"metadata": {"name": "far"}})).await;
     map(&cluster, "near", json!([owner(&a, false)])).await;
     cluster.eventually("it goes", async || cluster.try_get(&format!("{MAPS}/near")).await.is_none()).await;
-    cluster.eventually("and an event says why", async || cluster.events().await.iter().any(|e| e.contains("OwnerRefInvalidNamespace"))).await;
+    cluster
+        .eventually("and an event says why", async || cluster.events().await.iter().any(|e| e.contains("OwnerRefInvalidNamespace")))
+        .await;
     cluster.stop().await;
 }

@@ -28,7 +28,8 @@ async fn node(cluster: &Cluster, name: &str) {
 /// What scheduler and kubelet would do for pods that are pinned to a node.
 async fn bind_and_run(cluster: &Cluster) {
     for pod in cluster.list(PODS).await {
-        let field = &pod["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"][0]["matchFields"][0];
+        let field = &pod["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"][0]["matchFields"]
+            [0];
         if let (Some(node), true) = (field["values"][0].as_str(), pod["spec"]["nodeName"].is_null()) {
             let binding = json!({"metadata": {"name": name(&pod)}, "target": {"kind": "Node", "name": node}});
             drop(cluster.ask(http::Method::POST, &format!("{PODS}/{}/binding", name(&pod)), Some(&binding)).await);
@@ -52,13 +53,20 @@ async fn a_daemon_set_covers_the_nodes_and_rolls_out_one_by_one() {
         bind_and_run(&cluster).await;
         let d = cluster.get(&format!("{path}/agent")).await;
         let s = &d["status"];
-        s["observedGeneration"] == d["metadata"]["generation"] && s["desiredNumberScheduled"] == count && s["updatedNumberScheduled"] == count && s["numberAvailable"] == count
+        s["observedGeneration"] == d["metadata"]["generation"]
+            && s["desiredNumberScheduled"] == count
+            && s["updatedNumberScheduled"] == count
+            && s["numberAvailable"] == count
     };
     cluster.eventually("two nodes are covered", async || covers(2).await).await;
     node(&cluster, "n3").await;
     cluster.eventually("the new node too", async || covers(3).await).await;
     cluster.patch(&format!("{path}/agent"), json!({"spec": {"template": workload("agent", "two", json!({}))["spec"]["template"]}})).await;
-    cluster.eventually("the update is rolled out", async || covers(3).await && cluster.list(PODS).await.iter().all(|p| p["spec"]["containers"][0]["image"] == "two")).await;
+    cluster
+        .eventually("the update is rolled out", async || {
+            covers(3).await && cluster.list(PODS).await.iter().all(|p| p["spec"]["containers"][0]["image"] == "two")
+        })
+        .await;
     assert_eq!(cluster.list(&format!("{APPS}/controllerrevisions")).await.len(), 2);
     cluster.stop().await;
 }
@@ -67,7 +75,8 @@ async fn a_daemon_set_covers_the_nodes_and_rolls_out_one_by_one() {
 async fn a_stateful_set_grows_updates_and_shrinks_in_order() {
     let cluster = Cluster::start().await;
     let path = format!("{APPS}/statefulsets");
-    let claim = json!([{"metadata": {"name": "data"}, "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}}]);
+    let claim =
+        json!([{"metadata": {"name": "data"}, "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}}]);
     cluster.post(&path, workload("db", "one", json!({"serviceName": "db", "replicas": 2, "volumeClaimTemplates": claim}))).await;
     cluster.eventually("the first pod", async || cluster.try_get(&format!("{PODS}/db-0")).await.is_some()).await;
     assert!(cluster.try_get(&format!("{PODS}/db-1")).await.is_none(), "the second waits for the first");
@@ -75,7 +84,10 @@ async fn a_stateful_set_grows_updates_and_shrinks_in_order() {
         bind_and_run(&cluster).await;
         let s = cluster.get(&format!("{path}/db")).await["status"].clone();
         let pods = cluster.list(PODS).await;
-        s["readyReplicas"] == count && s["currentReplicas"] == count && s["currentRevision"] == s["updateRevision"] && pods.iter().all(|p| p["spec"]["containers"][0]["image"] == *image)
+        s["readyReplicas"] == count
+            && s["currentReplicas"] == count
+            && s["currentRevision"] == s["updateRevision"]
+            && pods.iter().all(|p| p["spec"]["containers"][0]["image"] == *image)
     };
     cluster.eventually("both run", async || settled(2, "one").await).await;
     assert!(cluster.try_get("/api/v1/namespaces/default/persistentvolumeclaims/data-db-1").await.is_some());
@@ -91,7 +103,9 @@ async fn a_stateful_set_grows_updates_and_shrinks_in_order() {
 async fn a_budget_says_how_many_pods_may_be_evicted() {
     let cluster = Cluster::start().await;
     cluster.post(&format!("{APPS}/deployments"), workload("web", "one", json!({"replicas": 3}))).await;
-    cluster.post(BUDGETS, json!({"metadata": {"name": "web"}, "spec": {"maxUnavailable": 1, "selector": {"matchLabels": {"app": "web"}}}})).await;
+    cluster
+        .post(BUDGETS, json!({"metadata": {"name": "web"}, "spec": {"maxUnavailable": 1, "selector": {"matchLabels": {"app": "web"}}}}))
+        .await;
     cluster
         .eventually("one disruption is allowed", async || {
             bind_and_run(&cluster).await;
@@ -107,7 +121,11 @@ async fn a_cron_job_makes_the_job_of_its_time() {
     let cluster = Cluster::start().await;
     let template = json!({"spec": {"template": {"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}}}});
     cluster.post(CRONS, json!({"metadata": {"name": "tick"}, "spec": {"schedule": "@every 1s", "concurrencyPolicy": "Forbid", "jobTemplate": template}})).await;
-    cluster.eventually("a job is active", async || cluster.get(&format!("{CRONS}/tick")).await["status"]["active"].as_array().is_some_and(|a| a.len() == 1)).await;
+    cluster
+        .eventually("a job is active", async || {
+            cluster.get(&format!("{CRONS}/tick")).await["status"]["active"].as_array().is_some_and(|a| a.len() == 1)
+        })
+        .await;
     let jobs = cluster.list("/apis/batch/v1/namespaces/default/jobs").await;
     assert!(jobs.iter().all(|j| name(j).starts_with("tick-") && j["metadata"]["ownerReferences"][0]["kind"] == "CronJob"));
     cluster.stop().await;
@@ -126,8 +144,12 @@ async fn conditions_of_a_node_become_taints_and_evict() {
     cluster
         .eventually("taints", async || {
             let node = cluster.get("/api/v1/nodes/n1").await;
-            let has = |key: &str, effect: &str| node["spec"]["taints"].as_array().into_iter().flatten().any(|t| t["key"] == key && t["effect"] == effect);
-            has("node.kubernetes.io/not-ready", "NoExecute") && has("node.kubernetes.io/not-ready", "NoSchedule") && has("node.kubernetes.io/memory-pressure", "NoSchedule")
+            let has = |key: &str, effect: &str| {
+                node["spec"]["taints"].as_array().into_iter().flatten().any(|t| t["key"] == key && t["effect"] == effect)
+            };
+            has("node.kubernetes.io/not-ready", "NoExecute")
+                && has("node.kubernetes.io/not-ready", "NoSchedule")
+                && has("node.kubernetes.io/memory-pressure", "NoSchedule")
         })
         .await;
     cluster
@@ -150,7 +172,11 @@ async fn a_quota_shows_what_its_namespace_uses() {
     let container = json!({"name": "c", "image": "i", "resources": {"requests": {"cpu": "300m"}}});
     cluster.post(PODS, json!({"metadata": {"name": "p"}, "spec": {"containers": [container]}})).await;
     cluster.post(&format!("{APPS}/deployments"), workload("none", "i", json!({"replicas": 0}))).await;
-    cluster.eventually("pod and deployment count", async || used("pods").await == "1" && used("requests.cpu").await == "300m" && used("count/deployments.apps").await == "1").await;
+    cluster
+        .eventually("pod and deployment count", async || {
+            used("pods").await == "1" && used("requests.cpu").await == "300m" && used("count/deployments.apps").await == "1"
+        })
+        .await;
     let pod = cluster.get(&format!("{PODS}/p")).await;
     cluster.set_pod(&pod, "Succeeded", false).await;
     cluster.eventually("a pod that is over does not", async || used("pods").await == "0" && used("requests.cpu").await == "0").await;

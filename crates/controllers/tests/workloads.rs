@@ -44,7 +44,12 @@ async fn a_deployment_rolls_out_scales_and_goes_back_to_an_earlier_revision() {
     let sets = cluster.all::<ReplicaSet>().await;
     let mut sizes: Vec<(String, i64)> = sets
         .iter()
-        .map(|s| (s["metadata"]["annotations"]["deployment.kubernetes.io/revision"].as_str().unwrap_or_default().to_owned(), s["spec"]["replicas"].as_i64().unwrap_or(0)))
+        .map(|s| {
+            (
+                s["metadata"]["annotations"]["deployment.kubernetes.io/revision"].as_str().unwrap_or_default().to_owned(),
+                s["spec"]["replicas"].as_i64().unwrap_or(0),
+            )
+        })
         .collect();
     sizes.sort();
     assert_eq!(sizes, [("1".to_owned(), 0), ("2".to_owned(), 4)]);
@@ -96,7 +101,11 @@ async fn a_job_fails_beyond_its_backoff_limit_and_an_indexed_job_knows_its_index
     cluster
         .eventually("the job has failed", async || {
             let job = cluster.get(&format!("{JOBS}/bad")).await;
-            job["status"]["conditions"].as_array().into_iter().flatten().any(|c| c["type"] == "Failed" && c["reason"] == "BackoffLimitExceeded")
+            job["status"]["conditions"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .any(|c| c["type"] == "Failed" && c["reason"] == "BackoffLimitExceeded")
         })
         .await;
     cluster.delete(&format!("{JOBS}/bad"), "Background").await;
@@ -118,7 +127,9 @@ async fn a_job_fails_beyond_its_backoff_limit_and_an_indexed_job_knows_its_index
 async fn a_deleted_namespace_loses_everything() {
     let cluster = Cluster::start().await;
     cluster.post("/api/v1/namespaces", json!({"metadata": {"name": "gone"}})).await;
-    cluster.eventually("its service account", async || cluster.try_get("/api/v1/namespaces/gone/serviceaccounts/default").await.is_some()).await;
+    cluster
+        .eventually("its service account", async || cluster.try_get("/api/v1/namespaces/gone/serviceaccounts/default").await.is_some())
+        .await;
     let path = "/apis/apps/v1/namespaces/gone/deployments";
     cluster.post(path, deployment(2, "one")).await;
     cluster.post("/api/v1/namespaces/gone/configmaps", json!({"metadata": {"name": "m"}})).await;

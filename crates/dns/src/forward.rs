@@ -63,13 +63,7 @@ pub struct Forwarder {
 impl Forwarder {
     /// Forwards to these servers.
     pub fn new(upstreams: Vec<SocketAddr>, metrics: Arc<Metrics>) -> Self {
-        Self {
-            upstreams,
-            preferred: AtomicUsize::new(0),
-            cache: Mutex::default(),
-            concurrent: Semaphore::new(MAX_CONCURRENT),
-            metrics,
-        }
+        Self { upstreams, preferred: AtomicUsize::new(0), cache: Mutex::default(), concurrent: Semaphore::new(MAX_CONCURRENT), metrics }
     }
 
     /// Whether there is nobody to ask.

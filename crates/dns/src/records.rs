@@ -63,9 +63,11 @@ impl ServiceFacts {
     /// Facts of a service and its slices.
     pub fn new(service: &Service, slices: &[EndpointSlice]) -> Self {
         let spec = service.spec.as_ref();
-        let ports = spec.and_then(|s| s.ports.as_ref()).into_iter().flatten().filter_map(|p| {
-            port(p.name.as_deref(), p.protocol.as_deref(), p.port)
-        });
+        let ports = spec
+            .and_then(|s| s.ports.as_ref())
+            .into_iter()
+            .flatten()
+            .filter_map(|p| port(p.name.as_deref(), p.protocol.as_deref(), p.port));
         let kind = if spec.is_some_and(|s| s.type_.as_deref() == Some("ExternalName")) {
             Kind::External(spec.and_then(|s| s.external_name.clone()).unwrap_or_default())
         } else {
@@ -90,8 +92,7 @@ fn port(name: Option<&str>, protocol: Option<&str>, number: i32) -> Option<Port>
 /// The endpoints a slice publishes: ready ones (a service may ask for all, then the slice calls all ready).
 fn endpoints(slice: &EndpointSlice) -> Vec<Endpoint> {
     let ports = slice.ports.iter().flatten();
-    let ports: Arc<[Port]> =
-        ports.filter_map(|p| port(p.name.as_deref(), p.protocol.as_deref(), p.port?)).collect();
+    let ports: Arc<[Port]> = ports.filter_map(|p| port(p.name.as_deref(), p.protocol.as_deref(), p.port?)).collect();
     let all = slice.endpoints.iter().flatten();
     let ready = all.filter(|e| e.conditions.as_ref().and_then(|c| c.ready).unwrap_or(true));
     ready

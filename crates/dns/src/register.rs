@@ -36,11 +36,7 @@ pub struct Registration {
 
 /// Writes Service and EndpointSlice and keeps them there. Call it when the server is ready. Runs until dropped.
 pub async fn register(client: Client, caches: &Caches, registration: Registration) {
-    let only = |name: &str| Selection {
-        namespace: NAMESPACE.into(),
-        fields: format!("metadata.name={name}"),
-        ..Selection::default()
-    };
+    let only = |name: &str| Selection { namespace: NAMESPACE.into(), fields: format!("metadata.name={name}"), ..Selection::default() };
     let services: Cache<Service> = caches.select(only(SERVICE));
     let slices: Cache<EndpointSlice> = caches.select(only(&slice_name(&registration)));
     let wake = Arc::new(Notify::new());

@@ -58,8 +58,7 @@ impl Zone {
     pub fn lookup(&self, records: &Records, name: &Name, kind: RecordType) -> Outcome {
         if self.origin.zone_of(name) {
             let depth = usize::from(name.num_labels()) - usize::from(self.origin.num_labels());
-            let labels: Vec<String> =
-                name.iter().take(depth).map(|l| String::from_utf8_lossy(l).to_ascii_lowercase()).collect();
+            let labels: Vec<String> = name.iter().take(depth).map(|l| String::from_utf8_lossy(l).to_ascii_lowercase()).collect();
             let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
             let question = Question { zone: self, records, name, kind };
             return question.answer(&labels);

@@ -192,11 +192,14 @@ async fn what_does_not_fit_is_truncated_and_tcp_has_it_all() {
     let lab = lab(Config::default()).await;
     let server = lab.server.addresses()[0];
     let endpoints: Vec<_> = (0..100).map(|n| json!({"addresses": [format!("10.244.1.{n}")]})).collect();
-    lab.memory.set("endpointslices", json!({
-        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
-        "metadata": {"name": "many-1", "namespace": "default", "labels": {"kubernetes.io/service-name": "many"}},
-        "addressType": "IPv4", "endpoints": endpoints, "ports": [],
-    }));
+    lab.memory.set(
+        "endpointslices",
+        json!({
+            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+            "metadata": {"name": "many-1", "namespace": "default", "labels": {"kubernetes.io/service-name": "many"}},
+            "addressType": "IPv4", "endpoints": endpoints, "ports": [],
+        }),
+    );
     lab.memory.set("services", service("many", "None"));
     let many = |edns| question("many.default.svc.cluster.local.", RecordType::A, edns);
     let started = Instant::now();
@@ -245,10 +248,13 @@ async fn other_names_are_forwarded_and_remembered() {
     assert_eq!(*asked.lock().expect("lock"), 1, "the second and third came from the cache");
     udp(server, &question("no.default.svc.cluster.local.", RecordType::A, None));
     assert_eq!(*asked.lock().expect("lock"), 1, "a name of the zone never leaves");
-    lab.memory.set("services", json!({
-        "apiVersion": "v1", "kind": "Service", "metadata": {"name": "far", "namespace": "default"},
-        "spec": {"type": "ExternalName", "externalName": "far.example.org"},
-    }));
+    lab.memory.set(
+        "services",
+        json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": {"name": "far", "namespace": "default"},
+            "spec": {"type": "ExternalName", "externalName": "far.example.org"},
+        }),
+    );
     let started = Instant::now();
     let far = || tcp(server, &question("far.default.svc.cluster.local.", RecordType::A, None));
     while addresses(&far()) != ["192.0.2.7"] {

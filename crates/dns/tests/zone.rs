@@ -20,7 +20,8 @@ fn records() -> Records {
     out.set_namespace("default", true);
     let ports = json!([{"name": "http", "port": 80, "protocol": "TCP"}, {"port": 81, "protocol": "UDP"}]);
     add(&mut out, "web", json!({"clusterIP": "10.96.0.20", "clusterIPs": ["10.96.0.20", "fd00::20"], "ports": ports}), json!([]));
-    let ready = |address: &str, hostname: Option<&str>| json!({"addresses": [address], "hostname": hostname, "conditions": {"ready": true}});
+    let ready =
+        |address: &str, hostname: Option<&str>| json!({"addresses": [address], "hostname": hostname, "conditions": {"ready": true}});
     let db = json!([
         ready("10.244.0.5", Some("db-0")),
         ready("10.244.0.6", None),
@@ -79,8 +80,7 @@ fn every_kind_of_name_has_the_answer_of_the_specification() {
         ("web.other.svc.cluster.local", A, "NxDomain"),
         ("no.default.svc.cluster.local", A, "NxDomain"),
         ("x.web.default.svc.cluster.local", A, "NxDomain"),
-        ("_http._tcp.web.default.svc.cluster.local", SRV,
-            "SRV 0 100 80 web.default.svc.cluster.local. + A 10.96.0.20, AAAA fd00::20"),
+        ("_http._tcp.web.default.svc.cluster.local", SRV, "SRV 0 100 80 web.default.svc.cluster.local. + A 10.96.0.20, AAAA fd00::20"),
         ("_http._tcp.web.default.svc.cluster.local", A, "NoData"),
         ("_tcp.web.default.svc.cluster.local", A, "NoData"),
         ("_udp.web.default.svc.cluster.local", A, "NxDomain"),
@@ -96,8 +96,11 @@ fn every_kind_of_name_has_the_answer_of_the_specification() {
         ("db-0.db.default.svc.cluster.local", A, "A 10.244.0.5"),
         ("10-244-0-6.db.default.svc.cluster.local", A, "A 10.244.0.6"),
         ("db-2.db.default.svc.cluster.local", A, "NxDomain"),
-        ("_http._tcp.db.default.svc.cluster.local", SRV,
-            "SRV 0 50 8080 10-244-0-6.db.default.svc.cluster.local., SRV 0 50 8080 db-0.db.default.svc.cluster.local. + A 10.244.0.6, A 10.244.0.5"),
+        (
+            "_http._tcp.db.default.svc.cluster.local",
+            SRV,
+            "SRV 0 50 8080 10-244-0-6.db.default.svc.cluster.local., SRV 0 50 8080 db-0.db.default.svc.cluster.local. + A 10.244.0.6, A 10.244.0.5",
+        ),
         ("5.0.244.10.in-addr.arpa", PTR, "PTR db-0.db.default.svc.cluster.local."),
         ("6.0.244.10.in-addr.arpa", PTR, "PTR 10-244-0-6.db.default.svc.cluster.local."),
         ("empty.default.svc.cluster.local", A, "NxDomain"),

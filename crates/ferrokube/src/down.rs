@@ -134,10 +134,13 @@ fn channel(socket: PathBuf) -> Channel {
 async fn end_all(client: RuntimeServiceClient<Channel>, grace: u64) -> Result<()> {
     let containers = client.clone().list_containers(cri::ListContainersRequest::default()).await?.into_inner().containers;
     let running = containers.into_iter().filter(|c| c.state() == cri::ContainerState::ContainerRunning);
-    let stops = running.map(|c| {
-        let mut client = client.clone();
-        async move { client.stop_container(cri::StopContainerRequest { container_id: c.id, timeout: i64::try_from(grace).unwrap_or(0) }).await }
-    });
+    let stops =
+        running.map(|c| {
+            let mut client = client.clone();
+            async move {
+                client.stop_container(cri::StopContainerRequest { container_id: c.id, timeout: i64::try_from(grace).unwrap_or(0) }).await
+            }
+        });
     for stopped in futures_util::future::join_all(stops).await {
         stopped?;
     }

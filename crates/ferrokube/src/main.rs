@@ -69,6 +69,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
 
 /// Warnings by default; `FERROKUBE_LOG=debug` or `FERROKUBE_LOG=ferrokube_kubelet=debug` for more.
 fn logging() {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("FERROKUBE_LOG").unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+    let filter =
+        tracing_subscriber::EnvFilter::try_from_env("FERROKUBE_LOG").unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
 }

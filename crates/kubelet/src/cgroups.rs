@@ -87,7 +87,8 @@ impl Cgroups {
     pub fn remove_pod(&self, pod: &Pod) -> Result<()> {
         // A pod that is only remembered has no QoS class; look in all three places.
         let uid = pod.metadata.uid.as_deref().unwrap_or_default();
-        let places = [format!("{}/pod{uid}", self.root), format!("{}/burstable/pod{uid}", self.root), format!("{}/besteffort/pod{uid}", self.root)];
+        let places =
+            [format!("{}/pod{uid}", self.root), format!("{}/burstable/pod{uid}", self.root), format!("{}/besteffort/pod{uid}", self.root)];
         let hierarchies = self.all();
         places.iter().flat_map(|p| self.directories(p, &hierarchies)).try_for_each(|d| remove(&d))
     }

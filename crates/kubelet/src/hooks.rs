@@ -34,11 +34,19 @@ pub async fn run(hook: &LifecycleHandler, target: &Target<'_>) -> Result<(), Str
     if let Some(exec) = &hook.exec {
         let (code, output) = exec_in(target, exec, Duration::ZERO).await?;
         let command = exec.command.clone().unwrap_or_default();
-        return if code == 0 { Ok(()) } else { Err(format!("Exec lifecycle hook ({command:?}) failed: exit code {code}, message: {output:?}")) };
+        return if code == 0 {
+            Ok(())
+        } else {
+            Err(format!("Exec lifecycle hook ({command:?}) failed: exit code {code}, message: {output:?}"))
+        };
     }
     if let Some(get) = &hook.http_get {
         let (status, body) = http_get(target, get, "kube-lifecycle", Duration::from_secs(60)).await?;
-        return if status.is_client_error() || status.is_server_error() { Err(format!("HTTP lifecycle hook failed: {status}: {body}")) } else { Ok(()) };
+        return if status.is_client_error() || status.is_server_error() {
+            Err(format!("HTTP lifecycle hook failed: {status}: {body}"))
+        } else {
+            Ok(())
+        };
     }
     if let Some(sleep) = &hook.sleep {
         tokio::time::sleep(Duration::from_secs(u64::try_from(sleep.seconds).unwrap_or(0))).await;

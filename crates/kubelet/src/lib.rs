@@ -62,7 +62,12 @@ impl Kubelet {
             .map_err(|source| StartError::Endpoint { endpoint: endpoint.clone(), source })?;
         let runtime_name = first_answer(&cri).await.map_err(|detail| StartError::Runtime { endpoint, detail })?;
         let caches = Caches::new(client.clone());
-        let own = Selection { version: "v1".into(), resource: "nodes".into(), fields: format!("metadata.name={}", config.node_name), ..Selection::default() };
+        let own = Selection {
+            version: "v1".into(),
+            resource: "nodes".into(),
+            fields: format!("metadata.name={}", config.node_name),
+            ..Selection::default()
+        };
         let shared = Arc::new(Shared {
             own: caches.select(own),
             pressure: parking_lot::Mutex::default(),

@@ -204,7 +204,11 @@ impl Task {
         }
         if let Some(get) = &self.probe.http_get {
             let (status, _) = hooks::http_get(&target, get, "kube-probe", timeout).await?;
-            return if (200..400).contains(&status.as_u16()) { Ok(()) } else { Err(format!("HTTP probe failed with statuscode: {}", status.as_u16())) };
+            return if (200..400).contains(&status.as_u16()) {
+                Ok(())
+            } else {
+                Err(format!("HTTP probe failed with statuscode: {}", status.as_u16()))
+            };
         }
         if let Some(tcp) = &self.probe.tcp_socket {
             return hooks::tcp_connect(&target, tcp, timeout).await;

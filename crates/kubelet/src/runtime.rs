@@ -162,11 +162,8 @@ impl Cri {
         let sandboxes = sandboxes.into_inner().items.into_iter().map(|s| self.sandbox_status(s.id));
         let containers = containers.into_inner().containers.into_iter().map(|c| self.container_status(c));
         let (sandboxes, containers) = tokio::try_join!(try_join_all(sandboxes), try_join_all(containers))?;
-        let mut observed = Observed {
-            at,
-            sandboxes: sandboxes.into_iter().flatten().collect(),
-            containers: containers.into_iter().flatten().collect(),
-        };
+        let mut observed =
+            Observed { at, sandboxes: sandboxes.into_iter().flatten().collect(), containers: containers.into_iter().flatten().collect() };
         observed.sandboxes.sort_by_key(|s| std::cmp::Reverse(s.created_at));
         observed.containers.sort_by_key(|c| std::cmp::Reverse(c.status.created_at));
         Ok(observed)
@@ -190,8 +187,10 @@ impl Cri {
     /// The pods that the runtime has anything of.
     pub async fn pods(&self) -> Result<Vec<PodIdentity>, CriError> {
         let (mut one, mut two) = (self.runtime.clone(), self.runtime.clone());
-        let (sandboxes, containers) =
-            tokio::try_join!(one.list_pod_sandbox(cri::ListPodSandboxRequest::default()), two.list_containers(cri::ListContainersRequest::default()))?;
+        let (sandboxes, containers) = tokio::try_join!(
+            one.list_pod_sandbox(cri::ListPodSandboxRequest::default()),
+            two.list_containers(cri::ListContainersRequest::default())
+        )?;
         let mut pods: Vec<PodIdentity> = sandboxes.into_inner().items.iter().filter_map(|s| identity(&s.labels)).collect();
         pods.extend(containers.into_inner().containers.iter().filter_map(|c| identity(&c.labels)));
         let mut seen = std::collections::HashSet::new();
@@ -241,7 +240,9 @@ impl Cri {
         let mut ticks = tokio::time::interval(Duration::from_secs(1));
         loop {
             ticks.tick().await;
-            let Ok(now) = self.states().await.inspect_err(|e| tracing::warn!("the container runtime does not answer: {e}")) else { continue };
+            let Ok(now) = self.states().await.inspect_err(|e| tracing::warn!("the container runtime does not answer: {e}")) else {
+                continue;
+            };
             let differs = |id: &String, is: &(String, i32), other: &HashMap<String, (String, i32)>| other.get(id) != Some(is);
             let mut pods: Vec<String> = now.iter().filter(|(id, is)| differs(id, is, &known)).map(|(_, is)| is.0.clone()).collect();
             pods.extend(known.iter().filter(|(id, is)| differs(id, is, &now)).map(|(_, is)| is.0.clone()));
@@ -259,8 +260,10 @@ impl Cri {
     /// (pod UID, state) of every sandbox and container, by id.
     async fn states(&self) -> Result<HashMap<String, (String, i32)>, CriError> {
         let (mut one, mut two) = (self.runtime.clone(), self.runtime.clone());
-        let (sandboxes, containers) =
-            tokio::try_join!(one.list_pod_sandbox(cri::ListPodSandboxRequest::default()), two.list_containers(cri::ListContainersRequest::default()))?;
+        let (sandboxes, containers) = tokio::try_join!(
+            one.list_pod_sandbox(cri::ListPodSandboxRequest::default()),
+            two.list_containers(cri::ListContainersRequest::default())
+        )?;
         let uid = |labels: &BTreeMap<String, String>| labels.get(labels::POD_UID).cloned();
         let sandboxes = sandboxes.into_inner().items.into_iter().filter_map(|s| Some((s.id, (uid(&s.labels)?, s.state))));
         let containers = containers.into_inner().containers.into_iter().filter_map(|c| Some((c.id, (uid(&c.labels)?, c.state))));

@@ -22,8 +22,7 @@ pub use node::NodeNetwork;
 
 /// The number of a transport protocol, by its Kubernetes name in any case.
 pub fn protocol_number(name: &str) -> Option<u8> {
-    const NAMES: [(&str, libc::c_int); 3] =
-        [("TCP", libc::IPPROTO_TCP), ("UDP", libc::IPPROTO_UDP), ("SCTP", libc::IPPROTO_SCTP)];
+    const NAMES: [(&str, libc::c_int); 3] = [("TCP", libc::IPPROTO_TCP), ("UDP", libc::IPPROTO_UDP), ("SCTP", libc::IPPROTO_SCTP)];
     let (_, number) = NAMES.iter().find(|(n, _)| n.eq_ignore_ascii_case(name))?;
     u8::try_from(*number).ok()
 }

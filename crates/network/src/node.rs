@@ -14,9 +14,7 @@ use crate::cni::config::HOST_LINK_PREFIX;
 use crate::cni::hostports;
 use crate::netlink::route::{Mac, Route, RouteSpec, Target, missing_link};
 use crate::netlink::{self, Error};
-use crate::nft::expr::{
-    Cmp, Expr, Meta, R0, Verdict, daddr_in, daddr_not_in, in_interface, reject_other, reject_tcp, saddr_in,
-};
+use crate::nft::expr::{Cmp, Expr, Meta, R0, Verdict, daddr_in, daddr_not_in, in_interface, reject_other, reject_tcp, saddr_in};
 use crate::nft::{Hook, Kind, Nft, Rule, RuleSet, TableName, diff};
 use std::fs;
 use std::io;
@@ -128,12 +126,8 @@ fn ensure_anchor(route: &mut Route, gateway: Ipv4Addr) -> netlink::Result<u32> {
 }
 
 fn set_routes(route: &mut Route, node: &NodeNetwork, anchor: u32) -> netlink::Result<()> {
-    let unreachable = |cidr: Cidr| RouteSpec {
-        dst: cidr.network(),
-        prefix: cidr.prefix(),
-        target: Target::Unreachable,
-        metric: LAST_METRIC,
-    };
+    let unreachable =
+        |cidr: Cidr| RouteSpec { dst: cidr.network(), prefix: cidr.prefix(), target: Target::Unreachable, metric: LAST_METRIC };
     let services = RouteSpec {
         dst: node.service_cidr.network(),
         prefix: node.service_cidr.prefix(),

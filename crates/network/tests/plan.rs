@@ -89,7 +89,11 @@ fn endpoints_are_chosen_by_their_conditions_and_hints() {
     let table: Vec<(&str, Vec<Value>, Vec<u8>)> = vec![
         ("no conditions means ready", vec![endpoint(1, json!({}))], vec![1]),
         ("ready beats terminating", vec![endpoint(1, ready(true, true, false)), endpoint(2, ready(false, true, true))], vec![1]),
-        ("terminating but serving is better than nothing", vec![endpoint(1, ready(false, true, true)), endpoint(2, ready(false, false, true))], vec![1]),
+        (
+            "terminating but serving is better than nothing",
+            vec![endpoint(1, ready(false, true, true)), endpoint(2, ready(false, false, true))],
+            vec![1],
+        ),
         ("not ready is nothing", vec![endpoint(1, ready(false, false, false))], vec![]),
         ("own zone", vec![endpoint(1, zone("z1")), endpoint(2, zone("z2"))], vec![1]),
         ("one without a hint: all", vec![endpoint(1, zone("z1")), endpoint(2, json!({}))], vec![1, 2]),
@@ -141,7 +145,9 @@ fn every_address_of_a_service_leads_where_its_policies_say() {
 #[test]
 fn a_balancer_in_proxy_mode_is_left_alone_and_two_claims_to_one_address_do_not_clash() {
     let mut balancer = service(json!({"spec": {"type": "LoadBalancer", "externalIPs": ["192.0.2.9"]}}));
-    balancer.status = serde_json::from_value(json!({"loadBalancer": {"ingress": [{"ip": "192.0.2.1", "ipMode": "Proxy"}, {"ip": "192.0.2.2"}]}})).expect("a status");
+    balancer.status =
+        serde_json::from_value(json!({"loadBalancer": {"ingress": [{"ip": "192.0.2.1", "ipMode": "Proxy"}, {"ip": "192.0.2.2"}]}}))
+            .expect("a status");
     let mut rival = service(json!({"spec": {"clusterIP": "10.96.0.21", "clusterIPs": ["10.96.0.21"], "externalIPs": ["192.0.2.9"]}}));
     rival.metadata.name = Some("zzz".into());
     let rules = plan(&[balancer, rival], &[slice(json!([endpoint(1, json!({}))]))], &node(), &settings());
@@ -169,12 +175,16 @@ fn services() -> impl Strategy<Value = (Vec<Service>, Vec<EndpointSlice>)> {
             let mut object = service(spec);
             object.metadata.name = Some(format!("s{name}"));
             if kind == "LoadBalancer" {
-                object.status = serde_json::from_value(json!({"loadBalancer": {"ingress": [{"ip": format!("192.0.2.{}", name % 2)}]}})).expect("a status");
+                object.status = serde_json::from_value(json!({"loadBalancer": {"ingress": [{"ip": format!("192.0.2.{}", name % 2)}]}}))
+                    .expect("a status");
             }
-            let endpoints: Vec<_> = endpoints.into_iter().map(|(octet, is_ready, local)| {
-                let node = if local { "here" } else { "there" };
-                endpoint(octet, json!({"nodeName": node, "conditions": {"ready": is_ready, "serving": true, "terminating": !is_ready}}))
-            }).collect();
+            let endpoints: Vec<_> = endpoints
+                .into_iter()
+                .map(|(octet, is_ready, local)| {
+                    let node = if local { "here" } else { "there" };
+                    endpoint(octet, json!({"nodeName": node, "conditions": {"ready": is_ready, "serving": true, "terminating": !is_ready}}))
+                })
+                .collect();
             let mut slice = slice(json!(endpoints));
             slice.metadata.labels.as_mut().expect("labels").insert("kubernetes.io/service-name".into(), format!("s{name}"));
             slice.ports.as_mut().expect("ports")[0].protocol = Some(protocol.into());

@@ -54,7 +54,9 @@ fn every_kind_of_archive_imports_to_the_same_image() {
     image.write_docker_tar(&path("docker.tar"), &["localhost/docker:v1", "localhost/docker:v2"]).expect("written");
     fs::write(path("docker.tar.gz"), gzip(&image.docker_tar(&["localhost/gzipped:v1"]))).expect("written");
     image.write_oci_tar(&path("nameless.tar"), None).expect("written");
-    for (name, given) in [("oci.tar", None), ("layout", None), ("docker.tar", None), ("docker.tar.gz", None), ("nameless.tar", Some("localhost/named"))] {
+    for (name, given) in
+        [("oci.tar", None), ("layout", None), ("docker.tar", None), ("docker.tar.gz", None), ("nameless.tar", Some("localhost/named"))]
+    {
         let images = test.store.import_archive(&path(name), given).unwrap_or_else(|e| panic!("{name}: {e}"));
         assert_eq!(images.len(), 1, "{name}");
         assert_eq!(images[0].id, image.id(), "{name}");
@@ -79,7 +81,10 @@ fn what_is_not_an_archive_is_said_clearly() {
     let mut broken = image_of([Layer::new().file("a", 0o644, "a")]);
     broken.layers[0].bytes = gzip(&Layer::new().file("a", 0o644, "changed").finish());
     let error = text(import(&test, &broken));
-    assert!(error.contains("wrong diff id calculated on extraction") || error.contains("needs root") || error.contains("not permitted"), "{error}");
+    assert!(
+        error.contains("wrong diff id calculated on extraction") || error.contains("needs root") || error.contains("not permitted"),
+        "{error}"
+    );
     assert!(test.store.list().is_empty());
     assert!(test.layers().is_empty(), "nothing half-unpacked is left");
 }

@@ -102,7 +102,8 @@ async fn files_and_volumes_are_where_the_pod_wants_them() -> Result<()> {
     }
     let mut node = RuntimeNode::start().await?;
     let mut config = pod("web");
-    config.dns_config = Some(DnsConfig { servers: vec!["10.0.0.10".into()], searches: vec!["a.b".into()], options: vec!["ndots:5".into()] });
+    config.dns_config =
+        Some(DnsConfig { servers: vec!["10.0.0.10".into()], searches: vec!["a.b".into()], options: vec!["ndots:5".into()] });
     let sysctls = [("net.ipv4.ip_unprivileged_port_start", "7"), ("kernel.shm_rmid_forced", "1")];
     config.linux.as_mut().expect("linux").sysctls = sysctls.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
     let sandbox = node.pod(config).await?;
@@ -126,13 +127,24 @@ async fn files_and_volumes_are_where_the_pod_wants_them() -> Result<()> {
     assert_eq!(show("cat /etc/resolv.conf").await?, "search a.b\nnameserver 10.0.0.10\noptions ndots:5\n");
     assert_eq!(show("cat /etc/hostname; pwd; echo $A; echo $HOME; echo $HOSTNAME").await?, "web\n/made/up\nb c\n/root\nweb\n");
     assert_eq!(show("cat /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sys/kernel/shm_rmid_forced").await?, "7\n1\n");
-    assert_eq!(show("echo x > /data/new; cat /data/new; touch /data/readonly/x 2>&1; cat /dev/termination-log").await?.lines().nth(1).map(|line| line.contains("Read-only")), Some(true));
+    assert_eq!(
+        show("echo x > /data/new; cat /data/new; touch /data/readonly/x 2>&1; cat /dev/termination-log")
+            .await?
+            .lines()
+            .nth(1)
+            .map(|line| line.contains("Read-only")),
+        Some(true)
+    );
     assert_eq!(show("df -k /dev/shm | tail -1 | awk '{print $2}'; stat -c %a /dev/shm").await?, "65536\n1777\n");
     let devices = show("ls /dev").await?;
     for device in ["null", "zero", "full", "random", "urandom", "tty", "ptmx", "pts", "shm", "mqueue"] {
         assert!(devices.lines().any(|line| line == device), "{device} in {devices}");
     }
-    assert_eq!(show("cat /sys/fs/cgroup/memory/memory.usage_in_bytes > /dev/null; echo $?; touch /sys/fs/cgroup/memory/x 2>/dev/null; echo $?").await?, "0\n1\n");
+    assert_eq!(
+        show("cat /sys/fs/cgroup/memory/memory.usage_in_bytes > /dev/null; echo $?; touch /sys/fs/cgroup/memory/x 2>/dev/null; echo $?")
+            .await?,
+        "0\n1\n"
+    );
     // What is mounted on the node later is seen where the pod asked for that.
     node.node.exec(["bash", "-c", "mount -t tmpfs tmpfs /var/lib/v/sub && touch /var/lib/v/sub/late"]).await?;
     let seen = text(&node.exec(&id, &["sh", "-c", "ls /slave/sub; echo -; ls /data/sub"]).await?);

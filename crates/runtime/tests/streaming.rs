@@ -187,7 +187,8 @@ async fn exec_streams_over_both_transports() -> Result<()> {
     assert!(content[1].ends_with(b"99999\n100000\n"));
 
     // A terminal has a size and echoes.
-    let url = exec_url(&mut node, &id, "read x; until [ \"$(stty size)\" = '40 100' ]; do sleep 0.02; done; stty size; echo got $x", true).await?;
+    let url = exec_url(&mut node, &id, "read x; until [ \"$(stty size)\" = '40 100' ]; do sleep 0.02; done; stty size; echo got $x", true)
+        .await?;
     let mut socket = websocket(&node, &url, "v5.channel.k8s.io")?;
     socket.send(Message::Binary(Bytes::from_static(b"\x04{\"Width\":100,\"Height\":40}")))?;
     socket.send(Message::Binary(Bytes::from_static(b"\x00this\n")))?;
@@ -196,7 +197,8 @@ async fn exec_streams_over_both_transports() -> Result<()> {
 
     // Whoever it runs as can open its own output by name.
     let mut config = script("somebody", "echo said > /dev/stderr; sleep 1000");
-    config.linux.as_mut().and_then(|linux| linux.security_context.as_mut()).expect("context").run_as_user = Some(Int64Value { value: 1234 });
+    config.linux.as_mut().and_then(|linux| linux.security_context.as_mut()).expect("context").run_as_user =
+        Some(Int64Value { value: 1234 });
     let somebody = node.run(&sandbox, config).await?;
     for (tty, expected) in [(false, "hi\n"), (true, "hi\r\n")] {
         let url = exec_url(&mut node, &somebody, "echo hi > /dev/stdout", tty).await?;

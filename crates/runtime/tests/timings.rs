@@ -53,7 +53,10 @@ async fn a_pods_steps() -> Result<()> {
     for process in node.node.processes() {
         if process.command.get(1).is_some_and(|argument| argument == "shim" || argument == "/var/lib/rt") {
             let memory = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", process.pid))?;
-            let lines: Vec<&str> = memory.lines().filter(|line| ["Rss:", "Pss:", "Private_Dirty:", "Anonymous:"].iter().any(|name| line.starts_with(name))).collect();
+            let lines: Vec<&str> = memory
+                .lines()
+                .filter(|line| ["Rss:", "Pss:", "Private_Dirty:", "Anonymous:"].iter().any(|name| line.starts_with(name)))
+                .collect();
             println!("{} {}", process.command[1], lines.join(" "));
             if process.command[1] == "shim" {
                 break;

@@ -49,7 +49,11 @@ fn run(name: &str, nodes: usize, pods: usize, spec: &Value) -> anyhow::Result<()
         }
     }
     let seconds = began.elapsed().as_secs_f64();
-    println!("{name:<28} {nodes:>6} nodes {placed:>6}/{pods} pods placed  {:>9.0} pods/s  {:>7.1} µs each", pods as f64 / seconds, seconds * 1e6 / pods as f64);
+    println!(
+        "{name:<28} {nodes:>6} nodes {placed:>6}/{pods} pods placed  {:>9.0} pods/s  {:>7.1} µs each",
+        pods as f64 / seconds,
+        seconds * 1e6 / pods as f64
+    );
     Ok(())
 }
 

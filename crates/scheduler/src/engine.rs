@@ -163,11 +163,7 @@ impl Engine {
             if !pod.assumed {
                 self.queue.remove(id);
             }
-            let bits = [
-                (change.bound, event::POD_ADD),
-                (change.class, event::POD_LABEL),
-                (change.shrank, event::POD_SHRINK),
-            ];
+            let bits = [(change.bound, event::POD_ADD), (change.class, event::POD_LABEL), (change.shrank, event::POD_SHRINK)];
             let events = bits.into_iter().filter(|(yes, _)| *yes).map(|(_, bit)| bit).sum();
             return self.queue.happened(events, now);
         }

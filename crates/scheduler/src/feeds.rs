@@ -42,13 +42,7 @@ pub const FEEDS: [(Feed, &str, &str, &str); 11] = [
 /// The subscription of a feed. Pods that have ended take no room and are not watched.
 pub fn selection(feed: Feed, group: &str, version: &str, resource: &str) -> Selection {
     let fields = if feed == Feed::Pods { "status.phase!=Succeeded,status.phase!=Failed" } else { "" };
-    Selection {
-        group: group.into(),
-        version: version.into(),
-        resource: resource.into(),
-        fields: fields.into(),
-        ..Selection::default()
-    }
+    Selection { group: group.into(), version: version.into(), resource: resource.into(), fields: fields.into(), ..Selection::default() }
 }
 
 /// Follows one subscription through its listings: turns every change into objects that are there or gone.

@@ -372,12 +372,7 @@ fn pairs(map: Option<Map<'_>>) -> Vec<(Box<str>, Box<str>)> {
 }
 
 fn toleration(view: TolerationView<'_>) -> Toleration {
-    Toleration {
-        exists: view.operator == "Exists",
-        key: view.key.into(),
-        value: view.value.into(),
-        effect: Effect::parse(&view.effect),
-    }
+    Toleration { exists: view.operator == "Exists", key: view.key.into(), value: view.value.into(), effect: Effect::parse(&view.effect) }
 }
 
 fn host_port(port: &Port<'_>) -> HostPort {

@@ -60,10 +60,12 @@ impl Cluster {
         config.service_cidrs = vec!["10.96.0.0/16".to_owned()];
         let running = ApiServer::start(config).await.unwrap();
         let server = running.server.clone();
-        let client = |user: &str, groups: &[&str]| Client::new(Arc::new(InProcess(server.clone(), UserInfo::component(user, groups))), "test");
+        let client =
+            |user: &str, groups: &[&str]| Client::new(Arc::new(InProcess(server.clone(), UserInfo::component(user, groups))), "test");
         let admin = client("admin", &["system:masters"]);
         let scheduler = client("system:kube-scheduler", &["system:authenticated"]);
-        let scheduler = tokio::spawn(ferrokube_scheduler::run(scheduler, ferrokube_scheduler::Config { seed: Some(1), ..Default::default() }));
+        let scheduler =
+            tokio::spawn(ferrokube_scheduler::run(scheduler, ferrokube_scheduler::Config { seed: Some(1), ..Default::default() }));
         let cluster = Cluster { _running: running, admin, server, _folder: folder, scheduler };
         cluster.post("/api/v1/namespaces/default/serviceaccounts", &json!({"metadata": {"name": "default"}})).await;
         cluster
@@ -174,7 +176,9 @@ async fn a_gated_pod_waits_for_its_gates() {
     cluster.bound("other").await;
     let pod = cluster.wait("pods", "gated", |p| p["metadata"]["name"] == "gated").await;
     assert_eq!((condition(&pod).1, &pod["spec"]["nodeName"]), ("SchedulingGated", &Value::Null));
-    cluster.send(Method::PATCH, &format!("{PODS}/gated"), "application/merge-patch+json", &json!({"spec": {"schedulingGates": null}})).await;
+    cluster
+        .send(Method::PATCH, &format!("{PODS}/gated"), "application/merge-patch+json", &json!({"spec": {"schedulingGates": null}}))
+        .await;
     assert_eq!(cluster.bound("gated").await, "a");
 }
 
@@ -198,7 +202,10 @@ async fn many_pods_at_once_are_all_bound_and_no_node_is_overfull() {
         cluster.node(&format!("n{i}"), "10").await;
     }
     let began = Instant::now();
-    let creations = (0..200).map(|i| { let cluster = &cluster; async move { cluster.pod(&format!("p{i}"), "200m", &json!({})).await } });
+    let creations = (0..200).map(|i| {
+        let cluster = &cluster;
+        async move { cluster.pod(&format!("p{i}"), "200m", &json!({})).await }
+    });
     stream::iter(creations).buffer_unordered(32).collect::<Vec<_>>().await;
     let mut per_node = std::collections::BTreeMap::<String, usize>::new();
     for i in 0..200 {

@@ -5,8 +5,8 @@ mod common;
 
 use common::{World, node, pod};
 use ferrokube_scheduler::feeds::Feed;
-use ferrokube_scheduler::queue::{Queue, event};
 use ferrokube_scheduler::plugins::Plugin;
+use ferrokube_scheduler::queue::{Queue, event};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
@@ -85,8 +85,11 @@ fn preemption_spares_disruption_budgets_where_it_can() {
     let mut world = World::new(&[node("a", "1", "1Gi", "z"), node("b", "1", "1Gi", "z")]);
     world.on("a", &pod("guarded", "guarded", "1", "", &with_priority(1)));
     world.on("b", &pod("free", "free", "1", "", &with_priority(9)));
-    world.tell(Feed::Budgets, &json!({"metadata": {"name": "b", "namespace": "default"},
-        "spec": {"selector": {"matchLabels": {"app": "guarded"}}}, "status": {"disruptionsAllowed": 0}}));
+    world.tell(
+        Feed::Budgets,
+        &json!({"metadata": {"name": "b", "namespace": "default"},
+        "spec": {"selector": {"matchLabels": {"app": "guarded"}}}, "status": {"disruptionsAllowed": 0}}),
+    );
     let id = world.add(&pod("p", "x", "1", "", &with_priority(100)));
     assert_eq!(world.preempt(id), Ok(("b".to_owned(), vec!["free".to_owned()])));
 }
@@ -106,7 +109,12 @@ fn equal_seeds_decide_alike_and_ties_are_spread() {
     let run = || {
         let nodes: Vec<Value> = (0..8).map(|i| node(&format!("n{i}"), "64", "64Gi", "z")).collect();
         let mut world = World::new(&nodes);
-        (0..8).map(|i| { let id = world.add(&pod(&format!("p{i}"), "x", "1", "1Gi", &json!({}))); world.place(id).unwrap() }).collect::<Vec<_>>()
+        (0..8)
+            .map(|i| {
+                let id = world.add(&pod(&format!("p{i}"), "x", "1", "1Gi", &json!({})));
+                world.place(id).unwrap()
+            })
+            .collect::<Vec<_>>()
     };
     let first = run();
     assert_eq!(first, run());

@@ -136,7 +136,8 @@ fn required(terms: Value) -> Value {
 fn node_selector_and_affinity() {
     let mut labelled = node("n", "1", "1Gi", "z");
     labelled["metadata"]["labels"]["size"] = "7".into();
-    let expression = |key: &str, operator: &str, values: Value| json!([{"matchExpressions": [{"key": key, "operator": operator, "values": values}]}]);
+    let expression =
+        |key: &str, operator: &str, values: Value| json!([{"matchExpressions": [{"key": key, "operator": operator, "values": values}]}]);
     for (spec, fits) in [
         (json!({"nodeSelector": {"size": "7"}}), true),
         (json!({"nodeSelector": {"size": "8"}}), false),
@@ -174,9 +175,7 @@ fn preferred_node_affinity_adds_the_weights_that_match() {
 
 #[test]
 fn host_ports_conflict_by_address_protocol_and_number() {
-    let ports = |ip: &str, protocol: &str, port: u16| {
-        json!({"containers": [{"name": "c", "image": "i", "ports": [{"containerPort": 1, "hostPort": port, "hostIP": ip, "protocol": protocol}]}]})
-    };
+    let ports = |ip: &str, protocol: &str, port: u16| json!({"containers": [{"name": "c", "image": "i", "ports": [{"containerPort": 1, "hostPort": port, "hostIP": ip, "protocol": protocol}]}]});
     for (ip, protocol, port, fits) in [
         ("", "TCP", 80, false),
         ("0.0.0.0", "TCP", 80, false),
@@ -399,8 +398,11 @@ fn volumes_must_be_bound_and_within_reach() {
     world.tell(Feed::Claims, &claim("pending", "", "Pending"));
     world.tell(Feed::Claims, &claim("lost", "gone", "Lost"));
     world.tell(Feed::Claims, &claim("astray", "nowhere", "Bound"));
-    world.tell(Feed::Volumes, &json!({"metadata": {"name": "v"}, "spec": {"nodeAffinity": {"required": {"nodeSelectorTerms":
-        [{"matchExpressions": [{"key": HOST, "operator": "In", "values": ["a1"]}]}]}}}}));
+    world.tell(
+        Feed::Volumes,
+        &json!({"metadata": {"name": "v"}, "spec": {"nodeAffinity": {"required": {"nodeSelectorTerms":
+        [{"matchExpressions": [{"key": HOST, "operator": "In", "values": ["a1"]}]}]}}}}),
+    );
     for (name, node, want) in [
         ("bound", "a1", ""),
         ("bound", "b1", "node(s) didn't match PersistentVolume's node affinity"),

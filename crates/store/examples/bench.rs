@@ -70,7 +70,11 @@ async fn opening(dir: &Path) -> Result<(), Failure> {
     let store = Embedded::open(dir, Options::default())?;
     println!("| open {KEYS} keys of 2 KB ({} MB on disk) | {:.1?} | | |", size >> 20, at.elapsed());
     if let (Some(before), Some(after)) = (before, resident_kib()) {
-        println!("| resident memory grown by opening | {} KiB | {} bytes per key | |", after.saturating_sub(before), after.saturating_sub(before) * 1024 / KEYS);
+        println!(
+            "| resident memory grown by opening | {} KiB | {} bytes per key | |",
+            after.saturating_sub(before),
+            after.saturating_sub(before) * 1024 / KEYS
+        );
     }
     let at = Instant::now();
     let page = store.range(Bytes::from_static(b"/"), prefix_end(b"/registry/"), None, 0).await?;

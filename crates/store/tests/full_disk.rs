@@ -77,10 +77,8 @@ async fn fill_and_recover(dir: &Path) {
     assert_eq!(count(&store).await, keys);
     assert_eq!(store.revision().await.expect("revision"), revision, "a refused write takes no revision");
     // What makes room is still possible, also in the company of writes that are not.
-    let (refused, deleted) = tokio::join!(
-        store.put(key(0), Bytes::from(vec![0; 50_000]), Expect::Any, None),
-        store.delete(key(keys - 1), Expect::Any)
-    );
+    let (refused, deleted) =
+        tokio::join!(store.put(key(0), Bytes::from(vec![0; 50_000]), Expect::Any, None), store.delete(key(keys - 1), Expect::Any));
     assert!(matches!(refused, Err(Error::NoSpace { .. })));
     assert_eq!(deleted.expect("a delete fits").revision, revision + 1);
     store.compact(revision + 1).await.expect("a compaction fits");

@@ -108,7 +108,8 @@ async fn everyone_sees_one_history_while_it_is_written_compacted_and_cleaned() {
     store.request_progress().await.expect("progress");
     for (watch, (start, end)) in watches.into_iter().zip(&ranges) {
         let seen: Vec<_> = watch.await.expect("watches").into_iter().map(flat).collect();
-        let want: Vec<_> = history.iter().filter(|(_, (k, _))| k >= start && k < end).map(|(r, (k, v))| (*r, k.clone(), v.clone())).collect();
+        let want: Vec<_> =
+            history.iter().filter(|(_, (k, _))| k >= start && k < end).map(|(r, (k, v))| (*r, k.clone(), v.clone())).collect();
         assert_eq!(seen.len(), want.len());
         assert!(seen == want, "the watch of {start:?} differs from what was written");
     }

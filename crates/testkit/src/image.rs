@@ -225,7 +225,9 @@ impl ImageBuilder {
         });
         let config = config.to_string().into_bytes();
         let (media_type, config_type, layer_type) = match self.docker {
-            true => (DOCKER_MANIFEST, "application/vnd.docker.container.image.v1+json", "application/vnd.docker.image.rootfs.diff.tar.gzip"),
+            true => {
+                (DOCKER_MANIFEST, "application/vnd.docker.container.image.v1+json", "application/vnd.docker.image.rootfs.diff.tar.gzip")
+            }
             false => (OCI_MANIFEST, "application/vnd.oci.image.config.v1+json", "application/vnd.oci.image.layer.v1.tar+gzip"),
         };
         let descriptors: Vec<_> =
@@ -387,7 +389,16 @@ pub fn busybox() -> Result<ImageBuilder> {
     let content = fs::read(&busybox).with_context(|| format!("read {}", busybox.display()))?;
     let applets = crate::tools::run(std::process::Command::new(&busybox).arg("--list"))?;
     let mut layer = Layer::new();
-    for (dir, mode) in [("bin", 0o755), ("etc", 0o755), ("tmp", 0o1777), ("root", 0o700), ("home", 0o755), ("var", 0o755), ("www", 0o755), ("www/cgi-bin", 0o755)] {
+    for (dir, mode) in [
+        ("bin", 0o755),
+        ("etc", 0o755),
+        ("tmp", 0o1777),
+        ("root", 0o700),
+        ("home", 0o755),
+        ("var", 0o755),
+        ("www", 0o755),
+        ("www/cgi-bin", 0o755),
+    ] {
         layer = layer.dir(dir, mode);
     }
     layer = layer.file("bin/busybox", 0o755, content);

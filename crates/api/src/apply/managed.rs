@@ -109,7 +109,8 @@ pub(super) fn write(object: &mut Value, mut entries: Vec<Entry>) {
         return strip(object);
     }
     entries.sort_by(|a, b| {
-        let order = |e: &Entry| (e.operation, e.time.clone().unwrap_or_default(), e.manager.clone(), e.api_version.clone(), e.subresource.clone());
+        let order =
+            |e: &Entry| (e.operation, e.time.clone().unwrap_or_default(), e.manager.clone(), e.api_version.clone(), e.subresource.clone());
         order(a).cmp(&order(b))
     });
     let Value::Object(object) = object else { return };

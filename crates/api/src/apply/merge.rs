@@ -61,7 +61,9 @@ pub(super) fn check(value: &Value, ty: Type<'_>, path: &mut String, errors: &mut
         (Shape::List(_), Value::Array(list)) => check_list(list, ty, path, errors),
         (Shape::Struct(..) | Shape::Map(_), other) => error(format!("expected map, got {}", described(other))),
         (Shape::List(_), other) => error(format!("expected list, got {}", described(other))),
-        (Shape::Int32 | Shape::Int64 | Shape::Double, v) if !v.is_number() => error(format!("expected numeric (int or float), got {}", go_type(v))),
+        (Shape::Int32 | Shape::Int64 | Shape::Double, v) if !v.is_number() => {
+            error(format!("expected numeric (int or float), got {}", go_type(v)))
+        }
         (Shape::Bool, v) if !v.is_boolean() => error(format!("expected boolean, got {}", go_type(v))),
         (Shape::String | Shape::Bytes, v) if !v.is_string() => error(format!("expected string, got {}", described(v))),
         (Shape::IntOrString | Shape::Quantity | Shape::Time | Shape::MicroTime, v) if v.is_object() || v.is_array() => {
@@ -133,10 +135,12 @@ pub(super) fn merge(live: Option<&Value>, config: Option<&Value>, ty: Type<'_>) 
             }
             Some(Value::Object(map))
         }
-        (Value::Array(old), Value::Array(new), how @ (Merge::Set | Merge::Keyed(_))) => match (indexed(old, how, ty), indexed(new, how, ty)) {
-            (Ok(old), Ok(new)) => Some(Value::Array(merge_lists(&old, &new, element(ty)))),
-            _ => Some(config.clone()),
-        },
+        (Value::Array(old), Value::Array(new), how @ (Merge::Set | Merge::Keyed(_))) => {
+            match (indexed(old, how, ty), indexed(new, how, ty)) {
+                (Ok(old), Ok(new)) => Some(Value::Array(merge_lists(&old, &new, element(ty)))),
+                _ => Some(config.clone()),
+            }
+        }
         // A null in a configuration does not remove what merges field by field.
         (Value::Object(_) | Value::Array(_), Value::Null, _) if !matches!(merge_of(ty, live), Merge::Leaf) => Some(live.clone()),
         _ => Some(config.clone()),

@@ -69,7 +69,15 @@ fn strip_meta(set: &mut Set) {
     }
     set.remove_path(&["f:metadata"]);
     const KEPT_BY_SERVER: [&str; 9] = [
-        "f:name", "f:namespace", "f:creationTimestamp", "f:selfLink", "f:uid", "f:clusterName", "f:generation", "f:managedFields", "f:resourceVersion",
+        "f:name",
+        "f:namespace",
+        "f:creationTimestamp",
+        "f:selfLink",
+        "f:uid",
+        "f:clusterName",
+        "f:generation",
+        "f:managedFields",
+        "f:resourceVersion",
     ];
     for name in KEPT_BY_SERVER {
         set.remove_path(&["f:metadata", name]);
@@ -194,9 +202,9 @@ pub fn apply(live: Option<&Value>, patch: Value, schema: &Schema, force: bool, w
     let entries = entries_before_apply(live, schema, writer);
     match apply_once(base, &patch, schema, force, writer, entries.clone()) {
         Err(conflicts) => match allowed_by_last_applied(base, &patch, schema, writer, &conflicts) {
-            Some(left) if left.is_empty() => {
-                apply_once(base, &patch, schema, true, writer, entries).map(|o| refresh_last_applied(o, &patch, writer)).map_err(|c| conflict_status(&c))
-            }
+            Some(left) if left.is_empty() => apply_once(base, &patch, schema, true, writer, entries)
+                .map(|o| refresh_last_applied(o, &patch, writer))
+                .map_err(|c| conflict_status(&c)),
             Some(left) => Err(conflict_status(&left)),
             None => Err(conflict_status(&conflicts)),
         },
@@ -215,7 +223,9 @@ fn check_configuration(patch: &Value, schema: &Schema, writer: &Writer<'_>) -> R
     let (version, kind) = (text(patch, &["apiVersion"]), text(patch, &["kind"]));
     if version != writer.api_version {
         let expected = writer.api_version;
-        return Err(Status::bad_request(format!("Incorrect version specified in apply patch. Specified patch version: {version}, expected: {expected}")));
+        return Err(Status::bad_request(format!(
+            "Incorrect version specified in apply patch. Specified patch version: {version}, expected: {expected}"
+        )));
     }
     let mut errors = Vec::new();
     merge::check(patch, Some(schema.root()), &mut String::new(), &mut errors);
@@ -249,7 +259,14 @@ struct Conflict {
     path: String,
 }
 
-fn apply_once(live: &Value, patch: &Value, schema: &Schema, force: bool, writer: &Writer<'_>, mut entries: Vec<Entry>) -> Result<Value, Vec<Conflict>> {
+fn apply_once(
+    live: &Value,
+    patch: &Value,
+    schema: &Schema,
+    force: bool,
+    writer: &Writer<'_>,
+    mut entries: Vec<Entry>,
+) -> Result<Value, Vec<Conflict>> {
     let root = Some(schema.root());
     let merged = merge::merge(Some(live), Some(patch), root).unwrap_or_default();
     let mut set = merge::field_set(patch, root);
@@ -312,7 +329,13 @@ fn drop_abandoned(merged: Value, last: &Entry, mine: &Entry, others: &[Entry], t
 
 /// For `kubectl`, moving from client-side apply: conflicts over what its own last-applied annotation names are none.
 /// `None` when that does not apply; else the conflicts that are left.
-fn allowed_by_last_applied(live: &Value, patch: &Value, schema: &Schema, writer: &Writer<'_>, conflicts: &[Conflict]) -> Option<Vec<Conflict>> {
+fn allowed_by_last_applied(
+    live: &Value,
+    patch: &Value,
+    schema: &Schema,
+    writer: &Writer<'_>,
+    conflicts: &[Conflict],
+) -> Option<Vec<Conflict>> {
     if writer.manager != "kubectl" || patch.is_null() {
         return None;
     }

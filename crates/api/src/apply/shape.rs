@@ -74,14 +74,20 @@ fn key_element(item: &Value, keys: &[Text], ty: Type<'_>) -> Result<String, Stri
         let value = item.get(&**key).filter(|v| !v.is_null()).cloned();
         let default = || match ty.and_then(|t| t.field(key)).map(|(_, f)| (&f.absent, f.required)) {
             Some((Absent::Value(default), _)) => Some(default.clone()),
-            Some((Absent::Zero, _)) => ty.and_then(|t| t.child(key)).map(|t| if t.shape() == Shape::String { Value::from("") } else { Value::from(0) }),
+            Some((Absent::Zero, _)) => {
+                ty.and_then(|t| t.child(key)).map(|t| if t.shape() == Shape::String { Value::from("") } else { Value::from(0) })
+            }
             _ => None,
         };
         match value.or_else(default) {
             Some(value) => _ = found.insert(key.to_string(), value),
             // Optional keys may be absent together; without any there is nothing to tell elements apart.
             None if keys.len() > 1 => {}
-            None => return Err(format!("associative list with keys has an element that omits key field {key:?} (and doesn't have default value)")),
+            None => {
+                return Err(format!(
+                    "associative list with keys has an element that omits key field {key:?} (and doesn't have default value)"
+                ));
+            }
         }
     }
     Ok(format!("k:{}", Value::Object(found)))

@@ -51,20 +51,24 @@ fn a_create_owns_what_it_set_beyond_gos_zeros() {
     track_update(None, &mut object, &pod, &Writer { api_version: "v1", ..writer("kubectl-create", 0) });
     let entry = &managed::raw(&object)[0];
     assert_eq!((entry["operation"].as_str(), entry["time"].as_str()), (Some("Update"), Some("2027-01-15T08:00:00Z")));
-    assert_eq!(entry["fieldsV1"], json!({
-        "f:metadata": {"f:labels": {".": {}, "f:app": {}}},
-        "f:spec": {
-            "f:containers": {"k:{\"name\":\"c\"}": {
-                ".": {}, "f:image": {}, "f:name": {}, "f:resources": {},
-                "f:ports": {".": {}, "k:{\"containerPort\":80,\"protocol\":\"TCP\"}": {".": {}, "f:containerPort": {}, "f:protocol": {}}}}},
-            "f:nodeSelector": {}, "f:securityContext": {}, "f:tolerations": {}}
-    }));
+    assert_eq!(
+        entry["fieldsV1"],
+        json!({
+            "f:metadata": {"f:labels": {".": {}, "f:app": {}}},
+            "f:spec": {
+                "f:containers": {"k:{\"name\":\"c\"}": {
+                    ".": {}, "f:image": {}, "f:name": {}, "f:resources": {},
+                    "f:ports": {".": {}, "k:{\"containerPort\":80,\"protocol\":\"TCP\"}": {".": {}, "f:containerPort": {}, "f:protocol": {}}}}},
+                "f:nodeSelector": {}, "f:securityContext": {}, "f:tolerations": {}}
+        })
+    );
 }
 
 #[test]
 fn an_update_takes_over_only_what_it_changes() {
     let deployment = deployment();
-    let mut first = read(config(json!({"replicas": 1, "paused": true, "selector": {"matchLabels": {"a": "b"}}, "template": {}})), &deployment);
+    let mut first =
+        read(config(json!({"replicas": 1, "paused": true, "selector": {"matchLabels": {"a": "b"}}, "template": {}})), &deployment);
     track_update(None, &mut first, &deployment, &writer("one", 0));
     let mut second = first.clone();
     second["spec"]["replicas"] = json!(2);
@@ -91,8 +95,11 @@ fn the_status_view_owns_status_and_nothing_else() {
     new["metadata"]["labels"] = json!({"x": "y"});
     track_update(Some(&live), &mut new, &deployment, &Writer { subresource: "status", ..writer("one", 5) });
     let entry = managed::raw(&new).iter().find(|e| e["subresource"] == "status").expect("a second entry of the same manager");
-    assert_eq!(entry["fieldsV1"], json!({"f:status": {"f:replicas": {}, "f:conditions": {
-        ".": {}, "k:{\"type\":\"Available\"}": {".": {}, "f:type": {}, "f:status": {}}}}}));
+    assert_eq!(
+        entry["fieldsV1"],
+        json!({"f:status": {"f:replicas": {}, "f:conditions": {
+        ".": {}, "k:{\"type\":\"Available\"}": {".": {}, "f:type": {}, "f:status": {}}}}})
+    );
 }
 
 #[test]
@@ -127,7 +134,14 @@ fn conflicts_name_manager_and_field() {
     assert_eq!((error.code, error.reason), (409, Some(Reason::Conflict)));
     assert_eq!(error.message, "Apply failed with 1 conflict: conflict with \"kubectl-client\" using apps/v1: .spec.replicas");
     let causes = error.details.expect("details").causes;
-    assert_eq!(causes, [Cause { kind: "FieldManagerConflict".into(), message: "conflict with \"kubectl-client\" using apps/v1".into(), field: ".spec.replicas".into() }]);
+    assert_eq!(
+        causes,
+        [Cause {
+            kind: "FieldManagerConflict".into(),
+            message: "conflict with \"kubectl-client\" using apps/v1".into(),
+            field: ".spec.replicas".into()
+        }]
+    );
     let forced = apply(Some(&live), config(json!({"replicas": 3})), &deployment(), true, &writer("me", 1)).expect("forced");
     assert_eq!(forced["spec"]["replicas"], 3);
     assert_eq!(fields(&forced, "me"), json!({"f:spec": {"f:replicas": {}}}));
@@ -141,8 +155,13 @@ fn conflicts_name_manager_and_field() {
 fn several_conflicts_are_listed_by_manager() {
     let one = applied(None, json!({"replicas": 1, "paused": true}), "a", 0);
     let two = applied(Some(&one), json!({"minReadySeconds": 1}), "b", 1);
-    let error = apply(Some(&two), config(json!({"replicas": 2, "paused": false, "minReadySeconds": 2})), &deployment(), false, &writer("c", 2)).expect_err("conflicts");
-    assert_eq!(error.message, "Apply failed with 3 conflicts: conflicts with \"a\":\n- .spec.paused\n- .spec.replicas\nconflicts with \"b\":\n- .spec.minReadySeconds");
+    let error =
+        apply(Some(&two), config(json!({"replicas": 2, "paused": false, "minReadySeconds": 2})), &deployment(), false, &writer("c", 2))
+            .expect_err("conflicts");
+    assert_eq!(
+        error.message,
+        "Apply failed with 3 conflicts: conflicts with \"a\":\n- .spec.paused\n- .spec.replicas\nconflicts with \"b\":\n- .spec.minReadySeconds"
+    );
 }
 
 #[test]

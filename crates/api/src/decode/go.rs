@@ -79,7 +79,8 @@ impl<'s> Walk<'s> {
         let target = match owner {
             None => format!("Go value of type {go_type}"),
             Some(owner) => {
-                let names: Vec<&str> = self.path.iter().filter_map(|s| if let Step::Field(_, name) = s { Some(*name) } else { None }).collect();
+                let names: Vec<&str> =
+                    self.path.iter().filter_map(|s| if let Step::Field(_, name) = s { Some(*name) } else { None }).collect();
                 format!("Go struct field {owner}.{} of type {go_type}", names.join("."))
             }
         };

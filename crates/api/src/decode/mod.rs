@@ -66,7 +66,9 @@ pub fn decode_as(bytes: &[u8], content: ContentType, schema: &Schema, expected: 
             let mut walk = go::Walk::new(strictness != Strictness::Ignore);
             let mut source = serde_json::Deserializer::from_slice(bytes);
             let value = walk.at(schema.root()).deserialize(&mut source).and_then(|v| source.end().map(|()| v));
-            let value = value.map_err(|e| unreadable(expected, &format!("couldn't get version/kind; json parse error: {}", syntax::explain(bytes, &e)), bytes))?;
+            let value = value.map_err(|e| {
+                unreadable(expected, &format!("couldn't get version/kind; json parse error: {}", syntax::explain(bytes, &e)), bytes)
+            })?;
             finish(walk, value, expected, strictness, bytes)
         }
         ContentType::Yaml => {
@@ -195,7 +197,11 @@ fn unreadable(expected: &Gvk, why: &str, bytes: &[u8]) -> Status {
 fn nameless(expected: &Gvk, failure: &str, bytes: &[u8]) -> Status {
     let found = failure.strip_prefix("json: cannot unmarshal ").and_then(|f| f.split(' ').next()).unwrap_or("value");
     let target = r#"struct { APIVersion string "json:\"apiVersion,omitempty\""; Kind string "json:\"kind,omitempty\"" }"#;
-    unreadable(expected, &format!("couldn't get version/kind; json parse error: json: cannot unmarshal {found} into Go value of type {target}"), bytes)
+    unreadable(
+        expected,
+        &format!("couldn't get version/kind; json parse error: json: cannot unmarshal {found} into Go value of type {target}"),
+        bytes,
+    )
 }
 
 fn check_kind(value: &Value, expected: &Gvk) -> Result<(), Status> {
@@ -217,7 +223,9 @@ fn check_kind(value: &Value, expected: &Gvk) -> Result<(), Status> {
     }
     if kind == expected.kind {
         let wanted = expected.api_version();
-        return Err(Status::bad_request(format!("the API version in the data ({api_version}) does not match the expected API version ({wanted})")));
+        return Err(Status::bad_request(format!(
+            "the API version in the data ({api_version}) does not match the expected API version ({wanted})"
+        )));
     }
     let internal = |group: &str| if group.is_empty() { "core".to_owned() } else { group.split('.').next().unwrap_or(group).to_owned() };
     let why = format!("converting ({version}.{kind}) to ({}.{}): unknown conversion", internal(&expected.group), expected.kind);

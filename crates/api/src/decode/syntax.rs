@@ -180,7 +180,11 @@ impl Scanner<'_> {
         if self.peek() == Some(b'-') {
             self.at += 1;
         }
-        if self.peek() == Some(b'0') { self.at += 1 } else { self.digits("in numeric literal")? }
+        if self.peek() == Some(b'0') {
+            self.at += 1
+        } else {
+            self.digits("in numeric literal")?
+        }
         if self.peek() == Some(b'.') {
             self.at += 1;
             self.digits("after decimal point in numeric literal")?;

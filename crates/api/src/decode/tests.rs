@@ -21,12 +21,15 @@ fn a_pod_reads_back_as_go_writes_it() {
         "resources":{"limits":{"cpu":"1000m","memory":1073741824}},"ports":[{"containerPort":80}]}],"hostNetwork":false,"terminationGracePeriodSeconds":0,
         "nodeSelector":{},"volumes":[{"name":"v","emptyDir":{}}]}}"#;
     let decoded = pod(Strictness::Strict, body).expect("valid");
-    assert_eq!(decoded.value, json!({
-        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"}, "status": {},
-        "spec": {"containers": [{"name": "c", "env": [{"name": "E"}], "resources": {"limits": {"cpu": "1", "memory": "1073741824"}},
-                                 "ports": [{"containerPort": 80}]}],
-                 "terminationGracePeriodSeconds": 0, "volumes": [{"name": "v", "emptyDir": {}}]}
-    }));
+    assert_eq!(
+        decoded.value,
+        json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"}, "status": {},
+            "spec": {"containers": [{"name": "c", "env": [{"name": "E"}], "resources": {"limits": {"cpu": "1", "memory": "1073741824"}},
+                                     "ports": [{"containerPort": 80}]}],
+                     "terminationGracePeriodSeconds": 0, "volumes": [{"name": "v", "emptyDir": {}}]}
+        })
+    );
 }
 
 #[test]
@@ -46,11 +49,23 @@ fn unknown_and_duplicate_fields_are_named_with_their_path() {
 #[test]
 fn wrong_types_are_told_as_go_tells_them() {
     let cases = [
-        (r#"{"spec":{"containers":"x"}}"#, "json: cannot unmarshal string into Go struct field PodSpec.spec.containers of type []v1.Container"),
+        (
+            r#"{"spec":{"containers":"x"}}"#,
+            "json: cannot unmarshal string into Go struct field PodSpec.spec.containers of type []v1.Container",
+        ),
         (r#"{"spec":{"priority":"1"}}"#, "json: cannot unmarshal string into Go struct field PodSpec.spec.priority of type int32"),
-        (r#"{"spec":{"priority":4294967296}}"#, "json: cannot unmarshal number 4294967296 into Go struct field PodSpec.spec.priority of type int32"),
-        (r#"{"metadata":{"labels":{"a":1}}}"#, "json: cannot unmarshal number into Go struct field ObjectMeta.metadata.labels of type string"),
-        (r#"{"spec":{"containers":[{"env":[{"value":true}]}]}}"#, "json: cannot unmarshal bool into Go struct field EnvVar.spec.containers.env.value of type string"),
+        (
+            r#"{"spec":{"priority":4294967296}}"#,
+            "json: cannot unmarshal number 4294967296 into Go struct field PodSpec.spec.priority of type int32",
+        ),
+        (
+            r#"{"metadata":{"labels":{"a":1}}}"#,
+            "json: cannot unmarshal number into Go struct field ObjectMeta.metadata.labels of type string",
+        ),
+        (
+            r#"{"spec":{"containers":[{"env":[{"value":true}]}]}}"#,
+            "json: cannot unmarshal bool into Go struct field EnvVar.spec.containers.env.value of type string",
+        ),
         (r#"{"spec":[]}"#, "json: cannot unmarshal array into Go struct field Pod.spec of type v1.PodSpec"),
     ];
     for (body, why) in cases {
@@ -74,7 +89,12 @@ fn scalars_with_code_behind_them_are_checked() {
 fn times_come_out_in_utc_and_whole_seconds() {
     let body = r#"{"metadata":{"creationTimestamp":"2026-01-02T04:05:06.789+02:00"}}"#;
     assert_eq!(pod(Strictness::Strict, body).expect("valid").value["metadata"]["creationTimestamp"], "2026-01-02T02:05:06Z");
-    let lease = decode(br#"{"spec":{"renewTime":"2026-01-02T04:05:06.123456Z"}}"#, ContentType::Json, &schema("io.k8s.api.coordination.v1.Lease"), Strictness::Strict);
+    let lease = decode(
+        br#"{"spec":{"renewTime":"2026-01-02T04:05:06.123456Z"}}"#,
+        ContentType::Json,
+        &schema("io.k8s.api.coordination.v1.Lease"),
+        Strictness::Strict,
+    );
     assert_eq!(lease.expect("valid").value["spec"]["renewTime"], "2026-01-02T04:05:06.123456Z");
 }
 
@@ -99,8 +119,11 @@ fn what_is_no_object_names_no_kind() {
 #[test]
 fn options_are_accepted_in_any_group() {
     let options = schema("io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions");
-    for body in [r#"{"kind":"DeleteOptions","apiVersion":"apps/v1","gracePeriodSeconds":0}"#, r#"{"gracePeriodSeconds":0}"#,
-                 r#"{"kind":"DeleteOptions","apiVersion":"stable.example.com/v1","gracePeriodSeconds":0}"#] {
+    for body in [
+        r#"{"kind":"DeleteOptions","apiVersion":"apps/v1","gracePeriodSeconds":0}"#,
+        r#"{"gracePeriodSeconds":0}"#,
+        r#"{"kind":"DeleteOptions","apiVersion":"stable.example.com/v1","gracePeriodSeconds":0}"#,
+    ] {
         let decoded = decode(body.as_bytes(), ContentType::Json, &options, Strictness::Strict).expect("accepted");
         assert_eq!(decoded.value["gracePeriodSeconds"], 0);
     }
@@ -130,7 +153,11 @@ fn yaml_is_read_as_yaml_1_1() {
 fn a_yaml_key_that_stands_twice_is_found() {
     let body = "metadata:\n  name: a\n  name: b\n";
     let error = decode(body.as_bytes(), ContentType::Yaml, &schema("io.k8s.api.core.v1.Pod"), Strictness::Strict).expect_err("duplicate");
-    assert!(error.message.ends_with("strict decoding error: yaml: unmarshal errors:\n  line 3: key \"name\" already set in map"), "{}", error.message);
+    assert!(
+        error.message.ends_with("strict decoding error: yaml: unmarshal errors:\n  line 3: key \"name\" already set in map"),
+        "{}",
+        error.message
+    );
     let warned = decode(body.as_bytes(), ContentType::Yaml, &schema("io.k8s.api.core.v1.Pod"), Strictness::Warn).expect("warned");
     assert_eq!(warned.value["metadata"]["name"], "b");
 }
@@ -160,7 +187,8 @@ fn a_patched_value_takes_the_same_form() {
 fn a_patched_object_that_does_not_fit_is_invalid_with_the_patch_shown() {
     let value = json!({"apiVersion": "v1", "kind": "Pod", "spec": {"x": 1}});
     let pod = schema("io.k8s.api.core.v1.Pod");
-    let error = patched(value.clone(), &pod, Strictness::Strict, "{\"spec\":{\"x\":1}}", vec!["duplicate field \"spec\"".into()]).expect_err("unknown field");
+    let error = patched(value.clone(), &pod, Strictness::Strict, "{\"spec\":{\"x\":1}}", vec!["duplicate field \"spec\"".into()])
+        .expect_err("unknown field");
     assert_eq!(error.code, 422);
     assert_eq!(
         error.message,
@@ -175,7 +203,8 @@ fn a_patched_object_that_does_not_fit_is_invalid_with_the_patch_shown() {
 /// The published round-trip fixtures: one object per kind with every field set, as JSON and as YAML.
 #[test]
 fn every_published_object_reads_back_as_it_is() {
-    let folder = std::path::PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared/reference/data/staging/src/k8s.io/api/testdata/HEAD");
+    let folder =
+        std::path::PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared/reference/data/staging/src/k8s.io/api/testdata/HEAD");
     let Ok(entries) = std::fs::read_dir(&folder) else {
         eprintln!("SKIP: no ../shared/reference beside the checkout with the round-trip fixtures");
         return;

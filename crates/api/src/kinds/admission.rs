@@ -6,20 +6,12 @@ use crate::field::{At, Errors};
 use crate::names;
 use serde_json::{Map, Value};
 
-pub(super) const VALIDATING_WEBHOOKS: Hooks =
-    Hooks { default: Some(default_webhooks), validate_create: Some(webhooks), ..Hooks::NONE };
-pub(super) const MUTATING_WEBHOOKS: Hooks =
-    Hooks { default: Some(default_mutating), validate_create: Some(webhooks), ..Hooks::NONE };
-pub(super) const POLICY: Hooks = Hooks {
-    default: Some(default_policy),
-    prepare_create: Some(common::reset_status),
-    validate_create: Some(policy),
-    ..Hooks::NONE
-};
-pub(super) const MUTATING_POLICY: Hooks =
-    Hooks { default: Some(default_policy), validate_create: Some(policy), ..Hooks::NONE };
-pub(super) const BINDING: Hooks =
-    Hooks { default: Some(default_binding), validate_create: Some(binding), ..Hooks::NONE };
+pub(super) const VALIDATING_WEBHOOKS: Hooks = Hooks { default: Some(default_webhooks), validate_create: Some(webhooks), ..Hooks::NONE };
+pub(super) const MUTATING_WEBHOOKS: Hooks = Hooks { default: Some(default_mutating), validate_create: Some(webhooks), ..Hooks::NONE };
+pub(super) const POLICY: Hooks =
+    Hooks { default: Some(default_policy), prepare_create: Some(common::reset_status), validate_create: Some(policy), ..Hooks::NONE };
+pub(super) const MUTATING_POLICY: Hooks = Hooks { default: Some(default_policy), validate_create: Some(policy), ..Hooks::NONE };
+pub(super) const BINDING: Hooks = Hooks { default: Some(default_binding), validate_create: Some(binding), ..Hooks::NONE };
 
 const SPEC: At<'static> = At::field("spec");
 

@@ -9,8 +9,7 @@ use serde_json::{Value, json};
 
 const SPEC: At<'static> = At::field("spec");
 
-const BASE: Hooks =
-    Hooks { prepare_create: Some(common::reset_status), warnings: Some(pod::warnings::workload), ..Hooks::NONE };
+const BASE: Hooks = Hooks { prepare_create: Some(common::reset_status), warnings: Some(pod::warnings::workload), ..Hooks::NONE };
 
 pub(super) const DEPLOYMENT: Hooks = Hooks {
     default: Some(default_deployment),
@@ -37,8 +36,7 @@ pub(super) const STATEFUL_SET: Hooks = Hooks {
     validate_name: Some(names::dns1123_label),
     ..BASE
 };
-pub(super) const REPLICATION_CONTROLLER: Hooks =
-    Hooks { default: Some(default_controller), validate_create: Some(controller), ..BASE };
+pub(super) const REPLICATION_CONTROLLER: Hooks = Hooks { default: Some(default_controller), validate_create: Some(controller), ..BASE };
 pub(super) const CONTROLLER_REVISION: Hooks =
     Hooks { validate_create: Some(revision), validate_update: Some(revision_update), ..Hooks::NONE };
 
@@ -132,9 +130,7 @@ fn deployment(o: &Value, e: &mut Errors) {
     for key in ["minReadySeconds", "revisionHistoryLimit", "progressDeadlineSeconds"] {
         check::non_negative(spec, key, &SPEC, e);
     }
-    if let Some(n) =
-        int(spec, "progressDeadlineSeconds").filter(|n| *n <= int(spec, "minReadySeconds").unwrap_or_default())
-    {
+    if let Some(n) = int(spec, "progressDeadlineSeconds").filter(|n| *n <= int(spec, "minReadySeconds").unwrap_or_default()) {
         e.invalid(&SPEC.child("progressDeadlineSeconds"), &n.into(), "must be greater than minReadySeconds");
     }
 }

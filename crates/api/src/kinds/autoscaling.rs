@@ -13,12 +13,8 @@ const CURRENT: &str = "autoscaling.alpha.kubernetes.io/current-metrics";
 const CONDITIONS: &str = "autoscaling.alpha.kubernetes.io/conditions";
 const BEHAVIOR: &str = "autoscaling.alpha.kubernetes.io/behavior";
 
-pub(super) const V2: Hooks = Hooks {
-    default: Some(default_v2),
-    prepare_create: Some(common::reset_status),
-    validate_create: Some(validate),
-    ..Hooks::NONE
-};
+pub(super) const V2: Hooks =
+    Hooks { default: Some(default_v2), prepare_create: Some(common::reset_status), validate_create: Some(validate), ..Hooks::NONE };
 pub(super) const V1: Hooks = Hooks {
     default: Some(|o| fill(object(o, "spec"), "minReplicas", 1)),
     prepare_create: Some(common::reset_status),
@@ -204,8 +200,7 @@ fn metric_target(target: &Value, at: &At, e: &mut Errors) {
         e.invalid(&at.child("averageUtilization"), &n.into(), "must be greater than 0");
     }
     for key in ["value", "averageValue"] {
-        let positive =
-            |v: &Value| crate::quantity::Quantity::from_json(v).is_ok_and(|q| q > crate::quantity::Quantity::ZERO);
+        let positive = |v: &Value| crate::quantity::Quantity::from_json(v).is_ok_and(|q| q > crate::quantity::Quantity::ZERO);
         if let Some(v) = get(target, key).filter(|v| !positive(v)) {
             e.invalid(&at.child(key), v, "must be positive");
         }

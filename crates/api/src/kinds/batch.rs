@@ -83,11 +83,7 @@ fn job(o: &Value, e: &mut Errors) {
             if !matches {
                 let at = SPEC.child("template");
                 let at = at.child("metadata");
-                e.invalid(
-                    &at.child("labels"),
-                    labels.unwrap_or(&json!({})),
-                    "`selector` does not match template `labels`",
-                );
+                e.invalid(&at.child("labels"), labels.unwrap_or(&json!({})), "`selector` does not match template `labels`");
             }
         }
     }
@@ -127,11 +123,7 @@ fn completion_mode(spec: &Value, path: &At, e: &mut Errors) {
     let most = 100_000;
     for key in ["parallelism", "maxFailedIndexes"] {
         if let Some(n) = int(spec, key).filter(|n| indexed && *n > most) {
-            e.invalid(
-                &path.child(key),
-                &n.into(),
-                &format!("must be less than or equal to {most} when completion mode is Indexed"),
-            );
+            e.invalid(&path.child(key), &n.into(), &format!("must be less than or equal to {most} when completion mode is Indexed"));
         }
     }
     if indexed {
@@ -154,9 +146,7 @@ fn failure_policy(policy: &Value, template: &Value, path: &At, e: &mut Errors) {
         let at = rules.index(i);
         check::choice(rule, "action", &ACTIONS, &at, e);
         match (get(rule, "onExitCodes"), list(rule, "onPodConditions").is_empty()) {
-            (Some(_), false) => {
-                e.invalid(&at, rule, "specifying both OnExitCodes and OnPodConditions is not supported")
-            }
+            (Some(_), false) => e.invalid(&at, rule, "specifying both OnExitCodes and OnPodConditions is not supported"),
             (None, true) => e.invalid(&at, rule, "specifying one of OnExitCodes and OnPodConditions is required"),
             (Some(codes), true) => exit_codes(codes, template, &at.child("onExitCodes"), e),
             (None, false) => {}
@@ -167,15 +157,9 @@ fn failure_policy(policy: &Value, template: &Value, path: &At, e: &mut Errors) {
 fn exit_codes(codes: &Value, template: &Value, at: &At, e: &mut Errors) {
     check::choice(codes, "operator", &["In", "NotIn"], at, e);
     let name = text(codes, "containerName");
-    let known = ["containers", "initContainers"]
-        .iter()
-        .any(|k| list_at(template, &["spec", k]).iter().any(|c| text(c, "name") == name));
+    let known = ["containers", "initContainers"].iter().any(|k| list_at(template, &["spec", k]).iter().any(|c| text(c, "name") == name));
     if !name.is_empty() && !known {
-        e.invalid(
-            &at.child("containerName"),
-            &name.into(),
-            "must be one of the container or initContainer names in the pod template",
-        );
+        e.invalid(&at.child("containerName"), &name.into(), "must be one of the container or initContainer names in the pod template");
     }
     let values = at.child("values");
     if list(codes, "values").is_empty() {
@@ -189,15 +173,8 @@ fn exit_codes(codes: &Value, template: &Value, at: &At, e: &mut Errors) {
 }
 
 fn job_update(new: &Value, old: &Value, e: &mut Errors) {
-    const FIXED: [&str; 7] = [
-        "completionMode",
-        "podFailurePolicy",
-        "backoffLimitPerIndex",
-        "managedBy",
-        "successPolicy",
-        "manualSelector",
-        "selector",
-    ];
+    const FIXED: [&str; 7] =
+        ["completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy", "successPolicy", "manualSelector", "selector"];
     job(new, e);
     let (new_spec, old_spec) = (spec(new), spec(old));
     let elastic = text(new_spec, "completionMode") == "Indexed"
@@ -281,11 +258,7 @@ fn time_zone(zone: &str, at: &At, e: &mut Errors) {
     if zone.is_empty() {
         e.invalid(at, &zone.into(), "timeZone must be nil or non-empty string");
     } else if zone.eq_ignore_ascii_case("local") {
-        e.invalid(
-            at,
-            &zone.into(),
-            "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones",
-        );
+        e.invalid(at, &zone.into(), "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones");
     } else if jiff::tz::TimeZone::get(zone).is_err() {
         e.invalid(at, &zone.into(), &format!("unknown time zone {zone}"));
     }

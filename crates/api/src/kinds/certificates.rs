@@ -121,11 +121,7 @@ fn validate(o: &Value, e: &mut Errors) {
     let at = SPEC.child("signerName");
     match signer.split_once('/') {
         _ if signer.is_empty() => e.required(&at, ""),
-        None => e.invalid(
-            &at,
-            &signer.into(),
-            "must be a fully qualified domain and path of the form 'example.com/signer-name'",
-        ),
+        None => e.invalid(&at, &signer.into(), "must be a fully qualified domain and path of the form 'example.com/signer-name'"),
         Some((domain, path)) => {
             e.invalid_each(&at, signer, names::dns1123_subdomain(domain));
             if !domain.contains('.') {
@@ -135,11 +131,7 @@ fn validate(o: &Value, e: &mut Errors) {
         }
     }
     if let Some(n) = int(spec, "expirationSeconds").filter(|n| *n < 600) {
-        e.invalid(
-            &SPEC.child("expirationSeconds"),
-            &n.into(),
-            "may not specify a duration less than 600 seconds (10 minutes)",
-        );
+        e.invalid(&SPEC.child("expirationSeconds"), &n.into(), "may not specify a duration less than 600 seconds (10 minutes)");
     }
 }
 

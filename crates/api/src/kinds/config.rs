@@ -8,14 +8,9 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
-pub(super) const CONFIG_MAP: Hooks =
-    Hooks { validate_create: Some(config_map), validate_update: Some(config_map_update), ..Hooks::NONE };
-pub(super) const SECRET: Hooks = Hooks {
-    default: Some(default_secret),
-    validate_create: Some(secret),
-    validate_update: Some(secret_update),
-    ..Hooks::NONE
-};
+pub(super) const CONFIG_MAP: Hooks = Hooks { validate_create: Some(config_map), validate_update: Some(config_map_update), ..Hooks::NONE };
+pub(super) const SECRET: Hooks =
+    Hooks { default: Some(default_secret), validate_create: Some(secret), validate_update: Some(secret_update), ..Hooks::NONE };
 
 /// Values of a ConfigMap or Secret may not be larger than this together (bytes).
 const SIZE_MAX: usize = 1 << 20;
@@ -117,11 +112,7 @@ fn docker_config(o: &Value, key: &str, e: &mut Errors) {
     };
     let parsed = STANDARD.decode(data).map(|bytes| serde_json::from_slice::<Value>(&bytes));
     if !matches!(parsed, Ok(Ok(Value::Object(_)))) {
-        e.invalid(
-            &path.key(key),
-            &"<secret contents redacted>".into(),
-            "invalid character looking for beginning of value",
-        );
+        e.invalid(&path.key(key), &"<secret contents redacted>".into(), "invalid character looking for beginning of value");
     }
 }
 

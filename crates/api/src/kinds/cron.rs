@@ -17,11 +17,7 @@ const WORDS: [&str; 7] = ["@yearly", "@annually", "@monthly", "@weekly", "@daily
 pub fn check(schedule: &str) -> Result<(), String> {
     if schedule.starts_with('@') {
         let every = schedule.strip_prefix("@every ").is_some_and(|d| !d.is_empty());
-        return if every || WORDS.contains(&schedule) {
-            Ok(())
-        } else {
-            Err(format!("unrecognized descriptor: {schedule}"))
-        };
+        return if every || WORDS.contains(&schedule) { Ok(()) } else { Err(format!("unrecognized descriptor: {schedule}")) };
     }
     let parts: Vec<&str> = schedule.split_whitespace().collect();
     if parts.len() != 5 {
@@ -49,8 +45,7 @@ fn check_range(text: &str, lo: u32, hi: u32, known: &[&str]) -> Result<(), Strin
         return Err(format!("step of range should be a positive number: {text}"));
     }
     if let Some(step) = step {
-        step.parse::<u32>()
-            .map_err(|_| format!("failed to parse int from {step}: strconv.Atoi: parsing {step:?}: invalid syntax"))?;
+        step.parse::<u32>().map_err(|_| format!("failed to parse int from {step}: strconv.Atoi: parsing {step:?}: invalid syntax"))?;
     }
     if start < lo {
         return Err(format!("beginning of range ({start}) below minimum ({lo}): {text}"));

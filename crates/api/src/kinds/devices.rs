@@ -57,11 +57,9 @@ fn claim_spec(spec: &Value, path: &At, e: &mut Errors) {
         }
         match (get(request, "exactly"), list(request, "firstAvailable").is_empty()) {
             (None, true) => e.required(&at, "exactly one of `exactly` or `firstAvailable` is required"),
-            (Some(_), false) => e.invalid(
-                &at,
-                &NONE,
-                "exactly one of `exactly` or `firstAvailable` is required, but multiple fields are set",
-            ),
+            (Some(_), false) => {
+                e.invalid(&at, &NONE, "exactly one of `exactly` or `firstAvailable` is required, but multiple fields are set")
+            }
             (Some(exactly), true) => device_request(exactly, &at.child("exactly"), e),
             (None, false) => {
                 let list_path = at.child("firstAvailable");
@@ -91,16 +89,9 @@ fn slice(o: &Value, e: &mut Errors) {
     super::pod::volumes::driver_name(text(spec, "driver"), &path.child("driver"), e);
     let pool = spec.get("pool").unwrap_or(&NONE);
     check::required(pool, "name", &path.child("pool"), e);
-    let ways = [
-        !text(spec, "nodeName").is_empty(),
-        has(spec, "nodeSelector"),
-        flag(spec, "allNodes"),
-        flag(spec, "perDeviceNodeSelection"),
-    ];
+    let ways =
+        [!text(spec, "nodeName").is_empty(), has(spec, "nodeSelector"), flag(spec, "allNodes"), flag(spec, "perDeviceNodeSelection")];
     if ways.iter().filter(|w| **w).count() != 1 {
-        e.required(
-            &path,
-            "exactly one of `nodeName`, `nodeSelector`, `allNodes`, `perDeviceNodeSelection` is required",
-        );
+        e.required(&path, "exactly one of `nodeName`, `nodeSelector`, `allNodes`, `perDeviceNodeSelection` is required");
     }
 }

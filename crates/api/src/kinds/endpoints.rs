@@ -6,14 +6,9 @@ use crate::field::{At, Errors};
 use crate::names;
 use serde_json::Value;
 
-pub(super) const ENDPOINTS: Hooks =
-    Hooks { default: Some(default_endpoints), validate_create: Some(endpoints), ..Hooks::NONE };
-pub(super) const SLICE: Hooks = Hooks {
-    default: Some(default_slice),
-    validate_create: Some(slice),
-    validate_update: Some(slice_update),
-    ..Hooks::NONE
-};
+pub(super) const ENDPOINTS: Hooks = Hooks { default: Some(default_endpoints), validate_create: Some(endpoints), ..Hooks::NONE };
+pub(super) const SLICE: Hooks =
+    Hooks { default: Some(default_slice), validate_create: Some(slice), validate_update: Some(slice_update), ..Hooks::NONE };
 
 const PROTOCOLS: [&str; 3] = ["SCTP", "TCP", "UDP"];
 
@@ -121,12 +116,8 @@ fn slice_endpoint(endpoint: &Value, family: &str, at: &At, e: &mut Errors) {
         let parsed = names::parse_ip(address);
         match family {
             "FQDN" => e.invalid_each(&at, address, names::dns1123_subdomain(address)),
-            "IPv4" if !parsed.is_some_and(|ip| ip.is_ipv4()) => {
-                e.invalid(&at, &address.into(), "must be a valid IPv4 address")
-            }
-            "IPv6" if !parsed.is_some_and(|ip| ip.is_ipv6()) => {
-                e.invalid(&at, &address.into(), "must be a valid IPv6 address")
-            }
+            "IPv4" if !parsed.is_some_and(|ip| ip.is_ipv4()) => e.invalid(&at, &address.into(), "must be a valid IPv4 address"),
+            "IPv6" if !parsed.is_some_and(|ip| ip.is_ipv6()) => e.invalid(&at, &address.into(), "must be a valid IPv6 address"),
             _ => special_address(address, &at, e),
         }
     }

@@ -6,8 +6,7 @@ use crate::field::{At, Errors};
 use crate::names;
 use serde_json::Value;
 
-pub(super) const CORE: Hooks =
-    Hooks { validate_create: Some(core), validate_name: Some(names::path_segment), ..Hooks::NONE };
+pub(super) const CORE: Hooks = Hooks { validate_create: Some(core), validate_name: Some(names::path_segment), ..Hooks::NONE };
 pub(super) const EVENTS: Hooks = Hooks {
     validate_create: Some(events),
     validate_update: Some(events_update),
@@ -82,17 +81,7 @@ fn events(o: &Value, e: &mut Errors) {
 
 /// Only the series of an event may change.
 fn events_update(new: &Value, old: &Value, e: &mut Errors) {
-    for key in [
-        "regarding",
-        "reason",
-        "action",
-        "related",
-        "note",
-        "type",
-        "eventTime",
-        "reportingController",
-        "reportingInstance",
-    ] {
+    for key in ["regarding", "reason", "action", "related", "note", "type", "eventTime", "reportingController", "reportingInstance"] {
         if !same(new.get(key), old.get(key)) {
             e.invalid(&At::field(key), new.get(key).unwrap_or(&Value::Null), super::check::IMMUTABLE);
         }

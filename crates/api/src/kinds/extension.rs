@@ -44,8 +44,7 @@ fn prepare_definition(o: &mut Value, _: &HookContext) {
 
 /// Every version that ever was the storage version is listed in the status.
 fn remember_storage_version(o: &mut Value, old_status: Option<&Value>) {
-    let storage =
-        list_at(o, &["spec", "versions"]).iter().find(|v| flag(v, "storage")).map(|v| text(v, "name").to_owned());
+    let storage = list_at(o, &["spec", "versions"]).iter().find(|v| flag(v, "storage")).map(|v| text(v, "name").to_owned());
     if let Some(old) = old_status {
         set(o, "status", old.clone());
     }
@@ -152,11 +151,7 @@ fn api_service(o: &Value, e: &mut Errors) {
             e.invalid(&SPEC.child("caBundle"), &"".into(), "local APIServices may not have a caBundle");
         }
         if insecure {
-            e.invalid(
-                &SPEC.child("insecureSkipTLSVerify"),
-                &true.into(),
-                "local APIServices may not have insecureSkipTLSVerify",
-            );
+            e.invalid(&SPEC.child("insecureSkipTLSVerify"), &true.into(), "local APIServices may not have insecureSkipTLSVerify");
         }
         return;
     };

@@ -12,12 +12,8 @@ pub(super) const SCHEMA: Hooks = Hooks {
     validate_create: Some(schema),
     ..Hooks::NONE
 };
-pub(super) const LEVEL: Hooks = Hooks {
-    default: Some(default_level),
-    prepare_create: Some(common::reset_status),
-    validate_create: Some(level),
-    ..Hooks::NONE
-};
+pub(super) const LEVEL: Hooks =
+    Hooks { default: Some(default_level), prepare_create: Some(common::reset_status), validate_create: Some(level), ..Hooks::NONE };
 
 const SPEC: At<'static> = At::field("spec");
 
@@ -96,13 +92,9 @@ fn limited(limited: &Value, path: &At, e: &mut Errors) {
     let at = path.child("limitResponse");
     let response = limited.get("limitResponse").unwrap_or(&NONE);
     match (text(response, "type"), get(response, "queuing")) {
-        ("Reject", Some(_)) => {
-            e.forbidden(&at.child("queuing"), "must be nil if limited.limitResponse.type is not Limited")
-        }
+        ("Reject", Some(_)) => e.forbidden(&at.child("queuing"), "must be nil if limited.limitResponse.type is not Limited"),
         ("Reject", None) => {}
-        ("Queue", None) => {
-            e.required(&at.child("queuing"), "must not be empty if limited.limitResponse.type is Limited")
-        }
+        ("Queue", None) => e.required(&at.child("queuing"), "must not be empty if limited.limitResponse.type is Limited"),
         ("Queue", Some(queuing)) => {
             let at = at.child("queuing");
             for key in ["queueLengthLimit", "queues", "handSize"] {
@@ -110,8 +102,7 @@ fn limited(limited: &Value, path: &At, e: &mut Errors) {
                     e.invalid(&at.child(key), &n.into(), "must be positive");
                 }
             }
-            let (hand, queues) =
-                (int(queuing, "handSize").unwrap_or_default(), int(queuing, "queues").unwrap_or_default());
+            let (hand, queues) = (int(queuing, "handSize").unwrap_or_default(), int(queuing, "queues").unwrap_or_default());
             if hand > queues {
                 let why = format!("should not be greater than queues ({queues})");
                 e.invalid(&at.child("handSize"), &hand.into(), &why);

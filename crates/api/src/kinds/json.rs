@@ -150,12 +150,9 @@ pub fn same(a: Option<&Value>, b: Option<&Value>) -> bool {
     match (a.filter(|v| !says_nothing(v)), b.filter(|v| !says_nothing(v))) {
         (None, None) => true,
         (Some(Value::Object(a)), Some(Value::Object(b))) => {
-            a.iter().all(|(k, v)| same(Some(v), b.get(k)))
-                && b.iter().all(|(k, v)| a.contains_key(k) || says_nothing(v))
+            a.iter().all(|(k, v)| same(Some(v), b.get(k))) && b.iter().all(|(k, v)| a.contains_key(k) || says_nothing(v))
         }
-        (Some(Value::Array(a)), Some(Value::Array(b))) => {
-            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(Some(a), Some(b)))
-        }
+        (Some(Value::Array(a)), Some(Value::Array(b))) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(Some(a), Some(b))),
         (Some(a), Some(b)) => a == b,
         _ => false,
     }

@@ -88,9 +88,8 @@ fn owners(m: &Value, path: &At, e: &mut Errors) {
         if flag(owner, "controller") {
             let shown = format!("{}/{}", text(owner, "kind"), text(owner, "name"));
             if let Some(first) = &controller {
-                let why = format!(
-                    "Only one reference can have Controller set to true. Found \"true\" in references for {first} and {shown}"
-                );
+                let why =
+                    format!("Only one reference can have Controller set to true. Found \"true\" in references for {first} and {shown}");
                 e.invalid(&path, &m["ownerReferences"], &why);
             }
             controller.get_or_insert(shown);
@@ -104,11 +103,7 @@ fn finalizers(m: &Value, path: &At, e: &mut Errors) {
     for (i, name) in texts(m, "finalizers").enumerate() {
         e.invalid_each(&path, name, names::qualified_name(name));
         if !name.contains('/') && !STANDARD.contains(&name) {
-            e.invalid(
-                &path.index(i),
-                &name.into(),
-                "name is neither a standard finalizer name nor is it fully qualified",
-            );
+            e.invalid(&path.index(i), &name.into(), "name is neither a standard finalizer name nor is it fully qualified");
         }
     }
     let has = |wanted: &str| texts(m, "finalizers").any(|f| f == wanted);
@@ -182,9 +177,7 @@ fn no_new_finalizers(new: &Value, old: &Value, e: &mut Errors) {
     }
     added.sort_unstable();
     let list = added.iter().map(|f| format!("{f:?}")).collect::<Vec<_>>().join(", ");
-    let why = format!(
-        "no new finalizers can be added if the object is being deleted, found new finalizers []string{{{list}}}"
-    );
+    let why = format!("no new finalizers can be added if the object is being deleted, found new finalizers []string{{{list}}}");
     e.forbidden(&META.child("finalizers"), &why);
 }
 

@@ -8,30 +8,17 @@ use serde_json::{Value, json};
 
 const SPEC: At<'static> = At::field("spec");
 
-pub(super) const INGRESS: Hooks = Hooks {
-    prepare_create: Some(|o, _| set(o, "status", json!({"loadBalancer": {}}))),
-    validate_create: Some(ingress),
-    ..Hooks::NONE
-};
-pub(super) const INGRESS_CLASS: Hooks = Hooks {
-    default: Some(default_class),
-    validate_create: Some(class),
-    validate_update: Some(class_update),
-    ..Hooks::NONE
-};
+pub(super) const INGRESS: Hooks =
+    Hooks { prepare_create: Some(|o, _| set(o, "status", json!({"loadBalancer": {}}))), validate_create: Some(ingress), ..Hooks::NONE };
+pub(super) const INGRESS_CLASS: Hooks =
+    Hooks { default: Some(default_class), validate_create: Some(class), validate_update: Some(class_update), ..Hooks::NONE };
 pub(super) const POLICY: Hooks = Hooks { default: Some(default_policy), validate_create: Some(policy), ..Hooks::NONE };
-pub(super) const IP_ADDRESS: Hooks = Hooks {
-    validate_create: Some(address),
-    validate_update: Some(address_update),
-    validate_name: Some(address_name),
-    ..Hooks::NONE
-};
+pub(super) const IP_ADDRESS: Hooks =
+    Hooks { validate_create: Some(address), validate_update: Some(address_update), validate_name: Some(address_name), ..Hooks::NONE };
 pub(super) const SERVICE_CIDR: Hooks = Hooks {
     prepare_create: Some(common::reset_status),
     validate_create: Some(ranges),
-    validate_update: Some(|new, old, e| {
-        meta::immutable_value(spec(new).get("cidrs"), spec(old).get("cidrs"), &SPEC.child("cidrs"), e)
-    }),
+    validate_update: Some(|new, old, e| meta::immutable_value(spec(new).get("cidrs"), spec(old).get("cidrs"), &SPEC.child("cidrs"), e)),
     ..Hooks::NONE
 };
 
@@ -151,9 +138,7 @@ fn class(o: &Value, e: &mut Errors) {
     check::choice(parameters, "scope", &["Cluster", "Namespace"], &path, e);
     match (text(parameters, "scope"), text(parameters, "namespace")) {
         ("Namespace", "") => e.required(&path.child("namespace"), "`parameters.scope` is set to 'Namespace'"),
-        ("Cluster", ns) if !ns.is_empty() => {
-            e.forbidden(&path.child("namespace"), "`parameters.scope` is set to 'Cluster'")
-        }
+        ("Cluster", ns) if !ns.is_empty() => e.forbidden(&path.child("namespace"), "`parameters.scope` is set to 'Cluster'"),
         _ => {}
     }
 }

@@ -23,8 +23,7 @@ pub(super) const QUOTA: Hooks = Hooks {
     validate_update: Some(quota_update),
     ..Hooks::NONE
 };
-pub(super) const LIMIT_RANGE: Hooks =
-    Hooks { default: Some(default_range), validate_create: Some(range), ..Hooks::NONE };
+pub(super) const LIMIT_RANGE: Hooks = Hooks { default: Some(default_range), validate_create: Some(range), ..Hooks::NONE };
 pub(super) const PRIORITY_CLASS: Hooks = Hooks {
     default: Some(|o| fill_text(o, "preemptionPolicy", "PreemptLowerPriority")),
     validate_create: Some(priority),
@@ -93,10 +92,7 @@ fn quota_amounts(v: &Value, key: &str, path: &At, e: &mut Errors) {
             e.invalid(&at, &name.into(), "must be a standard resource for quota");
         }
         let Some(q) = check::non_negative_quantity(amount, &at, e) else { continue };
-        let counted = !name.contains("cpu")
-            && !name.contains("memory")
-            && !name.contains("storage")
-            && !name.contains("hugepages");
+        let counted = !name.contains("cpu") && !name.contains("memory") && !name.contains("storage") && !name.contains("hugepages");
         if counted && !name.contains('.') && !q.is_whole() {
             e.invalid(&at, &q.to_string().into(), "must be an integer");
         }
@@ -170,10 +166,7 @@ fn range(o: &Value, e: &mut Errors) {
             && super::json::at(item, &["min", "storage"]).is_none()
             && super::json::at(item, &["max", "storage"]).is_none()
         {
-            e.required(
-                &at.child("limits"),
-                "either minimum or maximum storage value is required, but neither was provided",
-            );
+            e.required(&at.child("limits"), "either minimum or maximum storage value is required, but neither was provided");
         }
         range_order(item, &at, e);
     }
@@ -203,8 +196,7 @@ fn range_order(item: &Value, at: &At, e: &mut Errors) {
 }
 
 fn priority(o: &Value, e: &mut Errors) {
-    const SYSTEM: [(&str, i64); 2] =
-        [("system-node-critical", 2_000_001_000), ("system-cluster-critical", 2_000_000_000)];
+    const SYSTEM: [(&str, i64); 2] = [("system-node-critical", 2_000_001_000), ("system-cluster-critical", 2_000_000_000)];
     const HIGHEST: i64 = 1_000_000_000;
     let (name, value) = (text_at(o, &["metadata", "name"]), int(o, "value").unwrap_or_default());
     if name.starts_with("system-") {
@@ -217,8 +209,7 @@ fn priority(o: &Value, e: &mut Errors) {
         };
         if let Some(why) = why {
             let path = At::field("metadata");
-            let why =
-                format!("priority class names with 'system-' prefix are reserved for system use only. error: {why}");
+            let why = format!("priority class names with 'system-' prefix are reserved for system use only. error: {why}");
             e.forbidden(&path.child("name"), &why);
         }
     } else if value > HIGHEST {

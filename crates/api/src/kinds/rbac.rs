@@ -10,8 +10,7 @@ const GROUP: &str = "rbac.authorization.k8s.io";
 
 const BASE: Hooks = Hooks { validate_name: Some(names::path_segment), ..Hooks::NONE };
 pub(super) const ROLE: Hooks = Hooks { default: Some(default_role), validate_create: Some(role), ..BASE };
-pub(super) const CLUSTER_ROLE: Hooks =
-    Hooks { default: Some(default_role), validate_create: Some(cluster_role), ..BASE };
+pub(super) const CLUSTER_ROLE: Hooks = Hooks { default: Some(default_role), validate_create: Some(cluster_role), ..BASE };
 pub(super) const ROLE_BINDING: Hooks = Hooks {
     default: Some(default_binding),
     validate_create: Some(|o, e| binding(o, &["ClusterRole", "Role"], e)),

@@ -41,9 +41,7 @@ fn default(o: &mut Value) {
     fill_text(spec, "type", "ClusterIP");
     for port in each_mut(spec, "ports") {
         fill_text(port, "protocol", "TCP");
-        let unset = matches!(port.get("targetPort"), None | Some(Value::Null))
-            || port["targetPort"] == ""
-            || port["targetPort"] == 0;
+        let unset = matches!(port.get("targetPort"), None | Some(Value::Null)) || port["targetPort"] == "" || port["targetPort"] == 0;
         if let Some(n) = int(port, "port").filter(|_| unset) {
             set(port, "targetPort", n);
         }
@@ -227,8 +225,7 @@ fn ports(spec: &Value, kind: &str, _headless: bool, e: &mut Errors) {
     let (mut known, mut pairs, mut node_ports) = (HashSet::new(), HashSet::new(), HashSet::new());
     for (i, port) in all.iter().enumerate() {
         let at = path.index(i);
-        let (name, number, protocol) =
-            (text(port, "name"), int(port, "port").unwrap_or_default(), text(port, "protocol"));
+        let (name, number, protocol) = (text(port, "name"), int(port, "port").unwrap_or_default(), text(port, "protocol"));
         if name.is_empty() {
             if all.len() > 1 {
                 e.required(&at.child("name"), "");
@@ -358,11 +355,7 @@ fn validate_update(new: &Value, old: &Value, e: &mut Errors) {
     }
     let balanced = |s: &Value| text(s, "type") == "LoadBalancer";
     if balanced(old) && balanced(new) && !same(new.get("loadBalancerClass"), old.get("loadBalancerClass")) {
-        e.invalid(
-            &SPEC.child("loadBalancerClass"),
-            new.get("loadBalancerClass").unwrap_or(&NONE),
-            "may not change once set",
-        );
+        e.invalid(&SPEC.child("loadBalancerClass"), new.get("loadBalancerClass").unwrap_or(&NONE), "may not change once set");
     }
 }
 

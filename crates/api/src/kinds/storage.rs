@@ -24,12 +24,8 @@ pub(super) const CLAIM: Hooks = Hooks {
     validate_update: Some(claim_update),
     ..Hooks::NONE
 };
-pub(super) const STORAGE_CLASS: Hooks = Hooks {
-    default: Some(default_class),
-    validate_create: Some(class),
-    validate_update: Some(class_update),
-    ..Hooks::NONE
-};
+pub(super) const STORAGE_CLASS: Hooks =
+    Hooks { default: Some(default_class), validate_create: Some(class), validate_update: Some(class_update), ..Hooks::NONE };
 pub(super) const ATTRIBUTES_CLASS: Hooks =
     Hooks { validate_create: Some(attributes_class), validate_update: Some(attributes_update), ..Hooks::NONE };
 pub(super) const ATTACHMENT: Hooks = Hooks {
@@ -38,8 +34,7 @@ pub(super) const ATTACHMENT: Hooks = Hooks {
     validate_update: Some(|new, old, e| fixed_spec(new, old, attachment, e)),
     ..Hooks::NONE
 };
-pub(super) const CSI_DRIVER: Hooks =
-    Hooks { default: Some(default_driver), validate_create: Some(driver), ..Hooks::NONE };
+pub(super) const CSI_DRIVER: Hooks = Hooks { default: Some(default_driver), validate_create: Some(driver), ..Hooks::NONE };
 pub(super) const CSI_NODE: Hooks = Hooks { validate_create: Some(csi_node), ..Hooks::NONE };
 
 fn fixed_spec(new: &Value, old: &Value, validate: fn(&Value, &mut Errors), e: &mut Errors) {
@@ -110,11 +105,7 @@ pub(super) fn validate_claim_spec(spec: &Value, path: &At, e: &mut Errors) {
         None => e.required(&resources.key("storage"), ""),
         Some(amount) => {
             if Quantity::from_json(amount).is_ok_and(|q| q <= Quantity::ZERO) {
-                e.invalid(
-                    &requests,
-                    &Quantity::from_json(amount).unwrap_or_default().to_string().into(),
-                    "must be greater than zero",
-                );
+                e.invalid(&requests, &Quantity::from_json(amount).unwrap_or_default().to_string().into(), "must be greater than zero");
             }
         }
     }
@@ -152,12 +143,10 @@ fn claim_update(new: &Value, old: &Value, e: &mut Errors) {
         copy(&mut munged, was, "volumeAttributesClassName");
     }
     if !same(Some(&munged), Some(was)) {
-        let why =
-            "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims";
+        let why = "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims";
         return e.forbidden(&SPEC, why);
     }
-    let capacity =
-        at(old, &["status", "capacity", "storage"]).and_then(|v| Quantity::from_json(v).ok()).unwrap_or_default();
+    let capacity = at(old, &["status", "capacity", "storage"]).and_then(|v| Quantity::from_json(v).ok()).unwrap_or_default();
     if let (Some(n), Some(o)) = (storage(now), storage(was))
         && n < o
         && n <= capacity
@@ -243,9 +232,7 @@ fn volume(o: &Value, e: &mut Errors) {
     let affinity = SPEC.child("nodeAffinity");
     match at(spec, &["nodeAffinity", "required"]) {
         Some(selector) => pod::placement::node_selector(selector, &affinity.child("required"), e),
-        None if has(spec, "nodeAffinity") => {
-            e.required(&affinity.child("required"), "must specify required node constraints")
-        }
+        None if has(spec, "nodeAffinity") => e.required(&affinity.child("required"), "must specify required node constraints"),
         None if has(spec, "local") => e.required(&affinity, "Local volume requires node affinity"),
         None => {}
     }
@@ -291,12 +278,7 @@ fn class_update(new: &Value, old: &Value, e: &mut Errors) {
             e.forbidden(&At::field(key), &format!("updates to {key} are forbidden."));
         }
     }
-    meta::immutable_value(
-        new.get("volumeBindingMode"),
-        old.get("volumeBindingMode"),
-        &At::field("volumeBindingMode"),
-        e,
-    );
+    meta::immutable_value(new.get("volumeBindingMode"), old.get("volumeBindingMode"), &At::field("volumeBindingMode"), e);
 }
 
 fn attributes_class(o: &Value, e: &mut Errors) {
@@ -325,12 +307,8 @@ fn attachment(o: &Value, e: &mut Errors) {
     check::required_form(spec, "nodeName", names::dns1123_subdomain, &SPEC, e);
     let source = spec.get("source").unwrap_or(&NONE);
     match (has(source, "persistentVolumeName"), has(source, "inlineVolumeSpec")) {
-        (false, false) => {
-            e.required(&SPEC.child("source"), "must specify exactly one of inlineVolumeSpec and persistentVolumeName")
-        }
-        (true, true) => {
-            e.forbidden(&SPEC.child("source"), "must specify exactly one of inlineVolumeSpec and persistentVolumeName")
-        }
+        (false, false) => e.required(&SPEC.child("source"), "must specify exactly one of inlineVolumeSpec and persistentVolumeName"),
+        (true, true) => e.forbidden(&SPEC.child("source"), "must specify exactly one of inlineVolumeSpec and persistentVolumeName"),
         _ => {}
     }
 }

@@ -112,9 +112,7 @@ impl FieldSelector {
                 field => match kind.fields.iter().position(|f| f.label == field) {
                     Some(at) => Source::Field(at),
                     None if kind.fields.is_empty() => {
-                        return Err(format!(
-                            "{field:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
-                        ));
+                        return Err(format!("{field:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\""));
                     }
                     None => return Err(format!("field label not supported: {field}")),
                 },

@@ -44,18 +44,11 @@ fn bad_selectors_get_the_words_of_apimachinery() {
         (",a", "found ',', expected: !, identifier, or 'end of string'"),
         ("a in b", "unable to parse requirement: found 'b' expected: '('"),
         ("a in (b", "unable to parse requirement: found '', expected: ',' or ')'"),
-        (
-            "a in ()",
-            "unable to parse requirement: values: Invalid value: []: for 'in', 'notin' operators, values set can't be empty",
-        ),
+        ("a in ()", "unable to parse requirement: values: Invalid value: []: for 'in', 'notin' operators, values set can't be empty"),
     ] {
         assert_eq!(Selector::parse(text).unwrap_err(), want, "{text}");
     }
-    assert!(
-        Selector::parse("-a=b")
-            .unwrap_err()
-            .starts_with("unable to parse requirement: <nil>: Invalid value: \"-a\": name part must")
-    );
+    assert!(Selector::parse("-a=b").unwrap_err().starts_with("unable to parse requirement: <nil>: Invalid value: \"-a\": name part must"));
 }
 
 #[test]
@@ -65,15 +58,9 @@ fn label_selector_objects_select() {
     assert!(Selector::from_label_selector(None).unwrap().is_nothing());
     assert!(parse(json!({})).unwrap().matches(&o));
     assert!(
-        parse(json!({"matchLabels": {"app": "web"}, "matchExpressions": [{"key": "x", "operator": "DoesNotExist"}]}))
-            .unwrap()
-            .matches(&o)
+        parse(json!({"matchLabels": {"app": "web"}, "matchExpressions": [{"key": "x", "operator": "DoesNotExist"}]})).unwrap().matches(&o)
     );
-    assert!(
-        !parse(json!({"matchExpressions": [{"key": "app", "operator": "NotIn", "values": ["web"]}]}))
-            .unwrap()
-            .matches(&o)
-    );
+    assert!(!parse(json!({"matchExpressions": [{"key": "app", "operator": "NotIn", "values": ["web"]}]})).unwrap().matches(&o));
     assert_eq!(
         parse(json!({"matchExpressions": [{"key": "a", "operator": "Near"}]})).unwrap_err(),
         "\"Near\" is not a valid label selector operator"

@@ -12,18 +12,43 @@ use serde_json::{Map, Value, json};
 const MEDIA: [&str; 2] = ["application/json", "application/yaml"];
 /// The same for what can be watched.
 const STREAMS: [&str; 3] = ["application/json", "application/json;stream=watch", "application/yaml"];
-const PATCHES: [&str; 4] = ["application/apply-patch+yaml", "application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json"];
+const PATCHES: [&str; 4] = [
+    "application/apply-patch+yaml",
+    "application/json-patch+json",
+    "application/merge-patch+json",
+    "application/strategic-merge-patch+json",
+];
 
 const LIST: [&str; 10] = [
-    "allowWatchBookmarks", "continue", "fieldSelector", "labelSelector", "limit", "resourceVersion", "resourceVersionMatch", "sendInitialEvents", "timeoutSeconds",
+    "allowWatchBookmarks",
+    "continue",
+    "fieldSelector",
+    "labelSelector",
+    "limit",
+    "resourceVersion",
+    "resourceVersionMatch",
+    "sendInitialEvents",
+    "timeoutSeconds",
     "watch",
 ];
 const WRITE: [&str; 3] = ["dryRun", "fieldManager", "fieldValidation"];
 const PATCH: [&str; 4] = ["dryRun", "fieldManager", "fieldValidation", "force"];
-const DELETE: [&str; 5] = ["dryRun", "gracePeriodSeconds", "ignoreStoreReadErrorWithClusterBreakingPotential", "orphanDependents", "propagationPolicy"];
+const DELETE: [&str; 5] =
+    ["dryRun", "gracePeriodSeconds", "ignoreStoreReadErrorWithClusterBreakingPotential", "orphanDependents", "propagationPolicy"];
 const DELETE_COLLECTION: [&str; 13] = [
-    "continue", "dryRun", "fieldSelector", "gracePeriodSeconds", "ignoreStoreReadErrorWithClusterBreakingPotential", "labelSelector", "limit", "orphanDependents",
-    "propagationPolicy", "resourceVersion", "resourceVersionMatch", "sendInitialEvents", "timeoutSeconds",
+    "continue",
+    "dryRun",
+    "fieldSelector",
+    "gracePeriodSeconds",
+    "ignoreStoreReadErrorWithClusterBreakingPotential",
+    "labelSelector",
+    "limit",
+    "orphanDependents",
+    "propagationPolicy",
+    "resourceVersion",
+    "resourceVersionMatch",
+    "sendInitialEvents",
+    "timeoutSeconds",
 ];
 const CONNECT_METHODS: [(&str, &str); 7] =
     [("delete", "Delete"), ("get", "Get"), ("head", "Head"), ("options", "Options"), ("patch", "Patch"), ("post", "Post"), ("put", "Put")];
@@ -45,7 +70,12 @@ const LOG: [&str; 9] =
 /// OpenAPI type of a query parameter.
 fn parameter_type(name: &str) -> &'static str {
     match name {
-        "allowWatchBookmarks" | "sendInitialEvents" | "watch" | "force" | "orphanDependents" | "ignoreStoreReadErrorWithClusterBreakingPotential" => "boolean",
+        "allowWatchBookmarks"
+        | "sendInitialEvents"
+        | "watch"
+        | "force"
+        | "orphanDependents"
+        | "ignoreStoreReadErrorWithClusterBreakingPotential" => "boolean",
         "stderr" | "stdin" | "stdout" | "tty" | "follow" | "insecureSkipTLSVerifyBackend" | "previous" | "timestamps" => "boolean",
         "limit" | "timeoutSeconds" | "gracePeriodSeconds" | "limitBytes" | "sinceSeconds" | "tailLines" | "ports" => "integer",
         _ => "string",
@@ -113,7 +143,8 @@ impl<'a> Row<'a> {
     }
 
     fn operation(&self, method: &'static str, action: &str, id: String, gvk: Value, parameters: &[&str], rest: Value) -> Operation {
-        let mut body = json!({"operationId": id, "tags": [self.tag], "x-kubernetes-action": action, "x-kubernetes-group-version-kind": gvk});
+        let mut body =
+            json!({"operationId": id, "tags": [self.tag], "x-kubernetes-action": action, "x-kubernetes-group-version-kind": gvk});
         if let (Value::Object(body), Value::Object(rest)) = (&mut body, rest) {
             body.extend(rest);
         }
@@ -132,7 +163,8 @@ fn responses(schema: &Value, codes: &[u16], media: &[&str]) -> Value {
         201 => "Created",
         _ => "Accepted",
     };
-    let mut map: Map<String, Value> = codes.iter().map(|c| (c.to_string(), json!({"description": said(*c), "content": content(schema, media)}))).collect();
+    let mut map: Map<String, Value> =
+        codes.iter().map(|c| (c.to_string(), json!({"description": said(*c), "content": content(schema, media)}))).collect();
     map.insert("401".into(), json!({"description": "Unauthorized"}));
     Value::Object(map)
 }
@@ -165,7 +197,8 @@ fn item(operations: Vec<Operation>, path_parameters: &[&str], pretty: bool) -> V
 pub(super) fn resources(kind: &Kind, needed: &mut Needed, out: &mut dyn FnMut(&str, Value)) {
     let row = Row::new(kind);
     let list = needed.meta("APIResourceList");
-    let get = json!({"operationId": format!("get{}APIResources", row.prefix), "tags": [row.tag], "responses": responses(&list, &[200], &MEDIA)});
+    let get =
+        json!({"operationId": format!("get{}APIResources", row.prefix), "tags": [row.tag], "responses": responses(&list, &[200], &MEDIA)});
     out(&format!("/{}/", super::part_path(kind)), json!({ "get": get }));
 }
 
@@ -229,9 +262,19 @@ fn delete(row: &Row<'_>, action: &str, id: String, parameters: &[&str], codes: &
 
 /// A create or replace with a body of the kind named.
 #[expect(clippy::too_many_arguments, reason = "each is one fact of the operation")]
-fn write(row: &Row<'_>, method: &'static str, verb: &str, schema: &str, gvk: Value, what: &str, codes: &[u16], needed: &mut Needed) -> Operation {
+fn write(
+    row: &Row<'_>,
+    method: &'static str,
+    verb: &str,
+    schema: &str,
+    gvk: Value,
+    what: &str,
+    codes: &[u16],
+    needed: &mut Needed,
+) -> Operation {
     let schema = needed.reference(schema);
-    let rest = json!({"requestBody": {"required": true, "content": content(&schema, &["*/*"])}, "responses": responses(&schema, codes, &MEDIA)});
+    let rest =
+        json!({"requestBody": {"required": true, "content": content(&schema, &["*/*"])}, "responses": responses(&schema, codes, &MEDIA)});
     row.operation(method, method, format!("{verb}{}{what}", row.prefix), gvk, &WRITE, rest)
 }
 
@@ -307,7 +350,15 @@ fn connects(row: &Row<'_>, view: &Subresource, gvk: &Value, what: &str, suffix: 
 }
 
 /// The deprecated watch paths, which the server still serves.
-fn watches(row: &Row<'_>, root: &str, collection: &str, scope: &[&str], named: &[&str], needed: &mut Needed, out: &mut dyn FnMut(&str, Value)) {
+fn watches(
+    row: &Row<'_>,
+    root: &str,
+    collection: &str,
+    scope: &[&str],
+    named: &[&str],
+    needed: &mut Needed,
+    out: &mut dyn FnMut(&str, Value),
+) {
     let event = needed.meta("WatchEvent");
     let mut watch = |path: String, action: &str, id: String, parameters: &[&str]| {
         let rest = json!({"responses": responses(&event, &[200], &STREAMS)});

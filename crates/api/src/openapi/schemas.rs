@@ -210,7 +210,11 @@ fn property(owner: TypeRef<'_>, field: &Field, prose: &Prose) -> Value {
 
 fn meta_properties(prose: &Prose) -> [(&'static str, Value); 3] {
     let text = |field: &str| prose.field("", field).map(Value::from);
-    let mut properties = [("apiVersion", json!({"type": "string"})), ("kind", json!({"type": "string"})), ("metadata", json!({"allOf": [{"$ref": format!("{REF}{META}.ObjectMeta")}]}))];
+    let mut properties = [
+        ("apiVersion", json!({"type": "string"})),
+        ("kind", json!({"type": "string"})),
+        ("metadata", json!({"allOf": [{"$ref": format!("{REF}{META}.ObjectMeta")}]})),
+    ];
     for (name, property) in &mut properties {
         if let Some(text) = text(name) {
             property["description"] = text;
@@ -221,7 +225,8 @@ fn meta_properties(prose: &Prose) -> [(&'static str, Value); 3] {
 
 /// The schema of a custom kind as its CRD declares it, with what every object has.
 fn custom_schema(row: &Served, prose: &Prose) -> Value {
-    let mut schema = row.schema.as_deref().cloned().unwrap_or_else(|| json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true}));
+    let mut schema =
+        row.schema.as_deref().cloned().unwrap_or_else(|| json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true}));
     if let Value::Object(schema) = &mut schema {
         let properties = schema.entry("properties").or_insert_with(|| json!({}));
         for (name, property) in meta_properties(prose) {

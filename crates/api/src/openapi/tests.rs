@@ -30,10 +30,13 @@ fn lists_and_maps_say_how_they_merge() {
     let schema = |name: &str| &document["components"]["schemas"][format!("io.k8s.api.core.v1.{name}")];
     let mut ports = schema("ServiceSpec")["properties"]["ports"].clone();
     ports.as_object_mut().expect("an object").remove("description");
-    assert_eq!(ports, json!({
+    assert_eq!(
+        ports,
+        json!({
         "type": "array", "items": {"$ref": "#/components/schemas/io.k8s.api.core.v1.ServicePort"},
         "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["port", "protocol"],
-        "x-kubernetes-patch-strategy": "merge", "x-kubernetes-patch-merge-key": "port"}));
+        "x-kubernetes-patch-strategy": "merge", "x-kubernetes-patch-merge-key": "port"})
+    );
     assert_eq!(schema("Pod")["x-kubernetes-group-version-kind"], json!([{"group": "", "version": "v1", "kind": "Pod"}]));
     assert_eq!(schema("SecretKeySelector")["x-kubernetes-map-type"], "atomic");
     assert_eq!(schema("PodSpec")["required"], json!(["containers"]));
@@ -66,8 +69,15 @@ fn types_and_fields_are_described() {
 #[test]
 fn a_custom_kind_is_described_by_its_schema() {
     let row = kinds::lookup("apps", "v1", "deployments").expect("a row");
-    let kind = Kind { group: "example.com".into(), kind: "Widget".into(), resource: "widgets".into(), schema: "example.com/v1/Widget".into(), ..row.clone() };
-    let schema = json!({"type": "object", "properties": {"spec": {"type": "object", "properties": {"size": {"type": "integer", "default": 1}}}}});
+    let kind = Kind {
+        group: "example.com".into(),
+        kind: "Widget".into(),
+        resource: "widgets".into(),
+        schema: "example.com/v1/Widget".into(),
+        ..row.clone()
+    };
+    let schema =
+        json!({"type": "object", "properties": {"spec": {"type": "object", "properties": {"size": {"type": "integer", "default": 1}}}}});
     let api = OpenApi::new([Served { kind: Arc::new(kind), schema: Some(Arc::new(schema)) }]);
     let document = parsed(&api.v3("apis/example.com/v1").expect("served"));
     let widget = &document["components"]["schemas"]["com.example.v1.Widget"];
@@ -75,7 +85,10 @@ fn a_custom_kind_is_described_by_its_schema() {
     assert!(document["components"]["schemas"].get("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta").is_some());
     let patch = &document["paths"]["/apis/example.com/v1/namespaces/{namespace}/widgets/{name}"]["patch"];
     assert!(patch["requestBody"]["content"].get("application/strategic-merge-patch+json").is_none());
-    assert_eq!(parsed(&api.v2())["definitions"]["com.example.v1.Widget"]["properties"]["spec"]["properties"]["size"], json!({"type": "integer"}));
+    assert_eq!(
+        parsed(&api.v2())["definitions"]["com.example.v1.Widget"]["properties"]["spec"]["properties"]["size"],
+        json!({"type": "integer"})
+    );
 }
 
 /// The published description beside the checkout.
@@ -135,8 +148,17 @@ fn outline(document: &Value) -> BTreeMap<String, String> {
     for (path, item) in document["paths"].as_object().into_iter().flatten() {
         for (method, operation) in item.as_object().into_iter().flatten().filter(|(m, _)| *m != "parameters") {
             let lists = [&item["parameters"], &operation["parameters"]];
-            let names: BTreeSet<&str> = lists.iter().filter_map(|l| l.as_array()).flatten().filter_map(|p| p["name"].as_str()).filter(|n| *n != "shardSelector").collect();
-            let about = format!("{} {} {} {names:?}", operation["operationId"], operation["x-kubernetes-action"], operation["x-kubernetes-group-version-kind"]);
+            let names: BTreeSet<&str> = lists
+                .iter()
+                .filter_map(|l| l.as_array())
+                .flatten()
+                .filter_map(|p| p["name"].as_str())
+                .filter(|n| *n != "shardSelector")
+                .collect();
+            let about = format!(
+                "{} {} {} {names:?}",
+                operation["operationId"], operation["x-kubernetes-action"], operation["x-kubernetes-group-version-kind"]
+            );
             all.insert(format!("{method} {path}"), about);
         }
     }

@@ -39,7 +39,8 @@ struct Message {
     extensions: u32,
 }
 
-static INFO: Message = Message { fields: &[("title", 1, Shape::Text), ("version", 2, Shape::Text), ("description", 3, Shape::Text)], extensions: 7 };
+static INFO: Message =
+    Message { fields: &[("title", 1, Shape::Text), ("version", 2, Shape::Text), ("description", 3, Shape::Text)], extensions: 7 };
 
 static PATH_ITEM: Message = Message {
     fields: &[
@@ -72,13 +73,26 @@ static OPERATION: Message = Message {
 };
 
 static BODY: Message = Message {
-    fields: &[("description", 1, Shape::Text), ("name", 2, Shape::Text), ("in", 3, Shape::Text), ("required", 4, Shape::Flag), ("schema", 5, Shape::One(&SCHEMA))],
+    fields: &[
+        ("description", 1, Shape::Text),
+        ("name", 2, Shape::Text),
+        ("in", 3, Shape::Text),
+        ("required", 4, Shape::Flag),
+        ("schema", 5, Shape::One(&SCHEMA)),
+    ],
     extensions: 6,
 };
 
 /// Header and path parameters, which number their fields alike; only the extensions are not used there.
 static PARAMETER: Message = Message {
-    fields: &[("required", 1, Shape::Flag), ("in", 2, Shape::Text), ("description", 3, Shape::Text), ("name", 4, Shape::Text), ("type", 5, Shape::Text), ("format", 6, Shape::Text)],
+    fields: &[
+        ("required", 1, Shape::Flag),
+        ("in", 2, Shape::Text),
+        ("description", 3, Shape::Text),
+        ("name", 4, Shape::Text),
+        ("type", 5, Shape::Text),
+        ("format", 6, Shape::Text),
+    ],
     extensions: 22,
 };
 
@@ -142,7 +156,9 @@ impl OpenApi {
         }
         bytes(&mut out, 8, &written);
         written.clear();
-        schemas::write(needed, &rows, None, &mut |name, schema| bytes(&mut written, 1, &pair(name, &message(&SCHEMA, &v2::schema(schema)))));
+        schemas::write(needed, &rows, None, &mut |name, schema| {
+            bytes(&mut written, 1, &pair(name, &message(&SCHEMA, &v2::schema(schema))))
+        });
         bytes(&mut out, 9, &written);
         Document { json: out.into(), hash: self.v2_hash() }
     }

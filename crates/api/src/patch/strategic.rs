@@ -234,7 +234,9 @@ fn merge_lists(live: Vec<Value>, patch: Vec<Value>, how: Strategy<'_>) -> Result
         }
         return Ok(in_order(merged, &patch, &live, None));
     }
-    let key = how.key.ok_or_else(|| other(format!("cannot merge lists without merge key for {}", how.ty.map(TypeRef::go_name).unwrap_or_default())))?;
+    let key = how
+        .key
+        .ok_or_else(|| other(format!("cannot merge lists without merge key for {}", how.ty.map(TypeRef::go_name).unwrap_or_default())))?;
     let (live, patch) = special_elements(live, patch, key)?;
     let mut merged = live.clone();
     let element = how.ty.and_then(TypeRef::element);

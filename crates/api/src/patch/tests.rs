@@ -19,7 +19,8 @@ fn names(list: &Value) -> Vec<&str> {
 
 #[test]
 fn containers_merge_by_name_and_keep_the_rest() {
-    let live = json!({"spec": {"containers": [{"name": "a", "image": "1", "env": [{"name": "X", "value": "1"}]}, {"name": "b", "image": "2"}]}});
+    let live =
+        json!({"spec": {"containers": [{"name": "a", "image": "1", "env": [{"name": "X", "value": "1"}]}, {"name": "b", "image": "2"}]}});
     let patch = json!({"spec": {"containers": [{"name": "a", "image": "9", "env": [{"name": "Y", "value": null, "valueFrom": {}}]}]}});
     let result = merged(live, patch).expect("valid");
     let containers = &result["spec"]["containers"];
@@ -31,7 +32,8 @@ fn containers_merge_by_name_and_keep_the_rest() {
 
 #[test]
 fn directives_delete_and_replace() {
-    let live = || json!({"spec": {"nodeSelector": {"a": "1"}, "containers": [{"name": "a"}, {"name": "b"}], "securityContext": {"runAsUser": 1}}});
+    let live =
+        || json!({"spec": {"nodeSelector": {"a": "1"}, "containers": [{"name": "a"}, {"name": "b"}], "securityContext": {"runAsUser": 1}}});
     let cases = [
         (json!({"spec": {"containers": [{"name": "a", "$patch": "delete"}]}}), "/spec/containers", json!([{"name": "b"}])),
         (json!({"spec": {"containers": [{"$patch": "replace"}, {"name": "c"}]}}), "/spec/containers", json!([{"name": "c"}])),
@@ -57,7 +59,8 @@ fn order_directive_sets_the_order_of_named_elements() {
 #[test]
 fn primitive_lists_merge_as_sets() {
     let live = json!({"metadata": {"finalizers": ["a", "b", "c"]}});
-    let patch = json!({"metadata": {"$deleteFromPrimitiveList/finalizers": ["b"], "$setElementOrder/finalizers": ["d", "a"], "finalizers": ["d"]}});
+    let patch =
+        json!({"metadata": {"$deleteFromPrimitiveList/finalizers": ["b"], "$setElementOrder/finalizers": ["d", "a"], "finalizers": ["d"]}});
     let result = merged(live, patch).expect("valid");
     let left = result["metadata"]["finalizers"].as_array().expect("a list");
     assert_eq!(left.len(), 3);
@@ -87,7 +90,12 @@ fn errors_are_those_of_the_patch_library() {
         let error = merged(live(), patch).expect_err("bad");
         assert_eq!((error.message.as_str(), error.code), (message, code));
     }
-    assert!(merged(live(), json!([])).expect_err("bad").message.contains("json: cannot unmarshal array into Go value of type map[string]interface {}"));
+    assert!(
+        merged(live(), json!([]))
+            .expect_err("bad")
+            .message
+            .contains("json: cannot unmarshal array into Go value of type map[string]interface {}")
+    );
 }
 
 #[test]

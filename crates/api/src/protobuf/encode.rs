@@ -169,7 +169,9 @@ fn schema_form(value: &Value, ty: TypeRef<'_>, out: &mut Vec<u8>) {
     };
     match (ty.struct_name(), value) {
         ("JSONSchemaPropsOrArray", Value::Array(list)) => list.iter().for_each(|v| schema(2, v, out)),
-        ("JSONSchemaPropsOrStringArray", Value::Array(list)) => list.iter().filter_map(Value::as_str).for_each(|s| bytes(2, s.as_bytes(), out)),
+        ("JSONSchemaPropsOrStringArray", Value::Array(list)) => {
+            list.iter().filter_map(Value::as_str).for_each(|s| bytes(2, s.as_bytes(), out))
+        }
         ("JSONSchemaPropsOrBool", Value::Bool(allows)) => integer(1, i64::from(*allows), out),
         ("JSONSchemaPropsOrBool", _) => {
             integer(1, 1, out);
@@ -203,7 +205,8 @@ mod tests {
 
     #[test]
     fn the_forms_of_a_crd_schema_come_back() {
-        let crd = Schema::builtin("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.CustomResourceDefinition").expect("a built-in type");
+        let crd =
+            Schema::builtin("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.CustomResourceDefinition").expect("a built-in type");
         let schema = json!({"type": "object", "additionalProperties": {"type": "string"}, "default": {"a": 1}, "enum": ["x", 2],
             "properties": {"list": {"type": "array", "items": {"type": "string"}}, "any": {"additionalProperties": true}, "not": {"additionalProperties": false}}});
         let object = json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
@@ -214,7 +217,8 @@ mod tests {
 
     #[test]
     fn the_published_objects_are_written_byte_for_byte() {
-        let folder = std::path::PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared/reference/data/staging/src/k8s.io/api/testdata/HEAD");
+        let folder = std::path::PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+            .join("../../../shared/reference/data/staging/src/k8s.io/api/testdata/HEAD");
         let Ok(entries) = std::fs::read_dir(&folder) else {
             eprintln!("SKIP: no ../shared/reference beside the checkout with the round-trip fixtures");
             return;

@@ -117,14 +117,19 @@ impl Builder {
             ("integer", _) => Ok(Shape::Int64),
             ("number", _) => Ok(Shape::Double),
             ("boolean", _) => Ok(Shape::Bool),
-            ("", _) if embedded || flag(schema, "x-kubernetes-preserve-unknown-fields") => Ok(if embedded { self.object(Vec::new()) } else { Shape::Any }),
-            ("", _) => Err(NotStructural { path: path.clone(), reason: "Required value: must not be empty for specified object fields".into() }),
+            ("", _) if embedded || flag(schema, "x-kubernetes-preserve-unknown-fields") => {
+                Ok(if embedded { self.object(Vec::new()) } else { Shape::Any })
+            }
+            ("", _) => {
+                Err(NotStructural { path: path.clone(), reason: "Required value: must not be empty for specified object fields".into() })
+            }
             (other, _) => Err(NotStructural { path: path.clone(), reason: format!("Unsupported value: {other:?}") }),
         }
     }
 
     fn fields(&mut self, schema: &Value, path: &mut String) -> Result<Vec<Field>, NotStructural> {
-        let required: Vec<&str> = schema.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
+        let required: Vec<&str> =
+            schema.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
         let mut fields = Vec::new();
         for (name, inner) in schema.get("properties").and_then(Value::as_object).into_iter().flatten() {
             let ty = self.below(inner, path, name)?;

@@ -8,8 +8,7 @@ use serde_json::Value;
 use std::path::Path;
 
 fn fixtures() -> Option<Vec<Value>> {
-    let at = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../../../shared/reference/data/staging/src/k8s.io/api/testdata/HEAD");
+    let at = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/reference/data/staging/src/k8s.io/api/testdata/HEAD");
     let files = std::fs::read_dir(at).ok()?.filter_map(|f| Some(f.ok()?.path()));
     let json = files.filter(|f| f.extension().is_some_and(|x| x == "json"));
     Some(json.map(|f| serde_json::from_slice(&std::fs::read(f).unwrap()).unwrap()).collect())

@@ -22,10 +22,7 @@ pub fn row(kind: &str) -> &'static Kind {
 
 /// `path: message` of every error.
 pub fn lines(e: Errors) -> Vec<String> {
-    e.into_causes()
-        .into_iter()
-        .map(|c| if c.field.is_empty() { c.message } else { format!("{}: {}", c.field, c.message) })
-        .collect()
+    e.into_causes().into_iter().map(|c| if c.field.is_empty() { c.message } else { format!("{}: {}", c.field, c.message) }).collect()
 }
 
 /// Runs the hooks of a create in their order.

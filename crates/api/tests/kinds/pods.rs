@@ -63,10 +63,7 @@ fn parts_of_a_pod_get_their_defaults() {
         json!({"httpGet": {"port": 80, "path": "/", "scheme": "HTTP"}, "timeoutSeconds": 1, "periodSeconds": 10, "successThreshold": 1, "failureThreshold": 3})
     );
     assert_eq!(c["readinessProbe"]["grpc"]["service"], "");
-    assert_eq!(
-        c["resources"],
-        json!({"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "1", "memory": "1Gi"}})
-    );
+    assert_eq!(c["resources"], json!({"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "1", "memory": "1Gi"}}));
     assert_eq!(p["spec"]["serviceAccount"], "robot");
     let volumes = &p["spec"]["volumes"];
     assert_eq!(volumes[0]["configMap"]["defaultMode"], 420);
@@ -105,10 +102,7 @@ fn bad_pods_get_the_words_of_1_36() {
         (json!({"spec": {"containers": []}}), "spec.containers: Required value"),
         (c(json!({"name": ""})), "spec.containers[0].name: Required value"),
         (c(json!({"image": ""})), "spec.containers[0].image: Required value"),
-        (
-            c(json!({"image": " i"})),
-            "spec.containers[0].image: Invalid value: \" i\": must not have leading or trailing whitespace",
-        ),
+        (c(json!({"image": " i"})), "spec.containers[0].image: Invalid value: \" i\": must not have leading or trailing whitespace"),
         (
             c(json!({"imagePullPolicy": "Never?"})),
             "spec.containers[0].imagePullPolicy: Unsupported value: \"Never?\": supported values: \"Always\", \"IfNotPresent\", \"Never\"",
@@ -121,10 +115,7 @@ fn bad_pods_get_the_words_of_1_36() {
             c(json!({"ports": [{"containerPort": 1, "hostPort": 2}, {"containerPort": 3, "hostPort": 2}]})),
             "spec.containers[0].ports[1].hostPort: Duplicate value: \"TCP//2\"",
         ),
-        (
-            c(json!({"volumeMounts": [{"name": "v", "mountPath": "/x"}]})),
-            "spec.containers[0].volumeMounts[0].name: Not found: \"v\"",
-        ),
+        (c(json!({"volumeMounts": [{"name": "v", "mountPath": "/x"}]})), "spec.containers[0].volumeMounts[0].name: Not found: \"v\""),
         (
             c(json!({"resources": {"limits": {"cpu": "1"}, "requests": {"cpu": "2"}}})),
             "spec.containers[0].resources.requests: Invalid value: \"2\": must be less than or equal to cpu limit of 1",
@@ -141,10 +132,7 @@ fn bad_pods_get_the_words_of_1_36() {
             c(json!({"env": [{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "spec.x"}}}]})),
             "spec.containers[0].env[0].valueFrom.fieldRef.fieldPath: Invalid value: \"spec.x\": error converting fieldPath: field label not supported: spec.x",
         ),
-        (
-            c(json!({"livenessProbe": {}})),
-            "spec.containers[0].livenessProbe: Required value: must specify a handler type",
-        ),
+        (c(json!({"livenessProbe": {}})), "spec.containers[0].livenessProbe: Required value: must specify a handler type"),
         (
             c(json!({"livenessProbe": {"exec": {"command": ["x"]}, "successThreshold": 2}})),
             "spec.containers[0].livenessProbe.successThreshold: Invalid value: 2: must be 1",
@@ -173,10 +161,7 @@ fn bad_pods_get_the_words_of_1_36() {
             json!({"spec": {"topologySpreadConstraints": [{"maxSkew": 0, "topologyKey": "z", "whenUnsatisfiable": "DoNotSchedule"}]}}),
             "spec.topologySpreadConstraints[0].maxSkew: Invalid value: 0: must be greater than zero",
         ),
-        (
-            json!({"spec": {"dnsPolicy": "None"}}),
-            "spec.dnsConfig: Required value: must provide `dnsConfig` when `dnsPolicy` is None",
-        ),
+        (json!({"spec": {"dnsPolicy": "None"}}), "spec.dnsConfig: Required value: must provide `dnsConfig` when `dnsPolicy` is None"),
         (
             json!({"spec": {"nodeName": "n", "schedulingGates": [{"name": "g"}]}}),
             "spec.nodeName: Forbidden: cannot be set until all schedulingGates have been cleared",
@@ -201,23 +186,16 @@ fn bad_pods_get_the_words_of_1_36() {
 #[test]
 fn resources_without_a_domain_must_be_known() {
     let limits = json!({"bananas": "1"});
-    let errors = refused(
-        json!({"spec": {"containers": [{"name": "c", "image": "i", "resources": {"limits": limits, "requests": {}}}]}}),
-    );
+    let errors = refused(json!({"spec": {"containers": [{"name": "c", "image": "i", "resources": {"limits": limits, "requests": {}}}]}}));
     let at = "spec.containers[0].resources.limits[bananas]: Invalid value: \"bananas\"";
     assert_eq!(
         errors[..2],
-        [
-            format!("{at}: must be a standard resource type or fully qualified"),
-            format!("{at}: must be a standard resource for containers")
-        ]
+        [format!("{at}: must be a standard resource type or fully qualified"), format!("{at}: must be a standard resource for containers")]
     );
 }
 
 fn stored() -> Value {
-    let mut p = pod(
-        json!({"spec": {"containers": [{"name": "c", "image": "i:1"}], "tolerations": [{"key": "k", "operator": "Exists"}]}}),
-    );
+    let mut p = pod(json!({"spec": {"containers": [{"name": "c", "image": "i:1"}], "tolerations": [{"key": "k", "operator": "Exists"}]}}));
     assert_eq!(create(row("Pod"), &mut p), Vec::<String>::new());
     p
 }
@@ -238,16 +216,15 @@ fn updates_touch_only_what_may_change() {
     let more = json!([{"key": "k", "operator": "Exists"}, {"key": "l", "operator": "Exists"}]);
     assert_eq!(change(json!({"spec": {"tolerations": more}})), Vec::<String>::new());
     let errors = change(json!({"spec": {"tolerations": []}}));
-    assert_eq!(
-        errors,
-        ["spec.tolerations: Forbidden: existing toleration can not be modified except its tolerationSeconds"]
-    );
+    assert_eq!(errors, ["spec.tolerations: Forbidden: existing toleration can not be modified except its tolerationSeconds"]);
     let errors = change(json!({"spec": {"nodeName": "n"}}));
-    assert!(errors[0].starts_with("spec: Forbidden: pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,"), "{errors:?}");
-    assert_eq!(
-        change(json!({"metadata": {"uid": "other"}})),
-        ["metadata.uid: Invalid value: \"other\": field is immutable"]
+    assert!(
+        errors[0].starts_with(
+            "spec: Forbidden: pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,"
+        ),
+        "{errors:?}"
     );
+    assert_eq!(change(json!({"metadata": {"uid": "other"}})), ["metadata.uid: Invalid value: \"other\": field is immutable"]);
 }
 
 #[test]
@@ -261,10 +238,7 @@ fn a_terminated_container_of_a_pod_that_never_restarts_stays_so() {
     new["status"]["containerStatuses"][0]["state"] = json!({"running": {}});
     let mut e = ferrokube_api::field::Errors::default();
     row("Pod").hooks.validate_status.unwrap()(&new, &old, &mut e);
-    assert_eq!(
-        crate::lines(e),
-        ["status.containerStatuses[0].state: Forbidden: may not be transitioned to non-terminated state"]
-    );
+    assert_eq!(crate::lines(e), ["status.containerStatuses[0].state: Forbidden: may not be transitioned to non-terminated state"]);
 }
 
 #[test]
@@ -272,10 +246,7 @@ fn grace_is_for_pods_that_reached_a_node_and_run() {
     let grace = row("Pod").hooks.grace.unwrap();
     assert_eq!(grace(&json!({"spec": {"terminationGracePeriodSeconds": 5}})), 0);
     assert_eq!(grace(&json!({"spec": {"nodeName": "n", "terminationGracePeriodSeconds": 5}})), 5);
-    assert_eq!(
-        grace(&json!({"spec": {"nodeName": "n", "terminationGracePeriodSeconds": 5}, "status": {"phase": "Failed"}})),
-        0
-    );
+    assert_eq!(grace(&json!({"spec": {"nodeName": "n", "terminationGracePeriodSeconds": 5}, "status": {"phase": "Failed"}})), 0);
 }
 
 #[test]
@@ -295,10 +266,7 @@ fn the_ephemeral_containers_view_changes_nothing_else() {
     let view = row("Pod").hooks.view("ephemeralcontainers").unwrap();
     let mut new = old.clone();
     let extra = json!({"name": "e", "image": "i", "imagePullPolicy": "Always", "terminationMessagePolicy": "File"});
-    merge(
-        &mut new,
-        json!({"metadata": {"labels": {"x": "y"}}, "spec": {"nodeName": "n", "ephemeralContainers": [extra]}}),
-    );
+    merge(&mut new, json!({"metadata": {"labels": {"x": "y"}}, "spec": {"nodeName": "n", "ephemeralContainers": [extra]}}));
     (view.prepare)(&mut new, &old, &crate::context());
     assert_eq!((new["spec"].get("nodeName"), new["metadata"].get("labels")), (None, None));
     assert_eq!(new["spec"]["ephemeralContainers"][0]["name"], "e");

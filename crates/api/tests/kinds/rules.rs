@@ -28,10 +28,7 @@ fn a_service_gets_its_defaults_and_keeps_what_was_allocated() {
     assert_eq!(update(row("Service"), &mut new, &old), Vec::<String>::new());
     assert_eq!((&new["spec"]["clusterIP"], &new["spec"]["ports"][0]["nodePort"]), (&json!("10.0.0.7"), &json!(30001)));
     merge(&mut new, json!({"spec": {"clusterIP": "10.0.0.8"}}));
-    assert_eq!(
-        update(row("Service"), &mut new, &old),
-        ["spec.clusterIPs[0]: Invalid value: [\"10.0.0.8\"]: may not change once set"]
-    );
+    assert_eq!(update(row("Service"), &mut new, &old), ["spec.clusterIPs[0]: Invalid value: [\"10.0.0.8\"]: may not change once set"]);
     let mut external = old.clone();
     merge(&mut external, json!({"spec": {"type": "ExternalName", "externalName": "a.example"}}));
     assert_eq!(update(row("Service"), &mut external, &old), Vec::<String>::new());
@@ -58,10 +55,7 @@ fn secrets_hold_what_they_say() {
     frozen["immutable"] = true.into();
     let mut new = frozen.clone();
     merge(&mut new, json!({"data": {"a": "Yw=="}}));
-    assert_eq!(
-        update(row("Secret"), &mut new, &frozen),
-        ["data: Forbidden: field is immutable when `immutable` is set"]
-    );
+    assert_eq!(update(row("Secret"), &mut new, &frozen), ["data: Forbidden: field is immutable when `immutable` is set"]);
 }
 
 #[test]
@@ -98,12 +92,7 @@ fn kinds_get_their_defaults() {
             json!("Retain"),
         ),
         ("StorageClass", json!({"provisioner": "p"}), "/volumeBindingMode", json!("Immediate")),
-        (
-            "NetworkPolicy",
-            json!({"spec": {"podSelector": {}, "egress": [{}]}}),
-            "/spec/policyTypes",
-            json!(["Ingress", "Egress"]),
-        ),
+        ("NetworkPolicy", json!({"spec": {"podSelector": {}, "egress": [{}]}}), "/spec/policyTypes", json!(["Ingress", "Egress"])),
         ("PriorityClass", json!({"value": 5}), "/preemptionPolicy", json!("PreemptLowerPriority")),
         (
             "LimitRange",
@@ -111,12 +100,7 @@ fn kinds_get_their_defaults() {
             "/spec/limits/0",
             json!({"type": "Container", "max": {"cpu": "1"}, "default": {"cpu": "1"}, "defaultRequest": {"cpu": "1"}}),
         ),
-        (
-            "FlowSchema",
-            json!({"spec": {"priorityLevelConfiguration": {"name": "p"}}}),
-            "/spec/matchingPrecedence",
-            json!(1000),
-        ),
+        ("FlowSchema", json!({"spec": {"priorityLevelConfiguration": {"name": "p"}}}), "/spec/matchingPrecedence", json!(1000)),
         ("CSIDriver", json!({"spec": {}}), "/spec/attachRequired", json!(true)),
         (
             "IngressClass",
@@ -140,11 +124,7 @@ fn kinds_get_their_defaults() {
 fn bad_objects_get_the_words_of_1_36() {
     for (kind, rest, want) in [
         ("Service", json!({"spec": {}}), "spec.ports: Required value"),
-        (
-            "Service",
-            json!({"spec": {"ports": [{"port": 80}, {"port": 81, "name": "b"}]}}),
-            "spec.ports[0].name: Required value",
-        ),
+        ("Service", json!({"spec": {"ports": [{"port": 80}, {"port": 81, "name": "b"}]}}), "spec.ports[0].name: Required value"),
         (
             "Service",
             json!({"spec": {"type": "Magic", "ports": [{"port": 80}]}}),
@@ -176,16 +156,8 @@ fn bad_objects_get_the_words_of_1_36() {
             json!({"spec": {"minAvailable": "101%"}}),
             "spec.minAvailable: Invalid value: \"101%\": must not be greater than 100%",
         ),
-        (
-            "PersistentVolumeClaim",
-            json!({"spec": {"accessModes": ["ReadWriteOnce"]}}),
-            "spec.resources[storage]: Required value",
-        ),
-        (
-            "PriorityClass",
-            json!({"value": 1000000001}),
-            "value: Forbidden: maximum allowed value of a user defined priority is 1000000000",
-        ),
+        ("PersistentVolumeClaim", json!({"spec": {"accessModes": ["ReadWriteOnce"]}}), "spec.resources[storage]: Required value"),
+        ("PriorityClass", json!({"value": 1000000001}), "value: Forbidden: maximum allowed value of a user defined priority is 1000000000"),
         (
             "Ingress",
             json!({"spec": {"rules": [{"http": {"paths": [{"path": "/", "pathType": "Prefix", "backend": {"service": {"name": "s"}}}]}}]}}),
@@ -196,11 +168,7 @@ fn bad_objects_get_the_words_of_1_36() {
             json!({"spec": {"maxReplicas": 0, "minReplicas": 0, "scaleTargetRef": {"kind": "Deployment", "name": "d"}}}),
             "spec.minReplicas: Invalid value: 0: must be greater than or equal to 1",
         ),
-        (
-            "Lease",
-            json!({"spec": {"leaseDurationSeconds": 0}}),
-            "spec.leaseDurationSeconds: Invalid value: 0: must be greater than 0",
-        ),
+        ("Lease", json!({"spec": {"leaseDurationSeconds": 0}}), "spec.leaseDurationSeconds: Invalid value: 0: must be greater than 0"),
         (
             "Node",
             json!({"spec": {"taints": [{"key": "k", "effect": "Sometimes"}]}}),
@@ -245,19 +213,14 @@ fn what_is_immutable_stays() {
         ]
     );
 
-    let claim = made(
-        "PersistentVolumeClaim",
-        json!({"spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}}),
-    );
+    let claim =
+        made("PersistentVolumeClaim", json!({"spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}}));
     let mut bound = claim.clone();
     merge(&mut bound, json!({"spec": {"volumeName": "v", "storageClassName": "c"}}));
     assert_eq!(update(row("PersistentVolumeClaim"), &mut bound, &claim), Vec::<String>::new());
     let mut moved = bound.clone();
     moved["spec"]["volumeName"] = "w".into();
-    assert!(
-        update(row("PersistentVolumeClaim"), &mut moved, &bound)[0]
-            .starts_with("spec: Forbidden: spec is immutable after creation")
-    );
+    assert!(update(row("PersistentVolumeClaim"), &mut moved, &bound)[0].starts_with("spec: Forbidden: spec is immutable after creation"));
 }
 
 #[test]
@@ -296,10 +259,7 @@ fn events_read_the_same_in_both_groups() {
     let mut o = json!({"apiVersion": "events.k8s.io/v1", "regarding": {"name": "p"}, "note": "hi", "reportingController": "c", "deprecatedCount": 2});
     let before = o.clone();
     row.hooks.to_storage.unwrap()(&mut o);
-    assert_eq!(
-        o,
-        json!({"apiVersion": "v1", "involvedObject": {"name": "p"}, "message": "hi", "reportingComponent": "c", "count": 2})
-    );
+    assert_eq!(o, json!({"apiVersion": "v1", "involvedObject": {"name": "p"}, "message": "hi", "reportingComponent": "c", "count": 2}));
     row.hooks.from_storage.unwrap()(&mut o);
     assert_eq!(o, before);
 }
@@ -320,8 +280,5 @@ fn a_signing_request_is_decided_once() {
     back["status"] = json!({});
     let mut e = ferrokube_api::field::Errors::default();
     (view.validate)(&back, &new, &mut e);
-    assert_eq!(
-        crate::lines(e),
-        ["status.conditions: Forbidden: updates may not remove a condition of type \"Approved\""]
-    );
+    assert_eq!(crate::lines(e), ["status.conditions: Forbidden: updates may not remove a condition of type \"Approved\""]);
 }

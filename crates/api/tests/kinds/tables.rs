@@ -90,8 +90,7 @@ fn a_pod_shows_where_it_is_in_its_life() {
 
 #[test]
 fn tables_show_what_kubectl_shows() {
-    let containers =
-        json!({"metadata": {"labels": {"app": "a"}}, "spec": {"containers": [{"name": "c", "image": "i:1"}]}});
+    let containers = json!({"metadata": {"labels": {"app": "a"}}, "spec": {"containers": [{"name": "c", "image": "i:1"}]}});
     let selector = json!({"matchLabels": {"app": "a"}});
     for (kind, rest, want) in [
         (
@@ -129,11 +128,7 @@ fn tables_show_what_kubectl_shows() {
             json!({"spec": {"completions": 1, "template": containers}, "status": {"succeeded": 1, "startTime": "2026-06-01T11:00:00Z", "completionTime": "2026-06-01T11:00:05Z", "conditions": [{"type": "Complete", "status": "True"}]}}),
             "a Complete 1/1 5s 60m c i:1 <none>",
         ),
-        (
-            "CronJob",
-            json!({"spec": {"schedule": "* * * * *", "suspend": false}}),
-            "a * * * * * <none> False 0 <none> 60m   <none>",
-        ),
+        ("CronJob", json!({"spec": {"schedule": "* * * * *", "suspend": false}}), "a * * * * * <none> False 0 <none> 60m   <none>"),
         (
             "Event",
             json!({"type": "Normal", "reason": "Pulled", "message": " hi ", "involvedObject": {"kind": "Pod", "name": "p"}, "lastTimestamp": "2026-06-01T11:59:00Z", "firstTimestamp": "2026-06-01T11:58:00Z", "count": 2, "source": {"component": "kubelet", "host": "n"}}),
@@ -174,11 +169,7 @@ fn tables_show_what_kubectl_shows() {
             json!({"status": {"hard": {"limits.cpu": "4", "pods": "10"}, "used": {"pods": "3"}}}),
             "a pods: 3/10 limits.cpu: 0/4 60m",
         ),
-        (
-            "Ingress",
-            json!({"spec": {"ingressClassName": "n", "rules": [{"host": "a.example"}]}}),
-            "a n a.example  80 60m",
-        ),
+        ("Ingress", json!({"spec": {"ingressClassName": "n", "rules": [{"host": "a.example"}]}}), "a n a.example  80 60m"),
         (
             "APIService",
             json!({"status": {"conditions": [{"type": "Available", "status": "False", "reason": "MissingEndpoints"}]}, "spec": {"service": {"namespace": "n", "name": "s"}}}),

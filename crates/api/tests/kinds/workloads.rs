@@ -48,35 +48,22 @@ fn a_selector_must_select_the_template_and_stay() {
         let mut o = workload(kind, json!({"spec": {"selector": {"matchLabels": {"app": "b"}}}}));
         assert_eq!(
             create(row(kind), &mut o),
-            [
-                "spec.template.metadata.labels: Invalid value: {\"app\":\"a\"}: `selector` does not match template `labels`"
-            ],
+            ["spec.template.metadata.labels: Invalid value: {\"app\":\"a\"}: `selector` does not match template `labels`"],
             "{kind}"
         );
         let mut old = workload(kind, json!({}));
         create(row(kind), &mut old);
         let mut new = old.clone();
-        merge(
-            &mut new,
-            json!({"spec": {"selector": {"matchLabels": {"b": "c"}}, "template": {"metadata": {"labels": {"b": "c"}}}}}),
-        );
+        merge(&mut new, json!({"spec": {"selector": {"matchLabels": {"b": "c"}}, "template": {"metadata": {"labels": {"b": "c"}}}}}));
         let errors = update(row(kind), &mut new, &old);
-        assert_eq!(
-            errors,
-            ["spec.selector: Invalid value: {\"matchLabels\":{\"app\":\"a\",\"b\":\"c\"}}: field is immutable"],
-            "{kind}"
-        );
+        assert_eq!(errors, ["spec.selector: Invalid value: {\"matchLabels\":{\"app\":\"a\",\"b\":\"c\"}}: field is immutable"], "{kind}");
     }
 }
 
 #[test]
 fn bad_workloads_get_the_words_of_1_36() {
     for (kind, rest, want) in [
-        (
-            "Deployment",
-            json!({"spec": {"replicas": -1}}),
-            "spec.replicas: Invalid value: -1: must be greater than or equal to 0",
-        ),
+        ("Deployment", json!({"spec": {"replicas": -1}}), "spec.replicas: Invalid value: -1: must be greater than or equal to 0"),
         (
             "Deployment",
             json!({"spec": {"strategy": {"type": "Recreate", "rollingUpdate": {}}}}),
@@ -102,11 +89,7 @@ fn bad_workloads_get_the_words_of_1_36() {
             json!({"spec": {"template": {"spec": {"activeDeadlineSeconds": 5}}}}),
             "spec.template.spec.activeDeadlineSeconds: Forbidden: activeDeadlineSeconds in DaemonSet is not Supported",
         ),
-        (
-            "StatefulSet",
-            json!({"metadata": {"name": "a.b"}}),
-            "metadata.name: Invalid value: \"a.b\": must not contain dots",
-        ),
+        ("StatefulSet", json!({"metadata": {"name": "a.b"}}), "metadata.name: Invalid value: \"a.b\": must not contain dots"),
         (
             "ReplicaSet",
             json!({"spec": {"template": {"spec": {"containers": [{"name": "c", "image": "i", "resources": {"requests": {"cpu": "x"}}}]}}}}),
@@ -130,10 +113,7 @@ fn a_stateful_set_changes_only_in_parts() {
     assert_eq!(update(row("StatefulSet"), &mut new, &old), Vec::<String>::new());
     merge(&mut new, json!({"spec": {"serviceName": "x"}}));
     let errors = update(row("StatefulSet"), &mut new, &old);
-    assert!(
-        errors[0].starts_with("spec: Forbidden: updates to statefulset spec for fields other than 'replicas'"),
-        "{errors:?}"
-    );
+    assert!(errors[0].starts_with("spec: Forbidden: updates to statefulset spec for fields other than 'replicas'"), "{errors:?}");
 }
 
 #[test]
@@ -158,19 +138,13 @@ fn a_job_selects_its_pods_by_uid() {
     let mut changed = o.clone();
     merge(&mut changed, json!({"spec": {"template": {"spec": {"schedulerName": "x"}}}}));
     let errors = update(row("Job"), &mut changed, &o);
-    assert!(
-        errors[0].starts_with("spec.template: Invalid value: ") && errors[0].ends_with(": field is immutable"),
-        "{errors:?}"
-    );
+    assert!(errors[0].starts_with("spec.template: Invalid value: ") && errors[0].ends_with(": field is immutable"), "{errors:?}");
 }
 
 #[test]
 fn jobs_must_end() {
     let mut o = object("Job", json!({"spec": {"template": {"spec": {"containers": [{"name": "c", "image": "i"}]}}}}));
-    assert_eq!(
-        create(row("Job"), &mut o),
-        ["spec.template.spec.restartPolicy: Required value: valid values: \"OnFailure\", \"Never\""]
-    );
+    assert_eq!(create(row("Job"), &mut o), ["spec.template.spec.restartPolicy: Required value: valid values: \"OnFailure\", \"Never\""]);
 }
 
 #[test]
@@ -179,10 +153,7 @@ fn cron_jobs_are_checked_with_their_schedule() {
     let cron = |schedule: &str| object("CronJob", json!({"spec": {"schedule": schedule, "jobTemplate": job}}));
     let mut good = cron("*/5 * * * *");
     assert_eq!(create(row("CronJob"), &mut good), Vec::<String>::new());
-    assert_eq!(
-        (&good["spec"]["concurrencyPolicy"], &good["spec"]["successfulJobsHistoryLimit"]),
-        (&json!("Allow"), &json!(3))
-    );
+    assert_eq!((&good["spec"]["concurrencyPolicy"], &good["spec"]["successfulJobsHistoryLimit"]), (&json!("Allow"), &json!(3)));
     assert_eq!(
         create(row("CronJob"), &mut cron("* *")),
         ["spec.schedule: Invalid value: \"* *\": expected exactly 5 fields, found 2: [* *]"]

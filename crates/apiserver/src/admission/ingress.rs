@@ -5,7 +5,8 @@ use ferrokube_api::Status;
 use serde_json::{Value, json};
 
 pub(super) fn mutate(c: &Context<'_>, ingress: &mut Value, _: &mut Outcome) -> Result<(), Status> {
-    let named = !ingress["spec"]["ingressClassName"].is_null() || ingress["metadata"]["annotations"].get("kubernetes.io/ingress.class").is_some();
+    let named =
+        !ingress["spec"]["ingressClassName"].is_null() || ingress["metadata"]["annotations"].get("kubernetes.io/ingress.class").is_some();
     if !c.creates("networking.k8s.io", "ingresses") || named {
         return Ok(());
     }

@@ -117,8 +117,12 @@ impl<'a> Act<'a> {
 
     fn pod_status(&self, pod: &Value) -> Result<(), Status> {
         let (old, node) = (self.stored_pod(self.c.name)?, self.node);
-        self.demand(self.bound_here(&old), || format!("node {node:?} can only update pod status for pods with spec.nodeName set to itself"))?;
-        self.demand(old["metadata"]["labels"] == pod["metadata"]["labels"], || format!("node {node:?} cannot update labels through pod status"))?;
+        self.demand(self.bound_here(&old), || {
+            format!("node {node:?} can only update pod status for pods with spec.nodeName set to itself")
+        })?;
+        self.demand(old["metadata"]["labels"] == pod["metadata"]["labels"], || {
+            format!("node {node:?} cannot update labels through pod status")
+        })?;
         let same = |field: &str| old["status"][field] == pod["status"][field];
         self.demand(same("resourceClaimStatuses"), || format!("node {node:?} cannot update resource claim statuses"))?;
         self.demand(same("extendedResourceClaimStatus"), || format!("node {node:?} cannot update extended resource claim status"))
@@ -142,9 +146,9 @@ impl<'a> Act<'a> {
             (projects("podCertificate"), "podcertificates"),
             (list(&pod["spec"], "resourceClaims").next().is_some(), "resourceclaims"),
         ];
-        forbidden.into_iter().try_for_each(|(refers, what)| {
-            self.demand(!refers, || format!("node {node:?} can not create pods that reference {what}"))
-        })
+        forbidden
+            .into_iter()
+            .try_for_each(|(refers, what)| self.demand(!refers, || format!("node {node:?} can not create pods that reference {what}")))
     }
 
     fn mirror_owner(&self, pod: &Value) -> Result<(), Status> {
@@ -158,8 +162,12 @@ impl<'a> Act<'a> {
         };
         let itself = text(owner, "apiVersion") == "v1" && text(owner, "kind") == "Node" && text(owner, "name") == node;
         self.demand(itself, || format!("node {node:?} can only create pods with an owner reference set to itself"))?;
-        self.demand(owner["controller"] == true, || format!("node {node:?} can only create pods with a controller owner reference set to itself"))?;
-        self.demand(owner["blockOwnerDeletion"] != true, || format!("node {node:?} must not set blockOwnerDeletion on an owner reference"))?;
+        self.demand(owner["controller"] == true, || {
+            format!("node {node:?} can only create pods with a controller owner reference set to itself")
+        })?;
+        self.demand(owner["blockOwnerDeletion"] != true, || {
+            format!("node {node:?} must not set blockOwnerDeletion on an owner reference")
+        })?;
         let object = self.find("nodes", "", node)?;
         let said = text(owner, "uid");
         self.demand(said == &*object.uid, || format!("node {node} UID mismatch: expected {said} got {}", object.uid))
@@ -173,8 +181,12 @@ impl<'a> Act<'a> {
         match c.operation {
             Operation::Create => {
                 let labels = forbidden_labels(&object["metadata"]["labels"], &Value::Null);
-                self.demand(labels.is_empty(), || format!("node {node:?} is not allowed to set the following labels: {}", labels.join(", ")))?;
-                self.demand(object["spec"]["configSource"].is_null(), || format!("node {node:?} is not allowed to create pods with a non-nil configSource"))
+                self.demand(labels.is_empty(), || {
+                    format!("node {node:?} is not allowed to set the following labels: {}", labels.join(", "))
+                })?;
+                self.demand(object["spec"]["configSource"].is_null(), || {
+                    format!("node {node:?} is not allowed to create pods with a non-nil configSource")
+                })
             }
             Operation::Update => {
                 let old = old.unwrap_or(&Value::Null);
@@ -185,7 +197,9 @@ impl<'a> Act<'a> {
                 };
                 self.demand(same(["spec", "taints"]), || format!("node {node:?} is not allowed to modify taints"))?;
                 self.demand(same(["metadata", "ownerReferences"]), || format!("node {node:?} is not allowed to modify ownerReferences"))?;
-                self.demand(same(["spec", "configSource"]), || format!("node {node:?} is not allowed to update configSource to a new non-nil configSource"))?;
+                self.demand(same(["spec", "configSource"]), || {
+                    format!("node {node:?} is not allowed to update configSource to a new non-nil configSource")
+                })?;
                 let labels = forbidden_labels(&object["metadata"]["labels"], &old["metadata"]["labels"]);
                 self.demand(labels.is_empty(), || format!("is not allowed to modify labels: {}", labels.join(", ")))
             }
@@ -197,8 +211,14 @@ impl<'a> Act<'a> {
         let (Some(new), Some(old)) = (self.object, self.c.review.old) else {
             return self.refuse(format!("unexpected operation {:?}", shown(self.c.operation)));
         };
-        const OWN: &[&str] =
-            &["capacity", "conditions", "allocatedResources", "allocatedResourceStatuses", "currentVolumeAttributesClassName", "modifyVolumeStatus"];
+        const OWN: &[&str] = &[
+            "capacity",
+            "conditions",
+            "allocatedResources",
+            "allocatedResourceStatuses",
+            "currentVolumeAttributesClassName",
+            "modifyVolumeStatus",
+        ];
         let rest = |claim: &Value| {
             let mut claim = claim.clone();
             if let Some(status) = claim["status"].as_object_mut() {
@@ -235,7 +255,9 @@ impl<'a> Act<'a> {
         let asked: Vec<&str> = list(&request["spec"], "audiences").filter_map(Value::as_str).collect();
         self.demand(asked.len() <= 1, || "node may only request 0 or 1 audiences".into())?;
         let wanted = asked.first().copied().unwrap_or_default();
-        let in_volume = PodReferences(pod).projected().any(|s| s["serviceAccountToken"].is_object() && text(&s["serviceAccountToken"], "audience") == wanted);
+        let in_volume = PodReferences(pod)
+            .projected()
+            .any(|s| s["serviceAccountToken"].is_object() && text(&s["serviceAccountToken"], "audience") == wanted);
         if in_volume || self.driver_wants(pod, wanted) {
             return Ok(());
         }
@@ -249,7 +271,10 @@ impl<'a> Act<'a> {
             ..Attributes::default()
         };
         self.demand(!wanted.is_empty() && self.c.authorizer.authorize(&ask).allowed(), || {
-            format!("audience {wanted:?} not found in pod spec volume, {} is not authorized to request tokens for this audience", self.c.user.name)
+            format!(
+                "audience {wanted:?} not found in pod spec volume, {} is not authorized to request tokens for this audience",
+                self.c.user.name
+            )
         })
     }
 
@@ -299,10 +324,13 @@ impl<'a> Act<'a> {
 
     fn signing_request(&self) -> Result<(), Status> {
         let Some(request) = self.object.filter(|_| self.c.operation == Operation::Create) else { return Ok(()) };
-        if !matches!(text(&request["spec"], "signerName"), "kubernetes.io/kubelet-serving" | "kubernetes.io/kube-apiserver-client-kubelet") {
+        if !matches!(text(&request["spec"], "signerName"), "kubernetes.io/kubelet-serving" | "kubernetes.io/kube-apiserver-client-kubelet")
+        {
             return Ok(());
         }
-        let Some((name, _)) = certificates::subject_of(&request["spec"]["request"]) else { return self.refuse("unable to parse csr".into()) };
+        let Some((name, _)) = certificates::subject_of(&request["spec"]["request"]) else {
+            return self.refuse("unable to parse csr".into());
+        };
         let own = format!("system:node:{}", self.node);
         self.demand(name == own, || format!("can only create a node CSR with CN={own}"))
     }

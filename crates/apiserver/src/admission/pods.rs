@@ -42,12 +42,16 @@ fn set_priority(c: &Context<'_>, pod: &mut Value) -> Result<(), Status> {
     };
     let value = class["value"].as_i64().unwrap_or_default();
     if let Some(given) = pod["spec"]["priority"].as_i64().filter(|given| *given != value) {
-        let why = format!("the integer value of priority ({given}) must not be provided in pod spec; priority admission controller computed {value} from the given PriorityClass name");
+        let why = format!(
+            "the integer value of priority ({given}) must not be provided in pod spec; priority admission controller computed {value} from the given PriorityClass name"
+        );
         return Err(c.forbidden(Some(pod), why));
     }
     if let Some(policy) = class["preemptionPolicy"].as_str() {
         if let Some(given) = pod["spec"]["preemptionPolicy"].as_str().filter(|given| *given != policy) {
-            let why = format!("the string value of PreemptionPolicy ({given}) must not be provided in pod spec; priority admission controller computed {policy} from the given PriorityClass name");
+            let why = format!(
+                "the string value of PreemptionPolicy ({given}) must not be provided in pod spec; priority admission controller computed {policy} from the given PriorityClass name"
+            );
             return Err(c.forbidden(Some(pod), why));
         }
         pod["spec"]["preemptionPolicy"] = json!(policy);
@@ -68,7 +72,9 @@ fn default_class(c: &Context<'_>) -> Option<Value> {
 
 /// Priority: only one class is the default.
 pub(super) fn priority_class(c: &Context<'_>, object: Option<&Value>, _: &mut Outcome) -> Result<(), Status> {
-    let Some(class) = object.filter(|_| c.is(SCHEDULING, "priorityclasses", &[]) && c.operation != Operation::Delete) else { return Ok(()) };
+    let Some(class) = object.filter(|_| c.is(SCHEDULING, "priorityclasses", &[]) && c.operation != Operation::Delete) else {
+        return Ok(());
+    };
     if class["globalDefault"] != true {
         return Ok(());
     }
@@ -154,8 +160,12 @@ pub(super) fn runtime_overhead(c: &Context<'_>, object: Option<&Value>, _: &mut 
     let fixed = class.as_ref().map(|class| &class["overhead"]["podFixed"]).filter(|f| f.is_object());
     let own = &pod["spec"]["overhead"];
     match fixed {
-        Some(fixed) if !same_amounts(own, fixed) => Err(c.forbidden(object, "pod rejected: Pod's Overhead doesn't match RuntimeClass's defined Overhead")),
-        None if !own.is_null() => Err(c.forbidden(object, "pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead")),
+        Some(fixed) if !same_amounts(own, fixed) => {
+            Err(c.forbidden(object, "pod rejected: Pod's Overhead doesn't match RuntimeClass's defined Overhead"))
+        }
+        None if !own.is_null() => {
+            Err(c.forbidden(object, "pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead"))
+        }
         _ => Ok(()),
     }
 }
@@ -172,7 +182,9 @@ pub(super) fn topology_labels(c: &Context<'_>, object: &mut Value, _: &mut Outco
         return Ok(());
     }
     let target = match (c.resource, c.subresource, c.kind.1) {
-        ("pods", "binding", _) | ("bindings", "", _) if matches!(object["target"]["kind"].as_str(), None | Some("" | "Node")) => &object["target"]["name"],
+        ("pods", "binding", _) | ("bindings", "", _) if matches!(object["target"]["kind"].as_str(), None | Some("" | "Node")) => {
+            &object["target"]["name"]
+        }
         ("pods", "", "Pod") => &object["spec"]["nodeName"],
         _ => return Ok(()),
     };
@@ -217,6 +229,9 @@ pub(super) fn resize(c: &Context<'_>, object: Option<&Value>, _: &mut Outcome) -
     }
     match node.label("kubernetes.io/os") {
         Some("linux") => Ok(()),
-        os => refuse("UnsupportedPlatform", format!("pod resize is only supported on linux nodes, node {name:?} is {:?}", os.unwrap_or_default())),
+        os => refuse(
+            "UnsupportedPlatform",
+            format!("pod resize is only supported on linux nodes, node {name:?} is {:?}", os.unwrap_or_default()),
+        ),
     }
 }

@@ -164,7 +164,9 @@ fn mountable_only(c: &Context<'_>, pod: &Value, name: &str, account: &Account) -
     for volume in array(&pod["spec"], "volumes") {
         if let Some(secret) = volume["secret"]["secretName"].as_str().filter(|s| !listed.contains(s)) {
             let v = volume["name"].as_str().unwrap_or_default();
-            return refuse(format!("volume with secret.secretName={secret:?} is not allowed because service account {name} does not reference that secret (volume {v:?})"));
+            return refuse(format!(
+                "volume with secret.secretName={secret:?} is not allowed because service account {name} does not reference that secret (volume {v:?})"
+            ));
         }
     }
     for kind in ["initContainers", "containers", "ephemeralContainers"] {
@@ -182,7 +184,9 @@ fn mountable_only(c: &Context<'_>, pod: &Value, name: &str, account: &Account) -
     }
     for reference in array(&pod["spec"], "imagePullSecrets") {
         if let Some(secret) = reference["name"].as_str().filter(|s| !pull.contains(s)) {
-            return refuse(format!("imagePullSecrets[].name={secret:?} is not allowed because service account {name} does not reference that imagePullSecret"));
+            return refuse(format!(
+                "imagePullSecrets[].name={secret:?} is not allowed because service account {name} does not reference that imagePullSecret"
+            ));
         }
     }
     Ok(())

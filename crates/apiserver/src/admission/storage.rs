@@ -49,5 +49,8 @@ pub(super) fn resize(c: &Context<'_>, object: Option<&Value>, _: &mut Outcome) -
     if class.is_some_and(|class| class["allowVolumeExpansion"] == true) {
         return Ok(());
     }
-    Err(c.forbidden(object, "only dynamically provisioned pvc can be resized and the storageclass that provisions the pvc must support resize"))
+    Err(c.forbidden(
+        object,
+        "only dynamically provisioned pvc can be resized and the storageclass that provisions the pvc must support resize",
+    ))
 }

@@ -12,7 +12,11 @@ struct World {
 fn world() -> World {
     let map = Arc::new(Map::default());
     map.put("", "namespaces", json!({ "metadata": { "name": "dev" }, "status": { "phase": "Active" } }));
-    map.put("", "serviceaccounts", json!({ "metadata": { "name": "default", "namespace": "dev" }, "imagePullSecrets": [{ "name": "reg" }] }));
+    map.put(
+        "",
+        "serviceaccounts",
+        json!({ "metadata": { "name": "default", "namespace": "dev" }, "imagePullSecrets": [{ "name": "reg" }] }),
+    );
     let authorizer = Arc::new(Authorizer::new(map.clone()));
     World { admission: Admission::new(map.clone(), authorizer), map }
 }
@@ -21,7 +25,13 @@ fn user(name: &str, group: &str) -> UserInfo {
     UserInfo { name: name.into(), groups: vec![group.into()], ..UserInfo::default() }
 }
 
-fn review<'a>(user: &'a UserInfo, operation: Operation, path: (&'a str, &'a str, &'a str), name: &'a str, old: Option<&'a Value>) -> Review<'a> {
+fn review<'a>(
+    user: &'a UserInfo,
+    operation: Operation,
+    path: (&'a str, &'a str, &'a str),
+    name: &'a str,
+    old: Option<&'a Value>,
+) -> Review<'a> {
     Review {
         user,
         operation,
@@ -55,7 +65,14 @@ impl World {
         Ok((object, reservation, outcome))
     }
 
-    async fn as_node(&self, operation: Operation, path: (&str, &str, &str), name: &str, object: Option<Value>, old: Option<Value>) -> Result<(), String> {
+    async fn as_node(
+        &self,
+        operation: Operation,
+        path: (&str, &str, &str),
+        name: &str,
+        object: Option<Value>,
+        old: Option<Value>,
+    ) -> Result<(), String> {
         let node = user("system:node:n1", "system:nodes");
         let mut review = review(&node, operation, path, name, old.as_ref());
         if path.1 == "nodes" {
@@ -90,7 +107,11 @@ async fn automount_may_be_declined_by_pod_and_account() {
     declined["spec"]["automountServiceAccountToken"] = json!(false);
     let (made, ..) = world.create(POD, declined).await.expect("admitted");
     assert!(made["spec"]["volumes"].is_null());
-    world.map.put("", "serviceaccounts", json!({ "metadata": { "name": "quiet", "namespace": "dev" }, "automountServiceAccountToken": false }));
+    world.map.put(
+        "",
+        "serviceaccounts",
+        json!({ "metadata": { "name": "quiet", "namespace": "dev" }, "automountServiceAccountToken": false }),
+    );
     let mut quiet = pod();
     quiet["spec"]["serviceAccountName"] = json!("quiet");
     assert!(world.create(POD, quiet).await.expect("admitted").0["spec"]["volumes"].is_null());
@@ -105,7 +126,10 @@ async fn refusals_have_the_words_of_upstream() {
     assert_eq!(told.message, "pods \"p\" is forbidden: error looking up service account dev/nobody: serviceaccount \"nobody\" not found");
     let mut important = pod();
     important["spec"]["priorityClassName"] = json!("vip");
-    assert_eq!(world.create(POD, important).await.expect_err("no class").message, "pods \"p\" is forbidden: no PriorityClass with name vip was found");
+    assert_eq!(
+        world.create(POD, important).await.expect_err("no class").message,
+        "pods \"p\" is forbidden: no PriorityClass with name vip was found"
+    );
     world.map.put("", "namespaces", json!({ "metadata": { "name": "dev" }, "status": { "phase": "Terminating" } }));
     let told = world.create(POD, pod()).await.expect_err("terminating");
     assert_eq!(told.message, "pods \"p\" is forbidden: unable to create new content in namespace dev because it is being terminated");
@@ -136,7 +160,10 @@ async fn limits_fill_and_bound() {
     }));
     let (made, ..) = world.create(POD, pod()).await.expect("admitted");
     assert_eq!(made["spec"]["containers"][0]["resources"], json!({ "requests": { "cpu": "100m" }, "limits": { "cpu": "500m" } }));
-    assert_eq!(made["metadata"]["annotations"]["kubernetes.io/limit-ranger"], "LimitRanger plugin set: cpu request for container c; cpu limit for container c");
+    assert_eq!(
+        made["metadata"]["annotations"]["kubernetes.io/limit-ranger"],
+        "LimitRanger plugin set: cpu request for container c; cpu limit for container c"
+    );
     let mut big = pod();
     big["spec"]["containers"][0]["resources"] = json!({ "limits": { "cpu": "2" }, "requests": { "cpu": "2" } });
     let told = world.create(POD, big).await.expect_err("too big").message;
@@ -146,7 +173,11 @@ async fn limits_fill_and_bound() {
 #[tokio::test]
 async fn two_requests_cannot_both_take_the_last_pod() {
     let world = world();
-    world.map.put("", "resourcequotas", json!({ "metadata": { "name": "q", "namespace": "dev" }, "spec": { "hard": { "pods": "1", "requests.cpu": "1" } } }));
+    world.map.put(
+        "",
+        "resourcequotas",
+        json!({ "metadata": { "name": "q", "namespace": "dev" }, "spec": { "hard": { "pods": "1", "requests.cpu": "1" } } }),
+    );
     let told = world.create(POD, pod()).await.expect_err("no request").message;
     assert_eq!(told, "pods \"p\" is forbidden: failed quota: q: must specify requests.cpu for: c");
     let sized = |name: &str, cpu: &str| {
@@ -164,7 +195,14 @@ async fn two_requests_cannot_both_take_the_last_pod() {
     let (.., reservation, _) = world.create(POD, first.clone()).await.expect("room again");
     let stored = world.map.put("", "pods", first);
     reservation.commit(stored.revision);
-    assert!(world.create(POD, sized("b", "2")).await.expect_err("taken").message.contains("requested: pods=1,requests.cpu=2, used: pods=1,requests.cpu=100m, limited: pods=1,requests.cpu=1"));
+    assert!(
+        world
+            .create(POD, sized("b", "2"))
+            .await
+            .expect_err("taken")
+            .message
+            .contains("requested: pods=1,requests.cpu=2, used: pods=1,requests.cpu=100m, limited: pods=1,requests.cpu=1")
+    );
     world.map.remove("", "pods", "dev", "a");
     assert!(world.create(POD, sized("b", "1")).await.is_ok());
 }
@@ -174,7 +212,11 @@ async fn pod_security_refuses_and_warns() {
     let world = world();
     world.map.put("", "namespaces", json!({ "metadata": { "name": "dev", "labels": { "pod-security.kubernetes.io/enforce": "baseline", "pod-security.kubernetes.io/warn": "restricted" } } }));
     let (.., outcome) = world.create(POD, pod()).await.expect("baseline is fine");
-    assert!(outcome.warnings[0].starts_with("would violate PodSecurity \"restricted:latest\": allowPrivilegeEscalation != false"), "{:?}", outcome.warnings);
+    assert!(
+        outcome.warnings[0].starts_with("would violate PodSecurity \"restricted:latest\": allowPrivilegeEscalation != false"),
+        "{:?}",
+        outcome.warnings
+    );
     let mut host = pod();
     host["spec"]["hostNetwork"] = json!(true);
     let told = world.create(POD, host.clone()).await.expect_err("not baseline").message;
@@ -189,12 +231,17 @@ async fn defaults_of_claims_and_ingresses() {
     let class = |name: &str, key: &str| json!({ "metadata": { "name": name, "annotations": { key: "true" } } });
     world.map.put("storage.k8s.io", "storageclasses", class("fast", "storageclass.kubernetes.io/is-default-class"));
     world.map.put("networking.k8s.io", "ingressclasses", class("nginx", "ingressclass.kubernetes.io/is-default-class"));
-    let (claim, ..) = world.create(("", "persistentvolumeclaims", ""), json!({ "metadata": { "name": "c" }, "spec": {} })).await.expect("admitted");
+    let (claim, ..) =
+        world.create(("", "persistentvolumeclaims", ""), json!({ "metadata": { "name": "c" }, "spec": {} })).await.expect("admitted");
     assert_eq!(claim["spec"]["storageClassName"], "fast");
     assert_eq!(claim["metadata"]["finalizers"], json!(["kubernetes.io/pvc-protection"]));
-    let (claim, ..) = world.create(("", "persistentvolumeclaims", ""), json!({ "metadata": { "name": "c" }, "spec": { "storageClassName": "" } })).await.expect("admitted");
+    let (claim, ..) = world
+        .create(("", "persistentvolumeclaims", ""), json!({ "metadata": { "name": "c" }, "spec": { "storageClassName": "" } }))
+        .await
+        .expect("admitted");
     assert_eq!(claim["spec"]["storageClassName"], "");
-    let (ingress, ..) = world.create(("networking.k8s.io", "ingresses", ""), json!({ "metadata": { "name": "i" }, "spec": {} })).await.expect("admitted");
+    let (ingress, ..) =
+        world.create(("networking.k8s.io", "ingresses", ""), json!({ "metadata": { "name": "i" }, "spec": {} })).await.expect("admitted");
     assert_eq!(ingress["spec"]["ingressClassName"], "nginx");
 }
 
@@ -203,9 +250,15 @@ async fn a_node_writes_only_what_is_its_own() {
     let world = world();
     let node = |name: &str, labels: Value| json!({ "metadata": { "name": name, "labels": labels }, "spec": {} });
     let nodes = ("", "nodes", "");
-    let create = |n: Value| world.as_node(Operation::Create, nodes, n["metadata"]["name"].as_str().unwrap_or_default().to_owned().leak(), Some(n), None);
-    create(node("n1", json!({ "kubernetes.io/hostname": "n1", "example.com/x": "y", "kubelet.kubernetes.io/a": "b" }))).await.expect("its own");
-    let told = create(node("n1", json!({ "node-role.kubernetes.io/control-plane": "", "node-restriction.kubernetes.io/a": "b" }))).await.expect_err("labels");
+    let create = |n: Value| {
+        world.as_node(Operation::Create, nodes, n["metadata"]["name"].as_str().unwrap_or_default().to_owned().leak(), Some(n), None)
+    };
+    create(node("n1", json!({ "kubernetes.io/hostname": "n1", "example.com/x": "y", "kubelet.kubernetes.io/a": "b" })))
+        .await
+        .expect("its own");
+    let told = create(node("n1", json!({ "node-role.kubernetes.io/control-plane": "", "node-restriction.kubernetes.io/a": "b" })))
+        .await
+        .expect_err("labels");
     assert!(told.ends_with("node \"n1\" is not allowed to set the following labels: node-restriction.kubernetes.io/a, node-role.kubernetes.io/control-plane"), "{told}");
     let told = create(node("n2", json!({}))).await.expect_err("another");
     assert!(told.contains("node \"n1\" is not allowed to modify node \"n2\""), "{told}");
@@ -240,7 +293,12 @@ async fn a_node_asks_for_tokens_of_its_own_pods() {
     let request = |audiences: Value, uid: &str| json!({ "spec": { "audiences": audiences, "boundObjectRef": { "apiVersion": "v1", "kind": "Pod", "name": "p", "uid": uid } } });
     let ask = |body: Value| world.as_node(Operation::Create, ("", "serviceaccounts", "token"), "default", Some(body), None);
     ask(request(json!(["vault"]), "uid-p")).await.expect("its volume wants it");
-    assert!(ask(request(json!(["other"]), "uid-p")).await.expect_err("nobody wants it").contains("audience \"other\" not found in pod spec volume"));
+    assert!(
+        ask(request(json!(["other"]), "uid-p"))
+            .await
+            .expect_err("nobody wants it")
+            .contains("audience \"other\" not found in pod spec volume")
+    );
     assert!(ask(request(json!(["vault"]), "old")).await.expect_err("stale").contains("does not match the UID in record"));
     assert!(ask(json!({ "spec": {} })).await.expect_err("unbound").contains("node requested token not bound to a pod"));
 }

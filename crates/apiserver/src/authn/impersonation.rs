@@ -92,7 +92,10 @@ fn constrained(authorizer: &Authorizer, requestor: &UserInfo, user: &UserInfo, r
     let bare = user.groups.is_empty() && user.extra.is_empty() && user.uid.is_empty();
     bare && node.is_some()
         && own.map(String::as_str) == node
-        && allowed("associated-node", vec![question(requestor, "impersonate:associated-node", "authentication.k8s.io", "nodes", "", "", "*")])
+        && allowed(
+            "associated-node",
+            vec![question(requestor, "impersonate:associated-node", "authentication.k8s.io", "nodes", "", "", "*")],
+        )
 }
 
 /// Groups that come with the name. A node's group comes only with the constrained verbs, which say that it is a node.

@@ -78,9 +78,14 @@ async fn nobody_sees_health_and_version_only() {
 #[tokio::test]
 async fn the_front_proxy_speaks_for_others_and_nobody_else_does() {
     let (clients, proxies) = (ca("clients"), ca("proxies"));
-    let config = AuthnConfig { client_ca: clients.pem.clone(), front_proxy: Some(RequestHeaders::standard(proxies.pem.clone())), ..AuthnConfig::default() };
+    let config = AuthnConfig {
+        client_ca: clients.pem.clone(),
+        front_proxy: Some(RequestHeaders::standard(proxies.pem.clone())),
+        ..AuthnConfig::default()
+    };
     let authn = authenticator(config, Arc::default());
-    let parts = get("/api", &[("X-Remote-User", "jane"), ("X-Remote-Group", "a"), ("X-Remote-Group", "b"), ("X-Remote-Extra-Scopes%2fx", "s")]);
+    let parts =
+        get("/api", &[("X-Remote-User", "jane"), ("X-Remote-Group", "a"), ("X-Remote-Group", "b"), ("X-Remote-Extra-Scopes%2fx", "s")]);
     let user = authn.authenticate(&parts, Some(&peer(&proxies, "front-proxy-client", "x"))).await.expect("a proxy");
     assert_eq!(user.groups, ["a", "b", "system:authenticated"]);
     assert_eq!(user.extra["scopes/x"], ["s"]);
@@ -114,7 +119,8 @@ async fn a_token_dies_with_its_pod() {
 
 #[tokio::test]
 async fn websockets_may_carry_the_token_as_a_protocol() {
-    let authn = authenticator(AuthnConfig { static_tokens: "secret,jane,1,\"dev,ops\"\n".into(), ..AuthnConfig::default() }, Arc::default());
+    let authn =
+        authenticator(AuthnConfig { static_tokens: "secret,jane,1,\"dev,ops\"\n".into(), ..AuthnConfig::default() }, Arc::default());
     let protocol = format!("v4.channel.k8s.io, base64url.bearer.authorization.k8s.io.{}", URL_SAFE_NO_PAD.encode("secret"));
     let headers = [("connection", "Upgrade"), ("upgrade", "websocket"), ("sec-websocket-protocol", protocol.as_str())];
     let user = authn.authenticate(&get("/api", &headers), None).await.expect("known");
@@ -161,7 +167,11 @@ mod impersonating {
     fn allow(map: &Map, user: &str, rules: serde_json::Value) {
         map.put(RBAC, "clusterroles", json!({ "metadata": { "name": user }, "rules": rules }));
         let subjects = json!([{ "kind": "User", "name": user }]);
-        map.put(RBAC, "clusterrolebindings", json!({ "metadata": { "name": user }, "roleRef": { "kind": "ClusterRole", "name": user }, "subjects": subjects }));
+        map.put(
+            RBAC,
+            "clusterrolebindings",
+            json!({ "metadata": { "name": user }, "roleRef": { "kind": "ClusterRole", "name": user }, "subjects": subjects }),
+        );
     }
 
     fn act(map: &Arc<Map>, user: &str, headers: &[(&'static str, &str)], verb: &str) -> Result<UserInfo, Status> {
@@ -177,11 +187,18 @@ mod impersonating {
     #[test]
     fn the_plain_verb_allows_an_identity_for_everything() {
         let map = Arc::new(Map::default());
-        allow(&map, "proxy", json!([{ "verbs": ["impersonate"], "apiGroups": [""], "resources": ["users", "groups"], "resourceNames": ["jane", "dev"] }]));
+        allow(
+            &map,
+            "proxy",
+            json!([{ "verbs": ["impersonate"], "apiGroups": [""], "resources": ["users", "groups"], "resourceNames": ["jane", "dev"] }]),
+        );
         let jane = act(&map, "proxy", &[("impersonate-user", "jane"), ("impersonate-group", "dev")], "delete").expect("allowed");
         assert_eq!((jane.name.as_str(), jane.groups), ("jane", vec!["dev".to_owned(), AUTHENTICATED.to_owned()]));
         let told = act(&map, "proxy", &[("impersonate-user", "root")], "get").expect_err("not allowed").message;
-        assert_eq!(told, "users \"root\" is forbidden: User \"proxy\" cannot impersonate resource \"users\" in API group \"\" at the cluster scope");
+        assert_eq!(
+            told,
+            "users \"root\" is forbidden: User \"proxy\" cannot impersonate resource \"users\" in API group \"\" at the cluster scope"
+        );
         assert!(act(&map, "proxy", &[("impersonate-user", "jane"), ("impersonate-group", "ops")], "get").is_err());
         assert!(act(&map, "proxy", &[("impersonate-user", "jane"), ("impersonate-uid", "7")], "get").is_err());
         assert_eq!(act(&map, "proxy", &[("impersonate-group", "dev")], "get").expect_err("no user").code, 500);
@@ -191,10 +208,14 @@ mod impersonating {
     #[test]
     fn the_constrained_verbs_allow_an_identity_for_some_actions() {
         let map = Arc::new(Map::default());
-        allow(&map, "viewer", json!([
-            { "verbs": ["impersonate:serviceaccount"], "apiGroups": ["authentication.k8s.io"], "resources": ["serviceaccounts"] },
-            { "verbs": ["impersonate-on:serviceaccount:get"], "apiGroups": [""], "resources": ["pods"] },
-        ]));
+        allow(
+            &map,
+            "viewer",
+            json!([
+                { "verbs": ["impersonate:serviceaccount"], "apiGroups": ["authentication.k8s.io"], "resources": ["serviceaccounts"] },
+                { "verbs": ["impersonate-on:serviceaccount:get"], "apiGroups": [""], "resources": ["pods"] },
+            ]),
+        );
         let header = [("impersonate-user", "system:serviceaccount:dev:bot")];
         let bot = act(&map, "viewer", &header, "get").expect("allowed");
         assert_eq!(bot.groups, ["system:serviceaccounts", "system:serviceaccounts:dev", AUTHENTICATED]);

@@ -117,7 +117,12 @@ impl PeerCertificates {
     }
 }
 
-fn remembered(cell: &OnceLock<Result<Proven, String>>, ca: &CaPool, chain: &[CertificateDer<'static>], now: i64) -> Result<UserInfo, Rejected> {
+fn remembered(
+    cell: &OnceLock<Result<Proven, String>>,
+    ca: &CaPool,
+    chain: &[CertificateDer<'static>],
+    now: i64,
+) -> Result<UserInfo, Rejected> {
     match cell.get_or_init(|| ca.verify(chain, now).map_err(|e| e.0)) {
         Ok(proven) if now < proven.not_after => Ok(proven.user.clone()),
         Ok(_) => Err(Rejected("the certificate has expired".into())),
@@ -150,15 +155,30 @@ impl ClientCertVerifier for AnyCertificate {
         &self.subjects
     }
 
-    fn verify_client_cert(&self, _: &CertificateDer<'_>, _: &[CertificateDer<'_>], _: UnixTime) -> Result<ClientCertVerified, rustls::Error> {
+    fn verify_client_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
         Ok(ClientCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(&self, message: &[u8], cert: &CertificateDer<'_>, dss: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, rustls::Error> {
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
         rustls::crypto::verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
     }
 
-    fn verify_tls13_signature(&self, message: &[u8], cert: &CertificateDer<'_>, dss: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, rustls::Error> {
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
         rustls::crypto::verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
     }
 

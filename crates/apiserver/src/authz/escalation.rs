@@ -73,7 +73,10 @@ impl Write<'_> {
         let rules = Vec::<Rule>::deserialize(&object["rules"]).unwrap_or_default();
         self.holds(&rules)?;
         let aggregates = |o: &Value| o["aggregationRule"]["clusterRoleSelectors"].as_array().is_some_and(|s| !s.is_empty());
-        if aggregates(object) && !old.is_some_and(|old| old["aggregationRule"] == object["aggregationRule"]) && self.holds(&everything()).is_err() {
+        if aggregates(object)
+            && !old.is_some_and(|old| old["aggregationRule"] == object["aggregationRule"])
+            && self.holds(&everything()).is_err()
+        {
             return Err(self.forbidden("must have cluster-admin privileges to use the aggregationRule"));
         }
         Ok(())

@@ -216,9 +216,9 @@ impl Roles {
 
 fn parse(object: &Object, is_role: bool) -> Parsed {
     if is_role {
-        return object.decode::<RawRole>().map_or(Parsed::Unreadable, |role| {
-            Parsed::Role(role.rules.into(), role.aggregation_rule.map(|a| a.cluster_role_selectors))
-        });
+        return object
+            .decode::<RawRole>()
+            .map_or(Parsed::Unreadable, |role| Parsed::Role(role.rules.into(), role.aggregation_rule.map(|a| a.cluster_role_selectors)));
     }
     object.decode::<RawBinding>().map_or(Parsed::Unreadable, Parsed::Binding)
 }

@@ -157,8 +157,12 @@ impl Question<'_> {
             "create" => Ok(()),
             "get" | "update" | "patch" | "delete" => self.related(|q| q.names_node("resource.k8s.io", "resourceslices")),
             "list" | "watch" | "deletecollection" if selected(&self.a.field_selector, "spec.nodeName") == Some(self.node) => Ok(()),
-            "list" | "watch" | "deletecollection" => no("can only list/watch/deletecollection resourceslices with spec.nodeName field selector"),
-            _ => no("only the following verbs are allowed for a ResourceSlice: get, watch, list, create, update, patch, delete, deletecollection"),
+            "list" | "watch" | "deletecollection" => {
+                no("can only list/watch/deletecollection resourceslices with spec.nodeName field selector")
+            }
+            _ => no(
+                "only the following verbs are allowed for a ResourceSlice: get, watch, list, create, update, patch, delete, deletecollection",
+            ),
         }
     }
 
@@ -177,9 +181,7 @@ impl Question<'_> {
 
     fn pod(&self) -> Answer {
         match (self.a.subresource.as_str(), self.a.verb.as_str()) {
-            ("", "get") => self.related(|q| {
-                q.objects.get("", "pods", &q.a.namespace, q.name).and_then(|p| Pod::on(&p, q.node)).is_some()
-            }),
+            ("", "get") => self.related(|q| q.objects.get("", "pods", &q.a.namespace, q.name).and_then(|p| Pod::on(&p, q.node)).is_some()),
             ("", "list" | "watch") if selected(&self.a.field_selector, "spec.nodeName") == Some(self.node) => Ok(()),
             ("", "list" | "watch") => no("can only list/watch pods with spec.nodeName field selector"),
             // NodeRestriction limits these to mirror pods and to pods of the node.

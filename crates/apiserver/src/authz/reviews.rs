@@ -166,11 +166,9 @@ fn validate(kind: &str, spec: &Spec, is_self: bool) -> Result<(), Status> {
     let mut errors = Errors::default();
     let path = Path::new("spec");
     match (&spec.resource_attributes, &spec.non_resource_attributes) {
-        (Some(_), Some(_)) => errors.invalid(
-            &path.child("nonResourceAttributes"),
-            &Value::Null,
-            "cannot be specified in combination with resourceAttributes",
-        ),
+        (Some(_), Some(_)) => {
+            errors.invalid(&path.child("nonResourceAttributes"), &Value::Null, "cannot be specified in combination with resourceAttributes")
+        }
         (None, None) => errors.invalid(
             &path.child("resourceAttributes"),
             &Value::Null,

@@ -61,7 +61,9 @@ impl Rule {
             all(&self.resources, &single.resources)
                 || single.resources.iter().all(|wanted| {
                     self.resources.contains(wanted)
-                        || wanted.split_once('/').is_some_and(|(_, sub)| self.resources.iter().any(|own| own.strip_prefix("*/") == Some(sub)))
+                        || wanted
+                            .split_once('/')
+                            .is_some_and(|(_, sub)| self.resources.iter().any(|own| own.strip_prefix("*/") == Some(sub)))
                 })
         };
         let names = || {
@@ -105,7 +107,8 @@ impl Rule {
             ("ResourceNames", &self.resource_names),
             ("Verbs", &self.verbs),
         ];
-        let parts: Vec<String> = parts.iter().filter(|(_, items)| !items.is_empty()).map(|(name, items)| format!("{name}:[{}]", list(items))).collect();
+        let parts: Vec<String> =
+            parts.iter().filter(|(_, items)| !items.is_empty()).map(|(name, items)| format!("{name}:[{}]", list(items))).collect();
         format!("{{{}}}", parts.join(", "))
     }
 }

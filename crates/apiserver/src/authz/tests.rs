@@ -44,7 +44,13 @@ fn world() -> Arc<Map> {
     put_role(&map, "", "reader", json!({}), json!([rule(&["get", "list"], &[""], &["pods", "pods/log"])]));
     put_role(&map, "", "scaler", json!({}), json!([rule(&["update"], &["*"], &["*/scale"])]));
     put_role(&map, "", "health", json!({}), json!([{ "verbs": ["get"], "nonResourceURLs": ["/healthz", "/metrics/*"] }]));
-    put_role(&map, "dev", "one", json!({}), json!([{ "verbs": ["*"], "apiGroups": [""], "resources": ["secrets"], "resourceNames": ["mine"] }]));
+    put_role(
+        &map,
+        "dev",
+        "one",
+        json!({}),
+        json!([{ "verbs": ["*"], "apiGroups": [""], "resources": ["secrets"], "resourceNames": ["mine"] }]),
+    );
     put_role(&map, "", "part", json!({ "to": "sum" }), json!([rule(&["get"], &["apps"], &["deployments"])]));
     map.put(RBAC, "clusterroles", json!({ "metadata": { "name": "sum" }, "rules": null, "aggregationRule": { "clusterRoleSelectors": [{ "matchLabels": { "to": "sum" } }] } }));
     put_binding(&map, "dev", "r", ("ClusterRole", "reader"), json!({ "kind": "User", "name": "jane" }));
@@ -79,7 +85,12 @@ fn rbac_allows_what_rules_say_and_nothing_else() {
     for (a, expected) in cases {
         assert_eq!(authorizer.authorize(&a).allowed(), expected, "{a:?}");
     }
-    let path = |p: &str| Attributes { path: p.into(), verb: "get".into(), user: UserInfo { name: "jane".into(), ..UserInfo::default() }, ..Attributes::default() };
+    let path = |p: &str| Attributes {
+        path: p.into(),
+        verb: "get".into(),
+        user: UserInfo { name: "jane".into(), ..UserInfo::default() },
+        ..Attributes::default()
+    };
     assert!(authorizer.authorize(&path("/healthz")).allowed());
     assert!(authorizer.authorize(&path("/metrics/slis")).allowed());
     assert!(!authorizer.authorize(&path("/healthz/ping")).allowed());
@@ -166,7 +177,9 @@ fn node_world() -> Arc<Map> {
 #[test]
 fn a_node_sees_what_its_pods_need() {
     let authorizer = Authorizer::new(node_world());
-    let n1 = |verb: &str, group: &str, resource: &str, namespace: &str, name: &str| ask("system:node:n1", &["system:nodes"], verb, group, resource, namespace, name);
+    let n1 = |verb: &str, group: &str, resource: &str, namespace: &str, name: &str| {
+        ask("system:node:n1", &["system:nodes"], verb, group, resource, namespace, name)
+    };
     let select = |mut a: Attributes, selector: &str| {
         a.field_selector = selector.into();
         a
@@ -208,7 +221,10 @@ fn a_node_sees_what_its_pods_need() {
         (n1("get", "", "pods", "dev", "q"), "no relationship found between node 'n1' and this object"),
         (n1("get", "", "nodes", "", "n2"), "node 'n1' cannot read 'n2', only its own Node object"),
         (n1("list", "", "nodes", "", ""), "node 'n1' cannot read all nodes, only its own Node object"),
-        (n1("get", "coordination.k8s.io", "leases", "kube-node-lease", "n2"), "can only access node lease with the same name as the requesting node"),
+        (
+            n1("get", "coordination.k8s.io", "leases", "kube-node-lease", "n2"),
+            "can only access node lease with the same name as the requesting node",
+        ),
         (n1("create", "", "serviceaccounts/token", "dev", "other"), "no relationship found between node 'n1' and this object"),
         (n1("list", "", "endpoints", "", ""), ""),
         (ask("system:node:n1", &[], "get", "", "secrets", "dev", "vol"), ""),
@@ -231,7 +247,7 @@ mod reviewing {
     //! The answers that kubectl auth can-i, whoami and kubelets get.
 
     use super::*;
-    use crate::authn::{AuthnConfig, Authenticator};
+    use crate::authn::{Authenticator, AuthnConfig};
     use crate::tokens::{ServiceAccountTokens, TokenConfig};
     use serde_json::Value;
 
@@ -262,7 +278,10 @@ mod reviewing {
     fn access_is_told_with_its_reason() {
         let list = json!({ "resourceAttributes": { "verb": "list", "resource": "pods", "namespace": "dev" } });
         let status = ask("SelfSubjectAccessReview", "", list.clone()).expect("an answer");
-        assert_eq!(status, json!({ "allowed": true, "reason": "RBAC: allowed by RoleBinding \"r/dev\" of ClusterRole \"reader\" to User \"jane\"" }));
+        assert_eq!(
+            status,
+            json!({ "allowed": true, "reason": "RBAC: allowed by RoleBinding \"r/dev\" of ClusterRole \"reader\" to User \"jane\"" })
+        );
         let mut other = list;
         other["user"] = json!("x");
         assert_eq!(ask("SubjectAccessReview", "", other.clone()).expect("an answer"), json!({ "allowed": false }));

@@ -83,7 +83,8 @@ async fn round(objects: &dyn Objects, loopback: &dyn Loopback, wanted: &[Wanted]
 async fn write_all(loopback: &dyn Loopback, steps: Vec<Step>) -> Result<usize, BootstrapError> {
     let write = async |step: Step| {
         let what = format!("{} {:?}", step.target.resource, step.target.name);
-        let wrote = if step.create { loopback.create(step.target, step.object).await } else { loopback.update(step.target, step.object).await };
+        let wrote =
+            if step.create { loopback.create(step.target, step.object).await } else { loopback.update(step.target, step.object).await };
         match wrote {
             Ok(_) => Ok(1),
             Err(status) if status.is(Reason::AlreadyExists) || status.is(Reason::Conflict) => Ok(0),

@@ -110,7 +110,8 @@ const COLLECTED_BY: &[(&str, &str)] = &[
 ];
 
 fn metadata(namespace: &str, name: &str) -> Value {
-    let mut meta = json!({ "name": name, "annotations": { AUTOUPDATE: "true" }, "labels": { "kubernetes.io/bootstrapping": "rbac-defaults" } });
+    let mut meta =
+        json!({ "name": name, "annotations": { AUTOUPDATE: "true" }, "labels": { "kubernetes.io/bootstrapping": "rbac-defaults" } });
     if !namespace.is_empty() {
         meta["namespace"] = json!(namespace);
     }
@@ -250,7 +251,9 @@ fn merge_binding(existing: &mut Value, wanted: &Value) -> bool {
     let mut changed = merge_metadata(existing, wanted);
     let mut subjects = existing["subjects"].as_array().cloned().unwrap_or_default();
     for subject in wanted["subjects"].as_array().into_iter().flatten() {
-        let same = |s: &Value| ["kind", "name", "namespace"].iter().all(|f| s[f].as_str().unwrap_or_default() == subject[f].as_str().unwrap_or_default());
+        let same = |s: &Value| {
+            ["kind", "name", "namespace"].iter().all(|f| s[f].as_str().unwrap_or_default() == subject[f].as_str().unwrap_or_default())
+        };
         if !subjects.iter().any(same) {
             subjects.push(subject.clone());
             changed = true;

@@ -20,7 +20,10 @@ pub(super) const CLUSTER_ROLES: &[(&str, &[Row])] = &[
     ("edit", &[]),
     (
         "system:aggregate-to-admin",
-        &[rule("create", "authorization.k8s.io", "localsubjectaccessreviews"), rule(ALL, "rbac.authorization.k8s.io", "rolebindings roles")],
+        &[
+            rule("create", "authorization.k8s.io", "localsubjectaccessreviews"),
+            rule(ALL, "rbac.authorization.k8s.io", "rolebindings roles"),
+        ],
     ),
     (
         "system:aggregate-to-edit",
@@ -36,7 +39,11 @@ pub(super) const CLUSTER_ROLES: &[(&str, &[Row])] = &[
             ),
             rule("create", CORE, "serviceaccounts/token"),
             rule(WRITE, "core events.k8s.io", "events"),
-            rule(WRITE, "apps", "daemonsets deployments deployments/rollback deployments/scale replicasets replicasets/scale statefulsets statefulsets/scale"),
+            rule(
+                WRITE,
+                "apps",
+                "daemonsets deployments deployments/rollback deployments/scale replicasets replicasets/scale statefulsets statefulsets/scale",
+            ),
             rule(WRITE, "autoscaling", "horizontalpodautoscalers"),
             rule(WRITE, "batch", "cronjobs jobs"),
             rule(
@@ -58,7 +65,11 @@ pub(super) const CLUSTER_ROLES: &[(&str, &[Row])] = &[
                 CORE,
                 "configmaps endpoints persistentvolumeclaims persistentvolumeclaims/status pods replicationcontrollers replicationcontrollers/scale serviceaccounts services services/status",
             ),
-            rule(READ, CORE, "bindings limitranges namespaces/status pods/log pods/status replicationcontrollers/status resourcequotas resourcequotas/status"),
+            rule(
+                READ,
+                CORE,
+                "bindings limitranges namespaces/status pods/log pods/status replicationcontrollers/status resourcequotas resourcequotas/status",
+            ),
             rule(READ, CORE, "namespaces"),
             rule(READ, "core events.k8s.io", "events"),
             rule(READ, "discovery.k8s.io", "endpointslices"),
@@ -79,7 +90,10 @@ pub(super) const CLUSTER_ROLES: &[(&str, &[Row])] = &[
             rule(READ, "resource.k8s.io", "resourceclaims resourceclaims/status resourceclaimtemplates"),
         ],
     ),
-    ("system:auth-delegator", &[rule("create", "authentication.k8s.io", "tokenreviews"), rule("create", "authorization.k8s.io", "subjectaccessreviews")]),
+    (
+        "system:auth-delegator",
+        &[rule("create", "authentication.k8s.io", "tokenreviews"), rule("create", "authorization.k8s.io", "subjectaccessreviews")],
+    ),
     (
         "system:basic-user",
         &[
@@ -87,18 +101,30 @@ pub(super) const CLUSTER_ROLES: &[(&str, &[Row])] = &[
             rule("create", "authentication.k8s.io", "selfsubjectreviews"),
         ],
     ),
-    ("system:certificates.k8s.io:certificatesigningrequests:nodeclient", &[rule("create", "certificates.k8s.io", "certificatesigningrequests/nodeclient")]),
+    (
+        "system:certificates.k8s.io:certificatesigningrequests:nodeclient",
+        &[rule("create", "certificates.k8s.io", "certificatesigningrequests/nodeclient")],
+    ),
     (
         "system:certificates.k8s.io:certificatesigningrequests:selfnodeclient",
         &[rule("create", "certificates.k8s.io", "certificatesigningrequests/selfnodeclient")],
     ),
-    ("system:certificates.k8s.io:kube-apiserver-client-approver", &[named("approve", "certificates.k8s.io", "signers", "kubernetes.io/kube-apiserver-client")]),
+    (
+        "system:certificates.k8s.io:kube-apiserver-client-approver",
+        &[named("approve", "certificates.k8s.io", "signers", "kubernetes.io/kube-apiserver-client")],
+    ),
     (
         "system:certificates.k8s.io:kube-apiserver-client-kubelet-approver",
         &[named("approve", "certificates.k8s.io", "signers", "kubernetes.io/kube-apiserver-client-kubelet")],
     ),
-    ("system:certificates.k8s.io:kubelet-serving-approver", &[named("approve", "certificates.k8s.io", "signers", "kubernetes.io/kubelet-serving")]),
-    ("system:certificates.k8s.io:legacy-unknown-approver", &[named("approve", "certificates.k8s.io", "signers", "kubernetes.io/legacy-unknown")]),
+    (
+        "system:certificates.k8s.io:kubelet-serving-approver",
+        &[named("approve", "certificates.k8s.io", "signers", "kubernetes.io/kubelet-serving")],
+    ),
+    (
+        "system:certificates.k8s.io:legacy-unknown-approver",
+        &[named("approve", "certificates.k8s.io", "signers", "kubernetes.io/legacy-unknown")],
+    ),
     ("system:discovery", &[urls("get", "/api /api/* /apis /apis/* /healthz /livez /openapi /openapi/* /readyz /version /version/")]),
     ("system:heapster", &[rule(READ, CORE, "events namespaces nodes pods"), rule(READ, "extensions", "deployments")]),
     ("system:kube-aggregator", &[rule(READ, CORE, "endpoints services")]),
@@ -162,7 +188,10 @@ pub(super) const CLUSTER_ROLES: &[(&str, &[Row])] = &[
     ),
     (
         "system:monitoring",
-        &[urls("get", "/flagz /healthz /healthz/* /livez /livez/* /metrics /metrics/slis /readyz /readyz/* /statusz"), rule("get", CORE, "nodes/metrics")],
+        &[
+            urls("get", "/flagz /healthz /healthz/* /livez /livez/* /metrics /metrics/slis /readyz /readyz/* /statusz"),
+            rule("get", CORE, "nodes/metrics"),
+        ],
     ),
     (
         "system:node",
@@ -356,7 +385,12 @@ pub(super) const CONTROLLER_ROLES: &[(&str, &[Row])] = &[
     ),
     (
         "ephemeral-volume-controller",
-        &[rule(READ, CORE, "pods"), rule("update", CORE, "pods/finalizers"), rule("create get list watch", CORE, "persistentvolumeclaims"), EVENTS],
+        &[
+            rule(READ, CORE, "pods"),
+            rule("update", CORE, "pods/finalizers"),
+            rule("create get list watch", CORE, "persistentvolumeclaims"),
+            EVENTS,
+        ],
     ),
     (
         "expand-controller",
@@ -533,7 +567,11 @@ pub(super) const CONTROLLER_ROLES: &[(&str, &[Row])] = &[
 
 /// Roles: namespace, name, rules.
 pub(super) const ROLES: &[(&str, &str, &[Row])] = &[
-    ("kube-public", "system:controller:bootstrap-signer", &[rule(READ, CORE, "configmaps"), named("update", CORE, "configmaps", "cluster-info"), EVENTS]),
+    (
+        "kube-public",
+        "system:controller:bootstrap-signer",
+        &[rule(READ, CORE, "configmaps"), named("update", CORE, "configmaps", "cluster-info"), EVENTS],
+    ),
     ("kube-system", "extension-apiserver-authentication-reader", &[named(READ, CORE, "configmaps", "extension-apiserver-authentication")]),
     (
         "kube-system",

@@ -19,7 +19,11 @@ pub(super) fn namespaces() -> Vec<Wanted> {
 pub(super) fn cluster_scoped(config: &BootstrapConfig) -> Vec<Wanted> {
     let mut all = namespaces();
     for (name, value, used_for) in [
-        ("system-cluster-critical", 2_000_000_000, "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary."),
+        (
+            "system-cluster-critical",
+            2_000_000_000,
+            "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary.",
+        ),
         ("system-node-critical", 2_000_001_000, "Used for system critical pods that must not be moved from their current node."),
     ] {
         let object = json!({
@@ -161,11 +165,14 @@ fn flow_control() -> Vec<Wanted> {
         let object = json!({ "kind": "PriorityLevelConfiguration", "apiVersion": version, "metadata": automatic(name), "spec": spec });
         Wanted::new(FLOW, "v1", "prioritylevelconfigurations", object, merge)
     };
-    let mut all = vec![level("exempt", json!({ "type": "Exempt", "exempt": { "nominalConcurrencyShares": 0, "lendablePercent": 0 } }), keep)];
+    let mut all =
+        vec![level("exempt", json!({ "type": "Exempt", "exempt": { "nominalConcurrencyShares": 0, "lendablePercent": 0 } }), keep)];
     for (name, shares, lendable, queues) in LEVELS {
         let response = match queues {
             None => json!({ "type": "Reject" }),
-            Some((queues, hand, length)) => json!({ "type": "Queue", "queuing": { "queues": queues, "handSize": hand, "queueLengthLimit": length } }),
+            Some((queues, hand, length)) => {
+                json!({ "type": "Queue", "queuing": { "queues": queues, "handSize": hand, "queueLengthLimit": length } })
+            }
         };
         let limited = json!({ "nominalConcurrencyShares": shares, "lendablePercent": lendable, "limitResponse": response });
         all.push(level(name, json!({ "type": "Limited", "limited": limited }), overlay_if_automatic));
@@ -288,10 +295,7 @@ fn endpoints(config: &BootstrapConfig) -> Vec<Wanted> {
         "endpoints": [{ "addresses": [address], "conditions": { "ready": true } }],
         "ports": ports,
     });
-    vec![
-        Wanted::new("", "v1", "endpoints", endpoints, overlay),
-        Wanted::new("discovery.k8s.io", "v1", "endpointslices", slice, overlay),
-    ]
+    vec![Wanted::new("", "v1", "endpoints", endpoints, overlay), Wanted::new("discovery.k8s.io", "v1", "endpointslices", slice, overlay)]
 }
 
 fn authentication(config: &BootstrapConfig) -> Wanted {

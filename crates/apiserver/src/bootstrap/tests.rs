@@ -83,7 +83,14 @@ fn the_policy_is_that_of_the_reference() {
         return;
     }
     let mut expected = Policy::new();
-    for file in ["cluster-roles", "cluster-role-bindings", "controller-roles", "controller-role-bindings", "namespace-roles", "namespace-role-bindings"] {
+    for file in [
+        "cluster-roles",
+        "cluster-role-bindings",
+        "controller-roles",
+        "controller-role-bindings",
+        "namespace-roles",
+        "namespace-role-bindings",
+    ] {
         let text = std::fs::read_to_string(folder.join(format!("{file}.yaml"))).expect("readable");
         let list: Value = serde_saphyr::from_str(&text).expect("yaml");
         expected.extend(list["items"].as_array().expect("items").iter().cloned().map(normalised));
@@ -116,7 +123,11 @@ async fn a_start_is_cheap() {
         println!("{which} start: {written} objects in {:?}", began.elapsed());
     }
     let authorizer = Authorizer::new(Arc::new(map));
-    let user = crate::attributes::UserInfo { name: "system:kube-scheduler".into(), groups: vec!["system:authenticated".into()], ..Default::default() };
+    let user = crate::attributes::UserInfo {
+        name: "system:kube-scheduler".into(),
+        groups: vec!["system:authenticated".into()],
+        ..Default::default()
+    };
     let ask = crate::attributes::Attributes { user, verb: "list".into(), resource: "pods".into(), ..Default::default() };
     let began = std::time::Instant::now();
     assert!(authorizer.authorize(&ask).allowed());

@@ -6,12 +6,12 @@
 
 use super::{Caches, KindCache, outline};
 use crate::registry::hash_of;
+use bytes::Bytes;
 use ferrokube_api::kinds::Kind;
 use ferrokube_store::{Batch, Error, Event, KeyValue, Page, Revision, Store, prefix_end};
-use bytes::Bytes;
 use futures_util::StreamExt;
-use parking_lot::Mutex;
 use futures_util::stream::BoxStream;
+use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -108,7 +108,8 @@ fn split<'k>(known: &HashMap<String, Arc<KindCache>>, key: &'k str) -> Option<(A
     let mut ends = path.match_indices('/').map(|(at, _)| at);
     let (first, second) = (ends.next()?, ends.next());
     // Longest first: `services/specs`, `apiextensions.k8s.io/customresourcedefinitions`.
-    let (cache, rest) = [second, Some(first)].into_iter().flatten().find_map(|at| Some((known.get(&path[..at])?.clone(), &path[at + 1..])))?;
+    let (cache, rest) =
+        [second, Some(first)].into_iter().flatten().find_map(|at| Some((known.get(&path[..at])?.clone(), &path[at + 1..])))?;
     let (namespace, name) = rest.split_once('/').unwrap_or(("", rest));
     Some((cache, namespace, name))
 }
@@ -207,7 +208,9 @@ impl Caches {
                 Event::Put(kv) => (&kv.key, kv.mod_revision),
                 Event::Delete { key, revision } => (key, *revision),
             };
-            let Some((cache, namespace, name)) = std::str::from_utf8(key).ok().and_then(|key| split(&directory.by_prefix, key)) else { continue };
+            let Some((cache, namespace, name)) = std::str::from_utf8(key).ok().and_then(|key| split(&directory.by_prefix, key)) else {
+                continue;
+            };
             match &event {
                 Event::Put(kv) => cache.put(&kv.value, revision),
                 Event::Delete { .. } => cache.delete(namespace, name, revision),

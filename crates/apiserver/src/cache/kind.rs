@@ -161,7 +161,8 @@ impl KindCache {
             let key = (&*o.key.namespace, &*o.key.name);
             (range.namespace.is_empty() || key.0 == range.namespace) && range.after.is_none_or(|start| after(key, start))
         };
-        let untouched = state.range(range.namespace, range.after).map(|s| &s.0).filter(|o| !undo.contains_key(&(&*o.key.namespace, &*o.key.name)));
+        let untouched =
+            state.range(range.namespace, range.after).map(|s| &s.0).filter(|o| !undo.contains_key(&(&*o.key.namespace, &*o.key.name)));
         let mut then: Vec<&Arc<Object>> = untouched.chain(undo.values().flatten().copied().filter(|o| in_range(o))).collect();
         then.sort_by(|a, b| order::compare((&a.key.namespace, &a.key.name), (&b.key.namespace, &b.key.name)));
         Ok(collect(then.into_iter(), range.limit, revision, matches))

@@ -20,12 +20,12 @@ use crate::objects::Objects;
 use crate::registry::hash_of;
 use ferrokube_api::Object;
 use ferrokube_api::kinds::Kind;
+use ferrokube_store::Store;
 use futures_util::future::BoxFuture;
 use parking_lot::RwLock;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
-use ferrokube_store::Store;
 use tokio::sync::watch;
 
 #[derive(Debug, Default)]

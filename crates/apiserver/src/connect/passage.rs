@@ -7,7 +7,9 @@ use crate::verbs::Answer;
 use bytes::Bytes;
 use ferrokube_api::{Reason, Status};
 use futures_util::StreamExt;
-use http::header::{AUTHORIZATION, CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, SEC_WEBSOCKET_PROTOCOL, TRANSFER_ENCODING, UPGRADE};
+use http::header::{
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, SEC_WEBSOCKET_PROTOCOL, TRANSFER_ENCODING, UPGRADE,
+};
 use http::{Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, BodyStream, Full};
@@ -81,14 +83,19 @@ async fn dial(tls: Arc<ClientConfig>, to: &Destination) -> Result<Box<dyn Io>, S
 
 /// Headers that concern one hop only.
 fn is_hop(name: &HeaderName) -> bool {
-    const HOP: [&str; 8] = ["connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer", "transfer-encoding", "upgrade"];
+    const HOP: [&str; 8] =
+        ["connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer", "transfer-encoding", "upgrade"];
     HOP.contains(&name.as_str())
 }
 
 fn forwarded(headers: &HeaderMap, upgrades: bool) -> HeaderMap {
     let mut out = HeaderMap::new();
     for (name, value) in headers {
-        if name == AUTHORIZATION || name == HOST || name.as_str().starts_with("impersonate-") || (is_hop(name) && !(upgrades && (name == CONNECTION || name == UPGRADE))) {
+        if name == AUTHORIZATION
+            || name == HOST
+            || name.as_str().starts_with("impersonate-")
+            || (is_hop(name) && !(upgrades && (name == CONNECTION || name == UPGRADE)))
+        {
             continue;
         }
         if name == SEC_WEBSOCKET_PROTOCOL {

@@ -31,7 +31,11 @@ fn container(pod: &Value, name: &str, wanted: &str) -> Result<String, Status> {
     let (plain, init, ephemeral) = (names(pod, "containers"), names(pod, "initContainers"), names(pod, "ephemeralContainers"));
     if !wanted.is_empty() {
         let known = [&plain, &init, &ephemeral].into_iter().flatten().any(|n| n == wanted);
-        return if known { Ok(wanted.to_owned()) } else { Err(Status::bad_request(format!("container {wanted} is not valid for pod {name}"))) };
+        return if known {
+            Ok(wanted.to_owned())
+        } else {
+            Err(Status::bad_request(format!("container {wanted} is not valid for pod {name}")))
+        };
     }
     match plain.as_slice() {
         [only] => Ok(only.clone()),
@@ -190,7 +194,11 @@ impl Request<'_> {
     pub(super) async fn node_proxy(&self) -> Result<Answer, Status> {
         let (_, name, port) = split_name(&self.info.name);
         let (host, own) = self.kubelet_of(name)?;
-        let port = if port.is_empty() { own } else { port.parse().map_err(|_| Status::bad_request(format!("invalid node request {:?}", self.info.name)))? };
+        let port = if port.is_empty() {
+            own
+        } else {
+            port.parse().map_err(|_| Status::bad_request(format!("invalid node request {:?}", self.info.name)))?
+        };
         let destination = Destination { host, port, tls: true, path: self.proxied_path() };
         self.pass(self.kubelets()?.tls(), destination, true).await
     }
@@ -203,7 +211,8 @@ impl Request<'_> {
         let value: Value = pod.decode().map_err(Status::internal)?;
         let ip = value["status"]["podIP"].as_str().filter(|ip| !ip.is_empty());
         let host = ip.ok_or_else(|| Status::bad_request("address not allowed"))?.to_owned();
-        let declared = value["spec"]["containers"].as_array().into_iter().flatten().flat_map(|c| c["ports"].as_array().into_iter().flatten());
+        let declared =
+            value["spec"]["containers"].as_array().into_iter().flatten().flat_map(|c| c["ports"].as_array().into_iter().flatten());
         let first = declared.filter_map(|p| p["containerPort"].as_u64()).find_map(|p| u16::try_from(p).ok());
         let port = match port {
             "" => first.unwrap_or(80),
@@ -225,9 +234,12 @@ impl Request<'_> {
             "" => None,
             text => ports.iter().find(|p| p["name"] == text || p["port"].as_u64().is_some_and(|n| n.to_string() == text)),
         };
-        let unavailable = |what: &str| Status::failure(503, Reason::ServiceUnavailable, format!("no {what} available for service {name:?}"));
+        let unavailable =
+            |what: &str| Status::failure(503, Reason::ServiceUnavailable, format!("no {what} available for service {name:?}"));
         let port_name = wanted.map(|p| p["name"].as_str().unwrap_or_default().to_owned());
-        let port_name = port_name.ok_or_else(|| Status::failure(503, Reason::ServiceUnavailable, format!("no service port {port:?} found for service {name:?}")))?;
+        let port_name = port_name.ok_or_else(|| {
+            Status::failure(503, Reason::ServiceUnavailable, format!("no service port {port:?} found for service {name:?}"))
+        })?;
         let mut found: Vec<(String, u16)> = Vec::new();
         let slices = self.server.caches.get("discovery.k8s.io", "endpointslices").ok_or_else(Status::no_such_path)?;
         for slice in slices.list(self.namespace()).iter().filter(|s| s.label("kubernetes.io/service-name") == Some(name)) {

@@ -13,8 +13,11 @@ fn conflict(definition: &Value, others: &[Value]) -> Option<(&'static str, Strin
     let names = &definition["spec"]["names"];
     let group = text(&definition["spec"], "group");
     let taken: Vec<&Value> = others.iter().filter(|o| text(&o["spec"], "group") == group).map(|o| &o["spec"]["names"]).collect();
-    let list = |n: &Value| -> Vec<String> { n["shortNames"].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect() };
-    let resources: Vec<String> = taken.iter().flat_map(|n| [vec![text(n, "plural").to_owned(), text(n, "singular").to_owned()], list(n)].concat()).collect();
+    let list = |n: &Value| -> Vec<String> {
+        n["shortNames"].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
+    };
+    let resources: Vec<String> =
+        taken.iter().flat_map(|n| [vec![text(n, "plural").to_owned(), text(n, "singular").to_owned()], list(n)].concat()).collect();
     let kinds: Vec<&str> = taken.iter().flat_map(|n| [text(n, "kind"), text(n, "listKind")]).collect();
     let in_use = |name: &str| format!("{name:?} is already in use");
     for (key, reason) in [("plural", "PluralConflict"), ("singular", "SingularConflict")] {
@@ -51,7 +54,8 @@ fn set(definition: &mut Value, kind: &str, status: &str, reason: &str, message: 
         *conditions = json!([]);
     }
     let Some(list) = conditions.as_array_mut() else { return };
-    let mut new = json!({"type": kind, "status": status, "reason": reason, "message": message, "lastTransitionTime": time::format_time(now)});
+    let mut new =
+        json!({"type": kind, "status": status, "reason": reason, "message": message, "lastTransitionTime": time::format_time(now)});
     if generation.is_i64() || generation.is_u64() {
         new["observedGeneration"] = generation;
     }

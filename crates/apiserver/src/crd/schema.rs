@@ -233,12 +233,27 @@ mod tests {
             "port": {"x-kubernetes-int-or-string": true},
             "tags": {"type": "array", "maxItems": 1, "items": {"type": "string"}, "x-kubernetes-list-type": "set"}}});
         assert_eq!(messages(json!({}), schema.clone()), ["spec.size: Required value"]);
-        assert_eq!(messages(json!({"size": 0}), schema.clone()), ["spec.size: Invalid value: 0: spec.size in body should be greater than or equal to 1"]);
-        assert_eq!(messages(json!({"size": "1"}), schema.clone()), ["spec.size: Invalid value: \"string\": spec.size in body must be of type integer: \"string\""]);
-        assert_eq!(messages(json!({"size": 1, "mode": "c"}), schema.clone()), ["spec.mode: Unsupported value: \"c\": supported values: \"a\", \"b\""]);
-        assert_eq!(messages(json!({"size": 1, "name": "y"}), schema.clone()), ["spec.name: Invalid value: \"y\": spec.name in body should match '^x'"]);
+        assert_eq!(
+            messages(json!({"size": 0}), schema.clone()),
+            ["spec.size: Invalid value: 0: spec.size in body should be greater than or equal to 1"]
+        );
+        assert_eq!(
+            messages(json!({"size": "1"}), schema.clone()),
+            ["spec.size: Invalid value: \"string\": spec.size in body must be of type integer: \"string\""]
+        );
+        assert_eq!(
+            messages(json!({"size": 1, "mode": "c"}), schema.clone()),
+            ["spec.mode: Unsupported value: \"c\": supported values: \"a\", \"b\""]
+        );
+        assert_eq!(
+            messages(json!({"size": 1, "name": "y"}), schema.clone()),
+            ["spec.name: Invalid value: \"y\": spec.name in body should match '^x'"]
+        );
         assert_eq!(messages(json!({"size": 1, "port": true}), schema.clone()).len(), 1);
         assert_eq!(messages(json!({"size": 1, "port": 80, "tags": ["a"]}), schema.clone()), Vec::<String>::new());
-        assert_eq!(messages(json!({"size": 1, "tags": ["a", "a"]}), schema), ["spec.tags: Too many: 2: must have at most 1 items", "spec.tags[1]: Duplicate value: \"a\""]);
+        assert_eq!(
+            messages(json!({"size": 1, "tags": ["a", "a"]}), schema),
+            ["spec.tags: Too many: 2: must have at most 1 items", "spec.tags[1]: Duplicate value: \"a\""]
+        );
     }
 }

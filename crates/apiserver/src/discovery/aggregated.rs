@@ -61,7 +61,8 @@ fn resource(entry: &Entry) -> Value {
 }
 
 fn version(table: &Table, group: &str, version: &str) -> Value {
-    let mut entries: Vec<&Entry> = table.entries().iter().map(AsRef::as_ref).filter(|e| e.kind.group == group && e.kind.version == version).collect();
+    let mut entries: Vec<&Entry> =
+        table.entries().iter().map(AsRef::as_ref).filter(|e| e.kind.group == group && e.kind.version == version).collect();
     entries.sort_by(|a, b| a.kind.resource.cmp(&b.kind.resource));
     json!({"version": version, "freshness": "Current", "resources": entries.iter().map(|e| resource(e)).collect::<Vec<_>>()})
 }

@@ -126,9 +126,11 @@ pub fn resources(table: &Table, group: &str, version: &str) -> Option<Value> {
     if !table.serves(group, version) {
         return None;
     }
-    let mut entries: Vec<&Entry> = table.entries().iter().map(AsRef::as_ref).filter(|e| e.kind.group == group && e.kind.version == version).collect();
+    let mut entries: Vec<&Entry> =
+        table.entries().iter().map(AsRef::as_ref).filter(|e| e.kind.group == group && e.kind.version == version).collect();
     entries.sort_by(|a, b| a.kind.resource.cmp(&b.kind.resource));
-    let each = |e: &&Entry| std::iter::once(main_resource(e)).chain(e.kind.subresources.iter().map(|s| subresource(e, s))).collect::<Vec<_>>();
+    let each =
+        |e: &&Entry| std::iter::once(main_resource(e)).chain(e.kind.subresources.iter().map(|s| subresource(e, s))).collect::<Vec<_>>();
     let resources: Vec<Value> = entries.iter().flat_map(each).collect();
     let name = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
     let mut out = json!({"kind": "APIResourceList", "groupVersion": name, "resources": resources});

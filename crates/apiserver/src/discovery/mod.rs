@@ -82,7 +82,11 @@ impl Documents {
 
 /// A document with its ETag, or 304 when the client has it.
 pub fn tagged(document: &Document, media: &'static str, parts: &Parts) -> Result<Response<Body>, Status> {
-    let has = parts.headers.get(IF_NONE_MATCH).and_then(|v| v.to_str().ok()).is_some_and(|tags| tags.split(',').any(|t| t.trim() == document.etag));
+    let has = parts
+        .headers
+        .get(IF_NONE_MATCH)
+        .and_then(|v| v.to_str().ok())
+        .is_some_and(|tags| tags.split(',').any(|t| t.trim() == document.etag));
     let mut response = if has {
         let mut response = Response::new(Body::Empty);
         *response.status_mut() = StatusCode::NOT_MODIFIED;
@@ -108,10 +112,14 @@ pub fn answer(server: &Arc<ApiServer>, path: &str, parts: &Parts, query: &Query)
     if matches!(path, "/api" | "/apis")
         && let Some(version) = aggregated::wanted(&accept)
     {
-        let document = server.documents.get(table.generation, &format!("{version} {path}"), || Ok(aggregated::document(&table, path == "/api", version)))?;
+        let document = server
+            .documents
+            .get(table.generation, &format!("{version} {path}"), || Ok(aggregated::document(&table, path == "/api", version)))?;
         return tagged(&document, aggregated::media_type(version), parts);
     }
-    let format = negotiate::accept(&parts.headers, true).or_else(|status| if accept.is_empty() { Ok(Default::default()) } else { Err(status) })?.format;
+    let format = negotiate::accept(&parts.headers, true)
+        .or_else(|status| if accept.is_empty() { Ok(Default::default()) } else { Err(status) })?
+        .format;
     let value = match path.split('/').collect::<Vec<_>>().as_slice() {
         ["", "api"] => Some(classic::versions(&server.external.get().cloned().unwrap_or_default())),
         ["", "apis"] => Some(classic::groups(&table)),

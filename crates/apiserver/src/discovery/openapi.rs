@@ -18,10 +18,7 @@ const IMMUTABLE: &str = "public, immutable";
 
 fn description(server: &ApiServer) -> Arc<OpenApi> {
     let table = server.registry.table();
-    let served = |entry: &Arc<Entry>| Served {
-        kind: entry.kind.clone(),
-        schema: entry.custom.as_ref().and_then(|c| c.openapi.clone()),
-    };
+    let served = |entry: &Arc<Entry>| Served { kind: entry.kind.clone(), schema: entry.custom.as_ref().and_then(|c| c.openapi.clone()) };
     server.documents.openapi(table.generation, || OpenApi::new(table.entries().iter().map(served)))
 }
 
@@ -37,7 +34,11 @@ fn protobuf_wanted(parts: &Parts) -> bool {
 
 fn json_acceptable(parts: &Parts) -> Result<(), Status> {
     let sent = parts.headers.get_all(ACCEPT).iter().filter_map(|v| v.to_str().ok()).collect::<Vec<_>>().join(",");
-    let any = sent.is_empty() || sent.split(',').map(|c| c.split(';').next().unwrap_or_default().trim()).any(|m| matches!(m, "application/json" | "*/*" | "application/*"));
+    let any = sent.is_empty()
+        || sent
+            .split(',')
+            .map(|c| c.split(';').next().unwrap_or_default().trim())
+            .any(|m| matches!(m, "application/json" | "*/*" | "application/*"));
     if any { Ok(()) } else { negotiate::accept(&parts.headers, false).map(|_| ()).map_err(|_| not_acceptable()) }
 }
 

@@ -42,11 +42,8 @@ impl Many {
     pub fn plain(self, entry: &Entry) -> Result<Body, Status> {
         let head = self.head(&entry.list_kind(), &entry.kind.api_version());
         let stored_here = self.objects.first().is_none_or(|o| o.json.starts_with(entry.head.as_bytes()));
-        let objects = if stored_here {
-            self.objects
-        } else {
-            self.objects.iter().map(|o| present::object(entry, o)).collect::<Result<_, _>>()?
-        };
+        let objects =
+            if stored_here { self.objects } else { self.objects.iter().map(|o| present::object(entry, o)).collect::<Result<_, _>>()? };
         // Items of built-in lists carry no kind and apiVersion of their own, those of custom ones do.
         let skip = if entry.custom.is_some() { 0 } else { entry.head.len() };
         Ok(Body::splice(head, objects, skip, Bytes::from_static(b"]}\n")))

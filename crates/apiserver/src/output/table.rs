@@ -4,10 +4,10 @@
 use super::jsonpath;
 use super::present;
 use crate::registry::Entry;
+use bytes::Bytes;
 use ferrokube_api::kinds::{Column, HookContext};
 use ferrokube_api::{Object, Status, time};
 use jiff::Timestamp;
-use bytes::Bytes;
 use serde::de::{Deserialize, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::{Map, Value, json};
 use std::fmt;
@@ -125,7 +125,11 @@ impl<'de> Visitor<'de> for LeanVisitor {
 }
 
 fn cells(entry: &Entry, object: &Object, now: Timestamp) -> Result<Vec<Value>, Status> {
-    let value = if entry.kind.hooks.from_storage.is_some() { present::value(entry, object)? } else { object.decode::<Lean>().map_err(Status::internal)?.0 };
+    let value = if entry.kind.hooks.from_storage.is_some() {
+        present::value(entry, object)?
+    } else {
+        object.decode::<Lean>().map_err(Status::internal)?.0
+    };
     Ok(match (&entry.custom, entry.kind.hooks.cells) {
         (Some(custom), _) => custom_cells(entry, &custom.columns, &value, now),
         (None, Some(cells)) => cells(&value, &HookContext { now }),
@@ -155,7 +159,9 @@ pub fn row(out: &mut Vec<u8>, entry: &Entry, object: &Arc<Object>, include: Incl
 /// Writes what stands before the rows. `columns` is null in all but the first event of a watch.
 pub fn head(out: &mut Vec<u8>, metadata: &Value, columns: &Value, beta: bool) {
     let version = if beta { "v1beta1" } else { "v1" };
-    let text = format!("{{\"kind\":\"Table\",\"apiVersion\":\"meta.k8s.io/{version}\",\"metadata\":{metadata},\"columnDefinitions\":{columns},\"rows\":[");
+    let text = format!(
+        "{{\"kind\":\"Table\",\"apiVersion\":\"meta.k8s.io/{version}\",\"metadata\":{metadata},\"columnDefinitions\":{columns},\"rows\":["
+    );
     out.extend_from_slice(text.as_bytes());
 }
 

@@ -40,7 +40,9 @@ impl Content {
             Content::Yaml => decode::decode_as(body, ContentType::Yaml, schema, kind, strictness),
             Content::Protobuf => {
                 let read = protobuf::read(body, schema);
-                let value = read.map_err(|e| Status::bad_request(format!("the object provided is unrecognized (must be of type {}): {e}", kind.kind)))?;
+                let value = read.map_err(|e| {
+                    Status::bad_request(format!("the object provided is unrecognized (must be of type {}): {e}", kind.kind))
+                })?;
                 // What Go's generated code always writes is dropped on the way through the decoder; unknown fields cannot be told.
                 decode::decode_as(value.to_string().as_bytes(), ContentType::Json, schema, kind, Strictness::Ignore)
             }

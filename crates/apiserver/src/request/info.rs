@@ -108,7 +108,9 @@ impl RequestInfo {
 
     /// Whether the request takes long by nature: such requests have no time limit and no seat among those in flight.
     pub fn long_running(&self) -> bool {
-        self.verb == "watch" || self.verb == "proxy" || matches!(self.subresource.as_str(), "attach" | "exec" | "proxy" | "log" | "portforward")
+        self.verb == "watch"
+            || self.verb == "proxy"
+            || matches!(self.subresource.as_str(), "attach" | "exec" | "proxy" | "log" | "portforward")
     }
 
     /// As authorization sees it.

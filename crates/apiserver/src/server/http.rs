@@ -81,7 +81,12 @@ async fn connection(server: Arc<ApiServer>, stream: TcpStream, tls: TlsAcceptor)
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS);
     builder.http2().timer(TokioTimer::new()).max_concurrent_streams(STREAMS).keep_alive_interval(Some(Duration::from_secs(30)));
-    builder.http2().adaptive_window(false).initial_stream_window_size(256 * 1024).initial_connection_window_size(1024 * 1024).max_send_buf_size(256 * 1024);
+    builder
+        .http2()
+        .adaptive_window(false)
+        .initial_stream_window_size(256 * 1024)
+        .initial_connection_window_size(1024 * 1024)
+        .max_send_buf_size(256 * 1024);
     let running = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
     tokio::pin!(running);
     let result = tokio::select! {

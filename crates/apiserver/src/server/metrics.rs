@@ -10,7 +10,30 @@ use std::time::Duration;
 
 /// Upper bounds of `apiserver_request_duration_seconds`.
 const BUCKETS: [f64; 24] = [
-    0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 20.0, 30.0, 45.0, 60.0, f64::INFINITY,
+    0.005,
+    0.025,
+    0.05,
+    0.1,
+    0.2,
+    0.4,
+    0.6,
+    0.8,
+    1.0,
+    1.25,
+    1.5,
+    2.0,
+    3.0,
+    4.0,
+    5.0,
+    6.0,
+    8.0,
+    10.0,
+    15.0,
+    20.0,
+    30.0,
+    45.0,
+    60.0,
+    f64::INFINITY,
 ];
 
 /// What a request is counted under.
@@ -92,13 +115,23 @@ impl Metrics {
     pub fn write(&self, out: &mut String) {
         let requests = self.requests.lock();
         let requests: BTreeMap<&Labels, &Series> = requests.values().map(|(labels, series)| (labels, series)).collect();
-        head(out, "apiserver_request_total", "counter", "[STABLE] Counter of apiserver requests broken out for each verb, dry run value, group, version, resource, scope, component, and HTTP response code.");
+        head(
+            out,
+            "apiserver_request_total",
+            "counter",
+            "[STABLE] Counter of apiserver requests broken out for each verb, dry run value, group, version, resource, scope, component, and HTTP response code.",
+        );
         for (labels, series) in &requests {
             for (code, count) in &series.codes {
                 let _ = writeln!(out, "apiserver_request_total{{code=\"{code}\",{}}} {count}", shown(labels));
             }
         }
-        head(out, "apiserver_request_duration_seconds", "histogram", "[STABLE] Response latency distribution in seconds for each verb, dry run value, group, version, resource, subresource, scope and component.");
+        head(
+            out,
+            "apiserver_request_duration_seconds",
+            "histogram",
+            "[STABLE] Response latency distribution in seconds for each verb, dry run value, group, version, resource, subresource, scope and component.",
+        );
         for (labels, series) in requests.iter().filter(|(l, _)| l.verb != "WATCH") {
             let labels = shown(labels);
             let mut sum = 0;

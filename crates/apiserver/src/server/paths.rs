@@ -14,8 +14,18 @@ use std::sync::Arc;
 
 /// The paths that `/` lists.
 const INDEX: &[&str] = &[
-    "/.well-known/openid-configuration", "/api", "/api/v1", "/apis", "/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3",
-    "/openid/v1/jwks", "/readyz", "/version",
+    "/.well-known/openid-configuration",
+    "/api",
+    "/api/v1",
+    "/apis",
+    "/healthz",
+    "/livez",
+    "/metrics",
+    "/openapi/v2",
+    "/openapi/v3",
+    "/openid/v1/jwks",
+    "/readyz",
+    "/version",
 ];
 
 /// A whole answer with its type.
@@ -62,7 +72,12 @@ impl ApiServer {
         let mut out = String::new();
         self.metrics.write(&mut out);
         let (reading, mutating) = self.limits.current();
-        head(&mut out, "apiserver_current_inflight_requests", "gauge", "[STABLE] Maximal number of currently used inflight request limit of this apiserver per request kind in last second.");
+        head(
+            &mut out,
+            "apiserver_current_inflight_requests",
+            "gauge",
+            "[STABLE] Maximal number of currently used inflight request limit of this apiserver per request kind in last second.",
+        );
         let _ = writeln!(out, "apiserver_current_inflight_requests{{request_kind=\"mutating\"}} {mutating}");
         let _ = writeln!(out, "apiserver_current_inflight_requests{{request_kind=\"readOnly\"}} {reading}");
         head(&mut out, "apiserver_storage_objects", "gauge", "[STABLE] Number of stored objects at the time of last check split by kind.");
@@ -72,17 +87,35 @@ impl ApiServer {
             let row = cache.row();
             let _ = writeln!(out, "apiserver_storage_objects{{resource=\"{}\"}} {}", qualified(&row.group, &row.resource), cache.size().0);
         }
-        head(&mut out, "apiserver_longrunning_requests", "gauge", "[STABLE] Gauge of all active long-running apiserver requests broken out by verb, group, version, resource, scope and component.");
+        head(
+            &mut out,
+            "apiserver_longrunning_requests",
+            "gauge",
+            "[STABLE] Gauge of all active long-running apiserver requests broken out by verb, group, version, resource, scope and component.",
+        );
         for cache in caches.iter().filter(|c| c.watchers() > 0) {
             let row = cache.row();
-            let labels = format!("component=\"apiserver\",group=\"{}\",resource=\"{}\",scope=\"cluster\",subresource=\"\",verb=\"WATCH\",version=\"{}\"", row.group, row.resource, row.version);
+            let labels = format!(
+                "component=\"apiserver\",group=\"{}\",resource=\"{}\",scope=\"cluster\",subresource=\"\",verb=\"WATCH\",version=\"{}\"",
+                row.group, row.resource, row.version
+            );
             let _ = writeln!(out, "apiserver_longrunning_requests{{{labels}}} {}", cache.watchers());
         }
         if let Ok(size) = self.store.size_on_disk().await {
-            head(&mut out, "apiserver_storage_size_bytes", "gauge", "[STABLE] Size of the storage database file physically allocated in bytes.");
+            head(
+                &mut out,
+                "apiserver_storage_size_bytes",
+                "gauge",
+                "[STABLE] Size of the storage database file physically allocated in bytes.",
+            );
             let _ = writeln!(out, "apiserver_storage_size_bytes{{storage_cluster_id=\"etcd-0\"}} {size}");
         }
-        head(&mut out, "kubernetes_build_info", "gauge", "[BETA] A metric with a constant '1' value labeled by major, minor, git version, git commit, git tree state, build date, Go version, and compiler from which Kubernetes was built, and platform on which it is running.");
+        head(
+            &mut out,
+            "kubernetes_build_info",
+            "gauge",
+            "[BETA] A metric with a constant '1' value labeled by major, minor, git version, git commit, git tree state, build date, Go version, and compiler from which Kubernetes was built, and platform on which it is running.",
+        );
         let _ = writeln!(out, "kubernetes_build_info{{git_version=\"{}\",major=\"1\",minor=\"36\"}} 1", version::GIT_VERSION);
         out
     }

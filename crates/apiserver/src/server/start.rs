@@ -3,13 +3,13 @@
 
 use super::config::Config;
 use super::health::Health;
+use super::http;
 use super::limits::Limits;
 use super::metrics::Metrics;
 use super::tls::{Certificate, TlsError, server_config};
-use super::http;
 use crate::ApiServer;
 use crate::admission::Admission;
-use crate::authn::{AuthnConfigError, Authenticator};
+use crate::authn::{Authenticator, AuthnConfigError};
 use crate::authz::Authorizer;
 use crate::bootstrap::{self, BootstrapConfig, BootstrapError};
 use crate::cache::Feed;
@@ -123,7 +123,11 @@ impl ApiServer {
             stopping: CancellationToken::new(),
         });
         let port = config.advertise_port.or(bound.map(|b| b.port())).unwrap_or(6443);
-        let host = if config.external_host.is_empty() { SocketAddr::new(config.advertise, port).to_string() } else { config.external_host.clone() };
+        let host = if config.external_host.is_empty() {
+            SocketAddr::new(config.advertise, port).to_string()
+        } else {
+            config.external_host.clone()
+        };
         let _ = server.external.set(host);
         let mut background = crate::crd::start(&server).await;
         background.push(tokio::spawn(crate::compactor::run(config.store.clone(), crate::compactor::INTERVAL)));

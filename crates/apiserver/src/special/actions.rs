@@ -15,7 +15,14 @@ use serde_json::{Value, json};
 
 impl Request<'_> {
     /// Decodes a body of another kind than the row's.
-    pub async fn decode_other(&self, group: &str, version: &str, kind: &str, schema: &str, options: &WriteOptions) -> Result<Value, Status> {
+    pub async fn decode_other(
+        &self,
+        group: &str,
+        version: &str,
+        kind: &str,
+        schema: &str,
+        options: &WriteOptions,
+    ) -> Result<Value, Status> {
         let gvk = Gvk { group: group.to_owned().into(), version: version.to_owned().into(), kind: kind.to_owned().into() };
         let schema = Schema::builtin(schema).ok_or_else(|| Status::internal(format!("no type {schema}")))?;
         let body = self.take_body().await?;
@@ -39,7 +46,8 @@ impl Request<'_> {
     /// POST to `serviceaccounts/<name>/token`.
     pub async fn token_request(&self) -> Result<Answer, Status> {
         let options = WriteOptions::parse(&self.query, &self.headers, "CreateOptions", false)?;
-        let mut request = self.decode_other("authentication.k8s.io", "v1", "TokenRequest", "io.k8s.api.authentication.v1.TokenRequest", &options).await?;
+        let mut request =
+            self.decode_other("authentication.k8s.io", "v1", "TokenRequest", "io.k8s.api.authentication.v1.TokenRequest", &options).await?;
         self.fresh(crate::verbs::options::Freshness::Latest).await?;
         crate::tokens::default_request(&mut request);
         let act = Act { operation: Operation::Create, name: &self.info.name, old: None, options: &options.value, dry_run: options.dry_run };
@@ -121,7 +129,8 @@ fn bound(old: &Value, binding: &Value, name: &str, now: jiff::Timestamp) -> Resu
 
 fn scheduled(pod: &mut Value, now: jiff::Timestamp) {
     let generation = pod["metadata"]["generation"].clone();
-    let mut condition = json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": time::format_time(now)});
+    let mut condition =
+        json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": time::format_time(now)});
     if !generation.is_null() {
         condition["observedGeneration"] = generation;
     }

@@ -77,7 +77,9 @@ impl Request<'_> {
         let [(budget, decoded)] = budgets.as_slice() else {
             return match budgets.len() {
                 0 => Ok(()),
-                _ => Err(Status::internal("This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.")),
+                _ => Err(Status::internal(
+                    "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.",
+                )),
             };
         };
         if !is_ready(value) && unhealthy_may_go(decoded) {
@@ -113,7 +115,12 @@ fn take_one(old: &Value, pod: &str, now: jiff::Timestamp) -> Result<Value, Statu
     let mut new = old.clone();
     let disrupted = new["status"]["disruptedPods"].as_object().map_or(0, serde_json::Map::len);
     if disrupted > MAX_DISRUPTED {
-        return Err(Status::forbidden(GROUP, "poddisruptionbudgets", name, "DisruptedPods map too big - too many evictions not confirmed by PDB controller"));
+        return Err(Status::forbidden(
+            GROUP,
+            "poddisruptionbudgets",
+            name,
+            "DisruptedPods map too big - too many evictions not confirmed by PDB controller",
+        ));
     }
     if allowed == 0 {
         let (want, have) = (number("desiredHealthy"), number("currentHealthy"));

@@ -135,7 +135,11 @@ impl Allocator {
             for service in services.iter().filter_map(|s| s.decode::<Value>().ok()) {
                 for claim in claims(&service) {
                     if !taken.insert(claim) {
-                        tracing::error!(service = prepare::text(&service, "name"), ?claim, "two Services have the same address or node port");
+                        tracing::error!(
+                            service = prepare::text(&service, "name"),
+                            ?claim,
+                            "two Services have the same address or node port"
+                        );
                     }
                 }
             }
@@ -349,7 +353,11 @@ fn addresses(allocator: &Allocator, new: &mut Value, had: &HashSet<Claim>, alloc
                 spec["clusterIP"] = json!(ip.to_string());
                 spec["clusterIPs"] = json!([ip.to_string()]);
             }
-            Err(refused) => errors.invalid(&Path::new("spec").child("clusterIPs"), &Value::Null, &format!("failed to allocate a serviceIP: {}", refused.ip())),
+            Err(refused) => errors.invalid(
+                &Path::new("spec").child("clusterIPs"),
+                &Value::Null,
+                &format!("failed to allocate a serviceIP: {}", refused.ip()),
+            ),
         }
         return;
     }

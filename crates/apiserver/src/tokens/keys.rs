@@ -83,7 +83,9 @@ impl SigningKey {
     pub(super) fn from_pem(pem: &str) -> Result<Self, KeyError> {
         let key = PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(|_| KeyError::NoPrivateKey)?;
         let private = match &key {
-            PrivateKeyDer::Pkcs8(k) => ec_from_pkcs8(k.secret_pkcs8_der()).or_else(|_| rsa(RsaKeyPair::from_pkcs8(k.secret_pkcs8_der())))?,
+            PrivateKeyDer::Pkcs8(k) => {
+                ec_from_pkcs8(k.secret_pkcs8_der()).or_else(|_| rsa(RsaKeyPair::from_pkcs8(k.secret_pkcs8_der())))?
+            }
             PrivateKeyDer::Sec1(k) => ec_from_pkcs8(&pkcs8_of_sec1(k.secret_sec1_der()))?,
             PrivateKeyDer::Pkcs1(k) => rsa(RsaKeyPair::from_der(k.secret_pkcs1_der()))?,
             _ => return Err(KeyError::NoPrivateKey),

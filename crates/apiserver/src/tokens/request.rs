@@ -195,7 +195,10 @@ fn check_metadata(request: &Value, account: &Object) -> Result<(), Status> {
     let field = |name: &str| request["metadata"][name].as_str().unwrap_or_default();
     let (name, namespace, uid) = (field("name"), field("namespace"), field("uid"));
     if !name.is_empty() && name != &*account.key.name {
-        return Err(Status::bad_request(format!("service account name in the URL ({}) does not match the name in the token request ({name})", account.key.name)));
+        return Err(Status::bad_request(format!(
+            "service account name in the URL ({}) does not match the name in the token request ({name})",
+            account.key.name
+        )));
     }
     if !namespace.is_empty() && namespace != &*account.key.namespace {
         return Err(Status::bad_request("the namespace of the provided object does not match the namespace sent on the request"));

@@ -27,7 +27,11 @@ fn claims() -> Claims {
         exp: 1000,
         nbf: 10,
         sub: "system:serviceaccount:default:web".into(),
-        kubernetes: Kubernetes { namespace: "default".into(), serviceaccount: Reference { name: "web".into(), uid: "1".into() }, ..Kubernetes::default() },
+        kubernetes: Kubernetes {
+            namespace: "default".into(),
+            serviceaccount: Reference { name: "web".into(), uid: "1".into() },
+            ..Kubernetes::default()
+        },
         ..Claims::default()
     }
 }
@@ -129,7 +133,8 @@ fn a_token_request_binds_to_pod_and_node() {
     let (tokens, map) = (tokens(), world());
     let request = json!({ "spec": { "audiences": ["vault"], "expirationSeconds": 600, "boundObjectRef": { "kind": "Pod", "apiVersion": "v1", "name": "p" } } });
     let (answer, _) = tokens.request(&map, "default", "web", request, now()).expect("issued");
-    let verified = tokens.verify(answer["status"]["token"].as_str().expect("a token"), &["vault".into()], now().as_second()).expect("valid");
+    let verified =
+        tokens.verify(answer["status"]["token"].as_str().expect("a token"), &["vault".into()], now().as_second()).expect("valid");
     let k = verified.claims.kubernetes;
     assert_eq!(k.pod.expect("bound").uid, "uid-p");
     assert_eq!(k.node.expect("bound").name, "n1");
@@ -151,7 +156,8 @@ fn old_clients_get_a_year_and_a_warning_time() {
 fn requests_that_make_no_sense_are_refused_as_upstream() {
     let (tokens, map) = (tokens(), world());
     map.put("", "serviceaccounts", json!({ "metadata": { "name": "other", "namespace": "default" } }));
-    let bound = |name: &str, uid: &str| json!({ "spec": { "boundObjectRef": { "kind": "Pod", "apiVersion": "v1", "name": name, "uid": uid } } });
+    let bound =
+        |name: &str, uid: &str| json!({ "spec": { "boundObjectRef": { "kind": "Pod", "apiVersion": "v1", "name": name, "uid": uid } } });
     let cases = [
         ("web", json!({ "spec": { "expirationSeconds": 10 } }), 422, "may not specify a duration less than 10 minutes"),
         ("nobody", json!({}), 404, "serviceaccounts \"nobody\" not found"),

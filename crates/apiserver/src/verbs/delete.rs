@@ -7,16 +7,16 @@ use super::options::{Freshness, Selection};
 use crate::admission::Operation;
 use crate::cache::{KindCache, Range};
 use crate::crd;
-use crate::output::present;
 use crate::output::list::Many;
+use crate::output::present;
 use crate::pipeline::Request;
 use crate::request::Query;
 use crate::request::content::Content;
-use bytes::Bytes;
 use crate::special::{namespaces, services};
 use crate::write::admit::Act;
 use crate::write::commit::Lost;
 use crate::write::{prepare, rules};
+use bytes::Bytes;
 use ferrokube_api::decode::{self, ContentType};
 use ferrokube_api::field::{Errors, Path};
 use ferrokube_api::schema::Schema;
@@ -264,7 +264,14 @@ impl Request<'_> {
         Err(Status::stale(&self.info.group, &self.info.resource, name))
     }
 
-    async fn carry_out(&self, cache: &KindCache, name: &str, stored: &Arc<Object>, old: &Value, options: &DeleteOptions) -> Result<(Arc<Object>, bool), Lost> {
+    async fn carry_out(
+        &self,
+        cache: &KindCache,
+        name: &str,
+        stored: &Arc<Object>,
+        old: &Value,
+        options: &DeleteOptions,
+    ) -> Result<(Arc<Object>, bool), Lost> {
         let shown = |object: &Value, revision: u64| self.unstored(object, revision);
         match self.plan(old, options) {
             Plan::Wait => Ok((present::object(&self.entry, stored)?, false)),

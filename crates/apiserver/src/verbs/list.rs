@@ -39,7 +39,8 @@ pub fn store_failure(error: &StoreError) -> Status {
 fn too_large(wanted: u64, current: u64) -> Status {
     let text = format!("Too large resource version: {wanted}, current: {current}");
     let mut status = Status::failure(504, Reason::Timeout, format!("Timeout: {text}"));
-    let cause = ferrokube_api::Cause { kind: "ResourceVersionTooLarge".into(), message: "Too large resource version".into(), field: String::new() };
+    let cause =
+        ferrokube_api::Cause { kind: "ResourceVersionTooLarge".into(), message: "Too large resource version".into(), field: String::new() };
     status.details = Some(Details { causes: vec![cause], retry_after_seconds: 1, ..Details::default() });
     status
 }
@@ -96,11 +97,7 @@ impl Request<'_> {
         let selection = &options.selection;
         let wanted = |o: &Object| name.is_none_or(|name| *o.key.name == *name) && selection.matches(o);
         let at = options.position.as_ref();
-        let range = Range {
-            namespace: self.namespace(),
-            after: at.map(|p| (p.namespace.as_str(), p.name.as_str())),
-            limit: options.limit,
-        };
+        let range = Range { namespace: self.namespace(), after: at.map(|p| (p.namespace.as_str(), p.name.as_str())), limit: options.limit };
         let exact = match (at, options.freshness) {
             (Some(Position { revision, .. }), _) => *revision,
             (None, Freshness::Exact(revision)) => Some(revision),
@@ -176,7 +173,8 @@ impl Request<'_> {
 
 fn page(snapshot: Snapshot, options: &ListOptions, selection: &Selection) -> Many {
     let last = snapshot.objects.last().filter(|_| snapshot.more);
-    let position = last.map(|o| Position { revision: Some(snapshot.revision), namespace: o.key.namespace.to_string(), name: o.key.name.to_string() });
+    let position =
+        last.map(|o| Position { revision: Some(snapshot.revision), namespace: o.key.namespace.to_string(), name: o.key.name.to_string() });
     let counted = selection.is_everything() && options.limit > 0;
     Many {
         token: position.map(|p| p.encode()).unwrap_or_default(),

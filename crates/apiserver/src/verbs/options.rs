@@ -45,7 +45,8 @@ pub struct Selection {
 impl Selection {
     /// Reads `labelSelector` and `fieldSelector`. `storage` is the row whose fields the cache holds.
     pub fn parse(query: &Query, entry: &Entry) -> Result<Self, Status> {
-        let labels = Selector::parse(query.get("labelSelector")).map_err(|e| Status::bad_request(format!("unable to parse requirement: {e}")))?;
+        let labels =
+            Selector::parse(query.get("labelSelector")).map_err(|e| Status::bad_request(format!("unable to parse requirement: {e}")))?;
         let fields = FieldSelector::parse(query.get("fieldSelector")).map_err(Status::bad_request)?;
         let fields = fields.resolve(&entry.kind).map_err(Status::bad_request)?;
         Ok(Selection { labels, fields })
@@ -64,7 +65,8 @@ impl Selection {
     /// As the cache's watchers are told.
     pub fn interest(self, namespace: &str, name: &str) -> Interest {
         let mut interest = Interest::all();
-        interest.namespace = if namespace.is_empty() { self.fields.exact_namespace().unwrap_or_default().to_owned() } else { namespace.to_owned() };
+        interest.namespace =
+            if namespace.is_empty() { self.fields.exact_namespace().unwrap_or_default().to_owned() } else { namespace.to_owned() };
         interest.name = if name.is_empty() { self.fields.exact_name().unwrap_or_default().to_owned() } else { name.to_owned() };
         interest.field = (0..16).find_map(|at| Some((at, self.fields.exact_field(at)?.to_owned())));
         if !self.is_everything() {

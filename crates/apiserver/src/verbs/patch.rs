@@ -75,7 +75,9 @@ impl Request<'_> {
 
     fn judge_duplicates(&self, duplicates: Vec<String>, options: &WriteOptions) -> Result<(), Status> {
         match options.strictness {
-            Strictness::Strict if !duplicates.is_empty() => Err(Status::bad_request(format!("strict decoding error: {}", duplicates.join(", ")))),
+            Strictness::Strict if !duplicates.is_empty() => {
+                Err(Status::bad_request(format!("strict decoding error: {}", duplicates.join(", "))))
+            }
             Strictness::Ignore | Strictness::Strict => Ok(()),
             Strictness::Warn => {
                 duplicates.into_iter().for_each(|w| self.warn_once(w));
@@ -96,7 +98,9 @@ impl Request<'_> {
 
     async fn apply(&self, configuration: Value, view: View, options: &WriteOptions) -> Result<Answer, Status> {
         if view == View::Scale {
-            return Err(negotiate::unsupported("application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json"));
+            return Err(negotiate::unsupported(
+                "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json",
+            ));
         }
         // What does not fit the type is refused when the configuration is applied, in the words of apply.
         if let Ok(checked) = decode::normalize(configuration.clone(), &self.entry.schema, options.strictness) {
@@ -160,7 +164,11 @@ fn same_kind(mut value: Value, expected: [(&'static str, String); 2], patch: &st
             same if same == wanted => {}
             other => {
                 let mut errors = Errors::default();
-                errors.invalid(&Path::new("patch"), &patch.into(), &format!("the {key} in the data ({other}) does not match the expected {key} ({wanted})"));
+                errors.invalid(
+                    &Path::new("patch"),
+                    &patch.into(),
+                    &format!("the {key} in the data ({other}) does not match the expected {key} ({wanted})"),
+                );
                 return Err(Status::invalid("", "", "", errors.into_causes()));
             }
         }

@@ -15,9 +15,9 @@ use bytes::{Bytes, BytesMut};
 use ferrokube_api::{Object, Status};
 use futures_util::StreamExt;
 use serde_json::{Value, json};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
-use std::pin::Pin;
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 

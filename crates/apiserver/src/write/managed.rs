@@ -30,7 +30,13 @@ pub fn updated(request: &Request<'_>, new: &mut Value, old: &Value, options: &Wr
 }
 
 /// Applies a configuration; the result carries its managed fields.
-pub fn applied(request: &Request<'_>, live: Option<&Value>, configuration: Value, options: &WriteOptions, view: View) -> Result<Value, Status> {
+pub fn applied(
+    request: &Request<'_>,
+    live: Option<&Value>,
+    configuration: Value,
+    options: &WriteOptions,
+    view: View,
+) -> Result<Value, Status> {
     let version = request.entry.kind.api_version();
     apply::apply(live, configuration, &request.entry.schema, options.force, &writer(request, options, view, &version))
 }

@@ -45,7 +45,11 @@ impl WriteOptions {
             errors.too_long(&Path::new("fieldManager"), 128);
         }
         if let Some((at, _)) = manager.char_indices().find(|(_, c)| c.is_control()) {
-            errors.invalid(&Path::new("fieldManager"), &manager.into(), &format!("invalid character at position {at}: it should only contain printable characters"));
+            errors.invalid(
+                &Path::new("fieldManager"),
+                &manager.into(),
+                &format!("invalid character at position {at}: it should only contain printable characters"),
+            );
         }
         if query.find("force").is_some() && kind == "PatchOptions" && !apply {
             errors.forbidden(&Path::new("force"), "may not be specified for non-apply patch");
@@ -84,6 +88,13 @@ impl WriteOptions {
     /// Options of a write that the server makes itself.
     pub fn internal(manager: &str) -> Self {
         let value = json!({"kind": "UpdateOptions", "apiVersion": "meta.k8s.io/v1"});
-        WriteOptions { dry_run: false, manager: manager.to_owned(), manager_given: true, strictness: Strictness::Ignore, force: false, value }
+        WriteOptions {
+            dry_run: false,
+            manager: manager.to_owned(),
+            manager_given: true,
+            strictness: Strictness::Ignore,
+            force: false,
+            value,
+        }
     }
 }

@@ -138,7 +138,8 @@ pub fn count_generation(entry: &Entry, new: &mut Value, old: &Value, view: View)
     let status_counts = entry.behaviour("status").is_none();
     let relevant = |key: &str| !matches!(key, "metadata" | "kind" | "apiVersion") && (status_counts || key != "status");
     let (Some(new_map), Some(old_map)) = (new.as_object(), old.as_object()) else { return };
-    let changed = new_map.iter().any(|(k, v)| relevant(k) && old_map.get(k) != Some(v)) || old_map.keys().any(|k| relevant(k) && !new_map.contains_key(k));
+    let changed = new_map.iter().any(|(k, v)| relevant(k) && old_map.get(k) != Some(v))
+        || old_map.keys().any(|k| relevant(k) && !new_map.contains_key(k));
     let before = old["metadata"]["generation"].as_i64().unwrap_or(0);
     // A hook may have counted already (deletion, strategies of its own).
     if changed && new["metadata"]["generation"].as_i64().unwrap_or(0) <= before {

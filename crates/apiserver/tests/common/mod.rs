@@ -73,7 +73,12 @@ impl Cluster {
     }
 
     pub async fn send(&self, user: UserInfo, method: &str, uri: &str, media: &str, accept: &str, body: Vec<u8>) -> http::Response<Body> {
-        let request = http::Request::builder().method(method).uri(uri).header("content-type", media).header("accept", accept).header("user-agent", "test/1");
+        let request = http::Request::builder()
+            .method(method)
+            .uri(uri)
+            .header("content-type", media)
+            .header("accept", accept)
+            .header("user-agent", "test/1");
         self.running.server.call(user, request.body(Bytes::from(body)).unwrap()).await
     }
 

@@ -67,7 +67,8 @@ impl Pki {
         config.tls = self.server.clone();
         config.authn.client_ca = self.ca.clone();
         config.service_cidrs = vec!["10.96.0.0/16".to_owned()];
-        config.kubelet = Some(KubeletAccess { certificate: self.admin.certificate.clone(), key: self.admin.key.clone(), ca: self.ca.clone() });
+        config.kubelet =
+            Some(KubeletAccess { certificate: self.admin.certificate.clone(), key: self.admin.key.clone(), ca: self.ca.clone() });
         config
     }
 

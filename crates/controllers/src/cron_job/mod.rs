@@ -139,7 +139,11 @@ impl Crons {
         for job in superfluous(&spec, &jobs) {
             self.remove(&cron, &job).await?;
         }
-        let next = if cron.metadata.deletion_timestamp.is_some() || spec.suspend == Some(true) { Next::Wait } else { self.start(&cron, &spec, &mut status).await? };
+        let next = if cron.metadata.deletion_timestamp.is_some() || spec.suspend == Some(true) {
+            Next::Wait
+        } else {
+            self.start(&cron, &spec, &mut status).await?
+        };
         if cron.status.clone().unwrap_or_default() != status {
             let changed = CronJob { status: Some(status), ..cron };
             self.context.client.update_status(&changed).await.optional()?;
@@ -154,7 +158,12 @@ impl Crons {
         for job in jobs {
             let listed = active.iter().any(|r| r.uid.as_deref() == Some(job.uid()));
             if !listed && !is_finished(job) {
-                self.tell(cron, EventType::Warning, "UnexpectedJob", format!("Saw a job that the controller did not create or forgot: {}", job.name()));
+                self.tell(
+                    cron,
+                    EventType::Warning,
+                    "UnexpectedJob",
+                    format!("Saw a job that the controller did not create or forgot: {}", job.name()),
+                );
                 active.push(job_reference(job));
             } else if listed && is_finished(job) {
                 active.retain(|r| r.uid.as_deref() != Some(job.uid()));
@@ -207,13 +216,23 @@ impl Crons {
         let until = |at: Timestamp| Duration::try_from(at.duration_since(now)).unwrap_or_default() + DELTA;
         let again = due.next.map_or(Next::Wait, |at| Next::After(until(at)));
         if due.many {
-            self.tell(cron, EventType::Warning, "TooManyMissedTimes", "too many missed start times. Set or decrease .spec.startingDeadlineSeconds or check clock skew".into());
+            self.tell(
+                cron,
+                EventType::Warning,
+                "TooManyMissedTimes",
+                "too many missed start times. Set or decrease .spec.startingDeadlineSeconds or check clock skew".into(),
+            );
         }
         let Some(at) = due.missed else { return Ok(again) };
         let active = status.active.clone().unwrap_or_default();
         match spec.concurrency_policy.as_deref() {
             Some("Forbid") if !active.is_empty() => {
-                self.tell(cron, EventType::Normal, "JobAlreadyActive", "Not starting job because prior execution is running and concurrency policy is Forbid".into());
+                self.tell(
+                    cron,
+                    EventType::Normal,
+                    "JobAlreadyActive",
+                    "Not starting job because prior execution is running and concurrency policy is Forbid".into(),
+                );
                 return Ok(again);
             }
             Some("Replace") => {
@@ -297,7 +316,10 @@ mod tests {
     #[test]
     fn history_keeps_the_newest_finished_jobs() {
         let job = |name: &str, kind: &str, start: &str| -> Job {
-            serde_json::from_value(json!({"metadata": {"name": name}, "status": {"startTime": start, "conditions": [{"type": kind, "status": "True"}]}})).unwrap()
+            serde_json::from_value(
+                json!({"metadata": {"name": name}, "status": {"startTime": start, "conditions": [{"type": kind, "status": "True"}]}}),
+            )
+            .unwrap()
         };
         let jobs: Vec<Job> = (1..=5).map(|i| job(&format!("j{i}"), "Complete", &format!("2026-01-01T00:0{i}:00Z"))).collect();
         let cron = cron(None, None);

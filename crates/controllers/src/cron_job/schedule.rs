@@ -56,7 +56,10 @@ fn field(text: &str, low: u32, high: u32, names: &[&str]) -> Result<u64, String>
 
 fn range(part: &str, low: u32, high: u32, names: &[&str]) -> Result<u64, String> {
     let (span, step) = match part.split_once('/') {
-        Some((span, step)) => (span, Some(step.parse::<u32>().ok().filter(|s| *s > 0).ok_or_else(|| format!("step of range should be a positive number: {part}"))?)),
+        Some((span, step)) => (
+            span,
+            Some(step.parse::<u32>().ok().filter(|s| *s > 0).ok_or_else(|| format!("step of range should be a positive number: {part}"))?),
+        ),
         None => (part, None),
     };
     let value = |text: &str| {

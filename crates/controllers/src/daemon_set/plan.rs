@@ -54,7 +54,12 @@ pub fn tolerate(spec: &mut PodSpec) {
     let rows = if spec.host_network == Some(true) { &TOLERATED[..] } else { &TOLERATED[..6] };
     let list = spec.tolerations.get_or_insert_default();
     for (key, effect) in rows {
-        let toleration = Toleration { key: Some((*key).into()), operator: Some("Exists".into()), effect: Some((*effect).into()), ..Toleration::default() };
+        let toleration = Toleration {
+            key: Some((*key).into()),
+            operator: Some("Exists".into()),
+            effect: Some((*effect).into()),
+            ..Toleration::default()
+        };
         if !list.contains(&toleration) {
             list.push(toleration);
         }
@@ -99,7 +104,8 @@ fn by_node(pods: &[Pod]) -> BTreeMap<&str, Vec<&Pod>> {
     for pod in pods {
         map.entry(node_of(pod).unwrap_or_default()).or_default().push(pod);
     }
-    map.values_mut().for_each(|list| list.sort_by(|a, b| (&a.metadata.creation_timestamp, a.name()).cmp(&(&b.metadata.creation_timestamp, b.name()))));
+    map.values_mut()
+        .for_each(|list| list.sort_by(|a, b| (&a.metadata.creation_timestamp, a.name()).cmp(&(&b.metadata.creation_timestamp, b.name()))));
     map
 }
 
@@ -107,7 +113,8 @@ impl View<'_> {
     fn is_new(&self, pod: &Pod) -> bool {
         let label = |key: &str| pod.metadata.labels.as_ref().and_then(|l| l.get(key));
         let generation = self.set.metadata.annotations.as_ref().and_then(|a| a.get(GENERATION));
-        (!self.hash.is_empty() && label(HASH).is_some_and(|h| h == self.hash)) || (generation.is_some() && label("pod-template-generation") == generation)
+        (!self.hash.is_empty() && label(HASH).is_some_and(|h| h == self.hash))
+            || (generation.is_some() && label("pod-template-generation") == generation)
     }
 
     fn min_ready(&self) -> i32 {
@@ -175,7 +182,8 @@ fn tidy(view: &View, here: &[&Pod], node: &str, surge: bool, plan: &mut Plan) {
             }
         };
         let verb = if word == "failed" { "kill" } else { "delete" };
-        plan.events.push((reason, format!("Found {word} daemon pod {}/{} on node {node}, will try to {verb} it", pod.namespace(), pod.name())));
+        plan.events
+            .push((reason, format!("Found {word} daemon pod {}/{} on node {node}, will try to {verb} it", pod.namespace(), pod.name())));
         plan.delete.push((*pod).clone());
     }
     if !surge {
@@ -183,7 +191,8 @@ fn tidy(view: &View, here: &[&Pod], node: &str, surge: bool, plan: &mut Plan) {
         return;
     }
     let (new, old): (Vec<&Pod>, Vec<&Pod>) = running.into_iter().partition(|p| view.is_new(p));
-    let replaced = new.first().is_some_and(|p| view.is_available(p)) || (new.first().is_some() && old.first().is_some_and(|p| !view.is_available(p)));
+    let replaced =
+        new.first().is_some_and(|p| view.is_available(p)) || (new.first().is_some() && old.first().is_some_and(|p| !view.is_available(p)));
     plan.delete.extend(new.iter().skip(1).chain(old.iter().skip(usize::from(!replaced))).map(|p| (*p).clone()));
 }
 
@@ -301,7 +310,8 @@ mod tests {
             node("n4", "worker", json!([{"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"}])),
             node("n5", "worker", json!([{"key": "x", "effect": "NoExecute"}])),
         ];
-        let pods = [pod("on2", "n2", "new", "Running", true), pod("on3", "n3", "new", "Running", true), pod("on5", "n5", "new", "Running", true)];
+        let pods =
+            [pod("on2", "n2", "new", "Running", true), pod("on3", "n3", "new", "Running", true), pod("on5", "n5", "new", "Running", true)];
         let set = set(json!({}));
         let plan = manage(&view(&set, &nodes, &pods));
         assert_eq!(plan.create, ["n1", "n4"]);
@@ -330,8 +340,18 @@ mod tests {
             (json!({}), vec![new(1, true), old(2, true), old(3, true)], vec!["o2"], vec![]),
             (json!({}), vec![old(1, true), old(2, false), old(3, true)], vec!["o2"], vec![]),
             (json!({"type": "OnDelete"}), vec![old(1, true)], vec![], vec![]),
-            (json!({"rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}), vec![old(1, true), old(2, true), old(3, true)], vec![], vec!["n1"]),
-            (json!({"rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}), vec![old(1, true), new(1, true), old(2, true), old(3, true)], vec!["o1"], vec![]),
+            (
+                json!({"rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}),
+                vec![old(1, true), old(2, true), old(3, true)],
+                vec![],
+                vec!["n1"],
+            ),
+            (
+                json!({"rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}),
+                vec![old(1, true), new(1, true), old(2, true), old(3, true)],
+                vec!["o1"],
+                vec![],
+            ),
             (json!({"rollingUpdate": {"maxUnavailable": "50%"}}), vec![old(1, true), old(2, true), old(3, true)], vec!["o1", "o2"], vec![]),
         ];
         for (strategy, pods, deleted, created) in cases {

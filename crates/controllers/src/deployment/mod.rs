@@ -47,7 +47,9 @@ pub(crate) async fn run(context: Context) {
     let pods: Cache<Pod> = context.caches.of();
     let add = queue.clone();
     deployments.on_change(move |d| add.add(d.key().clone()));
-    let owner_uid = |kind: &'static str| move |o: &ferrokube_client::Object| o.controller().filter(|r| r.kind == kind).map(|r| r.uid).into_iter().collect::<Vec<_>>();
+    let owner_uid = |kind: &'static str| {
+        move |o: &ferrokube_client::Object| o.controller().filter(|r| r.kind == kind).map(|r| r.uid).into_iter().collect::<Vec<_>>()
+    };
     let sets_by_owner = sets.index(owner_uid(Deployment::KIND));
     let pods_by_owner = pods.index(owner_uid(ReplicaSet::KIND));
     let (add, known) = (queue.clone(), deployments.clone());
@@ -129,7 +131,11 @@ impl Deployments {
         let (new, old) = rollout::split(deployment, &sets);
         if status::is_complete(deployment, new.as_ref(), &sets) {
             for set in rollout::superfluous(deployment, &old) {
-                self.context.client.delete::<ReplicaSet>(set.namespace(), set.name(), &DeleteOptions::of_uid(set.uid())).await.optional()?;
+                self.context
+                    .client
+                    .delete::<ReplicaSet>(set.namespace(), set.name(), &DeleteOptions::of_uid(set.uid()))
+                    .await
+                    .optional()?;
             }
         }
         self.write_status(deployment, &sets, new.as_ref()).await
@@ -274,7 +280,9 @@ impl Deployments {
     }
 
     async fn write_status(&self, deployment: &Deployment, sets: &[ReplicaSet], new: Option<&ReplicaSet>) -> Result<Next, Error> {
-        let new = new.and_then(|n| sets.iter().find(|s| s.uid() == n.uid())).or_else(|| sets.iter().find(|s| rollout::same_template(deployment, s)));
+        let new = new
+            .and_then(|n| sets.iter().find(|s| s.uid() == n.uid()))
+            .or_else(|| sets.iter().find(|s| rollout::same_template(deployment, s)));
         let (fresh, look_again) = status::status(deployment, sets, new, Timestamp::now());
         if deployment.status.as_ref() != Some(&fresh) {
             let changed = Deployment { status: Some(fresh), ..deployment.clone() };

@@ -130,7 +130,9 @@ pub fn max_unavailable(deployment: &Deployment) -> i32 {
 
 /// Whether a set has the deployment's present template.
 pub fn same_template(deployment: &Deployment, set: &ReplicaSet) -> bool {
-    let (Some(mut a), Some(mut b)) = (deployment.spec.as_ref().map(|s| s.template.clone()), set.spec.as_ref().and_then(|s| s.template.clone())) else {
+    let (Some(mut a), Some(mut b)) =
+        (deployment.spec.as_ref().map(|s| s.template.clone()), set.spec.as_ref().and_then(|s| s.template.clone()))
+    else {
         return false;
     };
     for template in [&mut a, &mut b] {
@@ -199,7 +201,8 @@ fn scale_down_old(deployment: &Deployment, new: &ReplicaSet, old: &[ReplicaSet])
         return Vec::new();
     }
     // Pods that never became available cost nothing: they go first.
-    let mut left: Vec<(String, i32, i32)> = old.iter().filter(|s| replicas(s) > 0).map(|s| (s.name().to_owned(), replicas(s), available(s))).collect();
+    let mut left: Vec<(String, i32, i32)> =
+        old.iter().filter(|s| replicas(s) > 0).map(|s| (s.name().to_owned(), replicas(s), available(s))).collect();
     for (_, have, healthy) in &mut left {
         let sick = (*have - *healthy).max(0).min(budget);
         *have -= sick;
@@ -248,7 +251,9 @@ fn proportional(deployment: &Deployment, active: &[&&ReplicaSet]) -> Vec<Scale> 
     let to_add = allowed - have;
     let mut order: Vec<&&ReplicaSet> = active.to_vec();
     // The biggest first, and the newest among equals when growing.
-    order.sort_by_key(|s| (std::cmp::Reverse(replicas(s)), if to_add > 0 { std::cmp::Reverse(revision(s)) } else { std::cmp::Reverse(-revision(s)) }));
+    order.sort_by_key(|s| {
+        (std::cmp::Reverse(replicas(s)), if to_add > 0 { std::cmp::Reverse(revision(s)) } else { std::cmp::Reverse(-revision(s)) })
+    });
     let mut added = 0;
     let mut scales: Vec<Scale> = Vec::new();
     for set in &order {
@@ -276,7 +281,10 @@ pub fn superfluous(deployment: &Deployment, old: &[ReplicaSet]) -> Vec<ReplicaSe
     let limit = usize::try_from(deployment.spec.as_ref().and_then(|s| s.revision_history_limit).unwrap_or(10)).unwrap_or(usize::MAX);
     let idle = |s: &&ReplicaSet| {
         let status = s.status.clone().unwrap_or_default();
-        replicas(s) == 0 && status.replicas == 0 && s.metadata.deletion_timestamp.is_none() && s.metadata.generation <= status.observed_generation
+        replicas(s) == 0
+            && status.replicas == 0
+            && s.metadata.deletion_timestamp.is_none()
+            && s.metadata.generation <= status.observed_generation
     };
     let mut candidates: Vec<ReplicaSet> = old.iter().filter(idle).cloned().collect();
     if candidates.len() <= limit {
@@ -363,7 +371,8 @@ mod tests {
         let mut new = set("new", "new", 5, 5);
         let mut old = set("old", "old", 5, 5);
         for s in [&mut new, &mut old] {
-            s.metadata.annotations = Some([(annotations::DESIRED.to_owned(), "10".to_owned()), (annotations::MAX.to_owned(), "10".to_owned())].into());
+            s.metadata.annotations =
+                Some([(annotations::DESIRED.to_owned(), "10".to_owned()), (annotations::MAX.to_owned(), "10".to_owned())].into());
         }
         let d = deployment(20, "0", "1");
         assert!(is_scaling(&d, &[new.clone(), old.clone()]));

@@ -31,7 +31,12 @@ pub fn is_complete(deployment: &Deployment, new: Option<&ReplicaSet>, sets: &[Re
 }
 
 /// The status, and when to look again for the progress deadline.
-pub fn status(deployment: &Deployment, sets: &[ReplicaSet], new: Option<&ReplicaSet>, now: Timestamp) -> (DeploymentStatus, Option<Duration>) {
+pub fn status(
+    deployment: &Deployment,
+    sets: &[ReplicaSet],
+    new: Option<&ReplicaSet>,
+    now: Timestamp,
+) -> (DeploymentStatus, Option<Duration>) {
     let old = deployment.status.clone().unwrap_or_default();
     let total = sum(sets, |s| Some(s.replicas));
     let available = sum(sets, |s| s.available_replicas);

@@ -46,7 +46,9 @@ enum Action {
     /// Only these references stay.
     Keep(Vec<usize>),
     /// Delete it; with its dependents first when an owner waits for it.
-    Delete { foreground: bool },
+    Delete {
+        foreground: bool,
+    },
 }
 
 fn plan(leads: &[Lead], has_dependents: bool) -> Action {
@@ -110,7 +112,14 @@ impl Collector {
             Action::Delete { foreground } => {
                 // A circle of objects that wait for each other would never end.
                 if foreground && dependents.iter().any(|(_, d)| d.foreground) {
-                    let unblocked: Vec<Value> = owners.iter().cloned().map(|mut o| { o["blockOwnerDeletion"] = false.into(); o }).collect();
+                    let unblocked: Vec<Value> = owners
+                        .iter()
+                        .cloned()
+                        .map(|mut o| {
+                            o["blockOwnerDeletion"] = false.into();
+                            o
+                        })
+                        .collect();
                     self.patch(node, live, json!({"ownerReferences": unblocked})).await?;
                     let Some(live) = self.live(&target(node), uid).await? else { return DONE };
                     return self.delete(node, &live, true).await;
@@ -169,7 +178,13 @@ impl Collector {
     fn complain(&self, node: &Node, live: &Value, owner: &Value) {
         let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
         let namespace = &*node.key.namespace;
-        let shown = format!("[{}/{}, namespace: {namespace}, name: {}, uid: {}]", text(&owner["apiVersion"]), text(&owner["kind"]), text(&owner["name"]), text(&owner["uid"]));
+        let shown = format!(
+            "[{}/{}, namespace: {namespace}, name: {}, uid: {}]",
+            text(&owner["apiVersion"]),
+            text(&owner["kind"]),
+            text(&owner["name"]),
+            text(&owner["uid"])
+        );
         let about = ObjectReference {
             api_version: live["apiVersion"].as_str().map(str::to_owned),
             kind: Some(node.resource.kind.clone()),

@@ -65,14 +65,26 @@ pub(crate) async fn run(context: Context) {
 
 /// Definitions and aggregated services say when discovery changes.
 fn watch_definitions(context: &Context, changed: &Arc<Notify>) -> Cache<()> {
-    let select = |group: &str, resource: &str| Selection { group: group.into(), version: "v1".into(), resource: resource.into(), ..Selection::default() };
+    let select = |group: &str, resource: &str| Selection {
+        group: group.into(),
+        version: "v1".into(),
+        resource: resource.into(),
+        ..Selection::default()
+    };
     let definitions = context.caches.dynamic(select("apiextensions.k8s.io", "customresourcedefinitions"));
     let notify = changed.clone();
     definitions.on_change(move |_| notify.notify_one());
     definitions
 }
 
-async fn follow(context: &Context, monitors: &Monitors, graph: &Arc<Mutex<Graph>>, queue: &Queue<Box<str>>, definitions: &Cache<()>, changed: &Notify) {
+async fn follow(
+    context: &Context,
+    monitors: &Monitors,
+    graph: &Arc<Mutex<Graph>>,
+    queue: &Queue<Box<str>>,
+    definitions: &Cache<()>,
+    changed: &Notify,
+) {
     let mut complete = true;
     loop {
         if complete {
@@ -85,7 +97,13 @@ async fn follow(context: &Context, monitors: &Monitors, graph: &Arc<Mutex<Graph>
 }
 
 /// Watches what is served now and no longer what is not; whether discovery told everything.
-async fn refresh(context: &Context, monitors: &Monitors, graph: &Arc<Mutex<Graph>>, queue: &Queue<Box<str>>, definitions: &Cache<()>) -> Result<bool, Error> {
+async fn refresh(
+    context: &Context,
+    monitors: &Monitors,
+    graph: &Arc<Mutex<Graph>>,
+    queue: &Queue<Box<str>>,
+    definitions: &Cache<()>,
+) -> Result<bool, Error> {
     definitions.synced().await;
     let (served, failed) = discovery::collectable(&context.client).await?;
     let served: HashSet<Arc<ApiResource>> = served.into_iter().map(Arc::new).collect();
@@ -97,7 +115,12 @@ async fn refresh(context: &Context, monitors: &Monitors, graph: &Arc<Mutex<Graph
     }
     let mut fresh = Vec::new();
     for resource in served.iter().filter(|r| !known.contains(r)) {
-        let selection = Selection { group: resource.group.clone(), version: resource.version.clone(), resource: resource.resource.clone(), ..Selection::default() };
+        let selection = Selection {
+            group: resource.group.clone(),
+            version: resource.version.clone(),
+            resource: resource.resource.clone(),
+            ..Selection::default()
+        };
         let cache = context.caches.dynamic(selection);
         monitors.caches.write().insert(resource.clone(), cache.clone());
         observe(resource.clone(), &cache, monitors, graph.clone(), queue.clone());
@@ -120,9 +143,12 @@ async fn refresh(context: &Context, monitors: &Monitors, graph: &Arc<Mutex<Graph
 /// Whether an established definition is in discovery.
 fn is_served(definition: &Object, served: &HashSet<Arc<ApiResource>>) -> bool {
     let Ok(value) = definition.decode::<Value>() else { return true };
-    let established = value["status"]["conditions"].as_array().into_iter().flatten().any(|c| c["type"] == "Established" && c["status"] == "True");
+    let established =
+        value["status"]["conditions"].as_array().into_iter().flatten().any(|c| c["type"] == "Established" && c["status"] == "True");
     let (group, plural) = (&value["spec"]["group"], &value["spec"]["names"]["plural"]);
-    !established || value["metadata"]["deletionTimestamp"].is_string() || served.iter().any(|r| *group == *r.group && *plural == *r.resource)
+    !established
+        || value["metadata"]["deletionTimestamp"].is_string()
+        || served.iter().any(|r| *group == *r.group && *plural == *r.resource)
 }
 
 fn observe(resource: Arc<ApiResource>, cache: &Cache<()>, monitors: &Monitors, graph: Arc<Mutex<Graph>>, queue: Queue<Box<str>>) {

@@ -230,7 +230,12 @@ fn count_one(rules: &Rules, view: &View, all: &mut Counted, pod: &Pod) {
             all.failed_indexes.insert(index);
         }
         // The last failure of an index stays until its successor exists: it carries the count.
-        let newer = view.pods.iter().any(|p| index_of(p) == Some(index) && p.uid() != uid && p.metadata.creation_timestamp >= pod.metadata.creation_timestamp && !rules.has_failed(p));
+        let newer = view.pods.iter().any(|p| {
+            index_of(p) == Some(index)
+                && p.uid() != uid
+                && p.metadata.creation_timestamp >= pod.metadata.creation_timestamp
+                && !rules.has_failed(p)
+        });
         keep = !newer && !all.failed_indexes.contains(&index);
     }
     if let Verdict::FailJob(message) = verdict {
@@ -271,7 +276,9 @@ fn restarts_exceed(rules: &Rules, view: &View, limit: i32) -> bool {
         return false;
     }
     let running = view.pods.iter().filter(|p| matches!(pods::phase(p), "Running" | "Pending"));
-    let statuses = running.flat_map(|p| p.status.iter()).flat_map(|s| s.container_statuses.iter().flatten().chain(s.init_container_statuses.iter().flatten()));
+    let statuses = running
+        .flat_map(|p| p.status.iter())
+        .flat_map(|s| s.container_statuses.iter().flatten().chain(s.init_container_statuses.iter().flatten()));
     let restarts: i32 = statuses.map(|c| c.restart_count).sum();
     if limit == 0 { restarts > 0 } else { restarts >= limit }
 }
@@ -312,7 +319,9 @@ pub fn plan(view: &View) -> Plan {
         suspension(&mut all.status, suspended, view.now, &mut events);
     }
     let staying: HashSet<&str> = plan.delete.iter().map(Named::uid).collect();
-    let terminating = view.pods.iter().filter(|p| p.metadata.deletion_timestamp.is_some() && !matches!(pods::phase(p), "Succeeded" | "Failed")).count() + plan.delete.len();
+    let terminating =
+        view.pods.iter().filter(|p| p.metadata.deletion_timestamp.is_some() && !matches!(pods::phase(p), "Succeeded" | "Failed")).count()
+            + plan.delete.len();
     all.status.active = some(count(left));
     all.status.ready = Some(count(active.iter().filter(|p| is_ready(p) && !staying.contains(p.uid())).count()));
     all.status.terminating = Some(count(terminating));
@@ -321,8 +330,10 @@ pub fn plan(view: &View) -> Plan {
         finish(&mut all.status, view.now, &mut events);
     }
     let list = |uids: Vec<String>| Some(uids).filter(|l| !l.is_empty());
-    all.status.uncounted_terminated_pods = Some(UncountedTerminatedPods { succeeded: list(all.uncounted.0), failed: list(all.uncounted.1) });
-    let soon = deadline(&rules, &all.status, view.now).filter(|left| *left > 0).and_then(|left| u64::try_from(left).ok()).map(Duration::from_secs);
+    all.status.uncounted_terminated_pods =
+        Some(UncountedTerminatedPods { succeeded: list(all.uncounted.0), failed: list(all.uncounted.1) });
+    let soon =
+        deadline(&rules, &all.status, view.now).filter(|left| *left > 0).and_then(|left| u64::try_from(left).ok()).map(Duration::from_secs);
     plan.again = [plan.again, soon].into_iter().flatten().min();
     plan.release = all.release;
     plan.status = all.status;
@@ -412,7 +423,11 @@ fn manage(rules: &Rules, view: &View, all: &Counted, active: &[&Pod], plan: &mut
     if !plan.delete.is_empty() {
         return;
     }
-    let ending = if rules.replace_failed_only { view.pods.iter().filter(|p| p.metadata.deletion_timestamp.is_some() && !matches!(pods::phase(p), "Succeeded" | "Failed")).count() } else { 0 };
+    let ending = if rules.replace_failed_only {
+        view.pods.iter().filter(|p| p.metadata.deletion_timestamp.is_some() && !matches!(pods::phase(p), "Succeeded" | "Failed")).count()
+    } else {
+        0
+    };
     let missing = wanted.saturating_sub(active.len() + ending).min(MOST);
     if missing == 0 {
         return;
@@ -440,7 +455,8 @@ fn surplus(rules: &Rules, all: &Counted, active: &[&Pod], wanted: usize) -> Vec<
     if rules.indexed {
         let mut taken = BTreeSet::new();
         for pod in sorted.iter().rev() {
-            let useful = index_of(pod).is_some_and(|i| rules.in_range(i) && !all.completed.contains(&i) && !all.failed_indexes.contains(&i) && taken.insert(i));
+            let useful = index_of(pod)
+                .is_some_and(|i| rules.in_range(i) && !all.completed.contains(&i) && !all.failed_indexes.contains(&i) && taken.insert(i));
             if !useful {
                 gone.push((*pod).clone());
             }

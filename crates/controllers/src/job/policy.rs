@@ -28,12 +28,19 @@ pub fn verdict(job: &Job, pod: &Pod) -> Verdict {
     for (at, rule) in policy.rules.iter().enumerate() {
         let why = match (&rule.on_exit_codes, &rule.on_pod_conditions) {
             (Some(codes), _) => exit(pod, codes).map(|(container, code)| {
-                format!("Container {container} for pod {}/{} failed with exit code {code} matching {} rule at index {at}", pod.namespace(), pod.name(), rule.action)
+                format!(
+                    "Container {container} for pod {}/{} failed with exit code {code} matching {} rule at index {at}",
+                    pod.namespace(),
+                    pod.name(),
+                    rule.action
+                )
             }),
             (None, Some(conditions)) => conditions
                 .iter()
                 .find(|c| condition(pod, &c.type_).is_some_and(|have| have.status == c.status.as_deref().unwrap_or("True")))
-                .map(|c| format!("Pod {}/{} has condition {} matching {} rule at index {at}", pod.namespace(), pod.name(), c.type_, rule.action)),
+                .map(|c| {
+                    format!("Pod {}/{} has condition {} matching {} rule at index {at}", pod.namespace(), pod.name(), c.type_, rule.action)
+                }),
             (None, None) => None,
         };
         let Some(why) = why else { continue };
@@ -91,7 +98,10 @@ mod tests {
         .unwrap();
         let codes = |action: &str, operator: &str, values: Value| json!({"action": action, "onExitCodes": {"operator": operator, "values": values}});
         let cases = [
-            (json!([codes("FailJob", "In", json!([42]))]), Verdict::FailJob("Container main for pod a/p failed with exit code 42 matching FailJob rule at index 0".into())),
+            (
+                json!([codes("FailJob", "In", json!([42]))]),
+                Verdict::FailJob("Container main for pod a/p failed with exit code 42 matching FailJob rule at index 0".into()),
+            ),
             (json!([codes("FailJob", "In", json!([1]))]), Verdict::Count),
             (json!([codes("Ignore", "NotIn", json!([1]))]), Verdict::Ignore),
             (json!([codes("Count", "In", json!([42])), codes("FailJob", "In", json!([42]))]), Verdict::Count),

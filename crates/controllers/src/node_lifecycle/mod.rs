@@ -101,7 +101,11 @@ impl Lifecycle {
         let heartbeat = ready.and_then(|c| c.last_heartbeat_time.as_ref()).map(|t| t.0.to_string());
         let grace = if ready.is_none() && lease.is_none() { STARTUP_GRACE } else { GRACE };
         let mut signs = self.signs.lock();
-        let known = signs.entry(node.name().to_owned()).or_insert_with(|| Sign { lease: lease.clone(), heartbeat: heartbeat.clone(), at: Instant::now() });
+        let known = signs.entry(node.name().to_owned()).or_insert_with(|| Sign {
+            lease: lease.clone(),
+            heartbeat: heartbeat.clone(),
+            at: Instant::now(),
+        });
         // A condition that this controller wrote has the old heartbeat: it is no sign of life.
         if known.lease != lease || known.heartbeat != heartbeat {
             *known = Sign { lease, heartbeat, at: Instant::now() };
@@ -124,7 +128,13 @@ impl Lifecycle {
     fn tell(&self, node: &Node, reason: &str, message: String) {
         // Events about nodes name the node by its name, as the kubelet does.
         let name = Some(node.name().to_owned());
-        let about = ObjectReference { kind: Some("Node".into()), name: name.clone(), uid: node.metadata.uid.clone().or(name), api_version: Some("v1".into()), ..ObjectReference::default() };
+        let about = ObjectReference {
+            kind: Some("Node".into()),
+            name: name.clone(),
+            uid: node.metadata.uid.clone().or(name),
+            api_version: Some("v1".into()),
+            ..ObjectReference::default()
+        };
         self.context.recorder.event(about, EventType::Normal, reason, message);
     }
 
@@ -132,7 +142,9 @@ impl Lifecycle {
     async fn taint(&self, node: Node) -> Result<(Node, Option<Duration>), Error> {
         let now = Timestamp::now();
         let old = node.spec.as_ref().and_then(|s| s.taints.clone()).unwrap_or_default();
-        let executes = |list: &[k8s_openapi::api::core::v1::Taint]| list.iter().any(|t| t.effect == "NoExecute" && [NOT_READY, UNREACHABLE].contains(&t.key.as_str()));
+        let executes = |list: &[k8s_openapi::api::core::v1::Taint]| {
+            list.iter().any(|t| t.effect == "NoExecute" && [NOT_READY, UNREACHABLE].contains(&t.key.as_str()))
+        };
         let wanted = plan::taints(&node, true, now);
         let fresh = executes(&wanted) && !executes(&old);
         let wait = if fresh { self.eviction_pause() } else { None };

@@ -65,7 +65,8 @@ fn taint(key: &str, effect: &str, now: Option<Timestamp>) -> Taint {
 pub fn taints(node: &Node, evict: bool, now: Timestamp) -> Vec<Taint> {
     let old = node.spec.as_ref().and_then(|s| s.taints.clone()).unwrap_or_default();
     let is = |kind: &str, status: &str| condition(node, kind).is_some_and(|c| c.status == status);
-    let mut wanted: Vec<Taint> = NO_SCHEDULE.iter().filter(|(kind, status, _)| is(kind, status)).map(|(_, _, key)| taint(key, "NoSchedule", None)).collect();
+    let mut wanted: Vec<Taint> =
+        NO_SCHEDULE.iter().filter(|(kind, status, _)| is(kind, status)).map(|(_, _, key)| taint(key, "NoSchedule", None)).collect();
     if node.spec.as_ref().and_then(|s| s.unschedulable) == Some(true) {
         wanted.push(taint(UNSCHEDULABLE, "NoSchedule", None));
     }
@@ -120,8 +121,16 @@ mod tests {
             (json!([{"type": "Ready", "status": "True"}]), json!({"taints": [others]}), vec![("mine", "NoSchedule")]),
             (json!([{"type": "Ready", "status": "False"}]), json!({}), vec![(NOT_READY, "NoSchedule"), (NOT_READY, "NoExecute")]),
             (json!([{"type": "Ready", "status": "Unknown"}]), json!({}), vec![(UNREACHABLE, "NoSchedule"), (UNREACHABLE, "NoExecute")]),
-            (json!([{"type": "Ready", "status": "True"}]), json!({"taints": [{"key": NOT_READY, "effect": "NoExecute"}, others]}), vec![("mine", "NoSchedule")]),
-            (json!([{"type": "Ready", "status": "True"}, {"type": "MemoryPressure", "status": "True"}]), json!({}), vec![("node.kubernetes.io/memory-pressure", "NoSchedule")]),
+            (
+                json!([{"type": "Ready", "status": "True"}]),
+                json!({"taints": [{"key": NOT_READY, "effect": "NoExecute"}, others]}),
+                vec![("mine", "NoSchedule")],
+            ),
+            (
+                json!([{"type": "Ready", "status": "True"}, {"type": "MemoryPressure", "status": "True"}]),
+                json!({}),
+                vec![("node.kubernetes.io/memory-pressure", "NoSchedule")],
+            ),
             (json!([{"type": "Ready", "status": "True"}]), json!({"unschedulable": true}), vec![(UNSCHEDULABLE, "NoSchedule")]),
         ];
         for (conditions, spec, expected) in cases {

@@ -61,7 +61,8 @@ impl Quotas {
                 }
             }
         }
-        let shown: BTreeMap<String, Text> = hard.keys().map(|name| (name.clone(), Text(used.get(name).copied().unwrap_or_default().to_string()))).collect();
+        let shown: BTreeMap<String, Text> =
+            hard.keys().map(|name| (name.clone(), Text(used.get(name).copied().unwrap_or_default().to_string()))).collect();
         let status = ResourceQuotaStatus { hard: Some(hard), used: Some(shown) };
         if quota.status.as_ref() != Some(&status) {
             tracing::debug!(quota = quota.name(), "usage changed");
@@ -85,7 +86,8 @@ impl Quotas {
             let Some(found) = all.into_iter().find(|r| r.group == group && r.resource == resource) else { return Ok(None) };
             found.version
         };
-        let cache = self.context.caches.dynamic(Selection { group: group.into(), version, resource: resource.into(), ..Selection::default() });
+        let cache =
+            self.context.caches.dynamic(Selection { group: group.into(), version, resource: resource.into(), ..Selection::default() });
         let (add, quotas) = (self.queue.clone(), self.quotas.clone());
         cache.on_change(move |d| {
             let here = quotas.objects_in(&d.key().namespace);

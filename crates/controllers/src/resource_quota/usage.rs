@@ -11,7 +11,8 @@ use std::collections::BTreeMap;
 pub type Amounts = BTreeMap<String, Quantity>;
 
 /// Kinds of core that have a resource of their own name besides `count/<name>`.
-pub const PLAIN: &[&str] = &["pods", "services", "secrets", "configmaps", "persistentvolumeclaims", "replicationcontrollers", "resourcequotas"];
+pub const PLAIN: &[&str] =
+    &["pods", "services", "secrets", "configmaps", "persistentvolumeclaims", "replicationcontrollers", "resourcequotas"];
 const CLASS: &str = ".storageclass.storage.k8s.io/";
 
 fn list<'a>(value: &'a Value, field: &str) -> impl Iterator<Item = &'a Value> {
@@ -200,8 +201,16 @@ mod tests {
 
     #[test]
     fn quota_resources_name_what_they_count() {
-        let cases = [("cpu", "", "pods"), ("requests.storage", "", "persistentvolumeclaims"), ("count/deployments.apps", "apps", "deployments"), ("count/secrets", "", "secrets"),
-            ("services.nodeports", "", "services"), ("fast.storageclass.storage.k8s.io/requests.storage", "", "persistentvolumeclaims"), ("configmaps", "", "configmaps"), ("requests.nvidia.com/gpu", "", "pods")];
+        let cases = [
+            ("cpu", "", "pods"),
+            ("requests.storage", "", "persistentvolumeclaims"),
+            ("count/deployments.apps", "apps", "deployments"),
+            ("count/secrets", "", "secrets"),
+            ("services.nodeports", "", "services"),
+            ("fast.storageclass.storage.k8s.io/requests.storage", "", "persistentvolumeclaims"),
+            ("configmaps", "", "configmaps"),
+            ("requests.nvidia.com/gpu", "", "pods"),
+        ];
         for (name, group, resource) in cases {
             assert_eq!(counted_by(name), (group.to_owned(), resource.to_owned()), "{name}");
         }
@@ -213,7 +222,10 @@ mod tests {
         let mut pod = json!({"spec": {"containers": [{"resources": {"requests": {"cpu": "100m"}, "limits": {"memory": "1Gi"}}}, {"resources": {"requests": {"cpu": "200m"}}}]}});
         let used = usage("", "pods", &pod, now);
         let shown = |name: &str| used.get(name).map(ToString::to_string);
-        assert_eq!((shown("requests.cpu").as_deref(), shown("cpu").as_deref(), shown("limits.memory").as_deref(), shown("pods").as_deref()), (Some("300m"), Some("300m"), Some("1Gi"), Some("1")));
+        assert_eq!(
+            (shown("requests.cpu").as_deref(), shown("cpu").as_deref(), shown("limits.memory").as_deref(), shown("pods").as_deref()),
+            (Some("300m"), Some("300m"), Some("1Gi"), Some("1"))
+        );
         pod["status"] = json!({"phase": "Succeeded"});
         assert_eq!(usage("", "pods", &pod, now).len(), 1);
         assert!(covers(&json!({"scopes": ["NotBestEffort"]}), "", "pods", &pod));

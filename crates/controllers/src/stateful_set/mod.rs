@@ -66,7 +66,8 @@ impl Sets {
             Err(Stop::Failed(e)) => return Err(e),
         };
         let update = history.current.name().to_owned();
-        let current = set.status.as_ref().and_then(|s| s.current_revision.clone()).filter(|r| !r.is_empty()).unwrap_or_else(|| update.clone());
+        let current =
+            set.status.as_ref().and_then(|s| s.current_revision.clone()).filter(|r| !r.is_empty()).unwrap_or_else(|| update.clone());
         let view = View { set: &set, pods: &pods, current: &current, update: &update, now: Timestamp::now() };
         let mut failure = None;
         if settled {

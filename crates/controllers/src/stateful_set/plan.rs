@@ -179,7 +179,8 @@ pub fn status(view: &View) -> (StatefulSetStatus, Option<Duration>) {
     let (replicas, ready) = (count(&|_| true), count(&running));
     let updated = count(&|p| !is_terminating(p) && revision(p) == view.update);
     let current = count(&|p| !is_terminating(p) && revision(p) == view.current);
-    let done = view.current != view.update && updated == replicas && ready == replicas && updated == view.replicas() && view.partition() == 0;
+    let done =
+        view.current != view.update && updated == replicas && ready == replicas && updated == view.replicas() && view.partition() == 0;
     let status = StatefulSetStatus {
         observed_generation: view.set.metadata.generation,
         replicas,
@@ -247,7 +248,11 @@ mod tests {
             (json!({}), vec![old(0), old(1), old(2)], vec!["-db-2"]),
             (json!({}), vec![old(0), old(1), pod(2, "new", false)], vec![]),
             (json!({}), vec![old(0), old(1), pod(2, "new", true)], vec!["-db-1"]),
-            (json!({"updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"partition": 2}}}), vec![old(0), old(1), pod(2, "new", true)], vec![]),
+            (
+                json!({"updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"partition": 2}}}),
+                vec![old(0), old(1), pod(2, "new", true)],
+                vec![],
+            ),
             (json!({"updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"partition": 1}}}), vec![], vec!["+0 old"]),
             (json!({"updateStrategy": {"type": "OnDelete"}}), vec![old(0), old(1), old(2)], vec![]),
             // Upstream waits here for somebody to delete the pod.

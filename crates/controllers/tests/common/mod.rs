@@ -84,7 +84,11 @@ impl Cluster {
         let controllers = tokio::spawn(ferrokube_controllers::run(config));
         let client = client(&server, "kubernetes-admin", &["system:masters"]);
         let cluster = Cluster { client, running: Some(running), controllers, _folder: folder };
-        cluster.eventually("the default service account", async || cluster.try_get("/api/v1/namespaces/default/serviceaccounts/default").await.is_some()).await;
+        cluster
+            .eventually("the default service account", async || {
+                cluster.try_get("/api/v1/namespaces/default/serviceaccounts/default").await.is_some()
+            })
+            .await;
         cluster
     }
 

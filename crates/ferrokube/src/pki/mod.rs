@@ -130,10 +130,8 @@ pub fn ensure(dir: &Path, config: &PkiConfig) -> Result<Pki, PkiError> {
     };
     let sans = server_names(config);
     let pki = Pki {
-        apiserver: ca.leaf(
-            &folder,
-            &Leaf { file: "apiserver", common_name: "kube-apiserver", organization: "", sans, usage: Use::Server },
-        )?,
+        apiserver: ca
+            .leaf(&folder, &Leaf { file: "apiserver", common_name: "kube-apiserver", organization: "", sans, usage: Use::Server })?,
         apiserver_kubelet_client: client("apiserver-kubelet-client", "kube-apiserver-kubelet-client", ADMIN_GROUP)?,
         front_proxy_client: front_proxy_ca.leaf(
             &folder,

@@ -36,6 +36,7 @@ pub async fn dns_role(client: &Client) -> Result<()> {
 
 /// The label by which people see the control plane; a kubelet may not give it to itself.
 pub async fn mark_control_plane(client: &Client, node: &str) -> Result<()> {
-    let object = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": node, "labels": {"node-role.kubernetes.io/control-plane": ""}}});
+    let object =
+        json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": node, "labels": {"node-role.kubernetes.io/control-plane": ""}}});
     apply(client, "", "nodes", node, object).await
 }

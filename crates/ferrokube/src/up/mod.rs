@@ -130,7 +130,12 @@ pub async fn run(options: Options) -> Result<()> {
     let layout = options.layout();
     preflight::check(&options, &layout)?;
     let _instance = preflight::take(&layout)?;
-    progress.line(&format!("Ferrokube {} (Kubernetes {}), data in {}", env!("CARGO_PKG_VERSION"), ferrokube_apiserver::VERSION, layout.data.display()));
+    progress.line(&format!(
+        "Ferrokube {} (Kubernetes {}), data in {}",
+        env!("CARGO_PKG_VERSION"),
+        ferrokube_apiserver::VERSION,
+        layout.data.display()
+    ));
     let plan = prepare(options, layout, &progress)?;
     let mut cluster = tokio::select! {
         started = start(&plan, &progress) => started?,

@@ -72,7 +72,8 @@ pub async fn start(plan: &Plan, control_plane: &ControlPlane, progress: &Progres
         Some(_) => None,
         None => Some(Runtime::start(runtime_config(plan)?).await.context("cannot start the container runtime")?),
     };
-    let endpoint = plan.options.container_runtime_endpoint.clone().unwrap_or_else(|| format!("unix://{}", plan.layout.cri_socket().display()));
+    let endpoint =
+        plan.options.container_runtime_endpoint.clone().unwrap_or_else(|| format!("unix://{}", plan.layout.cri_socket().display()));
     progress.done("container runtime", began, if runtime.is_some() { "" } else { &endpoint });
     let began = Instant::now();
     let server = control_plane.server();

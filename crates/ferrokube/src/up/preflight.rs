@@ -100,7 +100,9 @@ fn port_free(address: SocketAddr, who: &str, flag: &str) -> Result<()> {
 }
 
 fn kernel() -> Result<()> {
-    for (path, what) in [("/proc/self/ns/net", "network namespaces"), ("/proc/self/ns/pid", "PID namespaces"), ("/sys/fs/cgroup", "cgroups")] {
+    for (path, what) in
+        [("/proc/self/ns/net", "network namespaces"), ("/proc/self/ns/pid", "PID namespaces"), ("/sys/fs/cgroup", "cgroups")]
+    {
         if !Path::new(path).exists() {
             bail!("this kernel (or container) has no {what} ({path} is missing), which pods need");
         }

@@ -72,13 +72,14 @@ async fn bad_pods_say_what_is_wrong_and_recover() {
         let mut missing = pod("no-command", "");
         missing["spec"]["containers"][0]["command"] = json!(["/no/such/command"]);
         cluster.apply(&missing.to_string()).await?;
-        cluster.until("the missing command to be told", "pod no-command", |pod| {
-            let text = pod["status"]["containerStatuses"][0].to_string();
-            ensure!(text.contains("no such file or directory") || text.contains("not found"), "{text}");
-            ensure!(["RunContainerError", "StartError", "CrashLoopBackOff"].iter().any(|reason| text.contains(reason)), "{text}");
-            Ok(())
-        })
-        .await?;
+        cluster
+            .until("the missing command to be told", "pod no-command", |pod| {
+                let text = pod["status"]["containerStatuses"][0].to_string();
+                ensure!(text.contains("no such file or directory") || text.contains("not found"), "{text}");
+                ensure!(["RunContainerError", "StartError", "CrashLoopBackOff"].iter().any(|reason| text.contains(reason)), "{text}");
+                Ok(())
+            })
+            .await?;
         cluster.apply(&pod("crash", "echo last words; exit 3").to_string()).await?;
         cluster.waiting("crash", &["CrashLoopBackOff"]).await?;
         let crash = cluster.get("pod crash").await?;
@@ -87,7 +88,8 @@ async fn bad_pods_say_what_is_wrong_and_recover() {
         ensure!(cluster.kubectl("logs crash --previous").await?.contains("last words"), "the previous log is kept");
 
         let mut no_config = pod("no-config", "sleep 3600");
-        no_config["spec"]["containers"][0]["env"] = json!([{ "name": "A", "valueFrom": { "configMapKeyRef": { "name": "later", "key": "a" } } }]);
+        no_config["spec"]["containers"][0]["env"] =
+            json!([{ "name": "A", "valueFrom": { "configMapKeyRef": { "name": "later", "key": "a" } } }]);
         cluster.apply(&no_config.to_string()).await?;
         let message = cluster.waiting("no-config", &["CreateContainerConfigError"]).await?;
         ensure!(message.contains("configmap \"later\" not found"), "{message}");
@@ -97,22 +99,24 @@ async fn bad_pods_say_what_is_wrong_and_recover() {
         let mut hungry = pod("hungry", "sleep 3600");
         hungry["spec"]["containers"][0]["resources"] = json!({ "requests": { "cpu": "1000" } });
         cluster.apply(&hungry.to_string()).await?;
-        cluster.until("the scheduler to say why not", "events --field-selector involvedObject.name=hungry", |events| {
-            let text = events.to_string();
-            ensure!(text.contains("FailedScheduling") && text.contains("0/1 nodes are available: 1 Insufficient cpu"), "{text}");
-            Ok(())
-        })
-        .await?;
+        cluster
+            .until("the scheduler to say why not", "events --field-selector involvedObject.name=hungry", |events| {
+                let text = events.to_string();
+                ensure!(text.contains("FailedScheduling") && text.contains("0/1 nodes are available: 1 Insufficient cpu"), "{text}");
+                Ok(())
+            })
+            .await?;
         let mut greedy = pod("greedy", "head -c 200m /dev/zero | tail");
         greedy["spec"]["restartPolicy"] = json!("Never");
         greedy["spec"]["containers"][0]["resources"] = json!({ "limits": { "memory": "32Mi" } });
         cluster.apply(&greedy.to_string()).await?;
-        cluster.until("the memory limit to hold", "pod greedy", |pod| {
-            let terminated = &pod["status"]["containerStatuses"][0]["state"]["terminated"];
-            ensure!(terminated["reason"] == "OOMKilled" && terminated["exitCode"] == 137, "{}", pod["status"]);
-            Ok(())
-        })
-        .await?;
+        cluster
+            .until("the memory limit to hold", "pod greedy", |pod| {
+                let terminated = &pod["status"]["containerStatuses"][0]["state"]["terminated"];
+                ensure!(terminated["reason"] == "OOMKilled" && terminated["exitCode"] == 137, "{}", pod["status"]);
+                Ok(())
+            })
+            .await?;
         cluster.kubectl("delete pod --all --timeout=90s").await?;
         Ok(())
     })

@@ -25,9 +25,8 @@ pub struct Cluster {
 
 /// The binary under test: the one built with the tests, or `FERROKUBE_BIN` (a release build, say).
 pub fn ferrokube() -> &'static str {
-    static BINARY: std::sync::LazyLock<String> = std::sync::LazyLock::new(|| {
-        std::env::var("FERROKUBE_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_ferrokube").to_owned())
-    });
+    static BINARY: std::sync::LazyLock<String> =
+        std::sync::LazyLock::new(|| std::env::var("FERROKUBE_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_ferrokube").to_owned()));
     &BINARY
 }
 
@@ -236,7 +235,8 @@ pub fn condition(object: &Value, kind: &str) -> Option<String> {
 }
 
 fn summary(pods: &[Value]) -> String {
-    let line = |pod: &Value| format!("{} {} {}", pod["metadata"]["name"], pod["status"]["phase"], pod["status"]["containerStatuses"][0]["state"]);
+    let line =
+        |pod: &Value| format!("{} {} {}", pod["metadata"]["name"], pod["status"]["phase"], pod["status"]["containerStatuses"][0]["state"]);
     pods.iter().map(line).collect::<Vec<_>>().join("; ")
 }
 

@@ -161,7 +161,9 @@ async fn answers(cluster: &Cluster, title: &str) -> Result<()> {
 
 async fn delete(cluster: &Cluster) -> Result<()> {
     cluster.kubectl_args(&["delete", "-f", &example_path(), "--timeout=90s"]).await?;
-    cluster.until("every object to be gone", "pods,services,deployments,replicasets,jobs,configmaps,endpointslices -l app=guestbook", nothing).await?;
+    cluster
+        .until("every object to be gone", "pods,services,deployments,replicasets,jobs,configmaps,endpointslices -l app=guestbook", nothing)
+        .await?;
     cluster.until("the job's pod to be gone", "pods", nothing).await?;
     ensure!(cluster.fetch(&format!("http://{}:30080/", cluster.node.address())).await.is_err(), "the node port is closed");
     Ok(())

@@ -70,14 +70,17 @@ async fn volumes_carry_configuration_and_follow_it() {
 async fn containers_of_a_pod_start_and_restart_in_order() {
     scenario("containers_of_a_pod_start_and_restart_in_order", async |cluster| {
         let mut ordered = pod("ordered", "cat /work/log; sleep 3600");
-        let step = |name: &str, command: &str| json!({
-            "name": name, "image": "busybox:1.36", "command": ["sh", "-c", command],
-            "volumeMounts": [{ "name": "work", "mountPath": "/work" }],
-        });
+        let step = |name: &str, command: &str| {
+            json!({
+                "name": name, "image": "busybox:1.36", "command": ["sh", "-c", command],
+                "volumeMounts": [{ "name": "work", "mountPath": "/work" }],
+            })
+        };
         let mut sidecar = step("sidecar", "echo sidecar >> /work/log; sleep 3600");
         sidecar["restartPolicy"] = json!("Always");
         sidecar["startupProbe"] = json!({ "exec": { "command": ["test", "-s", "/work/log"] }, "periodSeconds": 1 });
-        ordered["spec"]["initContainers"] = json!([step("first", "echo first >> /work/log"), sidecar, step("third", "echo third >> /work/log")]);
+        ordered["spec"]["initContainers"] =
+            json!([step("first", "echo first >> /work/log"), sidecar, step("third", "echo third >> /work/log")]);
         ordered["spec"]["containers"][0]["volumeMounts"] = json!([{ "name": "work", "mountPath": "/work" }]);
         ordered["spec"]["volumes"] = json!([{ "name": "work", "emptyDir": {} }]);
         cluster.apply(&ordered.to_string()).await?;
@@ -87,16 +90,18 @@ async fn containers_of_a_pod_start_and_restart_in_order() {
 
         // Liveness restarts, readiness takes out of service, the exit is recorded.
         let mut sick = pod("sick", "touch /tmp/well; sleep 3600");
-        sick["spec"]["containers"][0]["livenessProbe"] = json!({ "exec": { "command": ["test", "-e", "/tmp/well"] }, "periodSeconds": 1, "failureThreshold": 2 });
+        sick["spec"]["containers"][0]["livenessProbe"] =
+            json!({ "exec": { "command": ["test", "-e", "/tmp/well"] }, "periodSeconds": 1, "failureThreshold": 2 });
         cluster.apply(&sick.to_string()).await?;
         cluster.pods_ready("app=sick", 1).await?;
         cluster.in_pod("sick", "rm /tmp/well").await?;
-        cluster.until("liveness to restart the container", "pod sick", |pod| {
-            let status = &pod["status"]["containerStatuses"][0];
-            ensure!(status["restartCount"].as_u64() == Some(1) && status["lastState"]["terminated"].is_object(), "{status}");
-            Ok(())
-        })
-        .await?;
+        cluster
+            .until("liveness to restart the container", "pod sick", |pod| {
+                let status = &pod["status"]["containerStatuses"][0];
+                ensure!(status["restartCount"].as_u64() == Some(1) && status["lastState"]["terminated"].is_object(), "{status}");
+                Ok(())
+            })
+            .await?;
         let events = cluster.kubectl("get events --field-selector involvedObject.name=sick").await?;
         ensure!(events.contains("Unhealthy") && events.contains("Killing"), "{events}");
 
@@ -164,7 +169,17 @@ async fn images_come_from_registries_with_pull_secrets() {
         let events = cluster.kubectl("get events --field-selector involvedObject.name=private").await?;
         ensure!(events.contains("pull access denied") || events.contains("authorization failed"), "{events}");
         cluster.kubectl("delete pod private").await?;
-        cluster.kubectl_args(&["create", "secret", "docker-registry", "pull", "--docker-server=127.0.0.1:5000", "--docker-username=me", "--docker-password=secret"]).await?;
+        cluster
+            .kubectl_args(&[
+                "create",
+                "secret",
+                "docker-registry",
+                "pull",
+                "--docker-server=127.0.0.1:5000",
+                "--docker-username=me",
+                "--docker-password=secret",
+            ])
+            .await?;
         private["spec"]["imagePullSecrets"] = json!([{ "name": "pull" }]);
         cluster.apply(&private.to_string()).await?;
         let pods = cluster.pods_ready("app=private", 1).await?;

@@ -81,7 +81,9 @@ pub async fn keep(node: Arc<Shared>) {
         let freed: u64 = images.iter().filter(|i| victims.contains(&i.id)).map(|i| i.size).sum();
         remove(&node, victims).await;
         if freed < wanted {
-            let message = format!("Failed to garbage collect required amount of images. Attempted to free {wanted} bytes, but only found {freed} bytes eligible to free.");
+            let message = format!(
+                "Failed to garbage collect required amount of images. Attempted to free {wanted} bytes, but only found {freed} bytes eligible to free."
+            );
             node.recorder.about(&node.itself(), EventType::Warning, "FreeDiskSpaceFailed", message);
         }
     }
@@ -97,7 +99,8 @@ pub async fn free_all(node: &Shared) {
 async fn inventory(node: &Shared) -> Result<(Vec<cri::Image>, BTreeSet<String>), tonic::Status> {
     let images = node.cri.images.clone().list_images(cri::ListImagesRequest::default()).await?.into_inner().images;
     let containers = node.cri.runtime.clone().list_containers(cri::ListContainersRequest::default()).await?.into_inner().containers;
-    let named: BTreeSet<String> = containers.into_iter().flat_map(|c| [Some(c.image_ref), Some(c.image_id), c.image.map(|i| i.image)]).flatten().collect();
+    let named: BTreeSet<String> =
+        containers.into_iter().flat_map(|c| [Some(c.image_ref), Some(c.image_id), c.image.map(|i| i.image)]).flatten().collect();
     let uses = |i: &cri::Image| named.contains(&i.id) || i.repo_digests.iter().chain(&i.repo_tags).any(|n| named.contains(n));
     let used = images.iter().filter(|i| uses(i)).map(|i| i.id.clone()).collect();
     Ok((images, used))

@@ -53,7 +53,8 @@ impl Puller<'_> {
             return Err(PullError { reason: "InvalidImageName", message });
         }
         let policy = container.image_pull_policy.as_deref().unwrap_or("IfNotPresent");
-        let inspect_failed = |e: CriError| PullError { reason: "ImageInspectError", message: format!("Failed to inspect image {image:?}: {}", e.message()) };
+        let inspect_failed =
+            |e: CriError| PullError { reason: "ImageInspectError", message: format!("Failed to inspect image {image:?}: {}", e.message()) };
         let present = image_status(self.cri, image).await.map_err(inspect_failed)?;
         match (policy, present) {
             ("Never" | "IfNotPresent", Some(present)) => {
@@ -81,7 +82,8 @@ impl Puller<'_> {
             Err(e) => return Err(self.failed(image, &e)),
         };
         let took = rounded(began.elapsed());
-        let message = format!("Successfully pulled image {image:?} in {took} ({took} including waiting). Image size: {} bytes.", pulled.size);
+        let message =
+            format!("Successfully pulled image {image:?} in {took} ({took} including waiting). Image size: {} bytes.", pulled.size);
         self.recorder.event(self.about.clone(), EventType::Normal, "Pulled", message);
         Ok(pulled)
     }
@@ -124,7 +126,8 @@ impl Puller<'_> {
             match self.client.get::<Secret>(namespace, &name).await.optional() {
                 Ok(Some(secret)) => found.extend(credentials_in(&secret, image)),
                 Ok(None) => {
-                    let message = format!("Unable to retrieve some image pull secrets ({name}); attempting to pull the image may not succeed.");
+                    let message =
+                        format!("Unable to retrieve some image pull secrets ({name}); attempting to pull the image may not succeed.");
                     self.recorder.about(self.pod, EventType::Warning, "FailedToRetrieveImagePullSecret", message);
                 }
                 Err(e) => tracing::warn!(secret = name, "image pull secret not read: {e}"),

@@ -21,7 +21,9 @@ pub fn check(reference: &str) -> Result<(), &'static str> {
         return Err(FORMAT);
     }
     let (host, path) = match name.split_once('/') {
-        Some((first, rest)) if first.contains(['.', ':']) || first == "localhost" || first.chars().any(char::is_uppercase) => (Some(first), rest),
+        Some((first, rest)) if first.contains(['.', ':']) || first == "localhost" || first.chars().any(char::is_uppercase) => {
+            (Some(first), rest)
+        }
         _ => (None, name),
     };
     if path.len() > LONGEST {
@@ -36,7 +38,8 @@ pub fn check(reference: &str) -> Result<(), &'static str> {
 
 fn is_digest(text: &str) -> bool {
     text.split_once(':').is_some_and(|(algorithm, hex)| {
-        let known = algorithm.starts_with(|c: char| c.is_ascii_alphabetic()) && algorithm.chars().all(|c| c.is_ascii_alphanumeric() || "+._-".contains(c));
+        let known = algorithm.starts_with(|c: char| c.is_ascii_alphabetic())
+            && algorithm.chars().all(|c| c.is_ascii_alphanumeric() || "+._-".contains(c));
         known && hex.len() >= 32 && hex.chars().all(|c| c.is_ascii_hexdigit())
     })
 }
@@ -60,7 +63,8 @@ fn is_host(text: &str) -> bool {
         Some((host, port)) if !text.ends_with(']') => (host, Some(port)),
         _ => (text, None),
     };
-    let label = |l: &str| !l.is_empty() && !l.starts_with('-') && !l.ends_with('-') && l.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
+    let label =
+        |l: &str| !l.is_empty() && !l.starts_with('-') && !l.ends_with('-') && l.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
     let v6 = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).is_some_and(|h| h.parse::<std::net::Ipv6Addr>().is_ok());
     port.is_none_or(|p| !p.is_empty() && p.chars().all(|c| c.is_ascii_digit())) && (v6 || host.split('.').all(label))
 }
@@ -73,8 +77,15 @@ mod tests {
     fn references_are_accepted_and_refused_as_by_the_reference_parser() {
         let hex = "0123456789abcdef".repeat(4);
         let good = [
-            "app".to_owned(), "app:1".into(), "team/app:v1.2-rc_3".into(), "localhost:5000/app".into(), "registry.example/a/b__c--d:x".into(),
-            format!("app@sha256:{hex}"), format!("r.example:80/app:1@sha256:{hex}"), "[::1]:5000/app".into(), hex.clone(),
+            "app".to_owned(),
+            "app:1".into(),
+            "team/app:v1.2-rc_3".into(),
+            "localhost:5000/app".into(),
+            "registry.example/a/b__c--d:x".into(),
+            format!("app@sha256:{hex}"),
+            format!("r.example:80/app:1@sha256:{hex}"),
+            "[::1]:5000/app".into(),
+            hex.clone(),
         ];
         for reference in good {
             assert_eq!(check(&reference), Ok(()), "{reference}");

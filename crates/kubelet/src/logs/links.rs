@@ -43,7 +43,12 @@ pub fn remove_dead(directory: &Path) {
 fn sweep(directory: &Path, dead: impl Fn(&str, &Path) -> bool) {
     for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
         let is_link = entry.file_type().is_ok_and(|t| t.is_symlink());
-        if is_link && dead(&entry.file_name().to_string_lossy(), &entry.path()) && let Err(e) = std::fs::remove_file(entry.path()) {
+        let doomed = is_link && dead(&entry.file_name().to_string_lossy(), &entry.path());
+        // Several pods may sweep at the same time.
+        if doomed
+            && let Err(e) = std::fs::remove_file(entry.path())
+            && e.kind() != std::io::ErrorKind::NotFound
+        {
             tracing::warn!("link {} not removed: {e}", entry.path().display());
         }
     }

@@ -121,7 +121,9 @@ fn verify_user(inputs: &Inputs<'_>) -> Result<(), ConfigError> {
     let container = &inputs.spec.name;
     let image = inputs.image;
     match (run_as(inputs).0, image.uid.as_ref(), image.username.as_str()) {
-        (Some(0), _, _) => Err(ConfigError(format!("container's runAsUser breaks non-root policy (pod: {pod_name}, container: {container})"))),
+        (Some(0), _, _) => {
+            Err(ConfigError(format!("container's runAsUser breaks non-root policy (pod: {pod_name}, container: {container})")))
+        }
         (Some(_), _, _) => Ok(()),
         (None, Some(uid), _) if uid.value == 0 => {
             Err(ConfigError(format!("container has runAsNonRoot and image will run as root (pod: {pod_name}, container: {container})")))
@@ -154,12 +156,7 @@ fn mounts(inputs: &Inputs<'_>, value: &dyn Fn(&str) -> Option<String>) -> Result
 }
 
 fn bind(host: &Path, container: &str, readonly: bool) -> cri::Mount {
-    cri::Mount {
-        host_path: host.to_string_lossy().into_owned(),
-        container_path: container.to_owned(),
-        readonly,
-        ..cri::Mount::default()
-    }
+    cri::Mount { host_path: host.to_string_lossy().into_owned(), container_path: container.to_owned(), readonly, ..cri::Mount::default() }
 }
 
 fn volume_mount(
@@ -260,7 +257,8 @@ fn security(inputs: &Inputs<'_>) -> cri::LinuxContainerSecurityContext {
         run_as_group: group.map(|value| cri::Int64Value { value }),
         readonly_rootfs: own.read_only_root_filesystem.unwrap_or(false),
         supplemental_groups: pod.fs_group.into_iter().chain(pod.supplemental_groups.into_iter().flatten()).collect(),
-        supplemental_groups_policy: if strict { cri::SupplementalGroupsPolicy::Strict } else { cri::SupplementalGroupsPolicy::Merge }.into(),
+        supplemental_groups_policy: if strict { cri::SupplementalGroupsPolicy::Strict } else { cri::SupplementalGroupsPolicy::Merge }
+            .into(),
         no_new_privs: own.allow_privilege_escalation == Some(false),
         masked_paths: list(&mut MASKED.iter().chain(&MASKED_MORE)),
         readonly_paths: list(&mut READONLY.iter()),

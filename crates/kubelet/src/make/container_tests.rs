@@ -39,7 +39,9 @@ fn security_of(made: &cri::ContainerConfig) -> cri::LinuxContainerSecurityContex
 
 #[test]
 fn command_and_arguments_are_expanded_and_the_instance_is_labelled() {
-    let made = plain(json!({"command": ["run", "$(A)"], "args": ["$$(A)", "$(B)"], "env": [{"name": "A", "value": "1"}], "tty": true, "workingDir": "/w"}));
+    let made = plain(
+        json!({"command": ["run", "$(A)"], "args": ["$$(A)", "$(B)"], "env": [{"name": "A", "value": "1"}], "tty": true, "workingDir": "/w"}),
+    );
     assert_eq!((made.command, made.args), (vec!["run".to_owned(), "1".into()], vec!["$(A)".to_owned(), "$(B)".into()]));
     assert_eq!((made.log_path.as_str(), made.tty, made.working_dir.as_str()), ("c/2.log", true, "/w"));
     assert_eq!(made.metadata.unwrap().attempt, 2);
@@ -48,7 +50,11 @@ fn command_and_arguments_are_expanded_and_the_instance_is_labelled() {
 
 #[test]
 fn who_may_run_when_root_is_forbidden() {
-    let image = |uid: Option<i64>, username: &str| cri::Image { uid: uid.map(|value| cri::Int64Value { value }), username: username.into(), ..Default::default() };
+    let image = |uid: Option<i64>, username: &str| cri::Image {
+        uid: uid.map(|value| cri::Int64Value { value }),
+        username: username.into(),
+        ..Default::default()
+    };
     let cases = [
         (json!({"runAsNonRoot": true, "runAsUser": 1000}), image(Some(0), ""), None),
         (json!({"runAsNonRoot": true, "runAsUser": 0}), image(Some(5), ""), Some("container's runAsUser breaks non-root policy")),

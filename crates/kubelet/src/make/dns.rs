@@ -146,10 +146,14 @@ mod tests {
             (json!({"dnsPolicy": "Default"}), of_host.clone()),
             (json!({"dnsPolicy": "ClusterFirst", "hostNetwork": true}), of_host),
             (json!({"dnsPolicy": "ClusterFirstWithHostNet", "hostNetwork": true}), of_cluster),
-            (json!({"dnsPolicy": "None", "dnsConfig": {"nameservers": ["1.1.1.1"], "searches": ["a"], "options": [{"name": "ndots", "value": "2"}, {"name": "edns0"}]}}),
-             (vec!["1.1.1.1"], vec!["a"], vec!["ndots:2", "edns0"])),
-            (json!({"dnsConfig": {"nameservers": ["10.96.0.10", "9.9.9.9"], "options": [{"name": "ndots", "value": "1"}]}}),
-             (vec!["10.96.0.10", "9.9.9.9"], own.to_vec(), vec!["ndots:1"])),
+            (
+                json!({"dnsPolicy": "None", "dnsConfig": {"nameservers": ["1.1.1.1"], "searches": ["a"], "options": [{"name": "ndots", "value": "2"}, {"name": "edns0"}]}}),
+                (vec!["1.1.1.1"], vec!["a"], vec!["ndots:2", "edns0"]),
+            ),
+            (
+                json!({"dnsConfig": {"nameservers": ["10.96.0.10", "9.9.9.9"], "options": [{"name": "ndots", "value": "1"}]}}),
+                (vec!["10.96.0.10", "9.9.9.9"], own.to_vec(), vec!["ndots:1"]),
+            ),
         ];
         for (spec, (servers, searches, options)) in cases {
             let made = dns(&pod(spec.clone()), &config(), &host());
@@ -172,7 +176,8 @@ mod tests {
 
     #[test]
     fn the_hosts_file_has_the_pod_and_its_aliases() {
-        let spec = json!({"hostname": "web-0", "subdomain": "web", "hostAliases": [{"ip": "192.0.2.9", "hostnames": ["a.example", "b.example"]}]});
+        let spec =
+            json!({"hostname": "web-0", "subdomain": "web", "hostAliases": [{"ip": "192.0.2.9", "hostnames": ["a.example", "b.example"]}]});
         let text = hosts_file(&pod(spec), &["10.1.0.5".to_owned()], &config());
         assert!(text.starts_with("# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n"));
         assert!(text.contains("10.1.0.5\tweb-0.web.ns.svc.cluster.local\tweb-0\n"), "{text}");

@@ -112,12 +112,7 @@ fn text(bytes: &ByteString) -> String {
     String::from_utf8_lossy(&bytes.0).into_owned()
 }
 
-fn one(
-    pod: &Pod,
-    container: &Container,
-    var: &k8s_openapi::api::core::v1::EnvVar,
-    lookup: &Lookup,
-) -> Result<Option<String>, ConfigError> {
+fn one(pod: &Pod, container: &Container, var: &k8s_openapi::api::core::v1::EnvVar, lookup: &Lookup) -> Result<Option<String>, ConfigError> {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
     let Some(from) = &var.value_from else { return Ok(None) };
     if let Some(field) = &from.field_ref {
@@ -192,10 +187,13 @@ pub fn resource_value(pod: &Pod, own: &Container, field: &ResourceFieldSelector,
     let spec = pod.spec.clone().unwrap_or_default();
     let all = spec.containers.iter().chain(spec.init_containers.iter().flatten());
     let container = match named {
-        Some(name) => all.into_iter().find(|c| c.name == name).cloned().ok_or_else(|| ConfigError(format!("container {name} not found")))?,
+        Some(name) => {
+            all.into_iter().find(|c| c.name == name).cloned().ok_or_else(|| ConfigError(format!("container {name} not found")))?
+        }
         None => own.clone(),
     };
-    let (side, name) = field.resource.split_once('.').ok_or_else(|| ConfigError(format!("unsupported container resource : {}", field.resource)))?;
+    let (side, name) =
+        field.resource.split_once('.').ok_or_else(|| ConfigError(format!("unsupported container resource : {}", field.resource)))?;
     let (request, limit) = request_and_limit(container.resources.as_ref(), name);
     let fallback = match name {
         "cpu" => Some(allocatable.0),
@@ -306,7 +304,8 @@ mod tests {
         let map = serde_json::from_value(json!({"metadata": {"name": "m"}, "data": {"k": "from map", "B": "b"}})).unwrap();
         let secret = serde_json::from_value(json!({"metadata": {"name": "s"}, "data": {"pw": "aGlkZGVu"}})).unwrap();
         let service = |namespace: &str, name: &str, ip: &str, ports: Value| {
-            serde_json::from_value(json!({"metadata": {"namespace": namespace, "name": name}, "spec": {"clusterIP": ip, "ports": ports}})).unwrap()
+            serde_json::from_value(json!({"metadata": {"namespace": namespace, "name": name}, "spec": {"clusterIP": ip, "ports": ports}}))
+                .unwrap()
         };
         Lookup {
             config_maps: BTreeMap::from([("m".into(), Some(map)), ("gone".into(), None)]),
@@ -338,8 +337,13 @@ mod tests {
             ]}))
         .unwrap();
         let expected = [
-            ("B", "mine"), ("k", "from map"), ("S_pw", "hidden"), ("C", "mine/from map/$(LATER)"), ("URL", "10.0.0.7:5432"),
-            ("MY_DB_PORT_5432_TCP_ADDR", "10.0.0.7"), ("MY_DB_PORT", "tcp://10.0.0.7:5432"),
+            ("B", "mine"),
+            ("k", "from map"),
+            ("S_pw", "hidden"),
+            ("C", "mine/from map/$(LATER)"),
+            ("URL", "10.0.0.7:5432"),
+            ("MY_DB_PORT_5432_TCP_ADDR", "10.0.0.7"),
+            ("MY_DB_PORT", "tcp://10.0.0.7:5432"),
         ];
         for (name, value) in expected {
             assert_eq!(env.get(name).map(String::as_str), Some(value), "{name}");
@@ -361,9 +365,16 @@ mod tests {
     #[test]
     fn fields_of_the_pod_are_values() {
         let cases = [
-            ("metadata.name", "p"), ("metadata.uid", "u"), ("spec.nodeName", "n1"), ("spec.serviceAccountName", "sa"), ("status.podIP", "10.1.0.5"),
-            ("status.hostIP", "192.0.2.1"), ("metadata.labels['app']", "web"), ("metadata.annotations['none']", ""),
-            ("metadata.labels", "app=\"web\""), ("metadata.annotations", "n=\"a\\\"b\""),
+            ("metadata.name", "p"),
+            ("metadata.uid", "u"),
+            ("spec.nodeName", "n1"),
+            ("spec.serviceAccountName", "sa"),
+            ("status.podIP", "10.1.0.5"),
+            ("status.hostIP", "192.0.2.1"),
+            ("metadata.labels['app']", "web"),
+            ("metadata.annotations['none']", ""),
+            ("metadata.labels", "app=\"web\""),
+            ("metadata.annotations", "n=\"a\\\"b\""),
         ];
         for (path, expected) in cases {
             assert_eq!(field_value(&pod(), path, &lookup()).unwrap(), expected, "{path}");
@@ -373,12 +384,18 @@ mod tests {
 
     #[test]
     fn resources_are_divided_and_rounded_up_and_default_to_what_the_node_has() {
-        let limited: Container = serde_json::from_value(json!({"name": "c", "resources": {"limits": {"cpu": "1500m", "memory": "100Mi"}}})).unwrap();
+        let limited: Container =
+            serde_json::from_value(json!({"name": "c", "resources": {"limits": {"cpu": "1500m", "memory": "100Mi"}}})).unwrap();
         let free = Container::default();
         let cases = [
-            (&limited, "limits.cpu", "0", "2"), (&limited, "limits.cpu", "1m", "1500"), (&limited, "limits.memory", "1Mi", "100"),
-            (&limited, "requests.cpu", "1m", "1500"), (&limited, "limits.memory", "1Gi", "1"), (&free, "limits.cpu", "0", "2"),
-            (&free, "limits.memory", "0", "1073741824"), (&free, "requests.memory", "0", "0"),
+            (&limited, "limits.cpu", "0", "2"),
+            (&limited, "limits.cpu", "1m", "1500"),
+            (&limited, "limits.memory", "1Mi", "100"),
+            (&limited, "requests.cpu", "1m", "1500"),
+            (&limited, "limits.memory", "1Gi", "1"),
+            (&free, "limits.cpu", "0", "2"),
+            (&free, "limits.memory", "0", "1073741824"),
+            (&free, "requests.memory", "0", "0"),
         ];
         for (container, resource, divisor, expected) in cases {
             let field = serde_json::from_value(json!({"resource": resource, "divisor": divisor})).unwrap();

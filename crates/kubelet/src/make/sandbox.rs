@@ -85,7 +85,11 @@ pub fn namespaces(pod: &Pod) -> cri::NamespaceOption {
     let Some(spec) = &pod.spec else { return cri::NamespaceOption::default() };
     let node_or = |on_node: Option<bool>, else_: cri::NamespaceMode| if on_node == Some(true) { cri::NamespaceMode::Node } else { else_ };
     let shared = if spec.share_process_namespace == Some(true) { cri::NamespaceMode::Pod } else { cri::NamespaceMode::Container };
-    let users = (spec.host_users == Some(false)).then(|| cri::UserNamespace { mode: cri::NamespaceMode::Pod.into(), uids: Vec::new(), gids: Vec::new() });
+    let users = (spec.host_users == Some(false)).then(|| cri::UserNamespace {
+        mode: cri::NamespaceMode::Pod.into(),
+        uids: Vec::new(),
+        gids: Vec::new(),
+    });
     cri::NamespaceOption {
         network: node_or(spec.host_network, cri::NamespaceMode::Pod).into(),
         pid: node_or(spec.host_pid, shared).into(),
@@ -105,7 +109,8 @@ fn security(pod: &Pod, config: &Config) -> cri::LinuxSandboxSecurityContext {
         run_as_user: context.run_as_user.map(|value| cri::Int64Value { value }),
         run_as_group: context.run_as_group.map(|value| cri::Int64Value { value }),
         supplemental_groups: context.fs_group.into_iter().chain(context.supplemental_groups.into_iter().flatten()).collect(),
-        supplemental_groups_policy: if strict { cri::SupplementalGroupsPolicy::Strict } else { cri::SupplementalGroupsPolicy::Merge }.into(),
+        supplemental_groups_policy: if strict { cri::SupplementalGroupsPolicy::Strict } else { cri::SupplementalGroupsPolicy::Merge }
+            .into(),
         privileged,
         seccomp: Some(seccomp(context.seccomp_profile.as_ref(), config)),
         ..cri::LinuxSandboxSecurityContext::default()

@@ -11,6 +11,8 @@ use std::sync::Arc;
 const NAMESPACE: &str = "kube-node-lease";
 /// nodeLeaseDurationSeconds.
 const DURATION: i32 = 40;
+/// Wait after a failure: a lease that is late takes the node's pods away.
+const RETRY: std::time::Duration = std::time::Duration::from_millis(200);
 
 /// Renews for ever.
 pub async fn keep(node: Arc<Shared>) {
@@ -20,7 +22,15 @@ pub async fn keep(node: Arc<Shared>) {
         ticks.tick().await;
         match renew(&node, known.take()).await {
             Ok(lease) => known = Some(lease),
-            Err(e) => tracing::warn!("node lease not renewed: {e}"),
+            Err(e) => {
+                // Right after the start the Node, which owns the lease, may not be there yet.
+                if e.is_not_found() {
+                    tracing::debug!("node lease not made: {e}");
+                } else {
+                    tracing::warn!("node lease not renewed: {e}");
+                }
+                ticks.reset_after(RETRY);
+            }
         }
     }
 }

@@ -209,8 +209,11 @@ mod tests {
         ];
         let used = |mib: u64| Usage::from([("c".to_owned(), mib << 20)]);
         let usage = BTreeMap::from([
-            ("modest".to_owned(), used(400)), ("greedy".to_owned(), used(150)), ("greedier".to_owned(), used(300)),
-            ("important".to_owned(), used(900)), ("critical".to_owned(), used(9000)),
+            ("modest".to_owned(), used(400)),
+            ("greedy".to_owned(), used(150)),
+            ("greedier".to_owned(), used(300)),
+            ("important".to_owned(), used(900)),
+            ("critical".to_owned(), used(9000)),
         ]);
         let mut left = pods.to_vec();
         let mut order = Vec::new();

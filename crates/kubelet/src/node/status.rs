@@ -130,7 +130,9 @@ async fn current(node: &Shared, known: Option<&NodeStatus>) -> NodeStatus {
         allocatable: Some(allocatable),
         capacity: Some(capacity),
         conditions: Some(conditions(runtime.map(|r| r.into_inner().status), known, &pressure)),
-        daemon_endpoints: Some(NodeDaemonEndpoints { kubelet_endpoint: Some(DaemonEndpoint { port: config.server_address.port().into() }) }),
+        daemon_endpoints: Some(NodeDaemonEndpoints {
+            kubelet_endpoint: Some(DaemonEndpoint { port: config.server_address.port().into() }),
+        }),
         images: Some(images(node).await),
         node_info: Some(info(node).await),
         ..NodeStatus::default()
@@ -169,9 +171,21 @@ pub fn filesystem(path: &std::path::Path) -> (u64, u64) {
 
 /// (condition, reason and message when it holds, reason and message when it does not).
 const PRESSURES: [(&str, &str, &str, &str, &str); 3] = [
-    ("MemoryPressure", "KubeletHasInsufficientMemory", "kubelet has insufficient memory available", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
+    (
+        "MemoryPressure",
+        "KubeletHasInsufficientMemory",
+        "kubelet has insufficient memory available",
+        "KubeletHasSufficientMemory",
+        "kubelet has sufficient memory available",
+    ),
     ("DiskPressure", "KubeletHasDiskPressure", "kubelet has disk pressure", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
-    ("PIDPressure", "KubeletHasInsufficientPID", "kubelet has insufficient PID available", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+    (
+        "PIDPressure",
+        "KubeletHasInsufficientPID",
+        "kubelet has insufficient PID available",
+        "KubeletHasSufficientPID",
+        "kubelet has sufficient PID available",
+    ),
 ];
 
 fn conditions(
@@ -184,7 +198,11 @@ fn conditions(
         Err(e) => Err(format!("container runtime is down: {}", e.message())),
         Ok(status) => {
             let bad = status.iter().flat_map(|s| &s.conditions).filter(|c| !c.status);
-            let texts: Vec<String> = bad.map(|c| format!("container runtime network not ready: {}={} reason:{} message:{}", c.r#type, c.status, c.reason, c.message)).collect();
+            let texts: Vec<String> = bad
+                .map(|c| {
+                    format!("container runtime network not ready: {}={} reason:{} message:{}", c.r#type, c.status, c.reason, c.message)
+                })
+                .collect();
             if texts.is_empty() { Ok(()) } else { Err(texts.join(", ")) }
         }
     };

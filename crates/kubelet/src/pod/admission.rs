@@ -239,7 +239,10 @@ mod tests {
         assert_eq!(admit(&big, &[], &offer()), Ok(()));
         let none = Arc::new(pod(json!({})));
         let (reason, message) = admit(&pod(json!({})), &[none.clone(), none.clone(), none], &offer()).unwrap_err();
-        assert_eq!((reason.as_str(), message.as_str()), ("OutOfpods", "Node didn't have enough resource: pods, requested: 1, used: 3, capacity: 3"));
+        assert_eq!(
+            (reason.as_str(), message.as_str()),
+            ("OutOfpods", "Node didn't have enough resource: pods, requested: 1, used: 3, capacity: 3")
+        );
     }
 
     #[test]
@@ -257,7 +260,8 @@ mod tests {
             let pod = pod(json!({"initContainers": inits, "containers": [{"name": "c", "resources": cpu("300m")}]}));
             assert_eq!(requested(&pod, "cpu"), expected, "{inits}");
         }
-        let whole = pod(json!({"resources": cpu("1"), "overhead": {"cpu": "50m"}, "containers": [{"name": "c", "resources": cpu("300m")}]}));
+        let whole =
+            pod(json!({"resources": cpu("1"), "overhead": {"cpu": "50m"}, "containers": [{"name": "c", "resources": cpu("300m")}]}));
         assert_eq!(requested(&whole, "cpu"), 1050);
     }
 
@@ -314,9 +318,9 @@ mod tests {
         let mut burstable = pod(json!({}));
         burstable.status = serde_json::from_value(json!({"qosClass": "Burstable"})).unwrap();
         let refused = Some("Evicted".to_owned());
-        for (pod, at_memory, at_disk) in [
-            (&best_effort, &refused, &refused), (&tolerant, &None, &refused), (&critical, &None, &None), (&burstable, &None, &refused),
-        ] {
+        for (pod, at_memory, at_disk) in
+            [(&best_effort, &refused, &refused), (&tolerant, &None, &refused), (&critical, &None, &None), (&burstable, &None, &refused)]
+        {
             assert_eq!((&reason(pod, &[], &memory), &reason(pod, &[], &disk)), (at_memory, at_disk));
         }
         assert_eq!(admit(&best_effort, &[], &memory).unwrap_err().1, "The node had condition: [MemoryPressure]. ");

@@ -6,8 +6,8 @@ use super::plan::Why;
 use super::spec::ContainerSpec;
 use super::{container_reference, title};
 use crate::hooks;
-use crate::logs::links;
 use crate::images::{self, Puller};
+use crate::logs::links;
 use crate::make::container::{Inputs, VolumeSource};
 use crate::make::env::{Lookup, references};
 use crate::make::{container, dns, resources, sandbox};
@@ -43,7 +43,9 @@ pub async fn prepare(node: &Shared, pod: &Pod) -> Result<Volumes, String> {
     let (name, namespace) = (pod.metadata.name.as_deref().unwrap_or_default(), pod.metadata.namespace.as_deref().unwrap_or_default());
     let directories = [node.config.pod_dir(uid), node.config.log_dir(namespace, name, uid)];
     for directory in &directories {
-        tokio::fs::create_dir_all(directory).await.map_err(|e| format!("error making pod data directories: {}: {e}", directory.display()))?;
+        tokio::fs::create_dir_all(directory)
+            .await
+            .map_err(|e| format!("error making pod data directories: {}: {e}", directory.display()))?;
     }
     node.cgroups.ensure_pod(pod).map_err(|e| {
         let message = format!("unable to ensure pod cgroup: {e}");
@@ -152,8 +154,14 @@ impl Start {
         let attempt = sandbox.metadata.as_ref().map_or(0, |m| m.attempt);
         let sandbox_config = sandbox::config(&self.pod, attempt, &self.node.config, &self.node.host_resolv());
         let node = &self.node;
-        let puller =
-            Puller { cri: &node.cri, client: &node.client, recorder: &node.recorder, pod: &self.pod, about: about.clone(), sandbox: &sandbox_config };
+        let puller = Puller {
+            cri: &node.cri,
+            client: &node.client,
+            recorder: &node.recorder,
+            pod: &self.pod,
+            about: about.clone(),
+            sandbox: &sandbox_config,
+        };
         let refused = |e: images::PullError| StartError { reason: e.reason.into(), message: e.message };
         let volumes = self.image_volumes(&puller).await.map_err(refused)?;
         let image = puller.ensure(&self.spec.fields).await.map_err(refused)?;
@@ -211,7 +219,12 @@ impl Start {
         Ok(volumes)
     }
 
-    async fn config(&self, sandbox: &cri::PodSandboxStatus, image: &cri::Image, volumes: &Volumes) -> Result<cri::ContainerConfig, StartError> {
+    async fn config(
+        &self,
+        sandbox: &cri::PodSandboxStatus,
+        image: &cri::Image,
+        volumes: &Volumes,
+    ) -> Result<cri::ContainerConfig, StartError> {
         let refuse = |message: String| error("CreateContainerConfigError", &message);
         let ips = ips_of(sandbox);
         let lookup = self.lookup(ips.clone()).await.map_err(refuse)?;
@@ -269,7 +282,8 @@ impl Start {
 
     async fn post_start(&self, sandbox: &cri::PodSandboxStatus, id: &str) -> Result<(), StartError> {
         let Some(hook) = self.spec.fields.lifecycle.as_ref().and_then(|l| l.post_start.clone()) else { return Ok(()) };
-        let target = hooks::Target { node: &self.node, container_id: id, container: &self.spec.fields, pod_ip: ips_of(sandbox).into_iter().next() };
+        let target =
+            hooks::Target { node: &self.node, container_id: id, container: &self.spec.fields, pod_ip: ips_of(sandbox).into_iter().next() };
         if let Err(e) = hooks::run(&hook, &target).await {
             let about = container_reference(&self.pod, &self.spec.name);
             self.node.recorder.event(about, Warning, "FailedPostStartHook", format!("PostStartHook failed: {e}"));
@@ -289,7 +303,10 @@ fn error(reason: &str, message: &str) -> StartError {
 /// The addresses of a sandbox.
 pub fn ips_of(sandbox: &cri::PodSandboxStatus) -> Vec<String> {
     let network = sandbox.network.iter();
-    network.flat_map(|n| std::iter::once(n.ip.clone()).chain(n.additional_ips.iter().map(|a| a.ip.clone()))).filter(|ip| !ip.is_empty()).collect()
+    network
+        .flat_map(|n| std::iter::once(n.ip.clone()).chain(n.additional_ips.iter().map(|a| a.ip.clone())))
+        .filter(|ip| !ip.is_empty())
+        .collect()
 }
 
 /// Seconds that a pod's containers get to stop.
@@ -299,7 +316,14 @@ pub fn grace_of(pod: &Pod) -> i64 {
 }
 
 /// Runs preStop, then stops the container within the grace that is left.
-pub async fn kill(node: Arc<Shared>, pod: Arc<Pod>, spec: Option<ContainerSpec>, target: Container, grace: Option<i64>, why: Why) -> Result<(), String> {
+pub async fn kill(
+    node: Arc<Shared>,
+    pod: Arc<Pod>,
+    spec: Option<ContainerSpec>,
+    target: Container,
+    grace: Option<i64>,
+    why: Why,
+) -> Result<(), String> {
     let about = container_reference(&pod, &target.name);
     let message = match &why {
         Why::PodTerminating | Why::PodCompleted => format!("Stopping container {}", target.name),

@@ -64,10 +64,8 @@ impl Case {
             Is::Exited(code) => (ContainerState::ContainerExited, code),
         };
         let hash = containers_of(&self.pod).iter().find(|s| s.name == name).map(|s| s.hash.clone()).unwrap_or_default();
-        let annotations = BTreeMap::from([
-            (annotations::HASH.to_owned(), hash),
-            (annotations::RESTART_COUNT.to_owned(), restarts.to_string()),
-        ]);
+        let annotations =
+            BTreeMap::from([(annotations::HASH.to_owned(), hash), (annotations::RESTART_COUNT.to_owned(), restarts.to_string())]);
         if matches!(is, Is::Running | Is::Starting) {
             self.health.insert(id.clone(), Health { started: matches!(is, Is::Running), failed: None });
         }
@@ -194,7 +192,12 @@ fn init_containers_run_one_by_one_and_sidecars_stay_beside_the_rest() {
 #[test]
 fn the_restart_policy_says_what_follows_an_exit() {
     for (policy, code, again) in [
-        ("Always", 0, true), ("Always", 1, true), ("OnFailure", 0, false), ("OnFailure", 1, true), ("Never", 0, false), ("Never", 1, false),
+        ("Always", 0, true),
+        ("Always", 1, true),
+        ("OnFailure", 0, false),
+        ("OnFailure", 1, true),
+        ("Never", 0, false),
+        ("Never", 1, false),
     ] {
         let case = one(policy).with("c", Is::Exited(code));
         let expected: &[&str] = if again { &["start c 1"] } else { &["stop box"] };
@@ -212,10 +215,14 @@ fn a_containers_own_rules_come_before_the_policy() {
     check("not listed", with_rules("Never", "In").with("c", Is::Exited(41)), &["stop box"]);
     check("all but the listed", with_rules("Never", "NotIn").with("c", Is::Exited(41)), &["start c 1"]);
     check("the container's policy", with_rules("OnFailure", "In").with("c", Is::Exited(1)), &["start c 1"]);
-    check("one done, the other goes on", {
-        let spec = json!({"restartPolicy": "Never", "containers": [{"name": "a"}, {"name": "b", "restartPolicy": "Always"}]});
-        case(spec).with("a", Is::Exited(0)).with("b", Is::Running)
-    }, &[]);
+    check(
+        "one done, the other goes on",
+        {
+            let spec = json!({"restartPolicy": "Never", "containers": [{"name": "a"}, {"name": "b", "restartPolicy": "Always"}]});
+            case(spec).with("a", Is::Exited(0)).with("b", Is::Running)
+        },
+        &[],
+    );
 }
 
 #[test]
@@ -313,7 +320,8 @@ fn a_finished_pod_ends_its_sidecars_and_gives_everything_back() {
             .with("c", Is::Exited(0))
     };
     check("the sidecar is not needed any more", done(), &["kill s - PodCompleted"]);
-    let failed = case(json!({"restartPolicy": "Never", "initContainers": [{"name": "i"}], "containers": [{"name": "c"}]})).with("i", Is::Exited(1));
+    let failed =
+        case(json!({"restartPolicy": "Never", "initContainers": [{"name": "i"}], "containers": [{"name": "c"}]})).with("i", Is::Exited(1));
     check("an init container that failed for good", failed, &["stop box"]);
 }
 
@@ -328,10 +336,7 @@ fn after_a_restart_of_the_kubelet_a_running_pod_is_only_prepared_again() {
 
 #[test]
 fn of_dead_instances_the_last_two_are_kept() {
-    let case = one("Always")
-        .instance(BOX, "c", 0, Is::Exited(1))
-        .instance(BOX, "c", 1, Is::Exited(1))
-        .instance(BOX, "c", 2, Is::Running);
+    let case = one("Always").instance(BOX, "c", 0, Is::Exited(1)).instance(BOX, "c", 1, Is::Exited(1)).instance(BOX, "c", 2, Is::Running);
     check("the oldest goes", case, &["remove c-0@box"]);
     let mut boxes = one("Always").with("c", Is::Running);
     boxes.observed.sandboxes.push(sandbox("old", 0, false));
@@ -340,7 +345,10 @@ fn of_dead_instances_the_last_two_are_kept() {
 
 #[test]
 fn ephemeral_containers_start_beside_the_others_and_never_again() {
-    let debugged = || case(json!({"containers": [{"name": "c"}], "ephemeralContainers": [{"name": "d", "targetContainerName": "c"}]})).with("c", Is::Running);
+    let debugged = || {
+        case(json!({"containers": [{"name": "c"}], "ephemeralContainers": [{"name": "d", "targetContainerName": "c"}]}))
+            .with("c", Is::Running)
+    };
     check("added", debugged(), &["start d 0"]);
     check("ended", debugged().with("d", Is::Exited(1)), &[]);
 }

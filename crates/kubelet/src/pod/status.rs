@@ -142,7 +142,8 @@ fn container_status(facts: &Facts<'_>, spec: &ContainerSpec, all: &[ContainerSpe
     if let Some(image) = instance.status.image.as_ref().filter(|i| !i.image.is_empty()) {
         status.image = image.image.clone();
     }
-    status.image_id = if instance.status.image_ref.is_empty() { instance.status.image_id.clone() } else { instance.status.image_ref.clone() };
+    status.image_id =
+        if instance.status.image_ref.is_empty() { instance.status.image_id.clone() } else { instance.status.image_ref.clone() };
     status.user = user(instance);
     status.last_state = previous.filter(|p| p.state() == State::ContainerExited).map(|p| ended_state(facts, p));
     match instance.state() {
@@ -390,9 +391,11 @@ fn initialized(specs: &[ContainerSpec], status: &PodStatus, phase: &str) -> Verd
     if phase == "Succeeded" {
         return Verdict::yes("PodCompleted");
     }
-    let main_began = status.container_statuses.iter().flatten().any(|c| {
-        c.last_state.is_some() || c.state.as_ref().is_some_and(|s| s.running.is_some() || s.terminated.is_some())
-    });
+    let main_began = status
+        .container_statuses
+        .iter()
+        .flatten()
+        .any(|c| c.last_state.is_some() || c.state.as_ref().is_some_and(|s| s.running.is_some() || s.terminated.is_some()));
     if main_began {
         return Verdict::yes("");
     }

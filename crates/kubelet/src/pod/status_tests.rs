@@ -62,7 +62,8 @@ impl World {
             self.started.insert(id.clone());
         }
         let annotations = BTreeMap::from([(annotations::RESTART_COUNT.to_owned(), restarts.to_string())]);
-        let status = cri::ContainerStatus { id, state: state.into(), exit_code, annotations, started_at: 1, finished_at: 2, ..Default::default() };
+        let status =
+            cri::ContainerStatus { id, state: state.into(), exit_code, annotations, started_at: 1, finished_at: 2, ..Default::default() };
         self.observed.containers.insert(0, Container { name: name.into(), sandbox: "box".into(), status });
         self
     }
@@ -174,7 +175,10 @@ fn a_verdict_makes_the_pod_failed_with_its_reason() {
     let mut world = one("Always").with("c", 0, Is::Exited(137));
     world.verdict = verdict;
     let status = world.status();
-    assert_eq!((status.phase.as_deref(), status.reason.as_deref(), status.message.as_deref()), (Some("Failed"), Some("Evicted"), Some("low on memory")));
+    assert_eq!(
+        (status.phase.as_deref(), status.reason.as_deref(), status.message.as_deref()),
+        (Some("Failed"), Some("Evicted"), Some("low on memory"))
+    );
     assert_eq!(world.condition("DisruptionTarget"), ("True".into(), "TerminationByKubelet".into()));
     let mut refused = one("Always").ended();
     refused.verdict = Some(("OutOfcpu".into(), "Pod was rejected".into()));
@@ -273,7 +277,9 @@ fn what_probes_had_found_out_is_carried_over_for_the_same_instances_only() {
 #[test]
 fn sidecars_count_for_readiness_and_keep_a_finished_pod_running_while_they_wind_down() {
     let with_sidecar = || {
-        world(json!({"restartPolicy": "Never", "initContainers": [{"name": "s", "restartPolicy": "Always"}], "containers": [{"name": "c"}]}))
+        world(
+            json!({"restartPolicy": "Never", "initContainers": [{"name": "s", "restartPolicy": "Always"}], "containers": [{"name": "c"}]}),
+        )
     };
     assert_eq!(with_sidecar().with("s", 0, Is::Unready).with("c", 0, Is::Up).condition("Ready").0, "False");
     assert_eq!(with_sidecar().with("s", 0, Is::Up).with("c", 0, Is::Exited(0)).phase(), "Running");

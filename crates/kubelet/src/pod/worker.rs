@@ -180,7 +180,12 @@ impl Worker {
 
     /// Gone from the API, dead and cleared away.
     fn over(&self) -> bool {
-        self.gone && self.looked && !self.look_again && self.steps.is_empty() && !self.remains && self.observed.sandboxes.is_empty()
+        self.gone
+            && self.looked
+            && !self.look_again
+            && self.steps.is_empty()
+            && !self.remains
+            && self.observed.sandboxes.is_empty()
             && self.observed.containers.is_empty()
     }
 
@@ -509,7 +514,9 @@ impl Worker {
                 self.volumes = None;
                 self.spawn(Step::Pod(PodStep::Reclaim), async move { Outcome::Reclaimed(ops::reclaim(&node, &pod).await) });
             }
-            Action::RemoveContainer { id } => self.spawn(Step::Remove, async move { Outcome::Done(ops::remove_container(&node, id).await) }),
+            Action::RemoveContainer { id } => {
+                self.spawn(Step::Remove, async move { Outcome::Done(ops::remove_container(&node, id).await) })
+            }
             Action::RemoveSandbox { id } => self.spawn(Step::Remove, async move { Outcome::Done(ops::remove_sandbox(&node, id).await) }),
             Action::Start { name, restarts } => self.start_container(name, restarts),
             Action::Kill { name, id, grace, why } => self.kill_container(name, &id, grace, why),
@@ -606,7 +613,8 @@ impl Worker {
         if wanted && reported && !self.deleted && self.retry_due() && !self.underway(|s| matches!(s, Step::Delete | Step::Status)) {
             let (client, meta) = (self.node.client.clone(), self.pod.metadata.clone());
             self.spawn(Step::Delete, async move {
-                let options = DeleteOptions { grace_period_seconds: Some(0), ..DeleteOptions::of_uid(meta.uid.as_deref().unwrap_or_default()) };
+                let options =
+                    DeleteOptions { grace_period_seconds: Some(0), ..DeleteOptions::of_uid(meta.uid.as_deref().unwrap_or_default()) };
                 let (namespace, name) = (meta.namespace.unwrap_or_default(), meta.name.unwrap_or_default());
                 Outcome::Deleted(client.delete::<Pod>(&namespace, &name, &options).await)
             });

@@ -77,7 +77,9 @@ impl Auth {
             return subject(certificate);
         }
         let token = headers.get(header::AUTHORIZATION)?.to_str().ok()?.strip_prefix("Bearer ")?.trim().to_owned();
-        if let Some((user, until)) = self.tokens.lock().get(&token) && *until > Instant::now() {
+        if let Some((user, until)) = self.tokens.lock().get(&token)
+            && *until > Instant::now()
+        {
             return user.clone();
         }
         let user = self.review(&token).await.inspect_err(|e| tracing::warn!("token review: {e}")).ok()?;
@@ -101,7 +103,9 @@ impl Auth {
     /// Whether the user may do this to the node.
     pub async fn allowed(&self, user: &User, wanted: &Wanted) -> Result<bool> {
         let key = (user.clone(), wanted.clone());
-        if let Some((allowed, until)) = self.decisions.lock().get(&key) && *until > Instant::now() {
+        if let Some((allowed, until)) = self.decisions.lock().get(&key)
+            && *until > Instant::now()
+        {
             return Ok(*allowed);
         }
         let mut allowed = false;

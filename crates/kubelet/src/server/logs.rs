@@ -71,7 +71,9 @@ pub async fn serve(node: &Arc<Shared>, namespace: &str, pod: &str, container: &s
     let instance = match choose(&observed, container, previous) {
         Some(instance) => instance.clone(),
         None if previous => return text(400, format!("previous terminated container {container:?} in pod {pod:?} not found")),
-        None => return text(400, format!("container {container:?} in pod {pod:?} is waiting to start: {}", waiting_reason(&found, container))),
+        None => {
+            return text(400, format!("container {container:?} in pod {pod:?} is waiting to start: {}", waiting_reason(&found, container)));
+        }
     };
     stream(node.clone(), uid, instance, wanted)
 }

@@ -101,19 +101,35 @@ async fn start_times(node: &Shared, out: &mut String) {
 /// Results of probes.
 pub fn probes(node: &Shared) -> Answer {
     let mut out = String::new();
-    head(&mut out, "prober_probe_total", "counter", "[BETA] Cumulative number of a liveness, readiness or startup probe for a container by result.");
+    head(
+        &mut out,
+        "prober_probe_total",
+        "counter",
+        "[BETA] Cumulative number of a liveness, readiness or startup probe for a container by result.",
+    );
     for (key, count) in node.probed.all() {
         let result = if key.healthy { "successful" } else { "failed" };
         let labels = [
-            ("container", key.container.as_str()), ("namespace", &key.namespace), ("pod", &key.pod), ("pod_uid", &key.pod_uid),
-            ("probe_type", key.kind.as_str()), ("result", result),
+            ("container", key.container.as_str()),
+            ("namespace", &key.namespace),
+            ("pod", &key.pod),
+            ("pod_uid", &key.pod_uid),
+            ("probe_type", key.kind.as_str()),
+            ("result", result),
         ];
         line(&mut out, "prober_probe_total", &labels, count as f64);
     }
     answer(out)
 }
 
-fn per_container(out: &mut String, name: &str, kind: &str, help: &str, stats: &[cri::ContainerStats], read: &dyn Fn(&cri::ContainerStats) -> Option<f64>) {
+fn per_container(
+    out: &mut String,
+    name: &str,
+    kind: &str,
+    help: &str,
+    stats: &[cri::ContainerStats],
+    read: &dyn Fn(&cri::ContainerStats) -> Option<f64>,
+) {
     let mut pods: BTreeMap<(String, String), f64> = BTreeMap::new();
     let full = format!("container_{name}");
     head(out, &full, kind, &format!("[STABLE] {help}"));
@@ -136,7 +152,9 @@ pub async fn cadvisor(node: &Shared) -> Answer {
     let stats = containers(node).await.unwrap_or_default();
     type Read = fn(&cri::ContainerStats) -> Option<f64>;
     let series: [(&str, &str, Read); 4] = [
-        ("container_cpu_usage_seconds_total", "counter", |s| s.cpu.as_ref().and_then(|c| value(&c.usage_core_nano_seconds)).map(|n| n / 1e9)),
+        ("container_cpu_usage_seconds_total", "counter", |s| {
+            s.cpu.as_ref().and_then(|c| value(&c.usage_core_nano_seconds)).map(|n| n / 1e9)
+        }),
         ("container_memory_working_set_bytes", "gauge", |s| s.memory.as_ref().and_then(|m| value(&m.working_set_bytes))),
         ("container_memory_rss", "gauge", |s| s.memory.as_ref().and_then(|m| value(&m.rss_bytes))),
         ("container_fs_usage_bytes", "gauge", |s| s.writable_layer.as_ref().and_then(|w| value(&w.used_bytes))),
@@ -147,7 +165,12 @@ pub async fn cadvisor(node: &Shared) -> Answer {
             let (Some(attributes), Some(value)) = (&stats.attributes, read(stats)) else { continue };
             let names = names(&attributes.labels);
             let id = attributes.id.as_str();
-            line(&mut out, name, &[("container", &names["container"]), ("id", id), ("namespace", &names["namespace"]), ("pod", &names["pod"])], value);
+            line(
+                &mut out,
+                name,
+                &[("container", &names["container"]), ("id", id), ("namespace", &names["namespace"]), ("pod", &names["pod"])],
+                value,
+            );
         }
     }
     answer(out)

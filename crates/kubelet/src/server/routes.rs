@@ -68,7 +68,9 @@ pub async fn route(request: Request<Incoming>, node: Arc<Shared>) -> Answer {
         ["stats", "summary"] => stats::summary(&node).await,
         ["pods"] => pods(&node),
         ["containerLogs", namespace, pod, container] => logs::serve(&node, namespace, pod, container, &query).await,
-        ["exec", namespace, pod, container] | ["exec", namespace, pod, _, container] => exec(request, &node, namespace, pod, container, &query).await,
+        ["exec", namespace, pod, container] | ["exec", namespace, pod, _, container] => {
+            exec(request, &node, namespace, pod, container, &query).await
+        }
         ["attach", namespace, pod, container] | ["attach", namespace, pod, _, container] => {
             attach(request, &node, namespace, pod, container, &query).await
         }
@@ -89,7 +91,8 @@ fn pods(node: &Shared) -> Answer {
 /// The running instance of a container, or the answer that says why there is none.
 async fn running(node: &Shared, namespace: &str, pod: &str, container: &str) -> Result<Container, Answer> {
     let found = node.pod(namespace, pod).ok_or_else(|| text(404, format!("pod does not exist: {namespace}/{pod}")))?;
-    let observed = node.cri.observe(found.metadata.uid.as_deref().unwrap_or_default()).await.map_err(|e| text(500, e.message().to_owned()))?;
+    let observed =
+        node.cri.observe(found.metadata.uid.as_deref().unwrap_or_default()).await.map_err(|e| text(500, e.message().to_owned()))?;
     let instance = observed.latest(container).filter(|c| c.running()).cloned();
     instance.ok_or_else(|| text(500, format!("container not found ({container:?})")))
 }

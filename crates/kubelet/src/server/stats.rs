@@ -50,8 +50,13 @@ pub async fn summary(node: &Shared) -> Answer {
         let names = names(&attributes.labels);
         let reference = json!({"name": names["pod"], "namespace": names["namespace"], "uid": names["uid"]});
         let entry = pods.entry(names["uid"].clone()).or_insert_with(|| (reference, Vec::new()));
-        let rootfs = stats.writable_layer.as_ref().map(|w| json!({"time": time(w.timestamp), "usedBytes": number(&w.used_bytes), "inodesUsed": number(&w.inodes_used)}));
-        entry.1.push(json!({"name": names["container"], "cpu": cpu(stats.cpu.as_ref()), "memory": memory(stats.memory.as_ref()), "rootfs": rootfs}));
+        let rootfs = stats
+            .writable_layer
+            .as_ref()
+            .map(|w| json!({"time": time(w.timestamp), "usedBytes": number(&w.used_bytes), "inodesUsed": number(&w.inodes_used)}));
+        entry.1.push(
+            json!({"name": names["container"], "cpu": cpu(stats.cpu.as_ref()), "memory": memory(stats.memory.as_ref()), "rootfs": rootfs}),
+        );
     }
     let pods: Vec<Value> = pods.into_values().map(|(reference, containers)| pod(reference, containers)).collect();
     let (size, available) = filesystem(&node.config.root);

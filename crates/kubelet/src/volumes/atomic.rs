@@ -112,7 +112,8 @@ mod tests {
         assert!(write(root.path(), &payload(&[("a", "3")]), None).unwrap());
         assert_eq!(std::fs::read_to_string(root.path().join("a")).unwrap(), "3");
         assert!(!root.path().join("d").exists());
-        let versions = std::fs::read_dir(root.path()).unwrap().flatten().filter(|e| e.file_name().to_string_lossy().starts_with("..2")).count();
+        let versions =
+            std::fs::read_dir(root.path()).unwrap().flatten().filter(|e| e.file_name().to_string_lossy().starts_with("..2")).count();
         assert_eq!(versions, 1);
     }
 

@@ -97,7 +97,9 @@ impl Sources {
         }
         if let Some(source) = &volume.secret {
             let mode = source.default_mode.unwrap_or(DEFAULT_MODE);
-            return self.secret_files(source.secret_name.as_deref().unwrap_or_default(), source.optional, source.items.as_deref(), mode).await;
+            return self
+                .secret_files(source.secret_name.as_deref().unwrap_or_default(), source.optional, source.items.as_deref(), mode)
+                .await;
         }
         if let Some(source) = &volume.downward_api {
             return self.downward_files(source.items.as_deref().unwrap_or_default(), source.default_mode.unwrap_or(DEFAULT_MODE));
@@ -138,7 +140,13 @@ impl Sources {
         select(data, items, mode, optional == Some(true)).map_err(|key| format!("configmap references non-existent config key: {key}"))
     }
 
-    async fn secret_files(&mut self, name: &str, optional: Option<bool>, items: Option<&[KeyToPath]>, mode: i32) -> Result<Payload, String> {
+    async fn secret_files(
+        &mut self,
+        name: &str,
+        optional: Option<bool>,
+        items: Option<&[KeyToPath]>,
+        mode: i32,
+    ) -> Result<Payload, String> {
         let Some(secret) = self.secret(name).await else {
             return if optional == Some(true) { Ok(Payload::new()) } else { Err(format!("secret {name:?} not found")) };
         };
@@ -167,7 +175,8 @@ impl Sources {
     fn token_file(&self, text: String, mode: i32) -> File {
         let spec = self.pod.spec.as_ref();
         let of_pod = spec.and_then(|s| s.security_context.as_ref()).and_then(|c| c.run_as_user);
-        let each = spec.into_iter().flat_map(|s| s.containers.iter()).map(|c| c.security_context.as_ref().and_then(|c| c.run_as_user).or(of_pod));
+        let each =
+            spec.into_iter().flat_map(|s| s.containers.iter()).map(|c| c.security_context.as_ref().and_then(|c| c.run_as_user).or(of_pod));
         let users: Vec<Option<i64>> = each.collect();
         let same = users.first().copied().flatten().filter(|first| users.iter().all(|u| *u == Some(*first)));
         let restricted = super::fs_group(&self.pod).is_some() || same.is_some();
@@ -209,7 +218,8 @@ impl Sources {
                 "boundObjectRef": {"apiVersion": "v1", "kind": "Pod", "name": meta.name, "uid": meta.uid},
             },
         });
-        let answer: Value = self.context.client.request(Method::POST, &target, "", Some(&body)).await.map_err(|e| format!("failed to fetch token: {e}"))?;
+        let answer: Value =
+            self.context.client.request(Method::POST, &target, "", Some(&body)).await.map_err(|e| format!("failed to fetch token: {e}"))?;
         let text = answer["status"]["token"].as_str().ok_or("the answer to a token request has no token")?.to_owned();
         let expires: Option<Timestamp> = answer["status"]["expirationTimestamp"].as_str().and_then(|t| t.parse().ok());
         let lifetime = expires.map_or(3600, |e| e.as_second() - Timestamp::now().as_second()).max(1);

@@ -75,7 +75,8 @@ pub fn remove_tree(root: &Path) -> Result<(), String> {
         return Ok(());
     }
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").map_err(|e| format!("/proc/self/mountinfo: {e}"))?;
-    let mut below: Vec<PathBuf> = mounts.lines().filter_map(|l| l.split(' ').nth(4)).map(unescaped).filter(|p| p.starts_with(root)).collect();
+    let mut below: Vec<PathBuf> =
+        mounts.lines().filter_map(|l| l.split(' ').nth(4)).map(unescaped).filter(|p| p.starts_with(root)).collect();
     below.sort();
     for point in below.iter().rev() {
         umount2(point, MntFlags::MNT_DETACH).map_err(told(point))?;

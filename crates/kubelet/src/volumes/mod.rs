@@ -11,8 +11,8 @@ mod keeper;
 use crate::config::Config;
 use crate::make::container::VolumeSource;
 use crate::node::Capacity;
-use ferrokube_cri::v1 as cri;
 use ferrokube_client::{Caches, Client, Optional};
+use ferrokube_cri::v1 as cri;
 use files::Sources;
 use k8s_openapi::api::core::v1::{EmptyDirVolumeSource, PersistentVolume, PersistentVolumeClaim, Pod, Volume};
 use keeper::Keeper;
@@ -133,7 +133,8 @@ impl Volumes {
         let found = client.get::<PersistentVolumeClaim>(namespace, claim).await.optional().map_err(|e| e.to_string())?;
         let found = found.ok_or_else(|| format!("persistentvolumeclaim {claim:?} not found"))?;
         let volume = found.spec.and_then(|s| s.volume_name).filter(|v| !v.is_empty());
-        let volume = volume.ok_or_else(|| format!("PVC {namespace}/{claim} has non-bound phase (\"Pending\") or empty pvc.Spec.VolumeName (\"\")"))?;
+        let volume = volume
+            .ok_or_else(|| format!("PVC {namespace}/{claim} has non-bound phase (\"Pending\") or empty pvc.Spec.VolumeName (\"\")"))?;
         let spec = client.get::<PersistentVolume>("", &volume).await.map_err(|e| e.to_string())?.spec.unwrap_or_default();
         if let Some(source) = spec.host_path {
             return host::host_path(&source.path, source.type_.as_deref().unwrap_or_default());
@@ -180,5 +181,9 @@ pub(crate) fn safe_relative(path: &str) -> Result<&Path, String> {
     use std::path::Component;
     let relative = Path::new(path);
     let stays = relative.components().all(|c| matches!(c, Component::Normal(_)));
-    if stays && !path.is_empty() && !path.starts_with("..") { Ok(relative) } else { Err(format!("invalid path: {path:?} must be relative and not contain '..'")) }
+    if stays && !path.is_empty() && !path.starts_with("..") {
+        Ok(relative)
+    } else {
+        Err(format!("invalid path: {path:?} must be relative and not contain '..'"))
+    }
 }

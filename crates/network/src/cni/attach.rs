@@ -43,12 +43,10 @@ fn show(mac: Mac) -> String {
 pub fn add(conf: &NetConf, attachment: &Attachment) -> Result<Value> {
     let netns = open_netns(attachment)?;
     let address = reserve(conf, attachment)?;
-    connect(conf, attachment, &netns, address)
-        .and_then(|()| hostports::forward(address, &conf.port_mappings()))
-        .inspect_err(|_| {
-            // The first error is the one to report; what cannot be undone now, the runtime's DEL will.
-            let _ = del(conf, attachment);
-        })?;
+    connect(conf, attachment, &netns, address).and_then(|()| hostports::forward(address, &conf.port_mappings())).inspect_err(|_| {
+        // The first error is the one to report; what cannot be undone now, the runtime's DEL will.
+        let _ = del(conf, attachment);
+    })?;
     result(conf, attachment, address)
 }
 
@@ -241,11 +239,9 @@ pub fn collect_garbage(conf: &NetConf) -> Result<()> {
 fn open_netns(attachment: &Attachment) -> Result<File> {
     let path = attachment.netns.as_deref();
     let path = path.ok_or_else(|| CniError::new(code::INVALID_ENVIRONMENT, "CNI_NETNS is not set"))?;
-    netns::open(path)
-        .map_err(|e| CniError::new(code::IO_FAILURE, format!("open network namespace {}: {e}", path.display())))
+    netns::open(path).map_err(|e| CniError::new(code::IO_FAILURE, format!("open network namespace {}: {e}", path.display())))
 }
 
 fn inside<T: Send>(netns: &File, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-    netns::within(netns, work)
-        .map_err(|e| CniError::new(code::IO_FAILURE, format!("enter the pod's network namespace: {e}")))?
+    netns::within(netns, work).map_err(|e| CniError::new(code::IO_FAILURE, format!("enter the pod's network namespace: {e}")))?
 }

@@ -8,8 +8,8 @@ use super::config::PortMapping;
 use super::{CniError, Result, code};
 use crate::conntrack;
 use crate::nft::expr::{
-    Expr, FibKey, R0, R1, R4, R5, SetRef, addr_port, addr_proto_port, ct_status_dnat, is_local,
-    load_daddr, load_destination, load_proto_port, load_saddr, proto_port, saddr_in,
+    Expr, FibKey, R0, R1, R4, R5, SetRef, addr_port, addr_proto_port, ct_status_dnat, is_local, load_daddr, load_destination,
+    load_proto_port, load_saddr, proto_port, saddr_in,
 };
 use crate::nft::ruleset::{Op, Transaction};
 use crate::nft::{Data, Field, Hook, Kind, Nft, Rule, RuleSet, SetKind, TableName, diff};
@@ -88,27 +88,15 @@ fn table() -> RuleSet {
     out.set(BY_ADDRESS, &[Field::Ipv4, Field::Proto, Field::Port], SetKind::Map(vec![Field::Ipv4, Field::Port]));
     out.set(BY_PORT, &[Field::Proto, Field::Port], SetKind::Map(vec![Field::Ipv4, Field::Port]));
     out.set(HAIRPIN, &[Field::Ipv4, Field::Ipv4], SetKind::Plain);
-    let to_pod = |set: &str| {
-        [
-            Expr::Lookup { set: SetRef::Named(set.into()), sreg: R0, dreg: Some(R4) },
-            Expr::Dnat { addr: R4, port: R5 },
-        ]
-    };
+    let to_pod = |set: &str| [Expr::Lookup { set: SetRef::Named(set.into()), sreg: R0, dreg: Some(R4) }, Expr::Dnat { addr: R4, port: R5 }];
     let by_address: Rule = load_destination().into_iter().chain(to_pod(BY_ADDRESS)).collect();
-    let by_port: Rule =
-        is_local(FibKey::Destination).into_iter().chain(load_proto_port()).chain(to_pod(BY_PORT)).collect();
+    let by_port: Rule = is_local(FibKey::Destination).into_iter().chain(load_proto_port()).chain(to_pod(BY_PORT)).collect();
     out.base_chain("prerouting", Kind::Nat, Hook::Prerouting, DSTNAT, vec![by_address.clone(), by_port.clone()]);
     out.base_chain("output", Kind::Nat, Hook::Output, DSTNAT, vec![by_address, by_port]);
     // Two kinds of source cannot be answered as they are: the pod itself, and the node's loopback.
-    let hairpin = [
-        load_saddr(R0),
-        load_daddr(R1),
-        Expr::Lookup { set: SetRef::Named(HAIRPIN.into()), sreg: R0, dreg: None },
-    ];
+    let hairpin = [load_saddr(R0), load_daddr(R1), Expr::Lookup { set: SetRef::Named(HAIRPIN.into()), sreg: R0, dreg: None }];
     let loopback = saddr_in(crate::cidr::Cidr::new(Ipv4Addr::LOCALHOST, 8));
-    let masquerade = |matches: Vec<Expr>| -> Rule {
-        ct_status_dnat().into_iter().chain(matches).chain([Expr::Masquerade]).collect()
-    };
+    let masquerade = |matches: Vec<Expr>| -> Rule { ct_status_dnat().into_iter().chain(matches).chain([Expr::Masquerade]).collect() };
     let rules = vec![masquerade(hairpin.to_vec()), masquerade(loopback)];
     out.base_chain("postrouting", Kind::Nat, Hook::Postrouting, SRCNAT, rules);
     out
@@ -124,15 +112,13 @@ fn is_udp(mapping: &PortMapping) -> bool {
 
 fn protocol(mapping: &PortMapping) -> Result<u8> {
     let name = mapping.protocol.as_deref().unwrap_or("tcp");
-    crate::protocol_number(name)
-        .ok_or_else(|| CniError::new(code::INVALID_CONFIG, format!("unknown protocol {name:?} in portMappings")))
+    crate::protocol_number(name).ok_or_else(|| CniError::new(code::INVALID_CONFIG, format!("unknown protocol {name:?} in portMappings")))
 }
 
 fn host_ip(mapping: &PortMapping) -> Result<Option<Ipv4Addr>> {
     let Some(text) = mapping.host_ip.as_deref().filter(|t| !t.is_empty()) else { return Ok(None) };
-    let address: Ipv4Addr = text
-        .parse()
-        .map_err(|_| CniError::new(code::INVALID_CONFIG, format!("hostIP {text:?} in portMappings is no IPv4 address")))?;
+    let address: Ipv4Addr =
+        text.parse().map_err(|_| CniError::new(code::INVALID_CONFIG, format!("hostIP {text:?} in portMappings is no IPv4 address")))?;
     Ok(Some(address).filter(|a| !a.is_unspecified()))
 }
 
@@ -143,4 +129,3 @@ fn show(mappings: &[PortMapping]) -> String {
     };
     mappings.iter().map(one).collect::<Vec<_>>().join(", ")
 }
-

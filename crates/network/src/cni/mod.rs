@@ -12,8 +12,8 @@ pub mod config;
 pub mod hostports;
 pub mod ipam;
 
-pub use config::{conflist, install};
 use config::{Attachment, NetConf};
+pub use config::{conflist, install};
 use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::path::PathBuf;

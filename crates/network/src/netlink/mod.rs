@@ -9,9 +9,7 @@
 
 pub mod route;
 
-use nix::sys::socket::{
-    self, AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, setsockopt, sockopt,
-};
+use nix::sys::socket::{self, AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, setsockopt, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -246,8 +244,7 @@ impl Socket {
         const LINK_GROUP: u32 = 1;
         let socket = Self::open_in(SockProtocol::NetlinkRoute, LINK_GROUP)?;
         let patience = TimeVal::seconds(EVENT_PATIENCE_SECONDS);
-        setsockopt(&socket.fd, sockopt::ReceiveTimeout, &patience)
-            .map_err(|e| Error::new("set a receive timeout", io::Error::from(e)))?;
+        setsockopt(&socket.fd, sockopt::ReceiveTimeout, &patience).map_err(|e| Error::new("set a receive timeout", io::Error::from(e)))?;
         Ok(socket)
     }
 
@@ -276,8 +273,7 @@ impl Socket {
 
     fn open_in(protocol: SockProtocol, groups: u32) -> Result<Self> {
         let context = |e| Error::new("open a netlink socket", io::Error::from(e));
-        let fd = socket::socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol)
-            .map_err(context)?;
+        let fd = socket::socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol).map_err(context)?;
         socket::bind(fd.as_raw_fd(), &NetlinkAddr::new(0, groups)).map_err(context)?;
         Ok(Self { fd, seq: 0, buf: vec![0; 64 << 10] })
     }

@@ -139,21 +139,17 @@ impl Route {
     pub fn create_veth(&mut self, host: &VethEnd<'_>, pod: &VethEnd<'_>, mtu: u32, pod_ns: BorrowedFd<'_>) -> Result<()> {
         let mut message = Message::new(libc::RTM_NEWLINK, CREATE | EXCL).fixed(&ifinfo(0, 0, 0));
         let fd = pod_ns.as_raw_fd().cast_unsigned();
-        message
-            .attr_str(IFLA_IFNAME, host.name)
-            .attr(IFLA_ADDRESS, &host.mac)
-            .attr_u32(IFLA_MTU, mtu)
-            .nest(IFLA_LINKINFO, |m| {
-                m.attr_str(IFLA_INFO_KIND, "veth").nest(IFLA_INFO_DATA, |m| {
-                    m.nest(VETH_INFO_PEER, |m| {
-                        m.raw(&ifinfo(0, 0, 0))
-                            .attr_str(IFLA_IFNAME, pod.name)
-                            .attr(IFLA_ADDRESS, &pod.mac)
-                            .attr_u32(IFLA_MTU, mtu)
-                            .attr_u32(IFLA_NET_NS_FD, fd);
-                    });
+        message.attr_str(IFLA_IFNAME, host.name).attr(IFLA_ADDRESS, &host.mac).attr_u32(IFLA_MTU, mtu).nest(IFLA_LINKINFO, |m| {
+            m.attr_str(IFLA_INFO_KIND, "veth").nest(IFLA_INFO_DATA, |m| {
+                m.nest(VETH_INFO_PEER, |m| {
+                    m.raw(&ifinfo(0, 0, 0))
+                        .attr_str(IFLA_IFNAME, pod.name)
+                        .attr(IFLA_ADDRESS, &pod.mac)
+                        .attr_u32(IFLA_MTU, mtu)
+                        .attr_u32(IFLA_NET_NS_FD, fd);
                 });
             });
+        });
         self.0.request(format!("create veth pair {} - {}", host.name, pod.name), message)
     }
 

@@ -259,37 +259,23 @@ pub fn mark_bit(bit: u32, op: Cmp) -> [Expr; 3] {
 
 fn bits(load: Expr, bits: u32, op: Cmp) -> [Expr; 3] {
     let mask = bits.to_ne_bytes().to_vec();
-    [
-        load,
-        Expr::Bitwise { sreg: R0, dreg: R0, mask, xor: vec![0; 4] },
-        Expr::Cmp { op, sreg: R0, value: vec![0; 4] },
-    ]
+    [load, Expr::Bitwise { sreg: R0, dreg: R0, mask, xor: vec![0; 4] }, Expr::Cmp { op, sreg: R0, value: vec![0; 4] }]
 }
 
 /// `meta mark set (mark & ~clear) ^ flip`.
 pub fn change_mark(clear: u32, flip: u32) -> [Expr; 3] {
     let (mask, xor) = ((!clear).to_ne_bytes().to_vec(), flip.to_ne_bytes().to_vec());
-    [
-        Expr::Meta { key: Meta::Mark, dreg: R0 },
-        Expr::Bitwise { sreg: R0, dreg: R0, mask, xor },
-        Expr::MetaSet { key: Meta::Mark, sreg: R0 },
-    ]
+    [Expr::Meta { key: Meta::Mark, dreg: R0 }, Expr::Bitwise { sreg: R0, dreg: R0, mask, xor }, Expr::MetaSet { key: Meta::Mark, sreg: R0 }]
 }
 
 /// `fib saddr|daddr type local`.
 pub fn is_local(key: FibKey) -> [Expr; 2] {
-    [
-        Expr::FibType { key, dreg: R0 },
-        Expr::Cmp { op: Cmp::Eq, sreg: R0, value: RTN_LOCAL.to_ne_bytes().to_vec() },
-    ]
+    [Expr::FibType { key, dreg: R0 }, Expr::Cmp { op: Cmp::Eq, sreg: R0, value: RTN_LOCAL.to_ne_bytes().to_vec() }]
 }
 
 /// `iif != INDEX` / `iif INDEX`.
 pub fn in_interface(op: Cmp, index: u32) -> [Expr; 2] {
-    [
-        Expr::Meta { key: Meta::InInterface, dreg: R0 },
-        Expr::Cmp { op, sreg: R0, value: index.to_ne_bytes().to_vec() },
-    ]
+    [Expr::Meta { key: Meta::InInterface, dreg: R0 }, Expr::Cmp { op, sreg: R0, value: index.to_ne_bytes().to_vec() }]
 }
 
 /// `reject with tcp reset` for TCP.

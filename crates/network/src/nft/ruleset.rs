@@ -161,9 +161,7 @@ impl RuleSet {
             }
             Op::DeleteElements(name, keys) => {
                 let set = self.sets.get_mut(name).ok_or_else(|| format!("no set {name}"))?;
-                keys.iter().try_for_each(|key| {
-                    set.elements.remove(key).map(drop).ok_or_else(|| format!("no element in {name}"))
-                })
+                keys.iter().try_for_each(|key| set.elements.remove(key).map(drop).ok_or_else(|| format!("no element in {name}")))
             }
             Op::FlushChain(name) => self.set_rules(name, Vec::new()),
             Op::AddRules(name, chain) => self.set_rules(name, chain.rules.clone()),
@@ -241,7 +239,7 @@ fn push_some<T>(ops: &mut Vec<Op>, items: Vec<T>, op: impl FnOnce(Vec<T>) -> Op)
 
 #[cfg(test)]
 mod tests {
-    use super::super::expr::{goto, load_saddr, R0};
+    use super::super::expr::{R0, goto, load_saddr};
     use super::*;
     use proptest::prelude::*;
 

@@ -1,6 +1,6 @@
 //! Models to netlink bytes, and the socket that carries them.
 
-use super::expr::{Base, Cmp, Expr, Field, FibKey, Meta, Reg, Reject, Rule, SetRef, Verdict};
+use super::expr::{Base, Cmp, Expr, FibKey, Field, Meta, Reg, Reject, Rule, SetRef, Verdict};
 use super::ruleset::{Data, Hook, Kind, Op, SetKind, SetSpec, Transaction};
 use crate::netlink::{ACK, APPEND, Attrs, CREATE, Error, Message, Result, Socket, read_str};
 
@@ -150,9 +150,9 @@ impl Nft {
         let mut batch = writer.out;
         batch.push(batch_message(BATCH_END));
         let operations = batch.len() - 2;
-        self.socket.batch(batch).map_err(|(index, source)| {
-            Error::new(format!("nftables table {}: operation {index} of {operations}", table.0), source)
-        })
+        self.socket
+            .batch(batch)
+            .map_err(|(index, source)| Error::new(format!("nftables table {}: operation {index} of {operations}", table.0), source))
     }
 }
 
@@ -210,10 +210,13 @@ impl Writer {
                 m.attr_be32(1, hook as u32).attr_be32(2, priority.cast_unsigned());
             });
             message.attr_be32(5, libc::NF_ACCEPT.cast_unsigned());
-            message.attr_str(7, match kind {
-                Kind::Filter => "filter",
-                Kind::Nat => "nat",
-            });
+            message.attr_str(
+                7,
+                match kind {
+                    Kind::Filter => "filter",
+                    Kind::Nat => "nat",
+                },
+            );
         }
         self.out.push(message);
     }
@@ -279,8 +282,8 @@ impl Writer {
     }
 
     fn inline_set(&mut self, expr: &Expr) -> Option<u32> {
-        let (Expr::Lookup { set: SetRef::Inline(spec, elements), .. }
-        | Expr::VerdictMap { set: SetRef::Inline(spec, elements), .. }) = expr
+        let (Expr::Lookup { set: SetRef::Inline(spec, elements), .. } | Expr::VerdictMap { set: SetRef::Inline(spec, elements), .. }) =
+            expr
         else {
             return None;
         };
@@ -356,10 +359,13 @@ fn expression(m: &mut Message, expr: &Expr, inline: Option<u32>) {
         m.attr_str(1, name).nest(2, |m| fill(m));
     };
     let lookup = |m: &mut Message, set: &SetRef, sreg: Reg| {
-        m.attr_str(1, match set {
-            SetRef::Named(name) => name,
-            SetRef::Inline(..) => INLINE_NAME,
-        });
+        m.attr_str(
+            1,
+            match set {
+                SetRef::Named(name) => name,
+                SetRef::Inline(..) => INLINE_NAME,
+            },
+        );
         m.attr_be32(2, sreg.0);
         if let Some(id) = inline {
             m.attr_be32(4, id);

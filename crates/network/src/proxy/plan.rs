@@ -9,9 +9,9 @@ use super::service::{self, Endpoint, NodeFacts, Port};
 use crate::cidr::Cidr;
 use crate::conntrack::End;
 use crate::nft::expr::{
-    Cmp, Expr, Field, FibKey, R0, R1, R4, R5, R8, Rule, SetRef, Verdict, addr_port, addr_proto_port,
-    change_mark, ct_state_invalid, ct_state_new, daddr_is, goto, is_local, jump, load_daddr, load_destination, load_proto_port, load_saddr,
-    mark_bit, proto_port, reject_other, reject_tcp, saddr_in, saddr_not_in,
+    Cmp, Expr, FibKey, Field, R0, R1, R4, R5, R8, Rule, SetRef, Verdict, addr_port, addr_proto_port, change_mark, ct_state_invalid,
+    ct_state_new, daddr_is, goto, is_local, jump, load_daddr, load_destination, load_proto_port, load_saddr, mark_bit, proto_port,
+    reject_other, reject_tcp, saddr_in, saddr_not_in,
 };
 use crate::nft::{Chain, Data, Hook, Kind, RuleSet, SetKind, SetSpec};
 use k8s_openapi::api::core::v1::Service;
@@ -114,8 +114,7 @@ fn skeleton() -> RuleSet {
     out.set(HAIRPIN, &[Field::Ipv4, Field::Ipv4], SetKind::Plain);
 
     let by_destination = |map: &str| rule(load_destination(), [vmap(map)]);
-    let by_node_port =
-        |map: &str| rule(is_local(FibKey::Destination), load_proto_port().into_iter().chain([vmap(map)]));
+    let by_node_port = |map: &str| rule(is_local(FibKey::Destination), load_proto_port().into_iter().chain([vmap(map)]));
     out.chain("services", vec![by_destination(SERVICE_IPS), by_node_port(SERVICE_NODEPORTS)]);
     out.chain("service-endpoints-check", vec![by_destination(NO_ENDPOINT_SERVICES)]);
     out.chain("nodeport-endpoints-check", vec![by_node_port(NO_ENDPOINT_NODEPORTS)]);
@@ -177,8 +176,7 @@ pub fn fragment(service: &Service, slices: &[EndpointSlice], node: &NodeFacts, s
     }
     let health_port = service.spec.as_ref().and_then(|s| s.health_check_node_port);
     if let Some(health_port) = health_port.and_then(|p| u16::try_from(p).ok()).filter(|p| *p > 0) {
-        let local: BTreeSet<_> =
-            ports.iter().flat_map(|p| p.endpoints.iter().filter(|e| e.local && e.ready)).map(|e| e.address).collect();
+        let local: BTreeSet<_> = ports.iter().flat_map(|p| p.endpoints.iter().filter(|e| e.local && e.ready)).map(|e| e.address).collect();
         out.health = Some((health_port, local.len()));
     }
     out
@@ -285,9 +283,7 @@ impl<'a> PortPlan<'a> {
             (false, Some(cidr)) => saddr_not_in(cidr),
             (false, None) => return Vec::new(),
         };
-        let to_cluster_ip = |ip: &Ipv4Addr| {
-            rule(daddr_is(*ip), foreign.iter().cloned().chain([jump(MARK_FOR_MASQUERADE)]))
-        };
+        let to_cluster_ip = |ip: &Ipv4Addr| rule(daddr_is(*ip), foreign.iter().cloned().chain([jump(MARK_FOR_MASQUERADE)]));
         self.port.cluster_ips.iter().map(to_cluster_ip).collect()
     }
 

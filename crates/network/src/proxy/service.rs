@@ -182,9 +182,11 @@ fn affinity(service: &Service) -> Option<Duration> {
 fn endpoints(slices: &[EndpointSlice], port_name: &str, protocol: &str, node: &NodeFacts) -> Vec<Endpoint> {
     let mut found: BTreeMap<(Ipv4Addr, u16), Endpoint> = BTreeMap::new();
     for slice in slices.iter().filter(|s| s.address_type == "IPv4") {
-        let of_port = slice.ports.iter().flatten().filter(|p| {
-            p.name.as_deref().unwrap_or_default() == port_name && p.protocol.as_deref().unwrap_or("TCP") == protocol
-        });
+        let of_port = slice
+            .ports
+            .iter()
+            .flatten()
+            .filter(|p| p.name.as_deref().unwrap_or_default() == port_name && p.protocol.as_deref().unwrap_or("TCP") == protocol);
         for port in of_port.filter_map(|p| u16::try_from(p.port?).ok()) {
             for endpoint in slice.endpoints.iter().flatten() {
                 let addresses = endpoint.addresses.iter().take(1).filter_map(|a| a.parse().ok());

@@ -2,9 +2,9 @@
 
 use crate::lab::{Answer, Lab, Pod, assert_refused, inside, serve, show_rules, tcp, udp, udp_from};
 use ferrokube_network::nft::{Nft, RuleSet, diff};
+use ferrokube_network::proxy::TABLE;
 use ferrokube_network::proxy::plan::{Settings, plan};
 use ferrokube_network::proxy::service::NodeFacts;
-use ferrokube_network::proxy::TABLE;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde_json::{Value, json};

@@ -20,9 +20,8 @@ use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 const ROOT: &str = "/sys/fs/cgroup";
 
 /// The hierarchies that libcontainer puts containers into, on v1.
-const V1_CONTROLLERS: [&str; 12] = [
-    "memory", "pids", "cpu", "cpuacct", "cpuset", "devices", "freezer", "blkio", "hugetlb", "perf_event", "net_cls", "net_prio",
-];
+const V1_CONTROLLERS: [&str; 12] =
+    ["memory", "pids", "cpu", "cpuacct", "cpuset", "devices", "freezer", "blkio", "hugetlb", "perf_event", "net_cls", "net_prio"];
 
 /// Whether the node has one unified hierarchy. A v1 layout with an additional empty v2 counts as v1, as for libcontainer.
 pub fn is_v2() -> bool {

@@ -70,10 +70,8 @@ impl Engine {
         let directory = self.container_directory(id);
         let bundle = directory.join("bundle");
         std::fs::create_dir_all(&bundle).context("making the container's directory")?;
-        let rootfs = self
-            .images
-            .prepare_rootfs(image, id)
-            .map_err(|error| Error::Internal(format!("preparing the root file system: {error}")))?;
+        let rootfs =
+            self.images.prepare_rootfs(image, id).map_err(|error| Error::Internal(format!("preparing the root file system: {error}")))?;
         let (image_volumes, prepared) = self.prepare_image_volumes(id, &config)?;
         let cgroup = format!("{}/{id}", self.cgroup_parent(sandbox).trim_end_matches('/'));
         let namespaces = self.namespaces(sandbox, &config)?;
@@ -184,21 +182,22 @@ impl Engine {
         let context = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
         let of_container = context.and_then(|context| context.namespace_options.clone()).unwrap_or(options.clone());
         let process = |pid: u32| NamespaceChoice::Join(PathBuf::from(format!("/proc/{pid}/ns/pid")));
-        let pid = match of_container.pid() {
-            NamespaceMode::Container => NamespaceChoice::New,
-            NamespaceMode::Node => NamespaceChoice::Node,
-            NamespaceMode::Pod => process(sandbox.state.lock().pod_init.ok_or_else(|| {
-                Error::FailedPrecondition("the sandbox does not share a PID namespace among its containers".to_owned())
-            })?),
-            NamespaceMode::Target => {
-                let target = find(&self.index.read().containers, &of_container.target_id, "target container")?;
-                if target.sandbox_id != sandbox.id {
-                    return Err(Error::InvalidArgument(format!("container {:?} is not in the same sandbox", target.id)));
+        let pid =
+            match of_container.pid() {
+                NamespaceMode::Container => NamespaceChoice::New,
+                NamespaceMode::Node => NamespaceChoice::Node,
+                NamespaceMode::Pod => process(sandbox.state.lock().pod_init.ok_or_else(|| {
+                    Error::FailedPrecondition("the sandbox does not share a PID namespace among its containers".to_owned())
+                })?),
+                NamespaceMode::Target => {
+                    let target = find(&self.index.read().containers, &of_container.target_id, "target container")?;
+                    if target.sandbox_id != sandbox.id {
+                        return Err(Error::InvalidArgument(format!("container {:?} is not in the same sandbox", target.id)));
+                    }
+                    let pid = target.pid();
+                    process(pid.ok_or_else(|| Error::FailedPrecondition(format!("target container {:?} is not running", target.id)))?)
                 }
-                let pid = target.pid();
-                process(pid.ok_or_else(|| Error::FailedPrecondition(format!("target container {:?} is not running", target.id)))?)
-            }
-        };
+            };
         Ok(Namespaces {
             network: join(own_network, "net"),
             ipc: join(options.ipc() != NamespaceMode::Node, "ipc"),
@@ -262,13 +261,8 @@ impl Engine {
             Ok((other, _)) => Err(unexpected(&other).into()),
             Err(ShimError::Refused(message)) => {
                 let text = format!("failed to start container {:?}: {message}", container.id);
-                let exit = Exit {
-                    exit_code: 128,
-                    started_at: 0,
-                    finished_at: now(),
-                    reason: "StartError".to_owned(),
-                    message: message.clone(),
-                };
+                let exit =
+                    Exit { exit_code: 128, started_at: 0, finished_at: now(), reason: "StartError".to_owned(), message: message.clone() };
                 self.container_ended(&container.id, exit);
                 Err(Error::Internal(text))
             }
@@ -406,13 +400,9 @@ impl Engine {
         let libcontainer = self.state_directory(&container.sandbox_id).join("containers").join(&container.id);
         remove_directory(&libcontainer).context("removing the container's state")?;
         for volume in &container.record.image_volumes {
-            self.images
-                .remove_image_volume(volume)
-                .map_err(|error| Error::Internal(format!("removing an image volume: {error}")))?;
+            self.images.remove_image_volume(volume).map_err(|error| Error::Internal(format!("removing an image volume: {error}")))?;
         }
-        self.images
-            .remove_rootfs(&container.id)
-            .map_err(|error| Error::Internal(format!("removing the root file system: {error}")))?;
+        self.images.remove_rootfs(&container.id).map_err(|error| Error::Internal(format!("removing the root file system: {error}")))?;
         remove_directory(&container.directory).context("removing the container's directory")
     }
 
@@ -524,9 +514,7 @@ fn inside(root: &Path, sub_path: &str) -> Result<PathBuf> {
 fn make_working_dir(rootfs: &Path, working_dir: &Path) -> Result<()> {
     use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
     use nix::sys::stat::{Mode, mkdirat};
-    let how = || {
-        OpenHow::new().flags(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC).resolve(ResolveFlag::RESOLVE_IN_ROOT)
-    };
+    let how = || OpenHow::new().flags(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC).resolve(ResolveFlag::RESOLVE_IN_ROOT);
     let root = std::fs::File::open(rootfs).context("opening the root file system")?;
     let mut walked = PathBuf::from(".");
     for part in working_dir.components() {

@@ -186,9 +186,7 @@ impl Engine {
             Err(_) => {
                 process.kill().await;
                 let seconds = request.timeout;
-                Err(Error::DeadlineExceeded(format!(
-                    "failed to exec in container: timeout {seconds}s exceeded: context deadline exceeded"
-                )))
+                Err(Error::DeadlineExceeded(format!("failed to exec in container: timeout {seconds}s exceeded: context deadline exceeded")))
             }
         }
     }

@@ -284,8 +284,7 @@ fn check(config: &v1::PodSandboxConfig, handler: &str) -> Result<()> {
         return Err(Error::Unimplemented("user namespaces are not supported by this runtime".to_owned()));
     }
     if options.network() == NamespaceMode::Node
-        && let Some(name) =
-            config.linux.as_ref().and_then(|linux| linux.sysctls.keys().find(|name| name.starts_with("net.")).cloned())
+        && let Some(name) = config.linux.as_ref().and_then(|linux| linux.sysctls.keys().find(|name| name.starts_with("net.")).cloned())
     {
         return Err(Error::InvalidArgument(format!("sysctl {name:?} is not allowed with the node's network")));
     }

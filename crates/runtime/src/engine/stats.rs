@@ -98,10 +98,12 @@ impl Engine {
                 used_bytes: Some(value(usage.bytes)),
                 inodes_used: Some(value(usage.inodes)),
             }),
-            swap: stats.as_ref().and_then(|stats| stats.swap_usage.map(|used| (used, stats.swap_limit))).map(|(used, limit)| v1::SwapUsage {
-                timestamp,
-                swap_available_bytes: limit.map(|limit| value(limit.saturating_sub(used))),
-                swap_usage_bytes: Some(value(used)),
+            swap: stats.as_ref().and_then(|stats| stats.swap_usage.map(|used| (used, stats.swap_limit))).map(|(used, limit)| {
+                v1::SwapUsage {
+                    timestamp,
+                    swap_available_bytes: limit.map(|limit| value(limit.saturating_sub(used))),
+                    swap_usage_bytes: Some(value(used)),
+                }
             }),
             io: None,
         }
@@ -142,9 +144,7 @@ impl Engine {
             .sandboxes()
             .into_iter()
             .filter(|sandbox| {
-                sandbox.id.starts_with(&filter.id)
-                    && matches_labels(&filter.label_selector, &sandbox.config.labels)
-                    && sandbox.is_ready()
+                sandbox.id.starts_with(&filter.id) && matches_labels(&filter.label_selector, &sandbox.config.labels) && sandbox.is_ready()
             })
             .collect();
         self.blocking(move |engine| wanted.iter().map(|sandbox| engine.sandbox_stats(sandbox)).collect()).await
@@ -197,13 +197,7 @@ fn interface(line: &str) -> Option<v1::NetworkInterfaceUsage> {
     let (name, counters) = line.split_once(':')?;
     let counters: Vec<u64> = counters.split_whitespace().filter_map(|counter| counter.parse().ok()).collect();
     let at = |index: usize| counters.get(index).copied().map(value);
-    Some(v1::NetworkInterfaceUsage {
-        name: name.trim().to_owned(),
-        rx_bytes: at(0),
-        rx_errors: at(2),
-        tx_bytes: at(8),
-        tx_errors: at(10),
-    })
+    Some(v1::NetworkInterfaceUsage { name: name.trim().to_owned(), rx_bytes: at(0), rx_errors: at(2), tx_bytes: at(8), tx_errors: at(10) })
 }
 
 #[cfg(test)]

@@ -60,10 +60,8 @@ impl Engine {
     /// PodSandboxStatus, without the containers.
     pub fn sandbox_status(&self, sandbox: &Sandbox) -> v1::PodSandboxStatus {
         let mut ips = sandbox.state.lock().ips.clone().into_iter();
-        let network = v1::PodSandboxNetworkStatus {
-            ip: ips.next().unwrap_or_default(),
-            additional_ips: ips.map(|ip| v1::PodIp { ip }).collect(),
-        };
+        let network =
+            v1::PodSandboxNetworkStatus { ip: ips.next().unwrap_or_default(), additional_ips: ips.map(|ip| v1::PodIp { ip }).collect() };
         let options = namespace_options(&sandbox.config);
         v1::PodSandboxStatus {
             id: sandbox.id.clone(),
@@ -133,10 +131,11 @@ impl Engine {
             annotations: config.annotations.clone(),
             mounts: config.mounts.clone(),
             log_path: container.record.log_path.as_ref().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default(),
-            resources: config.linux.as_ref().and_then(|linux| linux.resources.clone()).map(|resources| v1::ContainerResources {
-                linux: Some(resources),
-                windows: None,
-            }),
+            resources: config
+                .linux
+                .as_ref()
+                .and_then(|linux| linux.resources.clone())
+                .map(|resources| v1::ContainerResources { linux: Some(resources), windows: None }),
             user: Some(v1::ContainerUser {
                 linux: Some(v1::LinuxContainerUser {
                     uid: container.record.user.0.into(),

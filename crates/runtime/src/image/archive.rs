@@ -146,7 +146,9 @@ impl Archive {
             Ok(bytes) => oci_images(&decode::<Index>(&bytes, "index.json")?, name),
             Err(Error::NotFound(_)) => match self.document("manifest.json") {
                 Ok(bytes) => docker_images(&bytes, name),
-                Err(Error::NotFound(_)) => Err(Error::Invalid("neither an OCI layout nor a docker archive: no index.json and no manifest.json".into())),
+                Err(Error::NotFound(_)) => {
+                    Err(Error::Invalid("neither an OCI layout nor a docker archive: no index.json and no manifest.json".into()))
+                }
                 Err(error) => Err(error),
             },
             Err(error) => Err(error),

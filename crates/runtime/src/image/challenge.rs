@@ -78,7 +78,10 @@ mod tests {
             ),
             (r#"Basic realm="it is \"here\"""#, &[("basic", &[("realm", "it is \"here\"")])]),
             ("Basic", &[("basic", &[])]),
-            (r#"Negotiate, BASIC Realm=x , bearer realm="y""#, &[("negotiate", &[]), ("basic", &[("realm", "x")]), ("bearer", &[("realm", "y")])]),
+            (
+                r#"Negotiate, BASIC Realm=x , bearer realm="y""#,
+                &[("negotiate", &[]), ("basic", &[("realm", "x")]), ("bearer", &[("realm", "y")])],
+            ),
             (r#"realm="nobody's""#, &[]),
         ];
         for (header, expected) in table {

@@ -99,12 +99,7 @@ impl StoreLock {
     /// Waits for it.
     pub fn take(paths: &Paths) -> Result<Self> {
         let path = paths.root().join("lock");
-        let file = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&path)
-            .doing(|| format!("open {}", path.display()))?;
+        let file = File::options().create(true).truncate(false).write(true).open(&path).doing(|| format!("open {}", path.display()))?;
         lock_file(&file).doing(|| format!("lock {}", path.display()))?;
         Ok(Self { _file: file })
     }
@@ -152,7 +147,8 @@ impl Lease {
         let mut record = read_record(file);
         record.digests.extend(digests);
         let bytes = serde_json::to_vec(&record).map_err(|e| Error::Invalid(e.to_string()))?;
-        let write = file.seek(std::io::SeekFrom::Start(0)).and_then(|_| file.write_all(&bytes)).and_then(|()| file.set_len(bytes.len() as u64));
+        let write =
+            file.seek(std::io::SeekFrom::Start(0)).and_then(|_| file.write_all(&bytes)).and_then(|()| file.set_len(bytes.len() as u64));
         write.doing(|| format!("write {}", self.path.display()))
     }
 

@@ -121,7 +121,8 @@ impl Layers {
                 continue;
             }
             let below: Vec<_> = diff_ids[..index].iter().rev().map(|below| self.lower(below)).collect();
-            unpack::settle(&self.lower(diff_id), &below, &record.needs).map_err(|e| e.context(format!("failed to extract layer {diff_id}")))?;
+            unpack::settle(&self.lower(diff_id), &below, &record.needs)
+                .map_err(|e| e.context(format!("failed to extract layer {diff_id}")))?;
             record.needs = Needs::default();
             let bytes = serde_json::to_vec(&record).map_err(|e| Error::Invalid(e.to_string()))?;
             write_durably(&self.dir(diff_id).join("layer.json"), &bytes)?;

@@ -110,7 +110,8 @@ mod tests {
 
     #[test]
     fn the_best_runnable_platform_wins() {
-        let host = |architecture: &str, variant: &str| Platform { os: "linux".into(), architecture: architecture.into(), variant: variant.into() };
+        let host =
+            |architecture: &str, variant: &str| Platform { os: "linux".into(), architecture: architecture.into(), variant: variant.into() };
         let table = [
             (host("amd64", ""), index(&[("linux", "arm64", "v8"), ("linux", "amd64", "")]), Some(1)),
             (host("amd64", ""), index(&[("linux", "386", ""), ("linux", "amd64", "")]), Some(1)),

@@ -195,9 +195,7 @@ impl fmt::Display for Reference {
 /// Splits a leading registry host off: the first component is one when it has a dot, a port or capitals, or is `localhost`.
 fn split_host(text: &str) -> (Option<&str>, &str) {
     match text.split_once('/') {
-        Some((first, rest))
-            if first.contains(['.', ':']) || first == "localhost" || first.bytes().any(|b| b.is_ascii_uppercase()) =>
-        {
+        Some((first, rest)) if first.contains(['.', ':']) || first == "localhost" || first.bytes().any(|b| b.is_ascii_uppercase()) => {
             (Some(first), rest)
         }
         _ => (None, text),

@@ -173,17 +173,25 @@ impl Registry {
 
     /// A manifest or index by digest, checked.
     pub async fn manifest(&self, reference: &Reference, digest: &Digest, credentials: Option<&Credentials>) -> Result<Vec<u8>> {
-        let request = Request { method: Method::GET, path: format!("manifests/{digest}"), accept: true, offset: 0, repository: reference.path() };
+        let request =
+            Request { method: Method::GET, path: format!("manifests/{digest}"), accept: true, offset: 0, repository: reference.path() };
         self.fetch(reference, &request, digest, credentials).await
     }
 
     /// A small blob (an image config), checked.
     pub async fn small_blob(&self, reference: &Reference, digest: &Digest, credentials: Option<&Credentials>) -> Result<Vec<u8>> {
-        let request = Request { method: Method::GET, path: format!("blobs/{digest}"), accept: false, offset: 0, repository: reference.path() };
+        let request =
+            Request { method: Method::GET, path: format!("blobs/{digest}"), accept: false, offset: 0, repository: reference.path() };
         self.fetch(reference, &request, digest, credentials).await
     }
 
-    async fn fetch(&self, reference: &Reference, request: &Request<'_>, digest: &Digest, credentials: Option<&Credentials>) -> Result<Vec<u8>> {
+    async fn fetch(
+        &self,
+        reference: &Reference,
+        request: &Request<'_>,
+        digest: &Digest,
+        credentials: Option<&Credentials>,
+    ) -> Result<Vec<u8>> {
         let context = |e: Error| e.context(format!("failed to copy {digest}"));
         let response = self.first(reference, request, credentials).await.map_err(context)?;
         let bytes = self.document(response).await.map_err(context)?;
@@ -284,7 +292,10 @@ impl Registry {
             headers.insert(ACCEPT, HeaderValue::from_str(&format!("{types}, */*")).unwrap_or(HeaderValue::from_static("*/*")));
         }
         if request.offset > 0 {
-            headers.insert(RANGE, HeaderValue::from_str(&format!("bytes={}-", request.offset)).unwrap_or(HeaderValue::from_static("bytes=0-")));
+            headers.insert(
+                RANGE,
+                HeaderValue::from_str(&format!("bytes={}-", request.offset)).unwrap_or(HeaderValue::from_static("bytes=0-")),
+            );
         }
         if let Some(authorization) = authorization {
             headers.insert(AUTHORIZATION, authorization);
@@ -341,7 +352,13 @@ impl Registry {
     }
 
     /// Trades credentials (or none) for an access token at the server that the registry names.
-    async fn token(&self, endpoint: &Endpoint, key: &TokenKey, challenge: &Challenge, credentials: Option<&Credentials>) -> Result<(String, Duration)> {
+    async fn token(
+        &self,
+        endpoint: &Endpoint,
+        key: &TokenKey,
+        challenge: &Challenge,
+        credentials: Option<&Credentials>,
+    ) -> Result<(String, Duration)> {
         let realm = challenge.parameters.get("realm").map(String::as_str).unwrap_or_default();
         let mut url = Url::parse(realm).map_err(|e| Error::Invalid(format!("invalid token auth challenge realm {realm:?}: {e}")))?;
         let safe = url.scheme() == "https" || (url.scheme() == "http" && endpoint.base.starts_with("http://"));

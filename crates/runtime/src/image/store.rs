@@ -355,7 +355,8 @@ impl ImageStore {
             used.extend(self.inner.mounts.layers_in_use());
             let hex: std::collections::HashSet<&str> = used.iter().map(Digest::hex).collect();
             let names: std::collections::HashSet<&str> = used.iter().map(layers::name).collect();
-            let leased = |name: &str| name.strip_prefix("tmp-").and_then(|rest| rest.split('-').next()).is_some_and(|id| leases.contains(id));
+            let leased =
+                |name: &str| name.strip_prefix("tmp-").and_then(|rest| rest.split('-').next()).is_some_and(|id| leases.contains(id));
             self.inner.layers.retain(|name| names.contains(name) || leased(name))?;
             self.inner.content.retain(|name| hex.contains(name))?;
             self.discard_unfinished_files();

@@ -151,9 +151,7 @@ impl LayerWriter {
     /// A deletion of what is below. What this very layer holds under the name stays: a whiteout only hides older layers.
     fn whiteout(&mut self, dir: &OwnedFd, name: &Path) -> io::Result<()> {
         match rootdir::stat(dir, name) {
-            Ok(found) if FileType::from_raw_mode(found.st_mode) == FileType::Directory => {
-                Ok(rootdir::set_xattr(dir, name, OPAQUE, b"y")?)
-            }
+            Ok(found) if FileType::from_raw_mode(found.st_mode) == FileType::Directory => Ok(rootdir::set_xattr(dir, name, OPAQUE, b"y")?),
             Ok(_) => Ok(()),
             Err(Errno::NOENT) => {
                 fs::mknodat(dir, name, FileType::CharacterDevice, Mode::empty(), 0)?;

@@ -69,8 +69,8 @@ fn pin(name: &str, target: &Path) -> Result<()> {
 /// Sets a kernel parameter of the new namespaces; one that belongs to the node as a whole is refused.
 fn set_sysctl(name: &str, value: &str, wanted: Wanted) -> Result<()> {
     let path = name.replace('.', "/");
-    let of_ipc = name.starts_with("fs.mqueue.")
-        || (name.starts_with("kernel.msg") || name.starts_with("kernel.shm") || name == "kernel.sem");
+    let of_ipc =
+        name.starts_with("fs.mqueue.") || (name.starts_with("kernel.msg") || name.starts_with("kernel.shm") || name == "kernel.sem");
     let allowed = match name {
         _ if name.contains("..") || name.starts_with('/') => false,
         _ if name.starts_with("net.") || name.starts_with("net/") => wanted.network,

@@ -195,9 +195,8 @@ fn action(action: Action) -> SeccompAction {
 }
 
 fn assemble(rules: Rules, otherwise: Action, matched: Action) -> Result<Vec<u8>, SeccompError> {
-    let arch: TargetArch = std::env::consts::ARCH
-        .try_into()
-        .map_err(|_| invalid(format!("seccomp is not supported on {}", std::env::consts::ARCH)))?;
+    let arch: TargetArch =
+        std::env::consts::ARCH.try_into().map_err(|_| invalid(format!("seccomp is not supported on {}", std::env::consts::ARCH)))?;
     let filter = SeccompFilter::new(rules, action(otherwise), action(matched), arch).map_err(|error| invalid(error.to_string()))?;
     let program: seccompiler::BpfProgram = filter.try_into().map_err(|error: seccompiler::BackendError| invalid(error.to_string()))?;
     let mut bytes = Vec::with_capacity(program.len() * 8);

@@ -227,10 +227,7 @@ impl RuntimeService for RuntimeServer {
 
     type StreamContainerStatsStream = Streamed<v1::StreamContainerStatsResponse>;
 
-    async fn stream_container_stats(
-        &self,
-        request: Request<v1::StreamContainerStatsRequest>,
-    ) -> Answer<Self::StreamContainerStatsStream> {
+    async fn stream_container_stats(&self, request: Request<v1::StreamContainerStatsRequest>) -> Answer<Self::StreamContainerStatsStream> {
         let all = self.engine.list_container_stats(request.into_inner().filter).await?;
         chunks(&all, |container_stats| v1::StreamContainerStatsResponse { container_stats })
     }
@@ -278,17 +275,11 @@ impl RuntimeService for RuntimeServer {
         answer(events.take_until(async move { stop.cancelled().await }).boxed())
     }
 
-    async fn list_metric_descriptors(
-        &self,
-        _: Request<v1::ListMetricDescriptorsRequest>,
-    ) -> Answer<v1::ListMetricDescriptorsResponse> {
+    async fn list_metric_descriptors(&self, _: Request<v1::ListMetricDescriptorsRequest>) -> Answer<v1::ListMetricDescriptorsResponse> {
         answer(v1::ListMetricDescriptorsResponse::default())
     }
 
-    async fn list_pod_sandbox_metrics(
-        &self,
-        _: Request<v1::ListPodSandboxMetricsRequest>,
-    ) -> Answer<v1::ListPodSandboxMetricsResponse> {
+    async fn list_pod_sandbox_metrics(&self, _: Request<v1::ListPodSandboxMetricsRequest>) -> Answer<v1::ListPodSandboxMetricsResponse> {
         // No descriptors, so no metrics: usage is told by the stats calls.
         answer(v1::ListPodSandboxMetricsResponse::default())
     }

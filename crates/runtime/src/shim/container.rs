@@ -234,8 +234,7 @@ impl Container {
             0 => "Completed",
             _ => "Error",
         };
-        let exit =
-            Exit { exit_code, started_at: self.started_at, finished_at, reason: reason.to_owned(), message: String::new() };
+        let exit = Exit { exit_code, started_at: self.started_at, finished_at, reason: reason.to_owned(), message: String::new() };
         if let Err(error) = write_exit(&self.start.exit_path, &exit) {
             note(&format!("container {}: its exit could not be recorded: {error}", self.start.id));
         }

@@ -101,8 +101,7 @@ pub fn run(id: &str, root: &Path, security: Security, oom_score_adj: Option<i32>
             if crate::cgroup::is_v2() {
                 prepare_cgroup(bundle)?;
             }
-            let mut container =
-                builder.as_init(bundle).with_systemd(false).with_detach(true).build().map_err(|error| chain(&error))?;
+            let mut container = builder.as_init(bundle).with_systemd(false).with_detach(true).build().map_err(|error| chain(&error))?;
             let pid = container.pid().map(|pid| pid.as_raw()).ok_or("the container has no process")?;
             if let Err(error) = container.start() {
                 let _ = container.delete(true);
@@ -110,13 +109,9 @@ pub fn run(id: &str, root: &Path, security: Security, oom_score_adj: Option<i32>
             }
             pid
         }
-        Work::Exec { process } => builder
-            .as_tenant()
-            .with_process(Some(process))
-            .with_detach(true)
-            .build()
-            .map_err(|error| chain(&error))?
-            .as_raw(),
+        Work::Exec { process } => {
+            builder.as_tenant().with_process(Some(process)).with_detach(true).build().map_err(|error| chain(&error))?.as_raw()
+        }
     };
     sys::close(report);
     // Ends without a word when the program has replaced the helper's image.
@@ -237,8 +232,7 @@ impl Workload {
         let path = CString::new(program.as_os_str().as_encoded_bytes()).map_err(|_| "a NUL byte in the program's path")?;
         give_stdio(process.user().uid());
         self.confine()?;
-        nix::unistd::execve(&path, &arguments, &environment)
-            .map_err(|error| format!("exec {}: {}", program.display(), error_words(error)))
+        nix::unistd::execve(&path, &arguments, &environment).map_err(|error| format!("exec {}: {}", program.display(), error_words(error)))
     }
 }
 

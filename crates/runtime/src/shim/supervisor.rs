@@ -118,10 +118,7 @@ impl Supervisor {
     }
 
     fn wait(&self) -> nix::Result<Vec<Ready>> {
-        let mut fds = vec![
-            PollFd::new(self.listener.as_fd(), PollFlags::POLLIN),
-            PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
-        ];
+        let mut fds = vec![PollFd::new(self.listener.as_fd(), PollFlags::POLLIN), PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
         let mut owners = vec![Ready::Listener, Ready::Signals];
         for (number, peer) in &self.peers {
             let write = if peer.wants_write() { PollFlags::POLLOUT } else { PollFlags::empty() };
@@ -297,9 +294,8 @@ impl Supervisor {
         let security = read_security(&start.bundle)?;
         let (container, prepared) = Container::prepare(start, &self.state_dir).map_err(|error| error.to_string())?;
         let (start, root) = (&container.start, self.root());
-        let report = fork_helper(|| {
-            helper::run(&id, &root, security, start.oom_score_adj, prepared.stdio, &Work::Start { bundle: &start.bundle })
-        })?;
+        let report =
+            fork_helper(|| helper::run(&id, &root, security, start.oom_score_adj, prepared.stdio, &Work::Start { bundle: &start.bundle }))?;
         self.containers.insert(id.clone(), container);
         let started = Started::Container { id, console: prepared.console };
         self.pending.push(Pending { report, text: Vec::new(), peer: number, started });
@@ -338,8 +334,7 @@ impl Supervisor {
             Stdio::Pipes { stdin, stdout, stderr }
         };
         let root = self.root();
-        let report =
-            fork_helper(|| helper::run(&exec.id, &root, security, exec.oom_score_adj, stdio, &Work::Exec { process: &process }))?;
+        let report = fork_helper(|| helper::run(&exec.id, &root, security, exec.oom_score_adj, stdio, &Work::Exec { process: &process }))?;
         let started = Started::Exec { exec_id: exec.exec_id, console, fds, process };
         self.pending.push(Pending { report, text: Vec::new(), peer: number, started });
         Ok(())

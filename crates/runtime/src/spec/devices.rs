@@ -30,8 +30,8 @@ pub fn resolve(wanted: &[Device], privileged: bool) -> Result<Devices, SpecError
             return Err(SpecError::Invalid(format!("device {}: permissions {:?}", device.host_path, device.permissions)));
         }
         let target = if device.container_path.is_empty() { &device.host_path } else { &device.container_path };
-        let host = std::fs::canonicalize(&device.host_path)
-            .map_err(|error| SpecError::Io(format!("device {:?}", device.host_path), error))?;
+        let host =
+            std::fs::canonicalize(&device.host_path).map_err(|error| SpecError::Io(format!("device {:?}", device.host_path), error))?;
         let before = devices.nodes.len();
         collect(&host, Path::new(target), &device.permissions, &mut |node, rule| {
             devices.nodes.push(node);
@@ -95,11 +95,8 @@ mod tests {
 
     #[test]
     fn files_and_strange_permissions_are_errors() {
-        let device = |path: &str, permissions: &str| Device {
-            host_path: path.into(),
-            container_path: path.into(),
-            permissions: permissions.into(),
-        };
+        let device =
+            |path: &str, permissions: &str| Device { host_path: path.into(), container_path: path.into(), permissions: permissions.into() };
         assert!(resolve(&[device("/etc/passwd", "r")], false).is_err());
         assert!(resolve(&[device("/dev/null", "x")], false).is_err());
         assert!(resolve(&[device("/dev/not-there", "r")], false).is_err());

@@ -188,15 +188,7 @@ pub fn build(input: &Input<'_>) -> Result<Decision, SpecError> {
         },
         "linux": linux,
     });
-    Ok(Decision {
-        config,
-        capabilities,
-        ambient,
-        no_new_privileges: context.no_new_privs,
-        seccomp: seccomp(context)?,
-        user,
-        working_dir,
-    })
+    Ok(Decision { config, capabilities, ambient, no_new_privileges: context.no_new_privs, seccomp: seccomp(context)?, user, working_dir })
 }
 
 fn paths(wanted: &[String], default: &[&str]) -> Value {

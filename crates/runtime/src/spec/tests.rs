@@ -51,12 +51,8 @@ fn env(name: &str, value: &str) -> KeyValue {
 
 #[test]
 fn command_and_arguments_replace_those_of_the_image() {
-    let table: [(&[&str], &[&str], &[&str]); 4] = [
-        (&[], &[], &["/entry", "default"]),
-        (&[], &["x"], &["/entry", "x"]),
-        (&["run"], &[], &["run"]),
-        (&["run"], &["x"], &["run", "x"]),
-    ];
+    let table: [(&[&str], &[&str], &[&str]); 4] =
+        [(&[], &[], &["/entry", "default"]), (&[], &["x"], &["/entry", "x"]), (&["run"], &[], &["run"]), (&["run"], &["x"], &["run", "x"])];
     for (command, args, expected) in table {
         let mut case = Case::new();
         case.config.command = command.iter().map(|part| (*part).to_owned()).collect();

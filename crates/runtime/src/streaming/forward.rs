@@ -58,7 +58,8 @@ pub async fn over_spdy(engine: &Arc<Engine>, sandbox: &str, mut connection: spdy
                 let _ = stream.outgoing.refuse().await;
             }
         }
-        if pair.data.is_some() && pair.error.is_some()
+        if pair.data.is_some()
+            && pair.error.is_some()
             && let Some((_, Pair { data: Some((incoming, outgoing)), error: Some(error), .. })) = pairs.remove(&request)
         {
             let (engine, sandbox) = (engine.clone(), sandbox.to_owned());
@@ -70,7 +71,13 @@ pub async fn over_spdy(engine: &Arc<Engine>, sandbox: &str, mut connection: spdy
 }
 
 /// `v4.channel.k8s.io` over a websocket: two channels per port that was asked for, each opened with the port's number.
-pub async fn over_websocket(engine: &Arc<Engine>, sandbox: &str, ports: &[u16], session: websocket::Session, incoming: Vec<mpsc::Receiver<Bytes>>) {
+pub async fn over_websocket(
+    engine: &Arc<Engine>,
+    sandbox: &str,
+    ports: &[u16],
+    session: websocket::Session,
+    incoming: Vec<mpsc::Receiver<Bytes>>,
+) {
     let mut running = JoinSet::new();
     for ((index, port), incoming) in (0u8..).step_by(2).zip(ports).zip(incoming) {
         let (data, error) = (session.channel(index), session.channel(index + 1));

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, HeaderMap, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
+use http::header::{
+    CONNECTION, HeaderMap, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, UPGRADE,
+};
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -270,7 +272,13 @@ async fn websocket_streams(io: TokioIo<hyper::upgrade::Upgraded>, target: &Targe
         error: channel(true, 3),
         status: protocol.starts_with('v'),
     };
-    let first = if stdout { 1 } else if stderr { 2 } else { 3 };
+    let first = if stdout {
+        1
+    } else if stderr {
+        2
+    } else {
+        3
+    };
     // A client that is gone already is found out soon enough.
     let _ = session.channel(first).send(Bytes::new()).await;
     (session, streams)

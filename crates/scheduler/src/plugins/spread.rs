@@ -43,8 +43,7 @@ pub struct Counts<'s> {
 
 /// Whether pods on a node count for a constraint.
 fn includes(constraint: &Spread, class: &Class, node: &Node) -> bool {
-    (!constraint.honor_affinity || class.wants_node(node))
-        && (!constraint.honor_taints || class.untolerated(&node.taints).is_none())
+    (!constraint.honor_affinity || class.wants_node(node)) && (!constraint.honor_taints || class.untolerated(&node.taints).is_none())
 }
 
 /// Adds the pods of a namespace that a constraint selects, per node. Pods that are leaving do not count.
@@ -139,8 +138,7 @@ pub fn scores(state: &State, class: &Class, feasible: &[NodeId]) -> Option<Vec<i
     if columns.is_empty() {
         return None;
     }
-    let ignored: Vec<bool> =
-        feasible.iter().map(|id| all_labels && columns.iter().any(|(_, t)| t.domain(*id).is_none())).collect();
+    let ignored: Vec<bool> = feasible.iter().map(|id| all_labels && columns.iter().any(|(_, t)| t.domain(*id).is_none())).collect();
     let mut raw = vec![0.0; feasible.len()];
     for (constraint, topology) in &columns {
         let mut domains = vec![NOWHERE; topology.size()];

@@ -1,9 +1,9 @@
 //! Reads: choose versions under the lock, then fetch their values by position without it.
 
+use super::Shared;
 use super::format::{RECORD_LEN, Record};
 use super::index::Index;
 use super::segment::{Place, Segment};
-use super::Shared;
 use crate::{Error, KeyValue, Page, Result, Revision};
 use bytes::Bytes;
 use std::sync::Arc;
@@ -76,7 +76,10 @@ pub(super) fn page(selection: Selection) -> Result<Page> {
 }
 
 /// Runs `work` that reads `count` values: here when it is quick, on a blocking thread otherwise.
-pub(super) async fn off_runtime_when_large<T: Send + 'static>(count: usize, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+pub(super) async fn off_runtime_when_large<T: Send + 'static>(
+    count: usize,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
     if count <= INLINE || tokio::runtime::Handle::try_current().is_err() {
         return work();
     }
@@ -148,8 +151,8 @@ fn run_length(located: &[Located], order: &[usize]) -> (usize, usize) {
 /// A record as a key and value of their own, so that what is kept of it keeps nothing else in memory.
 fn decode(segment: &Segment, place: Place, bytes: &[u8]) -> Result<KeyValue> {
     debug_assert!(bytes.len() >= RECORD_LEN);
-    let record = Record::decode_checked(bytes)
-        .ok_or_else(|| segment.corrupted(format!("record at offset {} fails its checksum", place.offset)))?;
+    let record =
+        Record::decode_checked(bytes).ok_or_else(|| segment.corrupted(format!("record at offset {} fails its checksum", place.offset)))?;
     Ok(KeyValue {
         key: Bytes::copy_from_slice(record.key),
         value: Bytes::copy_from_slice(record.value),

@@ -91,7 +91,8 @@ pub(super) fn recover(dir: &Path, options: &Options) -> Result<Recovered> {
         rebuild.note(segment.header.revision, segment.header.compacted);
         oldest = oldest.max(segment.header.oldest);
         let end = segment.scan(i == last, |record, place| {
-            take(&mut rebuild, &mut oldest, record, place).map_err(|detail| segment.corrupted(format!("at offset {}: {detail}", place.offset)))
+            take(&mut rebuild, &mut oldest, record, place)
+                .map_err(|detail| segment.corrupted(format!("at offset {}: {detail}", place.offset)))
         })?;
         lengths.insert(segment.header.id, end);
     }

@@ -117,7 +117,10 @@ impl Segment {
 
     /// Cuts the file off at `len` and makes that durable.
     pub fn truncate(&self, len: u64, sync: bool) -> Result<()> {
-        self.file.set_len(len).and_then(|()| if sync { self.file.sync_all() } else { Ok(()) }).map_err(|e| io_error(&self.path, "truncating", &e))
+        self.file
+            .set_len(len)
+            .and_then(|()| if sync { self.file.sync_all() } else { Ok(()) })
+            .map_err(|e| io_error(&self.path, "truncating", &e))
     }
 
     /// Reads `buffer.len()` bytes at `offset`.

@@ -67,8 +67,7 @@ pub fn event(o: &Value, c: &HookContext) -> Cells {
         None if has(o, "lastTimestamp") => since(o, "lastTimestamp", c),
         None => first.clone(),
     };
-    let count =
-        series.map_or_else(|| int(o, "count").unwrap_or_default().max(1), |s| int(s, "count").unwrap_or_default());
+    let count = series.map_or_else(|| int(o, "count").unwrap_or_default().max(1), |s| int(s, "count").unwrap_or_default());
     let kind = text(involved, "kind").to_lowercase();
     let target = match text(involved, "name") {
         "" => kind,
@@ -216,8 +215,7 @@ pub fn flow_schema(o: &Value, c: &HookContext) -> Cells {
 
 pub fn priority_level(o: &Value, c: &HookContext) -> Cells {
     let limited = |key: &str| at(o, &["spec", "limited", key]).map_or(NONE.into(), Clone::clone);
-    let queuing =
-        |key: &str| at(o, &["spec", "limited", "limitResponse", "queuing", key]).map_or(NONE.into(), Value::clone);
+    let queuing = |key: &str| at(o, &["spec", "limited", "limitResponse", "queuing", key]).map_or(NONE.into(), Value::clone);
     vec![
         name(o).into(),
         text_at(o, &["spec", "type"]).into(),
@@ -251,8 +249,7 @@ pub fn resource_slice(o: &Value, c: &HookContext) -> Cells {
 }
 
 pub fn api_service(o: &Value, c: &HookContext) -> Cells {
-    let service = at(o, &["spec", "service"])
-        .map_or("Local".to_owned(), |s| format!("{}/{}", text(s, "namespace"), text(s, "name")));
+    let service = at(o, &["spec", "service"]).map_or("Local".to_owned(), |s| format!("{}/{}", text(s, "namespace"), text(s, "name")));
     let available = list_at(o, &["status", "conditions"]).iter().find(|c| text(c, "type") == "Available");
     let state = match available.map(|a| (text(a, "status"), text(a, "reason"))) {
         None => "Unknown".to_owned(),

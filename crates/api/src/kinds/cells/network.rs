@@ -7,15 +7,7 @@ pub fn service(o: &Value, c: &HookContext) -> Cells {
     let spec = o.get("spec").unwrap_or(&empty);
     let ip = list(spec, "clusterIPs").first().and_then(Value::as_str).unwrap_or(NONE);
     let ports: Vec<String> = list(spec, "ports").iter().map(port).collect();
-    cells![
-        name(o),
-        text(spec, "type"),
-        ip,
-        external_ip(o, spec),
-        or(&ports.join(","), NONE),
-        age(o, c),
-        labels(spec.get("selector")),
-    ]
+    cells![name(o), text(spec, "type"), ip, external_ip(o, spec), or(&ports.join(","), NONE), age(o, c), labels(spec.get("selector")),]
 }
 
 fn port(port: &Value) -> String {
@@ -29,8 +21,7 @@ fn port(port: &Value) -> String {
 /// Addresses or names of the points where a load balancer listens, sorted.
 fn balancer(o: &Value) -> Vec<String> {
     let points = list_at(o, &["status", "loadBalancer", "ingress"]);
-    let mut all: Vec<String> =
-        points.iter().map(|i| or(text(i, "ip"), text(i, "hostname")).to_owned()).filter(|s| !s.is_empty()).collect();
+    let mut all: Vec<String> = points.iter().map(|i| or(text(i, "ip"), text(i, "hostname")).to_owned()).filter(|s| !s.is_empty()).collect();
     all.sort();
     all.dedup();
     all
@@ -57,9 +48,7 @@ pub fn endpoints(o: &Value, c: &HookContext) -> Cells {
         }
         for port in list(subset, "ports") {
             let number = int(port, "port").unwrap_or_default();
-            all.extend(
-                ips().map(|ip| if ip.contains(':') { format!("[{ip}]:{number}") } else { format!("{ip}:{number}") }),
-            );
+            all.extend(ips().map(|ip| if ip.contains(':') { format!("[{ip}]:{number}") } else { format!("{ip}:{number}") }));
         }
     }
     let nothing = if list(o, "subsets").is_empty() { NONE } else { "" };

@@ -53,9 +53,7 @@ fn readiness_gates(o: &Value, spec: &Value) -> String {
 }
 
 fn summary(o: &Value, spec: &Value, status: &Value) -> Summary {
-    let gated = list(status, "conditions")
-        .iter()
-        .any(|c| text(c, "type") == "PodScheduled" && text(c, "reason") == "SchedulingGated");
+    let gated = list(status, "conditions").iter().any(|c| text(c, "type") == "PodScheduled" && text(c, "reason") == "SchedulingGated");
     let reason = if gated { "SchedulingGated" } else { or(text(status, "reason"), text(status, "phase")) };
     let mut s = Summary { reason: reason.to_owned(), restarts: 0, last: None, ready: 0 };
     let mut sidecars = (0, None);

@@ -29,8 +29,7 @@ fn unset<'a>(o: &'a Value, key: &str) -> &'a str {
 }
 
 pub fn persistent_volume(o: &Value, c: &HookContext) -> Cells {
-    let claim =
-        at(o, &["spec", "claimRef"]).map_or(String::new(), |r| format!("{}/{}", text(r, "namespace"), text(r, "name")));
+    let claim = at(o, &["spec", "claimRef"]).map_or(String::new(), |r| format!("{}/{}", text(r, "namespace"), text(r, "name")));
     cells![
         name(o),
         or(text_at(o, &["spec", "capacity", "storage"]), "0"),

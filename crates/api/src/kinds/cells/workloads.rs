@@ -74,22 +74,12 @@ pub fn controller_revision(o: &Value, c: &HookContext) -> Cells {
 pub fn job(o: &Value, c: &HookContext) -> Cells {
     let (names, images) = template(o);
     let succeeded = status(o, "succeeded");
-    let completions =
-        match (at(o, &["spec", "completions"]).and_then(Value::as_i64), int_at(o, &["spec", "parallelism"])) {
-            (Some(n), _) => format!("{succeeded}/{n}"),
-            (None, n) if n > 1 => format!("{succeeded}/1 of {n}"),
-            (None, _) => format!("{succeeded}/1"),
-        };
-    cells![
-        name(o),
-        job_state(o),
-        completions,
-        job_duration(o, c),
-        age(o, c),
-        names,
-        images,
-        selector(at(o, &["spec", "selector"])),
-    ]
+    let completions = match (at(o, &["spec", "completions"]).and_then(Value::as_i64), int_at(o, &["spec", "parallelism"])) {
+        (Some(n), _) => format!("{succeeded}/{n}"),
+        (None, n) if n > 1 => format!("{succeeded}/1 of {n}"),
+        (None, _) => format!("{succeeded}/1"),
+    };
+    cells![name(o), job_state(o), completions, job_duration(o, c), age(o, c), names, images, selector(at(o, &["spec", "selector"])),]
 }
 
 fn job_state(o: &Value) -> &'static str {
@@ -151,11 +141,7 @@ pub fn autoscaler_v1(o: &Value, c: &HookContext) -> Cells {
 }
 
 pub fn autoscaler(o: &Value, c: &HookContext) -> Cells {
-    let target = format!(
-        "{}/{}",
-        text_at(o, &["spec", "scaleTargetRef", "kind"]),
-        text_at(o, &["spec", "scaleTargetRef", "name"])
-    );
+    let target = format!("{}/{}", text_at(o, &["spec", "scaleTargetRef", "kind"]), text_at(o, &["spec", "scaleTargetRef", "name"]));
     let least = at(o, &["spec", "minReplicas"]).map_or(UNSET.to_owned(), shown);
     let most = int_at(o, &["spec", "maxReplicas"]);
     cells![name(o), target, metrics(o), least, most, status(o, "currentReplicas"), age(o, c)]

@@ -84,7 +84,10 @@ pub fn init(pod: &Pod, path: &At, e: &mut Errors) {
         common(c, pod, &at, e);
         restart_policy(c, &at, e);
         if resources::is_sidecar(c) && has(c, "restartPolicyRules") {
-            e.forbidden(&at.child("restartPolicyRules"), "restartPolicyRules are not allowed for init containers with restart policy Always");
+            e.forbidden(
+                &at.child("restartPolicyRules"),
+                "restartPolicyRules are not allowed for init containers with restart policy Always",
+            );
         }
         if !seen.insert(name(c)) && !name(c).is_empty() {
             e.duplicate(&at.child("name"), &name(c).into());
@@ -123,16 +126,7 @@ pub fn ephemeral(pod: &Pod, path: &At, e: &mut Errors) {
 }
 
 fn not_for_ephemeral(c: &Value, at: &At, e: &mut Errors) {
-    let keys = [
-        "ports",
-        "resources",
-        "livenessProbe",
-        "readinessProbe",
-        "startupProbe",
-        "lifecycle",
-        "resizePolicy",
-        "restartPolicy",
-    ];
+    let keys = ["ports", "resources", "livenessProbe", "readinessProbe", "startupProbe", "lifecycle", "resizePolicy", "restartPolicy"];
     for key in keys {
         if !same(c.get(key), None) {
             e.forbidden(&at.child(key), NOT_FOR_EPHEMERAL);

@@ -175,10 +175,7 @@ fn image_tag(image: &str) -> Option<&str> {
         Some((_, tag)) => (&name[..name.len() - tag.len() - 1], Some(tag)),
         None => (name, None),
     };
-    let path = repository
-        .split_once('/')
-        .filter(|(host, _)| host.contains(['.', ':']) || *host == "localhost")
-        .map_or(repository, |p| p.1);
+    let path = repository.split_once('/').filter(|(host, _)| host.contains(['.', ':']) || *host == "localhost").map_or(repository, |p| p.1);
     let fine = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || b"._-/".contains(&c);
     if path.is_empty() || !path.bytes().all(fine) {
         return None;

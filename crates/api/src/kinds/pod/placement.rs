@@ -81,9 +81,7 @@ fn node_operator(r: &Value, at: &At, e: &mut Errors) {
         "Exists" | "DoesNotExist" if values > 0 => {
             e.forbidden(&path, "may not be specified when `operator` is 'Exists' or 'DoesNotExist'");
         }
-        "Gt" | "Lt" if values != 1 => {
-            e.required(&path, "must be specified single value when `operator` is 'Lt' or 'Gt'")
-        }
+        "Gt" | "Lt" if values != 1 => e.required(&path, "must be specified single value when `operator` is 'Lt' or 'Gt'"),
         "In" | "NotIn" | "Exists" | "DoesNotExist" | "Gt" | "Lt" => {}
         other => e.invalid(&at.child("operator"), &other.into(), "not a valid selector operator"),
     }
@@ -92,10 +90,7 @@ fn node_operator(r: &Value, at: &At, e: &mut Errors) {
 fn node_field(r: &Value, at: &At, e: &mut Errors) {
     match text(r, "operator") {
         "In" | "NotIn" if list(r, "values").len() != 1 => {
-            e.required(
-                &at.child("values"),
-                "must be only one value when `operator` is 'In' or 'NotIn' for node field selector",
-            );
+            e.required(&at.child("values"), "must be only one value when `operator` is 'In' or 'NotIn' for node field selector");
         }
         "In" | "NotIn" => {}
         other => e.invalid(&at.child("operator"), &other.into(), "not a valid selector operator"),
@@ -161,8 +156,7 @@ pub fn tolerations(spec: &Value, key: &str, path: &At, e: &mut Errors) {
     let path = path.child(key);
     for (i, t) in list(spec, key).iter().enumerate() {
         let at = path.index(i);
-        let (taint, operator, value, effect) =
-            (text(t, "key"), text(t, "operator"), text(t, "value"), text(t, "effect"));
+        let (taint, operator, value, effect) = (text(t, "key"), text(t, "operator"), text(t, "value"), text(t, "effect"));
         if !taint.is_empty() {
             check::label_name(taint, &at.child("key"), e);
         } else if operator != "Exists" {
@@ -170,11 +164,7 @@ pub fn tolerations(spec: &Value, key: &str, path: &At, e: &mut Errors) {
             e.invalid(&at.child("operator"), &operator.into(), why);
         }
         if has(t, "tolerationSeconds") && effect != "NoExecute" {
-            e.invalid(
-                &at.child("effect"),
-                &effect.into(),
-                "effect must be 'NoExecute' when `tolerationSeconds` is set",
-            );
+            e.invalid(&at.child("effect"), &effect.into(), "effect must be 'NoExecute' when `tolerationSeconds` is set");
         }
         match operator {
             "Equal" | "" => {

@@ -58,7 +58,8 @@ fn is_sysctl(name: &str) -> bool {
 }
 
 fn sysctls(context: &Value, spec: &Value, path: &At, e: &mut Errors) {
-    const FORM: &str = r"must have at most 253 characters and match regex ^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$";
+    const FORM: &str =
+        r"must have at most 253 characters and match regex ^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$";
     let path = path.child("sysctls");
     let all = list(context, "sysctls");
     for (i, sysctl) in all.iter().enumerate() {
@@ -75,8 +76,7 @@ fn sysctls(context: &Value, spec: &Value, path: &At, e: &mut Errors) {
         if flag(spec, "hostNetwork") && dotted.starts_with("net.") {
             e.invalid(&at, &name.into(), "may not be specified when 'hostNetwork' is true");
         }
-        let ipc =
-            ["kernel.shm", "kernel.msg", "fs.mqueue."].iter().any(|p| dotted.starts_with(p)) || dotted == "kernel.sem";
+        let ipc = ["kernel.shm", "kernel.msg", "fs.mqueue."].iter().any(|p| dotted.starts_with(p)) || dotted == "kernel.sem";
         if flag(spec, "hostIPC") && ipc {
             e.invalid(&at, &name.into(), "may not be specified when 'hostIPC' is true");
         }

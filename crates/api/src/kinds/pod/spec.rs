@@ -83,11 +83,7 @@ fn resource_claims(spec: &Value, path: &At, e: &mut Errors) {
         match WAYS.iter().filter(|k| has(claim, k)).count() {
             0 => e.invalid(&at, claim, "must specify one of: `resourceClaimName`, `resourceClaimTemplateName`"),
             1 => {}
-            _ => e.invalid(
-                &at,
-                claim,
-                "at most one of `resourceClaimName` or `resourceClaimTemplateName` may be specified",
-            ),
+            _ => e.invalid(&at, claim, "at most one of `resourceClaimName` or `resourceClaimTemplateName` may be specified"),
         }
         for key in WAYS {
             if let Some(name) = get(claim, key).and_then(Value::as_str) {

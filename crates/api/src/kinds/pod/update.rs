@@ -112,9 +112,7 @@ fn only_added_tolerations(new: &Value, old: &Value, e: &mut Errors) {
         remove(&mut t, "tolerationSeconds");
         t
     };
-    let kept = |old: &Value| {
-        list(new, "tolerations").iter().any(|t| same(Some(&without_seconds(t)), Some(&without_seconds(old))))
-    };
+    let kept = |old: &Value| list(new, "tolerations").iter().any(|t| same(Some(&without_seconds(t)), Some(&without_seconds(old))));
     if !list(old, "tolerations").iter().all(kept) {
         let why = "existing toleration can not be modified except its tolerationSeconds";
         e.forbidden(&SPEC.child("tolerations"), why);
@@ -167,11 +165,7 @@ fn node_affinity_mutation(new: &Value, old: &Value, e: &mut Errors) {
     let path = path.child("requiredDuringSchedulingIgnoredDuringExecution");
     let path = path.child("nodeSelectorTerms");
     if new_terms.len() != old_terms.len() {
-        return e.invalid(
-            &path,
-            &new_terms.into(),
-            "no additions/deletions to non-empty NodeSelectorTerms list are allowed",
-        );
+        return e.invalid(&path, &new_terms.into(), "no additions/deletions to non-empty NodeSelectorTerms list are allowed");
     }
     for (i, (new, old)) in new_terms.iter().zip(&old_terms).enumerate() {
         let kept = |key: &str| list(new, key).starts_with(list(old, key));
@@ -194,9 +188,7 @@ pub fn validate_status(new: &Value, old: &Value, e: &mut Errors) {
     check::form(new, "nominatedNodeName", names::dns1123_subdomain, &STATUS, e);
     check::immutable(new, old, "qosClass", &STATUS, e);
     let restart = text(old_spec, "restartPolicy");
-    let sidecar = |name: &str| {
-        list(old_spec, "initContainers").iter().any(|c| text(c, "name") == name && super::resources::is_sidecar(c))
-    };
+    let sidecar = |name: &str| list(old_spec, "initContainers").iter().any(|c| text(c, "name") == name && super::resources::is_sidecar(c));
     transitions(new, old, "containerStatuses", restart, |_| false, e);
     transitions(new, old, "initContainerStatuses", restart, sidecar, e);
     transitions(new, old, "ephemeralContainerStatuses", "Never", |_| false, e);
@@ -337,8 +329,7 @@ fn validate_resize(new: &Value, old: &Value, e: &mut Errors) {
 fn resized(c: &Value, before: &Value, path: &At, e: &mut Errors) {
     for key in ["limits", "requests"] {
         let list_path = path.child(key);
-        let (now, was) =
-            (at(c, &["resources", key]).unwrap_or(&NONE), at(before, &["resources", key]).unwrap_or(&NONE));
+        let (now, was) = (at(c, &["resources", key]).unwrap_or(&NONE), at(before, &["resources", key]).unwrap_or(&NONE));
         let empty = serde_json::Map::new();
         for (name, value) in was.as_object().unwrap_or(&empty) {
             let fixed = !matches!(name.as_str(), "cpu" | "memory");

@@ -101,8 +101,7 @@ fn empty_dir(s: &Value, at: &At, e: &mut Errors) {
 
 /// A path of the host.
 pub fn host_path(s: &Value, at: &At, e: &mut Errors) {
-    const TYPES: [&str; 8] =
-        ["", "BlockDevice", "CharDevice", "Directory", "DirectoryOrCreate", "File", "FileOrCreate", "Socket"];
+    const TYPES: [&str; 8] = ["", "BlockDevice", "CharDevice", "Directory", "DirectoryOrCreate", "File", "FileOrCreate", "Socket"];
     let path = text(s, "path");
     if path.is_empty() {
         return e.required(&at.child("path"), "");
@@ -189,8 +188,7 @@ fn projected(s: &Value, at: &At, e: &mut Errors) {
     for (i, source) in list(s, "sources").iter().enumerate() {
         let source_path = sources.index(i);
         let mut count = 0;
-        for key in ["secret", "configMap", "downwardAPI", "serviceAccountToken", "clusterTrustBundle", "podCertificate"]
-        {
+        for key in ["secret", "configMap", "downwardAPI", "serviceAccountToken", "clusterTrustBundle", "podCertificate"] {
             let Some(what) = get(source, key) else { continue };
             count += 1;
             projection(key, what, &source_path.child(key), e);
@@ -237,9 +235,7 @@ fn token(what: &Value, at: &At, e: &mut Errors) {
     check::required(what, "path", at, e);
     check::local_non_reserved_path(text(what, "path"), &at.child("path"), e);
     match int(what, "expirationSeconds") {
-        Some(n) if n < 600 => {
-            e.invalid(&at.child("expirationSeconds"), &n.into(), "may not specify a duration less than 10 minutes")
-        }
+        Some(n) if n < 600 => e.invalid(&at.child("expirationSeconds"), &n.into(), "may not specify a duration less than 10 minutes"),
         Some(n) if n > 1 << 32 => {
             e.invalid(&at.child("expirationSeconds"), &n.into(), "may not specify a duration larger than 2^32 seconds");
         }
@@ -271,11 +267,7 @@ fn ephemeral(s: &Value, at: &At, e: &mut Errors) {
     match get(s, "volumeClaimTemplate") {
         None => e.required(&at, ""),
         Some(template) => {
-            crate::kinds::storage::validate_claim_spec(
-                template.get("spec").unwrap_or(&Value::Null),
-                &at.child("spec"),
-                e,
-            );
+            crate::kinds::storage::validate_claim_spec(template.get("spec").unwrap_or(&Value::Null), &at.child("spec"), e);
         }
     }
 }
@@ -342,10 +334,7 @@ fn propagation(mount: &Value, c: &Value, path: &At, e: &mut Errors) {
     check::choice_if_set(mount, "mountPropagation", &MODES, path, e);
     let privileged = at(c, &["securityContext", "privileged"]) == Some(&Value::Bool(true));
     if text(mount, "mountPropagation") == "Bidirectional" && !privileged {
-        e.forbidden(
-            &path.child("mountPropagation"),
-            "Bidirectional mount propagation is available only to privileged containers",
-        );
+        e.forbidden(&path.child("mountPropagation"), "Bidirectional mount propagation is available only to privileged containers");
     }
     let at = path.child("recursiveReadOnly");
     match get(mount, "recursiveReadOnly").and_then(Value::as_str) {

@@ -10,10 +10,7 @@ use serde_json::Value;
 const NODE_LABELS: [(&str, &str); 5] = [
     ("beta.kubernetes.io/arch", "deprecated since v1.14; use \"kubernetes.io/arch\" instead"),
     ("beta.kubernetes.io/os", "deprecated since v1.14; use \"kubernetes.io/os\" instead"),
-    (
-        "failure-domain.beta.kubernetes.io/region",
-        "deprecated since v1.17; use \"topology.kubernetes.io/region\" instead",
-    ),
+    ("failure-domain.beta.kubernetes.io/region", "deprecated since v1.17; use \"topology.kubernetes.io/region\" instead"),
     ("failure-domain.beta.kubernetes.io/zone", "deprecated since v1.17; use \"topology.kubernetes.io/zone\" instead"),
     ("beta.kubernetes.io/instance-type", "deprecated since v1.17; use \"node.kubernetes.io/instance-type\" instead"),
 ];
@@ -24,8 +21,7 @@ pub fn pod(o: &Value) -> Vec<String> {
     let name = text_at(o, &["metadata", "name"]);
     let wrong = names::dns1123_label(name);
     if !name.is_empty() && !wrong.is_empty() {
-        let why =
-            "this is used in the Pod's hostname, which can result in surprising behavior; a DNS label is recommended";
+        let why = "this is used in the Pod's hostname, which can result in surprising behavior; a DNS label is recommended";
         out.push(format!("metadata.name: {why}: [{}]", wrong.join(" ")));
     }
     spec(o.get("spec").unwrap_or(&NONE), &At::field("spec"), &mut out);
@@ -69,10 +65,7 @@ fn spec(spec: &Value, path: &At, out: &mut Vec<String>) {
     let volumes = path.child("volumes");
     for (i, volume) in list(spec, "volumes").iter().enumerate() {
         if has(volume, "gitRepo") {
-            out.push(format!(
-                "{}: deprecated in v1.11, and disabled by default in v1.33+",
-                volumes.index(i).child("gitRepo")
-            ));
+            out.push(format!("{}: deprecated in v1.11, and disabled by default in v1.33+", volumes.index(i).child("gitRepo")));
         }
     }
     let secrets = path.child("imagePullSecrets");
@@ -103,9 +96,7 @@ fn container(c: &Value, path: &At, out: &mut Vec<String>) {
     }
     let ports = path.child("ports");
     let all = list(c, "ports");
-    let key = |p: &Value| {
-        (int(p, "containerPort"), text(p, "protocol").to_owned(), int(p, "hostPort"), text(p, "hostIP").to_owned())
-    };
+    let key = |p: &Value| (int(p, "containerPort"), text(p, "protocol").to_owned(), int(p, "hostPort"), text(p, "hostIP").to_owned());
     for (i, port) in all.iter().enumerate() {
         if let Some(j) = all[..i].iter().position(|p| key(p) == key(port)) {
             out.push(format!("{}: duplicate port definition with {}", ports.index(i), ports.index(j)));
@@ -130,8 +121,7 @@ mod tests {
 
     #[test]
     fn odd_pods_get_warnings() {
-        let c =
-            json!({"name": "c", "env": [{"name": "A"}, {"name": "A"}], "resources": {"limits": {"memory": "128m"}}});
+        let c = json!({"name": "c", "env": [{"name": "A"}, {"name": "A"}], "resources": {"limits": {"memory": "128m"}}});
         let o = json!({"metadata": {"name": "a.b"}, "spec": {"containers": [c], "nodeSelector": {"beta.kubernetes.io/os": "linux"}}});
         assert_eq!(
             pod(&o),

@@ -4,13 +4,10 @@ use super::columns;
 use super::core::event_fields;
 use super::row::Group;
 use crate::kinds::{Kind, Verbs};
-use crate::kinds::{
-    admission, cells, certificates, endpoints, event, extension, flow, networking, policy, rbac, storage,
-};
+use crate::kinds::{admission, cells, certificates, endpoints, event, extension, flow, networking, policy, rbac, storage};
 
 const ADMISSION: Group = Group("admissionregistration.k8s.io", "v1", "io.k8s.api.admissionregistration.v1");
-const EXTENSIONS: Group =
-    Group("apiextensions.k8s.io", "v1", "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1");
+const EXTENSIONS: Group = Group("apiextensions.k8s.io", "v1", "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1");
 const REGISTRATION: Group = Group("apiregistration.k8s.io", "v1", "io.k8s.kube-aggregator.pkg.apis.apiregistration.v1");
 const AUTHENTICATION: Group = Group("authentication.k8s.io", "v1", "io.k8s.api.authentication.v1");
 const AUTHORIZATION: Group = Group("authorization.k8s.io", "v1", "io.k8s.api.authorization.v1");
@@ -143,11 +140,7 @@ pub(super) fn events() -> Vec<Kind> {
 
 pub(super) fn flow() -> Vec<Kind> {
     vec![
-        FLOW.cluster("FlowSchema", "flowschemas")
-            .status()
-            .table(columns::FLOW_SCHEMA, cells::flow_schema)
-            .hooks(flow::SCHEMA)
-            .done(),
+        FLOW.cluster("FlowSchema", "flowschemas").status().table(columns::FLOW_SCHEMA, cells::flow_schema).hooks(flow::SCHEMA).done(),
         FLOW.cluster("PriorityLevelConfiguration", "prioritylevelconfigurations")
             .status()
             .table(columns::PRIORITY_LEVEL, cells::priority_level)
@@ -198,34 +191,17 @@ pub(super) fn rbac() -> Vec<Kind> {
             .table(columns::ROLE_BINDING, cells::role_binding)
             .hooks(rbac::CLUSTER_ROLE_BINDING)
             .done(),
-        RBAC.cluster("ClusterRole", "clusterroles")
-            .table(columns::ROLE, cells::name_created)
-            .hooks(rbac::CLUSTER_ROLE)
-            .done(),
-        RBAC.namespaced("RoleBinding", "rolebindings")
-            .table(columns::ROLE_BINDING, cells::role_binding)
-            .hooks(rbac::ROLE_BINDING)
-            .done(),
+        RBAC.cluster("ClusterRole", "clusterroles").table(columns::ROLE, cells::name_created).hooks(rbac::CLUSTER_ROLE).done(),
+        RBAC.namespaced("RoleBinding", "rolebindings").table(columns::ROLE_BINDING, cells::role_binding).hooks(rbac::ROLE_BINDING).done(),
         RBAC.namespaced("Role", "roles").table(columns::ROLE, cells::name_created).hooks(rbac::ROLE).done(),
     ]
 }
 
 pub(super) fn storage() -> Vec<Kind> {
     vec![
-        STORAGE
-            .cluster("CSIDriver", "csidrivers")
-            .table(columns::CSI_DRIVER, cells::csi_driver)
-            .hooks(storage::CSI_DRIVER)
-            .done(),
-        STORAGE
-            .cluster("CSINode", "csinodes")
-            .table(columns::CSI_NODE, cells::csi_node)
-            .hooks(storage::CSI_NODE)
-            .done(),
-        STORAGE
-            .namespaced("CSIStorageCapacity", "csistoragecapacities")
-            .table(columns::CSI_CAPACITY, cells::csi_capacity)
-            .done(),
+        STORAGE.cluster("CSIDriver", "csidrivers").table(columns::CSI_DRIVER, cells::csi_driver).hooks(storage::CSI_DRIVER).done(),
+        STORAGE.cluster("CSINode", "csinodes").table(columns::CSI_NODE, cells::csi_node).hooks(storage::CSI_NODE).done(),
+        STORAGE.namespaced("CSIStorageCapacity", "csistoragecapacities").table(columns::CSI_CAPACITY, cells::csi_capacity).done(),
         STORAGE
             .cluster("StorageClass", "storageclasses")
             .short(&["sc"])

@@ -115,12 +115,8 @@ pub const INGRESS: &[Col] = &[
     AGE,
 ];
 
-pub const INGRESS_CLASS: &[Col] = &[
-    NAME,
-    text("Controller", "Controller of the class."),
-    text("Parameters", "Object with parameters of the controller."),
-    AGE,
-];
+pub const INGRESS_CLASS: &[Col] =
+    &[NAME, text("Controller", "Controller of the class."), text("Parameters", "Object with parameters of the controller."), AGE];
 
 pub const NETWORK_POLICY: &[Col] = &[NAME, text("Pod-Selector", "Pods the policy applies to."), AGE];
 pub const IP_ADDRESS: &[Col] = &[NAME, text("ParentRef", "Object the address belongs to.")];
@@ -184,12 +180,8 @@ pub const PERSISTENT_VOLUME_CLAIM: &[Col] = &[
     wide("VolumeMode", "Filesystem or Block."),
 ];
 
-pub const RESOURCE_QUOTA: &[Col] = &[
-    NAME,
-    text("Request", "Requests used out of those allowed."),
-    text("Limit", "Limits used out of those allowed."),
-    AGE,
-];
+pub const RESOURCE_QUOTA: &[Col] =
+    &[NAME, text("Request", "Requests used out of those allowed."), text("Limit", "Limits used out of those allowed."), AGE];
 
 pub const DISRUPTION_BUDGET: &[Col] = &[
     NAME,
@@ -258,8 +250,7 @@ pub const CSI_DRIVER: &[Col] = &[
     text("Modes", "Kinds of volumes."),
     AGE,
 ];
-pub const CSI_CAPACITY: &[Col] =
-    &[NAME, text("StorageClassName", "Class the capacity is of."), text("Capacity", "Space that is left.")];
+pub const CSI_CAPACITY: &[Col] = &[NAME, text("StorageClassName", "Class the capacity is of."), text("Capacity", "Space that is left.")];
 
 pub const PRIORITY_CLASS: &[Col] = &[
     NAME,
@@ -272,8 +263,7 @@ pub const RUNTIME_CLASS: &[Col] = &[NAME, text("Handler", "Configuration of the 
 pub const WEBHOOKS: &[Col] = &[NAME, int("Webhooks", "Number of webhooks."), AGE];
 pub const VALIDATING_POLICY: &[Col] =
     &[NAME, int("Validations", "Number of validations."), text("ParamKind", "Kind of the parameters."), AGE];
-pub const MUTATING_POLICY: &[Col] =
-    &[NAME, int("Mutations", "Number of mutations."), text("ParamKind", "Kind of the parameters."), AGE];
+pub const MUTATING_POLICY: &[Col] = &[NAME, int("Mutations", "Number of mutations."), text("ParamKind", "Kind of the parameters."), AGE];
 pub const POLICY_BINDING: &[Col] =
     &[NAME, text("PolicyName", "Policy that is bound."), text("ParamRef", "Parameters of the binding."), AGE];
 
@@ -296,13 +286,7 @@ pub const PRIORITY_LEVEL: &[Col] = &[
 ];
 
 pub const RESOURCE_CLAIM: &[Col] = &[NAME, text("State", "Whether it is allocated and reserved."), AGE];
-pub const RESOURCE_SLICE: &[Col] = &[
-    NAME,
-    text("Node", "Node of the devices."),
-    text("Driver", "Driver of the devices."),
-    text("Pool", "Pool of the devices."),
-    AGE,
-];
+pub const RESOURCE_SLICE: &[Col] =
+    &[NAME, text("Node", "Node of the devices."), text("Driver", "Driver of the devices."), text("Pool", "Pool of the devices."), AGE];
 pub const CUSTOM_RESOURCE_DEFINITION: &[Col] = &[NAME, text("Created At", "When the server created the object.")];
-pub const API_SERVICE: &[Col] =
-    &[NAME, text("Service", "Service behind the API."), text("Available", "Whether the service answers."), AGE];
+pub const API_SERVICE: &[Col] = &[NAME, text("Service", "Service behind the API."), text("Available", "Whether the service answers."), AGE];

@@ -103,11 +103,7 @@ fn simple() -> Vec<Kind> {
             .table(columns::RESOURCE_QUOTA, cells::resource_quota)
             .hooks(policy::QUOTA)
             .done(),
-        V1.namespaced("Secret", "secrets")
-            .select(&[("type", "")])
-            .table(columns::SECRET, cells::secret)
-            .hooks(config::SECRET)
-            .done(),
+        V1.namespaced("Secret", "secrets").select(&[("type", "")]).table(columns::SECRET, cells::secret).hooks(config::SECRET).done(),
         V1.namespaced("ServiceAccount", "serviceaccounts")
             .short(&["sa"])
             .action("token", ("authentication.k8s.io", "v1", "TokenRequest"))
@@ -139,10 +135,7 @@ fn workload() -> Vec<Kind> {
             .table(columns::POD, cells::pod)
             .hooks(pod::HOOKS)
             .done(),
-        V1.namespaced("PodTemplate", "podtemplates")
-            .table(columns::POD_TEMPLATE, cells::pod_template)
-            .hooks(pod::templates::HOOKS)
-            .done(),
+        V1.namespaced("PodTemplate", "podtemplates").table(columns::POD_TEMPLATE, cells::pod_template).hooks(pod::templates::HOOKS).done(),
         V1.namespaced("ReplicationController", "replicationcontrollers")
             .short(&["rc"])
             .category("all")

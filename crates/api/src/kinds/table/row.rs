@@ -1,8 +1,6 @@
 //! The small language in which rows are written: a group names what its rows share, each call adds one fact.
 
-use crate::kinds::{
-    Column, HookContext, Hooks, Kind, Scope, SelectableField, Subresource, SubresourceKind, Text, Verbs,
-};
+use crate::kinds::{Column, HookContext, Hooks, Kind, Scope, SelectableField, Subresource, SubresourceKind, Text, Verbs};
 use serde_json::Value;
 use std::borrow::Cow;
 
@@ -31,13 +29,7 @@ pub(super) const AGE: Col = text("Age", "Time since the server created the objec
 impl Col {
     fn column(self) -> Column {
         let format = if self.0 == "Name" { "name" } else { "" };
-        Column {
-            name: self.0.into(),
-            kind: self.1.into(),
-            format: format.into(),
-            description: self.3.into(),
-            priority: self.2,
-        }
+        Column { name: self.0.into(), kind: self.1.into(), format: format.into(), description: self.3.into(), priority: self.2 }
     }
 }
 
@@ -155,11 +147,7 @@ impl Row {
     pub fn select(mut self, fields: &[(&'static str, &'static str)]) -> Self {
         for (label, absent) in fields {
             let path: Vec<Text> = label.split('.').map(Text::Borrowed).collect();
-            self.0.fields.to_mut().push(SelectableField {
-                label: (*label).into(),
-                path: path.into(),
-                absent: (*absent).into(),
-            });
+            self.0.fields.to_mut().push(SelectableField { label: (*label).into(), path: path.into(), absent: (*absent).into() });
         }
         self
     }

@@ -148,7 +148,10 @@ fn app_armor(pod: Pod<'_>) -> Option<Violation> {
     }
     let mut annotations: Vec<String> = pod
         .annotations()
-        .filter(|(k, v)| k.starts_with("container.apparmor.security.beta.kubernetes.io/") && !(v.is_empty() || *v == "runtime/default" || v.starts_with("localhost/")))
+        .filter(|(k, v)| {
+            k.starts_with("container.apparmor.security.beta.kubernetes.io/")
+                && !(v.is_empty() || *v == "runtime/default" || v.starts_with("localhost/"))
+        })
         .map(|(k, v)| format!("{k}={v:?}"))
         .collect();
     annotations.sort();
@@ -178,7 +181,9 @@ const HARMLESS_CAPABILITIES: &[&str] = &[
 
 /// Containers that add other capabilities than allowed, and which.
 fn added<'a>(pod: Pod<'a>, allowed: &[&str]) -> Option<String> {
-    let extra = |context: &'a Value| list(&context["capabilities"], "add").filter_map(Value::as_str).filter(|c| !allowed.contains(c)).collect::<Vec<_>>();
+    let extra = |context: &'a Value| {
+        list(&context["capabilities"], "add").filter_map(Value::as_str).filter(|c| !allowed.contains(c)).collect::<Vec<_>>()
+    };
     let names: Vec<&str> = containers(pod.spec).filter(|c| !extra(&c["securityContext"]).is_empty()).map(name).collect();
     let forbidden: BTreeSet<&str> = containers(pod.spec).flat_map(|c| extra(&c["securityContext"])).collect();
     (!names.is_empty()).then(|| format!("{} must not include {} in securityContext.capabilities.add", named(&names), quoted(forbidden)))
@@ -257,7 +262,8 @@ fn proc_mount_baseline(pod: Pod<'_>) -> Option<Violation> {
 fn proc_mount(pod: Pod<'_>) -> Option<Violation> {
     let bad = |s: &Value| s["procMount"].as_str().is_some_and(|p| p != "Default");
     let names = pod.containers_with(bad);
-    let types: BTreeSet<&str> = containers(pod.spec).map(|c| &c["securityContext"]).filter(|s| bad(s)).filter_map(|s| s["procMount"].as_str()).collect();
+    let types: BTreeSet<&str> =
+        containers(pod.spec).map(|c| &c["securityContext"]).filter(|s| bad(s)).filter_map(|s| s["procMount"].as_str()).collect();
     if names.is_empty() {
         return None;
     }
@@ -265,7 +271,9 @@ fn proc_mount(pod: Pod<'_>) -> Option<Violation> {
 }
 
 fn se_linux(pod: Pod<'_>) -> Option<Violation> {
-    let allowed = |t: &str| matches!(t, "" | "container_t" | "container_init_t" | "container_kvm_t") || (t == "container_engine_t" && pod.version >= 31);
+    let allowed = |t: &str| {
+        matches!(t, "" | "container_t" | "container_init_t" | "container_kvm_t") || (t == "container_engine_t" && pod.version >= 31)
+    };
     let text = |s: &Value, field: &str| s["seLinuxOptions"][field].as_str().unwrap_or_default().to_owned();
     let bad_type = |s: &Value| !allowed(&text(s, "type"));
     let sets = |s: &Value, field: &str| !text(s, field).is_empty();
@@ -304,9 +312,17 @@ fn seccomp_baseline(pod: Pod<'_>) -> Option<Violation> {
         return violation("seccompProfile", seccomp_bad(pod)?);
     }
     let allowed = |v: &str| v.is_empty() || v == "runtime/default" || v == "docker/default" || v.starts_with("localhost/");
-    let of_pod = |k: &str| k == "seccomp.security.alpha.kubernetes.io/pod" || k.starts_with("container.seccomp.security.alpha.kubernetes.io/");
+    let of_pod =
+        |k: &str| k == "seccomp.security.alpha.kubernetes.io/pod" || k.starts_with("container.seccomp.security.alpha.kubernetes.io/");
     let bad: BTreeSet<String> = pod.annotations().filter(|(k, v)| of_pod(k) && !allowed(v)).map(|(k, v)| format!("{k}={v:?}")).collect();
-    if bad.is_empty() { None } else { violation("seccompProfile", format!("forbidden {} {}", plural("annotation", "annotations", bad.len()), bad.into_iter().collect::<Vec<_>>().join(", "))) }
+    if bad.is_empty() {
+        None
+    } else {
+        violation(
+            "seccompProfile",
+            format!("forbidden {} {}", plural("annotation", "annotations", bad.len()), bad.into_iter().collect::<Vec<_>>().join(", ")),
+        )
+    }
 }
 
 fn seccomp_restricted(pod: Pod<'_>) -> Option<Violation> {

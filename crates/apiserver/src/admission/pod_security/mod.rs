@@ -95,7 +95,15 @@ fn told(violations: &[checks::Violation]) -> String {
 fn same_for_policy(new: &Value, old: &Value) -> bool {
     let relevant = |pod: &Value| {
         let mut spec = pod["spec"].clone();
-        for field in ["activeDeadlineSeconds", "tolerations", "nodeName", "nodeSelector", "affinity", "schedulingGates", "terminationGracePeriodSeconds"] {
+        for field in [
+            "activeDeadlineSeconds",
+            "tolerations",
+            "nodeName",
+            "nodeSelector",
+            "affinity",
+            "schedulingGates",
+            "terminationGracePeriodSeconds",
+        ] {
             spec.as_object_mut().map(|s| s.remove(field));
         }
         for kind in ["containers", "initContainers", "ephemeralContainers"] {

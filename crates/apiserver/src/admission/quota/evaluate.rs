@@ -11,8 +11,7 @@ const fn one() -> Quantity {
 }
 
 /// Kinds of core that have a resource of their own name besides `count/<name>`.
-const PLAIN: &[&str] =
-    &["pods", "services", "secrets", "configmaps", "persistentvolumeclaims", "replicationcontrollers", "resourcequotas"];
+const PLAIN: &[&str] = &["pods", "services", "secrets", "configmaps", "persistentvolumeclaims", "replicationcontrollers", "resourcequotas"];
 const CLASS_SUFFIX: &str = ".storageclass.storage.k8s.io/";
 
 /// Whether an update of this resource can use more than before.
@@ -29,7 +28,9 @@ pub(super) fn relevant(group: &str, resource: &str, mut object: Value) -> Value 
     match resource {
         "pods" => {
             let containers = |spec: &Value, kind: &str| -> Value {
-                list(spec, kind).map(|c| json!({ "name": c["name"], "resources": c["resources"], "restartPolicy": c["restartPolicy"] })).collect()
+                list(spec, kind)
+                    .map(|c| json!({ "name": c["name"], "resources": c["resources"], "restartPolicy": c["restartPolicy"] }))
+                    .collect()
             };
             json!({
                 "metadata": { "deletionTimestamp": object["metadata"]["deletionTimestamp"], "deletionGracePeriodSeconds": object["metadata"]["deletionGracePeriodSeconds"] },

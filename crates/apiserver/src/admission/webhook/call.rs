@@ -41,7 +41,11 @@ pub(super) async fn post(objects: &dyn Objects, hook: &Value, review: &Value) ->
     let config = &hook["clientConfig"];
     let address = address(objects, config)?;
     let seconds = hook["timeoutSeconds"].as_u64().unwrap_or(TIMEOUT);
-    let path = if address.path.contains('?') { format!("{}&timeout={seconds}s", address.path) } else { format!("{}?timeout={seconds}s", address.path) };
+    let path = if address.path.contains('?') {
+        format!("{}&timeout={seconds}s", address.path)
+    } else {
+        format!("{}?timeout={seconds}s", address.path)
+    };
     let shown = format!("Post \"https://{}{path}\"", address.authority);
     let call = exchange(&address, &path, trusted(config)?, review);
     match tokio::time::timeout(Duration::from_secs(seconds), call).await {
@@ -78,7 +82,11 @@ async fn exchange(address: &Address, path: &str, tls: ClientConfig, review: &Val
         let answer = sender.send_request(request).await.map_err(|e| e.to_string())?;
         let code = answer.status();
         let body = Limited::new(answer.into_body(), MAX_ANSWER).collect().await.map_err(|e| e.to_string())?.to_bytes();
-        if code.is_success() { Ok(body) } else { Err(format!("the server answered {code}: {}", String::from_utf8_lossy(&body[..body.len().min(256)]))) }
+        if code.is_success() {
+            Ok(body)
+        } else {
+            Err(format!("the server answered {code}: {}", String::from_utf8_lossy(&body[..body.len().min(256)])))
+        }
     };
     // The connection lives as long as the answer needs it; nothing is left running behind.
     let mut connection = std::pin::pin!(connection);
@@ -117,19 +125,26 @@ fn address(objects: &dyn Objects, config: &Value) -> Result<Address, String> {
 
 /// Address and port behind a service port.
 fn endpoint(objects: &dyn Objects, namespace: &str, name: &str, port: u64) -> Result<String, String> {
-    let service: Value = objects.get("", "services", namespace, name).and_then(|s| s.decode().ok()).ok_or_else(|| format!("service {name:?} not found"))?;
+    let service: Value =
+        objects.get("", "services", namespace, name).and_then(|s| s.decode().ok()).ok_or_else(|| format!("service {name:?} not found"))?;
     let spec = &service["spec"];
     if spec["type"] == "ExternalName" {
         return Ok(format!("{}:{port}", spec["externalName"].as_str().unwrap_or_default()));
     }
     let ports = super::super::list(spec, "ports");
-    let found = ports.into_iter().find(|p| p["port"].as_u64() == Some(port)).ok_or_else(|| format!("no service port {port} found for service {name:?}"))?;
+    let found = ports
+        .into_iter()
+        .find(|p| p["port"].as_u64() == Some(port))
+        .ok_or_else(|| format!("no service port {port} found for service {name:?}"))?;
     let port_name = found["name"].as_str().unwrap_or_default();
     let slices = objects.list("discovery.k8s.io", "endpointslices", namespace).into_iter();
     for slice in slices.filter(|s| s.label("kubernetes.io/service-name") == Some(name)) {
         let Ok(slice) = slice.decode::<Value>() else { continue };
-        let number = super::super::list(&slice, "ports").find(|p| p["name"].as_str().unwrap_or_default() == port_name).and_then(|p| p["port"].as_u64());
-        let ready = super::super::list(&slice, "endpoints").find(|e| e["conditions"]["ready"] != false).and_then(|e| e["addresses"][0].as_str());
+        let number = super::super::list(&slice, "ports")
+            .find(|p| p["name"].as_str().unwrap_or_default() == port_name)
+            .and_then(|p| p["port"].as_u64());
+        let ready =
+            super::super::list(&slice, "endpoints").find(|e| e["conditions"]["ready"] != false).and_then(|e| e["addresses"][0].as_str());
         if let (Some(number), Some(ip)) = (number, ready) {
             return Ok(joined(ip, number));
         }

@@ -24,7 +24,9 @@ fn matches(c: &Context<'_>, rule: &Value) -> bool {
     };
     let resource = list(rule, "resources").filter_map(Value::as_str).any(|pattern| match pattern.split_once('/') {
         None => c.subresource.is_empty() && (pattern == "*" || pattern == c.resource),
-        Some((resource, subresource)) => (resource == "*" || resource == c.resource) && (subresource == "*" || subresource == c.subresource),
+        Some((resource, subresource)) => {
+            (resource == "*" || resource == c.resource) && (subresource == "*" || subresource == c.subresource)
+        }
     });
     scope
         && resource

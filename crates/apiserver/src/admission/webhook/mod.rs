@@ -193,7 +193,9 @@ fn review(c: &Context<'_>, uid: &str, object: Option<&Value>) -> Value {
         "object": object, "oldObject": c.review.old,
         "dryRun": c.dry_run, "options": c.options,
     });
-    for (field, value) in [("name", name), ("namespace", c.namespace), ("subResource", c.subresource), ("requestSubResource", c.subresource)] {
+    for (field, value) in
+        [("name", name), ("namespace", c.namespace), ("subResource", c.subresource), ("requestSubResource", c.subresource)]
+    {
         if !value.is_empty() {
             request[field] = json!(value);
         }
@@ -203,14 +205,18 @@ fn review(c: &Context<'_>, uid: &str, object: Option<&Value>) -> Value {
 
 /// Tells the author of a policy or of match conditions what is not done yet, rather than let them trust in it.
 pub(super) fn unenforced(c: &Context<'_>, object: Option<&Value>, outcome: &mut Outcome) -> Result<(), Status> {
-    let Some(object) = object.filter(|_| c.group == GROUP && c.subresource.is_empty() && c.operation != Operation::Delete) else { return Ok(()) };
+    let Some(object) = object.filter(|_| c.group == GROUP && c.subresource.is_empty() && c.operation != Operation::Delete) else {
+        return Ok(());
+    };
     if c.resource.contains("admissionpolic") {
         let kind = object["kind"].as_str().unwrap_or("this object");
         outcome.warnings.push(format!("{kind} is stored but not enforced: this server does not evaluate admission policies yet"));
     }
     for hook in list(object, "webhooks").filter(|h| list(h, "matchConditions").next().is_some()) {
         let name = hook["name"].as_str().unwrap_or_default();
-        outcome.warnings.push(format!("webhook {name:?} is called whatever its matchConditions say: this server does not evaluate them yet"));
+        outcome
+            .warnings
+            .push(format!("webhook {name:?} is called whatever its matchConditions say: this server does not evaluate them yet"));
     }
     Ok(())
 }

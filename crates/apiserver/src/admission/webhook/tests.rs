@@ -82,13 +82,21 @@ async fn create(map: &Arc<Map>, labels: Value) -> Result<(Value, Outcome), Statu
 #[tokio::test]
 async fn a_mutating_webhook_patches_and_warns() {
     let (port, ca) = webhook(|request| {
-        assert_eq!((&request["operation"], &request["kind"]["kind"], &request["userInfo"]["username"]), (&json!("CREATE"), &json!("ConfigMap"), &json!("jane")));
+        assert_eq!(
+            (&request["operation"], &request["kind"]["kind"], &request["userInfo"]["username"]),
+            (&json!("CREATE"), &json!("ConfigMap"), &json!("jane"))
+        );
         let patch = json!([{ "op": "add", "path": "/data/seen", "value": request["name"] }]);
         json!({ "allowed": true, "patchType": "JSONPatch", "patch": STANDARD.encode(patch.to_string()), "warnings": ["careful"] })
     })
     .await;
     let map = Arc::new(Map::default());
-    configuration(&map, "mutatingwebhookconfigurations", json!({ "url": format!("https://127.0.0.1:{port}/x"), "caBundle": ca }), json!({}));
+    configuration(
+        &map,
+        "mutatingwebhookconfigurations",
+        json!({ "url": format!("https://127.0.0.1:{port}/x"), "caBundle": ca }),
+        json!({}),
+    );
     let (object, outcome) = create(&map, json!({})).await.expect("admitted");
     assert_eq!(object["data"], json!({ "seen": "c" }));
     assert_eq!(outcome.warnings, ["careful"]);
@@ -99,15 +107,24 @@ async fn a_validating_webhook_behind_a_service_refuses() {
     let (port, ca) = webhook(|_| json!({ "allowed": false, "status": { "code": 403, "message": "not on a Sunday" } })).await;
     let map = Arc::new(Map::default());
     map.put("", "services", json!({ "metadata": { "name": "hook", "namespace": "dev" }, "spec": { "clusterIP": "192.0.2.1", "ports": [{ "port": 443, "name": "https" }] } }));
-    map.put("discovery.k8s.io", "endpointslices", json!({
-        "metadata": { "name": "hook-1", "namespace": "dev", "labels": { "kubernetes.io/service-name": "hook" } },
-        "endpoints": [{ "addresses": ["127.0.0.1"], "conditions": { "ready": true } }], "ports": [{ "name": "https", "port": port }],
-    }));
+    map.put(
+        "discovery.k8s.io",
+        "endpointslices",
+        json!({
+            "metadata": { "name": "hook-1", "namespace": "dev", "labels": { "kubernetes.io/service-name": "hook" } },
+            "endpoints": [{ "addresses": ["127.0.0.1"], "conditions": { "ready": true } }], "ports": [{ "name": "https", "port": port }],
+        }),
+    );
     let client = json!({ "service": { "namespace": "dev", "name": "hook", "path": "/v" }, "caBundle": ca });
     let other = json!({ "namespaceSelector": { "matchLabels": { "env": "prod" } } });
     configuration(&map, "validatingwebhookconfigurations", client.clone(), other);
     create(&map, json!({})).await.expect("another namespace");
-    configuration(&map, "validatingwebhookconfigurations", client.clone(), json!({ "objectSelector": { "matchLabels": { "watch": "me" } } }));
+    configuration(
+        &map,
+        "validatingwebhookconfigurations",
+        client.clone(),
+        json!({ "objectSelector": { "matchLabels": { "watch": "me" } } }),
+    );
     create(&map, json!({})).await.expect("another object");
     let status = create(&map, json!({ "watch": "me" })).await.expect_err("refused");
     assert_eq!((status.code, status.message.as_str()), (403, "admission webhook \"hook.example.com\" denied the request: not on a Sunday"));
@@ -123,7 +140,12 @@ async fn a_webhook_that_is_not_there_fails_open_or_closed() {
     configuration(&map, "validatingwebhookconfigurations", client.clone(), json!({ "failurePolicy": "Fail" }));
     let status = create(&map, json!({})).await.expect_err("closed");
     assert_eq!(status.code, 500);
-    assert!(status.message.starts_with("Internal error occurred: failed calling webhook \"hook.example.com\": failed to call webhook: Post \"https://127.0.0.1:"), "{status}");
+    assert!(
+        status.message.starts_with(
+            "Internal error occurred: failed calling webhook \"hook.example.com\": failed to call webhook: Post \"https://127.0.0.1:"
+        ),
+        "{status}"
+    );
     configuration(&map, "validatingwebhookconfigurations", client, json!({ "failurePolicy": "Ignore" }));
     create(&map, json!({})).await.expect("open");
 }

@@ -87,7 +87,8 @@ impl Connection {
         });
         let sender = frames.clone();
         let reader = tokio::spawn(async move {
-            let read = Reader { io: read, streams: HashMap::new(), opened: opened_sender, frames: sender, decoder: headers::Decoder::new() };
+            let read =
+                Reader { io: read, streams: HashMap::new(), opened: opened_sender, frames: sender, decoder: headers::Decoder::new() };
             if let Err(error) = read.run().await {
                 tracing::debug!("a SPDY connection has ended: {error}");
             }
@@ -117,11 +118,7 @@ impl Drop for Connection {
     }
 }
 
-async fn write_frames(
-    mut io: impl AsyncWrite + Unpin,
-    mut frames: mpsc::Receiver<Frame>,
-    mut encoder: headers::Encoder,
-) -> Result<()> {
+async fn write_frames(mut io: impl AsyncWrite + Unpin, mut frames: mpsc::Receiver<Frame>, mut encoder: headers::Encoder) -> Result<()> {
     let mut buffer = BytesMut::new();
     while let Some(frame) = frames.recv().await {
         let mut next = Some(frame);
