@@ -107,6 +107,12 @@ resources! {
     api::storage::v1::StorageClass, false;
     api::storage::v1::CSINode, false;
     api::storage::v1::CSIDriver, false;
+    api::storage::v1::VolumeAttachment, false;
+    api::storage::v1::VolumeAttributesClass, false;
     api::node::v1::RuntimeClass, false;
+    api::resource::v1::ResourceClaim, true;
+    api::resource::v1::ResourceClaimTemplate, true;
+    api::resource::v1::ResourceSlice, false;
+    api::resource::v1::DeviceClass, false;
     api::certificates::v1::CertificateSigningRequest, false;
 }

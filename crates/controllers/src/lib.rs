@@ -5,6 +5,7 @@
 //! and nothing else: never the store, never another controller. [`CONTROLLERS`] names them all; flags and identities
 //! derive from it.
 
+mod attach_detach;
 mod cron_job;
 mod daemon_set;
 mod deployment;
@@ -12,14 +13,21 @@ mod discovery;
 mod disruption;
 mod endpoint_slice;
 mod endpoints;
+mod ephemeral_volume;
+mod expander;
+mod finalizers;
 mod garbage_collector;
 mod job;
 mod latest;
 mod namespace;
 mod node_lifecycle;
 mod nodes;
+mod persistent_volume;
+mod pod_claims;
 mod pod_gc;
 mod pods;
+mod pv_protection;
+mod pvc_protection;
 mod replica_set;
 mod resource_quota;
 mod revisions;
@@ -28,6 +36,7 @@ mod service_account;
 mod stateful_set;
 mod taint_eviction;
 mod ttl_after_finished;
+mod vac_protection;
 
 use ferrokube_client::events::Recorder;
 use ferrokube_client::{Caches, Client};
@@ -103,6 +112,13 @@ pub const CONTROLLERS: &[Controller] = controllers! {
     "resourcequota-controller"                 "resourcequota-controller"      "resourcequota-controller"      true resource_quota;
     "disruption-controller"                    "disruption-controller"         "controllermanager"             true disruption;
     "ttl-after-finished-controller"            "ttl-after-finished-controller" "ttl-after-finished-controller" true ttl_after_finished;
+    "persistentvolume-binder-controller"       "persistent-volume-binder"      "persistentvolume-controller"   true persistent_volume;
+    "persistentvolumeclaim-protection-controller" "pvc-protection-controller"  "pvc-protection-controller"     true pvc_protection;
+    "persistentvolume-protection-controller"   "pv-protection-controller"      "pv-protection-controller"      true pv_protection;
+    "volumeattributesclass-protection-controller" "volumeattributesclass-protection-controller" "vac-protection-controller" true vac_protection;
+    "ephemeral-volume-controller"              "ephemeral-volume-controller"   "ephemeral_volume"              true ephemeral_volume;
+    "persistentvolume-attach-detach-controller" "attachdetach-controller"      "attachdetach-controller"       true attach_detach;
+    "persistentvolume-expander-controller"     "expand-controller"             "volume_expand"                 true expander;
 };
 
 /// Older names that `--controllers` still takes, besides the name without `-controller`.
@@ -112,6 +128,10 @@ const ALIASES: &[(&str, &str)] = &[
     ("garbagecollector", "garbage-collector-controller"),
     ("nodelifecycle", "node-lifecycle-controller"),
     ("podgc", "pod-garbage-collector-controller"),
+    ("persistentvolume-binder", "persistentvolume-binder-controller"),
+    ("attachdetach", "persistentvolume-attach-detach-controller"),
+    ("pvc-protection", "persistentvolumeclaim-protection-controller"),
+    ("pv-protection", "persistentvolume-protection-controller"),
 ];
 
 /// Whether a selection starts a controller (`--controllers` of kube-controller-manager).

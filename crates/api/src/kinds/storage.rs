@@ -5,6 +5,7 @@ use super::{HookContext, Hooks, check, meta, pod};
 use crate::field::{At, Errors};
 use crate::names;
 use crate::quantity::Quantity;
+use crate::time;
 use serde_json::{Value, json};
 
 const SPEC: At<'static> = At::field("spec");
@@ -12,7 +13,8 @@ const MODES: [&str; 4] = ["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "Rea
 
 pub(super) const VOLUME: Hooks = Hooks {
     default: Some(default_volume),
-    prepare_create: Some(|o, _| set(o, "status", json!({"phase": "Pending"}))),
+    prepare_create: Some(|o, context| set(o, "status", json!({"phase": "Pending", "lastPhaseTransitionTime": time::format_time(context.now)}))),
+    prepare_status: Some(volume_phase),
     validate_create: Some(volume),
     validate_update: Some(volume_update),
     ..Hooks::NONE
@@ -52,6 +54,15 @@ fn default_volume(o: &mut Value) {
     }
     pod::network_disks(spec);
     fill_text(object(o, "status"), "phase", "Pending");
+}
+
+/// A new phase has its time; another's word for it counts (`persistentvolume.statusStrategy`).
+fn volume_phase(new: &mut Value, old: &Value, context: &HookContext) {
+    let (now, was) = (text_at(new, &["status", "phase"]), text_at(old, &["status", "phase"]));
+    let told = at(new, &["status", "lastPhaseTransitionTime"]) != at(old, &["status", "lastPhaseTransitionTime"]);
+    if now != was && !told {
+        set(object(new, "status"), "lastPhaseTransitionTime", time::format_time(context.now));
+    }
 }
 
 /// Defaults of a claim, on its own or in a StatefulSet.

@@ -1,0 +1,275 @@
+//! Attach and detach of CSI volumes: a VolumeAttachment for each volume that pods of a node use.
+//!
+//! Reads pods, claims, volumes, CSI drivers and nodes; owns VolumeAttachments of persistent volumes and
+//! `status.volumesAttached` of nodes. External attachers do what a VolumeAttachment asks for. A volume that a node has
+//! mounted is never detached, unless the node is out of service, or has been unhealthy for six minutes; and the node is
+//! told before. Source: `pkg/controller/volume/attachdetach`.
+
+mod plan;
+
+use crate::persistent_volume::matching::{annotation, is_bound_to};
+use crate::pod_claims::{self, claim_of};
+use crate::{Context, nodes, pods};
+use ferrokube_client::cache::decoded;
+use ferrokube_client::controller::{self, Next};
+use ferrokube_client::events::EventType;
+use ferrokube_client::queue::Queue;
+use ferrokube_client::{Cache, DeleteOptions, Error, Index, Named, Object, Optional, Patch};
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::storage::v1::{CSIDriver, VolumeAttachment, VolumeAttachmentSource, VolumeAttachmentSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use parking_lot::Mutex;
+use plan::{Attachment, NodeFacts, Steps, Wanted, attachment_name, plan, unique_name};
+use serde_json::json;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How long an unhealthy node may take to unmount (`maxWaitForUnmountDuration`).
+const FORCE_AFTER: Duration = Duration::from_secs(360);
+/// How often a node with something to wait for is looked at again.
+const AGAIN: Duration = Duration::from_secs(10);
+const WORKERS: usize = 4;
+/// The kubelet leaves attaching to this controller.
+const MANAGED: &str = "volumes.kubernetes.io/controller-managed-attach-detach";
+const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
+
+/// A wanted volume and the pods that use it.
+type Users = (Wanted, Vec<Pod>);
+
+struct Attacher {
+    context: Context,
+    claims: Cache<PersistentVolumeClaim>,
+    volumes: Cache<PersistentVolume>,
+    drivers: Cache<CSIDriver>,
+    nodes: Cache<Node>,
+    attachments: Cache<VolumeAttachment>,
+    /// Pods with claims by node.
+    pods: Arc<Index>,
+    by_node: Arc<Index>,
+    by_volume: Arc<Index>,
+    /// Nodes with a volume that is still attached elsewhere.
+    refused: Arc<Mutex<HashSet<String>>>,
+    /// Since when a node has had volumes mounted that it should not have.
+    overdue: Mutex<HashMap<String, Instant>>,
+    /// Failures that people were told, by attachment.
+    told: Mutex<HashMap<String, String>>,
+}
+
+/// Runs the controller.
+pub(crate) async fn run(context: Context) {
+    let queue: Queue<String> = Queue::new();
+    let (attacher, pods) = Attacher::new(context, &queue);
+    let a = &attacher;
+    tokio::join!(pods.synced(), a.claims.synced(), a.volumes.synced(), a.drivers.synced(), a.nodes.synced(), a.attachments.synced());
+    controller::run::<_, Error, _, _>("attachdetach", queue, WORKERS, |node: String| a.sync(node)).await;
+}
+
+impl Attacher {
+    fn new(context: Context, queue: &Queue<String>) -> (Self, Cache<Pod>) {
+        let pods: Cache<Pod> = context.caches.of();
+        let claims: Cache<PersistentVolumeClaim> = context.caches.of();
+        let nodes: Cache<Node> = context.caches.of();
+        let attachments: Cache<VolumeAttachment> = context.caches.of();
+        let by_pod_node = pods.index(|o| claiming_node(o).into_iter().collect());
+        let users = pods.index(pod_claims::index_keys);
+        let by_node = attachments.index(|o| decoded::<VolumeAttachment>(o).map(|a| a.spec.node_name).into_iter().collect());
+        let by_volume =
+            attachments.index(|o| decoded::<VolumeAttachment>(o).and_then(|a| a.spec.source.persistent_volume_name).into_iter().collect());
+        let refused: Arc<Mutex<HashSet<String>>> = Arc::default();
+        let add = queue.clone();
+        pods.on_change(move |d| [d.old, d.new].into_iter().flatten().filter_map(|o| claiming_node(o)).for_each(|n| add.add(n)));
+        let add = queue.clone();
+        claims.on_change(move |d| users.get(&d.key().to_string()).iter().filter_map(|o| claiming_node(o)).for_each(|n| add.add(n)));
+        let (add, blocked) = (queue.clone(), refused.clone());
+        attachments.on_change(move |d| {
+            decoded::<VolumeAttachment>(d.latest()).into_iter().for_each(|a| add.add(a.spec.node_name));
+            if d.new.is_none() {
+                blocked.lock().drain().for_each(|node| add.add(node));
+            }
+        });
+        let (add, here, using) = (queue.clone(), by_node.clone(), by_pod_node.clone());
+        nodes.on_change(move |d| {
+            let name = &d.key().name;
+            if !here.get(name).is_empty() || !using.get(name).is_empty() {
+                add.add(name.to_string());
+            }
+        });
+        let (volumes, drivers) = (context.caches.of(), context.caches.of());
+        let (overdue, told) = (Mutex::default(), Mutex::default());
+        let pods_by_node = by_pod_node;
+        let attacher =
+            Attacher { context, claims, volumes, drivers, nodes, attachments, pods: pods_by_node, by_node, by_volume, refused, overdue, told };
+        (attacher, pods)
+    }
+
+    async fn sync(&self, name: String) -> Result<Next, Error> {
+        let node = self.nodes.get("", &name);
+        let (wanted, unresolved) = self.wanted(&name);
+        let here: Vec<VolumeAttachment> = self.by_node.get(&name).iter().filter_map(|o| decoded(o)).collect();
+        let elsewhere: Vec<Attachment> =
+            wanted.keys().flat_map(|v| self.by_volume.get(v)).filter_map(|o| self.view(&decoded(&o)?)).collect();
+        let views: Vec<Attachment> = here.iter().filter_map(|a| self.view(a)).collect();
+        let volumes: Vec<Wanted> = wanted.values().map(|(w, _)| w.clone()).collect();
+        let steps = plan(&name, &self.facts(&name, node.as_ref()), &volumes, &views, &elsewhere);
+        self.note_waiting(&name, &steps);
+        self.tell(&name, node.as_ref(), &wanted, &here, &steps);
+        self.apply(&name, node.as_ref(), &steps).await?;
+        let again = unresolved || !steps.waiting.is_empty() || !steps.refused.is_empty();
+        Ok(if again { Next::After(AGAIN) } else { Next::Wait })
+    }
+
+    /// The CSI volumes that pods of a node use, and whether some claim is not bound yet.
+    fn wanted(&self, node: &str) -> (BTreeMap<String, Users>, bool) {
+        let mut wanted: BTreeMap<String, Users> = BTreeMap::new();
+        let mut unresolved = false;
+        let users: Vec<Pod> = self.pods.get(node).iter().filter_map(|o| decoded(o)).collect();
+        for pod in users.into_iter().filter(|p| !matches!(pods::phase(p), "Succeeded" | "Failed")) {
+            let claims: Vec<String> =
+                pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()).filter_map(|v| claim_of(&pod, v)).collect();
+            for claim in claims {
+                let Some(volume) = self.volume_of(pod.namespace(), &claim) else {
+                    unresolved = true;
+                    continue;
+                };
+                let Some(want) = self.attachable(&volume) else { continue };
+                wanted.entry(want.volume.clone()).or_insert_with(|| (want, Vec::new())).1.push(pod.clone());
+            }
+        }
+        (wanted, unresolved)
+    }
+
+    fn volume_of(&self, namespace: &str, claim: &str) -> Option<PersistentVolume> {
+        let claim = self.claims.get(namespace, claim)?;
+        let volume = self.volumes.get("", claim.spec.as_ref()?.volume_name.as_deref()?)?;
+        is_bound_to(&volume, &claim).then_some(volume)
+    }
+
+    /// A volume of a CSI driver that has to be attached; one without a CSIDriver object has to.
+    fn attachable(&self, volume: &PersistentVolume) -> Option<Wanted> {
+        let spec = volume.spec.as_ref()?;
+        let csi = spec.csi.as_ref()?;
+        let skipped = self.drivers.get("", &csi.driver).is_some_and(|d| d.spec.attach_required == Some(false));
+        let modes = spec.access_modes.as_deref().unwrap_or_default();
+        let exclusive = !modes.is_empty() && modes.iter().all(|m| m.starts_with("ReadWriteOnce"));
+        let want = Wanted { volume: volume.name().into(), driver: csi.driver.clone(), handle: csi.volume_handle.clone(), exclusive };
+        (!skipped).then_some(want)
+    }
+
+    /// An attachment as the plan sees it; those of inline volumes are not ours.
+    fn view(&self, attachment: &VolumeAttachment) -> Option<Attachment> {
+        let volume = attachment.spec.source.persistent_volume_name.clone()?;
+        let handle = self.volumes.get("", &volume).and_then(|v| v.spec?.csi).map(|c| c.volume_handle).unwrap_or_default();
+        Some(Attachment {
+            name: attachment.name().into(),
+            unique: unique_name(&attachment.spec.attacher, &handle),
+            node: attachment.spec.node_name.clone(),
+            attached: attachment.status.as_ref().is_some_and(|s| s.attached),
+            deleting: attachment.metadata.deletion_timestamp.is_some(),
+            volume,
+        })
+    }
+
+    fn facts(&self, name: &str, node: Option<&Node>) -> NodeFacts {
+        let late = self.overdue.lock().get(name).is_some_and(|since| since.elapsed() >= FORCE_AFTER);
+        let Some(node) = node else {
+            // It may come back with its mounts: until then everything counts as mounted.
+            let known = self.by_node.get(name);
+            let all = known.iter().filter_map(|o| self.view(&decoded(o)?)).map(|a| a.unique);
+            return NodeFacts { managed: false, in_use: all.collect(), given_up: late };
+        };
+        let ready = nodes::condition(node, "Ready").is_some_and(|c| c.status == "True");
+        let out = node.spec.iter().flat_map(|s| s.taints.iter().flatten()).any(|t| t.key == OUT_OF_SERVICE);
+        let in_use = node.status.as_ref().and_then(|s| s.volumes_in_use.clone()).unwrap_or_default();
+        NodeFacts {
+            managed: annotation(&node.metadata, MANAGED) == "true",
+            in_use: in_use.into_iter().collect(),
+            given_up: out || (late && !ready),
+        }
+    }
+
+    fn note_waiting(&self, node: &str, steps: &Steps) {
+        let mut overdue = self.overdue.lock();
+        if steps.waiting.is_empty() {
+            overdue.remove(node);
+        } else {
+            overdue.entry(node.to_owned()).or_insert_with(Instant::now);
+        }
+        if !steps.refused.is_empty() {
+            self.refused.lock().insert(node.to_owned());
+        }
+    }
+
+    /// Events about what was attached, failed, or must not be attached.
+    fn tell(&self, name: &str, node: Option<&Node>, wanted: &BTreeMap<String, Users>, here: &[VolumeAttachment], steps: &Steps) {
+        let reported = reported(node);
+        let say = |pods: &[Pod], kind, reason, message: String| {
+            pods.iter().for_each(|pod| self.context.recorder.about(pod, kind, reason, message.clone()));
+        };
+        for (want, pods) in wanted.values() {
+            let unique = unique_name(&want.driver, &want.handle);
+            if steps.report.contains(&unique) && !reported.contains(&unique) {
+                let message = format!("AttachVolume.Attach succeeded for volume \"{}\" ", want.volume);
+                say(pods, EventType::Normal, "SuccessfulAttachVolume", message);
+            }
+            let id = attachment_name(&want.handle, &want.driver, name);
+            let failure = here.iter().find(|a| a.name() == id).and_then(|a| a.status.as_ref()?.attach_error.as_ref()?.message.clone());
+            let known = match &failure {
+                Some(text) => self.told.lock().insert(id, text.clone()),
+                None => self.told.lock().remove(&id),
+            };
+            if let Some(text) = failure.filter(|f| known.as_ref() != Some(f)) {
+                let message = format!("AttachVolume.Attach failed for volume \"{}\" : {text}", want.volume);
+                say(pods, EventType::Warning, "FailedAttachVolume", message);
+            }
+        }
+        for (_, pods) in steps.refused.iter().filter_map(|w| wanted.get(&w.volume)) {
+            let message = "Multi-Attach error for volume: Volume is already exclusively attached to one node and can't be attached to another";
+            say(pods, EventType::Warning, "FailedAttachVolume", message.to_owned());
+        }
+    }
+
+    /// The node hears that a volume goes before it goes.
+    async fn apply(&self, name: &str, node: Option<&Node>, steps: &Steps) -> Result<(), Error> {
+        if node.is_some() && reported(node) != steps.report {
+            let list: Vec<_> = steps.report.iter().map(|unique| json!({"name": unique, "devicePath": ""})).collect();
+            let patch = Patch::Merge(json!({"status": {"volumesAttached": list}}));
+            self.context.client.patch_status::<Node>("", name, &patch).await.optional()?;
+        }
+        for attachment in &steps.detach {
+            self.context.client.delete::<VolumeAttachment>("", attachment, &DeleteOptions::default()).await.optional()?;
+        }
+        for want in &steps.attach {
+            match self.context.client.create(&attachment(want, name)).await {
+                Err(e) if e.is_already_exists() => {}
+                other => drop(other?),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn attachment(want: &Wanted, node: &str) -> VolumeAttachment {
+    VolumeAttachment {
+        metadata: ObjectMeta { name: Some(attachment_name(&want.handle, &want.driver, node)), ..ObjectMeta::default() },
+        spec: VolumeAttachmentSpec {
+            attacher: want.driver.clone(),
+            node_name: node.to_owned(),
+            source: VolumeAttachmentSource { persistent_volume_name: Some(want.volume.clone()), ..VolumeAttachmentSource::default() },
+        },
+        status: None,
+    }
+}
+
+fn reported(node: Option<&Node>) -> BTreeSet<String> {
+    node.and_then(|n| n.status.as_ref()).iter().flat_map(|s| s.volumes_attached.iter().flatten()).map(|v| v.name.clone()).collect()
+}
+
+/// The node of an encoded pod that uses claims.
+fn claiming_node(object: &Object) -> Option<String> {
+    if pod_claims::index_keys(object).is_empty() {
+        return None;
+    }
+    decoded::<Pod>(object)?.spec?.node_name.filter(|n| !n.is_empty())
+}

@@ -1,0 +1,135 @@
+//! Generic ephemeral volumes: a claim of its own for each, owned by the pod.
+//!
+//! Reads pods and claims; creates claims named `<pod>-<volume>` as the volume's template says. A claim of that name that
+//! was not made for the pod is never touched: the pod waits. Source: `pkg/controller/volume/ephemeral`.
+
+use crate::Context;
+use crate::pod_claims::{ephemeral_name, is_for_pod, mentions};
+use crate::pods::{controller_reference, is_deleting};
+use ferrokube_client::controller::{self, Next};
+use ferrokube_client::events::EventType;
+use ferrokube_client::queue::Queue;
+use ferrokube_client::{Cache, Error, Named, ObjectKey};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Volume};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use std::time::Duration;
+
+/// `--concurrent-ephemeralvolume-syncs`.
+const WORKERS: usize = 5;
+/// How soon a name that somebody else has is looked at again.
+const AGAIN: Duration = Duration::from_secs(30);
+
+/// Runs the controller.
+pub(crate) async fn run(context: Context) {
+    let pods: Cache<Pod> = context.caches.of();
+    let claims: Cache<PersistentVolumeClaim> = context.caches.of();
+    let queue: Queue<ObjectKey> = Queue::new();
+    let add = queue.clone();
+    pods.on_change(move |d| {
+        if d.new.is_some_and(|o| mentions(o, b"\"ephemeral\"") && !is_deleting(o)) {
+            add.add(d.key().clone());
+        }
+    });
+    let add = queue.clone();
+    claims.on_change(move |d| {
+        let owner = d.latest().controller().filter(|o| d.new.is_none() && o.kind == "Pod");
+        owner.iter().for_each(|o| add.add(ObjectKey::new(&d.key().namespace, &o.name)));
+    });
+    tokio::join!(pods.synced(), claims.synced());
+    let reconcile = |key: ObjectKey| {
+        let (context, pods, claims) = (&context, &pods, &claims);
+        async move {
+            let Some(pod) = pods.get(&key.namespace, &key.name) else { return Ok(Next::Wait) };
+            let existing = |name: &str| claims.get(&key.namespace, name);
+            let steps = plan(&pod, existing);
+            for claim in steps.create {
+                create(context, &pod, &claim).await?;
+            }
+            for name in &steps.foreign {
+                tracing::warn!(pod = %key, "PVC \"{}/{name}\" was not created for pod \"{key}\" (pod is not owner)", key.namespace);
+            }
+            if !steps.foreign.is_empty() {
+                return Ok(Next::After(AGAIN));
+            }
+            Ok(Next::Wait)
+        }
+    };
+    controller::run::<_, Error, _, _>("ephemeral-volume", queue, WORKERS, reconcile).await;
+}
+
+/// What a pod's ephemeral volumes need.
+#[derive(Debug, Default, PartialEq)]
+struct Steps {
+    create: Vec<PersistentVolumeClaim>,
+    /// Claims of the right name that belong to somebody else.
+    foreign: Vec<String>,
+}
+
+fn plan(pod: &Pod, existing: impl Fn(&str) -> Option<PersistentVolumeClaim>) -> Steps {
+    let mut steps = Steps::default();
+    if pod.metadata.deletion_timestamp.is_some() {
+        return steps;
+    }
+    for volume in pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()) {
+        let Some(claim) = wanted(pod, volume) else { continue };
+        match existing(claim.name()) {
+            None => steps.create.push(claim),
+            Some(found) if is_for_pod(&found, pod) => {}
+            Some(found) => steps.foreign.push(found.name().to_owned()),
+        }
+    }
+    steps
+}
+
+fn wanted(pod: &Pod, volume: &Volume) -> Option<PersistentVolumeClaim> {
+    let template = volume.ephemeral.as_ref()?.volume_claim_template.clone()?;
+    let meta = template.metadata.unwrap_or_default();
+    Some(PersistentVolumeClaim {
+        metadata: ObjectMeta {
+            name: Some(ephemeral_name(pod.name(), &volume.name)),
+            namespace: Some(pod.namespace().to_owned()),
+            labels: meta.labels,
+            annotations: meta.annotations,
+            owner_references: Some(vec![controller_reference(pod)]),
+            ..ObjectMeta::default()
+        },
+        spec: Some(template.spec),
+        status: None,
+    })
+}
+
+async fn create(context: &Context, pod: &Pod, claim: &PersistentVolumeClaim) -> Result<(), Error> {
+    match context.client.create(claim).await {
+        Err(e) if e.is_already_exists() || e.is_namespace_terminating() => Ok(()),
+        Err(e) => {
+            let message = format!("ephemeral volume {}: create PVC: {e}", claim.name());
+            context.recorder.about(pod, EventType::Warning, "FailedCreate", message);
+            Err(e)
+        }
+        Ok(_) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn each_ephemeral_volume_gets_a_claim_owned_by_the_pod_and_strangers_are_left_alone() {
+        let template = json!({"metadata": {"labels": {"a": "b"}}, "spec": {"accessModes": ["ReadWriteOnce"]}});
+        let mut pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}, "spec": {"containers": [],
+            "volumes": [{"name": "v", "ephemeral": {"volumeClaimTemplate": template}}, {"name": "e", "emptyDir": {}}]}}))
+        .unwrap();
+        let made = plan(&pod, |_| None).create;
+        assert_eq!(made.len(), 1);
+        assert_eq!(made[0].name(), "p-v");
+        assert!(is_for_pod(&made[0], &pod) && made[0].metadata.labels.is_some());
+        assert_eq!(plan(&pod, |_| Some(made[0].clone())), Steps::default());
+        let mut stranger = made[0].clone();
+        stranger.metadata.owner_references = None;
+        assert_eq!(plan(&pod, |_| Some(stranger.clone())).foreign, ["p-v"]);
+        pod.metadata.deletion_timestamp = Some(serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap());
+        assert_eq!(plan(&pod, |_| None), Steps::default());
+    }
+}
