@@ -118,9 +118,10 @@ mod tests {
     #[test]
     fn each_ephemeral_volume_gets_a_claim_owned_by_the_pod_and_strangers_are_left_alone() {
         let template = json!({"metadata": {"labels": {"a": "b"}}, "spec": {"accessModes": ["ReadWriteOnce"]}});
-        let mut pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}, "spec": {"containers": [],
+        let mut pod: Pod =
+            serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}, "spec": {"containers": [],
             "volumes": [{"name": "v", "ephemeral": {"volumeClaimTemplate": template}}, {"name": "e", "emptyDir": {}}]}}))
-        .unwrap();
+            .unwrap();
         let made = plan(&pod, |_| None).create;
         assert_eq!(made.len(), 1);
         assert_eq!(made[0].name(), "p-v");

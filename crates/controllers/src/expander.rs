@@ -22,7 +22,9 @@ pub(crate) async fn run(context: Context) {
     let add = queue.clone();
     claims.on_change(move |d| {
         let (Some(old), Some(new)) = (d.old, d.new) else {
-            return if d.new.is_some() { add.add(d.key().clone()) };
+            return if d.new.is_some() {
+                add.add(d.key().clone())
+            };
         };
         let size = |o| ferrokube_client::cache::decoded::<PersistentVolumeClaim>(o).map(|c| requested(&c));
         if size(new) > size(old) {

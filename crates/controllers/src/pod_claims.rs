@@ -2,9 +2,9 @@
 //!
 //! Source: `k8s.io/component-helpers/storage/ephemeral`, the PVC index of `pkg/controller/volume/common`.
 
+use ferrokube_client::Named;
 use ferrokube_client::Object;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Volume};
-use ferrokube_client::Named;
 
 /// The claim behind a volume of a pod, by name.
 pub(crate) fn claim_of(pod: &Pod, volume: &Volume) -> Option<String> {

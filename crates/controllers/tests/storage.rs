@@ -77,7 +77,9 @@ async fn a_claim_gets_the_smallest_volume_and_releases_it() {
 async fn what_users_bound_by_name_is_honoured_from_both_sides() {
     let cluster = Cluster::start().await;
     cluster.post(VOLUMES, volume("any", json!({}))).await;
-    cluster.post(VOLUMES, volume("mine", json!({"capacity": {"storage": "50Gi"}, "claimRef": {"namespace": "default", "name": "one"}}))).await;
+    cluster
+        .post(VOLUMES, volume("mine", json!({"capacity": {"storage": "50Gi"}, "claimRef": {"namespace": "default", "name": "one"}})))
+        .await;
     cluster.post(CLAIMS, claim("one", json!({}))).await;
     becomes(&cluster, &format!("{CLAIMS}/one"), "Bound").await;
     assert_eq!(cluster.get(&format!("{CLAIMS}/one")).await["spec"]["volumeName"], "mine");

@@ -13,7 +13,9 @@ const MODES: [&str; 4] = ["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "Rea
 
 pub(super) const VOLUME: Hooks = Hooks {
     default: Some(default_volume),
-    prepare_create: Some(|o, context| set(o, "status", json!({"phase": "Pending", "lastPhaseTransitionTime": time::format_time(context.now)}))),
+    prepare_create: Some(|o, context| {
+        set(o, "status", json!({"phase": "Pending", "lastPhaseTransitionTime": time::format_time(context.now)}))
+    }),
     prepare_status: Some(volume_phase),
     validate_create: Some(volume),
     validate_update: Some(volume_update),

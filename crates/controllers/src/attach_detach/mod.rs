@@ -99,8 +99,20 @@ impl Attacher {
         let (volumes, drivers) = (context.caches.of(), context.caches.of());
         let (overdue, told) = (Mutex::default(), Mutex::default());
         let pods_by_node = by_pod_node;
-        let attacher =
-            Attacher { context, claims, volumes, drivers, nodes, attachments, pods: pods_by_node, by_node, by_volume, refused, overdue, told };
+        let attacher = Attacher {
+            context,
+            claims,
+            volumes,
+            drivers,
+            nodes,
+            attachments,
+            pods: pods_by_node,
+            by_node,
+            by_volume,
+            refused,
+            overdue,
+            told,
+        };
         (attacher, pods)
     }
 
@@ -126,8 +138,7 @@ impl Attacher {
         let mut unresolved = false;
         let users: Vec<Pod> = self.pods.get(node).iter().filter_map(|o| decoded(o)).collect();
         for pod in users.into_iter().filter(|p| !matches!(pods::phase(p), "Succeeded" | "Failed")) {
-            let claims: Vec<String> =
-                pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()).filter_map(|v| claim_of(&pod, v)).collect();
+            let claims: Vec<String> = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()).filter_map(|v| claim_of(&pod, v)).collect();
             for claim in claims {
                 let Some(volume) = self.volume_of(pod.namespace(), &claim) else {
                     unresolved = true;
@@ -225,7 +236,8 @@ impl Attacher {
             }
         }
         for (_, pods) in steps.refused.iter().filter_map(|w| wanted.get(&w.volume)) {
-            let message = "Multi-Attach error for volume: Volume is already exclusively attached to one node and can't be attached to another";
+            let message =
+                "Multi-Attach error for volume: Volume is already exclusively attached to one node and can't be attached to another";
             say(pods, EventType::Warning, "FailedAttachVolume", message.to_owned());
         }
     }

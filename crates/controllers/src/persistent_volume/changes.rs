@@ -41,7 +41,11 @@ pub(super) fn bound_claim(claim: &PersistentVolumeClaim, volume: &PersistentVolu
 
 /// The claim with this phase, and with what its volume gives it. The capacity is copied only when it becomes bound: from
 /// then on it belongs to whoever expands the volume.
-pub(super) fn claim_in_phase(claim: &PersistentVolumeClaim, phase: &str, volume: Option<&PersistentVolume>) -> Option<PersistentVolumeClaim> {
+pub(super) fn claim_in_phase(
+    claim: &PersistentVolumeClaim,
+    phase: &str,
+    volume: Option<&PersistentVolume>,
+) -> Option<PersistentVolumeClaim> {
     let mut changed = claim.clone();
     let status = changed.status.get_or_insert_default();
     let becomes_bound = status.phase.as_deref() != Some("Bound") && phase == "Bound";

@@ -276,12 +276,7 @@ fn watch_claims(claims: &Cache<PersistentVolumeClaim>, queue: &Queue<Key>, writt
     });
 }
 
-fn watch_volumes(
-    volumes: &Cache<PersistentVolume>,
-    queue: &Queue<Key>,
-    unbound: Arc<Index>,
-    written: Arc<Latest<PersistentVolume>>,
-) {
+fn watch_volumes(volumes: &Cache<PersistentVolume>, queue: &Queue<Key>, unbound: Arc<Index>, written: Arc<Latest<PersistentVolume>>) {
     let add = queue.clone();
     volumes.on_change(move |d| {
         add.add(Key::Volume(d.key().name.clone()));

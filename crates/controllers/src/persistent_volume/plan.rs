@@ -194,7 +194,10 @@ pub(super) fn plan_volume(volume: &PersistentVolume, claim: Option<&PersistentVo
     match claim.spec.as_ref().and_then(|s| s.volume_name.as_deref()).unwrap_or_default() {
         "" if same_mode(claim, volume) => VolumeStep::SyncClaim,
         "" => {
-            let message = format!("Cannot bind PersistentVolume to requested PersistentVolumeClaim \"{}\" due to incompatible volumeMode.", claim.name());
+            let message = format!(
+                "Cannot bind PersistentVolume to requested PersistentVolumeClaim \"{}\" due to incompatible volumeMode.",
+                claim.name()
+            );
             VolumeStep::Mismatch(warning("VolumeMismatch", message))
         }
         name if name == volume.name() => VolumeStep::Phase("Bound"),
