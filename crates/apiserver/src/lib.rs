@@ -4,6 +4,7 @@
 
 pub mod admission;
 pub mod attributes;
+pub mod audit;
 pub mod authn;
 pub mod authz;
 pub mod bootstrap;
@@ -14,6 +15,7 @@ pub mod crd;
 pub mod discovery;
 pub mod local;
 pub mod objects;
+pub mod outbound;
 pub mod output;
 pub mod pipeline;
 pub mod registry;
@@ -45,6 +47,7 @@ pub struct ApiServer {
     pub(crate) admission: admission::Admission,
     pub(crate) services: Arc<special::services::Allocator>,
     pub(crate) limits: server::limits::Limits,
+    pub(crate) audit: Option<Arc<audit::Audit>>,
     pub(crate) metrics: server::metrics::Metrics,
     pub(crate) health: server::health::Health,
     pub(crate) kubelets: Option<connect::kubelet::Kubelets>,

@@ -8,6 +8,7 @@
 use crate::ApiServer;
 use crate::admission::Outcome;
 use crate::attributes::UserInfo;
+use crate::audit::Trail;
 use crate::authn::{PeerCertificates, impersonate};
 use crate::output::negotiate::{self, Accept};
 use crate::output::table::{self, Include};
@@ -27,14 +28,33 @@ use http::{Method, Response};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde_json::Value;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// Who sends a request.
 pub enum Sender<'p> {
-    /// Whoever the credentials say, on a connection with or without client certificates.
-    Unknown(Option<&'p PeerCertificates>),
+    /// Whoever the credentials say.
+    Unknown(&'p Peer),
     /// A component of this process, under its own name.
     Known(UserInfo),
+}
+
+/// The other end of a connection.
+#[derive(Debug)]
+pub struct Peer {
+    /// Its address.
+    pub address: IpAddr,
+    /// What it presented in the handshake.
+    pub certificates: Option<PeerCertificates>,
+}
+
+impl Sender<'_> {
+    fn address(&self) -> Option<IpAddr> {
+        match self {
+            Sender::Unknown(peer) => Some(peer.address),
+            Sender::Known(_) => None,
+        }
+    }
 }
 
 /// A request as it came, with its line read.
@@ -47,6 +67,8 @@ pub struct Come {
     pub query: Query,
     /// What it leaves behind besides the answer.
     pub outcome: Arc<Mutex<Outcome>>,
+    /// What audit learns of it.
+    pub trail: Trail,
 }
 
 /// A request that is authenticated and authorized, on its way through a verb.
@@ -70,6 +92,8 @@ pub struct Request<'s> {
     /// When it came.
     pub now: Timestamp,
     body: Mutex<Option<RequestBody>>,
+    /// What audit learns of it; empty for requests that the server makes on behalf of another.
+    pub trail: Trail,
     upgrade: Mutex<Option<hyper::upgrade::OnUpgrade>>,
     outcome: Arc<Mutex<Outcome>>,
 }
@@ -78,22 +102,31 @@ impl ApiServer {
     /// All steps of a request, in order.
     pub(crate) async fn run(self: &Arc<Self>, come: Come, body: RequestBody, sender: Sender<'_>) -> Result<Response<Body>, Status> {
         // Route: what is asked for was read from the request line when the request came.
-        let Come { parts, info, query, outcome } = come;
+        let Come { parts, info, query, outcome, trail } = come;
 
         // Authenticate: who asks, and in whose name.
+        let address = sender.address();
         let user = match sender {
             Sender::Known(user) => user,
-            Sender::Unknown(peer) => self.authenticator.authenticate(&parts, peer).await?,
+            Sender::Unknown(peer) => {
+                let user = self.authenticator.authenticate(&parts, peer.certificates.as_ref()).await;
+                user.inspect_err(|_| trail.unauthenticated(&parts, &info, address))?
+            }
         };
+
+        // Audit: whether it is written down.
+        trail.received(&parts, &info, &user, address).await?;
         let attributes = info.attributes(&user, &query);
-        let user = impersonate(&self.authorizer, user, &parts.headers, &attributes)?;
+        let user = impersonate(&self.authorizer, user, &parts.headers, &attributes, &trail)?;
 
         // Flow control: whether there is room.
         let _seat = self.limits.enter(&info, &user)?;
 
         // Authorize: whether they may.
         let attributes = info.attributes(&user, &query);
-        self.authorizer.check(&attributes)?;
+        let decision = self.authorizer.authorize(&attributes);
+        trail.decided(&decision);
+        decision.into_result(&attributes)?;
 
         // Paths that are no resources: health, discovery, metrics, OpenAPI.
         if !info.resource_request {
@@ -101,7 +134,7 @@ impl ApiServer {
         }
 
         // Decode, admit, default, validate, store: the verb's business.
-        let request = self.request(parts, body, user, info, query, outcome)?;
+        let request = self.request(parts, body, user, info, query, outcome, trail)?;
         let answer = request.boxed_dispatch().await?;
 
         // Encode.
@@ -116,6 +149,7 @@ impl ApiServer {
         info: RequestInfo,
         query: Query,
         outcome: Arc<Mutex<Outcome>>,
+        trail: Trail,
     ) -> Result<Request<'_>, Status> {
         let table = self.registry.table();
         let entry = table.get(&info.group, &info.version, &info.resource).ok_or_else(Status::no_such_path)?.clone();
@@ -132,7 +166,9 @@ impl ApiServer {
         let connects = entry.behaviour(&info.subresource) == Some(SubresourceKind::Connect);
         let accept = if connects { Accept::default() } else { negotiate::accept(&parts.headers, true)? };
         if let Some(text) = entry.custom.as_ref().and_then(|c| c.deprecation.clone()) {
-            outcome.lock().warnings.push(text);
+            let mut outcome = outcome.lock();
+            outcome.warnings.push(text);
+            outcome.annotations.push(("k8s.io/deprecated".to_owned(), "true".to_owned()));
         }
         let upgrade = parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
         Ok(Request {
@@ -147,6 +183,7 @@ impl ApiServer {
             now: Timestamp::now(),
             body: Mutex::new(Some(body)),
             upgrade: Mutex::new(upgrade),
+            trail,
             outcome,
         })
     }
@@ -210,7 +247,7 @@ impl<'s> Request<'s> {
     fn encode(&self, answer: Answer) -> Result<Response<Body>, Status> {
         let include = || Include::parse(self.query.get("includeObject"));
         let accept = self.accept;
-        let (code, body) = match answer {
+        let (code, mut body) = match answer {
             Answer::Raw(response) => return Ok(response),
             Answer::Value(code, value) => (code, Body::Full(serde_json::to_vec(&value).map_err(Status::internal)?.into())),
             Answer::One(code, object) => match accept.shape {
@@ -227,6 +264,7 @@ impl<'s> Request<'s> {
                 Shape::Table => (200, many.table(&self.entry, include()?, accept.beta)?),
             },
         };
+        self.trail.response_body(&mut body);
         respond(code, body, accept.format, &self.headers)
     }
 
@@ -269,6 +307,7 @@ impl<'s> Request<'s> {
             now: self.now,
             body: Mutex::new(None),
             upgrade: Mutex::new(None),
+            trail: Trail::default(),
             outcome: self.outcome.clone(),
         }
     }
@@ -282,7 +321,7 @@ impl<'s> Request<'s> {
     pub async fn take_body(&self) -> Result<Bytes, Status> {
         let body = self.body_stream();
         match body {
-            Some(body) => body.read().await,
+            Some(body) => body.read().await.inspect(|bytes| self.trail.request_body(&self.headers, bytes)),
             None => Ok(Bytes::new()),
         }
     }
@@ -298,6 +337,7 @@ impl<'s> Request<'s> {
         let body = self.take_body().await?;
         let decoded = content.decode(&body, &self.entry.schema, &self.entry.gvk(), strictness)?;
         decoded.warnings.into_iter().for_each(|text| self.warn(text));
+        self.trail.request_object(&decoded.value);
         Ok(decoded.value)
     }
 

@@ -5,6 +5,7 @@
 
 use super::{ANONYMOUS, AUTHENTICATED, UNAUTHENTICATED, front_proxy};
 use crate::attributes::{Attributes, UserInfo};
+use crate::audit::Trail;
 use crate::authz::Authorizer;
 use crate::tokens;
 use ferrokube_api::Status;
@@ -27,15 +28,22 @@ fn wanted(headers: &HeaderMap) -> Result<Option<UserInfo>, Status> {
 
 /// The identity to continue with: the requestor's own, or the one its `Impersonate-*` headers ask for. 403 when one of
 /// the permissions is missing.
-pub fn impersonate(authorizer: &Authorizer, requestor: UserInfo, headers: &HeaderMap, request: &Attributes) -> Result<UserInfo, Status> {
+pub fn impersonate(
+    authorizer: &Authorizer,
+    requestor: UserInfo,
+    headers: &HeaderMap,
+    request: &Attributes,
+    trail: &Trail,
+) -> Result<UserInfo, Status> {
     let Some(mut user) = wanted(headers)? else { return Ok(requestor) };
-    let constrained = constrained(authorizer, &requestor, &user, request);
-    if !constrained {
+    let mode = constrained(authorizer, &requestor, &user, request);
+    if mode.is_none() {
         for ask in questions(&requestor, &user, "impersonate") {
             authorizer.check(&ask)?;
         }
     }
-    complete(&mut user, constrained);
+    complete(&mut user, mode.is_some());
+    trail.impersonated(&user, &mode.map(|m| format!("impersonate:{m}")).unwrap_or_default());
     Ok(user)
 }
 
@@ -72,8 +80,8 @@ fn questions(requestor: &UserInfo, user: &UserInfo, verb: &str) -> Vec<Attribute
     asks
 }
 
-/// Whether the constrained permissions suffice: the identity by its mode, and the action under that mode.
-fn constrained(authorizer: &Authorizer, requestor: &UserInfo, user: &UserInfo, request: &Attributes) -> bool {
+/// The mode whose constrained permissions suffice: those for the identity, and that for the action under the mode.
+fn constrained(authorizer: &Authorizer, requestor: &UserInfo, user: &UserInfo, request: &Attributes) -> Option<&'static str> {
     let node = user.name.strip_prefix("system:node:");
     let mode = match (tokens::split_username(&user.name), node) {
         (Some(_), _) => "serviceaccount",
@@ -85,17 +93,19 @@ fn constrained(authorizer: &Authorizer, requestor: &UserInfo, user: &UserInfo, r
         authorizer.authorize(&on).allowed() && asks.iter().all(|ask| authorizer.authorize(ask).allowed())
     };
     if allowed(mode, questions(requestor, user, &format!("impersonate:{mode}"))) {
-        return true;
+        return Some(mode);
     }
     // A service account may act as the very node its pod runs on.
     let own = requestor.extra.get("authentication.kubernetes.io/node-name").and_then(|v| v.first());
     let bare = user.groups.is_empty() && user.extra.is_empty() && user.uid.is_empty();
-    bare && node.is_some()
+    let associated = bare
+        && node.is_some()
         && own.map(String::as_str) == node
         && allowed(
             "associated-node",
             vec![question(requestor, "impersonate:associated-node", "authentication.k8s.io", "nodes", "", "", "*")],
-        )
+        );
+    associated.then_some("associated-node")
 }
 
 /// Groups that come with the name. A node's group comes only with the constrained verbs, which say that it is a node.

@@ -181,7 +181,7 @@ mod impersonating {
         }
         let requestor = UserInfo { name: user.into(), ..UserInfo::default() };
         let request = Attributes { verb: verb.into(), resource: "pods".into(), namespace: "dev".into(), ..Attributes::default() };
-        impersonate(&Authorizer::new(map.clone()), requestor, &all, &request)
+        impersonate(&Authorizer::new(map.clone()), requestor, &all, &request, &crate::audit::Trail::default())
     }
 
     #[test]

@@ -36,6 +36,14 @@ impl Decision {
         matches!(self, Decision::Allow(_))
     }
 
+    /// The 403 that a client gets when it is no.
+    pub fn into_result(self, attributes: &Attributes) -> Result<(), Status> {
+        match self {
+            Decision::Allow(_) => Ok(()),
+            Decision::NoOpinion(reason) => Err(forbidden(attributes, &reason)),
+        }
+    }
+
     /// Why.
     pub fn reason(&self) -> &str {
         match self {
@@ -77,10 +85,7 @@ impl Authorizer {
 
     /// Decides, with the 403 that a client gets when it is no.
     pub fn check(&self, attributes: &Attributes) -> Result<(), Status> {
-        match self.authorize(attributes) {
-            Decision::Allow(_) => Ok(()),
-            Decision::NoOpinion(reason) => Err(forbidden(attributes, &reason)),
-        }
+        self.authorize(attributes).into_result(attributes)
     }
 
     /// All rules that apply to a user in a namespace (empty: cluster-wide ones only), and the roles that could not be found.

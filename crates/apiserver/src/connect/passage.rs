@@ -151,7 +151,10 @@ impl Request<'_> {
         let client = self.upgrade().ok_or_else(|| Status::bad_request("Upgrade request required"))?;
         let backend = hyper::upgrade::on(&mut response);
         let stopping = self.server.stopping.clone();
+        let trail = self.trail.clone();
         tokio::spawn(async move {
+            // For audit the request is complete when the stream ends.
+            let _trail = trail;
             tokio::select! {
                 () = copy(client, backend) => {}
                 () = stopping.cancelled() => {}

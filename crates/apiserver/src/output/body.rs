@@ -66,6 +66,19 @@ impl Body {
         self.len() == Some(0)
     }
 
+    /// All of it, when no waiting is needed; a list is put together for that.
+    pub fn whole(&mut self) -> Option<Bytes> {
+        match self {
+            Body::Full(bytes) => Some(bytes.clone()),
+            Body::Splice(_) => {
+                let bytes = futures_util::FutureExt::now_or_never(std::mem::take(self).collect())?;
+                *self = Body::Full(bytes.clone());
+                Some(bytes)
+            }
+            Body::Empty | Body::Gzip(..) | Body::Stream(_) => None,
+        }
+    }
+
     /// The same, compressed on the way.
     pub fn gzip(self) -> Self {
         Body::Gzip(Box::new(self), Some(GzEncoder::new(Vec::new(), Compression::new(1))))

@@ -1,6 +1,7 @@
 //! The query of a request: parameters as sent, and the options that upstream reads from them.
 
 use ferrokube_api::Status;
+use std::time::Duration;
 
 /// Decoded query parameters, in order.
 #[derive(Clone, Debug, Default)]
@@ -91,6 +92,27 @@ impl Query {
         }
         Ok(found)
     }
+}
+
+/// Go's duration syntax, as far as clients use it: `10s`, `1m30s`, `500ms`, plain seconds.
+pub fn parse_duration(text: &str) -> Option<Duration> {
+    let (mut rest, mut total) = (text, Duration::ZERO);
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
+        let number: f64 = rest[..digits].parse().ok()?;
+        rest = &rest[digits..];
+        let unit_len = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
+        let seconds = match &rest[..unit_len] {
+            "" | "s" => 1.0,
+            "ms" => 0.001,
+            "m" => 60.0,
+            "h" => 3600.0,
+            _ => return None,
+        };
+        rest = &rest[unit_len..];
+        total += Duration::try_from_secs_f64(number * seconds).ok()?;
+    }
+    Some(total)
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! What a server is told at start. Certificates and keys are PEM text; nothing here is read from files.
 
+use crate::audit::AuditConfig;
 use crate::authn::{AuthnConfig, RequestHeaders};
 use crate::tokens::TokenConfig;
 use ferrokube_store::Store;
@@ -39,6 +40,8 @@ pub struct Config {
     pub tls: Tls,
     /// Which credentials count.
     pub authn: AuthnConfig,
+    /// What is written down about requests.
+    pub audit: Option<AuditConfig>,
     /// Service-account tokens.
     pub tokens: TokenConfig,
     /// Address ranges of services, one or two.
@@ -71,6 +74,7 @@ impl Config {
             listen: None,
             tls: Tls::default(),
             authn: AuthnConfig::default(),
+            audit: None,
             tokens,
             service_cidrs: vec!["10.0.0.0/24".to_owned()],
             node_ports: 30000..=32767,

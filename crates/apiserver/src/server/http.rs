@@ -4,9 +4,11 @@
 
 use crate::ApiServer;
 use crate::admission::Outcome;
+use crate::audit::Trail;
 use crate::authn::PeerCertificates;
 use crate::output::Body;
-use crate::pipeline::{self, Come, Sender};
+use crate::pipeline::{self, Come, Peer, Sender};
+use crate::request::query::parse_duration;
 use crate::request::{Query, RequestBody, RequestInfo};
 use ferrokube_api::{Reason, Status};
 use futures_util::FutureExt;
@@ -19,6 +21,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use parking_lot::Mutex;
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -43,8 +46,8 @@ pub async fn serve(server: Arc<ApiServer>, listener: TcpListener, tls: TlsAccept
             () = server.draining.cancelled() => break,
         };
         match accepted {
-            Ok((stream, _)) => {
-                connections.spawn(connection(server.clone(), stream, tls.clone()));
+            Ok((stream, from)) => {
+                connections.spawn(connection(server.clone(), stream, from.ip(), tls.clone()));
             }
             Err(error) => {
                 // Out of file descriptors, mostly: give connections time to end.
@@ -60,7 +63,7 @@ pub async fn serve(server: Arc<ApiServer>, listener: TcpListener, tls: TlsAccept
     }
 }
 
-async fn connection(server: Arc<ApiServer>, stream: TcpStream, tls: TlsAcceptor) {
+async fn connection(server: Arc<ApiServer>, stream: TcpStream, address: IpAddr, tls: TlsAcceptor) {
     let _ = stream.set_nodelay(true);
     let stream = match tokio::time::timeout(HANDSHAKE, tls.accept(stream)).await {
         Ok(Ok(stream)) => stream,
@@ -68,14 +71,14 @@ async fn connection(server: Arc<ApiServer>, stream: TcpStream, tls: TlsAcceptor)
         Err(_) => return tracing::debug!("TLS handshake took too long"),
     };
     let chain = stream.get_ref().1.peer_certificates().map(|chain| chain.iter().map(|c| c.clone().into_owned()).collect());
-    let peer = Arc::new(chain.map(PeerCertificates::new));
+    let peer = Arc::new(Peer { address, certificates: chain.map(PeerCertificates::new) });
     let answering = server.clone();
     let service = service_fn(move |request: Request<Incoming>| {
         let (server, peer) = (answering.clone(), peer.clone());
         async move {
             let (parts, body) = request.into_parts();
             let body = RequestBody::Stream(body.boxed_unsync());
-            Ok::<_, Infallible>(server.handle(parts, body, Sender::Unknown((*peer).as_ref())).await)
+            Ok::<_, Infallible>(server.handle(parts, body, Sender::Unknown(&peer)).await)
         }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
@@ -122,7 +125,8 @@ impl ApiServer {
         let outcome = Arc::new(Mutex::new(Outcome::default()));
         let limit = self.time_limit(&info, &query);
         let dry_run = query.get("dryRun") == "All";
-        let come = Come { parts, info: info.clone(), query, outcome: outcome.clone() };
+        let trail = Trail::new(self.audit.as_ref(), &headers);
+        let come = Come { parts, info: info.clone(), query, outcome: outcome.clone(), trail: trail.clone() };
         let run = AssertUnwindSafe(self.run(come, body, sender)).catch_unwind();
         let finished = match limit {
             Some(limit) => tokio::time::timeout(limit, run).await.unwrap_or_else(|_| Ok(Err(timed_out(limit)))),
@@ -130,21 +134,25 @@ impl ApiServer {
         };
         let mut response = match finished {
             Ok(Ok(response)) => response,
-            Ok(Err(status)) => pipeline::failure(&status, &headers),
+            Ok(Err(status)) => {
+                trail.failed(&status);
+                pipeline::failure(&status, &headers)
+            }
             Err(_) => {
                 tracing::error!(path = info.path, verb = info.verb, "a request panicked");
+                trail.panicked(&panicked()).await;
                 pipeline::failure(&panicked(), &headers)
             }
         };
         let code = response.status().as_u16();
         let known = !info.resource_request || self.registry.table().get(&info.group, &info.version, &info.resource).is_some();
         self.metrics.observe(&info, known, code, dry_run, started.elapsed());
-        tracing::debug!(target: "audit", verb = info.verb, path = info.path, code, took = ?started.elapsed(), "ResponseComplete");
+        tracing::debug!(verb = info.verb, path = info.path, code, took = ?started.elapsed(), "answered");
         if head_only {
             *response.body_mut() = Body::Empty;
         }
-        self.complete(&mut response, &headers, &outcome.lock());
-        response
+        self.complete(&mut response, trail.id().or(headers.get(&AUDIT_ID)), &outcome.lock());
+        trail.answered(response, info.long_running(), &outcome).await
     }
 
     fn time_limit(&self, info: &RequestInfo, query: &Query) -> Option<Duration> {
@@ -155,9 +163,9 @@ impl ApiServer {
         Some(asked.map_or(self.request_timeout, |asked| asked.min(self.request_timeout)))
     }
 
-    fn complete(&self, response: &mut Response<Body>, request: &http::HeaderMap, outcome: &Outcome) {
+    fn complete(&self, response: &mut Response<Body>, id: Option<&HeaderValue>, outcome: &Outcome) {
         let headers = response.headers_mut();
-        let id = request.get(&AUDIT_ID).cloned().or_else(|| HeaderValue::from_str(&uuid::Uuid::new_v4().to_string()).ok());
+        let id = id.cloned().or_else(|| HeaderValue::from_str(&uuid::Uuid::new_v4().to_string()).ok());
         if let Some(id) = id {
             headers.insert(AUDIT_ID, id);
         }
@@ -168,25 +176,4 @@ impl ApiServer {
             headers.append(name, value);
         }
     }
-}
-
-/// Go's duration syntax, as far as clients use it: `10s`, `1m30s`, `500ms`, plain seconds.
-fn parse_duration(text: &str) -> Option<Duration> {
-    let (mut rest, mut total) = (text, Duration::ZERO);
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
-        let number: f64 = rest[..digits].parse().ok()?;
-        rest = &rest[digits..];
-        let unit_len = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
-        let seconds = match &rest[..unit_len] {
-            "" | "s" => 1.0,
-            "ms" => 0.001,
-            "m" => 60.0,
-            "h" => 3600.0,
-            _ => return None,
-        };
-        rest = &rest[unit_len..];
-        total += Duration::try_from_secs_f64(number * seconds).ok()?;
-    }
-    Some(total)
 }

@@ -71,6 +71,9 @@ impl ApiServer {
     async fn metrics_text(&self) -> String {
         let mut out = String::new();
         self.metrics.write(&mut out);
+        if let Some(audit) = &self.audit {
+            audit.metrics(&mut out);
+        }
         let (reading, mutating) = self.limits.current();
         head(
             &mut out,

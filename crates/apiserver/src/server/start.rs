@@ -9,6 +9,7 @@ use super::metrics::Metrics;
 use super::tls::{Certificate, TlsError, server_config};
 use crate::ApiServer;
 use crate::admission::Admission;
+use crate::audit::{Audit, AuditError};
 use crate::authn::{Authenticator, AuthnConfigError};
 use crate::authz::Authorizer;
 use crate::bootstrap::{self, BootstrapConfig, BootstrapError};
@@ -41,6 +42,8 @@ pub enum StartError {
     Authn(#[from] AuthnConfigError),
     #[error("TLS: {0}")]
     Tls(#[from] TlsError),
+    #[error(transparent)]
+    Audit(#[from] AuditError),
     #[error("{0:?} is not an address range")]
     ServiceCidr(String),
     #[error(transparent)]
@@ -70,6 +73,9 @@ impl Running {
             let _ = task.await;
         }
         self.server.feed.stop().await;
+        if let Some(audit) = &self.server.audit {
+            audit.stop().await;
+        }
     }
 }
 
@@ -111,6 +117,7 @@ impl ApiServer {
             authorizer: authorizer.clone(),
             admission,
             services: Arc::new(Allocator::new(ranges.clone(), config.node_ports.clone(), &services)),
+            audit: config.audit.as_ref().map(Audit::start).transpose()?.flatten(),
             limits: Limits::new(config.max_reading, config.max_mutating),
             metrics: Metrics::default(),
             health: Health::default(),

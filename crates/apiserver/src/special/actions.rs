@@ -28,6 +28,7 @@ impl Request<'_> {
         let body = self.take_body().await?;
         let decoded = Content::of(&self.headers)?.decode(&body, &schema, &gvk, options.strictness)?;
         decoded.warnings.into_iter().for_each(|w| self.warn(w));
+        self.trail.request_object(&decoded.value);
         Ok(decoded.value)
     }
 

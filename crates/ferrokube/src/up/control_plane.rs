@@ -55,7 +55,7 @@ pub async fn start(plan: &Plan, progress: &Progress) -> Result<ControlPlane> {
     let store = store.context("opening the store")?.with_context(|| format!("the store in {} cannot be opened", directory.display()))?;
     progress.done("store", began, "");
     let began = Instant::now();
-    let running = ApiServer::start(config(plan, Arc::new(store))).await?;
+    let running = ApiServer::start(config(plan, Arc::new(store))?).await?;
     let address = running.address.context("the API server listens nowhere")?;
     progress.done("API server", began, &server_url(address));
     let began = Instant::now();
@@ -64,7 +64,7 @@ pub async fn start(plan: &Plan, progress: &Progress) -> Result<ControlPlane> {
     Ok(ControlPlane { running, address, parts })
 }
 
-fn config(plan: &Plan, store: Arc<dyn ferrokube_store::Store>) -> Config {
+fn config(plan: &Plan, store: Arc<dyn ferrokube_store::Store>) -> Result<Config> {
     let (pki, options) = (&plan.pki, &plan.options);
     let issuer = format!("https://kubernetes.default.svc.{}", options.cluster_domain);
     let tokens = TokenConfig {
@@ -86,7 +86,7 @@ fn config(plan: &Plan, store: Arc<dyn ferrokube_store::Store>) -> Config {
         key: pki.apiserver_kubelet_client.key.clone(),
         ca: pki.ca().to_owned(),
     };
-    Config {
+    let mut config = Config {
         listen: Some(options.listen()),
         tls: Tls { certificate: pki.apiserver.certificate.clone(), key: pki.apiserver.key.clone() },
         authn,
@@ -94,7 +94,9 @@ fn config(plan: &Plan, store: Arc<dyn ferrokube_store::Store>) -> Config {
         advertise: plan.node_ip,
         kubelet: Some(kubelet),
         ..Config::new(store, tokens)
-    }
+    };
+    options.apiserver.apply(&mut config)?;
+    Ok(config)
 }
 
 fn manager(server: &Arc<ApiServer>) -> Client {

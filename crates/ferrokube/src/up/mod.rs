@@ -5,6 +5,7 @@
 //! Pods outlive this process: a second `up` continues the same cluster with its containers.
 
 mod addons;
+mod apiserver;
 mod control_plane;
 mod node;
 pub mod preflight;
@@ -73,6 +74,9 @@ pub struct Options {
     /// Registries to ask in place of another: HOST=URL, may be given several times
     #[arg(long, value_name = "HOST=URL")]
     pub registry_mirror: Vec<String>,
+    /// The API server's own
+    #[command(flatten)]
+    pub apiserver: apiserver::ApiserverFlags,
     /// Tell nothing but errors
     #[arg(long, short)]
     pub quiet: bool,

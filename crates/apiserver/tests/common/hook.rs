@@ -1,0 +1,69 @@
+//! A webhook of somebody: remembers what it was asked, and answers by a function.
+#![allow(dead_code, missing_docs, clippy::unwrap_used, reason = "each test uses a part")]
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+pub struct Hook {
+    pub address: SocketAddr,
+    seen: watch::Receiver<Vec<Value>>,
+}
+
+impl Hook {
+    pub async fn start(answer: impl Fn(&Value) -> (u16, Value) + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (told, seen) = watch::channel(Vec::new());
+        let (told, answer) = (Arc::new(told), Arc::new(answer));
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (told, answer) = (told.clone(), answer.clone());
+                let service = service_fn(move |request: http::Request<Incoming>| {
+                    let (told, answer) = (told.clone(), answer.clone());
+                    async move {
+                        let body = request.into_body().collect().await.unwrap().to_bytes();
+                        let asked: Value = serde_json::from_slice(&body).unwrap_or_default();
+                        let (code, reply) = answer(&asked);
+                        told.send_modify(|all| all.push(asked));
+                        let response = http::Response::builder().status(code).body(Full::new(Bytes::from(reply.to_string())));
+                        Ok::<_, Infallible>(response.unwrap())
+                    }
+                });
+                tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+            }
+        });
+        Hook { address, seen }
+    }
+
+    /// What it was asked so far.
+    pub fn seen(&self) -> Vec<Value> {
+        self.seen.borrow().clone()
+    }
+
+    /// Waits until what it was asked satisfies the condition.
+    pub async fn until(&mut self, enough: impl FnMut(&Vec<Value>) -> bool) -> Vec<Value> {
+        let waited = tokio::time::timeout(Duration::from_secs(10), self.seen.wait_for(enough)).await;
+        waited.expect("asked within ten seconds").unwrap().clone()
+    }
+
+    pub fn kubeconfig(&self, folder: &Path) -> PathBuf {
+        let path = folder.join(format!("hook-{}.yaml", self.address.port()));
+        let text = format!(
+            "apiVersion: v1\nkind: Config\ncurrent-context: c\nclusters:\n- name: c\n  cluster: {{server: 'http://{}/hook'}}\nusers:\n- name: u\n  user: {{token: secret}}\ncontexts:\n- name: c\n  context: {{cluster: c, user: u}}\n",
+            self.address
+        );
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+}

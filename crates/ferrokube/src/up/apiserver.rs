@@ -1,0 +1,164 @@
+//! The flags of the API server that `up` passes on, under kube-apiserver's names and with its defaults.
+//!
+//! A flag becomes a field of the server's [`Config`] here and nowhere else.
+
+use anyhow::{Context, Result};
+use clap::{Args, ValueEnum};
+use ferrokube_apiserver::Config;
+use ferrokube_apiserver::audit::{AuditConfig, BatchConfig, LogConfig, Mode, Truncate, WebhookConfig};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// When audit events are written.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum AuditMode {
+    /// Buffered, in batches
+    Batch,
+    /// Before the response
+    Blocking,
+    /// Before the response, and nothing is served that cannot be written
+    BlockingStrict,
+}
+
+impl From<AuditMode> for Mode {
+    fn from(mode: AuditMode) -> Self {
+        match mode {
+            AuditMode::Batch => Mode::Batch,
+            AuditMode::Blocking => Mode::Blocking,
+            AuditMode::BlockingStrict => Mode::BlockingStrict,
+        }
+    }
+}
+
+/// Flags of the API server.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "API server")]
+pub struct ApiserverFlags {
+    #[command(flatten)]
+    audit: AuditFlags,
+}
+
+#[derive(Args, Clone, Debug)]
+struct AuditFlags {
+    /// File with the audit policy; without it nothing is written
+    #[arg(long, value_name = "FILE")]
+    audit_policy_file: Option<PathBuf>,
+    /// File to write audit events to, `-` for standard output
+    #[arg(long, value_name = "FILE")]
+    audit_log_path: Option<String>,
+    /// Days for which old audit logs are kept; 0 is for ever
+    #[arg(long, default_value_t = 366)]
+    audit_log_maxage: u32,
+    /// Old audit logs that are kept; 0 is all
+    #[arg(long, default_value_t = 100)]
+    audit_log_maxbackup: usize,
+    /// Megabytes at which the audit log is rotated
+    #[arg(long, default_value_t = 100)]
+    audit_log_maxsize: u64,
+    /// Compress old audit logs
+    #[arg(long)]
+    audit_log_compress: bool,
+    /// When events are written to the log
+    #[arg(long, value_enum, default_value = "blocking")]
+    audit_log_mode: AuditMode,
+    /// Events that wait for the log at most, in mode batch
+    #[arg(long, default_value_t = 10_000)]
+    audit_log_batch_buffer_size: usize,
+    /// Events per write to the log, in mode batch
+    #[arg(long, default_value_t = 1)]
+    audit_log_batch_max_size: usize,
+    /// Cut events of the log that are too long
+    #[arg(long)]
+    audit_log_truncate_enabled: bool,
+    /// Bytes of an event in the log at most, when they are cut
+    #[arg(long, default_value_t = 102_400)]
+    audit_log_truncate_max_event_size: usize,
+    /// Kubeconfig of the webhook that gets audit events
+    #[arg(long, value_name = "FILE")]
+    audit_webhook_config_file: Option<PathBuf>,
+    /// When events are sent to the webhook
+    #[arg(long, value_enum, default_value = "batch")]
+    audit_webhook_mode: AuditMode,
+    /// Wait before the webhook is tried again
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "10s")]
+    audit_webhook_initial_backoff: Duration,
+    /// Events that wait for the webhook at most
+    #[arg(long, default_value_t = 10_000)]
+    audit_webhook_batch_buffer_size: usize,
+    /// Events per batch
+    #[arg(long, default_value_t = 400)]
+    audit_webhook_batch_max_size: usize,
+    /// How long an incomplete batch waits
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "30s")]
+    audit_webhook_batch_max_wait: Duration,
+    /// Limit the batches per second
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
+    audit_webhook_batch_throttle_enable: bool,
+    /// Batches per second
+    #[arg(long, default_value_t = 10.0)]
+    audit_webhook_batch_throttle_qps: f32,
+    /// Batches that may come at once
+    #[arg(long, default_value_t = 15)]
+    audit_webhook_batch_throttle_burst: u32,
+    /// Cut events for the webhook that are too long
+    #[arg(long)]
+    audit_webhook_truncate_enabled: bool,
+    /// Bytes of an event for the webhook at most, when they are cut
+    #[arg(long, default_value_t = 102_400)]
+    audit_webhook_truncate_max_event_size: usize,
+}
+
+/// Go's duration syntax.
+fn duration(text: &str) -> Result<Duration, String> {
+    ferrokube_apiserver::request::query::parse_duration(text).ok_or_else(|| format!("{text:?} is no duration such as 30s or 1m30s"))
+}
+
+fn read(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))
+}
+
+impl ApiserverFlags {
+    /// Puts what was said into the configuration.
+    pub fn apply(&self, config: &mut Config) -> Result<()> {
+        config.audit = self.audit.config()?;
+        Ok(())
+    }
+}
+
+impl AuditFlags {
+    fn config(&self) -> Result<Option<AuditConfig>> {
+        let Some(policy) = &self.audit_policy_file else { return Ok(None) };
+        let log = self.audit_log_path.as_ref().map(|path| LogConfig {
+            max_size: self.audit_log_maxsize,
+            max_age: self.audit_log_maxage,
+            max_backups: self.audit_log_maxbackup,
+            compress: self.audit_log_compress,
+            mode: self.audit_log_mode.into(),
+            batch: BatchConfig {
+                buffer: self.audit_log_batch_buffer_size,
+                max_size: self.audit_log_batch_max_size,
+                ..BatchConfig::log()
+            },
+            truncate: truncate(self.audit_log_truncate_enabled, self.audit_log_truncate_max_event_size),
+            ..LogConfig::new(path)
+        });
+        let throttle = (self.audit_webhook_batch_throttle_qps, self.audit_webhook_batch_throttle_burst);
+        let webhook = self.audit_webhook_config_file.as_ref().map(|path| WebhookConfig {
+            initial_backoff: self.audit_webhook_initial_backoff,
+            mode: self.audit_webhook_mode.into(),
+            batch: BatchConfig {
+                buffer: self.audit_webhook_batch_buffer_size,
+                max_size: self.audit_webhook_batch_max_size,
+                max_wait: self.audit_webhook_batch_max_wait,
+                throttle: self.audit_webhook_batch_throttle_enable.then_some(throttle),
+            },
+            truncate: truncate(self.audit_webhook_truncate_enabled, self.audit_webhook_truncate_max_event_size),
+            ..WebhookConfig::new(path)
+        });
+        Ok(Some(AuditConfig { policy: read(policy)?, log, webhook }))
+    }
+}
+
+fn truncate(enabled: bool, max_event: usize) -> Option<Truncate> {
+    enabled.then(|| Truncate { max_event, ..Truncate::default() })
+}
