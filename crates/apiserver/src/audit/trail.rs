@@ -164,7 +164,9 @@ impl Trail {
         if authorization.to_ascii_lowercase().starts_with("basic ") {
             attempted.push("basic");
         }
-        let what = if attempted.is_empty() { "Authentication failed, no credentials provided".to_owned() } else {
+        let what = if attempted.is_empty() {
+            "Authentication failed, no credentials provided".to_owned()
+        } else {
             format!("Authentication failed, attempted: {}", attempted.join(", "))
         };
         let status = json!({ "metadata": {}, "status": "Failure", "message": what, "reason": "Unauthorized", "code": 401 });
@@ -234,13 +236,15 @@ impl Trail {
     /// The answer is a failure.
     pub fn failed(&self, status: &Status) {
         let Some(record) = &self.0 else { return };
-        record.with(|e| e.status = serde_json::from_slice(&status.to_json()).ok().map(|mut s: Value| {
-            if let Some(map) = s.as_object_mut() {
-                map.remove("kind");
-                map.remove("apiVersion");
-            }
-            s
-        }));
+        record.with(|e| {
+            e.status = serde_json::from_slice(&status.to_json()).ok().map(|mut s: Value| {
+                if let Some(map) = s.as_object_mut() {
+                    map.remove("kind");
+                    map.remove("apiVersion");
+                }
+                s
+            })
+        });
     }
 
     /// The request panicked.

@@ -134,11 +134,7 @@ impl AuditFlags {
             max_backups: self.audit_log_maxbackup,
             compress: self.audit_log_compress,
             mode: self.audit_log_mode.into(),
-            batch: BatchConfig {
-                buffer: self.audit_log_batch_buffer_size,
-                max_size: self.audit_log_batch_max_size,
-                ..BatchConfig::log()
-            },
+            batch: BatchConfig { buffer: self.audit_log_batch_buffer_size, max_size: self.audit_log_batch_max_size, ..BatchConfig::log() },
             truncate: truncate(self.audit_log_truncate_enabled, self.audit_log_truncate_max_event_size),
             ..LogConfig::new(path)
         });
