@@ -37,9 +37,36 @@ impl<'a> Delta<'a> {
 type Handler = Box<dyn Fn(Delta<'_>) + Send + Sync>;
 
 #[derive(Default)]
+struct Handlers {
+    list: Vec<(u64, Handler)>,
+    next: u64,
+}
+
+#[derive(Default)]
 struct Objects {
     map: RwLock<BTreeMap<ObjectKey, Arc<Object>>>,
-    handlers: Mutex<Vec<Handler>>,
+    handlers: Mutex<Handlers>,
+}
+
+/// Handlers of one component, to be taken out when it ends.
+type Registered = Arc<Mutex<Vec<(Weak<Shared>, u64)>>>;
+
+/// Takes the handlers out that were added through its [`Caches`], when it is dropped: a component that is started again
+/// would otherwise leave them, and what they hold, in the shared caches for ever.
+#[derive(Default)]
+pub struct Scope(Registered);
+
+impl Drop for Scope {
+    fn drop(&mut self) {
+        for (cache, number) in std::mem::take(&mut *self.0.lock()) {
+            let Some(cache) = cache.upgrade() else { continue };
+            let mut handlers = cache.objects.handlers.lock();
+            let found = handlers.list.iter().position(|(n, _)| *n == number).map(|at| handlers.list.remove(at));
+            // What a handler holds may be the last of another cache: it goes outside the lock.
+            drop(handlers);
+            drop(found);
+        }
+    }
 }
 
 /// The untyped heart of a [`Cache`].
@@ -60,12 +87,24 @@ impl Drop for Shared {
 pub struct Caches {
     client: Client,
     open: Arc<Mutex<HashMap<Selection, Weak<Shared>>>>,
+    scope: Option<Registered>,
 }
 
 impl Caches {
     /// Caches that subscribe through this client.
     pub fn new(client: Client) -> Self {
-        Caches { client, open: Arc::default() }
+        Caches { client, open: Arc::default(), scope: None }
+    }
+
+    /// The client that the caches subscribe through.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// The same caches for a component whose handlers go with the scope.
+    pub fn scoped(&self) -> (Self, Scope) {
+        let scope = Scope::default();
+        (Caches { scope: Some(scope.0.clone()), ..self.clone() }, scope)
     }
 
     /// The cache of all objects of a kind.
@@ -76,12 +115,12 @@ impl Caches {
     /// The cache of the objects of a kind that match; group, version and resource are filled in from the type.
     pub fn select<R: Resource>(&self, selection: Selection) -> Cache<R> {
         let selection = Selection { group: R::GROUP.into(), version: R::VERSION.into(), resource: R::RESOURCE.into(), ..selection };
-        Cache { shared: self.shared(selection), kind: PhantomData }
+        Cache { shared: self.shared(selection), scope: self.scope.clone(), kind: PhantomData }
     }
 
     /// The cache of any resource, without a type.
     pub fn dynamic(&self, selection: Selection) -> Cache<()> {
-        Cache { shared: self.shared(selection), kind: PhantomData }
+        Cache { shared: self.shared(selection), scope: self.scope.clone(), kind: PhantomData }
     }
 
     fn shared(&self, selection: Selection) -> Arc<Shared> {
@@ -143,26 +182,27 @@ impl Objects {
         if old.as_ref().is_some_and(|o| o.revision == object.revision && o.uid == object.uid) {
             return;
         }
-        handlers.iter().for_each(|h| h(Delta { old: old.as_ref(), new: Some(&object) }));
+        handlers.list.iter().for_each(|(_, h)| h(Delta { old: old.as_ref(), new: Some(&object) }));
     }
 
     /// Handlers get the state that the cache held, not the deletion's: an index must find what it had entered.
     fn remove(&self, key: &ObjectKey) {
         let handlers = self.handlers.lock();
         let Some(known) = self.map.write().remove(key) else { return };
-        handlers.iter().for_each(|h| h(Delta { old: Some(&known), new: None }));
+        handlers.list.iter().for_each(|(_, h)| h(Delta { old: Some(&known), new: None }));
     }
 }
 
 /// A shared local copy of the selected objects of a kind. Cheap to clone; lives as long as somebody holds it.
 pub struct Cache<R> {
     shared: Arc<Shared>,
+    scope: Option<Registered>,
     kind: PhantomData<fn() -> R>,
 }
 
 impl<R> Clone for Cache<R> {
     fn clone(&self) -> Self {
-        Cache { shared: self.shared.clone(), kind: PhantomData }
+        Cache { shared: self.shared.clone(), scope: self.scope.clone(), kind: PhantomData }
     }
 }
 
@@ -213,7 +253,13 @@ impl<R> Cache<R> {
         for object in self.objects() {
             handler(Delta { old: None, new: Some(&object) });
         }
-        handlers.push(Box::new(handler));
+        handlers.next += 1;
+        let number = handlers.next;
+        handlers.list.push((number, Box::new(handler)));
+        drop(handlers);
+        if let Some(scope) = &self.scope {
+            scope.lock().push((Arc::downgrade(&self.shared), number));
+        }
     }
 
     /// An index over the objects, kept up to date: `keys` names the entries under which an object is found.
@@ -247,6 +293,12 @@ impl<R: Resource> Cache<R> {
         decoded(&object)
     }
 
+    /// One object, decoded. One that cannot be decoded is an error, not an absence: whoever deletes what belongs to an
+    /// absent object must ask this way.
+    pub fn read(&self, namespace: &str, name: &str) -> crate::Result<Option<R>> {
+        self.object(namespace, name).map(|object| readable(&object)).transpose()
+    }
+
     /// All objects, decoded.
     pub fn list(&self) -> Vec<R> {
         self.objects().iter().filter_map(|o| decoded(o)).collect()
@@ -256,6 +308,11 @@ impl<R: Resource> Cache<R> {
 /// Decodes an object of a cache, logging one that is not what its kind says.
 pub fn decoded<R: Resource>(object: &Object) -> Option<R> {
     R::decode(&object.json).inspect_err(|e| tracing::warn!(kind = R::KIND, key = %object.key, "object cannot be decoded: {e}")).ok()
+}
+
+/// Decodes an object of a cache, or says that it is not what its kind says.
+pub fn readable<R: Resource>(object: &Object) -> crate::Result<R> {
+    R::decode(&object.json).map_err(|source| crate::Error::Decode { what: R::KIND, source })
 }
 
 /// Objects by a derived key.

@@ -49,8 +49,10 @@ where
                 }
             }
             Ok(Err(e)) => {
-                tracing::debug!(controller = name, ?key, "reconcile failed, will retry: {e:#}");
-                queue.retry(key);
+                tracing::debug!(controller = name, ?key, "reconcile failed: {e:#}");
+                if !queue.retry(key.clone()) {
+                    tracing::warn!(controller = name, ?key, "given up until it changes: {e:#}");
+                }
             }
             Err(_) => {
                 tracing::error!(controller = name, ?key, "reconcile panicked, will retry");

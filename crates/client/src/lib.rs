@@ -8,7 +8,7 @@
 //! - [`Client`]: verbs, typed or dynamic.
 //! - [`Caches`]/[`Cache`]: shared local copies of a kind, fed by one subscription each.
 //! - [`queue::Queue`] and [`controller::run`]: the harness of a level-triggered controller.
-//! - [`events::Recorder`], [`leader::Election`].
+//! - [`events::Recorder`], [`leader::Election`], [`metrics::Metrics`].
 //! - [`http::HttpTransport`] and [`kubeconfig`]: the network side.
 
 pub mod cache;
@@ -19,11 +19,12 @@ pub mod events;
 pub mod http;
 pub mod kubeconfig;
 pub mod leader;
+pub mod metrics;
 pub mod queue;
 mod transport;
 mod typed;
 
-pub use cache::{Cache, Caches, Delta, Index};
+pub use cache::{Cache, Caches, Delta, Index, Scope};
 pub use client::{Client, DeleteOptions, ListOptions, Patch, Target};
 pub use error::{Error, Optional};
 pub use ferrokube_api::{Change, Object, ObjectKey, Selection, Status};
