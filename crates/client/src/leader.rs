@@ -48,14 +48,30 @@ impl Election {
     /// Waits to lead, then runs `work` for as long as the lease is held. Returns when the lease is lost (work is dropped)
     /// or when the work ends (the lease is then released).
     pub async fn lead<W: Future<Output = ()>>(&self, client: &Client, work: impl FnOnce() -> W) {
+        self.lead_until(client, work, std::future::pending()).await;
+    }
+
+    /// As [`Election::lead`], but also returns when `stop` resolves; a lease held then is given back, so that the next
+    /// candidate takes it at its next try instead of waiting for it to run out.
+    pub async fn lead_until<W: Future<Output = ()>>(&self, client: &Client, work: impl FnOnce() -> W, stop: impl Future<Output = ()>) {
         let mut observed = None;
-        while !self.try_hold(client, &mut observed).await.unwrap_or(false) {
-            tokio::time::sleep(self.retry_period).await;
+        let mut stop = std::pin::pin!(stop);
+        tokio::select! {
+            () = self.acquire(client, &mut observed) => {}
+            () = &mut stop => return,
         }
         tracing::info!(lease = self.name, identity = self.identity, "became leader");
+        // The futures are dropped before the handler runs: the work has ended when the lease is released.
         tokio::select! {
             () = work() => self.release(client).await,
+            () = &mut stop => self.release(client).await,
             () = self.hold(client, &mut observed) => tracing::warn!(lease = self.name, "leader election lost"),
+        }
+    }
+
+    async fn acquire(&self, client: &Client, observed: &mut Option<Observed>) {
+        while !self.try_hold(client, observed).await.unwrap_or(false) {
+            tokio::time::sleep(self.retry_period).await;
         }
     }
 

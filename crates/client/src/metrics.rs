@@ -157,7 +157,11 @@ fn write_series(out: &mut String, desc: &Desc, values: &[String], series: &Serie
         let _ = writeln!(out, "{name}_bucket{{{pairs}{comma}le=\"{bound}\"}} {sum}");
     }
     let count = series.0.count.load(Ordering::Relaxed);
-    let _ = writeln!(out, "{name}_bucket{{{pairs}{comma}le=\"+Inf\"}} {count}\n{name}_sum{shown} {}\n{name}_count{shown} {count}", series.value());
+    let _ = writeln!(
+        out,
+        "{name}_bucket{{{pairs}{comma}le=\"+Inf\"}} {count}\n{name}_sum{shown} {}\n{name}_count{shown} {count}",
+        series.value()
+    );
 }
 
 #[cfg(test)]

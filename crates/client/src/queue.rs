@@ -124,8 +124,13 @@ impl<K: Clone + Eq + Hash> Queue<K> {
     {
         let queue = Self::new();
         let series = |desc| metrics.series(desc, &[name]);
-        let counters =
-            Counters { adds: series(&ADDS), depth: series(&DEPTH), retries: series(&RETRIES), waited: series(&WAITED), worked: series(&WORKED) };
+        let counters = Counters {
+            adds: series(&ADDS),
+            depth: series(&DEPTH),
+            retries: series(&RETRIES),
+            waited: series(&WAITED),
+            worked: series(&WORKED),
+        };
         counters.depth.set(0.0);
         let (unfinished, longest, state) = (series(&UNFINISHED), series(&LONGEST), Arc::downgrade(&queue.state));
         metrics.on_collect(move || {

@@ -35,7 +35,7 @@ struct Budgets {
 
 /// Runs the controller.
 pub(crate) async fn run(context: Context) {
-    let queue: Queue<ObjectKey> = Queue::new();
+    let queue: Queue<ObjectKey> = context.queue("disruption");
     let all = Budgets {
         budgets: context.caches.of(),
         pods: context.caches.of(),
@@ -82,7 +82,7 @@ fn selects(budget: &Object, pod: &Object) -> bool {
 
 impl Budgets {
     async fn reconcile(&self, key: ObjectKey) -> Result<Next, Error> {
-        let Some(budget) = self.budgets.get(&key.namespace, &key.name) else { return Ok(Next::Wait) };
+        let Some(budget) = self.budgets.read(&key.namespace, &key.name)? else { return Ok(Next::Wait) };
         let selector = budget.spec.as_ref().and_then(|s| s.selector.clone());
         let candidates = self.pods.objects_in(&key.namespace);
         let pods: Vec<Pod> = candidates

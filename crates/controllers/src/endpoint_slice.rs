@@ -38,7 +38,7 @@ struct Slices {
 
 /// Runs the controller.
 pub(crate) async fn run(context: Context) {
-    let queue: Queue<ObjectKey> = Queue::new();
+    let queue: Queue<ObjectKey> = context.queue("endpoint_slice");
     let services: Cache<Service> = context.caches.of();
     let slices: Cache<EndpointSlice> = context.caches.of();
     let (pods, nodes): (Cache<Pod>, Cache<Node>) = (context.caches.of(), context.caches.of());
@@ -91,7 +91,7 @@ pub(crate) fn selected(service: &Service, pods: &Cache<Pod>) -> Vec<Pod> {
 
 impl Slices {
     async fn reconcile(&self, key: ObjectKey) -> Result<Next, Error> {
-        let service = self.services.get(&key.namespace, &key.name);
+        let service = self.services.read(&key.namespace, &key.name)?;
         let wants = service
             .as_ref()
             .and_then(|s| s.spec.as_ref())

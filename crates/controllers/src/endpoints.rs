@@ -20,7 +20,7 @@ const MANAGER: &str = "endpoint-controller";
 
 /// Runs the controller.
 pub(crate) async fn run(context: Context) {
-    let queue: Queue<ObjectKey> = Queue::new();
+    let queue: Queue<ObjectKey> = context.queue("endpoint");
     let (services, pods, endpoints): (Cache<Service>, Cache<Pod>, Cache<Endpoints>) =
         (context.caches.of(), context.caches.of(), context.caches.of());
     let add = queue.clone();
@@ -37,8 +37,8 @@ pub(crate) async fn run(context: Context) {
     let reconcile = |key: ObjectKey| {
         let (context, services, pods, endpoints) = (&context, &services, &pods, &endpoints);
         async move {
-            let current = endpoints.get(&key.namespace, &key.name);
-            match services.get(&key.namespace, &key.name) {
+            let current = endpoints.read(&key.namespace, &key.name)?;
+            match services.read(&key.namespace, &key.name)? {
                 None => remove(context, current).await,
                 Some(service) if service.spec.as_ref().and_then(|s| s.selector.as_ref()).is_none_or(BTreeMap::is_empty) => Ok(Next::Wait),
                 Some(service) => write(context, &service, plan(&service, &selected(&service, pods)), current).await,

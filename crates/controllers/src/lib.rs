@@ -6,6 +6,7 @@
 //! derive from it.
 
 mod attach_detach;
+mod config;
 mod cron_job;
 mod daemon_set;
 mod deployment;
@@ -32,6 +33,7 @@ mod replica_set;
 mod resource_quota;
 mod revisions;
 mod root_ca;
+mod selection;
 mod service_account;
 mod stateful_set;
 mod taint_eviction;
@@ -39,25 +41,18 @@ mod ttl_after_finished;
 mod vac_protection;
 
 use ferrokube_client::events::Recorder;
+use ferrokube_client::leader::Election;
+use ferrokube_client::metrics::{Desc, Kind, Metrics};
+use ferrokube_client::queue::Queue;
 use ferrokube_client::{Caches, Client};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use std::hash::Hash;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
 use std::time::Duration;
 
-/// What the controllers are given.
-#[derive(Clone)]
-pub struct Config {
-    /// Shared caches, as `system:kube-controller-manager`.
-    pub caches: Caches,
-    /// A client as a service account of `kube-system`, by its name.
-    pub client_for: Arc<dyn Fn(&str) -> Client + Send + Sync>,
-    /// `*` all that are on by default, `name` this one, `-name` not this one.
-    pub controllers: Vec<String>,
-    /// CA certificates that `kube-root-ca.crt` publishes, PEM.
-    pub root_ca: String,
-}
+pub use config::{Config, NodeCidrs, Signing};
+pub use selection::{UnknownController, check, selected};
 
 /// What one controller is given.
 #[derive(Clone)]
@@ -68,15 +63,31 @@ pub(crate) struct Context {
     pub client: Client,
     /// Events under the controller's own name.
     pub recorder: Recorder,
+    /// Counters of the process.
+    pub metrics: Metrics,
     /// The whole configuration.
     pub config: Config,
 }
+
+impl Context {
+    /// A queue that counts itself under its name (`workqueue_*`).
+    pub fn queue<K: Clone + Eq + Hash + Send + 'static>(&self, name: &str) -> Queue<K> {
+        Queue::named(name, &self.metrics)
+    }
+}
+
+static RUNNING: Desc = Desc {
+    name: "running_managed_controllers",
+    help: "[BETA] Indicates where instances of a controller are currently running",
+    kind: Kind::Gauge,
+    labels: &["manager", "name"],
+};
 
 /// A row of the table of controllers.
 pub struct Controller {
     /// Name in `--controllers`.
     pub name: &'static str,
-    /// Service account in `kube-system` (role `system:controller:<account>`).
+    /// Service account in `kube-system` (role `system:controller:<account>`); empty: the manager's own identity.
     pub account: &'static str,
     /// Component of its events.
     pub component: &'static str,
@@ -121,28 +132,6 @@ pub const CONTROLLERS: &[Controller] = controllers! {
     "persistentvolume-expander-controller"     "expand-controller"             "volume_expand"                 true expander;
 };
 
-/// Older names that `--controllers` still takes, besides the name without `-controller`.
-const ALIASES: &[(&str, &str)] = &[
-    ("root-ca-cert-publisher", "root-ca-certificate-publisher-controller"),
-    ("endpoint", "endpoints-controller"),
-    ("garbagecollector", "garbage-collector-controller"),
-    ("nodelifecycle", "node-lifecycle-controller"),
-    ("podgc", "pod-garbage-collector-controller"),
-    ("persistentvolume-binder", "persistentvolume-binder-controller"),
-    ("attachdetach", "persistentvolume-attach-detach-controller"),
-    ("pvc-protection", "persistentvolumeclaim-protection-controller"),
-    ("pv-protection", "persistentvolume-protection-controller"),
-];
-
-/// Whether a selection starts a controller (`--controllers` of kube-controller-manager).
-pub fn selected(selection: &[String], name: &str, default: bool) -> bool {
-    let is = |text: &str| text == name || name.strip_suffix("-controller") == Some(text) || ALIASES.contains(&(text, name));
-    if selection.iter().any(|s| s.strip_prefix('-').is_some_and(is)) {
-        return false;
-    }
-    selection.iter().any(|s| is(s)) || (default && selection.iter().any(|s| s == "*"))
-}
-
 /// Runs the selected controllers until dropped. A controller that panics is started again, alone.
 pub async fn run(config: Config) {
     let chosen = CONTROLLERS.iter().filter(|c| selected(&config.controllers, c.name, c.default));
@@ -155,31 +144,37 @@ pub async fn run(config: Config) {
     std::future::pending().await
 }
 
+/// Waits to hold the lease, then runs the selected controllers for as long as it is held; returns when it is lost or `stop`
+/// resolves. A stop gives the lease back, so that another candidate takes over at its next try.
+pub async fn lead(config: Config, election: &Election, stop: impl Future<Output = ()>) {
+    let client = config.caches.client().clone();
+    election.lead_until(&client, || run(config), stop).await;
+}
+
+/// Sets the gauge for as long as the controller runs.
+struct Running(ferrokube_client::metrics::Series);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.set(0.0);
+    }
+}
+
 async fn keep(controller: &'static Controller, config: Config) {
+    let running = Running(config.metrics.series(&RUNNING, &["kube-controller-manager", controller.name]));
+    running.0.set(1.0);
     loop {
-        let client = (config.client_for)(controller.account);
+        let client = match controller.account {
+            "" => config.caches.client().clone(),
+            account => (config.client_for)(account),
+        };
         let recorder = Recorder::new(client.clone(), controller.component, "");
-        let context = Context { caches: config.caches.clone(), client, recorder, config: config.clone() };
+        // What the controller leaves in the shared caches goes with it, however it ends.
+        let (caches, _handlers) = config.caches.scoped();
+        let context = Context { caches, client, recorder, metrics: config.metrics.clone(), config: config.clone() };
         if AssertUnwindSafe((controller.run)(context)).catch_unwind().await.is_err() {
             tracing::error!(controller = controller.name, "controller panicked, starting it again");
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::selected;
-
-    #[test]
-    fn the_controllers_flag_selects_as_upstream() {
-        let cases =
-            [("*", true, true), ("*", false, false), ("*,x", false, true), ("*,-x", true, false), ("y", true, false), ("x", false, true)];
-        for (flag, default, expected) in cases {
-            let selection: Vec<String> = flag.split(',').map(str::to_owned).collect();
-            assert_eq!(selected(&selection, "x", default), expected, "{flag} {default}");
-        }
-        let older = |name: &str| selected(&[name.to_owned()], "garbage-collector-controller", true);
-        assert!(older("garbagecollector") && older("garbage-collector") && older("garbage-collector-controller") && !older("garbage"));
     }
 }

@@ -6,7 +6,6 @@
 use crate::Context;
 use crate::discovery::{self, ApiResource};
 use ferrokube_client::controller::{self, Next};
-use ferrokube_client::queue::Queue;
 use ferrokube_client::{Cache, Client, Error, Optional, Target};
 use http::Method;
 use jiff::Timestamp;
@@ -29,7 +28,7 @@ pub(crate) fn is_active(namespace: &Namespace) -> bool {
 /// Runs the controller.
 pub(crate) async fn run(context: Context) {
     let namespaces: Cache<Namespace> = context.caches.of();
-    let queue = Queue::new();
+    let queue = context.queue("namespace");
     let add = queue.clone();
     namespaces.on_change(move |d| add.add(d.key().name.to_string()));
     namespaces.synced().await;

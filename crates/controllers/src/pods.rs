@@ -3,7 +3,7 @@
 //!
 //! Source: `pkg/controller/controller_utils.go`, `controller_ref_manager.go`.
 
-use ferrokube_client::cache::decoded;
+use ferrokube_client::cache::readable;
 use ferrokube_client::events::{EventType, Recorder};
 use ferrokube_client::{Cache, Client, DeleteOptions, Error, Index, Named, Object, Optional, Patch, Resource};
 use k8s_openapi::api::core::v1::{Pod, PodCondition, PodTemplateSpec};
@@ -131,9 +131,9 @@ impl Pods {
         self.expectations.met(owner_uid)
     }
 
-    /// The owner's pods, decoded.
-    pub fn of(&self, owner_uid: &str) -> Vec<Pod> {
-        self.by_owner.get(owner_uid).iter().filter_map(|o| decoded(o)).collect()
+    /// The owner's pods, decoded. One that cannot be decoded fails them all: who counts without it makes one too many.
+    pub fn of(&self, owner_uid: &str) -> Result<Vec<Pod>, Error> {
+        self.by_owner.get(owner_uid).iter().map(|o| readable(o)).collect()
     }
 
     /// Takes orphans that match the selector, and lets go of own pods that do not; returns the owner's pods.
@@ -149,7 +149,7 @@ impl Pods {
         selector: &LabelSelector,
         accept: impl Fn(&Object) -> bool,
     ) -> Result<Vec<Pod>, Error> {
-        let mut own = self.of(owner.uid());
+        let mut own = self.of(owner.uid())?;
         if owner.meta().deletion_timestamp.is_some() {
             return Ok(own);
         }

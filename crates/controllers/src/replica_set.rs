@@ -22,7 +22,7 @@ const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
 /// Runs the controller.
 pub(crate) async fn run(context: Context) {
     let sets: Cache<ReplicaSet> = context.caches.of();
-    let queue: Queue<ObjectKey> = Queue::new();
+    let queue: Queue<ObjectKey> = context.queue("replicaset");
     let add = queue.clone();
     sets.on_change(move |d| add.add(d.key().clone()));
     let (add, add_all, known) = (queue.clone(), queue.clone(), sets.clone());
@@ -41,7 +41,7 @@ pub(crate) async fn run(context: Context) {
     let reconcile = |key: ObjectKey| {
         let (context, sets, pods) = (&context, &sets, &pods);
         async move {
-            match sets.get(&key.namespace, &key.name) {
+            match sets.read(&key.namespace, &key.name)? {
                 Some(set) => reconcile(context, pods, set).await,
                 None => Ok(Next::Wait),
             }

@@ -4,7 +4,6 @@
 
 use crate::Context;
 use ferrokube_client::controller::{self, Next};
-use ferrokube_client::queue::Queue;
 use ferrokube_client::{Cache, Error, Selection};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -54,7 +53,7 @@ fn plan(namespace: &Namespace, current: Option<ConfigMap>, ca: &str) -> Action {
 pub(crate) async fn run(context: Context) {
     let namespaces: Cache<Namespace> = context.caches.of();
     let maps: Cache<ConfigMap> = context.caches.select(Selection { fields: format!("metadata.name={NAME}"), ..Selection::default() });
-    let queue = Queue::new();
+    let queue = context.queue("root_ca_cert_publisher");
     let add = queue.clone();
     namespaces.on_change(move |d| add.add(d.key().name.to_string()));
     let add = queue.clone();

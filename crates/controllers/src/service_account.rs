@@ -4,7 +4,6 @@
 
 use crate::Context;
 use ferrokube_client::controller::{self, Next};
-use ferrokube_client::queue::Queue;
 use ferrokube_client::{Cache, Error};
 use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -15,7 +14,7 @@ const DEFAULT: &str = "default";
 pub(crate) async fn run(context: Context) {
     let namespaces: Cache<Namespace> = context.caches.of();
     let accounts: Cache<ServiceAccount> = context.caches.of();
-    let queue = Queue::new();
+    let queue = context.queue("serviceaccount");
     let add = queue.clone();
     namespaces.on_change(move |d| add.add(d.key().name.to_string()));
     let add = queue.clone();

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 /// Runs the controller.
 pub(crate) async fn run(context: Context) {
-    let queue: Queue<ObjectKey> = Queue::new();
+    let queue: Queue<ObjectKey> = context.queue("noexec_taint_pod");
     let nodes: Cache<Node> = context.caches.of();
     let pods: Cache<Pod> = context.caches.of();
     let index = by_node(&pods);

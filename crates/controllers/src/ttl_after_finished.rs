@@ -13,7 +13,7 @@ use std::time::Duration;
 
 /// Runs the controller.
 pub(crate) async fn run(context: Context) {
-    let queue: Queue<ObjectKey> = Queue::new();
+    let queue: Queue<ObjectKey> = context.queue("ttl_jobs_to_delete");
     let jobs: Cache<Job> = context.caches.of();
     let add = queue.clone();
     jobs.on_change(move |d| {

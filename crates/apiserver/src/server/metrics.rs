@@ -56,11 +56,15 @@ struct Series {
     count: u64,
 }
 
+/// Writes the metrics of a component of this process in the text format.
+type Writer = Box<dyn Fn(&mut String) + Send + Sync>;
+
 /// The counters.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Metrics {
     /// By the hash of the labels, so that counting allocates only the first time.
     requests: Mutex<HashMap<u64, (Labels, Series)>>,
+    others: Mutex<Vec<Writer>>,
 }
 
 fn verb(info: &RequestInfo) -> &'static str {
@@ -83,6 +87,13 @@ fn scope(info: &RequestInfo) -> &'static str {
         (false, _) => "resource",
         (true, false) => "namespace",
         (true, true) => "cluster",
+    }
+}
+
+impl crate::ApiServer {
+    /// Serves the metrics of other components of this process at `/metrics` too.
+    pub fn serve_metrics_of(&self, write: impl Fn(&mut String) + Send + Sync + 'static) {
+        self.metrics.others.lock().push(Box::new(write));
     }
 }
 
@@ -113,6 +124,7 @@ impl Metrics {
 
     /// In the text format.
     pub fn write(&self, out: &mut String) {
+        self.others.lock().iter().for_each(|write| write(out));
         let requests = self.requests.lock();
         let requests: BTreeMap<&Labels, &Series> = requests.values().map(|(labels, series)| (labels, series)).collect();
         head(

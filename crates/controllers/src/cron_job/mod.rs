@@ -37,7 +37,7 @@ struct Crons {
 
 /// Runs the controller.
 pub(crate) async fn run(context: Context) {
-    let queue: Queue<ObjectKey> = Queue::new();
+    let queue: Queue<ObjectKey> = context.queue("cronjob");
     let crons: Cache<CronJob> = context.caches.of();
     let jobs: Cache<Job> = context.caches.of();
     let add = queue.clone();
@@ -132,7 +132,7 @@ impl Crons {
     }
 
     async fn reconcile(&self, key: ObjectKey) -> Result<Next, Error> {
-        let Some(cron) = self.crons.get(&key.namespace, &key.name) else { return Ok(Next::Wait) };
+        let Some(cron) = self.crons.read(&key.namespace, &key.name)? else { return Ok(Next::Wait) };
         let spec = cron.spec.clone();
         let jobs: Vec<Job> = self.by_owner.get(cron.uid()).iter().filter_map(|o| decoded(o)).collect();
         let mut status = self.review(&cron, &jobs).await?;

@@ -30,7 +30,7 @@ struct Daemons {
 
 /// Runs the controller.
 pub(crate) async fn run(context: Context) {
-    let queue: Queue<ObjectKey> = Queue::new();
+    let queue: Queue<ObjectKey> = context.queue("daemonset");
     let sets: Cache<DaemonSet> = context.caches.of();
     let nodes: Cache<Node> = context.caches.of();
     let add = queue.clone();
@@ -84,7 +84,7 @@ fn slim(node: &Object) -> Option<Node> {
 
 impl Daemons {
     async fn reconcile(&self, key: ObjectKey) -> Result<Next, Error> {
-        let Some(set) = self.sets.get(&key.namespace, &key.name) else { return Ok(Next::Wait) };
+        let Some(set) = self.sets.read(&key.namespace, &key.name)? else { return Ok(Next::Wait) };
         let Some(spec) = set.spec.clone() else { return Ok(Next::Wait) };
         if spec.selector == Default::default() || set.metadata.deletion_timestamp.is_some() {
             return Ok(Next::Wait);

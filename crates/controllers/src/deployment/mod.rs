@@ -41,7 +41,7 @@ struct Deployments {
 
 /// Runs the controller.
 pub(crate) async fn run(context: Context) {
-    let queue: Queue<ObjectKey> = Queue::new();
+    let queue: Queue<ObjectKey> = context.queue("deployment");
     let deployments: Cache<Deployment> = context.caches.of();
     let sets: Cache<ReplicaSet> = context.caches.of();
     let pods: Cache<Pod> = context.caches.of();
@@ -77,7 +77,7 @@ pub(crate) async fn run(context: Context) {
 
 impl Deployments {
     async fn reconcile(&self, key: ObjectKey) -> Result<Next, Error> {
-        let Some(deployment) = self.deployments.get(&key.namespace, &key.name) else { return Ok(Next::Wait) };
+        let Some(deployment) = self.deployments.read(&key.namespace, &key.name)? else { return Ok(Next::Wait) };
         let selector = deployment.spec.as_ref().map(|s| s.selector.clone()).unwrap_or_default();
         if selector == Default::default() {
             return Ok(Next::Wait);

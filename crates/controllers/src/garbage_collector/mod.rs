@@ -45,7 +45,7 @@ impl Monitors {
 
 /// Runs the controller.
 pub(crate) async fn run(context: Context) {
-    let queue: Queue<Box<str>> = Queue::new();
+    let queue: Queue<Box<str>> = context.queue("garbage_collector_attempt_to_delete");
     let graph: Arc<Mutex<Graph>> = Arc::default();
     let monitors = Monitors::default();
     let changed = Arc::new(Notify::new());

@@ -48,8 +48,8 @@ struct Jobs {
 
 /// Runs the controller.
 pub(crate) async fn run(context: Context) {
-    let queue: Queue<ObjectKey> = Queue::new();
-    let orphans: Queue<ObjectKey> = Queue::new();
+    let queue: Queue<ObjectKey> = context.queue("job");
+    let orphans: Queue<ObjectKey> = context.queue("job_orphan_pod");
     let jobs: Cache<Job> = context.caches.of();
     let add = queue.clone();
     jobs.on_change(move |d| add.add(d.key().clone()));
@@ -141,7 +141,7 @@ impl Jobs {
     async fn after_the_end(&self, job: &Job) -> Result<Next, Error> {
         self.backoffs.lock().remove(job.uid());
         self.written.forget(job.uid());
-        for pod in self.pods.of(job.uid()).iter().filter(|p| plan::is_tracked(p)) {
+        for pod in self.pods.of(job.uid())?.iter().filter(|p| plan::is_tracked(p)) {
             release(&self.context.client, pod).await?;
         }
         Ok(Next::Wait)

@@ -48,7 +48,7 @@ struct Lifecycle {
 
 /// Runs the controller.
 pub(crate) async fn run(context: Context) {
-    let queue: Queue<String> = Queue::new();
+    let queue: Queue<String> = context.queue("node_lifecycle_controller");
     let nodes: Cache<Node> = context.caches.of();
     let leases: Cache<Lease> = context.caches.select(Selection { namespace: LEASES.into(), ..Selection::default() });
     let pods: Cache<Pod> = context.caches.of();

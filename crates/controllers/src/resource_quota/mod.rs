@@ -33,7 +33,7 @@ struct Quotas {
 
 /// Runs the controller.
 pub(crate) async fn run(context: Context) {
-    let queue: Queue<ObjectKey> = Queue::new();
+    let queue: Queue<ObjectKey> = context.queue("resource_quota_controller_resource_changes");
     let quotas: Cache<ResourceQuota> = context.caches.of();
     let add = queue.clone();
     quotas.on_change(move |d| add.add(d.key().clone()));
@@ -45,7 +45,7 @@ pub(crate) async fn run(context: Context) {
 
 impl Quotas {
     async fn reconcile(&self, key: ObjectKey) -> Result<Next, Error> {
-        let Some(quota) = self.quotas.get(&key.namespace, &key.name) else { return Ok(Next::Wait) };
+        let Some(quota) = self.quotas.read(&key.namespace, &key.name)? else { return Ok(Next::Wait) };
         let spec = quota.spec.clone().unwrap_or_default();
         let scopes = serde_json::to_value(&spec).unwrap_or_default();
         let hard = spec.hard.clone().unwrap_or_default();

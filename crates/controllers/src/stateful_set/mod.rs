@@ -29,7 +29,7 @@ struct Sets {
 
 /// Runs the controller.
 pub(crate) async fn run(context: Context) {
-    let queue: Queue<ObjectKey> = Queue::new();
+    let queue: Queue<ObjectKey> = context.queue("statefulset");
     let sets: Cache<StatefulSet> = context.caches.of();
     let claims: Cache<PersistentVolumeClaim> = context.caches.of();
     let add = queue.clone();
@@ -50,7 +50,7 @@ pub(crate) async fn run(context: Context) {
 
 impl Sets {
     async fn reconcile(&self, key: ObjectKey) -> Result<Next, Error> {
-        let Some(set) = self.sets.get(&key.namespace, &key.name) else { return Ok(Next::Wait) };
+        let Some(set) = self.sets.read(&key.namespace, &key.name)? else { return Ok(Next::Wait) };
         let Some(spec) = set.spec.clone() else { return Ok(Next::Wait) };
         let accept = |o: &ferrokube_client::Object| identity::ordinal(&key.name, &o.key.name).is_some();
         let settled = self.pods.settled(set.uid());

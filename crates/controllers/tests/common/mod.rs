@@ -56,6 +56,8 @@ fn client(server: &Arc<ApiServer>, user: &str, groups: &[&str]) -> Client {
 
 pub struct Cluster {
     pub client: Client,
+    server: Arc<ApiServer>,
+    metrics: ferrokube_client::metrics::Metrics,
     running: Option<Running>,
     controllers: tokio::task::JoinHandle<()>,
     _folder: tempfile::TempDir,
@@ -72,24 +74,38 @@ impl Cluster {
         let running = ApiServer::start(config(store)).await.unwrap();
         let server = running.server.clone();
         let own = server.clone();
+        let caches = Caches::new(client(&server, "system:kube-controller-manager", &[]));
+        let client_for = Arc::new(move |account: &str| {
+            let groups = ["system:serviceaccounts", "system:serviceaccounts:kube-system"];
+            client(&own, &format!("system:serviceaccount:kube-system:{account}"), &groups)
+        });
         let config = ferrokube_controllers::Config {
-            caches: Caches::new(client(&server, "system:kube-controller-manager", &[])),
-            client_for: Arc::new(move |account: &str| {
-                let groups = ["system:serviceaccounts", "system:serviceaccounts:kube-system"];
-                client(&own, &format!("system:serviceaccount:kube-system:{account}"), &groups)
-            }),
             controllers: selection.iter().map(|s| (*s).to_owned()).collect(),
             root_ca: "CA".into(),
+            ..ferrokube_controllers::Config::new(caches, client_for)
         };
+        let metrics = config.metrics.clone();
         let controllers = tokio::spawn(ferrokube_controllers::run(config));
         let client = client(&server, "kubernetes-admin", &["system:masters"]);
-        let cluster = Cluster { client, running: Some(running), controllers, _folder: folder };
+        let cluster = Cluster { client, server, metrics, running: Some(running), controllers, _folder: folder };
         cluster
             .eventually("the default service account", async || {
                 cluster.try_get("/api/v1/namespaces/default/serviceaccounts/default").await.is_some()
             })
             .await;
         cluster
+    }
+
+    /// A client as another user.
+    pub fn client_as(&self, user: &str) -> Client {
+        client(&self.server, user, &[])
+    }
+
+    /// What `/metrics` would show.
+    pub fn metrics(&self) -> String {
+        let mut text = String::new();
+        self.metrics.write(&mut text);
+        text
     }
 
     pub async fn stop(mut self) {

@@ -104,17 +104,16 @@ fn manager(server: &Arc<ApiServer>) -> Client {
 }
 
 fn controllers(plan: &Plan, server: &Arc<ApiServer>) -> JoinHandle<()> {
-    let (server, selection, ca) = (server.clone(), plan.options.controllers.clone(), plan.pki.ca().to_owned());
-    supervise("controller-manager", move || {
-        let own = server.clone();
-        let config = ferrokube_controllers::Config {
-            caches: Caches::new(manager(&server)),
-            client_for: Arc::new(move |account: &str| wire::controller_client(&own, account)),
-            controllers: selection.clone(),
-            root_ca: ca.clone(),
-        };
-        ferrokube_controllers::run(config)
-    })
+    let own = server.clone();
+    let client_for = Arc::new(move |account: &str| wire::controller_client(&own, account));
+    let config = ferrokube_controllers::Config {
+        controllers: plan.options.controllers.clone(),
+        root_ca: plan.pki.ca().to_owned(),
+        ..ferrokube_controllers::Config::new(Caches::new(manager(server)), client_for)
+    };
+    let metrics = config.metrics.clone();
+    server.serve_metrics_of(move |out| metrics.write(out));
+    supervise("controller-manager", move || ferrokube_controllers::run(config.clone()))
 }
 
 fn scheduler(server: &Arc<ApiServer>) -> JoinHandle<()> {

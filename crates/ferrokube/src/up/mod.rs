@@ -132,6 +132,7 @@ pub async fn run(options: Options) -> Result<()> {
     tokio::pin!(stop);
     let progress = Progress::new(options.quiet);
     let layout = options.layout();
+    ferrokube_controllers::check(&options.controllers).context("--controllers")?;
     preflight::check(&options, &layout)?;
     let _instance = preflight::take(&layout)?;
     progress.line(&format!(
