@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Crate (without its prefix) and the workspace crates it may depend on.
-const TABLE: [(&str, &[&str]); 14] = [
+const TABLE: [(&str, &[&str]); 15] = [
     ("api", &[]),
     ("store", &[]),
     ("cri", &[]),
     ("apiserver", &["api", "store"]),
     ("client", &["api"]),
     ("controllers", &["api", "client"]),
+    ("cloud", &["client"]),
     ("scheduler", &["api", "client"]),
     ("kubelet", &["api", "client", "cri"]),
     ("network", &["api", "client"]),
@@ -18,7 +19,7 @@ const TABLE: [(&str, &[&str]); 14] = [
     ("bench", &["api", "client"]),
     (
         "ferrokube",
-        &["api", "store", "cri", "apiserver", "client", "controllers", "scheduler", "kubelet", "network", "dns", "runtime", "bench"],
+        &["api", "store", "cri", "apiserver", "client", "controllers", "cloud", "scheduler", "kubelet", "network", "dns", "runtime", "bench"],
     ),
     ("testkit", &[]),
 ];

@@ -34,6 +34,14 @@ pub async fn dns_role(client: &Client) -> Result<()> {
     tokio::try_join!(role, binding).map(drop)
 }
 
+/// What the cloud-controller-manager may do.
+pub async fn cloud_role(client: &Client) -> Result<()> {
+    use ferrokube_cloud::role;
+    let made = apply(client, RBAC, "clusterroles", role::ROLE, role::cluster_role());
+    let bound = apply(client, RBAC, "clusterrolebindings", role::ROLE, role::binding());
+    tokio::try_join!(made, bound).map(drop)
+}
+
 /// The label by which people see the control plane; a kubelet may not give it to itself.
 pub async fn mark_control_plane(client: &Client, node: &str) -> Result<()> {
     let object =

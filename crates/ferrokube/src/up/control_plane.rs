@@ -1,8 +1,8 @@
-//! The control plane in this process: store, API server, controllers, scheduler.
+//! The control plane in this process: store, API server, controllers, scheduler, cloud-controller-manager.
 
 use super::progress::Progress;
 use super::supervise::supervise;
-use super::{Plan, server_url};
+use super::{Plan, addons, server_url};
 use crate::wire;
 use anyhow::{Context, Result};
 use ferrokube_apiserver::ApiServer;
@@ -10,6 +10,7 @@ use ferrokube_apiserver::authn::{AuthnConfig, RequestHeaders};
 use ferrokube_apiserver::server::{Config, KubeletAccess, Running, Tls};
 use ferrokube_apiserver::tokens::TokenConfig;
 use ferrokube_client::{Caches, Client};
+use ferrokube_cloud::bare_metal::BareMetal;
 use ferrokube_store::embedded::{Embedded, Options as StoreOptions};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -59,7 +60,8 @@ pub async fn start(plan: &Plan, progress: &Progress) -> Result<ControlPlane> {
     let address = running.address.context("the API server listens nowhere")?;
     progress.done("API server", began, &server_url(address));
     let began = Instant::now();
-    let parts = vec![controllers(plan, &running.server), scheduler(&running.server)];
+    let mut parts = vec![controllers(plan, &running.server), scheduler(&running.server)];
+    parts.extend(cloud(plan, &running.server));
     progress.done("controllers, scheduler", began, "");
     Ok(ControlPlane { running, address, parts })
 }
@@ -114,6 +116,26 @@ fn controllers(plan: &Plan, server: &Arc<ApiServer>) -> JoinHandle<()> {
     let metrics = config.metrics.clone();
     server.serve_metrics_of(move |out| metrics.write(out));
     supervise("controller-manager", move || ferrokube_controllers::run(config.clone()))
+}
+
+/// Addresses for Services of type LoadBalancer, unless somebody else gives them.
+fn cloud(plan: &Plan, server: &Arc<ApiServer>) -> Option<JoinHandle<()>> {
+    let addresses = plan.options.load_balancers.addresses(plan.options.own_ports())?;
+    let server = server.clone();
+    let part = supervise("cloud-controller-manager", move || {
+        let admin = wire::client(&server, "kubernetes-admin", &[crate::pki::ADMIN_GROUP], "ferrokube");
+        let client = wire::controller_client(&server, ferrokube_cloud::role::ACCOUNT);
+        let caches = Caches::new(client.clone());
+        let provider = Arc::new(BareMetal::new(addresses.clone(), &caches));
+        let config = ferrokube_cloud::Config { caches, client, provider, cluster_name: "kubernetes".to_owned(), election: None };
+        async move {
+            match addons::cloud_role(&admin).await {
+                Ok(()) => ferrokube_cloud::run(config).await,
+                Err(e) => tracing::warn!("the role of the cloud-controller-manager cannot be written: {e}"),
+            }
+        }
+    });
+    Some(part)
 }
 
 fn scheduler(server: &Arc<ApiServer>) -> JoinHandle<()> {

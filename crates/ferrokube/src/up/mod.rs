@@ -7,6 +7,7 @@
 mod addons;
 mod apiserver;
 mod control_plane;
+mod load_balancers;
 mod node;
 pub mod preflight;
 pub mod progress;
@@ -17,6 +18,7 @@ use crate::layout::Layout;
 use crate::pki::{self, Pki, PkiConfig};
 use anyhow::{Context, Result};
 use clap::Args;
+use load_balancers::LoadBalancers;
 use progress::{Progress, spoken};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -71,6 +73,9 @@ pub struct Options {
     /// Controllers to run: `*` all that are on by default, `name` this one, `-name` not this one
     #[arg(long, value_delimiter = ',', default_value = "*")]
     pub controllers: Vec<String>,
+    /// Addresses of Services of type LoadBalancer: `nodes` those of the nodes, a list of CIDRs or FIRST-LAST ranges, or `none`
+    #[arg(long, value_name = "nodes|none|RANGE,...", default_value = "nodes")]
+    pub load_balancers: LoadBalancers,
     /// Registries to ask in place of another: HOST=URL, may be given several times
     #[arg(long, value_name = "HOST=URL")]
     pub registry_mirror: Vec<String>,
@@ -87,6 +92,12 @@ impl Options {
     pub fn listen(&self) -> SocketAddr {
         let default: IpAddr = if self.control_plane_only { Ipv4Addr::LOCALHOST.into() } else { Ipv4Addr::UNSPECIFIED.into() };
         SocketAddr::new(self.bind_address.unwrap_or(default), self.port)
+    }
+
+    /// TCP ports that this machine needs for itself: those of the cluster, and the one people log in by.
+    fn own_ports(&self) -> [u16; 4] {
+        const SSH: u16 = 22;
+        [self.port, self.kubelet_port, node::PROXY_HEALTH_PORT, SSH]
     }
 
     fn layout(&self) -> Layout {

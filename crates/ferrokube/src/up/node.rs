@@ -24,7 +24,7 @@ const MEMBER_CIDR: u8 = 24;
 const DNS_PORT: u16 = 53;
 const DNS_METRICS_PORT: u16 = 9153;
 /// The service proxy's health port, by convention.
-const PROXY_HEALTH_PORT: u16 = 10256;
+pub(super) const PROXY_HEALTH_PORT: u16 = 10256;
 /// The tenth service address is that of DNS, as kubeadm has it.
 const DNS_SERVICE: u64 = 10;
 

@@ -1,0 +1,119 @@
+//! The cloud-controller-manager: what a cluster needs of the place it runs in.
+//!
+//! Four controllers over a small [`Provider`] trait: nodes are given what the place knows of them ([`node`]), nodes that
+//! are gone there go here ([`node_lifecycle`]), Services of type LoadBalancer get addresses ([`service`]), pod ranges get
+//! routes ([`route`]). A controller runs only when the provider has its part. Nothing here knows a particular place
+//! except [`bare_metal`], the provider of machines without one. Source: `k8s.io/cloud-provider`.
+
+pub mod bare_metal;
+mod node;
+mod node_lifecycle;
+mod nodes;
+pub mod pool;
+mod provider;
+pub mod role;
+mod route;
+mod service;
+
+use ferrokube_client::events::Recorder;
+use ferrokube_client::leader::Election;
+use ferrokube_client::{Caches, Client};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+pub use provider::{Error as ProviderError, InstanceMetadata, Instances, LoadBalancers, Provider, Route, Routes};
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What the cloud-controller-manager is given.
+#[derive(Clone)]
+pub struct Config {
+    /// Shared caches.
+    pub caches: Caches,
+    /// Requests, as `system:serviceaccount:kube-system:cloud-controller-manager`.
+    pub client: Client,
+    /// The place.
+    pub provider: Arc<dyn Provider>,
+    /// `--cluster-name`: which routes of the place are this cluster's.
+    pub cluster_name: String,
+    /// With other candidates: the lease to hold (`kube-system/cloud-controller-manager`).
+    pub election: Option<Election>,
+}
+
+/// What one controller is given.
+#[derive(Clone)]
+pub(crate) struct Context {
+    pub caches: Caches,
+    pub client: Client,
+    pub recorder: Recorder,
+    pub provider: Arc<dyn Provider>,
+    pub cluster_name: String,
+}
+
+/// A row of the table of controllers.
+pub struct Controller {
+    /// Its name in 1.36.
+    pub name: &'static str,
+    /// Component of its events.
+    pub component: &'static str,
+    wanted: fn(&dyn Provider) -> bool,
+    run: fn(Context) -> BoxFuture<'static, ()>,
+}
+
+/// All controllers.
+pub const CONTROLLERS: &[Controller] = &[
+    Controller {
+        name: "cloud-node-controller",
+        component: "cloud-node-controller",
+        wanted: |p| p.instances().is_some(),
+        run: |c| Box::pin(node::run(c)),
+    },
+    Controller {
+        name: "cloud-node-lifecycle-controller",
+        component: "cloud-node-lifecycle-controller",
+        wanted: |p| p.instances().is_some(),
+        run: |c| Box::pin(node_lifecycle::run(c)),
+    },
+    Controller {
+        name: "service-lb-controller",
+        component: "service-controller",
+        wanted: |p| p.load_balancers().is_some(),
+        run: |c| Box::pin(service::run(c)),
+    },
+    Controller {
+        name: "node-route-controller",
+        component: "route_controller",
+        wanted: |p| p.routes().is_some(),
+        run: |c| Box::pin(route::run(c)),
+    },
+];
+
+/// Runs the controllers that the provider serves, until dropped; with an election, while the lease is held.
+pub async fn run(config: Config) {
+    let Some(election) = config.election.clone() else { return work(config).await };
+    let client = config.client.clone();
+    election.lead(&client, || work(config)).await;
+}
+
+async fn work(config: Config) {
+    let mut tasks = tokio::task::JoinSet::new();
+    for controller in CONTROLLERS.iter().filter(|c| (c.wanted)(&*config.provider)) {
+        tasks.spawn(keep(controller, config.clone()));
+    }
+    while tasks.join_next().await.is_some() {}
+    // A provider without any part leaves nothing to do, for ever.
+    std::future::pending().await
+}
+
+/// A controller that panics is started again, alone.
+async fn keep(controller: &'static Controller, config: Config) {
+    loop {
+        let recorder = Recorder::new(config.client.clone(), controller.component, "");
+        let Config { caches, client, provider, cluster_name, .. } = config.clone();
+        let context = Context { caches, client, recorder, provider, cluster_name };
+        if AssertUnwindSafe((controller.run)(context)).catch_unwind().await.is_err() {
+            tracing::error!(controller = controller.name, "controller panicked, starting it again");
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
