@@ -122,12 +122,7 @@ fn ports(service: &Service) -> BTreeSet<(String, u16)> {
 }
 
 /// The addresses of the nodes, unless somebody has one of the ports there already.
-fn of_nodes(
-    service: &Service,
-    nodes: &[Node],
-    others: &[(Service, Vec<IpAddr>)],
-    reserved: &BTreeSet<u16>,
-) -> Result<Vec<IpAddr>, String> {
+fn of_nodes(service: &Service, nodes: &[Node], others: &[(Service, Vec<IpAddr>)], reserved: &BTreeSet<u16>) -> Result<Vec<IpAddr>, String> {
     for (protocol, port) in ports(service) {
         if protocol == "TCP" && reserved.contains(&port) {
             return Err(format!("port {port}/{protocol} is used by the nodes themselves"));
@@ -207,7 +202,8 @@ mod tests {
         let nodes: Vec<Node> = [node, edge].into_iter().map(|n| serde_json::from_value(n).unwrap()).collect();
         let web = |port: u16| json!({"type": "LoadBalancer", "ports": [{"port": port}]});
         let reserved = [6443].into();
-        let plan = |spec: Value, others: &[(Service, Vec<IpAddr>)]| of_nodes(&service("a", spec, &[]), &nodes, others, &reserved).map(texts);
+        let plan =
+            |spec: Value, others: &[(Service, Vec<IpAddr>)]| of_nodes(&service("a", spec, &[]), &nodes, others, &reserved).map(texts);
         assert_eq!(plan(web(80), &[]).unwrap(), ["10.0.0.2", "203.0.113.1"]);
         let both = json!({"ports": [{"port": 80}], "ipFamilies": ["IPv6", "IPv4"]});
         assert_eq!(plan(both, &[]).unwrap(), ["2001:db8::2", "10.0.0.2", "203.0.113.1"]);
@@ -220,7 +216,8 @@ mod tests {
     #[test]
     fn a_pool_gives_every_service_an_address_of_each_family_it_has() {
         let ranges: Vec<Range> = ["192.0.2.0/31", "2001:db8::1"].iter().map(|r| r.parse().unwrap()).collect();
-        let plan = |spec: Value, has: &[&str], others: &[(Service, Vec<IpAddr>)]| of_pool(&service("a", spec, has), &ranges, others).map(texts);
+        let plan =
+            |spec: Value, has: &[&str], others: &[(Service, Vec<IpAddr>)]| of_pool(&service("a", spec, has), &ranges, others).map(texts);
         let other = [with(service("b", json!({}), &["192.0.2.0"]))];
         assert_eq!(plan(json!({}), &[], &[]).unwrap(), ["192.0.2.0"]);
         assert_eq!(plan(json!({}), &[], &other).unwrap(), ["192.0.2.1"]);

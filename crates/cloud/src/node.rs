@@ -133,8 +133,11 @@ mod tests {
 
     #[test]
     fn a_new_node_gets_what_the_place_knows_and_loses_its_taint() {
-        let known = InstanceMetadata { provider_id: "p://1".into(), instance_type: "big".into(), zone: "a".into(), ..InstanceMetadata::default() };
-        let new = node(json!({"metadata": {"name": "n"}, "spec": {"taints": [{"key": UNINITIALIZED, "effect": "NoSchedule"}, {"key": "x", "effect": "NoSchedule"}]}}));
+        let known =
+            InstanceMetadata { provider_id: "p://1".into(), instance_type: "big".into(), zone: "a".into(), ..InstanceMetadata::default() };
+        let new = node(
+            json!({"metadata": {"name": "n"}, "spec": {"taints": [{"key": UNINITIALIZED, "effect": "NoSchedule"}, {"key": "x", "effect": "NoSchedule"}]}}),
+        );
         let made = initialized(&new, &known).unwrap();
         let spec = made.spec.clone().unwrap();
         assert_eq!((spec.provider_id.as_deref(), spec.taints.unwrap().len()), (Some("p://1"), 1));

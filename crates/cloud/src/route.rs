@@ -117,7 +117,11 @@ mod tests {
     #[test]
     fn each_range_of_a_node_has_one_route_and_others_go() {
         let node = |name: &str, spec| serde_json::from_value::<Node>(json!({"metadata": {"name": name}, "spec": spec})).unwrap();
-        let nodes = [node("a", json!({"podCIDR": "10.0.0.0/24"})), node("b", json!({"podCIDRs": ["10.0.1.0/24", "fd00::/64"]})), node("c", json!({}))];
+        let nodes = [
+            node("a", json!({"podCIDR": "10.0.0.0/24"})),
+            node("b", json!({"podCIDRs": ["10.0.1.0/24", "fd00::/64"]})),
+            node("c", json!({})),
+        ];
         let route = |name: &str, node: &str, to: &str| Route { name: name.into(), node: node.into(), destination: to.into() };
         let present = [route("1", "a", "10.0.0.0/24"), route("2", "gone", "10.0.9.0/24"), route("3", "a", "10.0.1.0/24")];
         let steps = plan(&nodes, &present);

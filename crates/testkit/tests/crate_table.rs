@@ -19,7 +19,21 @@ const TABLE: [(&str, &[&str]); 15] = [
     ("bench", &["api", "client"]),
     (
         "ferrokube",
-        &["api", "store", "cri", "apiserver", "client", "controllers", "cloud", "scheduler", "kubelet", "network", "dns", "runtime", "bench"],
+        &[
+            "api",
+            "store",
+            "cri",
+            "apiserver",
+            "client",
+            "controllers",
+            "cloud",
+            "scheduler",
+            "kubelet",
+            "network",
+            "dns",
+            "runtime",
+            "bench",
+        ],
     ),
     ("testkit", &[]),
 ];

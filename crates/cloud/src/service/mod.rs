@@ -6,9 +6,9 @@
 
 mod plan;
 
+use crate::Context;
 use crate::nodes::takes_traffic;
 use crate::provider::{Error as ProviderError, LoadBalancers};
-use crate::Context;
 use ferrokube_client::controller::{self, Next};
 use ferrokube_client::events::EventType;
 use ferrokube_client::queue::Queue;

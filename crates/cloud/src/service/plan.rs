@@ -76,8 +76,10 @@ mod tests {
 
     fn service(spec: Value, finalizers: &[&str], deleting: bool) -> Service {
         let at = deleting.then_some("2026-01-01T00:00:00Z");
-        serde_json::from_value(json!({"metadata": {"name": "s", "namespace": "d", "uid": "u", "finalizers": finalizers, "deletionTimestamp": at},
-            "spec": spec}))
+        serde_json::from_value(
+            json!({"metadata": {"name": "s", "namespace": "d", "uid": "u", "finalizers": finalizers, "deletionTimestamp": at},
+            "spec": spec}),
+        )
         .unwrap()
     }
 
@@ -115,6 +117,9 @@ mod tests {
         assert!(matches!(plan(&first, &[node("n", "10.0.0.2")], Some(&asked)), Step::Update(_)));
         assert!(matches!(plan(&first, &[], Some(&asked)), Step::Update(_)));
         assert!(matches!(plan(&service(spec(81), &[FINALIZER], false), &[node("n", "10.0.0.1")], Some(&asked)), Step::Ensure(_)));
-        assert!(matches!(plan(&service(spec(80), &[], false), &[node("n", "10.0.0.1")], Some(&asked)), Step::Ensure(_)), "without finalizer");
+        assert!(
+            matches!(plan(&service(spec(80), &[], false), &[node("n", "10.0.0.1")], Some(&asked)), Step::Ensure(_)),
+            "without finalizer"
+        );
     }
 }
