@@ -78,7 +78,7 @@ async fn start(provider: impl FnOnce(&Caches) -> Arc<dyn Provider>) -> (Cluster,
     cluster.post(&format!("{RBAC}/clusterroles"), role::cluster_role()).await;
     cluster.post(&format!("{RBAC}/clusterrolebindings"), role::binding()).await;
     let user = format!("system:serviceaccount:kube-system:{}", role::ACCOUNT);
-    let client = cluster.client_as(&user, &["system:serviceaccounts", "system:serviceaccounts:kube-system"]);
+    let client = cluster.client_as(&user);
     let caches = Caches::new(client.clone());
     let provider = provider(&caches);
     let config = Config { caches, client, provider, cluster_name: "kubernetes".into(), election: None };

@@ -113,11 +113,6 @@ impl Cluster {
         self.running.take().unwrap().stop().await;
     }
 
-    /// A client of somebody else.
-    pub fn client_as(&self, user: &str, groups: &[&str]) -> Client {
-        client(&self.running.as_ref().unwrap().server, user, groups)
-    }
-
     /// Polls until the condition holds; panics after twenty seconds.
     pub async fn eventually(&self, what: &str, mut holds: impl AsyncFnMut() -> bool) {
         let wait = async {
