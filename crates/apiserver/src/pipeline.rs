@@ -10,9 +10,9 @@ use crate::admission::Outcome;
 use crate::attributes::UserInfo;
 use crate::audit::Trail;
 use crate::authn::{PeerCertificates, impersonate};
-use crate::output::negotiate::{self, Accept};
+use crate::output::negotiate::{self, Accept, Endpoint};
 use crate::output::table::{self, Include};
-use crate::output::{Body, Format, Shape, present, yaml};
+use crate::output::{Body, Format, Shape, present, protobuf, yaml};
 use crate::registry::Entry;
 use crate::request::content::Content;
 use crate::request::{Query, RequestBody, RequestInfo};
@@ -138,7 +138,7 @@ impl ApiServer {
         let answer = request.boxed_dispatch().await?;
 
         // Encode.
-        request.encode(answer)
+        request.encode(answer).await
     }
 
     fn request(
@@ -164,7 +164,13 @@ impl ApiServer {
             return Err(Status::no_such_path());
         }
         let connects = entry.behaviour(&info.subresource) == Some(SubresourceKind::Connect);
-        let accept = if connects { Accept::default() } else { negotiate::accept(&parts.headers, true)? };
+        let endpoint = Endpoint {
+            transforms: true,
+            // Custom resources have no protobuf form; a Scale has, whatever it scales.
+            protobuf: entry.custom.is_none() || entry.behaviour(&info.subresource) == Some(SubresourceKind::Scale),
+            watch: info.verb == "watch",
+        };
+        let accept = if connects { Accept::default() } else { negotiate::accept(&parts.headers, endpoint)? };
         if let Some(text) = entry.custom.as_ref().and_then(|c| c.deprecation.clone()) {
             let mut outcome = outcome.lock();
             outcome.warnings.push(text);
@@ -244,12 +250,20 @@ impl<'s> Request<'s> {
     }
 
     /// From an answer to bytes in the format and shape that the client wants.
-    fn encode(&self, answer: Answer) -> Result<Response<Body>, Status> {
+    async fn encode(&self, answer: Answer) -> Result<Response<Body>, Status> {
         let include = || Include::parse(self.query.get("includeObject"));
         let accept = self.accept;
         let (code, mut body) = match answer {
             Answer::Raw(response) => return Ok(response),
             Answer::Value(code, value) => (code, Body::Full(serde_json::to_vec(&value).map_err(Status::internal)?.into())),
+            Answer::One(code, object) if accept.format == Format::Protobuf => {
+                let body = Body::Full(protobuf::one(&self.entry, &object.json, accept.shape, accept.beta)?);
+                return Ok(finished(code, body, accept.format, &self.headers));
+            }
+            Answer::Many(many) if accept.format == Format::Protobuf => {
+                let body = protobuf::many(&self.entry, many, accept.shape, accept.beta).await?;
+                return Ok(finished(200, body, accept.format, &self.headers));
+            }
             Answer::One(code, object) => match accept.shape {
                 Shape::Object => (code, Body::Full(object.json.clone())),
                 Shape::Partial | Shape::PartialList => (code, Body::Full(present::partial(&object.json, accept.beta)?)),
@@ -334,6 +348,9 @@ impl<'s> Request<'s> {
     /// Decodes the body as an object of the row.
     pub async fn decode_own(&self, strictness: Strictness) -> Result<Value, Status> {
         let content = Content::of(&self.headers)?;
+        if content == Content::Protobuf && self.entry.custom.is_some() {
+            return Err(negotiate::unsupported("application/json, application/yaml"));
+        }
         let body = self.take_body().await?;
         let decoded = content.decode(&body, &self.entry.schema, &self.entry.gvk(), strictness)?;
         decoded.warnings.into_iter().for_each(|text| self.warn(text));
@@ -361,13 +378,18 @@ impl<'s> Request<'s> {
     }
 }
 
-/// A response in a format, compressed when it is large and the client takes it.
+/// A response in a format, from a body that is JSON.
 pub fn respond(code: u16, body: Body, format: Format, headers: &HeaderMap) -> Result<Response<Body>, Status> {
     let body = match (format, body) {
-        (Format::Yaml, Body::Full(json)) => Body::Full(yaml::from_json(&json)?.into()),
-        (Format::Yaml, other) => Body::Full(yaml::from_json(&collected(other))?.into()),
         (Format::Json, body) => body,
+        (Format::Yaml, body) => Body::Full(yaml::from_json(&collected(body))?.into()),
+        (Format::Protobuf, body) => Body::Full(protobuf::value(&collected(body))?),
     };
+    Ok(finished(code, body, format, headers))
+}
+
+/// A response, compressed when it is large and the client takes it.
+fn finished(code: u16, body: Body, format: Format, headers: &HeaderMap) -> Response<Body> {
     let large = body.len().is_none_or(|len| len > 128 * 1024);
     let zip = large && negotiate::takes_gzip(headers);
     let mut response = Response::new(if zip { body.gzip() } else { body });
@@ -378,7 +400,7 @@ pub fn respond(code: u16, body: Body, format: Format, headers: &HeaderMap) -> Re
         out.insert(http::header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         out.insert(http::header::VARY, HeaderValue::from_static("Accept-Encoding"));
     }
-    Ok(response)
+    response
 }
 
 /// A body that needs no waiting, as bytes.
@@ -388,7 +410,7 @@ fn collected(body: Body) -> Bytes {
 
 /// A failure as a response.
 pub fn failure(status: &Status, headers: &HeaderMap) -> Response<Body> {
-    let format = negotiate::accept(headers, true).map(|a| a.format).unwrap_or_default();
+    let format = negotiate::accept(headers, Endpoint::DOCUMENTS).map(|a| a.format).unwrap_or_default();
     let body = Body::Full(status.to_json().into());
     let mut response = respond(status.code, body, format, headers).unwrap_or_else(|_| Response::new(Body::Empty));
     if let Some(seconds) = status.details.as_ref().map(|d| d.retry_after_seconds).filter(|s| *s > 0) {

@@ -1,47 +1,91 @@
-//! JSON to wire by the type table. What does not fit its type is left out: objects are validated long before they are encoded.
+//! Stored JSON to the wire by the type table, in one pass over the bytes: a list of 10,000 pods is written this way for every
+//! client that asks for it, so nothing here builds a tree.
 //!
-//! Zeros that JSON does not show are not written either (Go writes those held by value); readers cannot tell the difference.
+//! Fields are written in the order of their numbers, as Go's generated code does. What does not fit its type is left out:
+//! objects are validated long before they are encoded. Zeros that JSON does not show are not written either (Go writes those
+//! held by value); readers cannot tell the difference.
 
-use super::MAGIC;
-use crate::schema::{Field, Schema, Shape, TypeRef};
+use super::json::Json;
+use super::{DEPTH, MAGIC, Malformed, Read, schema_props};
+use crate::schema::{Field, Schema, Shape, TypeRef, Types, WirePath};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use serde_json::{Map, Value};
+use std::borrow::Cow;
 
 /// Wire types.
 const VARINT: u32 = 0;
 const FIXED64: u32 = 1;
 const BYTES: u32 = 2;
 
-/// A field's number as the path through messages that JSON inlines, ended by 0: `2.5` is `[2, 5, 0, 0]`.
-type Path = [u32; 4];
+const OBJECT_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
 
-fn path_of(field: &Field) -> Path {
-    let mut path = [0; 4];
-    for (slot, part) in path.iter_mut().take(3).zip(field.number.split('.')) {
-        *slot = part.parse().unwrap_or(0);
-    }
-    path
+/// What follows an object in its envelope: content encoding and type, empty and written, as Go writes them.
+pub const ENVELOPE_TAIL: &[u8] = &[3 << 3 | 2, 0, 4 << 3 | 2, 0];
+
+/// What stands before an object of `raw` bytes in its envelope.
+pub fn envelope_head(api_version: &str, kind: &str, raw: usize) -> Vec<u8> {
+    let mut out = Vec::with_capacity(64);
+    out.extend_from_slice(MAGIC);
+    let mark = begin(1, &mut out);
+    bytes(1, api_version.as_bytes(), &mut out);
+    bytes(2, kind.as_bytes(), &mut out);
+    finish(mark, &mut out);
+    tag(2, BYTES, &mut out);
+    varint(raw as u64, &mut out);
+    out
 }
 
-/// Writes an object with the envelope that names its kind.
-pub fn write(object: &Value, schema: &Schema) -> Vec<u8> {
-    let text = |key: &str| object.get(key).and_then(Value::as_str).unwrap_or_default();
-    let mut raw = Vec::with_capacity(1024);
-    if let Value::Object(map) = object {
-        message(map, schema.root(), &mut raw);
-    }
-    let mut kind = Vec::with_capacity(64);
-    bytes(1, text("apiVersion").as_bytes(), &mut kind);
-    bytes(2, text("kind").as_bytes(), &mut kind);
-    let mut out = Vec::with_capacity(raw.len() + kind.len() + 32);
-    out.extend_from_slice(MAGIC);
-    bytes(1, &kind, &mut out);
-    bytes(2, &raw, &mut out);
-    // Content encoding and type are empty, and written, as Go writes them.
-    bytes(3, b"", &mut out);
-    bytes(4, b"", &mut out);
+/// Writes an object with the envelope that names its kind, as the object itself says it.
+///
+/// # Errors
+/// When `json` is not a JSON object.
+pub fn write(json: &[u8], schema: &Schema) -> Read<Vec<u8>> {
+    let (api_version, kind) = named(json)?;
+    let mut raw = Vec::with_capacity(json.len());
+    Encoder::default().message(json, schema.root(), &mut raw)?;
+    Ok(enveloped(&String::from_utf8_lossy(&api_version), &String::from_utf8_lossy(&kind), &raw))
+}
+
+/// A message in the envelope that names its kind.
+pub fn enveloped(api_version: &str, kind: &str, raw: &[u8]) -> Vec<u8> {
+    let mut out = envelope_head(api_version, kind, raw.len());
+    out.reserve(raw.len() + ENVELOPE_TAIL.len());
+    out.extend_from_slice(raw);
+    out.extend_from_slice(ENVELOPE_TAIL);
     out
+}
+
+/// A frame of a watch: its length in four bytes, and a `metav1.WatchEvent` around an object in its envelope.
+pub fn watch_frame(event: &str, object: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(object.len() + event.len() + 24);
+    out.extend_from_slice(&[0; 4]);
+    bytes(1, event.as_bytes(), &mut out);
+    let mark = begin(2, &mut out);
+    bytes(1, object, &mut out);
+    finish(mark, &mut out);
+    let length = u32::try_from(out.len() - 4).unwrap_or(u32::MAX);
+    out[..4].copy_from_slice(&length.to_be_bytes());
+    out
+}
+
+/// `apiVersion` and `kind`, which stand first in what is stored.
+///
+/// # Errors
+/// When `json` is not a JSON object.
+pub fn named(json: &[u8]) -> Read<(Cow<'_, [u8]>, Cow<'_, [u8]>)> {
+    let (mut api_version, mut kind) = (None, None);
+    let mut json = Json::new(json);
+    json.expect(b'{')?;
+    let mut first = true;
+    while (api_version.is_none() || kind.is_none()) && json.more(b'}', &mut first)? {
+        let key = json.key()?;
+        match (&*key, json.peek()) {
+            (b"apiVersion", b'"') => api_version = Some(json.string()?),
+            (b"kind", b'"') => kind = Some(json.string()?),
+            _ => _ = json.skip()?,
+        }
+    }
+    Ok((api_version.unwrap_or_default(), kind.unwrap_or_default()))
 }
 
 fn varint(mut value: u64, out: &mut Vec<u8>) {
@@ -67,139 +111,331 @@ fn integer(number: u32, value: i64, out: &mut Vec<u8>) {
     varint(value as u64, out);
 }
 
-/// A nested message, written in place; the length is put before it afterwards.
-fn nested(number: u32, out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
+/// Where a nested message starts whose length is not known yet. One byte is kept for it.
+struct Mark(usize);
+
+fn begin(number: u32, out: &mut Vec<u8>) -> Mark {
     tag(number, BYTES, out);
-    let start = out.len();
-    write(out);
-    let mut length = Vec::with_capacity(4);
-    varint((out.len() - start) as u64, &mut length);
-    out.splice(start..start, length);
+    out.push(0);
+    Mark(out.len())
 }
 
-/// The fields of an object, in the order of their numbers.
-fn message(object: &Map<String, Value>, ty: TypeRef<'_>, out: &mut Vec<u8>) {
-    let mut present: Vec<(Path, &Value, TypeRef<'_>)> = ty
-        .fields()
-        .iter()
-        .filter_map(|field| {
-            let value = object.get(&*field.name).filter(|v| !v.is_null())?;
-            let path = path_of(field);
-            (path[0] != 0).then(|| (path, value, ty.of(field)))
-        })
-        .collect();
-    present.sort_by_key(|(path, ..)| *path);
-    group(&present, 0, out);
+/// Puts the length before a nested message; a long one moves up to make room.
+fn finish(Mark(start): Mark, out: &mut Vec<u8>) {
+    let length = out.len() - start;
+    if length < 0x80 {
+        out[start - 1] = length as u8;
+        return;
+    }
+    let mut digits = ([0u8; 10], 0);
+    let mut rest = length as u64;
+    while rest > 0 {
+        digits.0[digits.1] = rest as u8 & 0x7f | if rest >= 0x80 { 0x80 } else { 0 };
+        digits.1 += 1;
+        rest >>= 7;
+    }
+    let more = digits.1 - 1;
+    out.resize(out.len() + more, 0);
+    out.copy_within(start..start + length, start + more);
+    out[start - 1..start + more].copy_from_slice(&digits.0[..digits.1]);
 }
 
-/// Fields that share the first `depth` numbers of their paths.
-fn group(fields: &[(Path, &Value, TypeRef<'_>)], depth: usize, out: &mut Vec<u8>) {
-    for run in fields.chunk_by(|a, b| a.0[depth] == b.0[depth]) {
-        let (path, value, ty) = run[0];
-        if path[depth + 1] == 0 {
-            field(path[depth], value, ty, out);
+/// A field that is written: its number, and where it stands.
+struct Segment {
+    path: WirePath,
+    start: usize,
+    end: usize,
+}
+
+/// Fields that share the first `depth` numbers of their paths, inside the messages that JSON inlines.
+fn group(segments: &[Segment], depth: usize, from: &[u8], out: &mut Vec<u8>) {
+    for run in segments.chunk_by(|a, b| a.path[depth] == b.path[depth]) {
+        if run[0].path[depth + 1] == 0 {
+            run.iter().for_each(|s| out.extend_from_slice(&from[s.start..s.end]));
         } else {
-            nested(path[depth], out, |out| group(run, depth + 1, out));
+            let mark = begin(u32::from(run[0].path[depth]), out);
+            group(run, depth + 1, from, out);
+            finish(mark, out);
         }
     }
 }
 
-fn field(number: u32, value: &Value, ty: TypeRef<'_>, out: &mut Vec<u8>) {
-    match (ty.shape(), value, ty.element()) {
-        (Shape::List(_), Value::Array(list), Some(inner)) => list.iter().for_each(|v| single(number, v, inner, out)),
-        (Shape::Map(_), Value::Object(map), Some(inner)) => {
-            for (key, value) in map {
-                nested(number, out, |out| {
-                    bytes(1, key.as_bytes(), out);
-                    // The zero time is a message without fields.
-                    if value.is_null() { bytes(2, b"", out) } else { single(2, value, inner, out) }
-                });
+/// The field of that name. Names come sorted, as the fields are, so the search goes on where it ended; what stands out of
+/// order is looked up.
+fn find<'t>(fields: &'t [Field], name: &[u8], next: &mut usize) -> Option<&'t Field> {
+    for (at, field) in fields.iter().enumerate().skip(*next) {
+        match field.name.as_bytes().cmp(name) {
+            std::cmp::Ordering::Equal => {
+                *next = at + 1;
+                return Some(field);
+            }
+            std::cmp::Ordering::Less => {}
+            std::cmp::Ordering::Greater => break,
+        }
+    }
+    fields.binary_search_by(|f| f.name.as_bytes().cmp(name)).ok().map(|at| &fields[at])
+}
+
+/// Writes messages; keep it to write many.
+#[derive(Default)]
+pub struct Encoder {
+    /// The fields of the messages under way, outermost first.
+    segments: Vec<Segment>,
+    scratch: Vec<u8>,
+    depth: usize,
+}
+
+impl Encoder {
+    /// Appends the fields of an object, without an envelope.
+    ///
+    /// # Errors
+    /// When `json` is not a JSON object.
+    pub fn message(&mut self, json: &[u8], ty: TypeRef<'_>, out: &mut Vec<u8>) -> Read<()> {
+        self.segments.clear();
+        self.depth = 0;
+        self.fields(&mut Json::new(json), ty, out)
+    }
+
+    /// Appends the fields of the `PartialObjectMetadata` of an object of any kind, without an envelope.
+    ///
+    /// # Errors
+    /// When `json` is not a JSON object.
+    pub fn partial(&mut self, json: &[u8], out: &mut Vec<u8>) -> Read<()> {
+        let meta = Types::builtin().get(OBJECT_META).ok_or(Malformed::Value("no type for metadata"))?;
+        let mut json = Json::new(json);
+        json.expect(b'{')?;
+        let mut first = true;
+        while json.more(b'}', &mut first)? {
+            let key = json.key()?;
+            let value = json.skip()?;
+            if &*key == b"metadata" {
+                return self.nested(1, value, meta, out);
             }
         }
-        _ => single(number, value, ty, out),
+        Ok(())
     }
-}
 
-fn single(number: u32, value: &Value, ty: TypeRef<'_>, out: &mut Vec<u8>) {
-    match (ty.shape(), value) {
-        (Shape::Bool, Value::Bool(b)) => integer(number, i64::from(*b), out),
-        (Shape::Int32 | Shape::Int64, Value::Number(n)) => integer(number, n.as_i64().unwrap_or_default(), out),
-        (Shape::Double, Value::Number(n)) => {
-            tag(number, FIXED64, out);
-            out.extend_from_slice(&n.as_f64().unwrap_or_default().to_le_bytes());
+    /// Appends an object's `PartialObjectMetadata` as the field `number` of the message around it.
+    ///
+    /// # Errors
+    /// As [`Encoder::partial`].
+    pub fn nested_partial(&mut self, number: u32, json: &[u8], out: &mut Vec<u8>) -> Read<()> {
+        let mark = begin(number, out);
+        self.partial(json, out)?;
+        finish(mark, out);
+        Ok(())
+    }
+
+    /// Appends an object as the field `number` of the message around it.
+    ///
+    /// # Errors
+    /// As [`Encoder::message`].
+    pub fn nested(&mut self, number: u32, json: &[u8], ty: TypeRef<'_>, out: &mut Vec<u8>) -> Read<()> {
+        let mark = begin(number, out);
+        self.message(json, ty, out)?;
+        finish(mark, out);
+        Ok(())
+    }
+
+    fn fields(&mut self, json: &mut Json<'_>, ty: TypeRef<'_>, out: &mut Vec<u8>) -> Read<()> {
+        self.depth += 1;
+        if self.depth > DEPTH {
+            return Err(Malformed::Value("messages nested too deeply"));
         }
-        (Shape::String, Value::String(s)) => bytes(number, s.as_bytes(), out),
-        (Shape::Bytes, Value::String(s)) => bytes(number, &STANDARD.decode(s).unwrap_or_default(), out),
-        (Shape::Quantity, Value::String(s)) => nested(number, out, |out| bytes(1, s.as_bytes(), out)),
-        (Shape::Time | Shape::MicroTime, Value::String(s)) => nested(number, out, |out| time(s, out)),
-        (Shape::IntOrString, _) => nested(number, out, |out| int_or_string(value, out)),
-        (Shape::Struct(..), Value::Object(map)) => nested(number, out, |out| message(map, ty, out)),
-        (Shape::Free, _) => nested(number, out, |out| bytes(1, value.to_string().as_bytes(), out)),
-        (Shape::Any, _) => nested(number, out, |out| schema_form(value, ty, out)),
-        // A list as the value of a map is a message of its own (`ExtraValue`).
-        (Shape::List(_), Value::Array(_)) => nested(number, out, |out| field(1, value, ty, out)),
-        _ => {}
+        let (base, begun) = (self.segments.len(), out.len());
+        let (fields, mut next, mut first) = (ty.fields(), 0, true);
+        json.expect(b'{')?;
+        while json.more(b'}', &mut first)? {
+            let key = json.key()?;
+            match find(fields, &key, &mut next) {
+                Some(field) if field.wire[0] != 0 && json.peek() != b'n' => {
+                    let start = out.len();
+                    let number = field.wire.iter().rev().find(|n| **n != 0).map_or(0, |n| u32::from(*n));
+                    self.field(number, json, ty.of(field), out)?;
+                    self.segments.push(Segment { path: field.wire, start, end: out.len() });
+                }
+                _ => _ = json.skip()?,
+            }
+        }
+        self.arrange(base, begun, out);
+        self.depth -= 1;
+        Ok(())
+    }
+
+    /// Brings the fields written since `begun` into the order of their numbers.
+    fn arrange(&mut self, base: usize, begun: usize, out: &mut Vec<u8>) {
+        let segments = &mut self.segments[base..];
+        if !segments.is_sorted_by_key(|s| s.path) || segments.iter().any(|s| s.path[1] != 0) {
+            segments.sort_by_key(|s| s.path);
+            self.scratch.clear();
+            group(segments, 0, out, &mut self.scratch);
+            out.truncate(begun);
+            out.extend_from_slice(&self.scratch);
+        }
+        self.segments.truncate(base);
+    }
+
+    fn field(&mut self, number: u32, json: &mut Json<'_>, ty: TypeRef<'_>, out: &mut Vec<u8>) -> Read<()> {
+        let mut first = true;
+        match (ty.shape(), json.peek(), ty.element()) {
+            (Shape::List(_), b'[', Some(inner)) => {
+                json.expect(b'[')?;
+                while json.more(b']', &mut first)? {
+                    self.single(number, json, inner, out)?;
+                }
+                Ok(())
+            }
+            (Shape::Map(_), b'{', Some(inner)) => {
+                json.expect(b'{')?;
+                while json.more(b'}', &mut first)? {
+                    let key = json.key()?;
+                    let mark = begin(number, out);
+                    bytes(1, &key, out);
+                    // The zero time is a message without fields.
+                    match json.peek() {
+                        b'n' => {
+                            json.skip()?;
+                            bytes(2, b"", out);
+                        }
+                        _ => self.single(2, json, inner, out)?,
+                    }
+                    finish(mark, out);
+                }
+                Ok(())
+            }
+            _ => self.single(number, json, ty, out),
+        }
+    }
+
+    fn single(&mut self, number: u32, json: &mut Json<'_>, ty: TypeRef<'_>, out: &mut Vec<u8>) -> Read<()> {
+        match (ty.shape(), json.peek()) {
+            (Shape::Bool, b't' | b'f') => integer(number, i64::from(json.scalar()? == b"true"), out),
+            (Shape::Int32 | Shape::Int64, b'-' | b'0'..=b'9') => integer(number, json.integer()?, out),
+            (Shape::Double, b'-' | b'0'..=b'9') => {
+                tag(number, FIXED64, out);
+                out.extend_from_slice(&json.double()?.to_le_bytes());
+            }
+            (Shape::String, b'"') => bytes(number, &json.string()?, out),
+            (Shape::Bytes, b'"') => bytes(number, &STANDARD.decode(&*json.string()?).unwrap_or_default(), out),
+            (Shape::List(_) | Shape::Struct(..) | Shape::Quantity | Shape::Time | Shape::MicroTime | Shape::IntOrString, _)
+            | (Shape::Free | Shape::Any, _) => {
+                let mark = begin(number, out);
+                self.inner(json, ty, out)?;
+                finish(mark, out);
+            }
+            _ => _ = json.skip()?,
+        }
+        Ok(())
+    }
+
+    /// The inside of a value that is a message on the wire.
+    fn inner(&mut self, json: &mut Json<'_>, ty: TypeRef<'_>, out: &mut Vec<u8>) -> Read<()> {
+        match (ty.shape(), json.peek()) {
+            (Shape::Struct(..), b'{') => return self.fields(json, ty, out),
+            // A list as the value of a map is a message of its own (`ExtraValue`).
+            (Shape::List(_), b'[') => return self.field(1, json, ty, out),
+            (Shape::Any, _) => return self.schema_form(json, ty, out),
+            (Shape::Free, _) => bytes(1, json.skip()?, out),
+            (Shape::Quantity, b'"') => bytes(1, &json.string()?, out),
+            (Shape::Quantity, b'-' | b'0'..=b'9') => bytes(1, json.scalar()?, out),
+            (Shape::Time | Shape::MicroTime, b'"') => time(&json.string()?, out),
+            (Shape::IntOrString, b'"') => int_or_string(1, 0, &json.string()?, out),
+            (Shape::IntOrString, b'-' | b'0'..=b'9') => int_or_string(0, json.integer()?, b"", out),
+            _ => _ = json.skip()?,
+        }
+        Ok(())
+    }
+
+    /// The types of a CRD's schema whose JSON has more than one form.
+    fn schema_form(&mut self, json: &mut Json<'_>, ty: TypeRef<'_>, out: &mut Vec<u8>) -> Read<()> {
+        let mut first = true;
+        match (ty.struct_name(), json.peek()) {
+            ("JSONSchemaPropsOrArray", b'[') => {
+                json.expect(b'[')?;
+                while json.more(b']', &mut first)? {
+                    self.props(2, json, ty, out)?;
+                }
+            }
+            ("JSONSchemaPropsOrStringArray", b'[') => {
+                json.expect(b'[')?;
+                while json.more(b']', &mut first)? {
+                    bytes(2, &json.string()?, out);
+                }
+            }
+            ("JSONSchemaPropsOrBool", b't' | b'f') => integer(1, i64::from(json.scalar()? == b"true"), out),
+            ("JSONSchemaPropsOrBool", _) => {
+                integer(1, 1, out);
+                self.props(2, json, ty, out)?;
+            }
+            ("JSONSchemaPropsOrArray" | "JSONSchemaPropsOrStringArray", _) => self.props(1, json, ty, out)?,
+            _ => bytes(1, json.skip()?, out),
+        }
+        Ok(())
+    }
+
+    fn props(&mut self, number: u32, json: &mut Json<'_>, ty: TypeRef<'_>, out: &mut Vec<u8>) -> Read<()> {
+        match (schema_props(ty), json.peek()) {
+            (Some(props), b'{') => self.single(number, json, props, out),
+            _ => json.skip().map(|_| ()),
+        }
     }
 }
 
-fn time(text: &str, out: &mut Vec<u8>) {
-    if let Some(at) = crate::time::parse_time(text) {
-        integer(1, at.as_second(), out);
-        integer(2, i64::from(at.subsec_nanosecond()), out);
-    }
-}
-
-fn int_or_string(value: &Value, out: &mut Vec<u8>) {
-    let (kind, number, text) = match value {
-        Value::String(s) => (1, 0, s.as_str()),
-        other => (0, other.as_i64().unwrap_or_default(), ""),
-    };
+fn int_or_string(kind: i64, number: i64, text: &[u8], out: &mut Vec<u8>) {
     integer(1, kind, out);
     integer(2, number, out);
-    bytes(3, text.as_bytes(), out);
+    bytes(3, text, out);
 }
 
-/// The types of a CRD's schema whose JSON has more than one form.
-fn schema_form(value: &Value, ty: TypeRef<'_>, out: &mut Vec<u8>) {
-    let props = super::schema_props(ty);
-    let schema = |number: u32, value: &Value, out: &mut Vec<u8>| {
-        if let (Value::Object(map), Some(props)) = (value, props) {
-            nested(number, out, |out| message(map, props, out));
-        }
-    };
-    match (ty.struct_name(), value) {
-        ("JSONSchemaPropsOrArray", Value::Array(list)) => list.iter().for_each(|v| schema(2, v, out)),
-        ("JSONSchemaPropsOrStringArray", Value::Array(list)) => {
-            list.iter().filter_map(Value::as_str).for_each(|s| bytes(2, s.as_bytes(), out))
-        }
-        ("JSONSchemaPropsOrBool", Value::Bool(allows)) => integer(1, i64::from(*allows), out),
-        ("JSONSchemaPropsOrBool", _) => {
-            integer(1, 1, out);
-            schema(2, value, out);
-        }
-        ("JSONSchemaPropsOrArray" | "JSONSchemaPropsOrStringArray", _) => schema(1, value, out),
-        _ => bytes(1, value.to_string().as_bytes(), out),
+fn time(text: &[u8], out: &mut Vec<u8>) {
+    let usual = plain_seconds(text).map(|seconds| (seconds, 0));
+    let parsed = || crate::time::parse_time(std::str::from_utf8(text).ok()?).map(|at| (at.as_second(), at.subsec_nanosecond()));
+    if let Some((seconds, nanos)) = usual.or_else(parsed) {
+        integer(1, seconds, out);
+        integer(2, i64::from(nanos), out);
     }
+}
+
+/// Seconds since 1970 of `2006-01-02T15:04:05Z`, the form of nearly every time in an object.
+fn plain_seconds(text: &[u8]) -> Option<i64> {
+    let fits = text.len() == 20 && [text[4], text[7], text[10], text[13], text[16], text[19]] == *b"--T::Z";
+    if !fits {
+        return None;
+    }
+    let number = |from: usize, to: usize| {
+        text[from..to].iter().try_fold(0i64, |n, d| if d.is_ascii_digit() { Some(n * 10 + i64::from(d - b'0')) } else { None })
+    };
+    let (year, month, day) = (number(0, 4)?, number(5, 7)?, number(8, 10)?);
+    let (hour, minute, second) = (number(11, 13)?, number(14, 16)?, number(17, 19)?);
+    // Days before the month in a year that starts in March, so that the leap day comes last.
+    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let days = 365 * year + year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400) + (153 * month + 2) / 5 + day - 1;
+    Some((days - 719_468) * 86_400 + hour * 3_600 + minute * 60 + second)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::read;
+    use super::super::{fixtures, read};
     use super::*;
     use crate::decode::{Strictness, normalize};
-    use crate::schema::Types;
-    use serde_json::json;
+    use serde_json::{Value, json};
+
+    fn written(object: &Value, schema: &Schema) -> Vec<u8> {
+        write(object.to_string().as_bytes(), schema).expect("an object")
+    }
 
     #[test]
     fn an_object_comes_back_as_it_was() {
         let pod = Schema::builtin("io.k8s.api.core.v1.Pod").expect("a built-in type");
         let body = json!({"apiVersion": "v1", "kind": "Pod",
-            "metadata": {"name": "p", "labels": {"a": "b"}, "creationTimestamp": "2026-01-02T03:04:05Z",
+            "metadata": {"name": "p", "labels": {"a": "b\n\"ü"}, "creationTimestamp": "2026-01-02T03:04:05Z",
+                         "annotations": {"long": "x".repeat(300)},
                          "managedFields": [{"manager": "m", "operation": "Update", "fieldsV1": {"f:spec": {}}}]},
             "spec": {"containers": [{"name": "c", "resources": {"limits": {"cpu": "1"}}, "livenessProbe": {"httpGet": {"port": "http"}, "periodSeconds": 5}}],
-                     "volumes": [{"name": "v", "emptyDir": {}}], "securityContext": {"supplementalGroups": [1, -2]}}});
+                     "volumes": [{"name": "v", "emptyDir": {}}, {"configMap": {"name": "cm", "items": [{"key": "k", "path": "p"}]}, "name": "w"}],
+                     "securityContext": {"supplementalGroups": [1, -2]}}});
         let value = normalize(body, &pod, Strictness::Strict).expect("valid").value;
-        let back = read(&write(&value, &pod), &pod).expect("our own bytes");
+        let back = read(&written(&value, &pod), &pod).expect("our own bytes");
         assert_eq!(normalize(back, &pod, Strictness::Strict).expect("valid").value, value);
     }
 
@@ -211,32 +447,71 @@ mod tests {
             "properties": {"list": {"type": "array", "items": {"type": "string"}}, "any": {"additionalProperties": true}, "not": {"additionalProperties": false}}});
         let object = json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
             "spec": {"versions": [{"name": "v1", "schema": {"openAPIV3Schema": schema}}]}});
-        let back = read(&write(&object, &crd), &crd).expect("our own bytes");
+        let back = read(&written(&object, &crd), &crd).expect("our own bytes");
         assert_eq!(back["spec"]["versions"][0]["schema"]["openAPIV3Schema"], schema);
     }
 
     #[test]
+    fn the_bytes_are_those_of_go() {
+        // From the published encoding rules: a Service with a named target port, fields by number, ports before the address.
+        let service = Schema::builtin("io.k8s.api.core.v1.Service").expect("a built-in type");
+        let object = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s"},
+            "spec": {"clusterIP": "10.0.0.1", "ports": [{"port": 80, "targetPort": "web"}]}});
+        let port = [&[0x18, 80, 0x22, 9][..], &[0x08, 1, 0x10, 0, 0x1a, 3], b"web"].concat();
+        let spec = [&[0x0a, port.len() as u8][..], &port, &[0x1a, 8], b"10.0.0.1"].concat();
+        let raw = [&[0x0a, 3, 0x0a, 1][..], b"s", &[0x12, spec.len() as u8], &spec].concat();
+        let kind = [&[0x0a, 2][..], b"v1", &[0x12, 7], b"Service"].concat();
+        let all = [&b"k8s\0\x0a"[..], &[kind.len() as u8], &kind, &[0x12, raw.len() as u8], &raw, &[0x1a, 0, 0x22, 0]].concat();
+        assert_eq!(written(&object, &service), all);
+    }
+
+    #[test]
+    fn damage_is_an_error_and_never_a_panic() {
+        let pod = Schema::builtin("io.k8s.api.core.v1.Pod").expect("a built-in type");
+        let whole = br#"{"kind":"Pod","apiVersion":"v1","metadata":{"name":"p\u00e9","labels":{"a":"b"}},"spec":{"containers":[{"name":"c","ports":[{"containerPort":80}]}]}}"#;
+        assert!(write(whole, &pod).is_ok());
+        for end in 0..whole.len() {
+            assert!(write(&whole[..end], &pod).is_err(), "{end}");
+        }
+        let deep = format!("{}{}", "{\"not\":".repeat(5_000), "}".repeat(5_000));
+        let props = Types::builtin().get("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps").expect("declared");
+        assert!(Encoder::default().message(deep.as_bytes(), props, &mut Vec::new()).is_err());
+    }
+
+    #[test]
+    fn times_are_read_as_the_calendar_has_them() {
+        for text in ["1970-01-01T00:00:00Z", "2000-02-29T23:59:59Z", "2026-11-28T14:00:01Z", "1999-12-31T00:00:00Z", "2100-03-01T00:00:00Z"]
+        {
+            assert_eq!(plain_seconds(text.as_bytes()), crate::time::parse_time(text).map(|t| t.as_second()), "{text}");
+        }
+        assert_eq!(plain_seconds(b"2026-11-28T14:00:0xZ"), None);
+    }
+
+    #[test]
+    fn a_watch_frame_has_its_length_in_front() {
+        let frame = watch_frame("ADDED", b"k8s\0");
+        assert_eq!(frame, [&[0, 0, 0, 15][..], &[0x0a, 5], b"ADDED", &[0x12, 6, 0x0a, 4], b"k8s\0"].concat());
+    }
+
+    #[test]
     fn the_published_objects_are_written_byte_for_byte() {
-        let folder = std::path::PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-            .join("../../../shared/reference/data/staging/src/k8s.io/api/testdata/HEAD");
-        let Ok(entries) = std::fs::read_dir(&folder) else {
-            eprintln!("SKIP: no ../shared/reference beside the checkout with the round-trip fixtures");
-            return;
-        };
         let (mut seen, mut wrong) = (0, Vec::new());
-        for path in entries.filter_map(|e| e.ok()).map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "pb")) {
-            let wire = std::fs::read(&path).expect("a fixture");
-            let value: Value = serde_json::from_slice(&std::fs::read(path.with_extension("json")).expect("its twin")).expect("JSON");
+        for path in fixtures().iter().filter(|p| p.extension().is_some_and(|e| e == "pb")) {
+            let wire = std::fs::read(path).expect("a fixture");
+            let json = std::fs::read(path.with_extension("json")).expect("its twin");
+            let value: Value = serde_json::from_slice(&json).expect("JSON");
             let text = |key: &str| value[key].as_str().unwrap_or_default();
             let (group, version) = text("apiVersion").split_once('/').unwrap_or(("", text("apiVersion")));
             let Some(name) = Types::builtin().name_of(group, version, text("kind")) else { continue };
             let schema = Schema::builtin(name).expect("just found");
             seen += 1;
-            if write(&value, &schema) != wire {
+            let ours = written(&value, &schema);
+            // The schema of a CRD holds empty schemas, for which Go writes all zeros.
+            if ours != wire && !(group == "apiextensions.k8s.io" && read(&ours, &schema) == read(&wire, &schema)) {
                 wrong.push(name);
             }
         }
         assert!(wrong.is_empty(), "{} of {seen} differ: {wrong:?}", wrong.len());
-        assert!(seen > 70, "only {seen} fixtures");
+        assert!(seen > 70 || fixtures().is_empty(), "only {seen} fixtures");
     }
 }

@@ -136,6 +136,10 @@ impl Node {
     }
 }
 
+/// The number of a field on the protobuf wire, ended by 0: a path (`2.5`) through messages that JSON inlines; nothing but
+/// zeros when the wire lacks the field.
+pub type WirePath = [u8; 4];
+
 /// What a field is when nobody sets it.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Absent {
@@ -166,14 +170,14 @@ pub struct Field {
     pub patch_strategy: Option<Text>,
     /// `x-kubernetes-patch-merge-key`.
     pub merge_key: Option<Text>,
-    /// Field number on the protobuf wire; a path (`2.5`) through a message that JSON inlines; empty when the wire lacks it.
-    pub number: Text,
+    /// Where the field stands on the protobuf wire.
+    pub wire: WirePath,
 }
 
 impl Field {
     fn named(name: Text, ty: TypeId) -> Self {
-        let number = Text::Borrowed("");
-        Field { name, ty, required: false, absent: Absent::Nothing, drop_zero: false, patch_strategy: None, merge_key: None, number }
+        let wire = WirePath::default();
+        Field { name, ty, required: false, absent: Absent::Nothing, drop_zero: false, patch_strategy: None, merge_key: None, wire }
     }
 }
 

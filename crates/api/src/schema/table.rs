@@ -7,7 +7,7 @@
 //! by value with omitempty), `list=atomic|set|map:keys`, `map=atomic|granular`, `ps=` patch strategy, `mk=` merge key,
 //! `p=` protobuf number, `unions=JSON`.
 
-use super::{Absent, Field, Gvk, ListType, Node, Shape, Text, TypeId, Types};
+use super::{Absent, Field, Gvk, ListType, Node, Shape, Text, TypeId, Types, WirePath};
 
 /// Types whose JSON form is code in Go, and so not told by the description.
 const SPECIAL: [(&str, Shape); 7] = [
@@ -33,6 +33,14 @@ fn list_type(text: &'static str) -> ListType {
         None if text == "set" => ListType::Set,
         None => ListType::Atomic,
     }
+}
+
+fn wire_path(text: &str) -> WirePath {
+    let mut path = WirePath::default();
+    for (slot, part) in path.iter_mut().take(3).zip(text.split('.')) {
+        *slot = part.parse().unwrap_or(0);
+    }
+    path
 }
 
 /// The arena as it grows.
@@ -132,7 +140,7 @@ impl Reader {
                 "map" => map_type = Some(Text::Borrowed(value)),
                 "ps" => field.patch_strategy = Some(Text::Borrowed(value)),
                 "mk" => field.merge_key = Some(Text::Borrowed(value)),
-                "p" => field.number = Text::Borrowed(value),
+                "p" => field.wire = wire_path(value),
                 _ => {}
             });
         }

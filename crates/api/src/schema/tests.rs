@@ -47,8 +47,8 @@ fn shared_options_name_every_group_they_are_served_in() {
 #[test]
 fn protobuf_numbers_reach_through_inlined_structs() {
     let volume = Types::builtin().get("io.k8s.api.core.v1.Volume").expect("declared");
-    assert_eq!(volume.field("name").map(|(_, f)| &*f.number), Some("1"));
-    assert_eq!(volume.field("emptyDir").map(|(_, f)| &*f.number), Some("2.2"));
+    assert_eq!(volume.field("name").map(|(_, f)| f.wire), Some([1, 0, 0, 0]));
+    assert_eq!(volume.field("emptyDir").map(|(_, f)| f.wire), Some([2, 2, 0, 0]));
 }
 
 fn widget() -> Schema {

@@ -117,9 +117,7 @@ pub fn answer(server: &Arc<ApiServer>, path: &str, parts: &Parts, query: &Query)
             .get(table.generation, &format!("{version} {path}"), || Ok(aggregated::document(&table, path == "/api", version)))?;
         return tagged(&document, aggregated::media_type(version), parts);
     }
-    let format = negotiate::accept(&parts.headers, true)
-        .or_else(|status| if accept.is_empty() { Ok(Default::default()) } else { Err(status) })?
-        .format;
+    let format = negotiate::accept(&parts.headers, negotiate::Endpoint::DOCUMENTS)?.format;
     let value = match path.split('/').collect::<Vec<_>>().as_slice() {
         ["", "api"] => Some(classic::versions(&server.external.get().cloned().unwrap_or_default())),
         ["", "apis"] => Some(classic::groups(&table)),

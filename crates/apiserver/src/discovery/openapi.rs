@@ -3,7 +3,7 @@
 use super::tagged;
 use crate::ApiServer;
 use crate::output::Body;
-use crate::output::negotiate::{self, not_acceptable};
+use crate::output::negotiate::not_acceptable;
 use crate::registry::Entry;
 use crate::request::Query;
 use ferrokube_api::Status;
@@ -39,7 +39,7 @@ fn json_acceptable(parts: &Parts) -> Result<(), Status> {
             .split(',')
             .map(|c| c.split(';').next().unwrap_or_default().trim())
             .any(|m| matches!(m, "application/json" | "*/*" | "application/*"));
-    if any { Ok(()) } else { negotiate::accept(&parts.headers, false).map(|_| ()).map_err(|_| not_acceptable()) }
+    if any { Ok(()) } else { Err(not_acceptable(false)) }
 }
 
 fn document(found: openapi::Document) -> super::Document {

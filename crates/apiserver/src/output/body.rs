@@ -36,6 +36,8 @@ pub enum Body {
     Full(Bytes),
     /// A list.
     Splice(Splice),
+    /// A whole in pieces, and the bytes that are left of it.
+    Blocks(std::vec::IntoIter<Bytes>, u64),
     /// Compressed on the way.
     Gzip(Box<Body>, Option<GzEncoder<Vec<u8>>>),
     /// A stream without known end: a watch, a log.
@@ -51,12 +53,19 @@ impl Body {
         Body::Splice(Splice { head: Some(head), items: items.into_iter(), skip, first: true, tail: Some(tail), left })
     }
 
+    /// A whole in pieces.
+    pub fn blocks(blocks: Vec<Bytes>) -> Self {
+        let left = blocks.iter().map(|b| b.len() as u64).sum();
+        Body::Blocks(blocks.into_iter(), left)
+    }
+
     /// Exact length, when known.
     pub fn len(&self) -> Option<u64> {
         match self {
             Body::Empty => Some(0),
             Body::Full(bytes) => Some(bytes.len() as u64),
             Body::Splice(splice) => Some(splice.left),
+            Body::Blocks(_, left) => Some(*left),
             Body::Gzip(..) | Body::Stream(_) => None,
         }
     }
@@ -145,6 +154,7 @@ impl http_body::Body for Body {
                 (!bytes.is_empty()).then_some(bytes)
             }
             Body::Splice(splice) => splice.block(),
+            Body::Blocks(blocks, left) => blocks.find(|b| !b.is_empty()).inspect(|b| *left -= b.len() as u64),
             Body::Stream(stream) => match stream.as_mut().poll_next(cx) {
                 Poll::Ready(next) => next,
                 Poll::Pending => return Poll::Pending,

@@ -22,7 +22,8 @@ pub struct Many {
 }
 
 impl Many {
-    fn metadata(&self) -> Value {
+    /// `metadata` as JSON.
+    pub fn metadata(&self) -> Value {
         let mut meta = Map::new();
         meta.insert("resourceVersion".into(), Value::from(self.revision.to_string()));
         if !self.token.is_empty() {

@@ -5,13 +5,15 @@ use http::HeaderMap;
 use http::header::ACCEPT;
 
 /// How bytes are written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Format {
     /// `application/json`.
     #[default]
     Json,
     /// `application/yaml`.
     Yaml,
+    /// `application/vnd.kubernetes.protobuf`.
+    Protobuf,
 }
 
 impl Format {
@@ -20,12 +22,21 @@ impl Format {
         match self {
             Format::Json => "application/json",
             Format::Yaml => "application/yaml",
+            Format::Protobuf => "application/vnd.kubernetes.protobuf",
+        }
+    }
+
+    /// The media type of a watch: only JSON goes without saying that it is one.
+    pub fn stream_media_type(self) -> &'static str {
+        match self {
+            Format::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
+            Format::Json | Format::Yaml => "application/json",
         }
     }
 }
 
 /// What the object is turned into.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Shape {
     /// As it is.
     #[default]
@@ -39,7 +50,7 @@ pub enum Shape {
 }
 
 /// What the client wants.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Accept {
     /// Format.
     pub format: Format,
@@ -49,11 +60,31 @@ pub struct Accept {
     pub beta: bool,
 }
 
-const ACCEPTED: &str = "application/json, application/yaml";
+/// What an endpoint can answer with.
+#[derive(Clone, Copy, Debug)]
+pub struct Endpoint {
+    /// Tables and partial metadata, besides the objects as they are.
+    pub transforms: bool,
+    /// Its objects have a protobuf form; those of custom resources have none.
+    pub protobuf: bool,
+    /// Events, one after the other; YAML has no form for them.
+    pub watch: bool,
+}
+
+impl Endpoint {
+    /// Discovery documents and `Status`.
+    pub const DOCUMENTS: Endpoint = Endpoint { transforms: false, protobuf: true, watch: false };
+    /// What has no form but JSON and YAML.
+    pub const TEXT: Endpoint = Endpoint { transforms: false, protobuf: false, watch: false };
+}
+
+const ACCEPTED: &str = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
+const ACCEPTED_STREAMS: &str = "application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch";
 
 /// 406, in the words of `negotiation.NewNotAcceptableError`.
-pub fn not_acceptable() -> Status {
-    Status::failure(406, Reason::NotAcceptable, format!("only the following media types are accepted: {ACCEPTED}"))
+pub fn not_acceptable(watch: bool) -> Status {
+    let accepted = if watch { ACCEPTED_STREAMS } else { ACCEPTED };
+    Status::failure(406, Reason::NotAcceptable, format!("only the following media types are accepted: {accepted}"))
 }
 
 /// 415, in the words of `negotiation.NewUnsupportedMediaTypeError`.
@@ -68,33 +99,45 @@ struct Clause<'a> {
     convert: Option<&'a str>,
     group: Option<&'a str>,
     version: Option<&'a str>,
+    /// A parameter asks for what no endpoint has: another stream than a watch, another version of the server.
+    impossible: bool,
 }
 
 fn clause(text: &str) -> Clause<'_> {
     let mut parts = text.split(';').map(str::trim);
-    let mut clause = Clause { media: parts.next().unwrap_or_default(), quality: 1000, convert: None, group: None, version: None };
+    let media = parts.next().unwrap_or_default();
+    let mut clause = Clause { media, quality: 1000, convert: None, group: None, version: None, impossible: false };
     for part in parts {
-        let Some((key, value)) = part.split_once('=') else { continue };
+        let (key, value) = part.split_once('=').unwrap_or((part, ""));
+        let value = value.trim_matches('"');
         match key {
             "q" => clause.quality = (value.parse::<f32>().unwrap_or(1.0) * 1000.0) as u16,
             "as" => clause.convert = Some(value),
             "g" => clause.group = Some(value),
             "v" => clause.version = Some(value),
+            "stream" => clause.impossible |= value != "watch",
+            "sv" => clause.impossible |= !value.is_empty(),
             _ => {}
         }
     }
     clause
 }
 
-fn accepted(clause: &Clause<'_>, shapes: bool) -> Option<Accept> {
-    let format = match clause.media {
-        "application/json" | "*/*" | "application/*" => Format::Json,
-        "application/yaml" => Format::Yaml,
-        _ => return None,
-    };
+/// The formats that a media range covers, in the order of the server's own preference.
+fn formats(media: &str) -> &'static [Format] {
+    match media {
+        "*/*" | "application/*" => &[Format::Json, Format::Yaml, Format::Protobuf],
+        "application/json" => &[Format::Json],
+        "application/yaml" => &[Format::Yaml],
+        "application/vnd.kubernetes.protobuf" => &[Format::Protobuf],
+        _ => &[],
+    }
+}
+
+fn accepted(clause: &Clause<'_>, format: Format, endpoint: Endpoint) -> Option<Accept> {
     let (shape, beta) = match (clause.convert, clause.group, clause.version) {
         (None, ..) => (Shape::Object, false),
-        (Some(name), Some("meta.k8s.io"), Some(version @ ("v1" | "v1beta1"))) if shapes => {
+        (Some(name), Some("meta.k8s.io"), Some(version @ ("v1" | "v1beta1"))) if endpoint.transforms => {
             let shape = match name {
                 "Table" => Shape::Table,
                 "PartialObjectMetadata" => Shape::Partial,
@@ -105,18 +148,31 @@ fn accepted(clause: &Clause<'_>, shapes: bool) -> Option<Accept> {
         }
         _ => return None,
     };
-    Some(Accept { format, shape, beta })
+    let speaks = match (format, shape) {
+        (Format::Protobuf, Shape::Table) => false,
+        // Metadata has a protobuf form whatever it is the metadata of.
+        (Format::Protobuf, Shape::Object) => endpoint.protobuf,
+        (Format::Yaml, _) => !endpoint.watch,
+        _ => true,
+    };
+    (speaks && !clause.impossible).then_some(Accept { format, shape, beta })
 }
 
-/// Reads `Accept`. `shapes` says whether the endpoint can transform (get, list, watch).
-pub fn accept(headers: &HeaderMap, shapes: bool) -> Result<Accept, Status> {
+/// Reads `Accept`: of the best clauses that the endpoint can answer, the first.
+///
+/// # Errors
+/// 406 when there is none.
+pub fn accept(headers: &HeaderMap, endpoint: Endpoint) -> Result<Accept, Status> {
     let mut wanted = headers.get_all(ACCEPT).iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(',')).map(clause).peekable();
-    if wanted.peek().is_none() {
+    if wanted.peek().is_none_or(|c| c.media.is_empty()) {
         return Ok(Accept::default());
     }
     let mut wanted: Vec<_> = wanted.collect();
-    wanted.sort_by_key(|c| std::cmp::Reverse(c.quality));
-    wanted.iter().filter(|c| c.quality > 0).find_map(|c| accepted(c, shapes)).ok_or_else(not_acceptable)
+    // Equal quality: what is named goes before ranges.
+    wanted.sort_by_key(|c| (std::cmp::Reverse(c.quality), c.media == "*/*", c.media == "application/*"));
+    let usable = wanted.iter().filter(|c| c.quality > 0);
+    let mut answers = usable.flat_map(|c| formats(c.media).iter().filter_map(move |f| accepted(c, *f, endpoint)));
+    answers.next().ok_or_else(|| not_acceptable(endpoint.watch))
 }
 
 /// Whether the client takes gzip.
@@ -132,23 +188,52 @@ pub fn takes_gzip(headers: &HeaderMap) -> bool {
 mod tests {
     use super::*;
 
-    fn of(accept_header: &str) -> Result<Accept, Status> {
+    const OBJECTS: Endpoint = Endpoint { transforms: true, protobuf: true, watch: false };
+    const CUSTOM: Endpoint = Endpoint { transforms: true, protobuf: false, watch: false };
+    const WATCH: Endpoint = Endpoint { transforms: true, protobuf: true, watch: true };
+
+    fn at(endpoint: Endpoint, header: &str) -> Option<(Format, Shape)> {
         let mut headers = HeaderMap::new();
-        headers.insert(ACCEPT, accept_header.parse().expect("a header"));
-        accept(&headers, true)
+        headers.insert(ACCEPT, header.parse().expect("a header"));
+        accept(&headers, endpoint).ok().map(|a| (a.format, a.shape))
     }
 
     #[test]
-    fn the_first_usable_clause_wins() {
-        let kubectl = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
-        assert_eq!(of(kubectl).expect("accepted").shape, Shape::Table);
-        let falls_back = of("application/vnd.kubernetes.protobuf,application/json").expect("accepted");
-        assert_eq!((falls_back.format, falls_back.shape), (Format::Json, Shape::Object));
-        let partial = "application/vnd.kubernetes.protobuf;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json";
-        assert_eq!(of(partial).expect("accepted").shape, Shape::PartialList);
-        assert_eq!(of("application/json;q=0.5, application/yaml").expect("accepted").format, Format::Yaml);
-        assert_eq!(of("*/*").expect("accepted").format, Format::Json);
-        assert_eq!(of("text/plain").expect_err("refused").code, 406);
-        assert_eq!(of("application/vnd.kubernetes.protobuf").expect_err("refused").code, 406);
+    fn the_best_clause_that_can_be_answered_wins() {
+        let both = "application/vnd.kubernetes.protobuf,application/json";
+        let table = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
+        let wire_table = "application/vnd.kubernetes.protobuf;as=Table;g=meta.k8s.io;v=v1,application/json;as=Table;g=meta.k8s.io;v=v1";
+        let partial = "application/vnd.kubernetes.protobuf;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json";
+        let cases = [
+            (OBJECTS, both, Some((Format::Protobuf, Shape::Object))),
+            (CUSTOM, both, Some((Format::Json, Shape::Object))),
+            (CUSTOM, "application/vnd.kubernetes.protobuf", None),
+            (OBJECTS, table, Some((Format::Json, Shape::Table))),
+            (Endpoint::DOCUMENTS, table, Some((Format::Json, Shape::Object))),
+            (OBJECTS, wire_table, Some((Format::Json, Shape::Table))),
+            (OBJECTS, partial, Some((Format::Protobuf, Shape::PartialList))),
+            (CUSTOM, partial, Some((Format::Protobuf, Shape::PartialList))),
+            (OBJECTS, "application/json;q=0.5, application/yaml", Some((Format::Yaml, Shape::Object))),
+            (OBJECTS, "*/*", Some((Format::Json, Shape::Object))),
+            (OBJECTS, "*/*,application/yaml", Some((Format::Yaml, Shape::Object))),
+            (OBJECTS, "text/html, */*;q=0.8", Some((Format::Json, Shape::Object))),
+            (OBJECTS, "application/json;as=Table", None),
+            (OBJECTS, "application/json;sv=v1", None),
+            (OBJECTS, "text/plain", None),
+            (WATCH, "application/yaml", None),
+            (WATCH, "application/vnd.kubernetes.protobuf;stream=watch", Some((Format::Protobuf, Shape::Object))),
+            (WATCH, "application/json;stream=other", None),
+        ];
+        for (endpoint, header, wanted) in cases {
+            assert_eq!(at(endpoint, header), wanted, "{header} at {endpoint:?}");
+        }
+        assert_eq!(accept(&HeaderMap::new(), CUSTOM).expect("anything goes"), Accept::default());
+    }
+
+    #[test]
+    fn a_refusal_names_what_there_is() {
+        let words = "only the following media types are accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf";
+        assert_eq!(not_acceptable(false).message, words);
+        assert!(not_acceptable(true).message.ends_with("application/vnd.kubernetes.protobuf;stream=watch"));
     }
 }

@@ -8,9 +8,9 @@ use super::options::{Freshness, ListOptions, revision};
 use crate::cache::{EventType, Snapshot, Watch};
 use crate::output::negotiate::Accept;
 use crate::output::table::{self, Include};
-use crate::output::{Body, Format, Shape, present};
+use crate::output::{Body, Format, Shape, present, protobuf};
 use crate::pipeline::Request;
-use crate::registry::Entry;
+use crate::registry::{Entry, hash_of};
 use bytes::{Bytes, BytesMut};
 use ferrokube_api::{Object, Status};
 use futures_util::StreamExt;
@@ -52,9 +52,48 @@ impl Framing {
     }
 
     fn event(&mut self, out: &mut BytesMut, kind: EventType, object: &Arc<Object>) {
-        match self.object(object) {
-            Ok(json) => frame(out, kind.as_str(), &json),
-            Err(status) => frame(out, "ERROR", &status.to_json()),
+        let encoded = match self.accept.format {
+            Format::Protobuf => self.wire(object),
+            Format::Json | Format::Yaml => self.object(object),
+        };
+        match encoded {
+            Ok(encoded) => self.frame(out, kind.as_str(), &encoded),
+            Err(status) => self.error(out, &status),
+        }
+    }
+
+    /// The object in protobuf. Its metadata alone is of no version of the row.
+    fn wire(&self, object: &Arc<Object>) -> Result<Bytes, Status> {
+        let shown = if self.accept.shape == Shape::Object { present::object(&self.entry, object)? } else { object.clone() };
+        protobuf::one(&self.entry, &shown.json, self.accept.shape, self.accept.beta)
+    }
+
+    /// As [`Framing::event`], but encoded once for all watchers that share the event and the format.
+    fn shared(&mut self, out: &mut BytesMut, event: &crate::cache::Event, kind: EventType, object: &Arc<Object>) {
+        if self.accept.format != Format::Protobuf {
+            return self.event(out, kind, object);
+        }
+        let name = hash_of((&self.entry.kind.version, &self.entry.kind.group, self.accept, kind == EventType::Deleted));
+        let mut failed = None;
+        let encoded = event.frame(name, || self.wire(object).map_err(|status| failed = Some(status)).unwrap_or_default());
+        match failed {
+            Some(status) => self.error(out, &status),
+            None => self.frame(out, kind.as_str(), &encoded),
+        }
+    }
+
+    fn frame(&self, out: &mut BytesMut, kind: &str, encoded: &[u8]) {
+        match self.accept.format {
+            Format::Protobuf => out.extend_from_slice(&ferrokube_api::protobuf::watch_frame(kind, encoded)),
+            Format::Json | Format::Yaml => frame(out, kind, encoded),
+        }
+    }
+
+    fn error(&self, out: &mut BytesMut, status: &Status) {
+        let json = status.to_json();
+        match self.accept.format {
+            Format::Protobuf => self.frame(out, "ERROR", &protobuf::value(&json).unwrap_or_default()),
+            Format::Json | Format::Yaml => self.frame(out, "ERROR", &json),
         }
     }
 
@@ -73,7 +112,14 @@ impl Framing {
             object["columnDefinitions"] = Value::Null;
             object["rows"] = json!([{"cells": [], "object": {"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object["metadata"]}}]);
         }
-        frame(out, "BOOKMARK", object.to_string().as_bytes());
+        let json = object.to_string();
+        match self.accept.format {
+            Format::Protobuf => {
+                let encoded = protobuf::one(&self.entry, json.as_bytes(), self.accept.shape, self.accept.beta);
+                self.frame(out, "BOOKMARK", &encoded.unwrap_or_default());
+            }
+            Format::Json | Format::Yaml => self.frame(out, "BOOKMARK", json.as_bytes()),
+        }
     }
 }
 
@@ -111,7 +157,7 @@ impl Running {
     fn put(&mut self, out: &mut BytesMut, event: &crate::cache::Event) {
         let interest = self.watch.interest();
         if let Some((kind, object)) = event.project(|o| interest.wants(o)) {
-            self.framing.event(out, kind, &object);
+            self.framing.shared(out, event, kind, &object);
         }
     }
 
@@ -187,6 +233,8 @@ impl Request<'_> {
         let options = ListOptions::parse(&self.query, &self.entry, &self.info)?;
         let cache = self.cache()?;
         let interest = Arc::new(options.selection.clone().interest(self.namespace(), &self.info.name));
+        let include = Include::parse(self.query.get("includeObject"))?;
+        let framing = Framing { entry: self.entry.clone(), accept: self.accept, include, columns: true };
         let initial = options.initial_events;
         let (start, watch) = match (options.version.as_str(), initial) {
             // From now or from any state: synthetic events for what exists, then what happens.
@@ -207,7 +255,7 @@ impl Request<'_> {
                 self.fresh(Freshness::NotOlderThan(revision)).await?;
                 match cache.watch_after(interest, revision) {
                     Ok(watch) => (None, watch),
-                    Err(old) => return Ok(self.gone(revision, old.oldest)),
+                    Err(old) => return Ok(self.gone(&framing, revision, old.oldest)),
                 }
             }
         };
@@ -215,12 +263,7 @@ impl Request<'_> {
         let deadline = Instant::now() + seconds;
         let running = Running {
             server: self.server.clone(),
-            framing: Framing {
-                entry: self.entry.clone(),
-                accept: self.accept,
-                include: Include::parse(self.query.get("includeObject"))?,
-                columns: true,
-            },
+            framing,
             watch,
             start,
             bookmarks: options.bookmarks,
@@ -233,17 +276,15 @@ impl Request<'_> {
     }
 
     /// A watch that ends at once: what happened since `revision` is no longer known.
-    fn gone(&self, revision: u64, oldest: u64) -> Answer {
+    fn gone(&self, framing: &Framing, revision: u64, oldest: u64) -> Answer {
         let status = Status::expired(format!("too old resource version: {revision} ({oldest})"));
         let mut out = BytesMut::new();
-        frame(&mut out, "ERROR", &status.to_json());
+        framing.error(&mut out, &status);
         self.streamed(Body::Full(out.freeze()))
     }
 
     fn streamed(&self, body: Body) -> Answer {
-        let media = match self.accept.format {
-            Format::Json | Format::Yaml => "application/json",
-        };
+        let media = self.accept.format.stream_media_type();
         let mut response = http::Response::new(body);
         response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(media));
         Answer::Raw(response)
