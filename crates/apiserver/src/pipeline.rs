@@ -257,10 +257,14 @@ impl<'s> Request<'s> {
             Answer::Raw(response) => return Ok(response),
             Answer::Value(code, value) => (code, Body::Full(serde_json::to_vec(&value).map_err(Status::internal)?.into())),
             Answer::One(code, object) if accept.format == Format::Protobuf => {
+                self.trail.response_body(&mut Body::Full(object.json.clone()));
                 let body = Body::Full(protobuf::one(&self.entry, &object.json, accept.shape, accept.beta)?);
                 return Ok(finished(code, body, accept.format, &self.headers));
             }
             Answer::Many(many) if accept.format == Format::Protobuf => {
+                if self.trail.wants_response() {
+                    self.trail.response_body(&mut many.clone().plain(&self.entry)?);
+                }
                 let body = protobuf::many(&self.entry, many, accept.shape, accept.beta).await?;
                 return Ok(finished(200, body, accept.format, &self.headers));
             }

@@ -219,12 +219,14 @@ impl Trail {
         });
     }
 
+    /// Whether [`Trail::response_body`] keeps anything.
+    pub fn wants_response(&self) -> bool {
+        self.0.as_ref().is_some_and(|record| record.with(|e| e.verdict.level >= Level::RequestResponse) == Some(true))
+    }
+
     /// The object of the answer, still as JSON. A list that would be spliced while it is sent is put together for this.
     pub fn response_body(&self, body: &mut Body) {
-        let Some(record) = &self.0 else { return };
-        if record.with(|e| e.verdict.level < Level::RequestResponse) != Some(false) {
-            return;
-        }
+        let (Some(record), true) = (&self.0, self.wants_response()) else { return };
         let Some(bytes) = body.whole().filter(|b| b.len() <= MAX_BODY) else { return };
         record.with(|e| {
             if let Ok(value) = serde_json::from_slice(&bytes) {

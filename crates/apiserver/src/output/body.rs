@@ -79,7 +79,7 @@ impl Body {
     pub fn whole(&mut self) -> Option<Bytes> {
         match self {
             Body::Full(bytes) => Some(bytes.clone()),
-            Body::Splice(_) => {
+            Body::Splice(_) | Body::Blocks(..) => {
                 let bytes = futures_util::FutureExt::now_or_never(std::mem::take(self).collect())?;
                 *self = Body::Full(bytes.clone());
                 Some(bytes)

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use std::sync::Arc;
 
 /// A page of objects with its `metadata`.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Many {
     /// In the order shown.
     pub objects: Vec<Arc<Object>>,
