@@ -9,6 +9,7 @@
 //! after it is durable.
 
 pub mod embedded;
+pub mod etcd;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -126,6 +127,9 @@ pub enum Error {
         /// Where.
         path: String,
     },
+    /// A key or value is larger than the engine takes; the write did not happen.
+    #[error("too large for the store: {0}")]
+    TooLarge(String),
     /// Stored data fails its checksum or its structure.
     #[error("the store at {path} is corrupted: {detail}")]
     Corrupted {

@@ -29,6 +29,7 @@ pub fn store_failure(error: &StoreError) -> Status {
     tracing::error!(%error, "the store failed a request");
     match error {
         StoreError::NoSpace { .. } => Status::internal("no space left on device: the store is full"),
+        StoreError::TooLarge(_) => Status::failure(413, Reason::RequestEntityTooLarge, "Request entity is too large"),
         StoreError::Compacted { .. } => Status::expired("The resourceVersion for the provided list is too old."),
         StoreError::Unavailable(_) => Status::failure(503, Reason::ServiceUnavailable, "the store is unavailable"),
         other => Status::internal(other),

@@ -171,10 +171,10 @@ fn stopped_error() -> Error {
 /// Refuses what the format can't hold.
 fn check_sizes(key: &Bytes, value: &Bytes) -> Result<()> {
     if key.is_empty() || key.len() > format::MAX_KEY {
-        return Err(Error::Unavailable(format!("a key of {} bytes can't be stored (1 to {})", key.len(), format::MAX_KEY)));
+        return Err(Error::TooLarge(format!("a key of {} bytes (1 to {} can be stored)", key.len(), format::MAX_KEY)));
     }
     if value.len() > format::MAX_VALUE {
-        return Err(Error::Unavailable(format!("a value of {} bytes can't be stored (at most {})", value.len(), format::MAX_VALUE)));
+        return Err(Error::TooLarge(format!("a value of {} bytes (at most {} can be stored)", value.len(), format::MAX_VALUE)));
     }
     Ok(())
 }

@@ -1,0 +1,86 @@
+//! How a watch learns that it has everything up to a revision that did not concern it.
+//!
+//! etcd answers a progress request on the stream of the watch. Before 3.4.31 and 3.5.13 the answer may overtake events (and comes even
+//! while the watch catches up), so that whoever believed it would miss them. With such an etcd a marker is written instead: a key
+//! that sorts just before the watched range, and that the watch includes for this purpose. Events of one watch are in order, so with
+//! the marker's event everything before it has been delivered.
+
+use super::Shared;
+use super::call::Kind;
+use super::error::Refusal;
+use super::wire::kv_client::KvClient;
+use super::wire::{PutRequest, RequestOp, TxnRequest, request_op};
+use crate::Result;
+use bytes::Bytes;
+
+/// What asking does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asking {
+    /// A progress request.
+    Request,
+    /// A write of the marker.
+    Marker,
+}
+
+/// Whether this version of etcd answers progress requests only when they are true.
+pub(super) fn is_reliable(version: &str) -> bool {
+    let mut parts = version.split(['.', '-']).map(|part| part.parse::<u32>().ok());
+    let mut part = || parts.next().flatten();
+    match (part(), part(), part()) {
+        (Some(3), Some(4), patch) => patch.is_some_and(|p| p >= 31),
+        (Some(3), Some(5), patch) => patch.is_some_and(|p| p >= 13),
+        (Some(3), Some(minor), _) => minor > 5,
+        (Some(major), ..) => major > 3,
+        _ => false,
+    }
+}
+
+/// The marker of watches that begin at `start` (in etcd's keys): the key before it, and not one that anybody else would write. `None`
+/// when there is none before it.
+pub(super) fn marker(start: &[u8]) -> Option<Bytes> {
+    let (last, rest) = start.split_last()?;
+    let before = last.checked_sub(1)?;
+    Some([rest, &[before, 0xff], b"ferrokube-progress"].concat().into())
+}
+
+impl Shared {
+    /// Writes a marker. Made twice it does what made once it does.
+    pub(super) async fn write_marker(&self, marker: &Bytes) -> Result<()> {
+        let make = |channel| async move {
+            let put = request_op::Request::RequestPut(PutRequest { key: marker.clone(), ..PutRequest::default() });
+            let success = vec![RequestOp { request: Some(put) }];
+            KvClient::new(channel).txn(TxnRequest { success, ..TxnRequest::default() }).await
+        };
+        self.caller.call(Kind::Read, make).await.map(drop).map_err(Refusal::plain)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_requests_are_believed_from_the_versions_on_that_mended_them() {
+        for (version, reliable) in [
+            ("3.3.99", false),
+            ("3.4.23", false),
+            ("3.4.31", true),
+            ("3.5.1", false),
+            ("3.5.12", false),
+            ("3.5.13", true),
+            ("3.6.0-rc.1", true),
+            ("4.0.0", true),
+            ("", false),
+        ] {
+            assert_eq!(is_reliable(version), reliable, "{version}");
+        }
+    }
+
+    #[test]
+    fn a_marker_sorts_before_its_range_and_after_what_else_is_before_it() {
+        let marker = marker(b"/registry/").expect("there is one");
+        assert!(&marker[..] < b"/registry/" && &marker[..] > b"/registry.zzz");
+        assert_eq!(super::marker(b""), None);
+        assert_eq!(super::marker(b"a\0"), None);
+    }
+}

@@ -1,0 +1,138 @@
+//! Reads: keys, pages of ranges, and the present revision. All are linearizable: etcd confirms that the member is not behind.
+
+use super::call::Kind;
+use super::error::Refusal;
+use super::wire::kv_client::KvClient;
+use super::wire::{self, RangeRequest, RangeResponse};
+use super::write::{signed, unsigned};
+use super::{Answer, Shared};
+use crate::{Error, KeyValue, Page, Result, Revision};
+use bytes::Bytes;
+use std::sync::Arc;
+use tokio::sync::mpsc;
+
+/// Keys in the first answer to a long range.
+const FIRST: usize = 500;
+/// Bytes that later answers should have; etcd counts in keys.
+const ANSWER: usize = 8 << 20;
+/// Keys in one answer at most.
+const MOST: usize = 20_000;
+
+/// Answers everyone who asks for the present revision. Whoever asks while a question is under way shares the next one: an answer is
+/// never older than the question, and any number of readers costs one call at a time.
+pub(super) async fn answer_present(shared: Arc<Shared>, mut asks: mpsc::UnboundedReceiver<Answer>) {
+    let mut waiting: Vec<Answer> = Vec::new();
+    while asks.recv_many(&mut waiting, usize::MAX >> 1).await > 0 {
+        let present = shared.present().await;
+        for answer in waiting.drain(..) {
+            // Whoever no longer waits is not told.
+            let _ = answer.send(present.clone());
+        }
+    }
+}
+
+fn revision_of(response: &RangeResponse) -> Revision {
+    response.header.as_ref().map_or(0, |h| unsigned(h.revision))
+}
+
+impl Shared {
+    pub(super) async fn fetch(&self, request: RangeRequest) -> std::result::Result<RangeResponse, Refusal> {
+        let request = &request;
+        let make = |channel| async move { KvClient::new(channel).max_decoding_message_size(usize::MAX).range(request.clone()).await };
+        self.caller.call(Kind::Read, make).await
+    }
+
+    /// The present revision, by a call of its own.
+    pub async fn present(&self) -> Result<Revision> {
+        let request = RangeRequest { key: self.keys.root(), keys_only: true, ..RangeRequest::default() };
+        let revision = revision_of(&self.fetch(request).await.map_err(Refusal::plain)?);
+        self.reached(revision);
+        Ok(revision)
+    }
+
+    /// [`crate::Store::get`].
+    pub async fn get(&self, key: Bytes) -> Result<Option<KeyValue>> {
+        let request = RangeRequest { key: self.keys.outward(key), ..RangeRequest::default() };
+        let response = self.fetch(request).await.map_err(Refusal::plain)?;
+        Ok(response.kvs.into_iter().next().map(|kv| self.item(kv)))
+    }
+
+    /// A key and its value, on this side.
+    pub(super) fn item(&self, kv: wire::KeyValue) -> KeyValue {
+        KeyValue {
+            key: self.keys.inward(kv.key),
+            value: kv.value,
+            create_revision: unsigned(kv.create_revision),
+            mod_revision: unsigned(kv.mod_revision),
+        }
+    }
+
+    /// [`crate::Store::range`]. Long ranges are fetched in several answers, all of the same revision.
+    pub async fn page(&self, start: Bytes, end: Bytes, at: Option<Revision>, limit: usize) -> Result<Page> {
+        let empty = start >= end;
+        let end = self.keys.outward(end);
+        // Before the first write etcd is at revision 1, and 0 means the present.
+        let mut revision = at.map(|at| at.max(1));
+        let mut next = self.keys.outward(start);
+        let mut page = Page { items: Vec::new(), revision: at.unwrap_or(0), more: false, count: 0 };
+        let mut answer = FIRST;
+        loop {
+            let wanted = if limit == 0 { answer } else { answer.min(limit - page.items.len()) };
+            let request = RangeRequest {
+                key: next,
+                range_end: if empty { Bytes::new() } else { end.clone() },
+                limit: wanted as i64,
+                revision: revision.map_or(0, signed),
+                count_only: empty,
+                ..RangeRequest::default()
+            };
+            let response = match self.fetch(request).await {
+                Ok(response) => response,
+                Err(refusal) => return Err(self.explain(refusal, revision.unwrap_or(0)).await),
+            };
+            if revision.is_none() {
+                page.revision = revision_of(&response);
+                revision = Some(page.revision);
+            }
+            if empty {
+                return Ok(page);
+            }
+            if page.items.is_empty() {
+                page.count = response.count.unsigned_abs();
+            }
+            let bytes: usize = response.kvs.iter().map(|kv| kv.key.len() + kv.value.len() + 32).sum();
+            answer = (ANSWER * response.kvs.len().max(1) / bytes.max(1)).clamp(1, MOST);
+            let last = response.kvs.last().map(|kv| [&kv.key[..], b"\0"].concat().into());
+            page.items.extend(response.kvs.into_iter().map(|kv| self.item(kv)));
+            let full = limit > 0 && page.items.len() >= limit;
+            match last {
+                Some(after) if response.more && !full => next = after,
+                _ => {
+                    page.more = page.count > page.items.len() as u64;
+                    return Ok(page);
+                }
+            }
+        }
+    }
+
+    /// Adds to a refusal what etcd does not say: where the present or the past ends.
+    pub(super) async fn explain(&self, refusal: Refusal, asked: Revision) -> Error {
+        match refusal {
+            Refusal::Compacted => match self.oldest().await {
+                Ok(oldest) => Error::Compacted { oldest },
+                Err(error) => error,
+            },
+            Refusal::Future => match self.present().await {
+                Ok(current) => Error::Future { asked, current },
+                Err(error) => error,
+            },
+            other => other.plain(),
+        }
+    }
+
+    /// Fails when `revision` is compacted or in the future.
+    pub(super) async fn check(&self, revision: Revision) -> std::result::Result<(), Refusal> {
+        let request = RangeRequest { key: self.keys.root(), revision: signed(revision.max(1)), count_only: true, ..RangeRequest::default() };
+        self.fetch(request).await.map(drop)
+    }
+}
