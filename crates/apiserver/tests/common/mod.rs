@@ -116,7 +116,7 @@ impl Cluster {
     pub async fn watch(&self, uri: &str) -> Frames {
         let response = self.send(admin(), "GET", uri, "application/json", "application/json", Vec::new()).await;
         assert_eq!(response.status(), 200, "{uri}");
-        Frames { body: BodyStream::new(response.into_body()), rest: Vec::new() }
+        Frames::new(BodyStream::new(response.into_body()))
     }
 }
 
@@ -136,6 +136,10 @@ pub struct Frames {
 }
 
 impl Frames {
+    pub fn new(body: BodyStream<Body>) -> Self {
+        Frames { body, rest: Vec::new() }
+    }
+
     /// The next event, `None` at the end of the stream. Panics when nothing comes for ten seconds.
     pub async fn next(&mut self) -> Option<Value> {
         loop {

@@ -11,7 +11,6 @@ use ferrokube_apiserver::server::{Config, KubeletAccess, Running, Tls};
 use ferrokube_apiserver::tokens::TokenConfig;
 use ferrokube_client::{Caches, Client};
 use ferrokube_cloud::bare_metal::BareMetal;
-use ferrokube_store::embedded::{Embedded, Options as StoreOptions};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -50,13 +49,10 @@ impl ControlPlane {
 /// Starts the control plane; returns when the API server is ready.
 pub async fn start(plan: &Plan, progress: &Progress) -> Result<ControlPlane> {
     let began = Instant::now();
-    let directory = plan.layout.store();
-    let opened = directory.clone();
-    let store = tokio::task::spawn_blocking(move || Embedded::open(&opened, StoreOptions::default())).await;
-    let store = store.context("opening the store")?.with_context(|| format!("the store in {} cannot be opened", directory.display()))?;
-    progress.done("store", began, "");
+    let store = plan.options.etcd.open(&plan.layout.store()).await?;
+    progress.done("store", began, &plan.options.etcd.spoken());
     let began = Instant::now();
-    let running = ApiServer::start(config(plan, Arc::new(store))?).await?;
+    let running = ApiServer::start(config(plan, store)?).await?;
     let address = running.address.context("the API server listens nowhere")?;
     progress.done("API server", began, &server_url(address));
     let began = Instant::now();

@@ -11,6 +11,7 @@ mod load_balancers;
 mod node;
 pub mod preflight;
 pub mod progress;
+pub mod store;
 mod supervise;
 
 use crate::kubeconfig;
@@ -76,6 +77,9 @@ pub struct Options {
     /// Addresses of Services of type LoadBalancer: `nodes` those of the nodes, a list of CIDRs or FIRST-LAST ranges, or `none`
     #[arg(long, value_name = "nodes|none|RANGE,...", default_value = "nodes")]
     pub load_balancers: LoadBalancers,
+    /// Where objects are kept
+    #[command(flatten)]
+    pub etcd: store::EtcdOptions,
     /// Registries to ask in place of another: HOST=URL, may be given several times
     #[arg(long, value_name = "HOST=URL")]
     pub registry_mirror: Vec<String>,

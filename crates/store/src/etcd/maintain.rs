@@ -6,7 +6,8 @@ use super::wire::kv_client::KvClient;
 use super::wire::maintenance_client::MaintenanceClient;
 use super::wire::watch_client::WatchClient;
 use super::wire::{
-    AlarmRequest, AlarmType, CompactionRequest, SnapshotRequest, StatusRequest, WatchCreateRequest, WatchRequest, WatchResponse, watch_request,
+    AlarmRequest, AlarmType, CompactionRequest, SnapshotRequest, StatusRequest, WatchCreateRequest, WatchRequest, WatchResponse,
+    watch_request,
 };
 use super::write::{signed, unsigned};
 use super::{Etcd, Shared};

@@ -2,7 +2,7 @@
 //!
 //! etcd answers a progress request on the stream of the watch. Before 3.4.31 and 3.5.13 the answer may overtake events (and comes even
 //! while the watch catches up), so that whoever believed it would miss them. With such an etcd a marker is written instead: a key
-//! that sorts just before the watched range, and that the watch includes for this purpose. Events of one watch are in order, so with
+//! that sorts just before all of ours, and from which on the watch receives, for this purpose. Events of one watch are in order, so with
 //! the marker's event everything before it has been delivered.
 
 use super::Shared;
@@ -35,17 +35,15 @@ pub(super) fn is_reliable(version: &str) -> bool {
     }
 }
 
-/// The marker of watches that begin at `start` (in etcd's keys): the key before it, and not one that anybody else would write. `None`
-/// when there is none before it.
-pub(super) fn marker(start: &[u8]) -> Option<Bytes> {
-    let (last, rest) = start.split_last()?;
-    let before = last.checked_sub(1)?;
-    Some([rest, &[before, 0xff], b"ferrokube-progress"].concat().into())
+/// The marker, at or before which a watch must begin to see it: just before all keys that begin with `root` and a slash.
+pub(super) fn marker(root: &[u8]) -> Bytes {
+    [root, b".ferrokube-progress"].concat().into()
 }
 
 impl Shared {
     /// Writes a marker. Made twice it does what made once it does.
-    pub(super) async fn write_marker(&self, marker: &Bytes) -> Result<()> {
+    pub(super) async fn write_marker(&self) -> Result<()> {
+        let marker = &marker(&self.keys.root());
         let make = |channel| async move {
             let put = request_op::Request::RequestPut(PutRequest { key: marker.clone(), ..PutRequest::default() });
             let success = vec![RequestOp { request: Some(put) }];
@@ -77,10 +75,8 @@ mod tests {
     }
 
     #[test]
-    fn a_marker_sorts_before_its_range_and_after_what_else_is_before_it() {
-        let marker = marker(b"/registry/").expect("there is one");
-        assert!(&marker[..] < b"/registry/" && &marker[..] > b"/registry.zzz");
-        assert_eq!(super::marker(b""), None);
-        assert_eq!(super::marker(b"a\0"), None);
+    fn a_marker_sorts_before_all_keys_of_ours() {
+        let marker = marker(b"/registry");
+        assert!(marker < "/registry/" && marker > "/registry");
     }
 }

@@ -132,7 +132,8 @@ impl Shared {
 
     /// Fails when `revision` is compacted or in the future.
     pub(super) async fn check(&self, revision: Revision) -> std::result::Result<(), Refusal> {
-        let request = RangeRequest { key: self.keys.root(), revision: signed(revision.max(1)), count_only: true, ..RangeRequest::default() };
+        let request =
+            RangeRequest { key: self.keys.root(), revision: signed(revision.max(1)), count_only: true, ..RangeRequest::default() };
         self.fetch(request).await.map(drop)
     }
 }

@@ -3,6 +3,7 @@
 //!
 //! Must never move the position over a revision that may still have an event to come, nor deliver anything at or before it again.
 
+use super::error::{Refusal, judge};
 use super::progress::{Asking, is_reliable, marker};
 use super::wire::event::EventType;
 use super::wire::maintenance_client::MaintenanceClient;
@@ -10,7 +11,6 @@ use super::wire::watch_client::WatchClient;
 use super::wire::{self, StatusRequest, WatchCreateRequest, WatchProgressRequest, WatchRequest, WatchResponse, watch_request};
 use super::write::{signed, unsigned};
 use super::{Known, Shared, closed};
-use super::error::{Refusal, judge};
 use crate::{Batch, Error, Event, Result, Revision};
 use bytes::Bytes;
 use futures_util::stream::{self, BoxStream, StreamExt};
@@ -81,8 +81,7 @@ pub(super) async fn open(shared: Arc<Shared>, start: Bytes, end: Bytes, after: R
     let known = shared.known.subscribe();
     let asked = known.borrow().asked;
     let (start, end) = (shared.keys.outward(start), shared.keys.outward(end));
-    let mut watch =
-        Watch { shared, known, start, end, position: after, asked, open: None, due: None, pause: PAUSE.0, ended: false };
+    let mut watch = Watch { shared, known, start, end, position: after, asked, open: None, due: None, pause: PAUSE.0, ended: false };
     let deadline = Instant::now() + watch.shared.caller.timeout;
     loop {
         match watch.open().await {
@@ -120,11 +119,13 @@ impl Watch {
         let later = |status: tonic::Status| NotOpen::Now(format!("watching etcd: {:?}", judge(&status, &url).error));
         let opening = async {
             let status = MaintenanceClient::new(channel.clone()).status(StatusRequest {}).await.map_err(later)?;
-            let marker = marker(&self.start);
-            let asking = if is_reliable(&status.get_ref().version) || marker.is_none() { Asking::Request } else { Asking::Marker };
+            let marker = marker(&self.shared.keys.root());
+            // A watch of keys that are not ours does without the marker.
+            let asking = if is_reliable(&status.get_ref().version) || self.start < marker { Asking::Request } else { Asking::Marker };
             let create = WatchCreateRequest {
-                key: marker.filter(|_| asking == Asking::Marker).unwrap_or_else(|| self.start.clone()),
-                range_end: self.end.clone(),
+                key: if asking == Asking::Marker { marker } else { self.start.clone() },
+                // etcd refuses a range without keys.
+                range_end: if self.start < self.end { self.end.clone() } else { [&self.start[..], b"\0"].concat().into() },
                 start_revision: signed(self.position + 1),
                 progress_notify: true,
                 fragment: true,
@@ -176,12 +177,12 @@ impl Watch {
                 return Err(closed());
             }
             let Some(open) = &mut self.open else {
+                self.rest().await;
                 match self.open().await {
                     Ok(()) => {}
                     Err(NotOpen::For(error)) => return Err(error),
                     Err(NotOpen::Now(text)) => {
                         tracing::warn!(%text, "a watch is interrupted; it goes on when etcd answers");
-                        self.rest().await;
                     }
                 }
                 continue;
@@ -244,9 +245,7 @@ impl Watch {
                 let _ = open.requests.try_send(request);
             }
             Asking::Marker => {
-                if let Some(marker) = marker(&self.start)
-                    && let Err(error) = self.shared.write_marker(&marker).await
-                {
+                if let Err(error) = self.shared.write_marker().await {
                     tracing::warn!(%error, "the progress of a watch cannot be asked for");
                 }
             }
@@ -255,7 +254,6 @@ impl Watch {
 
     /// Takes in a response. `None`: nothing to tell yet.
     async fn take(&mut self, response: WatchResponse) -> Result<Option<Batch>> {
-        self.pause = PAUSE.0;
         if response.canceled || response.compact_revision > 0 {
             if response.compact_revision > 0 {
                 return Err(Error::Compacted { oldest: unsigned(response.compact_revision) });
@@ -280,12 +278,14 @@ impl Watch {
         let events = std::mem::take(&mut open.fragments);
         // The header may be ahead of a watch that catches up: the last event is what was delivered.
         let reached = events.last().and_then(|e| e.kv.as_ref()).map_or(0, |kv| unsigned(kv.mod_revision));
-        let new = |e: &wire::Event| e.kv.as_ref().is_some_and(|kv| kv.key >= self.start && unsigned(kv.mod_revision) > self.position);
+        let ours = |key: &Bytes| *key >= self.start && *key < self.end;
+        let new = |e: &wire::Event| e.kv.as_ref().is_some_and(|kv| ours(&kv.key) && unsigned(kv.mod_revision) > self.position);
         let events = events.into_iter().filter(new).filter_map(|e| event(&self.shared, e)).collect();
         Ok(Some(self.arrive(events, reached)))
     }
 
     fn arrive(&mut self, events: Vec<Event>, reached: Revision) -> Batch {
+        self.pause = PAUSE.0;
         self.position = self.position.max(reached);
         if self.due.as_ref().is_some_and(|due| due.until <= self.position || events.is_empty() && due.asked.is_some()) {
             self.due = None;

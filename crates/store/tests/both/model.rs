@@ -1,28 +1,37 @@
 //! Random operations against a model that keeps the whole history in a list.
 
+use crate::harness::{Harness, Watch};
 use bytes::Bytes;
-use ferrokube_store::embedded::{Embedded, Options};
 use ferrokube_store::{Committed, Error, Event, Expect, KeyValue, Revision, Store};
 use futures_util::StreamExt;
-use futures_util::stream::BoxStream;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-/// Everything that ever happened.
+/// Everything that happened since the test began.
 #[derive(Default)]
 struct Model {
     events: Vec<Event>,
+    /// The revision at which it began: nothing is known of what was before.
+    base: Revision,
     compacted: Revision,
+    /// Every revision is one write of ours.
+    dense: bool,
 }
 
 impl Model {
+    fn new(base: Revision, dense: bool) -> Model {
+        Model { events: Vec::new(), base, compacted: base, dense }
+    }
+
+    /// The last revision that wrote something.
     fn revision(&self) -> Revision {
-        self.events.len() as Revision
+        self.events.last().map_or(self.base, Event::revision)
     }
 
     fn at(&self, revision: Revision) -> BTreeMap<Bytes, KeyValue> {
         let mut map = BTreeMap::new();
-        for event in &self.events[..revision as usize] {
+        for event in self.events.iter().take_while(|e| e.revision() <= revision) {
             match event {
                 Event::Put(kv) => drop(map.insert(kv.key.clone(), kv.clone())),
                 Event::Delete { key, .. } => drop(map.remove(key)),
@@ -31,7 +40,8 @@ impl Model {
         map
     }
 
-    fn write(&mut self, key: &Bytes, value: Option<Bytes>, expect: Expect) -> Result<Committed, Option<Revision>> {
+    /// What a write must do that got `revision`, if it got one.
+    fn write(&mut self, key: &Bytes, value: Option<Bytes>, expect: Expect, revision: Revision) -> Result<Committed, Option<Revision>> {
         let present = self.at(self.revision()).get(key).cloned();
         let actual = present.as_ref().map(|kv| kv.mod_revision);
         let holds = match expect {
@@ -42,7 +52,7 @@ impl Model {
         if !holds {
             return Err(actual);
         }
-        let revision = self.revision() + 1;
+        assert!(if self.dense { revision == self.revision() + 1 } else { revision > self.revision() }, "revision {revision}");
         self.events.push(match value {
             Some(value) => {
                 let create_revision = present.map_or(revision, |kv| kv.create_revision);
@@ -58,7 +68,8 @@ impl Model {
             Event::Put(kv) => kv.key.clone(),
             Event::Delete { key, .. } => key.clone(),
         };
-        self.events[after as usize..].iter().filter(|e| *key(e) >= *start && *key(e) < *end).cloned().collect()
+        let later = self.events.iter().skip_while(|e| e.revision() <= after);
+        later.filter(|e| *key(e) >= *start && *key(e) < *end).cloned().collect()
     }
 }
 
@@ -85,17 +96,8 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-fn key(n: u8) -> Bytes {
-    Bytes::from(format!("/registry/things/{n:02}"))
-}
-
-fn options() -> Options {
-    // Small segments: rotation, copying forward and dropping happen all the time.
-    Options { fsync: false, segment_bytes: 4096, ..Options::default() }
-}
-
 /// Reads a watch until it has said that it delivered everything up to `until`.
-async fn drain(watch: &mut BoxStream<'static, ferrokube_store::Result<ferrokube_store::Batch>>, until: Revision) -> Vec<Event> {
+async fn drain(watch: &mut Watch, until: Revision) -> Vec<Event> {
     let mut events = Vec::new();
     loop {
         let batch = watch.next().await.expect("the watch goes on").expect("the watch is sound");
@@ -106,15 +108,27 @@ async fn drain(watch: &mut BoxStream<'static, ferrokube_store::Result<ferrokube_
     }
 }
 
-struct Run {
-    dir: tempfile::TempDir,
-    store: Option<Embedded>,
+struct Run<'h> {
+    harness: &'h Harness,
+    store: Option<Arc<dyn Store>>,
     model: Model,
+    /// Runs on the same etcd do not see each other's keys.
+    number: usize,
 }
 
-impl Run {
-    fn store(&self) -> &Embedded {
-        self.store.as_ref().expect("only absent while reopening")
+impl Run<'_> {
+    fn store(&self) -> &dyn Store {
+        &**self.store.as_ref().expect("only absent while reopening")
+    }
+
+    fn key(&self, n: u8) -> Bytes {
+        Bytes::from(format!("/registry/run{}/{n:02}", self.number))
+    }
+
+    async fn current(&self) -> Revision {
+        let current = self.store().revision().await.expect("revision");
+        assert!(if self.model.dense { current == self.model.revision() } else { current >= self.model.revision() });
+        current
     }
 
     fn expect_of(&self, key: &Bytes, kind: u8) -> Expect {
@@ -138,54 +152,54 @@ impl Run {
     async fn apply(&mut self, op: Op, serial: u8) {
         match op {
             Op::Put { key: n, len, expect } => {
-                let (key, value) = (key(n), Bytes::from(vec![serial; len]));
+                let (key, value) = (self.key(n), Bytes::from(vec![serial; len]));
                 let expect = self.expect_of(&key, expect);
                 let got = self.store().put(key.clone(), value.clone(), expect, None).await;
-                let want = self.model.write(&key, Some(value), expect);
+                let want = self.model.write(&key, Some(value), expect, got.as_ref().map_or(0, |c| c.revision));
                 self.check_write(got, want);
             }
             Op::Delete { key: n, expect } => {
-                let key = key(n);
+                let key = self.key(n);
                 let expect = self.expect_of(&key, expect);
                 let got = self.store().delete(key.clone(), expect).await;
-                let want = self.model.write(&key, None, expect);
+                let want = self.model.write(&key, None, expect, got.as_ref().map_or(0, |c| c.revision));
                 self.check_write(got, want);
             }
             Op::Concurrent { keys } => self.concurrent(&keys, serial).await,
             Op::Compact { back } => {
-                let revision = self.model.revision().saturating_sub(back);
+                let revision = self.current().await.saturating_sub(back).max(self.model.base);
                 self.store().compact(revision).await.expect("compaction of the past");
                 self.model.compacted = self.model.compacted.max(revision);
             }
-            Op::Range { start, end, back, limit } => self.range(key(start), key(end), back, limit).await,
-            Op::Watch { start, end, back } => self.watch(key(start), key(end), back).await,
+            Op::Range { start, end, back, limit } => self.range(self.key(start), self.key(end), back, limit).await,
+            Op::Watch { start, end, back } => self.watch(self.key(start), self.key(end), back).await,
             Op::Reopen => {
                 self.store = None;
-                self.store = Some(Embedded::open(self.dir.path(), options()).expect("opens again"));
-                assert_eq!(self.store().revision().await.expect("revision"), self.model.revision());
+                self.store = Some(self.harness.open().await);
+                self.current().await;
             }
         }
     }
 
     /// Writes in flight together: each gets its own revision, in some order.
     async fn concurrent(&mut self, keys: &[u8], serial: u8) {
-        let writes = keys.iter().map(|n| self.store().put(key(*n), Bytes::from(vec![serial, *n]), Expect::Any, None));
+        let writes = keys.iter().map(|n| self.store().put(self.key(*n), Bytes::from(vec![serial, *n]), Expect::Any, None));
         let done = futures_util::future::join_all(writes).await;
         let mut order: Vec<(Revision, u8)> = done.into_iter().zip(keys).map(|(c, n)| (c.expect("written").revision, *n)).collect();
         order.sort_unstable();
         for (revision, n) in order {
-            let want = self.model.write(&key(n), Some(Bytes::from(vec![serial, n])), Expect::Any).expect("any");
-            assert_eq!(want.revision, revision);
+            let key = self.key(n);
+            self.model.write(&key, Some(Bytes::from(vec![serial, n])), Expect::Any, revision).expect("any");
         }
     }
 
     async fn range(&self, start: Bytes, end: Bytes, back: u64, limit: usize) {
-        let current = self.model.revision();
+        let current = self.current().await;
         // 0 asks for the present, 1 for the future.
         let at = match back {
             0 => None,
             1 => Some(current + 1),
-            _ => Some(current.saturating_sub(back - 2)),
+            _ => Some(current.saturating_sub(back - 2).max(self.model.base)),
         };
         let got = self.store().range(start.clone(), end.clone(), at, limit).await;
         let at = at.unwrap_or(current);
@@ -206,7 +220,7 @@ impl Run {
     }
 
     async fn watch(&self, start: Bytes, end: Bytes, back: u64) {
-        let after = self.model.revision().saturating_sub(back);
+        let after = self.current().await.saturating_sub(back).max(self.model.base);
         match self.store().watch(start.clone(), end.clone(), after).await {
             Err(Error::Compacted { oldest }) => assert!(after < self.model.compacted && oldest == self.model.compacted),
             Err(e) => panic!("{e}"),
@@ -219,43 +233,59 @@ impl Run {
     }
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, max_shrink_iters: 400, ..ProptestConfig::default() })]
-
-    #[test]
-    fn the_engine_answers_as_the_model_does(ops in prop::collection::vec(op(), 1..160)) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+/// Runs `cases` random sequences of operations on one engine.
+fn answers_as_the_model_does(harness: &Harness, cases: u32) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let config = ProptestConfig { cases, max_shrink_iters: 400, failure_persistence: None, ..ProptestConfig::default() };
+    let number = std::cell::Cell::new(0);
+    let tried = proptest::test_runner::TestRunner::new(config).run(&prop::collection::vec(op(), 1..160), |ops| {
         runtime.block_on(async {
-            let dir = tempfile::tempdir().expect("a directory");
-            let store = Embedded::open(dir.path(), options()).expect("opens");
-            let mut run = Run { dir, store: Some(store), model: Model::default() };
+            let store = harness.open().await;
+            let base = store.revision().await.expect("revision");
+            let mut run = Run { harness, store: Some(store), model: Model::new(base, harness.is_dense()), number: number.get() };
+            number.set(number.get() + 1);
             for (i, op) in ops.into_iter().enumerate() {
                 run.apply(op, i as u8).await;
             }
             run.apply(Op::Reopen, 0).await;
-            run.range(key(0), key(99), 0, 0).await;
+            run.range(run.key(0), run.key(99), 0, 0).await;
         });
+        Ok(())
+    });
+    tried.unwrap_or_else(|e| panic!("{e}"));
+}
+
+#[test]
+fn the_embedded_engine_answers_as_the_model_does() {
+    answers_as_the_model_does(&Harness::embedded(4096), 96);
+}
+
+#[test]
+fn etcd_answers_as_the_model_does() {
+    if let Some(harness) = Harness::etcd() {
+        answers_as_the_model_does(&harness, 16);
     }
 }
 
 /// A watch that is held while writes, compactions and cleaning go on sees every event once, in order.
-#[tokio::test]
-async fn a_held_watch_sees_every_event_once_through_compaction_and_cleaning() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let store = Embedded::open(dir.path(), options()).expect("opens");
-    let (start, end) = (Bytes::from_static(b"/registry/things/03"), Bytes::from_static(b"/registry/things/07"));
-    let mut watch = store.watch(start.clone(), end.clone(), 0).await.expect("a watch");
-    let mut model = Model::default();
+async fn held_watch(harness: &Harness) {
+    let store = harness.open().await;
+    let key = crate::harness::key;
+    let (start, end) = (key(3), key(7));
+    let base = store.revision().await.expect("revision");
+    let mut watch = store.watch(start.clone(), end.clone(), base).await.expect("a watch");
+    let mut model = Model::new(base, harness.is_dense());
     let mut seen = Vec::new();
-    for round in 0..600u32 {
-        let key = key((round * 7 % 12) as u8);
+    for round in 0..600usize {
+        let key = key(round * 7 % 12);
         if round % 11 == 10 {
             let got = store.delete(key.clone(), Expect::Any).await;
-            assert_eq!(got.is_ok(), model.write(&key, None, Expect::Any).is_ok());
+            let want = model.write(&key, None, Expect::Any, got.as_ref().map_or(0, |c| c.revision));
+            assert_eq!(got.is_ok(), want.is_ok());
         } else {
             let value = Bytes::from(vec![round as u8; 300]);
-            store.put(key.clone(), value.clone(), Expect::Any, None).await.expect("written");
-            model.write(&key, Some(value), Expect::Any).expect("written");
+            let done = store.put(key.clone(), value.clone(), Expect::Any, None).await.expect("written");
+            model.write(&key, Some(value), Expect::Any, done.revision).expect("written");
         }
         if round % 50 == 49 {
             // A notice comes by itself: nobody asks for progress here.
@@ -263,29 +293,9 @@ async fn a_held_watch_sees_every_event_once_through_compaction_and_cleaning() {
             store.compact(model.revision()).await.expect("compacted");
         }
     }
-    assert_eq!(seen, model.events(&start, &end, 0));
+    assert_eq!(seen, model.events(&start, &end, base));
 }
 
-#[tokio::test]
-async fn a_watch_that_fell_behind_a_compaction_ends_with_compacted() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let store = Embedded::open(dir.path(), options()).expect("opens");
-    let mut watch = store.watch(key(0), key(99), 0).await.expect("a watch");
-    for _ in 0..5 {
-        store.put(key(1), Bytes::from_static(b"x"), Expect::Any, None).await.expect("written");
-    }
-    store.compact(4).await.expect("compacted");
-    assert!(matches!(watch.next().await, Some(Err(Error::Compacted { oldest: 4 }))));
-    assert!(watch.next().await.is_none());
-    assert!(matches!(store.watch(key(0), key(99), 6).await.err(), Some(Error::Future { asked: 6, current: 5 })));
-}
-
-#[tokio::test]
-async fn a_watch_ends_when_the_engine_is_closed() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let store = Embedded::open(dir.path(), options()).expect("opens");
-    let mut watch = store.watch(key(0), key(99), 0).await.expect("a watch");
-    store.close();
-    assert!(matches!(watch.next().await, Some(Err(Error::Unavailable(_)))));
-    assert!(matches!(store.put(key(1), Bytes::new(), Expect::Any, None).await, Err(Error::Unavailable(_))));
+crate::harness::for_both_engines! {
+    a_held_watch_sees_every_event_once_through_compaction_and_cleaning => super::held_watch,
 }
