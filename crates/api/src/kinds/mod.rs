@@ -27,10 +27,11 @@ mod node;
 mod pod;
 mod policy;
 mod rbac;
-mod service;
+pub mod service;
 mod storage;
 mod table;
 
+pub use pod::resources::{is_extended as is_extended_resource, qos_class};
 pub use table::{GROUP_VERSIONS, GroupVersion, builtin, lookup, lookup_kind};
 
 use serde_json::Value;

@@ -1,9 +1,9 @@
 //! LimitRanger: defaults and bounds of a namespace for containers, pods and claims.
 
-use super::usage::{Amounts, amounts, pod_limits, pod_requests};
 use super::{Context, Operation, Outcome, list};
 use ferrokube_api::Status;
 use ferrokube_api::quantity::Quantity;
+use ferrokube_api::quota::{Amounts, amounts, pod_limits, pod_requests};
 use serde_json::{Value, json};
 
 fn ranges(c: &Context<'_>) -> Vec<Value> {

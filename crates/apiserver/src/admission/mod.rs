@@ -1,30 +1,37 @@
 //! Admission: an ordered table of plugins that change or refuse a write after authorization.
 //!
 //! The order is that of Kubernetes 1.36. Plugins are functions over a [`Context`]; they read other objects from the
-//! caches only. They never write, except that ResourceQuota reserves in memory what a request is about to use. Webhooks,
-//! which ask other servers, run after them.
+//! caches only. They never write, except that ResourceQuota reserves in memory what a request is about to use and
+//! NamespaceAutoProvision makes namespaces. Webhooks, which ask other servers, run after them. Which plugins run is decided at
+//! start; those that do not cost nothing.
 
 mod certificates;
+mod config;
+mod event_rate;
+mod image_policy;
 mod ingress;
 mod limits;
 mod namespace;
+mod namespace_defaults;
 mod node_restriction;
+mod optional;
 mod pod_security;
 mod pods;
 mod quota;
 mod service_account;
 mod storage;
-mod usage;
 mod webhook;
 
+pub use config::{AdmissionConfig, AdmissionConfigError};
 pub use quota::Reservation;
 
 use crate::attributes::UserInfo;
 use crate::authz::Authorizer;
-use crate::objects::Objects;
-use ferrokube_api::Status;
-use serde_json::Value;
-use std::sync::Arc;
+use crate::objects::{Loopback, Objects, Target};
+use config::Settings;
+use ferrokube_api::{Reason, Status};
+use serde_json::{Value, json};
+use std::sync::{Arc, OnceLock};
 
 /// `admissionv1.Operation`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +87,7 @@ struct Context<'a> {
     review: &'a Review<'a>,
     objects: &'a dyn Objects,
     authorizer: &'a Authorizer,
+    settings: &'a Settings,
 }
 
 impl<'a> std::ops::Deref for Context<'a> {
@@ -112,39 +120,57 @@ impl Context<'_> {
 type Mutate = fn(&Context<'_>, &mut Value, &mut Outcome) -> Result<(), Status>;
 type Validate = fn(&Context<'_>, Option<&Value>, &mut Outcome) -> Result<(), Status>;
 
-/// A plugin: its name as in `--enable-admission-plugins`, and its halves.
+/// A plugin: its name as in `--enable-admission-plugins`, whether it runs unless it is disabled, and its halves.
 struct Plugin {
     name: &'static str,
+    on: bool,
     mutate: Option<Mutate>,
     validate: Option<Validate>,
 }
 
+/// A plugin that is on by default.
 const fn plugin(name: &'static str, mutate: Option<Mutate>, validate: Option<Validate>) -> Plugin {
-    Plugin { name, mutate, validate }
+    Plugin { name, on: true, mutate, validate }
 }
 
-/// In the order of 1.36 (`kubeapiserver/options AllOrderedPlugins`). Plugins that are off by default or belong to
-/// alpha features have no row. ResourceQuota comes last and is run by [`Admission::validate`] itself, because it reserves.
+/// A plugin that runs when it is asked for.
+const fn optional(name: &'static str, mutate: Option<Mutate>, validate: Option<Validate>) -> Plugin {
+    Plugin { name, on: false, mutate, validate }
+}
+
+/// In the order of 1.36 (`kubeapiserver/options AllOrderedPlugins`). NodeRestriction is on, as kubeadm has it. ResourceQuota
+/// comes last and is run by [`Admission::validate`] itself, because it reserves.
 const PLUGINS: &[Plugin] = &[
+    optional("AlwaysAdmit", None, Some(optional::admit)),
     plugin("NamespaceLifecycle", Some(namespace::mutate), Some(namespace::validate)),
+    optional("NamespaceExists", None, Some(optional::namespace_exists)),
+    optional("LimitPodHardAntiAffinityTopology", None, Some(optional::anti_affinity)),
     plugin("LimitRanger", Some(limits::mutate), Some(limits::validate)),
     plugin("ServiceAccount", Some(service_account::mutate), Some(service_account::validate)),
     plugin("NodeRestriction", None, Some(node_restriction::validate)),
     plugin("TaintNodesByCondition", Some(pods::taint_new_node), None),
+    optional("AlwaysPullImages", Some(optional::pull_always), Some(optional::pulls_always)),
     plugin("PodSecurity", None, Some(pod_security::validate)),
+    optional("PodNodeSelector", Some(namespace_defaults::node_selector), Some(namespace_defaults::node_selector_allowed)),
     plugin("Priority", Some(pods::priority), Some(pods::priority_class)),
     plugin("DefaultTolerationSeconds", Some(pods::tolerations), None),
+    optional("PodTolerationRestriction", Some(namespace_defaults::tolerations), Some(namespace_defaults::tolerations_allowed)),
+    optional("EventRateLimit", None, Some(event_rate::validate)),
+    optional("ExtendedResourceToleration", Some(optional::tolerate_devices), None),
     plugin("DefaultStorageClass", Some(storage::default_class), None),
     plugin("StorageObjectInUseProtection", Some(storage::protect), None),
+    optional("OwnerReferencesPermissionEnforcement", None, Some(optional::owners)),
     plugin("PersistentVolumeClaimResize", None, Some(storage::resize)),
     plugin("RuntimeClass", Some(pods::runtime_defaults), Some(pods::runtime_overhead)),
     plugin("CertificateApproval", None, Some(certificates::approval)),
     plugin("CertificateSigning", None, Some(certificates::signing)),
     plugin("CertificateSubjectRestriction", None, Some(certificates::subject)),
     plugin("DefaultIngressClass", Some(ingress::mutate), None),
+    optional("DenyServiceExternalIPs", None, Some(optional::external_addresses)),
     plugin("PodTopologyLabels", Some(pods::topology_labels), None),
     plugin("PodResizeValidator", None, Some(pods::resize)),
     plugin("AdmissionPolicies", None, Some(webhook::unenforced)),
+    optional("AlwaysDeny", None, Some(optional::deny)),
 ];
 
 /// The admission chain of the server.
@@ -152,26 +178,44 @@ pub struct Admission {
     objects: Arc<dyn Objects>,
     authorizer: Arc<Authorizer>,
     ledger: quota::Ledger,
+    chain: Vec<&'static Plugin>,
+    settings: Settings,
+    loopback: OnceLock<Arc<dyn Loopback>>,
 }
 
 impl Admission {
     /// Over the given caches. The authorizer answers the questions of plugins that check permissions.
-    pub fn new(objects: Arc<dyn Objects>, authorizer: Arc<Authorizer>) -> Self {
-        Admission { objects, authorizer, ledger: quota::Ledger::default() }
+    ///
+    /// # Errors
+    /// When the configuration names plugins that do not exist or tells them what they do not understand.
+    pub fn new(
+        objects: Arc<dyn Objects>,
+        authorizer: Arc<Authorizer>,
+        config: &AdmissionConfig,
+    ) -> Result<Self, AdmissionConfigError> {
+        let chain = PLUGINS.iter().filter(|p| config.runs(p.name, p.on)).collect();
+        let settings = config.settings()?;
+        Ok(Admission { objects, authorizer, ledger: quota::Ledger::default(), chain, settings, loopback: OnceLock::new() })
+    }
+
+    /// Where NamespaceAutoProvision writes. Without it, it does nothing.
+    pub fn write_through(&self, loopback: Arc<dyn Loopback>) {
+        let _ = self.loopback.set(loopback);
     }
 
     fn context<'a>(&'a self, review: &'a Review<'a>) -> Context<'a> {
-        Context { review, objects: &*self.objects, authorizer: &self.authorizer }
+        Context { review, objects: &*self.objects, authorizer: &self.authorizer, settings: &self.settings }
     }
 
     /// Runs the mutating half, before defaulting's final run and validation. Called for create, update and connect.
     pub async fn mutate(&self, review: &Review<'_>, object: &mut Value, outcome: &mut Outcome) -> Result<(), Status> {
         self.freshen(review, object).await;
+        self.provision(review).await?;
         let context = self.context(review);
-        run_mutating(&context, object, outcome)?;
+        self.run_mutating(&context, object, outcome)?;
         // What webhooks changed is looked at once more by the plugins before them.
-        if webhook::mutate(&context, Some(object), outcome).await? {
-            run_mutating(&context, object, outcome)?;
+        if self.settings.mutating_webhooks && webhook::mutate(&context, Some(object), outcome).await? {
+            self.run_mutating(&context, object, outcome)?;
         }
         Ok(())
     }
@@ -182,17 +226,45 @@ impl Admission {
     /// acknowledged, drop it when the write failed.
     pub async fn validate(&self, review: &Review<'_>, object: Option<&Value>, outcome: &mut Outcome) -> Result<Reservation, Status> {
         let context = self.context(review);
-        for plugin in PLUGINS {
+        for plugin in &self.chain {
             if let Some(validate) = plugin.validate {
                 validate(&context, object, outcome).inspect_err(|e| refused(plugin, e))?;
             }
         }
-        if review.operation == Operation::Delete {
+        if let Some(policy) = &self.settings.image_policy {
+            policy.validate(&context, object, outcome).await?;
+        }
+        if review.operation == Operation::Delete && self.settings.mutating_webhooks {
             // Deletes have no mutating half; webhooks that ask for them are asked here and cannot change anything.
             webhook::mutate(&context, None, outcome).await?;
         }
-        webhook::validate(&context, object, outcome).await?;
-        quota::reserve(&self.ledger, &context, object)
+        if self.settings.validating_webhooks {
+            webhook::validate(&context, object, outcome).await?;
+        }
+        if self.settings.quota { quota::reserve(&self.ledger, &context, object, &self.settings.limited) } else { Ok(Reservation::default()) }
+    }
+
+    fn run_mutating(&self, context: &Context<'_>, object: &mut Value, outcome: &mut Outcome) -> Result<(), Status> {
+        self.chain.iter().try_for_each(|plugin| match plugin.mutate {
+            Some(mutate) => mutate(context, object, outcome).inspect_err(|e| refused(plugin, e)),
+            None => Ok(()),
+        })
+    }
+
+    /// NamespaceAutoProvision: who creates something in a namespace that does not exist makes the namespace.
+    async fn provision(&self, review: &Review<'_>) -> Result<(), Status> {
+        let lacks = || self.objects.get("", "namespaces", "", review.namespace).is_none();
+        let creates = review.operation == Operation::Create && !review.namespace.is_empty() && review.kind != ("", "Namespace");
+        if !self.settings.auto_provision || !creates || review.dry_run || !lacks() {
+            return Ok(());
+        }
+        let Some(loopback) = self.loopback.get() else { return Ok(()) };
+        let target = Target { version: "v1".into(), resource: "namespaces".into(), name: review.namespace.into(), ..Target::default() };
+        let namespace = json!({"kind": "Namespace", "apiVersion": "v1", "metadata": {"name": review.namespace}});
+        match loopback.create(target, namespace).await {
+            Err(status) if !status.is(Reason::AlreadyExists) => Err(status),
+            _ => Ok(()),
+        }
     }
 
     /// Lets the caches catch up when they lack something the request needs: it may have been created a moment ago.
@@ -208,13 +280,6 @@ impl Admission {
             }
         }
     }
-}
-
-fn run_mutating(context: &Context<'_>, object: &mut Value, outcome: &mut Outcome) -> Result<(), Status> {
-    PLUGINS.iter().try_for_each(|plugin| match plugin.mutate {
-        Some(mutate) => mutate(context, object, outcome).inspect_err(|e| refused(plugin, e)),
-        None => Ok(()),
-    })
 }
 
 /// Elements of a list; none when it is absent.

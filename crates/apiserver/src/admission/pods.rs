@@ -213,7 +213,7 @@ pub(super) fn resize(c: &Context<'_>, object: Option<&Value>, _: &mut Outcome) -
     };
     let allocatable: Value = node.decode::<Value>().map(|n| n["status"]["allocatable"].clone()).unwrap_or_default();
     let amount = |resource: &str| Quantity::from_json(&allocatable[resource]).unwrap_or_default();
-    let wants = super::usage::pod_requests(pod);
+    let wants = ferrokube_api::quota::pod_requests(pod);
     let want = |resource: &str| wants.get(resource).copied().unwrap_or_default();
     let mut lacks = Vec::new();
     let (cpu, free) = (want("cpu").milli_value(), amount("cpu").milli_value());

@@ -10,6 +10,10 @@ struct World {
 }
 
 fn world() -> World {
+    world_with(AdmissionConfig::default())
+}
+
+fn world_with(config: AdmissionConfig) -> World {
     let map = Arc::new(Map::default());
     map.put("", "namespaces", json!({ "metadata": { "name": "dev" }, "status": { "phase": "Active" } }));
     map.put(
@@ -18,7 +22,7 @@ fn world() -> World {
         json!({ "metadata": { "name": "default", "namespace": "dev" }, "imagePullSecrets": [{ "name": "reg" }] }),
     );
     let authorizer = Arc::new(Authorizer::new(map.clone()));
-    World { admission: Admission::new(map.clone(), authorizer), map }
+    World { admission: Admission::new(map.clone(), authorizer, &config).expect("a configuration"), map }
 }
 
 fn user(name: &str, group: &str) -> UserInfo {
@@ -310,4 +314,119 @@ async fn zone_and_region_travel_with_the_binding() {
     let binding = json!({ "metadata": { "name": "p" }, "target": { "kind": "Node", "name": "n1" } });
     let (made, ..) = world.create(("", "pods", "binding"), binding).await.expect("admitted");
     assert_eq!(made["metadata"]["labels"], json!({ "topology.kubernetes.io/zone": "z" }));
+}
+
+fn enabled(plugins: &[&str], configuration: Value) -> World {
+    let configuration = configuration.as_object().expect("an object").iter().map(|(k, v)| (k.clone(), v.clone())).collect();
+    world_with(AdmissionConfig { enable: plugins.iter().map(|p| (*p).to_owned()).collect(), plugins: configuration, ..AdmissionConfig::default() })
+}
+
+#[tokio::test]
+async fn optional_plugins_do_their_work_when_asked() {
+    let told = |done: Result<(Value, Reservation, Outcome), Status>| done.err().map(|e| e.message).unwrap_or_default();
+    let world = enabled(&["AlwaysPullImages", "ExtendedResourceToleration"], json!({}));
+    let mut asks = pod();
+    asks["spec"]["containers"][0]["resources"] = json!({"requests": {"example.com/gpu": "1", "cpu": "1"}, "limits": {"example.com/gpu": "1"}});
+    let (made, ..) = world.create(POD, asks).await.expect("admitted");
+    assert_eq!(made["spec"]["containers"][0]["imagePullPolicy"], "Always");
+    assert!(list(&made["spec"], "tolerations").any(|t| *t == json!({"key": "example.com/gpu", "operator": "Exists"})));
+
+    let world = enabled(&["LimitPodHardAntiAffinityTopology", "DenyServiceExternalIPs"], json!({}));
+    let mut keeps_off = pod();
+    keeps_off["spec"]["affinity"] = json!({"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [{"topologyKey": "zone"}]}});
+    assert_eq!(
+        told(world.create(POD, keeps_off).await),
+        "pods \"p\" is forbidden: affinity.PodAntiAffinity.RequiredDuringScheduling has TopologyKey zone but only key kubernetes.io/hostname is allowed"
+    );
+    let service = json!({"metadata": {"name": "s"}, "spec": {"externalIPs": ["192.0.2.1"]}});
+    assert_eq!(
+        told(world.create(("", "services", ""), service).await),
+        "services \"s\" is forbidden: Use of external IPs is denied by admission control"
+    );
+
+    let world = enabled(&["AlwaysDeny"], json!({}));
+    assert_eq!(told(world.create(POD, pod()).await), "pods \"p\" is forbidden: admission control is denying all modifications");
+}
+
+#[tokio::test]
+async fn namespaces_choose_nodes_and_tolerations_for_their_pods() {
+    let world = enabled(
+        &["PodNodeSelector", "PodTolerationRestriction"],
+        json!({"PodNodeSelector": {"podNodeSelectorPluginConfig": {"clusterDefaultNodeSelector": "pool=shared", "dev": "pool=gold,zone=a"}}}),
+    );
+    let annotations = json!({
+        "scheduler.alpha.kubernetes.io/node-selector": "pool=gold",
+        "scheduler.alpha.kubernetes.io/defaultTolerations": "[{\"key\": \"gold\", \"operator\": \"Exists\"}]",
+    });
+    world.map.put("", "namespaces", json!({"metadata": {"name": "dev", "annotations": annotations}}));
+    let (made, ..) = world.create(POD, pod()).await.expect("admitted");
+    assert_eq!(made["spec"]["nodeSelector"], json!({"pool": "gold"}));
+    assert!(list(&made["spec"], "tolerations").any(|t| t["key"] == "gold"));
+    let mut elsewhere = pod();
+    elsewhere["spec"]["nodeSelector"] = json!({"pool": "silver"});
+    let told = world.create(POD, elsewhere).await.expect_err("conflict").message;
+    assert_eq!(told, "pods \"p\" is forbidden: pod node label selector conflicts with its namespace node label selector");
+    let mut outside = pod();
+    outside["spec"]["nodeSelector"] = json!({"disk": "fast"});
+    let told = world.create(POD, outside).await.expect_err("not allowed").message;
+    assert_eq!(told, "pods \"p\" is forbidden: pod node label selector labels conflict with its namespace whitelist");
+}
+
+#[tokio::test]
+async fn the_configuration_of_pod_security_has_defaults_and_exemptions() {
+    let document = json!({
+        "apiVersion": "pod-security.admission.config.k8s.io/v1", "kind": "PodSecurityConfiguration",
+        "defaults": {"enforce": "baseline", "enforce-version": "v1.34"},
+        "exemptions": {"usernames": ["root"], "runtimeClasses": ["vm"], "namespaces": []},
+    });
+    let world = enabled(&[], json!({ "PodSecurity": document }));
+    let mut host = pod();
+    host["spec"]["hostNetwork"] = json!(true);
+    let told = world.create(POD, host.clone()).await.expect_err("not baseline").message;
+    assert_eq!(told, "pods \"p\" is forbidden: violates PodSecurity \"baseline:v1.34\": host namespaces (hostNetwork=true)");
+    world.map.put("node.k8s.io", "runtimeclasses", json!({"metadata": {"name": "vm"}, "handler": "vm"}));
+    host["spec"]["runtimeClassName"] = json!("vm");
+    let (.., outcome) = world.create(POD, host).await.expect("exempt");
+    assert!(outcome.annotations.contains(&("pod-security.kubernetes.io/exempt".to_owned(), "runtimeClass".to_owned())));
+}
+
+#[tokio::test]
+async fn limited_resources_need_a_quota() {
+    let limited = json!({"limitedResources": [{"resource": "pods", "matchScopes": [{"scopeName": "PriorityClass", "operator": "In", "values": ["high"]}]}]});
+    let world = enabled(&[], json!({ "ResourceQuota": limited }));
+    world.map.put("scheduling.k8s.io", "priorityclasses", json!({"metadata": {"name": "high"}, "value": 1000}));
+    assert!(world.create(POD, pod()).await.is_ok());
+    let mut high = pod();
+    high["spec"]["priorityClassName"] = json!("high");
+    let told = world.create(POD, high.clone()).await.expect_err("no quota").message;
+    assert_eq!(told, "pods \"p\" is forbidden: insufficient quota to match these scopes: [{PriorityClass In [high]}]");
+    let spec = json!({"hard": {"pods": "5"}, "scopeSelector": limited["limitedResources"][0]["matchScopes"]});
+    let spec = json!({"hard": spec["hard"], "scopeSelector": {"matchExpressions": spec["scopeSelector"]}});
+    world.map.put("", "resourcequotas", json!({"metadata": {"name": "q", "namespace": "dev"}, "spec": spec}));
+    assert!(world.create(POD, high).await.is_ok());
+}
+
+#[tokio::test]
+async fn who_creates_makes_the_namespace_when_that_is_wanted() {
+    let world = enabled(&["NamespaceAutoProvision"], json!({}));
+    world.admission.write_through(world.map.clone());
+    world.map.remove("", "namespaces", "", "dev");
+    world.create(POD, pod()).await.expect("admitted");
+    assert!(world.map.get("", "namespaces", "", "dev").is_some());
+}
+
+#[tokio::test]
+async fn owners_are_given_by_those_who_may_delete() {
+    let world = enabled(&["OwnerReferencesPermissionEnforcement"], json!({}));
+    let mut owned = pod();
+    owned["metadata"]["ownerReferences"] = json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "r", "uid": "u"}]);
+    assert!(world.create(POD, owned.clone()).await.is_ok());
+    let mut blocking = owned.clone();
+    blocking["metadata"]["ownerReferences"][0]["blockOwnerDeletion"] = json!(true);
+    let told = world.create(POD, blocking).await.expect_err("not allowed").message;
+    assert!(told.starts_with("pods \"p\" is forbidden: cannot set blockOwnerDeletion if an ownerReference refers to a resource you can't set finalizers on"), "{told}");
+    let (jane, old) = (user("jane", "system:authenticated"), pod());
+    let review = review(&jane, Operation::Update, POD, "p", Some(&old));
+    let told = world.admission.validate(&review, Some(&owned), &mut Outcome::default()).await.expect_err("not allowed").message;
+    assert!(told.starts_with("pods \"p\" is forbidden: cannot set an ownerRef on a resource you can't delete"), "{told}");
 }

@@ -1,5 +1,6 @@
 //! What a server is told at start. Certificates and keys are PEM text; nothing here is read from files.
 
+use crate::admission::AdmissionConfig;
 use crate::audit::AuditConfig;
 use crate::authn::{AuthnConfig, RequestHeaders};
 use crate::tokens::TokenConfig;
@@ -42,6 +43,8 @@ pub struct Config {
     pub authn: AuthnConfig,
     /// What is written down about requests.
     pub audit: Option<AuditConfig>,
+    /// Which admission plugins run, and what they are told.
+    pub admission: AdmissionConfig,
     /// Service-account tokens.
     pub tokens: TokenConfig,
     /// Address ranges of services, one or two.
@@ -75,6 +78,7 @@ impl Config {
             tls: Tls::default(),
             authn: AuthnConfig::default(),
             audit: None,
+            admission: AdmissionConfig::default(),
             tokens,
             service_cidrs: vec!["10.0.0.0/24".to_owned()],
             node_ports: 30000..=32767,

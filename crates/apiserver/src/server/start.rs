@@ -8,7 +8,7 @@ use super::limits::Limits;
 use super::metrics::Metrics;
 use super::tls::{Certificate, TlsError, server_config};
 use crate::ApiServer;
-use crate::admission::Admission;
+use crate::admission::{Admission, AdmissionConfigError};
 use crate::audit::{Audit, AuditError};
 use crate::authn::{Authenticator, AuthnConfigError};
 use crate::authz::Authorizer;
@@ -40,6 +40,8 @@ pub enum StartError {
     Keys(#[from] KeyError),
     #[error("authentication: {0}")]
     Authn(#[from] AuthnConfigError),
+    #[error("admission: {0}")]
+    Admission(#[from] AdmissionConfigError),
     #[error("TLS: {0}")]
     Tls(#[from] TlsError),
     #[error(transparent)]
@@ -102,7 +104,7 @@ impl ApiServer {
         let tokens = Arc::new(ServiceAccountTokens::new(config.tokens.clone())?);
         let authenticator = Authenticator::new(config.authn.clone(), tokens, objects.clone())?;
         let authorizer = Arc::new(Authorizer::new(objects.clone()));
-        let admission = Admission::new(objects.clone(), authorizer.clone());
+        let admission = Admission::new(objects.clone(), authorizer.clone(), &config.admission)?;
         let parse = |text: &String| Cidr::parse(text).ok_or_else(|| StartError::ServiceCidr(text.clone()));
         let ranges = config.service_cidrs.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
         let services = objects.list("", "services", "");
@@ -148,6 +150,7 @@ impl ApiServer {
             _ => None,
         };
         let own = Arc::new(OwnClient(server.clone()));
+        server.admission.write_through(own.clone());
         let facts = BootstrapConfig {
             service_cidrs: config.service_cidrs.clone(),
             service_ip: ranges.first().map_or(config.advertise, |r| r.nth(0)),
@@ -162,6 +165,7 @@ impl ApiServer {
         server.health.bootstrapped.store(true, Ordering::Relaxed);
         tracing::info!(address = ?bound, written, "the API server is ready");
         background.push(tokio::spawn(bootstrap::keep(objects, own, authorizer, facts)));
+        background.push(tokio::spawn(crate::special::services::repair(server)));
         running.background = background;
         Ok(running)
     }

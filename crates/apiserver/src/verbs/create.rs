@@ -71,7 +71,7 @@ impl Request<'_> {
         let act = Act { operation: Operation::Create, name: &name, old: None, options: &options.value, dry_run: options.dry_run };
         self.mutate(act, kind, &mut object).await?;
 
-        let allocated = services::begin(self, &mut object, None, options.dry_run)?;
+        let allocated = services::begin(self, &mut object, None, options.dry_run).await?;
         prepare::create(&self.entry, &mut object, self.now);
         if let Some(prepare) = self.entry.kind.hooks.prepare_create {
             prepare(&mut object, &self.hook_context());
@@ -98,7 +98,7 @@ impl Request<'_> {
         match self.put(&cache, &object, Expect::Absent).await {
             Ok(stored) => {
                 reservation.commit(stored.revision);
-                allocated.commit();
+                allocated.commit().await;
                 Ok(stored)
             }
             Err(Lost::Race(_)) => Err(Status::already_exists(&self.info.group, &self.info.resource, &name)),

@@ -280,7 +280,7 @@ impl Request<'_> {
             Plan::Remove if options.is_dry() => Ok((present::object(&self.entry, stored)?, true)),
             Plan::Remove => {
                 let gone = self.remove(cache, name, stored.revision).await?;
-                services::gone(self, old);
+                services::gone(self, old).await;
                 let mut last = old.clone();
                 present::take_version(&mut last);
                 Ok((shown(&last, gone.revision)?, true))

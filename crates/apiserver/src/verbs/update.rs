@@ -160,7 +160,7 @@ impl Request<'_> {
             None => self.mutate(act, kind, &mut new).await?,
         }
         let allocated =
-            if view == View::Main { services::begin(self, &mut new, Some(&old), options.dry_run)? } else { services::Allocated::nothing() };
+            if view == View::Main { services::begin(self, &mut new, Some(&old), options.dry_run).await? } else { services::Allocated::nothing() };
         self.prepare_hooks(&mut new, &old, view);
         // Admission may have left something to default; owners are found in the object as it will be stored.
         self.default_object(&mut new);
@@ -179,7 +179,7 @@ impl Request<'_> {
         if may_go(&self.entry, &new) {
             return match self.remove(cache, name, stored.revision).await {
                 Ok(gone) => {
-                    services::gone(self, &old);
+                    services::gone(self, &old).await;
                     Ok(Turn::Done(self.unstored(&new, gone.revision)?))
                 }
                 Err(Lost::Race(actual)) => Ok(Turn::Again(actual)),
@@ -192,7 +192,7 @@ impl Request<'_> {
         match self.put(cache, &new, Expect::Revision(stored.revision)).await {
             Ok(object) => {
                 reservation.commit(object.revision);
-                allocated.commit();
+                allocated.commit().await;
                 Ok(Turn::Done(object))
             }
             Err(Lost::Race(actual)) => Ok(Turn::Again(actual)),

@@ -5,6 +5,7 @@
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use ferrokube_apiserver::Config;
+use ferrokube_apiserver::admission::AdmissionConfig;
 use ferrokube_apiserver::audit::{AuditConfig, BatchConfig, LogConfig, Mode, Truncate, WebhookConfig};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -36,6 +37,21 @@ impl From<AuditMode> for Mode {
 pub struct ApiserverFlags {
     #[command(flatten)]
     audit: AuditFlags,
+    #[command(flatten)]
+    admission: AdmissionFlags,
+}
+
+#[derive(Args, Clone, Debug)]
+struct AdmissionFlags {
+    /// Admission plugins to run besides those that are on by default
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    enable_admission_plugins: Vec<String>,
+    /// Admission plugins not to run
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    disable_admission_plugins: Vec<String>,
+    /// File with the configuration of admission plugins
+    #[arg(long, value_name = "FILE")]
+    admission_control_config_file: Option<PathBuf>,
 }
 
 #[derive(Args, Clone, Debug)]
@@ -121,7 +137,19 @@ impl ApiserverFlags {
     /// Puts what was said into the configuration.
     pub fn apply(&self, config: &mut Config) -> Result<()> {
         config.audit = self.audit.config()?;
+        config.admission = self.admission.config()?;
         Ok(())
+    }
+}
+
+impl AdmissionFlags {
+    fn config(&self) -> Result<AdmissionConfig> {
+        let (enable, disable) = (self.enable_admission_plugins.clone(), self.disable_admission_plugins.clone());
+        let config = AdmissionConfig { enable, disable, ..AdmissionConfig::default() };
+        match &self.admission_control_config_file {
+            Some(file) => Ok(config.read(file)?),
+            None => Ok(config),
+        }
     }
 }
 

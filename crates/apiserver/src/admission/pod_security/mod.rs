@@ -5,6 +5,9 @@
 
 mod checks;
 mod policy;
+mod settings;
+
+pub(super) use settings::PodSecuritySettings;
 
 use policy::{Level, Policies, Policy};
 
@@ -26,7 +29,9 @@ pub(super) fn validate(c: &Context<'_>, object: Option<&Value>, outcome: &mut Ou
         ("", "namespaces", "") => namespace(c, object, outcome),
         ("", "pods", subresource) if !IGNORED.contains(&subresource) => pod(c, object, outcome),
         (group, resource, "") => {
-            if let Some((meta, spec)) = template(group, resource, object) {
+            if let Some((meta, spec)) = template(group, resource, object)
+                && !exempt(c, &spec["runtimeClassName"], outcome)
+            {
                 report(c, meta, spec, None, outcome);
             }
             Ok(())
@@ -49,10 +54,28 @@ fn template<'a>(group: &str, resource: &str, object: &'a Value) -> Option<(&'a V
 }
 
 fn policies(c: &Context<'_>) -> Policies {
-    c.objects.get("", "namespaces", "", c.namespace).map(|n| Policies::of(|key| n.label(key))).unwrap_or_default()
+    let defaults = &c.settings.pod_security.defaults;
+    match c.objects.get("", "namespaces", "", c.namespace) {
+        Some(namespace) => Policies::of(defaults, |key| n_label(&namespace, key)),
+        None => *defaults,
+    }
+}
+
+fn n_label(namespace: &Object, key: &str) -> Option<String> {
+    namespace.label(key).map(str::to_owned)
+}
+
+/// Whether the configuration exempts the request, with the note that it was.
+fn exempt(c: &Context<'_>, runtime_class: &Value, outcome: &mut Outcome) -> bool {
+    let why = c.settings.pod_security.exempts(c.namespace, &c.user.name, runtime_class.as_str());
+    outcome.annotations.extend(why.map(|what| (format!("{PREFIX}exempt"), what.to_owned())));
+    why.is_some()
 }
 
 fn pod(c: &Context<'_>, pod: &Value, outcome: &mut Outcome) -> Result<(), Status> {
+    if exempt(c, &pod["spec"]["runtimeClassName"], outcome) {
+        return Ok(());
+    }
     let policies = policies(c);
     let nothing_asked = [policies.enforce, policies.audit, policies.warn].iter().all(|p| p.level == Level::Privileged);
     let unchanged = || c.operation == Operation::Update && c.review.old.is_some_and(|old| same_for_policy(pod, old));
@@ -129,14 +152,15 @@ fn namespace(c: &Context<'_>, namespace: &Value, outcome: &mut Outcome) -> Resul
     let label = |o: &Value, key: &str| o["metadata"]["labels"][key].as_str().map(str::to_owned);
     let errors = policy::check_labels(|key| label(namespace, key));
     let name = namespace["metadata"]["name"].as_str().unwrap_or_default();
-    let old = c.review.old.map(|old| Policies::of_owned(|key| label(old, key)).enforce);
-    let new = Policies::of_owned(|key| label(namespace, key)).enforce;
+    let settings = &c.settings.pod_security;
+    let old = c.review.old.map(|old| Policies::of(&settings.defaults, |key| label(old, key)).enforce);
+    let new = Policies::of(&settings.defaults, |key| label(namespace, key)).enforce;
     let unchanged_errors = c.review.old.is_some_and(|old| policy::LABELS.iter().all(|l| label(old, l) == label(namespace, l)));
     if !errors.is_empty() && !unchanged_errors {
         return Err(Status::invalid("", "Namespace", name, errors.into_causes()));
     }
     match old {
-        Some(old) if new.stricter_than(old) => {
+        Some(old) if new.stricter_than(old) && settings.exempts(name, "", None).is_none() => {
             outcome.warnings.extend(existing(c, name, new));
             Ok(())
         }
@@ -150,6 +174,10 @@ fn existing(c: &Context<'_>, namespace: &str, policy: Policy) -> Vec<String> {
     let mut by_violation: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for pod in pods.iter().take(MAX_PODS) {
         let Ok(value) = pod.decode::<Value>() else { continue };
+        let class = value["spec"]["runtimeClassName"].as_str();
+        if c.settings.pod_security.exempts("", "", class).is_some() {
+            continue;
+        }
         let violations = checks::violations(&value["metadata"], &value["spec"], policy);
         if !violations.is_empty() {
             let reasons = violations.iter().map(|v| v.reason.clone()).collect::<Vec<_>>().join(", ");

@@ -71,7 +71,7 @@ impl Default for Policies {
     }
 }
 
-fn level(text: &str) -> Option<Level> {
+pub(super) fn level(text: &str) -> Option<Level> {
     match text {
         "privileged" => Some(Level::Privileged),
         "baseline" => Some(Level::Baseline),
@@ -80,7 +80,7 @@ fn level(text: &str) -> Option<Level> {
     }
 }
 
-fn version(text: &str) -> Option<u32> {
+pub(super) fn version(text: &str) -> Option<u32> {
     if text == "latest" {
         return Some(LATEST);
     }
@@ -90,27 +90,28 @@ fn version(text: &str) -> Option<u32> {
 }
 
 impl Policies {
-    /// From labels. A level that is none counts as restricted where it is enforced and as privileged elsewhere.
-    pub(super) fn of<'a>(label: impl Fn(&str) -> Option<&'a str>) -> Self {
-        Self::of_owned(|key| label(key).map(str::to_owned))
-    }
-
-    pub(super) fn of_owned(label: impl Fn(&str) -> Option<String>) -> Self {
-        let policy = |mode: &str, broken: Level| {
+    /// From labels, and the defaults of the configuration where there are none. A level that is none counts as restricted where
+    /// it is enforced and as privileged elsewhere.
+    pub(super) fn of(defaults: &Policies, label: impl Fn(&str) -> Option<String>) -> Self {
+        let policy = |mode: &str, default: Policy, broken: Level| {
             let text = label(&format!("{PREFIX}{mode}"));
-            let level = text.map_or(Level::Privileged, |t| level(&t).unwrap_or(broken));
-            let version = label(&format!("{PREFIX}{mode}-version")).and_then(|t| version(&t)).unwrap_or(LATEST);
-            Policy { level, version }
+            let level = text.map_or(default.level, |t| level(&t).unwrap_or(broken));
+            let version = label(&format!("{PREFIX}{mode}-version"));
+            Policy { level, version: version.map_or(default.version, |t| version_or_latest(&t)) }
         };
-        let enforce = policy("enforce", Level::Restricted);
-        let audit = policy("audit", Level::Privileged);
-        let mut warn = policy("warn", Level::Privileged);
+        let enforce = policy("enforce", defaults.enforce, Level::Restricted);
+        let audit = policy("audit", defaults.audit, Level::Privileged);
+        let mut warn = policy("warn", defaults.warn, Level::Privileged);
         // What is enforced on pods is warned about on the workloads that make them.
         if warn.level == Level::Privileged && label(&format!("{PREFIX}warn")).is_none() {
             warn = enforce;
         }
         Policies { enforce, audit, warn }
     }
+}
+
+fn version_or_latest(text: &str) -> u32 {
+    version(text).unwrap_or(LATEST)
 }
 
 /// Labels that are neither level nor version.

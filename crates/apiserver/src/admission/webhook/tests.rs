@@ -1,6 +1,6 @@
 //! Webhooks over real TLS on loopback.
 
-use super::super::{Admission, Review};
+use super::super::{Admission, AdmissionConfig, Review};
 use super::*;
 use crate::attributes::UserInfo;
 use crate::authz::Authorizer;
@@ -56,7 +56,7 @@ fn configuration(map: &Map, resource: &str, client: Value, extra: Value) {
 
 async fn create(map: &Arc<Map>, labels: Value) -> Result<(Value, Outcome), Status> {
     map.put("", "namespaces", json!({ "metadata": { "name": "dev", "labels": { "env": "dev" } } }));
-    let admission = Admission::new(map.clone(), Arc::new(Authorizer::new(map.clone())));
+    let admission = Admission::new(map.clone(), Arc::new(Authorizer::new(map.clone())), &AdmissionConfig::default()).expect("defaults");
     let user = UserInfo { name: "jane".into(), ..UserInfo::default() };
     let review = Review {
         user: &user,

@@ -1,26 +1,26 @@
-//! What a pod uses, as scheduler and quota count it. Source: `component-helpers/resource`.
+//! Amounts by resource name, and what a pod needs of them while it runs. Source: `component-helpers/resource`.
 
 use super::list;
-use ferrokube_api::quantity::Quantity;
+use crate::quantity::Quantity;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
 /// Amounts by resource name.
-pub(super) type Amounts = BTreeMap<String, Quantity>;
+pub type Amounts = BTreeMap<String, Quantity>;
 
 /// Reads a resource list; amounts that are none count as zero.
-pub(super) fn amounts(map: &Value) -> Amounts {
+pub fn amounts(map: &Value) -> Amounts {
     map.as_object().into_iter().flatten().map(|(k, v)| (k.clone(), Quantity::from_json(v).unwrap_or_default())).collect()
 }
 
 /// Adds amounts to others.
-pub(super) fn add(total: &mut Amounts, other: &Amounts) {
+pub fn add(total: &mut Amounts, other: &Amounts) {
     for (name, amount) in other {
         *total.entry(name.clone()).or_default() += *amount;
     }
 }
 
-fn max(total: &mut Amounts, other: &Amounts) {
+fn raise(total: &mut Amounts, other: &Amounts) {
     for (name, amount) in other {
         let own = total.entry(name.clone()).or_default();
         *own = (*own).max(*amount);
@@ -32,10 +32,8 @@ fn max(total: &mut Amounts, other: &Amounts) {
 fn pod_amounts(pod: &Value, field: &str) -> Amounts {
     let spec = &pod["spec"];
     let of = |c: &Value| amounts(&c["resources"][field]);
-    let mut running = Amounts::new();
+    let (mut running, mut sidecars, mut start) = (Amounts::new(), Amounts::new(), Amounts::new());
     list(spec, "containers").for_each(|c| add(&mut running, &of(c)));
-    let mut sidecars = Amounts::new();
-    let mut start = Amounts::new();
     for container in list(spec, "initContainers") {
         let mut now = of(container);
         if container["restartPolicy"] == "Always" {
@@ -45,32 +43,27 @@ fn pod_amounts(pod: &Value, field: &str) -> Amounts {
         } else {
             add(&mut now, &sidecars);
         }
-        max(&mut start, &now);
+        raise(&mut start, &now);
     }
-    max(&mut running, &start);
-    for (name, amount) in amounts(&spec["resources"][field]) {
-        running.insert(name, amount);
-    }
-    let overhead = amounts(&spec["overhead"]);
-    if field == "requests" {
-        add(&mut running, &overhead);
-    } else {
-        // Overhead raises the limits that exist; it makes none.
-        for (name, amount) in overhead {
-            if let Some(own) = running.get_mut(&name).filter(|own| !own.is_zero()) {
-                *own += amount;
-            }
+    raise(&mut running, &start);
+    running.extend(amounts(&spec["resources"][field]));
+    for (name, amount) in amounts(&spec["overhead"]) {
+        if field == "requests" {
+            *running.entry(name).or_default() += amount;
+        } else if let Some(own) = running.get_mut(&name).filter(|own| !own.is_zero()) {
+            // Overhead raises the limits that exist; it makes none.
+            *own += amount;
         }
     }
     running
 }
 
 /// What a pod requests.
-pub(super) fn pod_requests(pod: &Value) -> Amounts {
+pub fn pod_requests(pod: &Value) -> Amounts {
     pod_amounts(pod, "requests")
 }
 
 /// What a pod is limited to.
-pub(super) fn pod_limits(pod: &Value) -> Amounts {
+pub fn pod_limits(pod: &Value) -> Amounts {
     pod_amounts(pod, "limits")
 }

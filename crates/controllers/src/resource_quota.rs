@@ -2,11 +2,10 @@
 //!
 //! Reads quotas and what they count; writes the status of quotas. Source: `pkg/controller/resourcequota`.
 
-mod usage;
-
 use crate::Context;
 use crate::discovery;
 use ferrokube_client::controller::{self, Next};
+use ferrokube_api::quota::{self, Amounts};
 use ferrokube_client::queue::Queue;
 use ferrokube_client::{Cache, Error, Named, ObjectKey, Optional, Selection};
 use jiff::Timestamp;
@@ -16,7 +15,6 @@ use parking_lot::Mutex;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
-use usage::Amounts;
 
 /// `--resource-quota-sync-period`.
 const RESYNC: Duration = Duration::from_secs(300);
@@ -51,13 +49,13 @@ impl Quotas {
         let hard = spec.hard.clone().unwrap_or_default();
         let now = Timestamp::now();
         let mut used = Amounts::new();
-        let kinds: BTreeSet<(String, String)> = hard.keys().map(|name| usage::counted_by(name)).collect();
+        let kinds: BTreeSet<(String, String)> = hard.keys().map(|name| quota::counted_by(name)).collect();
         for (group, resource) in kinds {
             let Some(cache) = self.cache(&group, &resource).await? else { continue };
             for object in cache.objects_in(&key.namespace) {
                 let Ok(value) = object.decode::<Value>() else { continue };
-                if usage::covers(&scopes, &group, &resource, &value) {
-                    usage::add(&mut used, &usage::usage(&group, &resource, &value, now));
+                if quota::covers(&scopes, &group, &resource, &value) {
+                    quota::add(&mut used, &quota::usage(&group, &resource, &value, now));
                 }
             }
         }

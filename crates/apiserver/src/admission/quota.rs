@@ -5,14 +5,13 @@
 //! pod. The ledger is this process's own: several API servers over one store may together overshoot by what they have
 //! in flight at the same instant. Source: `plugin/resourcequota`, `quota/v1/evaluator`.
 
-mod evaluate;
-mod scope;
-
-use super::usage::Amounts;
+use super::config::LimitedResource;
 use super::{Context, Operation};
 use crate::objects::Objects;
 use ferrokube_api::Status;
 use ferrokube_api::quantity::Quantity;
+use ferrokube_api::quota::{self, Amounts};
+use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde_json::Value;
 use std::collections::HashMap;
@@ -96,35 +95,43 @@ fn quotas(c: &Context<'_>) -> Vec<Quota> {
     let objects = c.objects.list("", "resourcequotas", c.namespace).into_iter();
     let read = |o: Arc<ferrokube_api::Object>| {
         let spec = o.decode::<Value>().ok()?["spec"].take();
-        Some(Quota { name: o.key.name.to_string(), hard: super::usage::amounts(&spec["hard"]), spec })
+        Some(Quota { name: o.key.name.to_string(), hard: quota::amounts(&spec["hard"]), spec })
     };
     objects.filter_map(read).collect()
 }
 
 /// Checks the request against every quota of its namespace, and reserves what it is about to use.
-pub(super) fn reserve(ledger: &Ledger, c: &Context<'_>, object: Option<&Value>) -> Result<Reservation, Status> {
+pub(super) fn reserve(
+    ledger: &Ledger,
+    c: &Context<'_>,
+    object: Option<&Value>,
+    limited: &[LimitedResource],
+) -> Result<Reservation, Status> {
     let relevant = match c.operation {
         Operation::Create => c.subresource.is_empty(),
-        Operation::Update => evaluate::usage_may_change(c.group, c.resource, c.subresource),
+        Operation::Update => quota::update_may_use_more(c.group, c.resource, c.subresource),
         _ => false,
     };
     let Some(object) = object.filter(|_| relevant && !c.namespace.is_empty()) else { return Ok(Reservation::default()) };
     let quotas = quotas(c);
-    if quotas.is_empty() {
+    let limited: Vec<&LimitedResource> = limited.iter().filter(|l| l.is_about(c.group, c.resource)).collect();
+    if quotas.is_empty() && limited.is_empty() {
         return Ok(Reservation::default());
     }
-    let mut delta = evaluate::usage(c.group, c.resource, object);
+    let now = Timestamp::now();
+    let mut delta = quota::usage(c.group, c.resource, object, now);
     if let Some(old) = c.review.old {
-        for (name, amount) in evaluate::usage(c.group, c.resource, old) {
+        for (name, amount) in quota::usage(c.group, c.resource, old, now) {
             *delta.entry(name).or_default() -= amount;
         }
     }
     delta.retain(|_, amount| *amount > Quantity::ZERO);
+    covered(c, object, &quotas, &limited, &delta)?;
     let shared = ledger.of(c.namespace);
     let mut state = shared.lock();
     state.prune(c.objects);
     let mut charged = false;
-    for quota in quotas.iter().filter(|q| scope::matches(&q.spec, c.group, c.resource, object)) {
+    for quota in quotas.iter().filter(|q| quota::covers(&q.spec, c.group, c.resource, object)) {
         charged |= check(&mut state, c, object, quota, &delta)?;
     }
     if !charged || c.dry_run {
@@ -145,6 +152,29 @@ pub(super) fn reserve(ledger: &Ledger, c: &Context<'_>, object: Option<&Value>) 
     Ok(Reservation { held: Some((shared, id)) })
 }
 
+/// What the configuration limits may be used only as far as some quota says so (`limitedResources`).
+fn covered(c: &Context<'_>, object: &Value, quotas: &[Quota], limited: &[&LimitedResource], delta: &Amounts) -> Result<(), Status> {
+    let covering: Vec<&Quota> = quotas.iter().filter(|q| quota::covers(&q.spec, c.group, c.resource, object)).collect();
+    let mut without: Vec<&String> = Vec::new();
+    for name in delta.keys().filter(|name| limited.iter().any(|l| l.contains.iter().any(|part| name.contains(part.as_str())))) {
+        if !covering.iter().any(|q| q.hard.contains_key(name)) {
+            without.push(name);
+        }
+    }
+    if !without.is_empty() {
+        let names = without.iter().map(|n| n.as_str()).collect::<Vec<_>>().join(" ");
+        return Err(c.forbidden(Some(object), format!("insufficient quota to consume: {names}")));
+    }
+    let scopes = limited.iter().flat_map(|l| &l.scopes).filter(|s| s.holds(c.group, c.resource, object));
+    let open: Vec<&quota::Scope> =
+        scopes.filter(|s| !covering.iter().any(|q| quota::Scope::of(&q.spec).any(|own| own.name == s.name))).collect();
+    if open.is_empty() {
+        return Ok(());
+    }
+    let shown: Vec<String> = open.iter().map(|s| format!("{{{} {} [{}]}}", s.name, s.operator, s.values.join(" "))).collect();
+    Err(c.forbidden(Some(object), format!("insufficient quota to match these scopes: [{}]", shown.join(" "))))
+}
+
 fn revision(object: &Value) -> u64 {
     object["metadata"]["resourceVersion"].as_str().and_then(|r| r.parse().ok()).unwrap_or(0)
 }
@@ -157,7 +187,7 @@ fn shown(amounts: &Amounts, only: &[&String]) -> String {
 /// Whether the quota charges for the request; 403 when it does not allow it.
 fn check(state: &mut State, c: &Context<'_>, object: &Value, quota: &Quota, delta: &Amounts) -> Result<bool, Status> {
     if c.operation == Operation::Create
-        && let Some(missing) = evaluate::unspecified(c.group, c.resource, object, &quota.hard)
+        && let Some(missing) = quota::unspecified(c.group, c.resource, object, &quota.hard)
     {
         return Err(c.forbidden(Some(object), format!("failed quota: {}: must specify {missing}", quota.name)));
     }
@@ -201,7 +231,7 @@ impl State {
 
     /// What the namespace uses of the resources in question, by the objects of the request's kind that the quota covers.
     fn used(&mut self, c: &Context<'_>, quota: &Quota, wanted: &Amounts) -> Amounts {
-        let mut total = Amounts::new();
+        let (mut total, time) = (Amounts::new(), Timestamp::now());
         let mut count = |amounts: Amounts| {
             for (name, amount) in amounts.into_iter().filter(|(name, _)| wanted.contains_key(name)) {
                 *total.entry(name).or_default() += amount;
@@ -214,16 +244,16 @@ impl State {
         let mut now = Decoded::with_capacity(cached.len());
         for object in &cached {
             let known = before.remove(&object.uid).filter(|(revision, _)| *revision == object.revision).map(|(_, v)| v);
-            let fresh = || object.decode().ok().map(|value| Arc::new(evaluate::relevant(c.group, c.resource, value)));
+            let fresh = || object.decode().ok().map(|value| Arc::new(quota::relevant(c.group, c.resource, value)));
             let Some(value) = known.or_else(fresh) else { continue };
             now.insert(object.uid.clone(), (object.revision, value.clone()));
-            if scope::matches(&quota.spec, c.group, c.resource, &value) {
-                count(evaluate::usage(c.group, c.resource, &value));
+            if quota::covers(&quota.spec, c.group, c.resource, &value) {
+                count(quota::usage(c.group, c.resource, &value, time));
             }
         }
         for pending in self.pending.iter().filter(|p| p.kind == kind) {
             let counted = seen.get(pending.name.as_str()).is_some_and(|revision| *revision > pending.replaces);
-            if !counted && scope::matches(&quota.spec, c.group, c.resource, &pending.object) {
+            if !counted && quota::covers(&quota.spec, c.group, c.resource, &pending.object) {
                 count(pending.delta.clone());
             }
         }

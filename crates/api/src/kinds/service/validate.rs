@@ -1,0 +1,330 @@
+//! What a service must look like, new and changed (`ValidateService`, `ValidateServiceUpdate`).
+
+use super::{SPEC, external, has_address, is_headless};
+use crate::field::{At, Errors};
+use crate::kinds::json::*;
+use crate::kinds::{check, endpoints};
+use crate::names;
+use serde_json::{Value, json};
+use std::collections::HashSet;
+
+const TYPES: [&str; 4] = ["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"];
+
+/// A new service.
+pub fn create(o: &Value, e: &mut Errors) {
+    let spec = spec(o);
+    let kind = text(spec, "type");
+    let headless = text(spec, "clusterIP") == "None";
+    if list(spec, "ports").is_empty() && !headless && kind != "ExternalName" {
+        e.required(&SPEC.child("ports"), "");
+    }
+    by_type(spec, kind, headless, e);
+    ports(spec, kind, headless, e);
+    check::labels(spec, "selector", &SPEC, e);
+    check::choice(spec, "sessionAffinity", &["ClientIP", "None"], &SPEC, e);
+    affinity(spec, e);
+    check::choice(spec, "type", &TYPES, &SPEC, e);
+    address_fields(spec, e);
+    outside_addresses(spec, e);
+    traffic(spec, kind, e);
+}
+
+fn by_type(spec: &Value, kind: &str, headless: bool, e: &mut Errors) {
+    let first = SPEC.child("clusterIPs");
+    match kind {
+        "LoadBalancer" => {
+            let ports = SPEC.child("ports");
+            for (i, port) in list(spec, "ports").iter().enumerate().filter(|(_, p)| int(p, "port") == Some(10250)) {
+                e.invalid(&ports.index(i), port, "may not expose port 10250 externally since it is used by kubelet");
+            }
+            if headless {
+                e.invalid(&first.index(0), &"None".into(), "may not be set to 'None' for LoadBalancer services");
+            }
+        }
+        "NodePort" if headless => {
+            e.invalid(&first.index(0), &"None".into(), "may not be set to 'None' for NodePort services");
+        }
+        "ExternalName" => {
+            for key in ["clusterIPs", "ipFamilies", "ipFamilyPolicy"].into_iter().filter(|key| !same(spec.get(key), None)) {
+                e.forbidden(&SPEC.child(key), "may not be set for ExternalName services");
+            }
+            let name = text(spec, "externalName");
+            let name = name.strip_suffix('.').unwrap_or(name);
+            match name {
+                "" => e.required(&SPEC.child("externalName"), ""),
+                name => e.invalid_each(&SPEC.child("externalName"), name, names::dns1123_subdomain(name)),
+            }
+        }
+        _ => {}
+    }
+}
+
+fn ports(spec: &Value, kind: &str, _headless: bool, e: &mut Errors) {
+    let path = SPEC.child("ports");
+    let all = list(spec, "ports");
+    let (mut known, mut pairs, mut node_ports) = (HashSet::new(), HashSet::new(), HashSet::new());
+    for (i, port) in all.iter().enumerate() {
+        let at = path.index(i);
+        let (name, number, protocol) = (text(port, "name"), int(port, "port").unwrap_or_default(), text(port, "protocol"));
+        if name.is_empty() {
+            if all.len() > 1 {
+                e.required(&at.child("name"), "");
+            }
+        } else {
+            e.invalid_each(&at.child("name"), name, names::dns1123_label(name));
+            if !known.insert(name) {
+                e.duplicate(&at.child("name"), &name.into());
+            }
+        }
+        e.invalid_each(&at.child("port"), number, names::port_number(number));
+        check::choice(port, "protocol", &["SCTP", "TCP", "UDP"], &at, e);
+        check::port(get(port, "targetPort"), &at.child("targetPort"), e);
+        if let Some(app) = get(port, "appProtocol").and_then(Value::as_str) {
+            e.invalid_each(&at.child("appProtocol"), app, names::qualified_name(app));
+        }
+        if !pairs.insert((protocol, number)) {
+            e.duplicate(&at, &json!({"protocol": protocol, "port": number}));
+        }
+        node_port(port, kind, &at, &mut node_ports, e);
+    }
+}
+
+fn node_port<'a>(port: &'a Value, kind: &str, at: &At, seen: &mut HashSet<(&'a str, i64)>, e: &mut Errors) {
+    let Some(n) = int(port, "nodePort").filter(|n| *n != 0) else { return };
+    let at = at.child("nodePort");
+    if matches!(kind, "ClusterIP" | "ExternalName") {
+        return e.forbidden(&at, &format!("may not be used when `type` is '{kind}'"));
+    }
+    if !seen.insert((text(port, "protocol"), n)) {
+        e.duplicate(&at, &n.into());
+    }
+}
+
+fn affinity(spec: &Value, e: &mut Errors) {
+    let path = SPEC.child("sessionAffinityConfig");
+    match text(spec, "sessionAffinity") {
+        "ClientIP" => {
+            let at = path.child("clientIP");
+            let seconds = int_at(spec, &["sessionAffinityConfig", "clientIP", "timeoutSeconds"]);
+            if !(1..=86400).contains(&seconds) {
+                e.invalid(&at.child("timeoutSeconds"), &seconds.into(), "must be greater than 0 and less than 86400");
+            }
+        }
+        "None" if has(spec, "sessionAffinityConfig") => {
+            e.forbidden(&path, "must not be set when session affinity is None");
+        }
+        _ => {}
+    }
+}
+
+/// `clusterIP`, `clusterIPs`, `ipFamilies` and `ipFamilyPolicy` (`ValidateServiceClusterIPsRelatedFields`).
+pub fn address_fields(spec: &Value, e: &mut Errors) {
+    if text(spec, "type") == "ExternalName" {
+        return;
+    }
+    let path = SPEC.child("clusterIPs");
+    let (first, ips): (&str, Vec<&str>) = (text(spec, "clusterIP"), texts(spec, "clusterIPs").collect());
+    match ips.first() {
+        None if !first.is_empty() => e.required(&path, ""),
+        Some(ip) if !first.is_empty() && *ip != first => e.invalid(&path, &spec["clusterIPs"], "first value must match `clusterIP`"),
+        Some(_) if first.is_empty() => e.invalid(&path, &spec["clusterIPs"], "must be empty when `clusterIP` is not specified"),
+        _ => {}
+    }
+    family_fields(spec, e);
+    let before = e.len();
+    for (i, ip) in ips.iter().enumerate() {
+        match *ip {
+            "None" if i == 0 && ips.len() > 1 => e.invalid(&path, &spec["clusterIPs"], "'None' must be the first and only value"),
+            "None" if i == 0 => {}
+            // Addresses from before they were checked strictly are none of new services.
+            ip => e.invalid_each(&path.index(i), ip, names::ip_address(ip)),
+        }
+    }
+    if ips.len() > 2 {
+        e.invalid(&path, &spec["clusterIPs"], "may only hold up to 2 values");
+    }
+    if e.len() == before {
+        one_address_each(spec, &ips, e);
+    }
+}
+
+fn family_fields(spec: &Value, e: &mut Errors) {
+    const FAMILIES: [&str; 2] = ["IPv4", "IPv6"];
+    let path = SPEC.child("ipFamilies");
+    let families: Vec<&str> = texts(spec, "ipFamilies").collect();
+    for (i, family) in families.iter().enumerate() {
+        if !FAMILIES.contains(family) {
+            e.not_supported(&path.index(i), &(*family).into(), &FAMILIES);
+        }
+        if families[..i].contains(family) {
+            e.duplicate(&path.index(i), &(*family).into());
+        }
+    }
+    check::choice_if_set(spec, "ipFamilyPolicy", &["PreferDualStack", "RequireDualStack", "SingleStack"], &SPEC, e);
+}
+
+/// Two addresses are one of each family, in the order of `ipFamilies`.
+fn one_address_each(spec: &Value, ips: &[&str], e: &mut Errors) {
+    let path = SPEC.child("clusterIPs");
+    let is_v4 = |ip: &str| names::parse_ip(ip).is_some_and(|ip| ip.is_ipv4());
+    if let [a, b] = ips
+        && is_v4(a) == is_v4(b)
+    {
+        return e.invalid(&path, &spec["clusterIPs"], "may specify no more than one IP for each IP family");
+    }
+    if is_headless(spec) {
+        return;
+    }
+    for (i, (ip, family)) in ips.iter().zip(texts(spec, "ipFamilies")).enumerate() {
+        if is_v4(ip) != (family == "IPv4") {
+            e.invalid(&path.index(i), &(*ip).into(), &format!("expected an {family} value as indicated by `ipFamilies[{i}]`"));
+        }
+    }
+}
+
+fn outside_addresses(spec: &Value, e: &mut Errors) {
+    let external = SPEC.child("externalIPs");
+    for (i, ip) in texts(spec, "externalIPs").enumerate() {
+        e.invalid_each(&external.index(i), ip, names::ip_address(ip));
+        endpoints::special_address(ip, &external.index(i), e);
+    }
+    // The capital letter is that of 1.36.
+    let ranges = SPEC.child("LoadBalancerSourceRanges");
+    if !list(spec, "loadBalancerSourceRanges").is_empty() && text(spec, "type") != "LoadBalancer" {
+        e.forbidden(&ranges, "may only be used when `type` is 'LoadBalancer'");
+    }
+    for (i, range) in texts(spec, "loadBalancerSourceRanges").enumerate() {
+        e.invalid_each(&ranges.index(i), range, names::cidr(range.trim()));
+    }
+}
+
+fn traffic(spec: &Value, kind: &str, e: &mut Errors) {
+    let policy = text(spec, "externalTrafficPolicy");
+    let at = SPEC.child("externalTrafficPolicy");
+    if !external(spec) {
+        if !policy.is_empty() {
+            e.invalid(&at, &policy.into(), "may only be set for externally-accessible services");
+        }
+    } else {
+        check::choice(spec, "externalTrafficPolicy", &["Cluster", "Local"], &SPEC, e);
+    }
+    if let Some(n) = int(spec, "healthCheckNodePort").filter(|n| *n != 0)
+        && !(kind == "LoadBalancer" && policy == "Local")
+    {
+        let why = "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'";
+        e.invalid(&SPEC.child("healthCheckNodePort"), &n.into(), why);
+    }
+    check::choice_if_set(spec, "internalTrafficPolicy", &["Cluster", "Local"], &SPEC, e);
+    if kind != "LoadBalancer" {
+        for key in ["allocateLoadBalancerNodePorts", "loadBalancerClass"] {
+            if has(spec, key) {
+                e.forbidden(&SPEC.child(key), "may only be used when `type` is 'LoadBalancer'");
+            }
+        }
+    } else if !has(spec, "allocateLoadBalancerNodePorts") {
+        e.required(&SPEC.child("allocateLoadBalancerNodePorts"), "");
+    }
+    check::form(spec, "loadBalancerClass", names::qualified_name, &SPEC, e);
+    check::choice_if_set(spec, "trafficDistribution", &["PreferClose", "PreferSameNode", "PreferSameZone"], &SPEC, e);
+}
+
+/// A changed service.
+pub fn update(new: &Value, old: &Value, e: &mut Errors) {
+    let (n, o) = (spec(new), spec(old));
+    if has_address(o) && has_address(n) {
+        if !(is_headless(o) && is_headless(n)) {
+            kept(n, o, "clusterIPs", "clusterIP", e);
+        }
+        if is_headless(o) == is_headless(n) && !is_headless(n) {
+            kept(n, o, "ipFamilies", "ipFamily", e);
+        }
+    }
+    let class = |s: &Value| s.get("loadBalancerClass").cloned();
+    let balanced = |s: &Value| text(s, "type") == "LoadBalancer";
+    if balanced(o) && balanced(n) && !same(class(n).as_ref(), class(o).as_ref()) {
+        e.invalid(&SPEC.child("loadBalancerClass"), n.get("loadBalancerClass").unwrap_or(&NONE), "may not change once set");
+    }
+    create(new, e);
+}
+
+/// Addresses and families are added and released at the end of their list only, and released with the word `SingleStack`.
+fn kept(new: &Value, old: &Value, key: &str, what: &str, e: &mut Errors) {
+    const FIXED: &str = "may not change once set";
+    let path = SPEC.child(key);
+    let (now, was): (Vec<&str>, Vec<&str>) = (texts(new, key).collect(), texts(old, key).collect());
+    let shown = new.get(key).unwrap_or(&NONE);
+    if now.len() == was.len() {
+        for (i, _) in now.iter().zip(&was).enumerate().filter(|(_, (now, was))| now != was) {
+            e.invalid(&path.index(i), shown, FIXED);
+        }
+        return;
+    }
+    if let (Some(now), Some(was)) = (now.first(), was.first())
+        && now != was
+    {
+        e.invalid(&path.index(0), shown, FIXED);
+    }
+    if now.len() > was.len() {
+        return;
+    }
+    if now.is_empty() {
+        e.invalid(&path.index(0), shown, &format!("primary {what} can not be unset"));
+    } else if text(new, "ipFamilyPolicy") != "SingleStack" {
+        let why = format!("must be set to 'SingleStack' when releasing the secondary {what}");
+        e.invalid(&SPEC.child("ipFamilyPolicy"), new.get("ipFamilyPolicy").unwrap_or(&NONE), &why);
+    }
+}
+
+/// What a service is told besides (`pkg/api/service.GetWarningsForService`).
+pub fn warnings(o: &Value) -> Vec<String> {
+    let spec = spec(o);
+    let mut out = Vec::new();
+    if is_headless(spec) {
+        if !text(spec, "loadBalancerIP").is_empty() {
+            out.push("spec.loadBalancerIP is ignored for headless services".to_owned());
+        }
+        if !list(spec, "externalIPs").is_empty() {
+            out.push("spec.externalIPs is ignored for headless services".to_owned());
+        }
+        if text(spec, "sessionAffinity") != "None" {
+            out.push("spec.SessionAffinity is ignored for headless services".to_owned());
+        }
+    }
+    let named = text(spec, "type") == "ExternalName";
+    if named && !list(spec, "externalIPs").is_empty() {
+        out.push("spec.externalIPs is ignored when spec.type is \"ExternalName\"".to_owned());
+    }
+    if !named && !text(spec, "externalName").is_empty() {
+        out.push("spec.externalName is ignored when spec.type is not \"ExternalName\"".to_owned());
+    }
+    out
+}
+
+/// A change of the status.
+pub fn status(new: &Value, _: &Value, e: &mut Errors) {
+    let path = At::field("status");
+    let path = path.child("loadBalancer");
+    let path = path.child("ingress");
+    let ingress = list_at(new, &["status", "loadBalancer", "ingress"]);
+    if !ingress.is_empty() && text(spec(new), "type") != "LoadBalancer" {
+        return e.forbidden(&path, "may only be used when `spec.type` is LoadBalancer");
+    }
+    for (i, point) in ingress.iter().enumerate() {
+        let at = path.index(i);
+        check::form(point, "ip", names::ip_address, &at, e);
+        match (text(point, "ip").is_empty(), get(point, "ipMode").is_some()) {
+            (false, false) => e.required(&at.child("ipMode"), "must be specified when `ip` is set"),
+            (true, true) => e.forbidden(&at.child("ipMode"), "may not be specified when `ip` is not set"),
+            _ => check::choice_if_set(point, "ipMode", &["Proxy", "VIP"], &at, e),
+        }
+        balancer_hostname(point, &at, e);
+    }
+}
+
+/// The name of a load balancer is a DNS name and no address.
+pub fn balancer_hostname(point: &Value, at: &At, e: &mut Errors) {
+    check::form(point, "hostname", names::dns1123_subdomain, at, e);
+    if names::parse_ip(text(point, "hostname")).is_some() {
+        e.invalid(&at.child("hostname"), &text(point, "hostname").into(), "must be a DNS name, not an IP address");
+    }
+}
