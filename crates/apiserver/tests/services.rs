@@ -86,8 +86,18 @@ async fn services_go_to_two_families_and_back() {
     let named = cluster.patch(&path, "merge-patch", &json!({"spec": {"type": "ExternalName", "externalName": "a.example"}})).await;
     assert_eq!((named.code, &named.json["spec"]["clusterIPs"], &named.json["spec"]["ipFamilies"]), (200, &Value::Null, &Value::Null));
     assert_eq!(cluster.get(&format!("{ADDRESSES}/{}", two[0])).await.code, 404);
-    let moved = cluster.patch(&format!("{SERVICES}/kubernetes"), "merge-patch", &json!({"spec": {"clusterIP": "10.77.0.99", "clusterIPs": ["10.77.0.99"]}})).await;
-    assert!(moved.message().contains("spec.clusterIPs[0]: Invalid value: [\"10.77.0.99\"]: may not change once set"), "{}", moved.message());
+    let moved = cluster
+        .patch(
+            &format!("{SERVICES}/kubernetes"),
+            "merge-patch",
+            &json!({"spec": {"clusterIP": "10.77.0.99", "clusterIPs": ["10.77.0.99"]}}),
+        )
+        .await;
+    assert!(
+        moved.message().contains("spec.clusterIPs[0]: Invalid value: [\"10.77.0.99\"]: may not change once set"),
+        "{}",
+        moved.message()
+    );
 }
 
 #[tokio::test]

@@ -4,8 +4,8 @@
 
 use crate::Context;
 use crate::discovery;
-use ferrokube_client::controller::{self, Next};
 use ferrokube_api::quota::{self, Amounts};
+use ferrokube_client::controller::{self, Next};
 use ferrokube_client::queue::Queue;
 use ferrokube_client::{Cache, Error, Named, ObjectKey, Optional, Selection};
 use jiff::Timestamp;

@@ -78,7 +78,9 @@ pub fn relevant(group: &str, resource: &str, mut object: Value) -> Value {
             })
         }
         "services" => json!({ "spec": object["spec"].take() }),
-        "persistentvolumeclaims" => json!({ "spec": object["spec"].take(), "status": { "allocatedResources": object["status"]["allocatedResources"] } }),
+        "persistentvolumeclaims" => {
+            json!({ "spec": object["spec"].take(), "status": { "allocatedResources": object["status"]["allocatedResources"] } })
+        }
         _ => json!({}),
     }
 }
@@ -231,7 +233,8 @@ mod tests {
         let used = usage("", "persistentvolumeclaims", &claim, now);
         assert_eq!(shown(&used, "fast.storageclass.storage.k8s.io/requests.storage").as_deref(), Some("2Gi"));
         let request = json!({"exactly": {"deviceClassName": "gpu", "count": 2}});
-        let either = json!({"firstAvailable": [{"deviceClassName": "gpu", "count": 3}, {"deviceClassName": "tpu", "allocationMode": "All"}]});
+        let either =
+            json!({"firstAvailable": [{"deviceClassName": "gpu", "count": 3}, {"deviceClassName": "tpu", "allocationMode": "All"}]});
         let claim = json!({"spec": {"devices": {"requests": [request, either]}}});
         let used = usage("resource.k8s.io", "resourceclaims", &claim, now);
         assert_eq!(shown(&used, "gpu.deviceclass.resource.k8s.io/devices").as_deref(), Some("5"));

@@ -24,7 +24,8 @@ const BESIDE: &[(&str, bool)] = &[
 ];
 /// Plugins whose names are known and that have nothing to run: those of alpha features, and NodeDeclaredFeatureValidator, which
 /// would refuse resizes on nodes whose kubelet declares no features.
-const EMPTY: &[&str] = &["NodeDeclaredFeatureValidator", "PodGroupProtection", "PodGroupWorkloadExists", "JobValidation", "ClusterTrustBundleAttest"];
+const EMPTY: &[&str] =
+    &["NodeDeclaredFeatureValidator", "PodGroupProtection", "PodGroupWorkloadExists", "JobValidation", "ClusterTrustBundleAttest"];
 
 /// What a server is told about admission.
 #[derive(Clone, Debug, Default)]
@@ -250,15 +251,47 @@ mod tests {
     #[test]
     fn every_plugin_of_1_36_is_known() {
         const ALL: &[&str] = &[
-            "AlwaysAdmit", "NamespaceAutoProvision", "NamespaceLifecycle", "NamespaceExists", "LimitPodHardAntiAffinityTopology",
-            "LimitRanger", "ServiceAccount", "NodeRestriction", "TaintNodesByCondition", "AlwaysPullImages", "ImagePolicyWebhook",
-            "PodSecurity", "PodNodeSelector", "Priority", "DefaultTolerationSeconds", "PodTolerationRestriction", "EventRateLimit",
-            "ExtendedResourceToleration", "DefaultStorageClass", "StorageObjectInUseProtection", "PodGroupProtection",
-            "OwnerReferencesPermissionEnforcement", "PersistentVolumeClaimResize", "RuntimeClass", "CertificateApproval",
-            "CertificateSigning", "ClusterTrustBundleAttest", "CertificateSubjectRestriction", "DefaultIngressClass",
-            "DenyServiceExternalIPs", "PodTopologyLabels", "PodGroupWorkloadExists", "NodeDeclaredFeatureValidator", "JobValidation",
-            "PodResizeValidator", "MutatingAdmissionPolicy", "MutatingAdmissionWebhook", "ValidatingAdmissionPolicy",
-            "ValidatingAdmissionWebhook", "ResourceQuota", "AlwaysDeny",
+            "AlwaysAdmit",
+            "NamespaceAutoProvision",
+            "NamespaceLifecycle",
+            "NamespaceExists",
+            "LimitPodHardAntiAffinityTopology",
+            "LimitRanger",
+            "ServiceAccount",
+            "NodeRestriction",
+            "TaintNodesByCondition",
+            "AlwaysPullImages",
+            "ImagePolicyWebhook",
+            "PodSecurity",
+            "PodNodeSelector",
+            "Priority",
+            "DefaultTolerationSeconds",
+            "PodTolerationRestriction",
+            "EventRateLimit",
+            "ExtendedResourceToleration",
+            "DefaultStorageClass",
+            "StorageObjectInUseProtection",
+            "PodGroupProtection",
+            "OwnerReferencesPermissionEnforcement",
+            "PersistentVolumeClaimResize",
+            "RuntimeClass",
+            "CertificateApproval",
+            "CertificateSigning",
+            "ClusterTrustBundleAttest",
+            "CertificateSubjectRestriction",
+            "DefaultIngressClass",
+            "DenyServiceExternalIPs",
+            "PodTopologyLabels",
+            "PodGroupWorkloadExists",
+            "NodeDeclaredFeatureValidator",
+            "JobValidation",
+            "PodResizeValidator",
+            "MutatingAdmissionPolicy",
+            "MutatingAdmissionWebhook",
+            "ValidatingAdmissionPolicy",
+            "ValidatingAdmissionWebhook",
+            "ResourceQuota",
+            "AlwaysDeny",
         ];
         let unknown: Vec<_> = ALL.iter().filter(|n| !AdmissionConfig::is_known(n)).collect();
         assert!(unknown.is_empty(), "{unknown:?}");

@@ -188,11 +188,7 @@ impl Admission {
     ///
     /// # Errors
     /// When the configuration names plugins that do not exist or tells them what they do not understand.
-    pub fn new(
-        objects: Arc<dyn Objects>,
-        authorizer: Arc<Authorizer>,
-        config: &AdmissionConfig,
-    ) -> Result<Self, AdmissionConfigError> {
+    pub fn new(objects: Arc<dyn Objects>, authorizer: Arc<Authorizer>, config: &AdmissionConfig) -> Result<Self, AdmissionConfigError> {
         let chain = PLUGINS.iter().filter(|p| config.runs(p.name, p.on)).collect();
         let settings = config.settings()?;
         Ok(Admission { objects, authorizer, ledger: quota::Ledger::default(), chain, settings, loopback: OnceLock::new() })
@@ -241,7 +237,11 @@ impl Admission {
         if self.settings.validating_webhooks {
             webhook::validate(&context, object, outcome).await?;
         }
-        if self.settings.quota { quota::reserve(&self.ledger, &context, object, &self.settings.limited) } else { Ok(Reservation::default()) }
+        if self.settings.quota {
+            quota::reserve(&self.ledger, &context, object, &self.settings.limited)
+        } else {
+            Ok(Reservation::default())
+        }
     }
 
     fn run_mutating(&self, context: &Context<'_>, object: &mut Value, outcome: &mut Outcome) -> Result<(), Status> {

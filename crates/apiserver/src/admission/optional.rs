@@ -92,7 +92,8 @@ pub(super) fn tolerate_devices(c: &Context<'_>, pod: &mut Value, _: &mut Outcome
     let names: BTreeSet<String> = requests.map(|(name, _)| name.clone()).filter(|name| is_extended(name)).collect();
     for name in names {
         let toleration = json!({"key": name, "operator": "Exists"});
-        let there = list(&pod["spec"], "tolerations").any(|t| t["key"] == name.as_str() && t["operator"] == "Exists" && t["effect"].is_null());
+        let there =
+            list(&pod["spec"], "tolerations").any(|t| t["key"] == name.as_str() && t["operator"] == "Exists" && t["effect"].is_null());
         if !there {
             array_mut(&mut pod["spec"], "tolerations").push(toleration);
         }
@@ -108,8 +109,7 @@ pub(super) fn anti_affinity(c: &Context<'_>, object: Option<&Value>, _: &mut Out
     for term in terms {
         let key = term["topologyKey"].as_str().unwrap_or_default();
         if key != NODE {
-            let why =
-                format!("affinity.PodAntiAffinity.RequiredDuringScheduling has TopologyKey {key} but only key {NODE} is allowed");
+            let why = format!("affinity.PodAntiAffinity.RequiredDuringScheduling has TopologyKey {key} but only key {NODE} is allowed");
             return Err(c.forbidden(object, why));
         }
     }
@@ -156,7 +156,11 @@ pub(super) fn owners(c: &Context<'_>, object: Option<&Value>, _: &mut Outcome) -
     let blocked: Vec<&Value> = old.iter().filter(blocks).collect();
     for reference in new.iter().filter(blocks).filter(|r| !blocked.iter().any(|o| o["uid"] == r["uid"])) {
         let Some(owner) = owner_attributes(c, &base, reference) else {
-            let why = format!("cannot set blockOwnerDeletion in this case because cannot find RESTMapping for APIVersion {} Kind {}", reference["apiVersion"].as_str().unwrap_or_default(), reference["kind"].as_str().unwrap_or_default());
+            let why = format!(
+                "cannot set blockOwnerDeletion in this case because cannot find RESTMapping for APIVersion {} Kind {}",
+                reference["apiVersion"].as_str().unwrap_or_default(),
+                reference["kind"].as_str().unwrap_or_default()
+            );
             return Err(c.forbidden(Some(object), why));
         };
         let decision = c.authorizer.authorize(&owner);

@@ -318,7 +318,11 @@ async fn zone_and_region_travel_with_the_binding() {
 
 fn enabled(plugins: &[&str], configuration: Value) -> World {
     let configuration = configuration.as_object().expect("an object").iter().map(|(k, v)| (k.clone(), v.clone())).collect();
-    world_with(AdmissionConfig { enable: plugins.iter().map(|p| (*p).to_owned()).collect(), plugins: configuration, ..AdmissionConfig::default() })
+    world_with(AdmissionConfig {
+        enable: plugins.iter().map(|p| (*p).to_owned()).collect(),
+        plugins: configuration,
+        ..AdmissionConfig::default()
+    })
 }
 
 #[tokio::test]
@@ -326,14 +330,16 @@ async fn optional_plugins_do_their_work_when_asked() {
     let told = |done: Result<(Value, Reservation, Outcome), Status>| done.err().map(|e| e.message).unwrap_or_default();
     let world = enabled(&["AlwaysPullImages", "ExtendedResourceToleration"], json!({}));
     let mut asks = pod();
-    asks["spec"]["containers"][0]["resources"] = json!({"requests": {"example.com/gpu": "1", "cpu": "1"}, "limits": {"example.com/gpu": "1"}});
+    asks["spec"]["containers"][0]["resources"] =
+        json!({"requests": {"example.com/gpu": "1", "cpu": "1"}, "limits": {"example.com/gpu": "1"}});
     let (made, ..) = world.create(POD, asks).await.expect("admitted");
     assert_eq!(made["spec"]["containers"][0]["imagePullPolicy"], "Always");
     assert!(list(&made["spec"], "tolerations").any(|t| *t == json!({"key": "example.com/gpu", "operator": "Exists"})));
 
     let world = enabled(&["LimitPodHardAntiAffinityTopology", "DenyServiceExternalIPs"], json!({}));
     let mut keeps_off = pod();
-    keeps_off["spec"]["affinity"] = json!({"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [{"topologyKey": "zone"}]}});
+    keeps_off["spec"]["affinity"] =
+        json!({"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [{"topologyKey": "zone"}]}});
     assert_eq!(
         told(world.create(POD, keeps_off).await),
         "pods \"p\" is forbidden: affinity.PodAntiAffinity.RequiredDuringScheduling has TopologyKey zone but only key kubernetes.io/hostname is allowed"
@@ -424,7 +430,12 @@ async fn owners_are_given_by_those_who_may_delete() {
     let mut blocking = owned.clone();
     blocking["metadata"]["ownerReferences"][0]["blockOwnerDeletion"] = json!(true);
     let told = world.create(POD, blocking).await.expect_err("not allowed").message;
-    assert!(told.starts_with("pods \"p\" is forbidden: cannot set blockOwnerDeletion if an ownerReference refers to a resource you can't set finalizers on"), "{told}");
+    assert!(
+        told.starts_with(
+            "pods \"p\" is forbidden: cannot set blockOwnerDeletion if an ownerReference refers to a resource you can't set finalizers on"
+        ),
+        "{told}"
+    );
     let (jane, old) = (user("jane", "system:authenticated"), pod());
     let review = review(&jane, Operation::Update, POD, "p", Some(&old));
     let told = world.admission.validate(&review, Some(&owned), &mut Outcome::default()).await.expect_err("not allowed").message;

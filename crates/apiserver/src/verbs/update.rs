@@ -159,8 +159,11 @@ impl Request<'_> {
             Some(mut scale) => self.mutate(act, kind, &mut scale).await?,
             None => self.mutate(act, kind, &mut new).await?,
         }
-        let allocated =
-            if view == View::Main { services::begin(self, &mut new, Some(&old), options.dry_run).await? } else { services::Allocated::nothing() };
+        let allocated = if view == View::Main {
+            services::begin(self, &mut new, Some(&old), options.dry_run).await?
+        } else {
+            services::Allocated::nothing()
+        };
         self.prepare_hooks(&mut new, &old, view);
         // Admission may have left something to default; owners are found in the object as it will be stored.
         self.default_object(&mut new);

@@ -24,7 +24,9 @@ impl PodSecuritySettings {
             let text = |key: &str| defaults[key].as_str().filter(|t| !t.is_empty());
             let (named, as_of) = (mode.to_owned(), format!("{mode}-version"));
             let level = match text(&named) {
-                Some(t) => level(t).ok_or(format!("defaults.{named}: Invalid value: {t:?}: must be one of privileged, baseline, restricted"))?,
+                Some(t) => {
+                    level(t).ok_or(format!("defaults.{named}: Invalid value: {t:?}: must be one of privileged, baseline, restricted"))?
+                }
                 None => otherwise.level,
             };
             let version = match text(&as_of) {
@@ -34,11 +36,8 @@ impl PodSecuritySettings {
             Ok::<_, String>(Policy { level, version })
         };
         let none = Policies::default();
-        let defaults = Policies {
-            enforce: policy("enforce", none.enforce)?,
-            audit: policy("audit", none.audit)?,
-            warn: policy("warn", none.warn)?,
-        };
+        let defaults =
+            Policies { enforce: policy("enforce", none.enforce)?, audit: policy("audit", none.audit)?, warn: policy("warn", none.warn)? };
         let texts = |key: &str| -> Vec<String> {
             let list = value["exemptions"][key].as_array().into_iter().flatten();
             list.filter_map(Value::as_str).map(str::to_owned).collect()

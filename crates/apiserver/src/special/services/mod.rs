@@ -270,14 +270,7 @@ fn claim_ports(ports: &Ports, new: &mut Value, had: &HashSet<u16>, claimed: &mut
     }
 }
 
-fn claim_port(
-    ports: &Ports,
-    number: u64,
-    had: &HashSet<u16>,
-    claimed: &mut HashSet<u16>,
-    path: &Path,
-    errors: &mut Errors,
-) -> Option<u16> {
+fn claim_port(ports: &Ports, number: u64, had: &HashSet<u16>, claimed: &mut HashSet<u16>, path: &Path, errors: &mut Errors) -> Option<u16> {
     let port = u16::try_from(number).unwrap_or(0);
     if had.contains(&port) || claimed.contains(&port) {
         return Some(port);

@@ -82,9 +82,8 @@ pub async fn run(server: Arc<ApiServer>) {
 
 async fn once(server: &Arc<ApiServer>) {
     let objects: &dyn Objects = &*server.caches;
-    let decoded = |group: &str, resource: &str| -> Vec<Value> {
-        objects.list(group, resource, "").iter().filter_map(|o| o.decode().ok()).collect()
-    };
+    let decoded =
+        |group: &str, resource: &str| -> Vec<Value> { objects.list(group, resource, "").iter().filter_map(|o| o.decode().ok()).collect() };
     let services = decoded("", "services");
     server.services.ports.learn(services.iter().flat_map(ports::of));
     let own = OwnClient(server.clone());
@@ -130,7 +129,8 @@ mod tests {
     #[test]
     fn claims_and_services_are_brought_together() {
         let now: jiff::Timestamp = "2026-06-01T12:00:00Z".parse().expect("a time");
-        let service = |name: &str, ip: &str| json!({"metadata": {"name": name, "namespace": "ns"}, "spec": {"clusterIP": ip, "clusterIPs": [ip]}});
+        let service =
+            |name: &str, ip: &str| json!({"metadata": {"name": name, "namespace": "ns"}, "spec": {"clusterIP": ip, "clusterIPs": [ip]}});
         let claim = |ip: &str, service: &str, born: &str| {
             json!({"metadata": {"name": ip, "creationTimestamp": born},
                 "spec": {"parentRef": {"resource": "services", "namespace": "ns", "name": service}}})
