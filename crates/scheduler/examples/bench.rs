@@ -6,6 +6,7 @@
 use ferrokube_api::Object;
 use ferrokube_scheduler::node::Node;
 use ferrokube_scheduler::plan::{Decision, Planner};
+use ferrokube_scheduler::profile::Profile;
 use ferrokube_scheduler::state::State;
 use serde_json::{Value, json};
 use std::time::Instant;
@@ -34,7 +35,7 @@ fn pod(i: usize, spec: &Value) -> Value {
 }
 
 fn run(name: &str, nodes: usize, pods: usize, spec: &Value) -> anyhow::Result<()> {
-    let (mut state, mut planner) = (State::new(), Planner::new(1));
+    let (mut state, mut planner) = (State::new(), Planner::new(1, [Profile::default()].into()));
     state.set_namespace("default", Some(Default::default()));
     for i in 0..nodes {
         state.set_node(Node::read(&object(&node(i))?)?);
@@ -42,7 +43,7 @@ fn run(name: &str, nodes: usize, pods: usize, spec: &Value) -> anyhow::Result<()
     let objects = (0..pods).map(|i| object(&pod(i, spec))).collect::<anyhow::Result<Vec<_>>>()?;
     let (began, mut placed) = (Instant::now(), 0);
     for object in &objects {
-        let id = state.set_pod(ferrokube_scheduler::pod::read(object)?, true).id;
+        let id = state.set_pod(ferrokube_scheduler::pod::read(object)?, Some(0)).id;
         if let Decision::Place(node) = planner.decide(&state, id) {
             state.assume(id, node);
             placed += 1;

@@ -193,8 +193,8 @@ pub struct Class {
     pub pod_preferred: Vec<(i64, PodTerm)>,
     /// Topology spread constraints.
     pub spread: Vec<Spread>,
-    /// Names of persistent volume claims.
-    pub claims: Vec<Box<str>>,
+    /// Features that the node must declare, sorted.
+    pub features: Vec<&'static str>,
     /// Kind and name of the controlling owner.
     pub owner: Option<(Box<str>, Box<str>)>,
 }
@@ -203,7 +203,7 @@ impl Class {
     /// A hash for finding an equal class; equal classes have equal hashes.
     pub fn fingerprint(&self) -> u64 {
         let mut hasher = std::collections::hash_map::DefaultHasher::new();
-        (&self.namespace, &self.labels, &self.requests, self.priority, &self.node_selector, &self.claims).hash(&mut hasher);
+        (&self.namespace, &self.labels, &self.requests, self.priority, &self.node_selector).hash(&mut hasher);
         for term in self.node_required.iter().flatten() {
             for requirement in term.names.iter().chain(&term.labels) {
                 (&requirement.key, &requirement.values).hash(&mut hasher);

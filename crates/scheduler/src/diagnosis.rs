@@ -51,6 +51,20 @@ impl Diagnosis {
         }
     }
 
+    /// So many nodes said no in the same way; those that removing pods may open are added to `resolvable` apart.
+    pub fn note_many(&mut self, failure: &Failure, nodes: usize) {
+        self.looked_at += nodes;
+        self.plugins |= failure.plugin.bit();
+        for reason in &failure.reasons {
+            *self.reasons.entry(reason.clone()).or_insert(0) += nodes;
+        }
+    }
+
+    /// Whether every node has said no.
+    pub fn is_complete(&self) -> bool {
+        self.looked_at == self.nodes
+    }
+
     /// How many nodes there are.
     pub fn nodes(&self) -> usize {
         self.nodes

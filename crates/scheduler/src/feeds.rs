@@ -22,10 +22,14 @@ pub enum Feed {
     Claims,
     Volumes,
     StorageClasses,
+    CsiNodes,
+    CsiDrivers,
+    Capacities,
+    Attachments,
 }
 
 /// Group, version, resource of each feed.
-pub const FEEDS: [(Feed, &str, &str, &str); 11] = [
+pub const FEEDS: [(Feed, &str, &str, &str); 15] = [
     (Feed::Nodes, "", "v1", "nodes"),
     (Feed::Namespaces, "", "v1", "namespaces"),
     (Feed::Services, "", "v1", "services"),
@@ -36,6 +40,10 @@ pub const FEEDS: [(Feed, &str, &str, &str); 11] = [
     (Feed::Claims, "", "v1", "persistentvolumeclaims"),
     (Feed::Volumes, "", "v1", "persistentvolumes"),
     (Feed::StorageClasses, "storage.k8s.io", "v1", "storageclasses"),
+    (Feed::CsiNodes, "storage.k8s.io", "v1", "csinodes"),
+    (Feed::CsiDrivers, "storage.k8s.io", "v1", "csidrivers"),
+    (Feed::Capacities, "storage.k8s.io", "v1", "csistoragecapacities"),
+    (Feed::Attachments, "storage.k8s.io", "v1", "volumeattachments"),
     (Feed::Pods, "", "v1", "pods"),
 ];
 
@@ -101,9 +109,13 @@ pub fn apply(state: &mut State, feed: Feed, key: &ObjectKey, object: Option<&Obj
         Feed::ReplicaSets => state.owners.set_workload("ReplicaSet", key, object).map(|()| 0),
         Feed::StatefulSets => state.owners.set_workload("StatefulSet", key, object).map(|()| 0),
         Feed::Budgets => state.owners.set_budget(key, object).map(|()| 0),
-        Feed::Claims => state.storage.set_claim(key, object).map(|()| event::STORAGE),
-        Feed::Volumes => state.storage.set_volume(&key.name, object).map(|()| event::STORAGE),
-        Feed::StorageClasses => state.storage.set_class(&key.name, object).map(|()| event::STORAGE),
+        Feed::Claims => state.storage.set_claim(key, object).map(|()| event::CLAIM),
+        Feed::Volumes => state.storage.set_volume(&key.name, object).map(|()| event::VOLUME),
+        Feed::StorageClasses => state.storage.set_class(&key.name, object).map(|()| event::STORAGE_CLASS),
+        Feed::CsiNodes => state.storage.set_csi_node(&key.name, object).map(|()| event::CSI_NODE),
+        Feed::CsiDrivers => state.storage.set_driver(&key.name, object).map(|()| event::CSI_DRIVER),
+        Feed::Capacities => state.storage.set_capacity(key, object).map(|()| event::CAPACITY),
+        Feed::Attachments => state.storage.set_attachment(&key.name, object).map(|()| if object.is_none() { event::DETACHED } else { 0 }),
     };
     read.unwrap_or_else(|error| {
         tracing::warn!(?feed, %key, "object cannot be read: {error}");
@@ -122,6 +134,7 @@ fn node(state: &mut State, key: &ObjectKey, object: Option<&Object>) -> Result<u
         (change.labels, event::NODE_LABEL),
         (change.taints, event::NODE_TAINT),
         (change.allocatable, event::NODE_ALLOCATABLE),
+        (change.features, event::NODE_FEATURE),
     ];
     Ok(bits.into_iter().filter(|(yes, _)| *yes).map(|(_, bit)| bit).sum())
 }

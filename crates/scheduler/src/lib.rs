@@ -5,37 +5,42 @@
 //! waits for a write before it decides again.
 
 pub mod class;
+pub mod config;
 pub mod diagnosis;
 pub mod engine;
 pub mod feeds;
+pub mod hints;
+pub mod journal;
+pub mod metrics;
 pub mod node;
 pub mod owners;
 pub mod plan;
 pub mod plugins;
 pub mod pod;
 pub mod preempt;
+pub mod profile;
 pub mod queue;
+pub mod ranking;
 pub mod resources;
 pub mod state;
 pub mod storage;
 pub mod topology;
 pub mod writes;
 
+use config::Configuration;
 use ferrokube_client::Client;
+use metrics::Metrics;
+use std::sync::Arc;
 
 /// Settings of the scheduler.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Config {
-    /// `spec.schedulerName` of the pods that are ours.
-    pub scheduler_name: String,
+    /// Profiles, back-off and the rest of a KubeSchedulerConfiguration.
+    pub configuration: Configuration,
     /// Makes ties fall the same way every time.
     pub seed: Option<u64>,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Config { scheduler_name: "default-scheduler".to_owned(), seed: None }
-    }
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
 }
 
 /// Schedules pods until dropped.

@@ -69,6 +69,8 @@ pub struct Node {
     pub max_pods: i64,
     /// Images on it with their size in bytes, sorted by name.
     pub images: Vec<(Box<str>, i64)>,
+    /// `status.declaredFeatures`, sorted.
+    pub features: Vec<Box<str>>,
     /// What is taken.
     pub load: Load,
     /// Pods on it, assumed ones included.
@@ -102,11 +104,14 @@ struct TaintView<'a> {
 }
 
 #[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase")]
 struct Status<'a> {
     #[serde(borrow, default)]
     allocatable: Option<BTreeMap<Cow<'a, str>, Cow<'a, str>>>,
     #[serde(borrow, default)]
     images: Option<Vec<ImageView<'a>>>,
+    #[serde(borrow, default)]
+    declared_features: Option<Vec<Cow<'a, str>>>,
 }
 
 #[derive(Deserialize)]
@@ -145,6 +150,8 @@ impl Node {
             node.images.extend(names.map(|name| (Box::from(&*name), image.size)));
         }
         node.images.sort();
+        node.features = view.status.declared_features.into_iter().flatten().map(Box::from).collect();
+        node.features.sort_unstable();
         Ok(node)
     }
 

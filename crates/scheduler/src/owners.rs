@@ -25,6 +25,8 @@ pub struct Owners {
     /// By kind and key.
     workloads: HashMap<(Box<str>, ObjectKey), Selector>,
     budgets: HashMap<Box<str>, BTreeMap<Box<str>, Budget>>,
+    changes: u64,
+    budget_changes: u64,
 }
 
 #[derive(Deserialize)]
@@ -69,6 +71,16 @@ impl Owners {
         (!merged.is_everything()).then_some(merged)
     }
 
+    /// How often a service or a workload came, changed or went.
+    pub fn changes(&self) -> u64 {
+        self.changes
+    }
+
+    /// How often a disruption budget came, changed or went.
+    pub fn budget_changes(&self) -> u64 {
+        self.budget_changes
+    }
+
     /// Budgets of a namespace, in name order.
     pub fn budgets(&self, namespace: &str) -> impl Iterator<Item = &Budget> {
         self.budgets.get(namespace).into_iter().flat_map(BTreeMap::values)
@@ -77,13 +89,15 @@ impl Owners {
     /// A service is as it is now, or gone.
     pub fn set_service(&mut self, key: &ObjectKey, object: Option<&Object>) -> Result<(), serde_json::Error> {
         let of_namespace = self.services.entry(key.namespace.clone()).or_default();
-        match object {
-            None => drop(of_namespace.remove(&key.name)),
-            Some(object) => {
-                let view: View = object.view()?;
-                of_namespace.insert(key.name.clone(), Selector::from_map(view.spec.selector.as_ref()));
-            }
-        }
+        let selector = match object {
+            None => None,
+            Some(object) => Some(Selector::from_map(object.view::<View>()?.spec.selector.as_ref())),
+        };
+        let old = match selector.clone() {
+            None => of_namespace.remove(&key.name),
+            Some(selector) => of_namespace.insert(key.name.clone(), selector),
+        };
+        self.changes += u64::from(old != selector);
         Ok(())
     }
 
@@ -91,7 +105,7 @@ impl Owners {
     pub fn set_workload(&mut self, kind: &str, key: &ObjectKey, object: Option<&Object>) -> Result<(), serde_json::Error> {
         let at = (Box::from(kind), key.clone());
         let Some(object) = object else {
-            self.workloads.remove(&at);
+            self.changes += u64::from(self.workloads.remove(&at).is_some());
             return Ok(());
         };
         let view: View = object.view()?;
@@ -99,12 +113,15 @@ impl Owners {
             "ReplicationController" => Ok(Selector::from_map(view.spec.selector.as_ref())),
             _ => Selector::from_label_selector(view.spec.selector.as_ref()),
         };
-        self.workloads.insert(at, selector.unwrap_or_else(|_| Selector::nothing()));
+        let selector = selector.unwrap_or_else(|_| Selector::nothing());
+        let old = self.workloads.insert(at, selector.clone());
+        self.changes += u64::from(old != Some(selector));
         Ok(())
     }
 
     /// A disruption budget is as it is now, or gone.
     pub fn set_budget(&mut self, key: &ObjectKey, object: Option<&Object>) -> Result<(), serde_json::Error> {
+        self.budget_changes += 1;
         let of_namespace = self.budgets.entry(key.namespace.clone()).or_default();
         let Some(object) = object else {
             of_namespace.remove(&key.name);

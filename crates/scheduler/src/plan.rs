@@ -1,12 +1,27 @@
 //! Where a pod should go: pure over a [`State`] that it cannot change, deterministic given its seed.
+//!
+//! Pods of a template that has several are placed by the [`Ranking`] of their class, which considers every node. Where
+//! there is none (a single pod, few named nodes, volumes that restrict it) nodes are looked at one by one, as many as
+//! `percentageOfNodesToScore` asks for. Both come to the same result over the same nodes.
 
 use crate::class::Class;
 use crate::diagnosis::Diagnosis;
 use crate::node::{NodeId, PodId};
-use crate::plugins::{self, Failure, Pre, Seat, affinity, fit, image, interpod, spread, taints};
+use crate::plugins::{self, Failure, Plugin, Pre, Seat, affinity, interpod, spread, taints, volumes};
+use crate::preempt::{self, Preemption};
+use crate::profile::Profile;
+use crate::ranking::{Ranking, local_score};
 use crate::state::State;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Rankings kept: a ranking has some twenty bytes per node.
+const MOST_RANKINGS: usize = 256;
+const MOST_RANKED_NODES: usize = 1 << 24;
+/// So many of the best nodes may be refused for reasons of the pod's own before every node is looked at.
+const PATIENCE: usize = 32;
 
 /// What was decided about a pod.
 #[derive(Clone, Debug)]
@@ -17,53 +32,168 @@ pub enum Decision {
     Nowhere(Box<Diagnosis>),
 }
 
-/// The state of deciding: where the next search begins, and how ties are broken.
+/// The state of deciding: rankings, where the next search begins, and how ties are broken.
 pub struct Planner {
+    profiles: Arc<[Profile]>,
+    /// A class is ranked once it has so many pods (3).
+    pub ranked_from: u32,
     rng: SmallRng,
+    /// By profile and class.
+    rankings: HashMap<(u16, usize), Ranking>,
+    clock: u64,
     next_start: usize,
     feasible: Vec<NodeId>,
     totals: Vec<i64>,
     column: Vec<i64>,
 }
 
-/// How many feasible nodes are enough (`percentageOfNodesToScore` 0: adaptive).
-pub fn enough(nodes: usize) -> usize {
-    if nodes < 100 {
-        return nodes;
-    }
-    let percent = 50usize.saturating_sub(nodes / 125).max(5);
-    (nodes * percent / 100).max(100)
-}
-
 impl Planner {
     /// A planner; equal seeds make equal decisions.
-    pub fn new(seed: u64) -> Self {
-        Planner { rng: SmallRng::seed_from_u64(seed), next_start: 0, feasible: Vec::new(), totals: Vec::new(), column: Vec::new() }
+    pub fn new(seed: u64, profiles: Arc<[Profile]>) -> Self {
+        Planner {
+            profiles,
+            ranked_from: 3,
+            rng: SmallRng::seed_from_u64(seed),
+            rankings: HashMap::new(),
+            clock: 0,
+            next_start: 0,
+            feasible: Vec::new(),
+            totals: Vec::new(),
+            column: Vec::new(),
+        }
+    }
+
+    /// The profile that a pod is placed by; a pod of another scheduler has none and is not decided about.
+    pub fn profile(&self, state: &State, pod: PodId) -> Option<(u16, &Profile)> {
+        let number = state.pod(pod).profile?;
+        self.profiles.get(usize::from(number)).map(|profile| (number, profile))
     }
 
     /// Decides about one pod.
     pub fn decide(&mut self, state: &State, pod: PodId) -> Decision {
-        let class = state.class_of(pod);
+        let profiles = self.profiles.clone();
         let nodes = state.order().len();
-        if nodes == 0 {
+        let profile = state.pod(pod).profile.and_then(|number| Some((number, profiles.get(usize::from(number))?)));
+        let (Some((number, profile)), 1..) = (profile, nodes) else {
             return Decision::Nowhere(Box::new(Diagnosis::no_nodes()));
-        }
-        let pre = match Pre::of(state, class) {
-            Ok(pre) => pre,
-            Err(failure) => return Decision::Nowhere(Box::new(Diagnosis::before_nodes(nodes, failure))),
         };
-        let mut diagnosis = Diagnosis::new(nodes);
+        if state.pod(pod).nominated.is_none()
+            && let Some(decision) = self.by_ranking(state, number, profile, pod)
+        {
+            return decision;
+        }
+        self.one_by_one(state, profile, pod)
+    }
+
+    /// As [`Planner::decide`], looking at nodes one by one.
+    pub fn one_by_one(&mut self, state: &State, profile: &Profile, pod: PodId) -> Decision {
+        let class = state.class_of(pod);
+        let pre = match Pre::of(state, profile, pod) {
+            Ok(pre) => pre,
+            Err(failure) => return Decision::Nowhere(Box::new(Diagnosis::before_nodes(state.order().len(), failure))),
+        };
+        let mut diagnosis = Diagnosis::new(state.order().len());
         self.search(state, pod, &pre, &mut diagnosis);
         match self.feasible.len() {
             0 => Decision::Nowhere(Box::new(diagnosis)),
             1 => Decision::Place(self.feasible[0]),
             _ => {
-                self.score(state, class);
+                self.score(state, profile, class);
                 Decision::Place(self.best())
             }
         }
     }
 
+    /// Where room can be made for a pod that fits nowhere; or why nowhere, in words.
+    pub fn make_room(&mut self, state: &State, pod: PodId, diagnosis: &Diagnosis) -> Result<Preemption, String> {
+        let profiles = self.profiles.clone();
+        let Some((number, profile)) = state.pod(pod).profile.and_then(|n| Some((n, profiles.get(usize::from(n))?))) else {
+            return Err(String::new());
+        };
+        preempt::eligible(state, pod, diagnosis)?;
+        let own = state.pod(pod);
+        if own.claims.is_empty()
+            && own.nominated.is_none()
+            && let Some(ranking) = self.ranking(state, number, profile, pod)
+            && let Some(rooms) = ranking.rooms(state, profile)
+        {
+            return rooms.best().cloned().ok_or_else(|| preempt::hopeless(diagnosis, rooms.why()));
+        }
+        let offset = self.rng.random_range(0..diagnosis.resolvable.len().max(1));
+        preempt::plan(state, profile, pod, diagnosis, offset)
+    }
+
+    /// The feasible nodes of the last search one by one, with their totals.
+    pub fn scored(&self) -> impl Iterator<Item = (NodeId, i64)> {
+        self.feasible.iter().copied().zip(self.totals.iter().copied())
+    }
+}
+
+/// By ranking.
+impl Planner {
+    fn by_ranking(&mut self, state: &State, number: u16, profile: &Profile, pod: PodId) -> Option<Decision> {
+        let own = state.pod(pod);
+        let bound = match own.claims.is_empty() {
+            true => volumes::Bound::default(),
+            false => volumes::Bound::of(state, profile, pod).ok().filter(|b| !b.restricts_nodes())?,
+        };
+        let mut rng = SmallRng::from_rng(&mut self.rng);
+        let ranking = self.ranking(state, number, profile, pod)?;
+        let alone = ranking.is_local();
+        let fits = |id: NodeId| {
+            let (node, class) = (state.node(id), &**state.class_of(pod));
+            own.claims.is_empty() || volumes::filter(&Seat { state, profile, class, id, node, load: &node.load }, &bound).is_none()
+        };
+        // Pods for which room was made may be in the way of others in their domain, which the ranking does not know.
+        let neighbours = |id: NodeId| {
+            alone || state.nominated(id).is_empty() || Pre::of(state, profile, pod).is_ok_and(|pre| check(state, pod, &pre, id).is_none())
+        };
+        match ranking.choose(profile, &mut rng, PATIENCE, |id| fits(id) && neighbours(id)) {
+            Ok(Some(node)) => Some(Decision::Place(node)),
+            Ok(None) if own.claims.is_empty() => {
+                let diagnosis = ranking.diagnosis(state);
+                // Nodes that were refused above have no reason in the ranking.
+                diagnosis.is_complete().then(|| Decision::Nowhere(Box::new(diagnosis)))
+            }
+            _ => None,
+        }
+    }
+
+    /// The ranking of a pod's class, up to date; `None`: it is not worth one.
+    pub fn ranking(&mut self, state: &State, number: u16, profile: &Profile, pod: PodId) -> Option<&mut Ranking> {
+        let entry = state.class(state.pod(pod).class);
+        let key = (number, Arc::as_ptr(&entry.class) as usize);
+        self.clock += 1;
+        let known = self.rankings.contains_key(&key);
+        if !known {
+            if entry.pods < self.ranked_from || affinity::named_nodes(state, &entry.class).is_some() {
+                return None;
+            }
+            self.make_space(state.node_slots());
+            self.rankings.insert(key, Ranking::of(state, profile, &entry.class));
+        }
+        let ranking = self.rankings.get_mut(&key)?;
+        ranking.used = self.clock;
+        ranking.catch_up(state, profile);
+        Some(ranking)
+    }
+
+    /// Forgets rankings: of classes that are gone, and of the one that was not asked for the longest time.
+    fn make_space(&mut self, nodes: usize) {
+        let most = (MOST_RANKED_NODES / nodes.max(1)).clamp(4, MOST_RANKINGS);
+        if self.rankings.len() < most {
+            return;
+        }
+        self.rankings.retain(|_, ranking| Arc::strong_count(ranking.class()) > 1);
+        while self.rankings.len() >= most {
+            let oldest = self.rankings.iter().min_by_key(|(_, ranking)| ranking.used).map(|(key, _)| *key);
+            oldest.and_then(|key| self.rankings.remove(&key));
+        }
+    }
+}
+
+/// One by one.
+impl Planner {
     /// Fills `feasible`: the nominated node alone when it still does, else as many as are enough from where the last
     /// search ended.
     fn search(&mut self, state: &State, pod: PodId, pre: &Pre<'_>, diagnosis: &mut Diagnosis) {
@@ -75,7 +205,7 @@ impl Planner {
             return;
         }
         let nodes = pre.only.as_deref().unwrap_or(state.order());
-        let wanted = enough(nodes.len());
+        let wanted = pre.profile.enough(nodes.len());
         let mut looked_at = 0;
         for step in 0..nodes.len() {
             let id = nodes[(self.next_start + step) % nodes.len()];
@@ -91,34 +221,30 @@ impl Planner {
         self.next_start = (self.next_start + looked_at) % nodes.len().max(1);
     }
 
-    fn score(&mut self, state: &State, class: &Class) {
+    fn score(&mut self, state: &State, profile: &Profile, class: &Class) {
         let feasible = std::mem::take(&mut self.feasible);
         self.totals.clear();
-        self.totals.resize(feasible.len(), 0);
-        for (at, id) in feasible.iter().enumerate() {
-            let node = state.node(*id);
-            self.totals[at] += fit::least_allocated(class, node) + fit::balanced(class, node);
-        }
-        if class.images.iter().any(|name| state.nodes_with_image(name) > 0) {
-            self.fill(&feasible, |id| image::score(state, class, state.node(id)));
-            self.add(1);
-        }
+        self.totals.extend(feasible.iter().map(|id| local_score(state, profile, class, *id)));
         self.fill(&feasible, |id| taints::intolerable(class, state.node(id)));
         share(&mut self.column, true);
-        self.add(3);
-        if !class.node_preferred.is_empty() {
-            self.fill(&feasible, |id| affinity::preferred(class, state.node(id)));
+        self.add(profile.weight(Plugin::TaintToleration));
+        if !class.node_preferred.is_empty() || !profile.added_preferred.is_empty() {
+            self.fill(&feasible, |id| affinity::preferred(profile, class, state.node(id)));
             share(&mut self.column, false);
-            self.add(2);
+            self.add(profile.weight(Plugin::NodeAffinity));
         }
-        if let Some(scores) = spread::scores(state, class, &feasible) {
+        if profile.weight(Plugin::PodTopologySpread) > 0
+            && let Some(scores) = spread::scores(state, profile, class, &feasible)
+        {
             self.column = scores;
-            self.add(2);
+            self.add(profile.weight(Plugin::PodTopologySpread));
         }
-        if let Some(scores) = interpod::scores(state, class, &feasible) {
+        if profile.weight(Plugin::InterPodAffinity) > 0
+            && let Some(scores) = interpod::scores(state, profile, class, &feasible)
+        {
             self.column = scores;
             stretch(&mut self.column);
-            self.add(2);
+            self.add(profile.weight(Plugin::InterPodAffinity));
         }
         self.feasible = feasible;
     }
@@ -147,29 +273,25 @@ impl Planner {
         }
         self.feasible[best]
     }
-
-    /// The feasible nodes of the last decision with their totals.
-    pub fn scored(&self) -> impl Iterator<Item = (NodeId, i64)> {
-        self.feasible.iter().copied().zip(self.totals.iter().copied())
-    }
 }
 
 /// Looks at a node, also as it will be once the pods that room was made for are there.
 pub fn check(state: &State, pod: PodId, pre: &Pre<'_>, id: NodeId) -> Option<Failure> {
     let node = state.node(id);
+    let seat = Seat { state, profile: pre.profile, class: pre.class, id, node, load: &node.load };
     if !state.nominated(id).is_empty() {
-        let with = plugins::expected(state, id, pod, pre.class);
+        let with = plugins::expected(state, id, Some(pod), pre.class);
         if !with.is_empty() {
             let load = state.load_with(id, &[], &with);
             let mut supposed = pre.clone();
             with.iter().for_each(|p| supposed.shift(state, state.class_of(*p), id, false, 1));
-            let failure = plugins::check(&Seat { state, pre: &supposed, id, node, load: &load });
+            let failure = plugins::check(&Seat { load: &load, ..seat }, &supposed);
             if failure.is_some() {
                 return failure;
             }
         }
     }
-    plugins::check(&Seat { state, pre, id, node, load: &node.load })
+    plugins::check(&seat, pre)
 }
 
 /// `DefaultNormalizeScore`: shares of the largest, from 0 to 100, maybe turned around.

@@ -10,6 +10,15 @@ use serde_json::Value;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+/// A persistent volume claim as a pod names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VolumeClaim {
+    /// Name of the claim.
+    pub name: Box<str>,
+    /// Made for this pod alone (a generic ephemeral volume), which must own it.
+    pub ephemeral: bool,
+}
+
 /// One pod, read.
 #[derive(Clone, Debug)]
 pub struct Facts {
@@ -19,6 +28,8 @@ pub struct Facts {
     pub uid: Box<str>,
     /// What it shares with the pods of its template.
     pub class: Class,
+    /// Names of its persistent volume claims. They are not part of the class: each pod of a template may have its own.
+    pub claims: Box<[VolumeClaim]>,
     /// `spec.nodeName`.
     pub node: Option<Box<str>>,
     /// `spec.schedulerName`.
@@ -122,6 +133,10 @@ struct Spec<'a> {
     volumes: Option<Vec<Volume<'a>>>,
     #[serde(default)]
     scheduling_gates: Option<Vec<serde::de::IgnoredAny>>,
+    #[serde(default)]
+    host_network: bool,
+    #[serde(default)]
+    host_users: Option<bool>,
 }
 
 #[derive(Deserialize)]
@@ -147,6 +162,14 @@ struct Container<'a> {
     ports: Option<Vec<Port<'a>>>,
     #[serde(borrow, default)]
     restart_policy: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    restart_policy_rules: Option<Vec<RestartRule<'a>>>,
+}
+
+#[derive(Deserialize)]
+struct RestartRule<'a> {
+    #[serde(borrow, default)]
+    action: Option<Cow<'a, str>>,
 }
 
 #[derive(Deserialize)]
@@ -192,12 +215,22 @@ struct Affinity {
     pod_anti_affinity: Option<PodAffinity>,
 }
 
+/// A `v1.NodeAffinity` as written.
 #[derive(Deserialize)]
-struct NodeAffinity {
+pub(crate) struct NodeAffinity {
     #[serde(default, rename = "requiredDuringSchedulingIgnoredDuringExecution")]
     required: Option<NodeSelectorView>,
     #[serde(default, rename = "preferredDuringSchedulingIgnoredDuringExecution")]
     preferred: Option<Vec<PreferredNode>>,
+}
+
+/// Required terms, any of which must match, and preferred ones with their weights.
+pub(crate) type NodeTerms = (Option<Vec<NodeTerm>>, Vec<(i64, NodeTerm)>);
+
+/// The terms of a node affinity.
+pub(crate) fn node_affinity(view: NodeAffinity) -> NodeTerms {
+    let preferred = view.preferred.into_iter().flatten().map(|p| (p.weight, node_term(p.preference)));
+    (view.required.map(node_terms), preferred.collect())
 }
 
 /// A `v1.NodeSelector` as written, also of persistent volumes.
@@ -259,8 +292,9 @@ struct PodTermView {
 }
 
 #[derive(Deserialize)]
+/// A `v1.TopologySpreadConstraint` as written.
 #[serde(rename_all = "camelCase")]
-struct SpreadView {
+pub(crate) struct SpreadView {
     max_skew: i64,
     topology_key: Box<str>,
     when_unsatisfiable: String,
@@ -298,10 +332,13 @@ pub fn read(object: &Object) -> Result<Facts, Unreadable> {
     let gated = spec.scheduling_gates.take().is_some_and(|g| !g.is_empty());
     let owner = metadata.owner_references.into_iter().flatten().find(|o| o.controller);
     let owner = owner.map(|o| (Box::from(o.kind), Box::from(o.name)));
+    let volumes = spec.volumes.take().into_iter().flatten();
+    let claims = volumes.filter_map(|v| claim(v, &object.key.name)).collect();
     Ok(Facts {
         key: object.key.clone(),
         uid: object.uid.clone(),
         class: class(object, spec, owner)?,
+        claims,
         node,
         scheduler,
         terminating: metadata.deletion_timestamp.is_some(),
@@ -333,7 +370,7 @@ fn class(object: &Object, spec: Spec<'_>, owner: Option<(Box<str>, Box<str>)>) -
         tolerations: spec.tolerations.into_iter().flatten().map(toleration).collect(),
         ports: running.flat_map(|c| c.ports.iter().flatten()).filter(|p| p.host_port != 0).map(host_port).collect(),
         images: init.iter().chain(&containers).filter_map(|c| c.image.as_deref()).map(image_name).collect(),
-        claims: spec.volumes.into_iter().flatten().filter_map(|v| claim(v, &object.key.name)).collect(),
+        features: features(spec.host_network, spec.host_users, init.iter().chain(&containers)),
         owner,
         ..Class::default()
     };
@@ -343,6 +380,19 @@ fn class(object: &Object, spec: Spec<'_>, owner: Option<(Box<str>, Box<str>)>) -
         class.spread.push(constraint);
     }
     Ok(class)
+}
+
+/// Features that only a node can serve the pod with whose kubelet declares them.
+fn features<'a>(host_network: bool, host_users: Option<bool>, containers: impl Iterator<Item = &'a Container<'a>>) -> Vec<&'static str> {
+    let mut rules = containers.flat_map(|c| c.restart_policy_rules.iter().flatten());
+    let mut features = Vec::new();
+    if rules.any(|r| r.action.as_deref() == Some("RestartAllContainers")) {
+        features.push("RestartAllContainersOnContainerExits");
+    }
+    if host_network && host_users == Some(false) {
+        features.push("UserNamespacesHostNetworkSupport");
+    }
+    features
 }
 
 fn container_request(container: &Container<'_>) -> ContainerRequest {
@@ -386,10 +436,10 @@ fn image_name(name: &str) -> Box<str> {
     if tagged { name.into() } else { format!("{name}:latest").into() }
 }
 
-fn claim(volume: Volume<'_>, pod: &str) -> Option<Box<str>> {
+fn claim(volume: Volume<'_>, pod: &str) -> Option<VolumeClaim> {
     match (volume.persistent_volume_claim, volume.ephemeral) {
-        (Some(claim), _) => Some(claim.claim_name.into()),
-        (None, Some(_)) => Some(format!("{pod}-{}", volume.name).into()),
+        (Some(claim), _) => Some(VolumeClaim { name: claim.claim_name.into(), ephemeral: false }),
+        (None, Some(_)) => Some(VolumeClaim { name: format!("{pod}-{}", volume.name).into(), ephemeral: true }),
         (None, None) => None,
     }
 }
@@ -442,8 +492,7 @@ fn pod_term(view: PodTermView, namespace: &str) -> Result<PodTerm, Unreadable> {
 
 fn add_affinity(class: &mut Class, affinity: Affinity) -> Result<(), Unreadable> {
     if let Some(node) = affinity.node_affinity {
-        class.node_required = node.required.map(node_terms);
-        class.node_preferred = node.preferred.into_iter().flatten().map(|p| (p.weight, node_term(p.preference))).collect();
+        (class.node_required, class.node_preferred) = node_affinity(node);
     }
     let namespace = class.namespace.clone();
     for (view, sign) in [(affinity.pod_affinity, 1), (affinity.pod_anti_affinity, -1)] {
@@ -461,7 +510,8 @@ fn add_affinity(class: &mut Class, affinity: Affinity) -> Result<(), Unreadable>
     Ok(())
 }
 
-fn spread(view: SpreadView, labels: &Labels) -> Result<Spread, Unreadable> {
+/// A topology spread constraint of a pod with these labels.
+pub(crate) fn spread(view: SpreadView, labels: &Labels) -> Result<Spread, Unreadable> {
     let mut selector = selector(view.label_selector.as_ref())?;
     for key in view.match_label_keys.into_iter().flatten() {
         if let Some(value) = label(labels, &key) {

@@ -2,11 +2,12 @@
 //!
 //! Pure, like the decision before it. The victims are chosen by upstream's five rules, disruption budgets first.
 
-use crate::class::label;
+use crate::class::{Class, label};
 use crate::diagnosis::{Diagnosis, Histogram, sentence};
-use crate::node::{NodeId, PodId};
+use crate::node::{Load, NodeId, PodId};
 use crate::owners::Budget;
 use crate::plugins::{self, Failure, Pre, Seat};
+use crate::profile::Profile;
 use crate::state::{Pod, State};
 use std::cmp::Reverse;
 
@@ -14,9 +15,6 @@ const NEVER: &str = "not eligible due to preemptionPolicy=Never.";
 const UNDER_WAY: &str = "not eligible due to a terminating pod on the nominated node.";
 const NOT_HELPFUL: &str = "Preemption is not helpful for scheduling";
 const NO_VICTIMS: &str = "No preemption victims found for incoming pod";
-/// At least so many candidates are compared, or this share of the nodes.
-const MIN_CANDIDATES: usize = 100;
-const MIN_CANDIDATES_PERCENT: usize = 10;
 
 /// Room to be made.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,30 +26,43 @@ pub struct Preemption {
     violations: usize,
 }
 
-/// Where room can be made for a pod that fits nowhere; or why nowhere, in words.
-pub fn plan(state: &State, id: PodId, diagnosis: &Diagnosis, offset: usize) -> Result<Preemption, String> {
+/// Whether a pod may make room at all, or why not, in words.
+pub fn eligible(state: &State, id: PodId, diagnosis: &Diagnosis) -> Result<(), String> {
     let class = state.class_of(id);
     if class.never_preempts {
         return Err(NEVER.to_owned());
     }
-    let resolvable = &diagnosis.resolvable;
     if let Some(node) = state.pod(id).nominated {
         let leaving = |p: &PodId| state.pod(*p).terminating && state.class_of(*p).priority < class.priority;
-        if state.node(node).pods.iter().any(leaving) && resolvable.contains(&node) {
+        if state.node(node).pods.iter().any(leaving) && diagnosis.resolvable.contains(&node) {
             return Err(UNDER_WAY.to_owned());
         }
     }
-    let mut why = Histogram::new();
-    let unhelpful = diagnosis.nodes() - resolvable.len();
+    Ok(())
+}
+
+/// Why no room can be made: what the nodes said where removing pods could have helped, and that it could not elsewhere.
+pub fn hopeless(diagnosis: &Diagnosis, why: &Histogram) -> String {
+    let mut why = why.clone();
+    let unhelpful = diagnosis.nodes() - diagnosis.resolvable.len();
     if unhelpful > 0 {
         why.insert(NOT_HELPFUL.into(), unhelpful);
     }
-    let enough = (diagnosis.nodes() * MIN_CANDIDATES_PERCENT / 100).max(MIN_CANDIDATES);
+    sentence(diagnosis.nodes(), &why)
+}
+
+/// Where room can be made for a pod that fits nowhere, trying nodes from `offset` until enough are compared; or why
+/// nowhere, in words.
+pub fn plan(state: &State, profile: &Profile, id: PodId, diagnosis: &Diagnosis, offset: usize) -> Result<Preemption, String> {
+    eligible(state, id, diagnosis)?;
+    let resolvable = &diagnosis.resolvable;
+    let mut why = Histogram::new();
+    let enough = (diagnosis.nodes() * profile.candidates.percent / 100).max(profile.candidates.at_least);
     let mut candidates = Vec::new();
-    if let (false, Ok(pre)) = (resolvable.is_empty(), Pre::of(state, class)) {
+    if let (false, Ok(pre)) = (resolvable.is_empty(), Pre::of(state, profile, id)) {
         for step in 0..resolvable.len() {
             let node = resolvable[(offset + step) % resolvable.len()];
-            match victims(state, id, &pre, node) {
+            match victims(state, Some(id), Some(&pre), profile, state.class_of(id), node) {
                 Ok(candidate) => candidates.push(candidate),
                 Err(reasons) => reasons.into_iter().for_each(|r| *why.entry(r).or_insert(0) += 1),
             }
@@ -60,15 +71,20 @@ pub fn plan(state: &State, id: PodId, diagnosis: &Diagnosis, offset: usize) -> R
             }
         }
     }
-    let cost = |c: &Preemption| cost(state, c);
-    candidates.into_iter().min_by_key(cost).ok_or_else(|| sentence(diagnosis.nodes(), &why))
+    candidates.into_iter().min_by_key(|c| cost(state, c)).ok_or_else(|| hopeless(diagnosis, &why))
 }
 
-type Cost = (usize, i32, i64, usize, Reverse<Box<str>>);
+/// [`victims`] for any pod of a class that looks at nothing but the node.
+pub fn local_victims(state: &State, profile: &Profile, class: &Class, node: NodeId) -> Result<Preemption, Vec<plugins::Reason>> {
+    victims(state, None, None, profile, class, node)
+}
+
+/// What a preemption costs; less is better.
+pub type Cost = (usize, i32, i64, usize, Reverse<Box<str>>);
 
 /// Fewest violated budgets, lowest of the highest priorities, smallest sum of priorities, fewest victims, the latest
 /// start among the most important.
-fn cost(state: &State, candidate: &Preemption) -> Cost {
+pub fn cost(state: &State, candidate: &Preemption) -> Cost {
     let priorities = || candidate.victims.iter().map(|p| state.class_of(*p).priority);
     let highest = priorities().max().unwrap_or(i32::MIN);
     let sum = priorities().map(|p| i64::from(p) + (1 << 31)).sum();
@@ -79,16 +95,22 @@ fn cost(state: &State, candidate: &Preemption) -> Cost {
 
 struct Trial<'a> {
     state: &'a State,
-    pre: Pre<'a>,
+    profile: &'a Profile,
+    class: &'a Class,
+    pre: Option<Pre<'a>>,
     node: NodeId,
     gone: Vec<PodId>,
     coming: Vec<PodId>,
+    load: Load,
 }
 
 impl Trial<'_> {
     fn shift(&mut self, pod: PodId, delta: i64) {
-        let leaving = self.state.pod(pod).terminating;
-        self.pre.shift(self.state, self.state.class_of(pod), self.node, leaving, delta);
+        let (leaving, class) = (self.state.pod(pod).terminating, self.state.class_of(pod));
+        if delta > 0 { self.load.add(class) } else { self.load.remove(class) }
+        if let Some(pre) = &mut self.pre {
+            pre.shift(self.state, class, self.node, leaving, delta);
+        }
     }
 
     fn remove(&mut self, pod: PodId) {
@@ -102,22 +124,31 @@ impl Trial<'_> {
     }
 
     fn failure(&self) -> Option<Failure> {
-        let load = self.state.load_with(self.node, &self.gone, &self.coming);
-        let node = self.state.node(self.node);
-        plugins::check(&Seat { state: self.state, pre: &self.pre, id: self.node, node, load: &load })
+        let (state, profile, class, id) = (self.state, self.profile, self.class, self.node);
+        let seat = Seat { state, profile, class, id, node: state.node(id), load: &self.load };
+        match &self.pre {
+            Some(pre) => plugins::check(&seat, pre),
+            None => plugins::check_local(&seat),
+        }
     }
 }
 
 /// The fewest pods whose removal makes room on a node.
-fn victims(state: &State, id: PodId, pre: &Pre<'_>, node: NodeId) -> Result<Preemption, Vec<plugins::Reason>> {
-    let class = state.class_of(id);
+fn victims(
+    state: &State,
+    id: Option<PodId>,
+    pre: Option<&Pre<'_>>,
+    profile: &Profile,
+    class: &Class,
+    node: NodeId,
+) -> Result<Preemption, Vec<plugins::Reason>> {
     let lower = |p: &PodId| state.class_of(*p).priority < class.priority;
     let mut potential: Vec<PodId> = state.node(node).pods.iter().copied().filter(lower).collect();
     if potential.is_empty() {
         return Err(vec![NO_VICTIMS.into()]);
     }
-    let coming = plugins::expected(state, node, id, class);
-    let mut trial = Trial { state, pre: pre.clone(), node, gone: Vec::new(), coming };
+    let (coming, load) = (plugins::expected(state, node, id, class), state.node(node).load.clone());
+    let mut trial = Trial { state, profile, class, pre: pre.cloned(), node, gone: Vec::new(), coming, load };
     for pod in trial.coming.clone() {
         trial.shift(pod, 1);
     }

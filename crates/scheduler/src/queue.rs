@@ -9,12 +9,10 @@ use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
-const FIRST_BACKOFF: Duration = Duration::from_secs(1);
-const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
 /// A pod does not wait longer than this for an event.
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
 
-/// What happened in the cluster, as bits.
+/// What happened in the cluster, as bits (upstream's cluster events).
 pub mod event {
     #![allow(missing_docs, reason = "the names say it")]
     pub const NODE_ADD: u32 = 1;
@@ -26,30 +24,58 @@ pub mod event {
     pub const POD_LABEL: u32 = 1 << 6;
     pub const POD_SHRINK: u32 = 1 << 7;
     pub const POD_DELETE: u32 = 1 << 8;
-    pub const STORAGE: u32 = 1 << 9;
+    pub const CLAIM: u32 = 1 << 9;
+    pub const VOLUME: u32 = 1 << 10;
+    pub const STORAGE_CLASS: u32 = 1 << 11;
+    pub const CSI_NODE: u32 = 1 << 12;
+    pub const CSI_DRIVER: u32 = 1 << 13;
+    pub const CAPACITY: u32 = 1 << 14;
+    pub const DETACHED: u32 = 1 << 15;
+    pub const NODE_FEATURE: u32 = 1 << 16;
+    pub const DEVICES: u32 = 1 << 17;
+    /// Anything about a node.
+    pub const NODE: u32 = NODE_ADD | NODE_LABEL | NODE_TAINT | NODE_ALLOCATABLE | NODE_FEATURE;
+    /// Anything about a pod.
+    pub const POD: u32 = POD_ADD | POD_LABEL | POD_SHRINK | POD_DELETE;
 }
 
 use event::*;
 
 /// Which events may make a plugin say yes (reference: cluster events registered for requeue).
-const INTERESTS: [(Plugin, u32); 9] = [
+const INTERESTS: [(Plugin, u32); 14] = [
     (Plugin::NodeUnschedulable, NODE_ADD | NODE_TAINT),
     (Plugin::NodeName, NODE_ADD),
     (Plugin::TaintToleration, NODE_ADD | NODE_TAINT),
     (Plugin::NodeAffinity, NODE_ADD | NODE_LABEL),
     (Plugin::NodePorts, NODE_ADD | POD_DELETE),
     (Plugin::NodeResourcesFit, NODE_ADD | NODE_ALLOCATABLE | POD_DELETE | POD_SHRINK),
-    (Plugin::VolumeBinding, NODE_ADD | NODE_LABEL | STORAGE),
+    (Plugin::VolumeRestrictions, NODE_ADD | POD_DELETE | CLAIM),
+    (Plugin::NodeVolumeLimits, CSI_NODE | POD_DELETE | CLAIM | DETACHED),
+    (Plugin::VolumeBinding, NODE_ADD | NODE_LABEL | CLAIM | VOLUME | STORAGE_CLASS | CSI_NODE | CSI_DRIVER | CAPACITY),
+    (Plugin::VolumeZone, NODE_ADD | NODE_LABEL | CLAIM | VOLUME | STORAGE_CLASS),
     (Plugin::PodTopologySpread, NODE_ADD | NODE_DELETE | NODE_LABEL | NODE_TAINT | POD_ADD | POD_LABEL | POD_DELETE),
     (Plugin::InterPodAffinity, NODE_ADD | NODE_LABEL | POD_ADD | POD_LABEL | POD_DELETE),
+    (Plugin::DynamicResources, NODE_ADD | NODE_LABEL | NODE_ALLOCATABLE | DEVICES),
+    (Plugin::NodeDeclaredFeatures, NODE_ADD | NODE_FEATURE),
 ];
 
-/// Whether an event may help a pod that these plugins (bits) rejected. Nobody: there was no node at all.
-fn helps(rejectors: u32, events: u32) -> bool {
+/// The plugins among those (bits) that rejected a pod which an event may make say yes. Nobody rejected: there was no
+/// node at all.
+fn interested(rejectors: u32, events: u32) -> u32 {
     if rejectors == 0 {
-        return events & NODE_ADD != 0;
+        return if events & NODE_ADD != 0 { u32::MAX } else { 0 };
     }
-    INTERESTS.iter().any(|(plugin, interests)| rejectors & plugin.bit() != 0 && interests & events != 0)
+    let cares = |(plugin, interests): &&(Plugin, u32)| rejectors & plugin.bit() != 0 && interests & events != 0;
+    INTERESTS.iter().filter(cares).map(|(plugin, _)| plugin.bit()).sum()
+}
+
+/// Lists of the queue, as its metrics name them, with the number of pods in each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names are those of the metric's label")]
+pub struct Pending {
+    pub active: usize,
+    pub backoff: usize,
+    pub unschedulable: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,24 +100,42 @@ struct Entry {
     errors: u32,
     /// When it last failed.
     failed: Instant,
+    /// When it came.
+    since: Instant,
     rejectors: u32,
     /// What was last said about it.
     said: String,
 }
 
 impl Entry {
-    fn backoff_ends(&self) -> Instant {
+    fn backoff_ends(&self, backoff: Backoff) -> Instant {
         let tries = if self.errors > 0 { self.errors } else { self.unschedulable };
         if tries == 0 {
             return self.failed;
         }
-        self.failed + FIRST_BACKOFF.saturating_mul(1 << (tries - 1).min(8)).min(LONGEST_BACKOFF)
+        self.failed + backoff.first.saturating_mul(1 << (tries - 1).min(16)).min(backoff.longest)
+    }
+}
+
+/// How long a pod stays back after a try: doubling from the first to the longest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Backoff {
+    /// After one try (`podInitialBackoffSeconds`).
+    pub first: Duration,
+    /// After many (`podMaxBackoffSeconds`).
+    pub longest: Duration,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(10) }
     }
 }
 
 /// See the module.
 #[derive(Default)]
 pub struct Queue {
+    backoff: Backoff,
     entries: HashMap<PodId, Entry>,
     ready: BTreeSet<(Reverse<i32>, u64, PodId)>,
     backing_off: BTreeSet<(Instant, PodId)>,
@@ -101,10 +145,30 @@ pub struct Queue {
 }
 
 impl Queue {
+    /// An empty queue.
+    pub fn new(backoff: Backoff) -> Self {
+        Queue { backoff, ..Queue::default() }
+    }
+
+    /// How many pods are in which list.
+    pub fn pending(&self) -> Pending {
+        Pending { active: self.ready.len(), backoff: self.backing_off.len() + self.after_errors.len(), unschedulable: self.waiting.len() }
+    }
+
+    /// How often a pod has been tried without success, and since when it waits.
+    pub fn history(&self, id: PodId) -> Option<(u32, Instant)> {
+        self.entries.get(&id).map(|e| (e.unschedulable + e.errors, e.since))
+    }
+
+    /// The plugins (bits) that last rejected a pod.
+    pub fn rejectors(&self, id: PodId) -> u32 {
+        self.entries.get(&id).map_or(0, |e| e.rejectors)
+    }
+
     /// A pod that waits for its first try.
     pub fn add(&mut self, id: PodId, priority: i32, now: Instant) {
         let entry =
-            Entry { priority, turn: 0, place: Place::Out, unschedulable: 0, errors: 0, failed: now, rejectors: 0, said: String::new() };
+            Entry { priority, turn: 0, place: Place::Out, unschedulable: 0, errors: 0, failed: now, since: now, rejectors: 0, said: String::new() };
         self.remove(id);
         self.entries.insert(id, entry);
         self.put(id, Place::Ready);
@@ -192,7 +256,7 @@ impl Queue {
         let new = entry.said != words;
         words.clone_into(&mut entry.said);
         entry.failed = now;
-        let until = entry.backoff_ends();
+        let until = entry.backoff_ends(self.backoff);
         self.put(id, Place::BackingOff(until, true));
         new
     }
@@ -210,18 +274,23 @@ impl Queue {
     }
 
     fn release(&mut self, id: PodId, now: Instant) {
-        let Some(until) = self.entries.get(&id).map(Entry::backoff_ends) else { return };
+        let Some(until) = self.entries.get(&id).map(|e| e.backoff_ends(self.backoff)) else { return };
         self.put(id, if until <= now { Place::Ready } else { Place::BackingOff(until, false) });
     }
 
-    /// Something happened in the cluster: pods that it may help get another try.
-    pub fn happened(&mut self, events: u32, now: Instant) {
+    /// Something happened in the cluster: pods that it may help get another try. `hint` says whether it may for a pod
+    /// that these plugins rejected and may now accept (queueing hints). The answer is how many were moved.
+    pub fn happened(&mut self, events: u32, now: Instant, hint: impl Fn(PodId, u32) -> bool) -> usize {
         if self.waiting.is_empty() || events == 0 {
-            return;
+            return 0;
         }
-        let helped = |id: &PodId| self.entries.get(id).is_some_and(|e| helps(e.rejectors, events));
+        let helped = |id: &PodId| {
+            let plugins = self.entries.get(id).map_or(0, |e| interested(e.rejectors, events));
+            plugins != 0 && hint(*id, plugins)
+        };
         let moved: Vec<PodId> = self.waiting.iter().map(|(_, id)| *id).filter(helped).collect();
-        moved.into_iter().for_each(|id| self.release(id, now));
+        moved.iter().for_each(|id| self.release(*id, now));
+        moved.len()
     }
 
     /// Time passes.

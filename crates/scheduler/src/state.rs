@@ -5,23 +5,22 @@
 //! A pod that was placed but not yet bound counts as if it were there ("assumed").
 
 use crate::class::{Class, Labels, label};
+use crate::journal::{Event, Journal};
 use crate::node::{Load, Node, NodeId, PodId};
 use crate::owners::Owners;
-use crate::pod::Facts;
+use crate::pod::{Facts, VolumeClaim};
 use crate::storage::Storage;
 use crate::topology::Topology;
 use ferrokube_api::ObjectKey;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 /// Slot of a class.
 pub type ClassId = u32;
 
 /// How many pods of a class are on a node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Placed {
-    /// Which node.
-    pub node: NodeId,
     /// How many.
     pub pods: u32,
     /// How many of them are being deleted.
@@ -36,7 +35,7 @@ pub struct ClassEntry {
     /// Pods of it, placed or not.
     pub pods: u32,
     /// By node.
-    pub placed: Vec<Placed>,
+    pub placed: BTreeMap<NodeId, Placed>,
 }
 
 /// A pod.
@@ -56,8 +55,10 @@ pub struct Pod {
     pub terminating: bool,
     /// Has scheduling gates.
     pub gated: bool,
-    /// `spec.schedulerName` is ours.
-    pub ours: bool,
+    /// The profile that `spec.schedulerName` names, by its number; `None`: another scheduler's.
+    pub profile: Option<u16>,
+    /// Its persistent volume claims.
+    pub claims: Box<[VolumeClaim]>,
     /// The node that preemption made room on for it.
     pub nominated: Option<NodeId>,
     /// Text that sorts by start time.
@@ -93,6 +94,8 @@ pub struct NodeChange {
     pub labels: bool,
     pub taints: bool,
     pub allocatable: bool,
+    pub images: bool,
+    pub features: bool,
 }
 
 /// See the module.
@@ -108,12 +111,17 @@ pub struct State {
     classes: Vec<Option<ClassEntry>>,
     free_classes: Vec<ClassId>,
     by_fingerprint: HashMap<u64, Vec<ClassId>>,
-    in_namespace: HashMap<Box<str>, Vec<ClassId>>,
+    in_namespace: HashMap<Box<str>, BTreeSet<ClassId>>,
     minding: BTreeSet<ClassId>,
     topologies: HashMap<Box<str>, Topology>,
     image_nodes: HashMap<Box<str>, u32>,
     nominated: HashMap<NodeId, Vec<PodId>>,
     namespaces: HashMap<Box<str>, Labels>,
+    /// Pods on nodes by the claims they use.
+    claim_users: HashMap<(Box<str>, Box<str>), Vec<PodId>>,
+    journal: Journal,
+    namespace_changes: u64,
+    image_changes: u64,
     /// Claims, volumes and their classes.
     pub storage: Storage,
     /// Services and workloads, and disruption budgets.
@@ -174,6 +182,26 @@ impl State {
         &self.class(self.pod(id).class).class
     }
 
+    /// All classes that pods have.
+    pub fn classes(&self) -> impl Iterator<Item = &ClassEntry> {
+        self.classes.iter().flatten()
+    }
+
+    /// What changed of nodes and of the pods on them.
+    pub fn journal(&self) -> &Journal {
+        &self.journal
+    }
+
+    /// How often something changed that the journal does not tell: namespaces, what selects pods, images.
+    pub fn rare_changes(&self) -> [u64; 3] {
+        [self.namespace_changes, self.owners.changes(), self.image_changes]
+    }
+
+    /// Pods on nodes that use a claim.
+    pub fn users_of_claim(&self, namespace: &str, claim: &str) -> &[PodId] {
+        self.claim_users.get(&(namespace.into(), claim.into())).map_or(&[], Vec::as_slice)
+    }
+
     /// Classes of a namespace.
     pub fn classes_in(&self, namespace: &str) -> impl Iterator<Item = &ClassEntry> {
         self.in_namespace.get(namespace).into_iter().flatten().map(|id| self.class(*id))
@@ -211,6 +239,10 @@ impl State {
 
     /// A namespace exists with these labels, or `None`: it is gone.
     pub fn set_namespace(&mut self, name: &str, labels: Option<Labels>) {
+        // Of a namespace without pods nothing can have been counted.
+        if self.in_namespace.contains_key(name) && self.namespaces.get(name) != labels.as_ref() {
+            self.namespace_changes += 1;
+        }
         match labels {
             Some(labels) => drop(self.namespaces.insert(name.into(), labels)),
             None => drop(self.namespaces.remove(name)),
@@ -234,11 +266,17 @@ impl State {
             labels: old.labels != node.labels,
             taints: old.taints != node.taints || old.unschedulable != node.unschedulable,
             allocatable: old.allocatable != node.allocatable || old.max_pods != node.max_pods,
+            images: old.images != node.images,
+            features: old.features != node.features,
         };
         let (load, pods) = (std::mem::take(&mut old.load), std::mem::take(&mut old.pods));
         let old = std::mem::replace(old, Node { load, pods, ..node });
         if !old.exists {
             self.order.push(id);
+        }
+        let facts = change.added || change.labels || change.taints;
+        if facts || change.allocatable || change.images || change.features {
+            self.journal.note(Event::Node { node: id, facts }, self.nodes.len());
         }
         if change.added || change.labels {
             let labels = self.nodes[id as usize].labels.clone();
@@ -257,6 +295,8 @@ impl State {
         let Some(id) = self.node_named(name) else { return };
         let node = &mut self.nodes[id as usize];
         node.exists = false;
+        self.journal.note(Event::Node { node: id, facts: true }, self.nodes.len());
+        let node = &mut self.nodes[id as usize];
         let images = std::mem::take(&mut node.images);
         self.count_images(&images, false);
         self.order.retain(|n| *n != id);
@@ -265,6 +305,7 @@ impl State {
     }
 
     fn count_images(&mut self, images: &[(Box<str>, i64)], come: bool) {
+        self.image_changes += u64::from(!images.is_empty());
         for (name, _) in images {
             let count = self.image_nodes.entry(name.clone()).or_insert(0);
             *count = if come { *count + 1 } else { count.saturating_sub(1) };
@@ -306,19 +347,19 @@ impl State {
 
 /// Pods come, change and go.
 impl State {
-    /// A pod as it is now. `ours` says whether its scheduler is this one.
-    pub fn set_pod(&mut self, facts: Facts, ours: bool) -> PodChange {
+    /// A pod as it is now. `profile` is the one that its scheduler name means, if it is one of ours.
+    pub fn set_pod(&mut self, facts: Facts, profile: Option<u16>) -> PodChange {
         let known = self.pod_named(&facts.key).filter(|id| self.pod(*id).uid == facts.uid);
         match known {
-            Some(id) => self.update_pod(id, facts, ours),
+            Some(id) => self.update_pod(id, facts, profile),
             None => {
                 self.remove_pod(&facts.key);
-                self.add_pod(facts, ours)
+                self.add_pod(facts, profile)
             }
         }
     }
 
-    fn add_pod(&mut self, facts: Facts, ours: bool) -> PodChange {
+    fn add_pod(&mut self, facts: Facts, profile: Option<u16>) -> PodChange {
         let key = Arc::new(facts.key);
         let class = self.intern(facts.class);
         let pod = Pod {
@@ -329,7 +370,8 @@ impl State {
             assumed: false,
             terminating: facts.terminating,
             gated: facts.gated,
-            ours,
+            profile,
+            claims: facts.claims,
             nominated: None,
             started: facts.started,
             generation: facts.generation,
@@ -356,7 +398,7 @@ impl State {
         PodChange { id, added: true, bound, class: false, ungated: false, shrank: false }
     }
 
-    fn update_pod(&mut self, id: PodId, facts: Facts, ours: bool) -> PodChange {
+    fn update_pod(&mut self, id: PodId, facts: Facts, profile: Option<u16>) -> PodChange {
         let old = self.pod(id);
         let (old_class, seat, assumed, was_gated, was_leaving) = (old.class, old.node, old.assumed, old.gated, old.terminating);
         let class_changed = *self.class(old_class).class != facts.class;
@@ -377,10 +419,15 @@ impl State {
         let pod = self.pod_mut(id);
         pod.terminating = facts.terminating;
         pod.gated = facts.gated;
-        pod.ours = ours;
+        pod.profile = profile;
         pod.generation = facts.generation;
         pod.reported = facts.reported;
+        let restarted = pod.started != facts.started;
         pod.started = facts.started;
+        if let (Some(node), true, false) = (pod.node, restarted, moved) {
+            // Preemption compares the times when pods started.
+            self.journal.note(Event::Node { node, facts: false }, self.nodes.len());
+        }
         if let (Some(name), true) = (target, moved) {
             // By name: the slot of a node that no longer exists may have gone with its last pod.
             let node = self.slot_of(&name);
@@ -429,6 +476,9 @@ impl State {
         if old == node {
             return;
         }
+        for node in old.into_iter().chain(node) {
+            self.journal.note(Event::Node { node, facts: false }, self.nodes.len());
+        }
         if let Some(list) = old.and_then(|n| self.nominated.get_mut(&n)) {
             list.retain(|p| *p != id);
         }
@@ -448,38 +498,42 @@ impl State {
     }
 
     fn seat(&mut self, id: PodId, node: NodeId) {
-        let pod = self.pod_mut(id);
-        pod.node = Some(node);
-        let (class, leaving) = (pod.class, u32::from(pod.terminating));
-        let entry = self.classes[class as usize].as_mut().expect("a class lives as long as it has pods");
-        let seat = &mut self.nodes[node as usize];
-        seat.load.add(&entry.class);
-        seat.pods.push(id);
-        match entry.placed.binary_search_by_key(&node, |p| p.node) {
-            Ok(at) => {
-                entry.placed[at].pods += 1;
-                entry.placed[at].leaving += leaving;
-            }
-            Err(at) => entry.placed.insert(at, Placed { node, pods: 1, leaving }),
+        self.pod_mut(id).node = Some(node);
+        self.nodes[node as usize].pods.push(id);
+        self.count(id, node, 1);
+        let pod = self.pods[id as usize].as_ref().expect("just used");
+        for claim in &pod.claims {
+            let key = (pod.key.namespace.clone(), claim.name.clone());
+            self.claim_users.entry(key).or_default().push(id);
         }
     }
 
     fn unseat(&mut self, id: PodId) {
-        let pod = self.pod_mut(id);
-        let Some(node) = pod.node.take() else { return };
-        let (class, leaving) = (pod.class, u32::from(pod.terminating));
-        let entry = self.classes[class as usize].as_mut().expect("a class lives as long as it has pods");
-        let seat = &mut self.nodes[node as usize];
-        seat.load.remove(&entry.class);
-        seat.pods.retain(|p| *p != id);
-        if let Ok(at) = entry.placed.binary_search_by_key(&node, |p| p.node) {
-            entry.placed[at].pods -= 1;
-            entry.placed[at].leaving -= leaving;
-            if entry.placed[at].pods == 0 {
-                entry.placed.remove(at);
-            }
+        let Some(node) = self.pod_mut(id).node.take() else { return };
+        self.nodes[node as usize].pods.retain(|p| *p != id);
+        self.count(id, node, -1);
+        let pod = self.pods[id as usize].as_ref().expect("just used");
+        for claim in &pod.claims {
+            forget_in(&mut self.claim_users, &(pod.key.namespace.clone(), claim.name.clone()), id);
         }
         self.vacate(node);
+    }
+
+    /// Counts a pod that came to a node (1) or went (-1).
+    fn count(&mut self, id: PodId, node: NodeId, pods: i64) {
+        let pod = self.pods[id as usize].as_ref().expect("the id of a pod is not used after the pod is removed");
+        let leaving = i64::from(pod.terminating) * pods;
+        let entry = self.classes[pod.class as usize].as_mut().expect("a class lives as long as it has pods");
+        let load = &mut self.nodes[node as usize].load;
+        if pods > 0 { load.add(&entry.class) } else { load.remove(&entry.class) }
+        let placed = entry.placed.entry(node).or_default();
+        placed.pods = placed.pods.wrapping_add_signed(pods as i32);
+        placed.leaving = placed.leaving.wrapping_add_signed(leaving as i32);
+        if placed.pods == 0 {
+            entry.placed.remove(&node);
+        }
+        let event = Event::Pods { node, class: entry.class.clone(), pods, staying: pods - leaving };
+        self.journal.note(event, self.nodes.len());
     }
 
     /// The slot of a class equal to this one, with one more pod.
@@ -494,7 +548,7 @@ impl State {
         let keys: Vec<Box<str>> = keys.map(|t| t.key.clone()).chain(class.spread.iter().map(|s| s.key.clone())).collect();
         keys.iter().for_each(|key| self.know_topology(key));
         let (namespace, minds) = (class.namespace.clone(), class.minds_others());
-        let entry = Some(ClassEntry { class: Arc::new(class), pods: 1, placed: Vec::new() });
+        let entry = Some(ClassEntry { class: Arc::new(class), pods: 1, placed: BTreeMap::new() });
         let id = match self.free_classes.pop() {
             Some(id) => {
                 self.classes[id as usize] = entry;
@@ -506,7 +560,7 @@ impl State {
             }
         };
         self.by_fingerprint.entry(fingerprint).or_default().push(id);
-        self.in_namespace.entry(namespace).or_default().push(id);
+        self.in_namespace.entry(namespace).or_default().insert(id);
         if minds {
             self.minding.insert(id);
         }
@@ -524,10 +578,16 @@ impl State {
         self.free_classes.push(id);
         self.minding.remove(&id);
         forget_in(&mut self.by_fingerprint, &class.fingerprint(), id);
-        forget_in(&mut self.in_namespace, &class.namespace, id);
+        if let Some(ids) = self.in_namespace.get_mut(&class.namespace) {
+            ids.remove(&id);
+            if ids.is_empty() {
+                self.in_namespace.remove(&class.namespace);
+            }
+        }
     }
 
-    fn know_topology(&mut self, key: &str) {
+    /// Divides the nodes by a topology key from now on.
+    pub fn know_topology(&mut self, key: &str) {
         if self.topologies.contains_key(key) {
             return;
         }

@@ -16,6 +16,8 @@ pub struct Topology {
     numbers: HashMap<Box<str>, (u32, u32)>,
     free: Vec<u32>,
     names: Vec<Box<str>>,
+    /// Domains with more than one node.
+    crowded: usize,
 }
 
 impl Topology {
@@ -29,6 +31,11 @@ impl Topology {
         self.names.len()
     }
 
+    /// Whether every node with a domain has it for itself, as with host names.
+    pub fn is_unique(&self) -> bool {
+        self.crowded == 0
+    }
+
     /// Says in which domain a node is now.
     pub fn set(&mut self, node: NodeId, value: Option<&str>) {
         let at = node as usize;
@@ -39,6 +46,7 @@ impl Topology {
         let Some(value) = value else { return };
         if let Some((number, nodes)) = self.numbers.get_mut(value) {
             *nodes += 1;
+            self.crowded += usize::from(*nodes == 2);
             self.of_node[at] = *number;
             return;
         }
@@ -59,6 +67,7 @@ impl Topology {
         let name = &self.names[number as usize - 1];
         if let Some((_, nodes)) = self.numbers.get_mut(name) {
             *nodes -= 1;
+            self.crowded -= usize::from(*nodes == 1);
             if *nodes == 0 {
                 self.numbers.remove(name);
                 self.free.push(number);

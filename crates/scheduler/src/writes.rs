@@ -1,12 +1,13 @@
 //! What the scheduler writes: bindings, conditions, evictions of victims. Each is one small task; the loop never waits.
 
 use crate::state::Pod;
+use crate::storage::{SELECTED_NODE, Step};
 use ferrokube_api::ObjectKey;
 use ferrokube_api::time::format_time;
 use ferrokube_client::{Client, DeleteOptions, Error, Patch, Target};
 use http::Method;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{ObjectReference, Pod as PodObject};
+use k8s_openapi::api::core::v1::{ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod as PodObject};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -21,12 +22,14 @@ pub struct Subject {
     pub generation: i64,
     /// The condition PodScheduled is already False: its time of transition stays.
     pub reported: bool,
+    /// The number of its profile.
+    pub profile: u16,
 }
 
 impl Subject {
     /// Of a pod.
     pub fn of(pod: &Pod) -> Self {
-        Subject { key: pod.key.clone(), uid: pod.uid.clone(), generation: pod.generation, reported: pod.reported }
+        Subject { key: pod.key.clone(), uid: pod.uid.clone(), generation: pod.generation, reported: pod.reported, profile: pod.profile.unwrap_or(0) }
     }
 
     /// For events.
@@ -54,6 +57,24 @@ pub async fn bind(client: &Client, pod: &Subject, node: &str) -> Result<(), Erro
         "target": {"kind": "Node", "name": node},
     });
     client.request(Method::POST, &pod.target().sub("binding"), "", Some(&body)).await.map(drop)
+}
+
+/// Tells a volume about its claim, or a claim about its node, so that others bind them to each other.
+pub async fn prepare(client: &Client, step: &Step) -> Result<(), Error> {
+    match step {
+        Step::Bind { volume, revision, claim, uid } => {
+            let reference = json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim",
+                "namespace": claim.namespace, "name": claim.name, "uid": uid});
+            let meta = json!({"resourceVersion": revision.to_string(), "annotations": {"pv.kubernetes.io/bound-by-controller": "yes"}});
+            let patch = json!({"metadata": meta, "spec": {"claimRef": reference}});
+            client.patch_target(&Target::of::<PersistentVolume>("", volume), &Patch::Merge(patch)).await.map(drop)
+        }
+        Step::Provision { claim, node } => {
+            let target = Target::of::<PersistentVolumeClaim>(&claim.namespace, &claim.name);
+            let patch = json!({"metadata": {"annotations": {SELECTED_NODE: node}}});
+            client.patch_target(&target, &Patch::Merge(patch)).await.map(drop)
+        }
+    }
 }
 
 /// The condition PodScheduled=False, and the node that room is made on, if any.

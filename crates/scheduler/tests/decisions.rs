@@ -128,13 +128,13 @@ fn a_pod_that_was_rejected_is_moved_by_events_that_help_after_its_backoff() {
     queue.add(1, 0, start);
     assert_eq!(queue.pop(), Some(1));
     assert!(queue.reject(1, Plugin::NodeResourcesFit.bit(), "words", start));
-    queue.happened(event::NODE_TAINT | event::POD_ADD, start);
+    queue.happened(event::NODE_TAINT | event::POD_ADD, start, |_, _| true);
     assert_eq!(queue.pop(), None, "these do not help");
-    queue.happened(event::POD_DELETE, start);
+    queue.happened(event::POD_DELETE, start, |_, _| true);
     assert_eq!(queue.due(), Some(start + Duration::from_secs(1)));
     assert_eq!(queue.pop(), Some(1), "with nobody else ready it may go early");
     assert!(!queue.reject(1, Plugin::NodeResourcesFit.bit(), "words", start), "nothing new is said");
-    queue.happened(event::NODE_ADD, start);
+    queue.happened(event::NODE_ADD, start, |_, _| true);
     assert_eq!(queue.due(), Some(start + Duration::from_secs(2)), "backoff doubles");
 }
 
@@ -146,7 +146,7 @@ fn the_longest_wait_is_five_minutes_and_the_longest_backoff_ten_seconds() {
         queue.tick(start);
         queue.pop();
         queue.reject(1, Plugin::NodeAffinity.bit(), "", start);
-        queue.happened(event::NODE_LABEL, start);
+        queue.happened(event::NODE_LABEL, start, |_, _| true);
     }
     assert_eq!(queue.due(), Some(start + Duration::from_secs(10)));
     queue.pop();
@@ -163,7 +163,7 @@ fn after_an_error_backoff_is_kept_whatever_happens() {
     queue.add(1, 0, start);
     queue.pop();
     queue.fail(1, "error", start);
-    queue.happened(u32::MAX, start);
+    queue.happened(u32::MAX, start, |_, _| true);
     assert_eq!(queue.pop(), None);
     queue.tick(start + Duration::from_secs(1));
     assert_eq!(queue.pop(), Some(1));

@@ -26,7 +26,7 @@ fn least_allocated_is_the_mean_of_what_remains() {
             world.on("n", &pod("there", "x", cpu, memory, &json!({})));
         }
         let id = world.add(&pod("p", "x", asked.0, asked.1, &json!({})));
-        let score = fit::least_allocated(world.state.class_of(id), world.state.node(0));
+        let score = fit::score(world.profile(), world.state.class_of(id), world.state.node(0));
         assert_eq!(score, want, "{cpu} {memory} {there:?} {asked:?}");
     }
 }
@@ -48,7 +48,7 @@ fn balanced_allocation_is_75_when_nothing_changes_and_0_for_best_effort() {
             world.on("n", &pod("there", "x", there.0, there.1, &json!({})));
         }
         let id = world.add(&pod("p", "x", asked.0, asked.1, &json!({})));
-        assert_eq!(fit::balanced(world.state.class_of(id), world.state.node(0)), want, "{there:?} {asked:?}");
+        assert_eq!(fit::balanced(world.profile(), world.state.class_of(id), world.state.node(0)), want, "{there:?} {asked:?}");
     }
 }
 
@@ -165,7 +165,7 @@ fn preferred_node_affinity_adds_the_weights_that_match() {
         [term(5, "kubernetes.io/hostname"), term(3, "absent"), term(2, "topology.kubernetes.io/zone"), {"weight": 9, "preference": {}}]}}});
     let mut world = World::new(&[node("n", "1", "1Gi", "z")]);
     let id = world.add(&pod("p", "x", "", "", &spec));
-    assert_eq!(affinity::preferred(world.state.class_of(id), world.state.node(0)), 7);
+    assert_eq!(affinity::preferred(world.profile(), world.state.class_of(id), world.state.node(0)), 7);
     let mut column = [7, 0, 14];
     plan::share(&mut column, false);
     assert_eq!(column, [50, 0, 100]);
@@ -300,7 +300,7 @@ fn preferred_spread_scores_by_weighted_counts() {
     let id = world.add(&pod("p", "web", "", "", &json!({"topologySpreadConstraints": [constraint(1, HOST, "ScheduleAnyway")]})));
     let nodes: Vec<u32> = world.state.order().to_vec();
     // Weight ln(3+2): 2 → 3.22 → 3, 0 → 0, 1 → 1.61 → 2; the bare node is ignored.
-    let scores = spread::scores(&world.state, world.state.class_of(id), &nodes).unwrap();
+    let scores = spread::scores(&world.state, world.profile(), world.state.class_of(id), &nodes).unwrap();
     assert_eq!(scores, [0, 100, 100 * (3 - 2) / 3, 0]);
 }
 
@@ -309,10 +309,10 @@ fn pods_of_a_service_are_spread_by_default() {
     let mut world = three();
     let id = world.add(&pod("p", "web", "", "", &json!({})));
     let nodes: Vec<u32> = world.state.order().to_vec();
-    assert!(spread::scores(&world.state, world.state.class_of(id), &nodes).is_none());
+    assert!(spread::scores(&world.state, world.profile(), world.state.class_of(id), &nodes).is_none());
     world.tell(Feed::Services, &json!({"metadata": {"name": "s", "namespace": "default"}, "spec": {"selector": {"app": "web"}}}));
     world.on("a1", &pod("w1", "web", "", "", &json!({})));
-    let scores = spread::scores(&world.state, world.state.class_of(id), &nodes).unwrap();
+    let scores = spread::scores(&world.state, world.profile(), world.state.class_of(id), &nodes).unwrap();
     assert!(scores[2] > scores[1] && scores[1] > scores[0], "{scores:?}");
 }
 
@@ -384,7 +384,7 @@ fn preferred_pod_affinity_adds_weights_both_ways() {
     }});
     let id = world.add(&pod("p", "web", "", "", &spec));
     let nodes: Vec<u32> = world.state.order().to_vec();
-    let mut scores = interpod::scores(&world.state, world.state.class_of(id), &nodes).unwrap();
+    let mut scores = interpod::scores(&world.state, world.profile(), world.state.class_of(id), &nodes).unwrap();
     assert_eq!(scores, [6, 10, 1, 0]);
     plan::stretch(&mut scores);
     assert_eq!(scores, [60, 100, 10, 0]);
@@ -412,7 +412,7 @@ fn volumes_must_be_bound_and_within_reach() {
         ("astray", "a1", "node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s)"),
     ] {
         let spec = json!({"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": name}}]});
-        let id = world.add(&pod("p", "web", "", "", &spec));
+        let id = world.add(&pod(&format!("{name}-{node}"), "web", "", "", &spec));
         assert_eq!(reason(&world, id, node), want, "{name} {node}");
     }
 }

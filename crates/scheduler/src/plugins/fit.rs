@@ -1,13 +1,14 @@
-//! NodeResourcesFit (filter, LeastAllocated) and NodeResourcesBalancedAllocation.
+//! NodeResourcesFit (filter, scoring strategies) and NodeResourcesBalancedAllocation.
 
 use super::{Failure, Plugin, Reason, Seat};
 use crate::class::Class;
 use crate::node::Node;
+use crate::profile::{Profile, Strategy};
 use smallvec::SmallVec;
 
 /// What a pod asks for is free on the node, and there is room for one more pod.
 pub fn filter(seat: &Seat<'_>) -> Option<Failure> {
-    let (node, load, wanted) = (seat.node, seat.load, &seat.pre.class.requests);
+    let (node, load, wanted) = (seat.node, seat.load, &seat.class.requests);
     let mut reasons: SmallVec<[Reason; 1]> = SmallVec::new();
     let mut hopeless = false;
     if load.pods + 1 > node.max_pods {
@@ -23,47 +24,97 @@ pub fn filter(seat: &Seat<'_>) -> Option<Failure> {
     ask(wanted.milli_cpu, offered.milli_cpu, load.requested.milli_cpu, &|| "Insufficient cpu".into());
     ask(wanted.memory, offered.memory, load.requested.memory, &|| "Insufficient memory".into());
     ask(wanted.ephemeral, offered.ephemeral, load.requested.ephemeral, &|| "Insufficient ephemeral-storage".into());
-    for (name, amount) in &wanted.scalars {
+    for (name, amount) in wanted.scalars.iter().filter(|(name, _)| !ignored(seat.profile, name)) {
         let (offered, used) = (offered.scalar_amount(name), load.requested.scalar_amount(name));
         ask(*amount, offered, used, &|| format!("Insufficient {name}").into());
     }
     (!reasons.is_empty()).then_some(Failure { plugin: Plugin::NodeResourcesFit, reasons, unresolvable: hopeless })
 }
 
-/// `LeastAllocated` over cpu and memory, each with weight 1: the mean of what would remain, in percent.
-pub fn least_allocated(class: &Class, node: &Node) -> i64 {
-    let remaining = |capacity: i64, used: i64| if used > capacity { 0 } else { (capacity - used) * 100 / capacity };
-    let columns = [
-        (node.allocatable.milli_cpu, node.load.scoring.0 + class.scoring.0),
-        (node.allocatable.memory, node.load.scoring.1 + class.scoring.1),
-    ];
-    let (mut sum, mut weights) = (0, 0);
-    for (capacity, used) in columns.into_iter().filter(|(capacity, _)| *capacity != 0) {
-        sum += remaining(capacity, used);
-        weights += 1;
-    }
-    if weights == 0 { 0 } else { sum / weights }
+/// Extended resources that the profile (or an extender) says to leave alone.
+fn ignored(profile: &Profile, name: &str) -> bool {
+    let group = name.split_once('/').map(|(group, _)| group);
+    profile.ignored_resources.iter().any(|r| **r == *name) || profile.ignored_groups.iter().any(|g| group == Some(g))
 }
 
-/// How much more evenly cpu and memory are used with the pod than without it: 75 for no difference.
+/// What a node has of a resource, and what of it is in use with the pod; `None`: the resource does not count here.
+fn with_pod(class: &Class, node: &Node, name: &str, used: (i64, i64), asked: (i64, i64)) -> Option<(i64, i64)> {
+    let (capacity, in_use) = match name {
+        "cpu" => (node.allocatable.milli_cpu, used.0 + asked.0),
+        "memory" => (node.allocatable.memory, used.1 + asked.1),
+        "ephemeral-storage" => (node.allocatable.ephemeral, node.load.requested.ephemeral + class.requests.ephemeral),
+        _ => match class.requests.scalar_amount(name) {
+            0 => return None,
+            asked => (node.allocatable.scalar_amount(name), node.load.requested.scalar_amount(name) + asked),
+        },
+    };
+    (capacity != 0).then_some((capacity, in_use))
+}
+
+/// The score of NodeResourcesFit, 0 to 100: the weighted mean over the resources of the profile.
+pub fn score(profile: &Profile, class: &Class, node: &Node) -> i64 {
+    let (mut sum, mut weights) = (0, 0);
+    for (name, weight) in &profile.fit {
+        let Some((capacity, used)) = with_pod(class, node, name, node.load.scoring, class.scoring) else { continue };
+        let score = match &profile.strategy {
+            Strategy::Least => (capacity - used).max(0) * 100 / capacity,
+            Strategy::Most => used.min(capacity) * 100 / capacity,
+            Strategy::Ratio(shape) => ratio(shape, if used > capacity { 100 } else { used * 100 / capacity }),
+        };
+        if score > 0 || !matches!(profile.strategy, Strategy::Ratio(_)) {
+            sum += score * weight;
+            weights += weight;
+        }
+    }
+    match (&profile.strategy, weights) {
+        (_, 0) => 0,
+        (Strategy::Ratio(_), _) => (sum as f64 / weights as f64).round() as i64,
+        _ => sum / weights,
+    }
+}
+
+/// The value of a line through points at `used` percent; points score from 0 to 10, the result from 0 to 100.
+fn ratio(shape: &[(i64, i64)], used: i64) -> i64 {
+    let Some(after) = shape.iter().position(|(at, _)| used <= *at) else {
+        return shape.last().map_or(0, |(_, score)| score * 10);
+    };
+    let (at, score) = shape[after];
+    let Some((before, from)) = after.checked_sub(1).map(|i| shape[i]) else { return score * 10 };
+    from * 10 + (score - from) * 10 * (used - before) / (at - before)
+}
+
+/// How much more evenly resources are used with the pod than without it: 75 for no difference.
 /// Best-effort pods make none, and score 0.
-pub fn balanced(class: &Class, node: &Node) -> i64 {
+pub fn balanced(profile: &Profile, class: &Class, node: &Node) -> i64 {
     if class.requests.milli_cpu == 0 && class.requests.memory == 0 {
         return 0;
     }
-    let used = &node.load.requested;
-    let without = balance(node, used.milli_cpu, used.memory);
-    let with = balance(node, used.milli_cpu + class.requests.milli_cpu, used.memory + class.requests.memory);
+    let used = (node.load.requested.milli_cpu, node.load.requested.memory);
+    let asked = (class.requests.milli_cpu, class.requests.memory);
+    let without = balance(profile, class, node, used, (0, 0));
+    let with = balance(profile, class, node, used, asked);
     50 + (50 + with - without) / 2
 }
 
-/// 100 when cpu and memory are used to the same degree, less by the deviation between them.
-fn balance(node: &Node, milli_cpu: i64, memory: i64) -> i64 {
-    let degree = |used: i64, capacity: i64| (used as f64 / capacity as f64).min(1.0);
-    let offered = &node.allocatable;
-    let deviation = match (offered.milli_cpu, offered.memory) {
-        (0, _) | (_, 0) => 0.0,
-        (cpu, bytes) => ((degree(milli_cpu, cpu) - degree(memory, bytes)) / 2.0).abs(),
+/// 100 when the resources are used to the same degree, less by the deviation between them.
+fn balance(profile: &Profile, class: &Class, node: &Node, used: (i64, i64), asked: (i64, i64)) -> i64 {
+    let alone = asked == (0, 0);
+    let degree = |name: &Box<str>| {
+        let (capacity, mut in_use) = with_pod(class, node, name, used, asked)?;
+        if alone && !matches!(&**name, "cpu" | "memory") {
+            let own = if &**name == "ephemeral-storage" { class.requests.ephemeral } else { class.requests.scalar_amount(name) };
+            in_use -= own;
+        }
+        Some((in_use as f64 / capacity as f64).min(1.0))
+    };
+    let degrees: SmallVec<[f64; 4]> = profile.balanced.iter().filter_map(degree).collect();
+    let deviation = match degrees.as_slice() {
+        [] | [_] => 0.0,
+        [a, b] => ((a - b) / 2.0).abs(),
+        many => {
+            let mean = many.iter().sum::<f64>() / many.len() as f64;
+            (many.iter().map(|d| (d - mean).powi(2)).sum::<f64>() / many.len() as f64).sqrt()
+        }
     };
     ((1.0 - deviation) * 100.0) as i64
 }

@@ -1,16 +1,18 @@
 //! InterPodAffinity: pods that want to be together, and pods that must not be.
 
-use super::{Failure, Plugin, Seat};
+use super::{Failure, Plugin};
 use crate::class::{Class, PodTerm};
 use crate::node::NodeId;
+use crate::profile::Profile;
 use crate::state::{ClassEntry, State};
 use crate::topology::Topology;
 
-const AFFINITY: &str = "node(s) didn't match pod affinity rules";
-const ANTI_AFFINITY: &str = "node(s) didn't match pod anti-affinity rules";
-const EXISTING: &str = "node(s) didn't satisfy existing pods anti-affinity rules";
-/// What a required affinity of a pod that is there counts, when a pod that it wants is placed.
-const HARD_AFFINITY_WEIGHT: i64 = 1;
+/// No pod that is wanted is there.
+pub(crate) const AFFINITY: &str = "node(s) didn't match pod affinity rules";
+/// A pod that is not wanted is there.
+pub(crate) const ANTI_AFFINITY: &str = "node(s) didn't match pod anti-affinity rules";
+/// A pod is there that does not want it.
+pub(crate) const EXISTING: &str = "node(s) didn't satisfy existing pods anti-affinity rules";
 
 #[derive(Clone, Debug)]
 struct Column<'s> {
@@ -61,11 +63,13 @@ pub struct Counts<'s> {
     matches_itself: bool,
 }
 
-fn matches(state: &State, term: &PodTerm, class: &Class) -> bool {
+/// Whether a term means the pods of a class.
+pub(crate) fn matches(state: &State, term: &PodTerm, class: &Class) -> bool {
     term.matches(&class.namespace, state.namespace_labels(&class.namespace), &class.labels)
 }
 
-fn matches_all(state: &State, terms: &[PodTerm], class: &Class) -> bool {
+/// Whether all terms (and there are some) mean the pods of a class.
+pub(crate) fn matches_all(state: &State, terms: &[PodTerm], class: &Class) -> bool {
     !terms.is_empty() && terms.iter().all(|t| matches(state, t, class))
 }
 
@@ -85,7 +89,10 @@ fn candidates<'s>(state: &'s State, terms: &[&PodTerm]) -> Vec<&'s ClassEntry> {
 
 impl<'s> Counts<'s> {
     /// Counts.
-    pub fn of(state: &'s State, class: &'s Class) -> Self {
+    pub fn of(state: &'s State, profile: &Profile, class: &'s Class) -> Self {
+        if !profile.filters(Plugin::InterPodAffinity) {
+            return Counts { class, affinity: Vec::new(), anti: Vec::new(), existing: Vec::new(), matches_itself: false };
+        }
         let columns = |terms: &'s [PodTerm]| terms.iter().filter_map(|t| Column::new(state, &t.key)).collect();
         let mut counts = Counts {
             class,
@@ -96,10 +103,10 @@ impl<'s> Counts<'s> {
         };
         let terms: Vec<&PodTerm> = class.affinity.iter().chain(&class.anti_affinity).collect();
         for entry in candidates(state, &terms) {
-            counts.count_wanted(state, entry.class.as_ref(), entry.placed.iter().map(|p| (p.node, i64::from(p.pods))));
+            counts.count_wanted(state, entry.class.as_ref(), entry.placed.iter().map(|(node, p)| (*node, i64::from(p.pods))));
         }
         for entry in state.minding() {
-            counts.count_minding(state, &entry.class, entry.placed.iter().map(|p| (p.node, i64::from(p.pods))));
+            counts.count_minding(state, &entry.class, entry.placed.iter().map(|(node, p)| (*node, i64::from(p.pods))));
         }
         counts
     }
@@ -146,10 +153,9 @@ impl<'s> Counts<'s> {
 }
 
 /// Required terms hold both ways.
-pub fn filter(seat: &Seat<'_>) -> Option<Failure> {
-    let counts = &seat.pre.others;
-    let present = |columns: &[Column<'_>]| columns.iter().any(|c| c.at(seat.id).is_some_and(|pods| pods > 0));
-    if !counts.wanted_are_there(seat.id) {
+pub fn filter(counts: &Counts<'_>, node: NodeId) -> Option<Failure> {
+    let present = |columns: &[Column<'_>]| columns.iter().any(|c| c.at(node).is_some_and(|pods| pods > 0));
+    if !counts.wanted_are_there(node) {
         return Some(Failure::unresolvable(Plugin::InterPodAffinity, AFFINITY));
     }
     if present(&counts.anti) {
@@ -159,7 +165,7 @@ pub fn filter(seat: &Seat<'_>) -> Option<Failure> {
 }
 
 /// Sums of weights for the feasible nodes, not yet normalised; `None` when no pod cares.
-pub fn scores(state: &State, class: &Class, feasible: &[NodeId]) -> Option<Vec<i64>> {
+pub fn scores(state: &State, profile: &Profile, class: &Class, feasible: &[NodeId]) -> Option<Vec<i64>> {
     let mut columns: Vec<Column<'_>> = Vec::new();
     let terms: Vec<&PodTerm> = class.pod_preferred.iter().map(|(_, t)| t).collect();
     for entry in candidates(state, &terms) {
@@ -169,9 +175,10 @@ pub fn scores(state: &State, class: &Class, feasible: &[NodeId]) -> Option<Vec<i
     }
     for entry in state.minding().filter(|e| !e.placed.is_empty()) {
         for term in entry.class.affinity.iter().filter(|t| matches(state, t, class)) {
-            add_all(&mut columns, state, &term.key, entry, HARD_AFFINITY_WEIGHT);
+            add_all(&mut columns, state, &term.key, entry, profile.hard_affinity_weight);
         }
-        for (weight, term) in entry.class.pod_preferred.iter().filter(|(_, t)| matches(state, t, class)) {
+        let ignored = profile.ignore_preferred_of_existing && class.pod_preferred.is_empty();
+        for (weight, term) in entry.class.pod_preferred.iter().filter(|(_, t)| !ignored && matches(state, t, class)) {
             add_all(&mut columns, state, &term.key, entry, *weight);
         }
     }
@@ -183,6 +190,6 @@ pub fn scores(state: &State, class: &Class, feasible: &[NodeId]) -> Option<Vec<i
 
 fn add_all<'s>(columns: &mut Vec<Column<'s>>, state: &'s State, key: &'s str, entry: &ClassEntry, weight: i64) {
     if let Some(column) = column(columns, state, key) {
-        entry.placed.iter().for_each(|p| column.add(p.node, weight * i64::from(p.pods)));
+        entry.placed.iter().for_each(|(node, p)| column.add(*node, weight * i64::from(p.pods)));
     }
 }

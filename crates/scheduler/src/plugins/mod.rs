@@ -1,9 +1,11 @@
 //! The plugins of the default profile: one file each, pure, with upstream's names, formulas and words.
 //!
-//! A filter says why a node is no place for a pod; a score fills one column over the feasible nodes. Both look at a
-//! [`State`] that they cannot change and at what [`Pre`] counted once for the pod.
+//! A filter says why a node is no place for a pod; a score fills one column over the feasible nodes. Some look at the
+//! node alone ([`LOCAL`]), some at the pod's volumes, some at what [`Pre`] counted of other pods. All look at a [`State`]
+//! that they cannot change.
 
 pub mod affinity;
+pub mod features;
 pub mod fit;
 pub mod image;
 pub mod interpod;
@@ -14,30 +16,93 @@ pub mod volumes;
 
 use crate::class::Class;
 use crate::node::{Load, Node, NodeId, PodId};
+use crate::profile::Profile;
 use crate::state::State;
 use smallvec::{SmallVec, smallvec};
 use std::borrow::Cow;
 
-/// Who said no.
+/// The plugins, in upstream's order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
 #[allow(missing_docs, reason = "the names are upstream's")]
 pub enum Plugin {
+    SchedulingGates,
+    PrioritySort,
     NodeUnschedulable,
     NodeName,
     TaintToleration,
     NodeAffinity,
     NodePorts,
     NodeResourcesFit,
+    VolumeRestrictions,
+    NodeVolumeLimits,
     VolumeBinding,
+    VolumeZone,
     PodTopologySpread,
     InterPodAffinity,
+    DynamicResources,
+    DefaultPreemption,
+    NodeResourcesBalancedAllocation,
+    ImageLocality,
+    DefaultBinder,
+    NodeDeclaredFeatures,
 }
 
+use Plugin::*;
+
 impl Plugin {
+    /// How many there are.
+    pub const COUNT: usize = 20;
+
+    /// All of them, in order.
+    pub const ALL: [Plugin; Plugin::COUNT] = [
+        SchedulingGates,
+        PrioritySort,
+        NodeUnschedulable,
+        NodeName,
+        TaintToleration,
+        NodeAffinity,
+        NodePorts,
+        NodeResourcesFit,
+        VolumeRestrictions,
+        NodeVolumeLimits,
+        VolumeBinding,
+        VolumeZone,
+        PodTopologySpread,
+        InterPodAffinity,
+        DynamicResources,
+        DefaultPreemption,
+        NodeResourcesBalancedAllocation,
+        ImageLocality,
+        DefaultBinder,
+        NodeDeclaredFeatures,
+    ];
+
+    /// Those that score, with the weights of the default profile.
+    pub const DEFAULT_WEIGHTS: [(Plugin, i64); 8] = [
+        (TaintToleration, 3),
+        (NodeAffinity, 2),
+        (NodeResourcesFit, 1),
+        (PodTopologySpread, 2),
+        (InterPodAffinity, 2),
+        (DynamicResources, 2),
+        (NodeResourcesBalancedAllocation, 1),
+        (ImageLocality, 1),
+    ];
+
     /// A bit of its own.
     pub fn bit(self) -> u32 {
         1 << self as u8
+    }
+
+    /// Upstream's name.
+    pub fn name(self) -> String {
+        format!("{self:?}")
+    }
+
+    /// The plugin with a name.
+    pub fn named(name: &str) -> Option<Plugin> {
+        Plugin::ALL.into_iter().find(|p| p.name() == name)
     }
 }
 
@@ -45,7 +110,7 @@ impl Plugin {
 pub type Reason = Cow<'static, str>;
 
 /// Why a node is no place for a pod.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Failure {
     /// Who says so.
     pub plugin: Plugin,
@@ -70,6 +135,8 @@ impl Failure {
 /// What is counted once for a pod, before nodes are looked at (PreFilter).
 #[derive(Clone, Debug)]
 pub struct Pre<'s> {
+    /// The profile it is placed by.
+    pub profile: &'s Profile,
     /// The pod's class.
     pub class: &'s Class,
     /// Only these nodes, when required affinity names them.
@@ -84,13 +151,15 @@ pub struct Pre<'s> {
 
 impl<'s> Pre<'s> {
     /// Counts, or says why no node can ever do.
-    pub fn of(state: &'s State, class: &'s Class) -> Result<Self, Failure> {
+    pub fn of(state: &'s State, profile: &'s Profile, pod: PodId) -> Result<Self, Failure> {
+        let class: &Class = state.class_of(pod);
         Ok(Pre {
+            profile,
             class,
             only: affinity::named_nodes(state, class),
-            volumes: volumes::Bound::of(state, class)?,
-            spread: spread::Counts::of(state, class),
-            others: interpod::Counts::of(state, class),
+            volumes: volumes::Bound::of(state, profile, pod)?,
+            spread: spread::Counts::of(state, profile, class),
+            others: interpod::Counts::of(state, profile, class),
         })
     }
 
@@ -101,13 +170,15 @@ impl<'s> Pre<'s> {
     }
 }
 
-/// One node, looked at for one pod.
+/// One node, looked at for the pods of a class.
 #[derive(Clone, Copy)]
 pub struct Seat<'a> {
     /// The cluster.
     pub state: &'a State,
-    /// The counts for the pod.
-    pub pre: &'a Pre<'a>,
+    /// The profile.
+    pub profile: &'a Profile,
+    /// What the pod is like.
+    pub class: &'a Class,
     /// Which node.
     pub id: NodeId,
     /// The node.
@@ -116,25 +187,36 @@ pub struct Seat<'a> {
     pub load: &'a Load,
 }
 
-/// Filters in upstream's order. The first that fails speaks for the node.
-const FILTERS: [fn(&Seat<'_>) -> Option<Failure>; 8] = [
-    taints::unschedulable,
-    taints::filter,
-    affinity::filter,
-    ports::filter,
-    fit::filter,
-    volumes::filter,
-    spread::filter,
-    interpod::filter,
+/// A filter that looks at the node alone.
+type Filter = fn(&Seat<'_>) -> Option<Failure>;
+
+/// Filters that look at the node alone, in upstream's order. (The last of them comes last upstream as well; it is rare
+/// enough that a node that also fails for its volumes or neighbours may name it first.)
+pub const LOCAL: [(Plugin, Filter); 6] = [
+    (NodeUnschedulable, taints::unschedulable),
+    (TaintToleration, taints::filter),
+    (NodeAffinity, affinity::filter),
+    (NodePorts, ports::filter),
+    (NodeResourcesFit, fit::filter),
+    (NodeDeclaredFeatures, features::filter),
 ];
 
+/// Why a node is no place for any pod of the class, whatever its volumes and the other nodes; the first filter that
+/// fails speaks for the node.
+pub fn check_local(seat: &Seat<'_>) -> Option<Failure> {
+    LOCAL.iter().filter(|(plugin, _)| seat.profile.filters(*plugin)).find_map(|(_, filter)| filter(seat))
+}
+
 /// Why a node is no place for the pod; `None`: it is one.
-pub fn check(seat: &Seat<'_>) -> Option<Failure> {
-    FILTERS.iter().find_map(|filter| filter(seat))
+pub fn check(seat: &Seat<'_>, pre: &Pre<'_>) -> Option<Failure> {
+    check_local(seat)
+        .or_else(|| volumes::filter(seat, &pre.volumes))
+        .or_else(|| spread::filter(&pre.spread, seat.id))
+        .or_else(|| interpod::filter(&pre.others, seat.id))
 }
 
 /// The pods that would be on a node besides those that are: nominated ones of at least this priority.
-pub fn expected(state: &State, node: NodeId, pod: PodId, class: &Class) -> Vec<PodId> {
-    let ahead = |p: &&PodId| **p != pod && state.class_of(**p).priority >= class.priority;
+pub fn expected(state: &State, node: NodeId, pod: Option<PodId>, class: &Class) -> Vec<PodId> {
+    let ahead = |p: &&PodId| Some(**p) != pod && state.class_of(**p).priority >= class.priority;
     state.nominated(node).iter().filter(ahead).copied().collect()
 }

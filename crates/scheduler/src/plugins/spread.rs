@@ -1,13 +1,17 @@
 //! PodTopologySpread: pods of a group are spread evenly over the domains of a topology key.
 
-use super::{Failure, Plugin, Seat};
+use super::{Failure, Plugin};
 use crate::class::{Class, Spread, label};
 use crate::node::{Node, NodeId};
+use crate::profile::{DefaultSpread, Profile};
 use crate::state::State;
 use crate::topology::{HOSTNAME, Topology, ZONE};
+use ferrokube_api::labels::Selector;
 
-const UNEVEN: &str = "node(s) didn't match pod topology spread constraints";
-const NO_LABEL: &str = "node(s) didn't match pod topology spread constraints (missing required label)";
+/// The domain is too far ahead.
+pub(crate) const UNEVEN: &str = "node(s) didn't match pod topology spread constraints";
+/// The node is in no domain.
+pub(crate) const NO_LABEL: &str = "node(s) didn't match pod topology spread constraints (missing required label)";
 
 /// A domain that no eligible node is in.
 const NOWHERE: i64 = -1;
@@ -15,7 +19,7 @@ const NOWHERE: i64 = -1;
 /// What is counted for one constraint.
 #[derive(Clone, Debug)]
 struct Count<'s> {
-    constraint: &'s Spread,
+    constraint: Spread,
     topology: &'s Topology,
     /// Matching pods by domain; [`NOWHERE`] where none are counted.
     domains: Vec<i64>,
@@ -42,7 +46,7 @@ pub struct Counts<'s> {
 }
 
 /// Whether pods on a node count for a constraint.
-fn includes(constraint: &Spread, class: &Class, node: &Node) -> bool {
+pub(crate) fn includes(constraint: &Spread, class: &Class, node: &Node) -> bool {
     (!constraint.honor_affinity || class.wants_node(node)) && (!constraint.honor_taints || class.untolerated(&node.taints).is_none())
 }
 
@@ -50,16 +54,19 @@ fn includes(constraint: &Spread, class: &Class, node: &Node) -> bool {
 fn each_match(state: &State, namespace: &str, constraint: &Spread, mut add: impl FnMut(NodeId, i64)) {
     for entry in state.classes_in(namespace).filter(|e| !e.placed.is_empty()) {
         if constraint.selector.matches_with(|key| label(&entry.class.labels, key)) {
-            entry.placed.iter().for_each(|p| add(p.node, i64::from(p.pods - p.leaving)));
+            entry.placed.iter().for_each(|(node, p)| add(*node, i64::from(p.pods - p.leaving)));
         }
     }
 }
 
 impl<'s> Counts<'s> {
     /// Counts.
-    pub fn of(state: &'s State, class: &'s Class) -> Self {
-        let hard: Vec<(&Spread, &Topology)> =
-            class.spread.iter().filter(|s| !s.anyway).filter_map(|s| Some((s, state.topology(&s.key)?))).collect();
+    pub fn of(state: &'s State, profile: &Profile, class: &'s Class) -> Self {
+        if !profile.filters(Plugin::PodTopologySpread) {
+            return Counts::default();
+        }
+        let constraints = hard(state, profile, class);
+        let hard: Vec<(&Spread, &Topology)> = constraints.iter().filter_map(|s| Some((s, state.topology(&s.key)?))).collect();
         let in_all = |node: NodeId| hard.iter().all(|(_, t)| t.domain(node).is_some());
         let mut counts = Counts { namespace: &class.namespace, list: Vec::with_capacity(hard.len()) };
         for (constraint, topology) in &hard {
@@ -77,6 +84,7 @@ impl<'s> Counts<'s> {
                 }
             });
             let own = i64::from(constraint.selector.matches_with(|key| label(&class.labels, key)));
+            let constraint = (*constraint).clone();
             let mut count = Count { constraint, topology, domains, eligible, own, fewest: 0 };
             count.settle();
             counts.list.push(count);
@@ -100,9 +108,9 @@ impl<'s> Counts<'s> {
 }
 
 /// With the pod, no domain may be ahead of the emptiest by more than the skew allowed.
-pub fn filter(seat: &Seat<'_>) -> Option<Failure> {
-    for count in &seat.pre.spread.list {
-        let Some(domain) = count.topology.domain(seat.id) else {
+pub fn filter(counts: &Counts<'_>, node: NodeId) -> Option<Failure> {
+    for count in &counts.list {
+        let Some(domain) = count.topology.domain(node) else {
             return Some(Failure::unresolvable(Plugin::PodTopologySpread, NO_LABEL));
         };
         let there = count.domains[domain].max(0);
@@ -113,27 +121,44 @@ pub fn filter(seat: &Seat<'_>) -> Option<Failure> {
     None
 }
 
-/// The constraints that are preferences; for pods without any constraint, the system's defaults for groups.
-fn soft(state: &State, class: &Class) -> (Vec<Spread>, bool) {
-    if !class.spread.is_empty() {
-        return (class.spread.iter().filter(|s| s.anyway).cloned().collect(), true);
+/// The constraints that must hold: those of the pod, or else the profile's.
+pub fn hard(state: &State, profile: &Profile, class: &Class) -> Vec<Spread> {
+    defaults(state, profile, class).into_iter().chain(class.spread.iter().cloned()).filter(|s| !s.anyway).collect()
+}
+
+/// The constraints that are preferences, and whether a node must have all their labels to count; for pods without any
+/// constraint those of the profile.
+pub fn soft(state: &State, profile: &Profile, class: &Class) -> (Vec<Spread>, bool) {
+    let all_labels = !class.spread.is_empty() || profile.spread != DefaultSpread::System;
+    let all = defaults(state, profile, class).into_iter().chain(class.spread.iter().cloned());
+    (all.filter(|s| s.anyway).collect(), all_labels)
+}
+
+/// What the profile says about pods of a group that say nothing about it themselves.
+fn defaults(state: &State, profile: &Profile, class: &Class) -> Vec<Spread> {
+    if !class.spread.is_empty() || profile.spread == DefaultSpread::List(Vec::new()) {
+        return Vec::new();
     }
-    let Some(selector) = state.owners.default_selector(class) else { return (Vec::new(), false) };
-    let default = |key: &str, max_skew| Spread {
+    let Some(selector) = state.owners.default_selector(class) else { return Vec::new() };
+    let system = |key: &str, max_skew| Spread {
         max_skew,
         key: key.into(),
         anyway: true,
-        selector: selector.clone(),
+        selector: Selector::everything(),
         min_domains: 1,
         honor_affinity: true,
         honor_taints: false,
     };
-    (vec![default(HOSTNAME, 3), default(ZONE, 5)], false)
+    let list = match &profile.spread {
+        DefaultSpread::System => vec![system(HOSTNAME, 3), system(ZONE, 5)],
+        DefaultSpread::List(list) => list.clone(),
+    };
+    list.into_iter().map(|s| Spread { selector: selector.clone(), ..s }).collect()
 }
 
 /// Scores of the feasible nodes, already from 0 to 100; `None` when there is nothing to prefer.
-pub fn scores(state: &State, class: &Class, feasible: &[NodeId]) -> Option<Vec<i64>> {
-    let (constraints, all_labels) = soft(state, class);
+pub fn scores(state: &State, profile: &Profile, class: &Class, feasible: &[NodeId]) -> Option<Vec<i64>> {
+    let (constraints, all_labels) = soft(state, profile, class);
     let columns: Vec<(&Spread, &Topology)> = constraints.iter().filter_map(|s| Some((s, state.topology(&s.key)?))).collect();
     if columns.is_empty() {
         return None;
@@ -172,7 +197,7 @@ pub fn scores(state: &State, class: &Class, feasible: &[NodeId]) -> Option<Vec<i
 }
 
 /// Fewer is better: `100 × (most + least - n) / most`; nodes without the labels get 0.
-fn normalise(raw: &[f64], ignored: &[bool]) -> Vec<i64> {
+pub(crate) fn normalise(raw: &[f64], ignored: &[bool]) -> Vec<i64> {
     let rounded: Vec<i64> = raw.iter().map(|s| s.round() as i64).collect();
     let counted = || rounded.iter().zip(ignored).filter(|(_, i)| !**i).map(|(s, _)| *s);
     let (most, least) = (counted().max().unwrap_or(0), counted().min().unwrap_or(0));

@@ -14,13 +14,13 @@ pub fn unschedulable(seat: &Seat<'_>) -> Option<Failure> {
         return None;
     }
     let taint = Taint { key: KEY.into(), value: Box::default(), effect: Effect::NoSchedule };
-    let tolerated = seat.pre.class.tolerations.iter().any(|t| t.tolerates(&taint));
+    let tolerated = seat.class.tolerations.iter().any(|t| t.tolerates(&taint));
     (!tolerated).then(|| Failure::unresolvable(Plugin::NodeUnschedulable, UNSCHEDULABLE))
 }
 
 /// A taint that repels must be tolerated.
 pub fn filter(seat: &Seat<'_>) -> Option<Failure> {
-    seat.pre.class.untolerated(&seat.node.taints)?;
+    seat.class.untolerated(&seat.node.taints)?;
     Some(Failure::unresolvable(Plugin::TaintToleration, UNTOLERATED))
 }
 

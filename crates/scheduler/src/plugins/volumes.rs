@@ -1,34 +1,52 @@
-//! VolumeBinding: claims are bound, and their volumes can be reached from the node.
-//!
-//! Claims of classes that wait for the first consumer are not bound from here yet: such a pod waits, and says so in the
-//! words of a cluster without a matching volume.
+//! VolumeRestrictions, NodeVolumeLimits, VolumeBinding and VolumeZone: the pod's claims are bound or can be, and their
+//! volumes can be used from the node.
 
-use super::{Failure, Plugin, Seat};
-use crate::class::{Class, NodeTerm};
+use super::{Failure, Plugin, Reason, Seat};
+use crate::class::{NodeTerm, label};
+use crate::node::PodId;
+use crate::profile::Profile;
 use crate::state::State;
+use crate::storage::{Claim, Step, Unmet};
+use ferrokube_api::ObjectKey;
+use smallvec::SmallVec;
+use std::collections::BTreeSet;
 
 const UNBOUND: &str = "pod has unbound immediate PersistentVolumeClaims";
 const NO_VOLUME: &str = "node(s) didn't find available persistent volumes to bind";
+const NO_SPACE: &str = "node(s) did not have enough free storage";
 const MISSING_VOLUME: &str = "node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s)";
 const ELSEWHERE: &str = "node(s) didn't match PersistentVolume's node affinity";
+const OTHER_ZONE: &str = "node(s) had no available volume zone";
+const TOO_MANY: &str = "node(s) exceed max volume count";
+const EXCLUSIVE: &str = "node has pod using PersistentVolumeClaim with the same name and ReadWriteOncePod access mode";
 
 /// The volumes of a pod's claims.
 #[derive(Clone, Debug, Default)]
 pub struct Bound<'s> {
     affinities: Vec<&'s [NodeTerm]>,
+    zones: Vec<(&'static str, &'s [Box<str>])>,
     missing: bool,
-    waiting: bool,
+    waiting: Vec<(ObjectKey, &'s Claim)>,
+    /// Driver and identity of each volume.
+    csi: Vec<(&'s str, String)>,
+    /// Another pod uses a claim that only one pod may use.
+    exclusive: bool,
 }
 
 impl<'s> Bound<'s> {
     /// Looks the claims up.
-    pub fn of(state: &'s State, class: &Class) -> Result<Self, Failure> {
-        let mut bound = Bound::default();
+    pub fn of(state: &'s State, profile: &Profile, id: PodId) -> Result<Self, Failure> {
+        let (pod, mut bound) = (state.pod(id), Bound::default());
         let hopeless = |reason: String| Err(Failure::unresolvable(Plugin::VolumeBinding, reason));
+        let binding = profile.filters(Plugin::VolumeBinding);
         let mut unbound = false;
-        for name in &class.claims {
-            let Some(claim) = state.storage.claim(&class.namespace, name) else {
-                return hopeless(format!("persistentvolumeclaim \"{name}\" not found"));
+        for named in &pod.claims {
+            let (namespace, name) = (&pod.key.namespace, &named.name);
+            let Some(claim) = state.storage.claim(namespace, name) else {
+                return hopeless(match named.ephemeral {
+                    true => format!("waiting for ephemeral volume controller to create the persistentvolumeclaim \"{name}\""),
+                    false => format!("persistentvolumeclaim \"{name}\" not found"),
+                });
             };
             if claim.lost {
                 let volume = claim.volume.as_deref().unwrap_or_default();
@@ -37,31 +55,111 @@ impl<'s> Bound<'s> {
             if claim.deleting {
                 return hopeless(format!("persistentvolumeclaim \"{name}\" is being deleted"));
             }
+            if named.ephemeral && claim.owner.as_ref() != Some(&pod.uid) {
+                let key = &pod.key;
+                return hopeless(format!("PVC {namespace}/{name} was not created for pod {}/{} (pod is not owner)", key.namespace, key.name));
+            }
+            let key = ObjectKey::new(namespace, name);
+            bound.csi.extend(state.storage.csi_of(&key, claim).filter(|_| profile.filters(Plugin::NodeVolumeLimits)));
+            let single = profile.filters(Plugin::VolumeRestrictions) && claim.modes.iter().any(|m| &**m == "ReadWriteOncePod");
+            bound.exclusive |= single && state.users_of_claim(namespace, name).iter().any(|user| *user != id);
             match &claim.volume {
-                None if state.storage.waits(claim.class.as_deref()) => bound.waiting = true,
-                None => unbound = true,
-                Some(volume) => match state.storage.volume(volume) {
-                    None => bound.missing = true,
-                    Some(Some(terms)) => bound.affinities.push(terms),
-                    Some(None) => {}
-                },
+                Some(volume) if claim.bound => bound.add_volume(state, profile, volume),
+                None if state.storage.waits(claim) => bound.waiting.push((key, claim)),
+                _ => unbound = true,
             }
         }
-        if unbound { hopeless(UNBOUND.to_owned()) } else { Ok(bound) }
+        if !binding {
+            bound.waiting.clear();
+            bound.missing = false;
+        }
+        if unbound && binding { hopeless(UNBOUND.to_owned()) } else { Ok(bound) }
+    }
+
+    fn add_volume(&mut self, state: &'s State, profile: &Profile, name: &str) {
+        let Some(volume) = state.storage.volume(name) else {
+            self.missing = true;
+            return;
+        };
+        if profile.filters(Plugin::VolumeBinding) {
+            self.affinities.extend(volume.terms.as_deref());
+        }
+        if profile.filters(Plugin::VolumeZone) {
+            self.zones.extend(volume.zones.iter().map(|(key, values)| (*key, values.as_slice())));
+        }
+    }
+
+    /// Whether many nodes may be out of question for these volumes.
+    pub fn restricts_nodes(&self) -> bool {
+        self.missing || self.exclusive || !self.affinities.is_empty() || !self.zones.is_empty() || !self.waiting.is_empty()
+    }
+
+    /// Whether claims wait to be bound once the pod is placed.
+    pub fn waits(&self) -> bool {
+        !self.waiting.is_empty()
     }
 }
 
-/// Bound volumes exist and allow the node.
-pub fn filter(seat: &Seat<'_>) -> Option<Failure> {
-    let bound = &seat.pre.volumes;
-    let reason = if bound.missing {
-        MISSING_VOLUME
-    } else if bound.affinities.iter().any(|terms| !terms.iter().any(|t| t.matches(seat.node))) {
-        ELSEWHERE
-    } else if bound.waiting {
-        NO_VOLUME
-    } else {
-        return None;
-    };
-    Some(Failure::unresolvable(Plugin::VolumeBinding, reason))
+/// What must be done about a pod's claims on the node it is placed on.
+pub fn steps(state: &State, profile: &Profile, id: PodId, node: u32) -> Vec<Step> {
+    if state.pod(id).claims.is_empty() {
+        return Vec::new();
+    }
+    let bound = Bound::of(state, profile, id).ok();
+    bound.and_then(|b| state.storage.steps(&b.waiting, state.node(node)).ok()).unwrap_or_default()
+}
+
+/// The four plugins, in upstream's order.
+pub fn filter(seat: &Seat<'_>, bound: &Bound<'_>) -> Option<Failure> {
+    if bound.exclusive {
+        return Some(Failure::new(Plugin::VolumeRestrictions, EXCLUSIVE));
+    }
+    if too_many(seat, bound) {
+        return Some(Failure::new(Plugin::NodeVolumeLimits, TOO_MANY));
+    }
+    let mut reasons: SmallVec<[Reason; 1]> = SmallVec::new();
+    let steps = if bound.waiting.is_empty() { Ok(Vec::new()) } else { seat.state.storage.steps(&bound.waiting, seat.node) };
+    if steps == Err(Unmet::Nothing) {
+        reasons.push(NO_VOLUME.into());
+    }
+    if bound.affinities.iter().any(|terms| !terms.iter().any(|t| t.matches(seat.node))) {
+        reasons.push(ELSEWHERE.into());
+    }
+    if steps == Err(Unmet::Space) {
+        reasons.push(NO_SPACE.into());
+    }
+    if bound.missing {
+        reasons.push(MISSING_VOLUME.into());
+    }
+    if !reasons.is_empty() {
+        return Some(Failure { plugin: Plugin::VolumeBinding, reasons, unresolvable: true });
+    }
+    let labelled = bound.zones.iter().any(|(key, _)| label(&seat.node.labels, key).is_some());
+    let elsewhere = |(key, values): &(&str, &[Box<str>])| label(&seat.node.labels, key).is_none_or(|v| !values.iter().any(|x| **x == *v));
+    // A node without any such label is not in a zone at all.
+    (labelled && bound.zones.iter().any(elsewhere)).then(|| Failure::unresolvable(Plugin::VolumeZone, OTHER_ZONE))
+}
+
+/// With the pod, more volumes of a driver would be attached than the node takes.
+fn too_many(seat: &Seat<'_>, bound: &Bound<'_>) -> bool {
+    let (state, name) = (seat.state, &seat.node.name);
+    if !bound.csi.iter().any(|(driver, _)| state.storage.limit(name, driver).is_some()) {
+        return false;
+    }
+    let mut attached: BTreeSet<(&str, String)> = BTreeSet::new();
+    for pod in seat.node.pods.iter().map(|id| state.pod(*id)) {
+        for claim in &pod.claims {
+            let key = ObjectKey::new(&pod.key.namespace, &claim.name);
+            let known = state.storage.claim(&key.namespace, &key.name);
+            attached.extend(known.and_then(|c| state.storage.csi_of(&key, c)));
+        }
+    }
+    for volume in state.storage.attached(name).filter_map(|v| state.storage.volume(v)?.csi.as_ref()) {
+        attached.insert((&volume.0, volume.1.to_string()));
+    }
+    let added: BTreeSet<&(&str, String)> = bound.csi.iter().filter(|v| !attached.contains(*v)).collect();
+    added.iter().any(|(driver, _)| {
+        let count = attached.iter().filter(|(d, _)| d == driver).count() + added.iter().filter(|(d, _)| d == driver).count();
+        state.storage.limit(name, driver).is_some_and(|limit| count > limit)
+    })
 }

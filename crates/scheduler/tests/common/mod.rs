@@ -5,9 +5,11 @@ use ferrokube_api::Object;
 use ferrokube_scheduler::node::{Node, NodeId, PodId};
 use ferrokube_scheduler::plan::{Decision, Planner};
 use ferrokube_scheduler::plugins::{Failure, Pre};
+use ferrokube_scheduler::profile::Profile;
 use ferrokube_scheduler::state::State;
 use ferrokube_scheduler::{feeds, plan, pod, preempt};
 use serde_json::{Value, json};
+use std::sync::Arc;
 
 pub fn object(value: &Value) -> Object {
     Object::from_json(value.to_string().into()).unwrap()
@@ -43,14 +45,24 @@ pub fn pod(name: &str, app: &str, cpu: &str, memory: &str, more: &Value) -> Valu
 pub struct World {
     pub state: State,
     pub planner: Planner,
+    pub profiles: Arc<[Profile]>,
 }
 
 impl World {
     pub fn new(nodes: &[Value]) -> Self {
-        let mut world = World { state: State::new(), planner: Planner::new(1) };
+        World::with_profile(nodes, Profile::default())
+    }
+
+    pub fn with_profile(nodes: &[Value], profile: Profile) -> Self {
+        let profiles: Arc<[Profile]> = [profile].into();
+        let mut world = World { state: State::new(), planner: Planner::new(1, profiles.clone()), profiles };
         world.state.set_namespace("default", Some([("team".into(), "a".into())].into()));
         nodes.iter().for_each(|n| world.node(n));
         world
+    }
+
+    pub fn profile(&self) -> &Profile {
+        &self.profiles[0]
     }
 
     pub fn node(&mut self, value: &Value) {
@@ -63,7 +75,7 @@ impl World {
     }
 
     pub fn add(&mut self, value: &Value) -> PodId {
-        self.state.set_pod(pod::read(&object(value)).unwrap(), true).id
+        self.state.set_pod(pod::read(&object(value)).unwrap(), Some(0)).id
     }
 
     /// A pod that is on a node.
@@ -83,7 +95,7 @@ impl World {
 
     /// Why a pod cannot be on a node.
     pub fn check(&self, pod: PodId, node: &str) -> Option<Failure> {
-        match Pre::of(&self.state, self.state.class_of(pod)) {
+        match Pre::of(&self.state, self.profile(), pod) {
             Ok(pre) => plan::check(&self.state, pod, &pre, self.id(node)),
             Err(failure) => Some(failure),
         }
@@ -102,7 +114,7 @@ impl World {
                 Ok(self.name(node))
             }
             Decision::Nowhere(mut diagnosis) => {
-                diagnosis.preemption = preempt::plan(&self.state, pod, &diagnosis, 0).err();
+                diagnosis.preemption = preempt::plan(&self.state, &self.profiles[0], pod, &diagnosis, 0).err();
                 Err(diagnosis.message())
             }
         }
@@ -111,7 +123,7 @@ impl World {
     /// Node and victims by name.
     pub fn preempt(&mut self, pod: PodId) -> Result<(String, Vec<String>), String> {
         let Decision::Nowhere(diagnosis) = self.planner.decide(&self.state, pod) else { panic!("it fits") };
-        let room = preempt::plan(&self.state, pod, &diagnosis, 0)?;
+        let room = preempt::plan(&self.state, &self.profiles[0], pod, &diagnosis, 0)?;
         let victims = room.victims.iter().map(|v| self.state.pod(*v).key.name.to_string()).collect();
         Ok((self.name(room.node), victims))
     }

@@ -1,0 +1,317 @@
+//! Feasible nodes and scores of hundreds of generated clusters, against the formulas written down once more.
+//!
+//! [`reference`] reads the same JSON and knows nothing of the scheduler's machinery: no classes, no counts, no order of
+//! evaluation. What it says must hold both for looking at nodes one by one and for the rankings that are kept from one
+//! decision to the next while pods and nodes come, change and go.
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod common;
+mod reference;
+
+use common::World;
+use ferrokube_api::ObjectKey;
+use ferrokube_scheduler::feeds::Feed;
+use ferrokube_scheduler::plan::Decision;
+use ferrokube_scheduler::profile::Profile;
+use rand::rngs::SmallRng;
+use rand::seq::IndexedRandom;
+use rand::{Rng, SeedableRng};
+use reference::Cluster;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+const ZONE: &str = "topology.kubernetes.io/zone";
+const HOST: &str = "kubernetes.io/hostname";
+
+struct Generator(SmallRng);
+
+impl Generator {
+    fn chance(&mut self, percent: u32) -> bool {
+        self.0.random_range(0..100) < percent
+    }
+
+    fn one<T: Clone>(&mut self, of: &[T]) -> T {
+        of.choose(&mut self.0).unwrap().clone()
+    }
+
+    fn node(&mut self, name: &str) -> Value {
+        let mut labels = json!({HOST: name});
+        if self.chance(85) {
+            labels[ZONE] = self.one(&["z0", "z1", "z2"]).into();
+        }
+        if self.chance(60) {
+            labels["disk"] = self.one(&["ssd", "hdd"]).into();
+        }
+        let mut taints = Vec::new();
+        for (key, effect, percent) in [("dedicated", "NoSchedule", 15), ("slow", "PreferNoSchedule", 30), ("old", "PreferNoSchedule", 20)] {
+            if self.chance(percent) {
+                taints.push(json!({"key": key, "value": self.one(&["a", "b"]), "effect": effect}));
+            }
+        }
+        let cpu = self.one(&["2", "4", "7500m"]);
+        let memory = self.one(&["4Gi", "8Gi", "9000000000"]);
+        let mut node = json!({
+            "metadata": {"name": name, "uid": name, "labels": labels},
+            "spec": {"taints": taints},
+            "status": {"allocatable": {"cpu": cpu, "memory": memory, "pods": self.one(&["3", "6", "10"]), "example.com/gpu": self.one(&["0", "2"])}},
+        });
+        if self.chance(7) {
+            node["spec"]["unschedulable"] = true.into();
+        }
+        if self.chance(50) {
+            node["status"]["images"] = json!([{"names": ["big:v1"], "sizeBytes": 700_000_000}, {"names": ["small:latest"], "sizeBytes": 60_000_000}]);
+        }
+        node
+    }
+
+    fn selector(&mut self) -> Value {
+        match self.0.random_range(0..4) {
+            0 => json!({"matchLabels": {"app": self.one(&["x", "y"])}}),
+            1 => json!({"matchExpressions": [{"key": "app", "operator": "In", "values": ["x", "y"]}]}),
+            2 => json!({"matchExpressions": [{"key": "tier", "operator": "Exists"}]}),
+            _ => json!({"matchExpressions": [{"key": "tier", "operator": "NotIn", "values": ["front"]}], "matchLabels": {"app": "x"}}),
+        }
+    }
+
+    fn pod_term(&mut self) -> Value {
+        let mut term = json!({"topologyKey": self.one(&[ZONE, HOST, "disk"]), "labelSelector": self.selector()});
+        match self.0.random_range(0..6) {
+            0 => term["namespaceSelector"] = json!({}),
+            1 => term["namespaceSelector"] = json!({"matchLabels": {"team": "red"}}),
+            2 => term["namespaces"] = json!(["a"]),
+            _ => {}
+        }
+        term
+    }
+
+    fn node_term(&mut self) -> Value {
+        match self.0.random_range(0..3) {
+            0 => json!({"matchExpressions": [{"key": "disk", "operator": "In", "values": ["ssd"]}]}),
+            1 => json!({"matchExpressions": [{"key": ZONE, "operator": "NotIn", "values": ["z1"]}]}),
+            _ => json!({"matchExpressions": [{"key": "disk", "operator": "Exists"}, {"key": ZONE, "operator": "In", "values": ["z0", "z2"]}]}),
+        }
+    }
+
+    fn affinity(&mut self) -> Value {
+        let mut affinity = json!({});
+        if self.chance(20) {
+            affinity["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"] = json!({"nodeSelectorTerms": [self.node_term(), self.node_term()]});
+        }
+        if self.chance(30) {
+            let terms: Vec<Value> = (0..2).map(|_| json!({"weight": self.0.random_range(1..50), "preference": self.node_term()})).collect();
+            affinity["nodeAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"] = terms.into();
+        }
+        for (kind, required) in [("podAffinity", 12), ("podAntiAffinity", 20)] {
+            if self.chance(required) {
+                affinity[kind]["requiredDuringSchedulingIgnoredDuringExecution"] = json!([self.pod_term()]);
+            }
+            if self.chance(25) {
+                let weight = self.0.random_range(1..100);
+                affinity[kind]["preferredDuringSchedulingIgnoredDuringExecution"] = json!([{"weight": weight, "podAffinityTerm": self.pod_term()}]);
+            }
+        }
+        affinity
+    }
+
+    fn constraint(&mut self) -> Value {
+        let mut constraint = json!({
+            "maxSkew": self.0.random_range(1..3),
+            "topologyKey": self.one(&[ZONE, HOST, "disk"]),
+            "whenUnsatisfiable": self.one(&["DoNotSchedule", "ScheduleAnyway", "ScheduleAnyway"]),
+            "labelSelector": self.selector(),
+        });
+        if constraint["whenUnsatisfiable"] == "DoNotSchedule" && self.chance(30) {
+            constraint["minDomains"] = self.0.random_range(1..4).into();
+        }
+        if self.chance(30) {
+            constraint["nodeTaintsPolicy"] = "Honor".into();
+        }
+        if self.chance(30) {
+            constraint["nodeAffinityPolicy"] = "Ignore".into();
+        }
+        constraint
+    }
+
+    /// What the pods of a template have in common.
+    fn template(&mut self) -> Value {
+        let mut requests = json!({});
+        if self.chance(80) {
+            requests["cpu"] = self.one(&["100m", "250m", "900m"]).into();
+        }
+        if self.chance(70) {
+            requests["memory"] = self.one(&["64Mi", "500Mi", "1500Mi"]).into();
+        }
+        if self.chance(10) {
+            requests["example.com/gpu"] = "1".into();
+        }
+        let image = self.one(&["big:v1", "small", "other:v2"]);
+        let mut spec = json!({"containers": [{"name": "c", "image": image, "resources": {"requests": requests}}], "affinity": self.affinity()});
+        if self.chance(10) {
+            spec["containers"][0]["ports"] = json!([{"containerPort": 80, "hostPort": self.one(&[80, 81])}]);
+        }
+        if self.chance(15) {
+            spec["nodeSelector"] = json!({"disk": self.one(&["ssd", "hdd"])});
+        }
+        if self.chance(30) {
+            spec["tolerations"] = json!([{"key": self.one(&["dedicated", "slow"]), "operator": "Exists"}]);
+        }
+        if self.chance(40) {
+            let number = self.0.random_range(1..3);
+            let constraints: Vec<Value> = (0..number).map(|_| self.constraint()).collect();
+            // The same key and effect twice is refused by validation.
+            let mut seen = std::collections::BTreeSet::new();
+            let distinct = constraints.into_iter().filter(|c| seen.insert((c["topologyKey"].to_string(), c["whenUnsatisfiable"].to_string())));
+            spec["topologySpreadConstraints"] = distinct.collect::<Vec<_>>().into();
+        }
+        let mut labels = json!({"app": self.one(&["x", "y", "z"])});
+        if self.chance(50) {
+            labels["tier"] = self.one(&["front", "back"]).into();
+        }
+        json!({"metadata": {"namespace": self.one(&["a", "b"]), "labels": labels, "creationTimestamp": "2026-01-01T00:00:00Z"}, "spec": spec})
+    }
+}
+
+/// A cluster twice: for the scheduler and for the reference.
+struct Twins {
+    world: World,
+    cluster: Cluster,
+}
+
+impl Twins {
+    fn new(random: &mut Generator) -> Self {
+        // 100: every node is looked at, so that both ways see the same nodes.
+        let mut world = World::with_profile(&[], Profile { percentage: 100, ..Profile::default() });
+        world.planner.ranked_from = 1;
+        let mut cluster = Cluster::default();
+        for (name, team) in [("a", "red"), ("b", "blue")] {
+            world.state.set_namespace(name, Some([("team".into(), team.into())].into()));
+            cluster.namespaces.insert(name.into(), json!({"team": team}));
+        }
+        if random.chance(60) {
+            let service = json!({"metadata": {"name": "s", "namespace": "a"}, "spec": {"selector": {"app": "x"}}});
+            world.tell(Feed::Services, &service);
+            cluster.services.push(service);
+        }
+        Twins { world, cluster }
+    }
+
+    fn set_node(&mut self, node: Value) {
+        self.world.node(&node);
+        self.cluster.nodes.insert(node["metadata"]["name"].as_str().unwrap().into(), node);
+    }
+
+    fn set_pod(&mut self, pod: &Value) -> u32 {
+        self.cluster.set_pod(pod.clone());
+        self.world.add(pod)
+    }
+
+    fn remove_pod(&mut self, pod: &Value) {
+        let text = |key: &str| pod["metadata"][key].as_str().unwrap().to_owned();
+        self.world.state.remove_pod(&ObjectKey::new(&text("namespace"), &text("name")));
+        self.cluster.pods.retain(|p| p["metadata"]["uid"] != pod["metadata"]["uid"]);
+    }
+
+    /// Feasible nodes with scores relative to the best, by name.
+    fn relative(&self, scores: impl IntoIterator<Item = (u32, i64)>) -> BTreeMap<String, i64> {
+        let scores: Vec<_> = scores.into_iter().collect();
+        let best = scores.iter().map(|(_, s)| *s).max().unwrap_or(0);
+        scores.into_iter().map(|(id, s)| (self.world.name(id), s - best)).collect()
+    }
+
+    /// Compares, and says where the pod goes.
+    fn check(&mut self, id: u32, pod: &Value, what: &str) -> Option<String> {
+        let want = self.cluster.expected(pod);
+        let best = want.values().copied().max().unwrap_or(0);
+        let want: BTreeMap<String, i64> = want.into_iter().map(|(name, score)| (name, score - best)).collect();
+        let profiles = self.world.profiles.clone();
+        let slow = self.world.planner.one_by_one(&self.world.state, &profiles[0], id);
+        let scored: Vec<_> = self.world.planner.scored().collect();
+        let found = match &slow {
+            Decision::Nowhere(_) => BTreeMap::new(),
+            Decision::Place(node) if want.len() == 1 => BTreeMap::from([(self.world.name(*node), 0)]),
+            Decision::Place(_) => self.relative(scored),
+        };
+        assert_eq!(found, want, "one by one, {what}: {pod:#}");
+        let ranking = self.world.planner.ranking(&self.world.state, 0, &profiles[0], id).unwrap();
+        let scores = ranking.scores(&profiles[0]);
+        assert_eq!(self.relative(scores), want, "by ranking, {what}: {pod:#}");
+        if let Decision::Nowhere(slow) = slow {
+            let ranking = self.world.planner.ranking(&self.world.state, 0, &profiles[0], id).unwrap();
+            let ranked = ranking.diagnosis(&self.world.state);
+            assert_eq!(ranked.message(), slow.message(), "{what}");
+            let sorted = |mut list: Vec<u32>| {
+                list.sort_unstable();
+                list
+            };
+            assert_eq!(sorted(ranked.resolvable), sorted(slow.resolvable), "{what}");
+        }
+        match self.world.planner.decide(&self.world.state, id) {
+            Decision::Place(node) => {
+                let name = self.world.name(node);
+                assert_eq!(want.get(&name), Some(&0), "one of the best, {what}");
+                self.world.state.assume(id, node);
+                Some(name)
+            }
+            Decision::Nowhere(_) => {
+                assert!(want.is_empty(), "{what}");
+                None
+            }
+        }
+    }
+}
+
+fn run(seed: u64) -> usize {
+    let mut random = Generator(SmallRng::seed_from_u64(seed));
+    let mut twins = Twins::new(&mut random);
+    let nodes = random.0.random_range(3..9);
+    for i in 0..nodes {
+        let node = random.node(&format!("n{i}"));
+        twins.set_node(node);
+    }
+    let templates: Vec<Value> = (0..5).map(|_| random.template()).collect();
+    let mut placed: Vec<Value> = Vec::new();
+    let mut compared = 0;
+    for i in 0..24 {
+        let mut pod = random.one(&templates);
+        pod["metadata"]["name"] = format!("p{i}").into();
+        pod["metadata"]["uid"] = format!("{seed}-{i}").into();
+        let id = twins.set_pod(&pod);
+        let node = twins.check(id, &pod, &format!("seed {seed} pod {i}"));
+        compared += 1;
+        match node {
+            Some(node) => {
+                pod["spec"]["nodeName"] = node.into();
+                twins.set_pod(&pod);
+                placed.push(pod);
+            }
+            None => twins.remove_pod(&pod),
+        }
+        if random.chance(20) && !placed.is_empty() {
+            let at = random.0.random_range(0..placed.len());
+            twins.remove_pod(&placed.swap_remove(at));
+        }
+        if random.chance(10) && !placed.is_empty() {
+            let at = random.0.random_range(0..placed.len());
+            placed[at]["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
+            twins.set_pod(&placed[at]);
+        }
+        if random.chance(8) {
+            let name = format!("n{}", random.0.random_range(0..nodes));
+            let node = random.node(&name);
+            twins.set_node(node);
+        }
+        if random.chance(3) {
+            let labels = json!({"team": random.one(&["red", "blue"])});
+            let team = labels["team"].as_str().unwrap().into();
+            twins.world.state.set_namespace("b", Some([("team".into(), team)].into()));
+            twins.cluster.namespaces.insert("b".into(), labels);
+        }
+    }
+    compared
+}
+
+#[test]
+fn decisions_agree_with_the_formulas_over_hundreds_of_clusters() {
+    let compared: usize = (0..400).map(run).sum();
+    assert_eq!(compared, 400 * 24);
+}
