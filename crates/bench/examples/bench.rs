@@ -1,4 +1,5 @@
-//! The bench tool by itself, as `ferrokube bench` is: `cargo run --release -p ferrokube-bench --example bench -- api --kubeconfig FILE`.
+//! `ferrokube bench` without the rest of the binary, which takes minutes to compile:
+//! `cargo run --release -p ferrokube-bench --example bench -- scheduler --in-memory`.
 
 use clap::Parser;
 

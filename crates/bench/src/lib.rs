@@ -10,6 +10,7 @@ mod load;
 mod objects;
 mod pods;
 mod process;
+mod scheduler;
 mod table;
 mod up;
 mod watch;
@@ -27,6 +28,8 @@ enum Command {
     Api(api::Args),
     /// Pods on a running cluster: from create to Ready, one by one and many at once
     Pods(pods::Args),
+    /// The workloads of kube-scheduler's own benchmark: in memory, or against a server with hollow nodes
+    Scheduler(scheduler::Args),
     /// Clusters from nothing: time until they are ready, and memory
     Up(up::Args),
 }
@@ -40,6 +43,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     match args.command {
         Command::Api(args) => api::run(args).await,
         Command::Pods(args) => pods::run(args).await,
+        Command::Scheduler(args) => scheduler::run(args).await,
         Command::Up(args) => up::run(args).await,
     }
 }

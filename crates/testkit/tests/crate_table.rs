@@ -16,7 +16,7 @@ const TABLE: [(&str, &[&str]); 15] = [
     ("network", &["api", "client"]),
     ("dns", &["api", "client"]),
     ("runtime", &["cri"]),
-    ("bench", &["api", "client"]),
+    ("bench", &["api", "client", "scheduler"]),
     (
         "ferrokube",
         &[
