@@ -107,7 +107,11 @@ struct Trial<'a> {
 impl Trial<'_> {
     fn shift(&mut self, pod: PodId, delta: i64) {
         let (leaving, class) = (self.state.pod(pod).terminating, self.state.class_of(pod));
-        if delta > 0 { self.load.add(class) } else { self.load.remove(class) }
+        if delta > 0 {
+            self.load.add(class)
+        } else {
+            self.load.remove(class)
+        }
         if let Some(pre) = &mut self.pre {
             pre.shift(self.state, class, self.node, leaving, delta);
         }

@@ -167,8 +167,17 @@ impl Queue {
 
     /// A pod that waits for its first try.
     pub fn add(&mut self, id: PodId, priority: i32, now: Instant) {
-        let entry =
-            Entry { priority, turn: 0, place: Place::Out, unschedulable: 0, errors: 0, failed: now, since: now, rejectors: 0, said: String::new() };
+        let entry = Entry {
+            priority,
+            turn: 0,
+            place: Place::Out,
+            unschedulable: 0,
+            errors: 0,
+            failed: now,
+            since: now,
+            rejectors: 0,
+            said: String::new(),
+        };
         self.remove(id);
         self.entries.insert(id, entry);
         self.put(id, Place::Ready);

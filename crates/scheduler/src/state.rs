@@ -525,7 +525,11 @@ impl State {
         let leaving = i64::from(pod.terminating) * pods;
         let entry = self.classes[pod.class as usize].as_mut().expect("a class lives as long as it has pods");
         let load = &mut self.nodes[node as usize].load;
-        if pods > 0 { load.add(&entry.class) } else { load.remove(&entry.class) }
+        if pods > 0 {
+            load.add(&entry.class)
+        } else {
+            load.remove(&entry.class)
+        }
         let placed = entry.placed.entry(node).or_default();
         placed.pods = placed.pods.wrapping_add_signed(pods as i32);
         placed.leaving = placed.leaving.wrapping_add_signed(leaving as i32);

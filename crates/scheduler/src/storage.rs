@@ -237,7 +237,12 @@ impl Storage {
             let volume = self.volumes.get(name)?;
             let mine = |(of, uid): &(ObjectKey, Box<str>)| of == key && (uid.is_empty() || *uid == claim.uid);
             let taken = self.assumed_volumes.get(name).is_some_and(|of| of != key) || chosen.contains(&**name);
-            if taken || volume.deleting || volume.block != claim.block || volume.capacity < claim.request || volume.attributes != claim.attributes {
+            if taken
+                || volume.deleting
+                || volume.block != claim.block
+                || volume.capacity < claim.request
+                || volume.attributes != claim.attributes
+            {
                 continue;
             }
             if volume.claim.as_ref().is_some_and(mine) {

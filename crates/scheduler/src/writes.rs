@@ -29,7 +29,13 @@ pub struct Subject {
 impl Subject {
     /// Of a pod.
     pub fn of(pod: &Pod) -> Self {
-        Subject { key: pod.key.clone(), uid: pod.uid.clone(), generation: pod.generation, reported: pod.reported, profile: pod.profile.unwrap_or(0) }
+        Subject {
+            key: pod.key.clone(),
+            uid: pod.uid.clone(),
+            generation: pod.generation,
+            reported: pod.reported,
+            profile: pod.profile.unwrap_or(0),
+        }
     }
 
     /// For events.

@@ -59,7 +59,8 @@ impl Generator {
             node["spec"]["unschedulable"] = true.into();
         }
         if self.chance(50) {
-            node["status"]["images"] = json!([{"names": ["big:v1"], "sizeBytes": 700_000_000}, {"names": ["small:latest"], "sizeBytes": 60_000_000}]);
+            node["status"]["images"] =
+                json!([{"names": ["big:v1"], "sizeBytes": 700_000_000}, {"names": ["small:latest"], "sizeBytes": 60_000_000}]);
         }
         node
     }
@@ -88,14 +89,17 @@ impl Generator {
         match self.0.random_range(0..3) {
             0 => json!({"matchExpressions": [{"key": "disk", "operator": "In", "values": ["ssd"]}]}),
             1 => json!({"matchExpressions": [{"key": ZONE, "operator": "NotIn", "values": ["z1"]}]}),
-            _ => json!({"matchExpressions": [{"key": "disk", "operator": "Exists"}, {"key": ZONE, "operator": "In", "values": ["z0", "z2"]}]}),
+            _ => {
+                json!({"matchExpressions": [{"key": "disk", "operator": "Exists"}, {"key": ZONE, "operator": "In", "values": ["z0", "z2"]}]})
+            }
         }
     }
 
     fn affinity(&mut self) -> Value {
         let mut affinity = json!({});
         if self.chance(20) {
-            affinity["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"] = json!({"nodeSelectorTerms": [self.node_term(), self.node_term()]});
+            affinity["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"] =
+                json!({"nodeSelectorTerms": [self.node_term(), self.node_term()]});
         }
         if self.chance(30) {
             let terms: Vec<Value> = (0..2).map(|_| json!({"weight": self.0.random_range(1..50), "preference": self.node_term()})).collect();
@@ -107,7 +111,8 @@ impl Generator {
             }
             if self.chance(25) {
                 let weight = self.0.random_range(1..100);
-                affinity[kind]["preferredDuringSchedulingIgnoredDuringExecution"] = json!([{"weight": weight, "podAffinityTerm": self.pod_term()}]);
+                affinity[kind]["preferredDuringSchedulingIgnoredDuringExecution"] =
+                    json!([{"weight": weight, "podAffinityTerm": self.pod_term()}]);
             }
         }
         affinity
@@ -145,7 +150,8 @@ impl Generator {
             requests["example.com/gpu"] = "1".into();
         }
         let image = self.one(&["big:v1", "small", "other:v2"]);
-        let mut spec = json!({"containers": [{"name": "c", "image": image, "resources": {"requests": requests}}], "affinity": self.affinity()});
+        let mut spec =
+            json!({"containers": [{"name": "c", "image": image, "resources": {"requests": requests}}], "affinity": self.affinity()});
         if self.chance(10) {
             spec["containers"][0]["ports"] = json!([{"containerPort": 80, "hostPort": self.one(&[80, 81])}]);
         }
@@ -160,7 +166,8 @@ impl Generator {
             let constraints: Vec<Value> = (0..number).map(|_| self.constraint()).collect();
             // The same key and effect twice is refused by validation.
             let mut seen = std::collections::BTreeSet::new();
-            let distinct = constraints.into_iter().filter(|c| seen.insert((c["topologyKey"].to_string(), c["whenUnsatisfiable"].to_string())));
+            let distinct =
+                constraints.into_iter().filter(|c| seen.insert((c["topologyKey"].to_string(), c["whenUnsatisfiable"].to_string())));
             spec["topologySpreadConstraints"] = distinct.collect::<Vec<_>>().into();
         }
         let mut labels = json!({"app": self.one(&["x", "y", "z"])});

@@ -151,7 +151,11 @@ fn pending_on_a_node(line: &[u8]) -> Option<Bound> {
     let Event { object } = serde_json::from_slice(line).ok()?;
     let hollow = object.spec.node_name.is_some_and(|n| n.starts_with(PREFIX));
     let pending = object.status.phase.as_deref().is_none_or(|p| p == "Pending");
-    (hollow && pending).then(|| Bound { namespace: object.metadata.namespace.into(), name: object.metadata.name.into(), at: Instant::now() })
+    (hollow && pending).then(|| Bound {
+        namespace: object.metadata.namespace.into(),
+        name: object.metadata.name.into(),
+        at: Instant::now(),
+    })
 }
 
 fn runs(path: String) -> Call {
@@ -176,7 +180,9 @@ mod tests {
     #[test]
     fn only_pods_that_are_new_on_hollow_nodes_are_taken_up() {
         let line = |node: &str, phase: &str| {
-            format!(r#"{{"type":"MODIFIED","object":{{"metadata":{{"name":"p","namespace":"n"}},"spec":{{"nodeName":"{node}"}},"status":{{"phase":"{phase}"}}}}}}"#)
+            format!(
+                r#"{{"type":"MODIFIED","object":{{"metadata":{{"name":"p","namespace":"n"}},"spec":{{"nodeName":"{node}"}},"status":{{"phase":"{phase}"}}}}}}"#
+            )
         };
         assert!(pending_on_a_node(line("bench-node-1", "Pending").as_bytes()).is_some());
         assert!(pending_on_a_node(line("bench-node-1", "Running").as_bytes()).is_none());

@@ -1,9 +1,9 @@
 //! Workloads against a server and whatever scheduler it has: objects are created, hollow nodes take the pods up, and what
 //! counts is the time from the create request of a pod until a watch shows it on a node.
 
+use super::Args;
 use super::hollow::{Bound, Kubelets, PREFIX};
 use super::workloads::{Thing, Workload};
-use super::Args;
 use crate::connect::{Call, Server};
 use crate::load::{self, Until};
 use crate::objects::revision_of;
@@ -117,9 +117,10 @@ impl Scene<'_> {
         self.create(pods.iter().flat_map(self.workload.with_pod).collect()).await?;
         let text = |pod: &Value, field: &str| Box::from(pod["metadata"][field].as_str().unwrap_or_default());
         let keys: Vec<Key> = pods.iter().map(|p| (text(p, "namespace"), text(p, "name"))).collect();
-        let calls = pods.into_iter().zip(&keys).map(|(pod, (namespace, _))| {
-            Call::new(Method::POST, format!("/api/v1/namespaces/{namespace}/pods"), pod.to_string())
-        });
+        let calls = pods
+            .into_iter()
+            .zip(&keys)
+            .map(|(pod, (namespace, _))| Call::new(Method::POST, format!("/api/v1/namespaces/{namespace}/pods"), pod.to_string()));
         let sent = self.send(calls.collect(), false).await?;
         Ok(keys.into_iter().zip(sent).collect())
     }
@@ -180,9 +181,12 @@ impl Scene<'_> {
         let names: BTreeSet<String> = (0..self.workload.nodes).map(|i| format!("{PREFIX}{i}")).collect();
         let leases = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
         calls.extend(names.iter().map(|n| delete(format!("{leases}/{n}"))));
-        calls.extend((self.workload.things)().iter().filter(|(p, _)| p.ends_with("priorityclasses")).map(|(path, thing)| {
-            delete(format!("{path}/{}", thing["metadata"]["name"].as_str().unwrap_or_default()))
-        }));
+        calls.extend(
+            (self.workload.things)()
+                .iter()
+                .filter(|(p, _)| p.ends_with("priorityclasses"))
+                .map(|(path, thing)| delete(format!("{path}/{}", thing["metadata"]["name"].as_str().unwrap_or_default()))),
+        );
         let uses = |path: &str| {
             let node = (self.workload.node)(0);
             let things = (self.workload.with_node)(&node).into_iter().chain((self.workload.with_pod)(&(self.workload.pod)(0)));

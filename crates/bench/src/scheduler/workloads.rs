@@ -166,7 +166,8 @@ fn in_zones(i: usize) -> Value {
 }
 
 fn spread(name: &str, key: &str, skew: i64, when: &str, more: &Value) -> Value {
-    let mut constraint = json!({"maxSkew": skew, "topologyKey": key, "whenUnsatisfiable": when, "labelSelector": {"matchLabels": {"color": "blue"}}});
+    let mut constraint =
+        json!({"maxSkew": skew, "topologyKey": key, "whenUnsatisfiable": when, "labelSelector": {"matchLabels": {"color": "blue"}}});
     for (field, value) in more.as_object().into_iter().flatten() {
         constraint[field] = value.clone();
     }
@@ -238,7 +239,8 @@ fn with_secret(i: usize) -> Value {
 
 /// A claim of the pod's name, bound to a volume of its own.
 fn bound_volume(pod: &Value, source: &str, value: &Value) -> Vec<Thing> {
-    let (namespace, name) = (pod["metadata"]["namespace"].as_str().unwrap_or_default(), pod["metadata"]["name"].as_str().unwrap_or_default());
+    let (namespace, name) =
+        (pod["metadata"]["namespace"].as_str().unwrap_or_default(), pod["metadata"]["name"].as_str().unwrap_or_default());
     let volume_name = format!("{namespace}-{name}");
     let mut volume = json!({
         "apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": volume_name},
@@ -329,21 +331,35 @@ pub(super) fn all() -> Vec<Workload> {
         row("SchedulingPreferredPodAntiAffinity", 90, (5000, init_rather_apart), (5000, rather_apart)),
         row("SchedulingNodeAffinity", 220, (5000, init_plain), (10_000, in_zones)),
         of_one_zone(row("MixedSchedulingBasePod", 140, (5000, mixed), (5000, measured_plain))),
-        of_teams(Workload { nodes: 6000, ..row("SchedulingRequiredPodAntiAffinityWithNSSelector", 24, (4000, init_team_apart), (2000, team_apart)) }),
+        of_teams(Workload {
+            nodes: 6000,
+            ..row("SchedulingRequiredPodAntiAffinityWithNSSelector", 24, (4000, init_team_apart), (2000, team_apart))
+        }),
         of_teams(row("SchedulingPreferredAntiAffinityWithNSSelector", 55, (4000, init_team_rather_apart), (2000, team_rather_apart))),
         of_teams(of_one_zone(row("SchedulingRequiredPodAffinityWithNSSelector", 35, (5000, init_team_together), (2000, team_together)))),
         of_teams(row("SchedulingPreferredAffinityWithNSSelector", 90, (5000, init_team_rather_together), (5000, team_rather_together))),
         row("TopologySpreading", 85, (5000, init_plain), (5000, spread_zones)),
         row("PreferredTopologySpreading", 125, (5000, init_plain), (5000, rather_spread_zones)),
         Workload { things: service, threshold: None, ..row("DefaultTopologySpreading", 0, (5000, init_plain), (10_000, measured_plain)) },
-        Workload { node: node_maybe_tainted, ..row("SchedulingWithNodeInclusionPolicy", 68, (0, init_plain), (4000, spread_hosts_by_taints)) },
+        Workload {
+            node: node_maybe_tainted,
+            ..row("SchedulingWithNodeInclusionPolicy", 68, (0, init_plain), (4000, spread_hosts_by_taints))
+        },
         Workload { init_placed: false, ..row("Unschedulable", 140, (100, too_large), (10_000, measured_plain)) },
         Workload { threshold: Some(160), things: priority, ..row("Preemption", 160, (20_000, low), (5000, high)) },
         Workload { nodes: 1000, init_placed: false, ..row("SchedulingWhileGated", 130, (10_000, gated), (20_000, measured_plain)) },
         Workload { nodes: 15_000, ..row("SchedulingDaemonset", 390, (0, init_plain), (30_000, on_its_node)) },
         row("SchedulingSecrets", 260, (1000, init_plain), (10_000, with_secret)),
         Workload { with_pod: disk_volume, ..row("SchedulingInTreePVs", 90, (1000, init_with_claim), (2000, pod_with_claim)) },
-        Workload { with_pod: disk_volume, with_node: csi_node, ..row("SchedulingMigratedInTreePVs", 35, (5000, init_with_claim), (5000, pod_with_claim)) },
-        Workload { with_pod: csi_volume, with_node: csi_node, ..row("SchedulingCSIPVs", 48, (5000, init_with_claim), (5000, pod_with_claim)) },
+        Workload {
+            with_pod: disk_volume,
+            with_node: csi_node,
+            ..row("SchedulingMigratedInTreePVs", 35, (5000, init_with_claim), (5000, pod_with_claim))
+        },
+        Workload {
+            with_pod: csi_volume,
+            with_node: csi_node,
+            ..row("SchedulingCSIPVs", 48, (5000, init_with_claim), (5000, pod_with_claim))
+        },
     ]
 }

@@ -122,7 +122,13 @@ impl PluginConfig {
             }
             "VolumeBinding" => {
                 let seconds = serde_json::from_value::<VolumeBinding>(args)?.bind_timeout_seconds.unwrap_or(600);
-                let refused = || Invalid::value(format!("{path}.bindTimeoutSeconds"), seconds, "invalid BindTimeoutSeconds, should not be a negative value");
+                let refused = || {
+                    Invalid::value(
+                        format!("{path}.bindTimeoutSeconds"),
+                        seconds,
+                        "invalid BindTimeoutSeconds, should not be a negative value",
+                    )
+                };
                 profile.bind_timeout_seconds = u64::try_from(seconds).map_err(|_| refused())?;
                 Ok(())
             }

@@ -231,7 +231,9 @@ impl Configuration {
         if let Some(view) = file.leader_election {
             configuration.leader_election = election(view, configuration.leader_election)?;
         }
-        let views = file.profiles.unwrap_or_else(|| vec![ProfileView { scheduler_name: None, percentage_of_nodes_to_score: None, plugins: None, plugin_config: None }]);
+        let views = file.profiles.unwrap_or_else(|| {
+            vec![ProfileView { scheduler_name: None, percentage_of_nodes_to_score: None, plugins: None, plugin_config: None }]
+        });
         let alone = views.len() == 1;
         let mut profiles: Vec<Profile> = Vec::new();
         for (at, view) in views.into_iter().enumerate() {

@@ -57,7 +57,10 @@ impl<'s> Bound<'s> {
             }
             if named.ephemeral && claim.owner.as_ref() != Some(&pod.uid) {
                 let key = &pod.key;
-                return hopeless(format!("PVC {namespace}/{name} was not created for pod {}/{} (pod is not owner)", key.namespace, key.name));
+                return hopeless(format!(
+                    "PVC {namespace}/{name} was not created for pod {}/{} (pod is not owner)",
+                    key.namespace, key.name
+                ));
             }
             let key = ObjectKey::new(namespace, name);
             bound.csi.extend(state.storage.csi_of(&key, claim).filter(|_| profile.filters(Plugin::NodeVolumeLimits)));

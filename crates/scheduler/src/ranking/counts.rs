@@ -268,7 +268,8 @@ impl Counts {
             }
         }
         let known = |key: &str, role: &Role| self.columns.iter().any(|c| *c.key == *key && c.role == *role);
-        let all_known = existing.iter().all(|key| known(key, &Role::Existing)) && preference.iter().all(|(key, _)| known(key, &Role::Preference));
+        let all_known =
+            existing.iter().all(|key| known(key, &Role::Existing)) && preference.iter().all(|(key, _)| known(key, &Role::Preference));
         if all_known { Ok(effects) } else { Err(Stale) }
     }
 
@@ -392,7 +393,8 @@ impl Counts {
         let ignored: Vec<bool> = groups.iter().map(|(key, _)| self.all_labels && lacks(key)).collect();
         let mut raw = vec![0.0; groups.len()];
         for (at, column, constraint) in soft {
-            let counted = || groups.iter().zip(&ignored).filter(|(_, ignored)| !**ignored).map(|((key, nodes), _)| (key[PARTS + at], *nodes));
+            let counted =
+                || groups.iter().zip(&ignored).filter(|(_, ignored)| !**ignored).map(|((key, nodes), _)| (key[PARTS + at], *nodes));
             let size = if *column.key == *HOSTNAME {
                 counted().map(|(_, nodes)| nodes).sum()
             } else if column.own {
@@ -426,11 +428,7 @@ impl Counts {
 }
 
 /// The terms of a pod that is there which say how much it likes others: required affinity counts as a preference.
-fn preferences<'a>(
-    profile: &'a Profile,
-    class: &'a Class,
-    other: &'a Class,
-) -> impl Iterator<Item = (&'a crate::class::PodTerm, i64)> {
+fn preferences<'a>(profile: &'a Profile, class: &'a Class, other: &'a Class) -> impl Iterator<Item = (&'a crate::class::PodTerm, i64)> {
     let scores = profile.weight(Plugin::InterPodAffinity) > 0;
     let required = other.affinity.iter().filter(move |_| scores && profile.hard_affinity_weight != 0);
     let ignored = profile.ignore_preferred_of_existing && class.pod_preferred.is_empty();

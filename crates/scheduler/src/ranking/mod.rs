@@ -77,7 +77,8 @@ impl Ranking {
             return Ok(());
         }
         let [namespaces, owners, images] = state.rare_changes();
-        let image_matters = images != self.rare[2] && (self.local_images || self.class.images.iter().any(|i| state.nodes_with_image(i) > 0));
+        let image_matters =
+            images != self.rare[2] && (self.local_images || self.class.images.iter().any(|i| state.nodes_with_image(i) > 0));
         let default_spread = self.class.spread.is_empty() && owners != self.rare[1];
         if namespaces != self.rare[0] || default_spread || image_matters || self.counts.is_stale(state) || self.groups.is_sparse() {
             return Err(Stale);
@@ -130,7 +131,13 @@ impl Ranking {
 
     /// The best node that is accepted, any of the best with equal chance; `None`: there is none. A node that is not
     /// accepted costs a look at the groups, so there should be few of them: after `patience` of them it is an error.
-    pub fn choose(&mut self, profile: &Profile, rng: &mut impl Rng, patience: usize, mut accept: impl FnMut(NodeId) -> bool) -> Result<Option<NodeId>, Impatient> {
+    pub fn choose(
+        &mut self,
+        profile: &Profile,
+        rng: &mut impl Rng,
+        patience: usize,
+        mut accept: impl FnMut(NodeId) -> bool,
+    ) -> Result<Option<NodeId>, Impatient> {
         let mut aside: Vec<(NodeId, Verdict)> = Vec::new();
         let found = loop {
             let Some(node) = self.best(profile, rng) else { break Ok(None) };

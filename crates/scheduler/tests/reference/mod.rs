@@ -55,7 +55,8 @@ fn expression_matches(expression: &Value, labels: &Value) -> bool {
 fn selects(selector: &Value, labels: &Value) -> bool {
     let Some(object) = selector.as_object() else { return false };
     let pairs = object.get("matchLabels").and_then(Value::as_object);
-    pairs.into_iter().flatten().all(|(k, v)| labels[k] == *v) && list(selector, "/matchExpressions").iter().all(|e| expression_matches(e, labels))
+    pairs.into_iter().flatten().all(|(k, v)| labels[k] == *v)
+        && list(selector, "/matchExpressions").iter().all(|e| expression_matches(e, labels))
 }
 
 fn node_term_matches(term: &Value, node: &Value) -> bool {
