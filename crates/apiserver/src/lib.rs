@@ -13,6 +13,8 @@ mod compactor;
 pub mod connect;
 pub mod crd;
 pub mod discovery;
+pub mod encryption;
+pub mod flowcontrol;
 pub mod local;
 pub mod objects;
 pub mod outbound;
@@ -29,7 +31,7 @@ pub mod write;
 pub use attributes::UserInfo;
 pub use discovery::version::GIT_VERSION as VERSION;
 pub use output::Body;
-pub use server::{Config, KubeletAccess, Running, StartError, Tls};
+pub use server::{Config, ConfigFile, KubeletAccess, Running, StartError, Tls};
 
 use ferrokube_store::Store;
 use std::sync::{Arc, OnceLock};
@@ -39,6 +41,8 @@ use tokio_util::sync::CancellationToken;
 /// A running API server: what every request needs. Made by [`ApiServer::start`].
 pub struct ApiServer {
     pub(crate) store: Arc<dyn Store>,
+    /// The store again, when values are encrypted in it.
+    pub(crate) sealed: Option<Arc<encryption::Sealed>>,
     pub(crate) caches: Arc<cache::Caches>,
     pub(crate) feed: cache::Feed,
     pub(crate) registry: registry::Registry,
@@ -47,6 +51,8 @@ pub struct ApiServer {
     pub(crate) admission: admission::Admission,
     pub(crate) services: Arc<special::services::Allocator>,
     pub(crate) limits: server::limits::Limits,
+    /// `None`: only the number of requests in flight is limited.
+    pub(crate) flow: Option<Arc<flowcontrol::FlowControl>>,
     pub(crate) audit: Option<Arc<audit::Audit>>,
     pub(crate) metrics: server::metrics::Metrics,
     pub(crate) health: server::health::Health,

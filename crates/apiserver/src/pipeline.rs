@@ -117,14 +117,14 @@ impl ApiServer {
         // Audit: whether it is written down.
         trail.received(&parts, &info, &user, address).await?;
         let attributes = info.attributes(&user, &query);
-        let user = impersonate(&self.authorizer, user, &parts.headers, &attributes, &trail)?;
+        let user = impersonate(&self.authorizer, user, &parts.headers, &attributes, &trail).await?;
 
         // Flow control: whether there is room.
-        let _seat = self.limits.enter(&info, &user)?;
+        let _room = self.room(&info, &query, &user, &outcome).await?;
 
         // Authorize: whether they may.
         let attributes = info.attributes(&user, &query);
-        let decision = self.authorizer.authorize(&attributes);
+        let decision = self.authorizer.decide(&attributes).await;
         trail.decided(&decision);
         decision.into_result(&attributes)?;
 

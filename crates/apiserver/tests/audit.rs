@@ -114,7 +114,7 @@ async fn an_event_that_is_too_long_loses_its_objects() {
 #[tokio::test]
 async fn a_webhook_gets_batches_and_the_rest_at_the_end() {
     let folder = tempfile::tempdir().unwrap();
-    let mut hook = Hook::start(|_| (200, json!({}))).await;
+    let mut hook = Hook::start(|_, _| (200, json!({}))).await;
     let mut webhook = WebhookConfig::new(hook.kubeconfig(folder.path()));
     webhook.batch = BatchConfig { max_size: 3, max_wait: Duration::from_secs(3600), ..BatchConfig::webhook() };
     let audit = AuditConfig { policy: POLICY.to_owned(), log: None, webhook: Some(webhook) };
@@ -132,7 +132,7 @@ async fn a_webhook_gets_batches_and_the_rest_at_the_end() {
 #[tokio::test]
 async fn strict_blocking_refuses_what_cannot_be_written() {
     let folder = tempfile::tempdir().unwrap();
-    let hook = Hook::start(|_| (403, json!({}))).await;
+    let hook = Hook::start(|_, _| (403, json!({}))).await;
     let mut webhook = WebhookConfig::new(hook.kubeconfig(folder.path()));
     webhook.mode = Mode::BlockingStrict;
     let audit = AuditConfig { policy: POLICY.to_owned(), log: None, webhook: Some(webhook) };

@@ -72,13 +72,15 @@ pub struct Review<'a> {
     pub dry_run: bool,
 }
 
-/// What admission leaves behind besides the object.
+/// What a request, admission above all, leaves behind besides its answer.
 #[derive(Debug, Default)]
 pub struct Outcome {
     /// For `Warning: 299` headers.
     pub warnings: Vec<String>,
     /// For the audit event.
     pub annotations: Vec<(String, String)>,
+    /// The flow schema it fell under.
+    pub flow: Option<Arc<crate::flowcontrol::Schema>>,
 }
 
 /// What a plugin may look at.

@@ -28,7 +28,7 @@ fn wanted(headers: &HeaderMap) -> Result<Option<UserInfo>, Status> {
 
 /// The identity to continue with: the requestor's own, or the one its `Impersonate-*` headers ask for. 403 when one of
 /// the permissions is missing.
-pub fn impersonate(
+pub async fn impersonate(
     authorizer: &Authorizer,
     requestor: UserInfo,
     headers: &HeaderMap,
@@ -36,10 +36,10 @@ pub fn impersonate(
     trail: &Trail,
 ) -> Result<UserInfo, Status> {
     let Some(mut user) = wanted(headers)? else { return Ok(requestor) };
-    let mode = constrained(authorizer, &requestor, &user, request);
+    let mode = constrained(authorizer, &requestor, &user, request).await;
     if mode.is_none() {
         for ask in questions(&requestor, &user, "impersonate") {
-            authorizer.check(&ask)?;
+            authorizer.check(&ask).await?;
         }
     }
     complete(&mut user, mode.is_some());
@@ -81,31 +81,33 @@ fn questions(requestor: &UserInfo, user: &UserInfo, verb: &str) -> Vec<Attribute
 }
 
 /// The mode whose constrained permissions suffice: those for the identity, and that for the action under the mode.
-fn constrained(authorizer: &Authorizer, requestor: &UserInfo, user: &UserInfo, request: &Attributes) -> Option<&'static str> {
+async fn constrained(authorizer: &Authorizer, requestor: &UserInfo, user: &UserInfo, request: &Attributes) -> Option<&'static str> {
     let node = user.name.strip_prefix("system:node:");
     let mode = match (tokens::split_username(&user.name), node) {
         (Some(_), _) => "serviceaccount",
         (_, Some(_)) => "arbitrary-node",
         _ => "user-info",
     };
-    let allowed = |mode: &str, asks: Vec<Attributes>| {
+    let allowed = async |mode: &str, asks: Vec<Attributes>| {
         let on = Attributes { user: requestor.clone(), verb: format!("impersonate-on:{mode}:{}", request.verb), ..request.clone() };
-        authorizer.authorize(&on).allowed() && asks.iter().all(|ask| authorizer.authorize(ask).allowed())
+        for ask in std::iter::once(&on).chain(&asks) {
+            if !authorizer.decide(ask).await.allowed() {
+                return false;
+            }
+        }
+        true
     };
-    if allowed(mode, questions(requestor, user, &format!("impersonate:{mode}"))) {
+    if allowed(mode, questions(requestor, user, &format!("impersonate:{mode}"))).await {
         return Some(mode);
     }
     // A service account may act as the very node its pod runs on.
     let own = requestor.extra.get("authentication.kubernetes.io/node-name").and_then(|v| v.first());
     let bare = user.groups.is_empty() && user.extra.is_empty() && user.uid.is_empty();
-    let associated = bare
-        && node.is_some()
-        && own.map(String::as_str) == node
-        && allowed(
-            "associated-node",
-            vec![question(requestor, "impersonate:associated-node", "authentication.k8s.io", "nodes", "", "", "*")],
-        );
-    associated.then_some("associated-node")
+    if !bare || node.is_none() || own.map(String::as_str) != node {
+        return None;
+    }
+    let ask = question(requestor, "impersonate:associated-node", "authentication.k8s.io", "nodes", "", "", "*");
+    allowed("associated-node", vec![ask]).await.then_some("associated-node")
 }
 
 /// Groups that come with the name. A node's group comes only with the constrained verbs, which say that it is a node.

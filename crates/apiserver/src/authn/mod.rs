@@ -1,22 +1,31 @@
-//! Authentication: who is asking. Front proxy, client certificate, bearer token, or nobody, in that order.
+//! Authentication: who is asking. Front proxy, client certificate, bearer token, or nobody, in that order. Tokens are
+//! looked at by those who can tell without waiting first; then issuers of OpenID and the webhook are asked.
 //!
 //! Credentials are checked here and nowhere else. A bad credential is 401 without a reason for the client; the reason
 //! goes to the log. No credential is `system:anonymous`, and only for the few paths that anybody may read.
 
 mod bearer;
 mod bootstrap_token;
+mod config;
 mod front_proxy;
 mod impersonation;
+mod jwt;
+mod legacy;
 mod service_account;
+mod webhook;
 mod x509;
 
 pub use front_proxy::RequestHeaders;
 pub use impersonation::impersonate;
+pub use jwt::{ALGORITHMS, JwtConfig, Mapping, Prefixed, Rule};
+pub use webhook::TokenWebhookConfig;
 pub use x509::{PeerCertificates, client_certificate_verifier};
 
 use crate::attributes::UserInfo;
 use crate::objects::Objects;
+use crate::server::reload::ConfigFile;
 use crate::tokens::ServiceAccountTokens;
+use arc_swap::ArcSwap;
 use ferrokube_api::Status;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -28,9 +37,36 @@ pub const UNAUTHENTICATED: &str = "system:unauthenticated";
 /// Name of everybody who did not.
 pub const ANONYMOUS: &str = "system:anonymous";
 
-/// Paths that need no credential: health, version, and the discovery of the cluster's CA.
+/// Paths that need no credential unless something else is said: health, version, and the discovery of the cluster's CA.
 pub const ANONYMOUS_PATHS: &[&str] =
     &["/healthz", "/livez", "/readyz", "/version", "/version/", "/api/v1/namespaces/kube-public/configmaps/cluster-info"];
+
+/// Where a request without credential is `system:anonymous`. Elsewhere it is refused with 401.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Anonymous {
+    /// `--anonymous-auth=false`.
+    Nowhere,
+    /// On these paths.
+    Paths(Vec<String>),
+    /// `--anonymous-auth=true`: authorization decides.
+    Everywhere,
+}
+
+impl Default for Anonymous {
+    fn default() -> Self {
+        Anonymous::Paths(ANONYMOUS_PATHS.iter().map(|p| (*p).to_owned()).collect())
+    }
+}
+
+impl Anonymous {
+    fn allows(&self, path: &str) -> bool {
+        match self {
+            Anonymous::Nowhere => false,
+            Anonymous::Paths(paths) => paths.iter().any(|p| p == path),
+            Anonymous::Everywhere => true,
+        }
+    }
+}
 
 /// Which credentials count.
 #[derive(Clone, Debug, Default)]
@@ -43,6 +79,14 @@ pub struct AuthnConfig {
     pub static_tokens: String,
     /// `--enable-bootstrap-token-auth`.
     pub bootstrap_tokens: bool,
+    /// Who comes without a credential.
+    pub anonymous: Anonymous,
+    /// Issuers from flags: `--oidc-*`.
+    pub jwt: Vec<JwtConfig>,
+    /// `--authentication-config`: issuers and anonymous requests, in place of the flags. May change while the server runs.
+    pub file: Option<ConfigFile>,
+    /// The webhook that is asked last.
+    pub webhook: Option<TokenWebhookConfig>,
 }
 
 /// Why the configuration cannot be used.
@@ -53,12 +97,39 @@ pub enum AuthnConfigError {
     Ca { what: &'static str, why: String },
     #[error("token file line {line}: {why}")]
     TokenFile { line: usize, why: &'static str },
+    #[error("authentication configuration: {0}")]
+    File(String),
+    #[error("issuer {issuer}: {why}")]
+    Issuer { issuer: String, why: String },
+    #[error("token webhook: {0}")]
+    Webhook(String),
 }
 
 /// Why a credential does not count. For the log.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct Rejected(pub(crate) String);
+
+/// What may change while the server runs.
+#[derive(Default)]
+struct Changing {
+    jwt: jwt::JwtAuthenticator,
+    anonymous: Anonymous,
+}
+
+impl Changing {
+    fn new(config: &AuthnConfig) -> Result<Self, AuthnConfigError> {
+        let (issuers, anonymous) = match &config.file {
+            None => (config.jwt.clone(), config.anonymous.clone()),
+            Some(file) => {
+                let text = file.read().map_err(|e| AuthnConfigError::File(e.to_string()))?;
+                let read = config::parse(&text)?;
+                (read.jwt, read.anonymous.unwrap_or_else(|| config.anonymous.clone()))
+            }
+        };
+        Ok(Changing { jwt: jwt::JwtAuthenticator::start(issuers)?, anonymous })
+    }
+}
 
 /// The authenticator of the server.
 pub struct Authenticator {
@@ -69,6 +140,8 @@ pub struct Authenticator {
     static_tokens: HashMap<String, UserInfo>,
     bootstrap_tokens: bool,
     verified: service_account::VerifiedTokens,
+    changing: ArcSwap<Changing>,
+    webhook: Option<webhook::TokenWebhook>,
 }
 
 /// An accepted token: its user and the audiences (of those asked for) that it is for.
@@ -80,6 +153,14 @@ pub struct TokenIdentity {
     pub audiences: Vec<String>,
 }
 
+/// What the credentials of a request say without asking anybody else.
+enum Said {
+    Known(UserInfo),
+    Nothing,
+    /// Not acceptable here; others may know the token.
+    Doubt(Rejected, Option<String>),
+}
+
 impl Authenticator {
     /// Reads the configuration.
     pub fn new(config: AuthnConfig, tokens: Arc<ServiceAccountTokens>, objects: Arc<dyn Objects>) -> Result<Self, AuthnConfigError> {
@@ -88,11 +169,19 @@ impl Authenticator {
             objects,
             tokens,
             client_ca,
+            changing: ArcSwap::from_pointee(Changing::new(&config)?),
+            webhook: config.webhook.as_ref().map(webhook::TokenWebhook::new).transpose()?,
             front_proxy: config.front_proxy.map(front_proxy::FrontProxy::new).transpose()?,
             static_tokens: bearer::static_tokens(&config.static_tokens)?,
             bootstrap_tokens: config.bootstrap_tokens,
             verified: service_account::VerifiedTokens::default(),
         })
+    }
+
+    /// Reads the configuration file again; what cannot be used leaves everything as it is.
+    pub fn reload(&self, config: &AuthnConfig) -> Result<(), AuthnConfigError> {
+        self.changing.store(Arc::new(Changing::new(config)?));
+        Ok(())
     }
 
     /// The tokens this authenticator accepts.
@@ -103,44 +192,79 @@ impl Authenticator {
     /// Finds out who sends the request. `peer` is `None` on a connection without client certificate.
     pub async fn authenticate(&self, parts: &http::request::Parts, peer: Option<&PeerCertificates>) -> Result<UserInfo, Status> {
         let now = jiff::Timestamp::now().as_second();
-        match self.identify(parts, peer, now) {
-            Ok(Some(user)) => Ok(authenticated(user)),
-            Ok(None) if ANONYMOUS_PATHS.contains(&parts.uri.path()) => Ok(anonymous()),
-            Ok(None) => Err(Status::unauthorized()),
-            Err(why) => {
-                tracing::debug!(path = parts.uri.path(), %why, "Unable to authenticate the request");
-                Err(Status::unauthorized())
-            }
-        }
+        let path = parts.uri.path();
+        let why = match self.identify(parts, peer, now) {
+            Said::Known(user) => return Ok(authenticated(user)),
+            Said::Nothing if self.changing.load().anonymous.allows(path) => return Ok(anonymous()),
+            Said::Nothing => return Err(Status::unauthorized()),
+            Said::Doubt(why, None) => why,
+            Said::Doubt(why, Some(token)) => match self.ask_others(&token, self.tokens.api_audiences(), now, why).await {
+                Ok(identity) => return Ok(authenticated(identity.user)),
+                Err(why) => why,
+            },
+        };
+        tracing::debug!(path, %why, "Unable to authenticate the request");
+        Err(Status::unauthorized())
     }
 
-    /// The first credential that counts; an error when there are only credentials that do not.
-    fn identify(&self, parts: &http::request::Parts, peer: Option<&PeerCertificates>, now: i64) -> Result<Option<UserInfo>, Rejected> {
+    /// The first credential that counts.
+    fn identify(&self, parts: &http::request::Parts, peer: Option<&PeerCertificates>, now: i64) -> Said {
         let mut rejected = None;
         if let (Some(proxy), Some(peer)) = (&self.front_proxy, peer)
             && let Some(user) = proxy.identify(&parts.headers, peer, now)
         {
-            return Ok(Some(user));
+            return Said::Known(user);
         }
         if let (Some(ca), Some(peer)) = (&self.client_ca, peer) {
             match peer.client_identity(ca, now) {
-                Ok(user) => return Ok(Some(user)),
+                Ok(user) => return Said::Known(user),
                 Err(why) => rejected = Some(why),
             }
         }
-        let token = bearer::from_header(&parts.headers).or_else(|| bearer::from_websocket(&parts.headers));
-        if let Some(token) = token {
-            match self.authenticate_token(&token, &[], now) {
-                Ok(identity) => return Ok(Some(identity.user)),
-                Err(why) => rejected = Some(why),
+        match bearer::from_header(&parts.headers).or_else(|| bearer::from_websocket(&parts.headers)) {
+            Some(token) => match self.authenticate_token(&token, &[], now) {
+                Ok(identity) => Said::Known(identity.user),
+                Err(why) => Said::Doubt(why, Some(token)),
+            },
+            None => rejected.map_or(Said::Nothing, |why| Said::Doubt(why, None)),
+        }
+    }
+
+    /// Issuers and webhook, in this order; `why` says why nobody here accepted the token.
+    async fn ask_others(&self, token: &str, audiences: &[String], now: i64, why: Rejected) -> Result<TokenIdentity, Rejected> {
+        let changing = self.changing.load_full();
+        let mut reasons = vec![why.0];
+        if !changing.jwt.is_empty()
+            && let Some(answer) = changing.jwt.identify(token, now).await
+        {
+            // Tokens of issuers are for this server: their audiences were checked against its configuration.
+            match answer {
+                Ok(user) => {
+                    let own = self.tokens.api_audiences();
+                    return Ok(TokenIdentity { user, audiences: audiences.iter().filter(|a| own.contains(a)).cloned().collect() });
+                }
+                Err(why) => reasons.push(why.0),
             }
         }
-        rejected.map_or(Ok(None), Err)
+        if let Some(webhook) = &self.webhook {
+            match webhook.identify(token, audiences).await {
+                Ok(identity) => return Ok(identity),
+                Err(why) => reasons.push(why.0),
+            }
+        }
+        Err(Rejected(reasons.join(", ")))
     }
 
     /// Checks a token for TokenReview; an empty `audiences` means the API server's. `now` in seconds since the epoch.
-    pub fn review_token(&self, token: &str, audiences: &[String], now: i64) -> Result<TokenIdentity, String> {
-        let mut identity = self.authenticate_token(token, audiences, now).map_err(|why| why.0)?;
+    pub async fn review_token(&self, token: &str, audiences: &[String], now: i64) -> Result<TokenIdentity, String> {
+        let answer = match self.authenticate_token(token, audiences, now) {
+            Ok(identity) => Ok(identity),
+            Err(why) => {
+                let wanted = if audiences.is_empty() { self.tokens.api_audiences() } else { audiences };
+                self.ask_others(token, wanted, now, why).await
+            }
+        };
+        let mut identity = answer.map_err(|why| why.0)?;
         identity.user = authenticated(identity.user);
         Ok(identity)
     }
@@ -156,7 +280,10 @@ impl Authenticator {
             let user = bootstrap_token::identify(&*self.objects, token, now)?;
             return Ok(TokenIdentity { user, audiences: Vec::new() });
         }
-        self.verified.identify(&self.tokens, &*self.objects, token, audiences, now)
+        match self.verified.identify(&self.tokens, &*self.objects, token, audiences, now) {
+            Err(why) => legacy::identify(&self.tokens, &*self.objects, token, audiences, now).unwrap_or(Err(why)),
+            identity => identity,
+        }
     }
 }
 

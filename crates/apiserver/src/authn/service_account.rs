@@ -83,7 +83,7 @@ fn check_objects(objects: &dyn Objects, claims: &Claims, now: i64) -> Result<(),
     Ok(())
 }
 
-fn exists(objects: &dyn Objects, resource: &str, namespace: &str, reference: &Reference, now: i64) -> Result<(), Rejected> {
+pub(super) fn exists(objects: &dyn Objects, resource: &str, namespace: &str, reference: &Reference, now: i64) -> Result<(), Rejected> {
     let gone = |why: &str| Rejected(format!("{resource} {:?} of the service account token {why}", reference.name));
     let object = objects.get("", resource, namespace, &reference.name).ok_or_else(|| gone("no longer exists"))?;
     if *object.uid != reference.uid {

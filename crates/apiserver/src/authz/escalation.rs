@@ -14,7 +14,7 @@ use std::sync::Arc;
 const GROUP: &str = "rbac.authorization.k8s.io";
 
 /// Checks a create (`old` is `None`) or update of a role or binding.
-pub fn check(
+pub async fn check(
     authorizer: &Authorizer,
     user: &UserInfo,
     resource: &str,
@@ -28,8 +28,8 @@ pub fn check(
     let name = object["metadata"]["name"].as_str().unwrap_or_default();
     let subject = Write { authorizer, user, resource, namespace, name };
     match resource {
-        "roles" | "clusterroles" => subject.role(object, old),
-        "rolebindings" | "clusterrolebindings" => subject.binding(object, old),
+        "roles" | "clusterroles" => subject.role(object, old).await,
+        "rolebindings" | "clusterrolebindings" => subject.binding(object, old).await,
         _ => Ok(()),
     }
 }
@@ -48,7 +48,7 @@ fn same(object: &Value, old: Option<&Value>, fields: &[&str]) -> bool {
 }
 
 impl Write<'_> {
-    fn may(&self, verb: &str, resource: &str, name: &str) -> bool {
+    async fn may(&self, verb: &str, resource: &str, name: &str) -> bool {
         let ask = Attributes {
             user: self.user.clone(),
             verb: verb.into(),
@@ -59,15 +59,15 @@ impl Write<'_> {
             name: name.into(),
             ..Attributes::default()
         };
-        self.authorizer.authorize(&ask).allowed()
+        self.authorizer.decide(&ask).await.allowed()
     }
 
     fn forbidden(&self, why: &str) -> Status {
         Status::forbidden(GROUP, self.resource, self.name, why)
     }
 
-    fn role(&self, object: &Value, old: Option<&Value>) -> Result<(), Status> {
-        if same(object, old, &["rules", "aggregationRule"]) || self.may("escalate", self.resource, self.name) {
+    async fn role(&self, object: &Value, old: Option<&Value>) -> Result<(), Status> {
+        if same(object, old, &["rules", "aggregationRule"]) || self.may("escalate", self.resource, self.name).await {
             return Ok(());
         }
         let rules = Vec::<Rule>::deserialize(&object["rules"]).unwrap_or_default();
@@ -82,13 +82,13 @@ impl Write<'_> {
         Ok(())
     }
 
-    fn binding(&self, object: &Value, old: Option<&Value>) -> Result<(), Status> {
+    async fn binding(&self, object: &Value, old: Option<&Value>) -> Result<(), Status> {
         if same(object, old, &["subjects", "roleRef"]) {
             return Ok(());
         }
         let (kind, role) = (object["roleRef"]["kind"].as_str().unwrap_or_default(), object["roleRef"]["name"].as_str().unwrap_or_default());
         let resource = if kind == "Role" { "roles" } else { "clusterroles" };
-        if self.may("bind", resource, role) {
+        if self.may("bind", resource, role).await {
             return Ok(());
         }
         let rules = self.authorizer.rules_of(kind, self.namespace, role).ok_or_else(|| Status::not_found(GROUP, resource, role))?;

@@ -62,6 +62,35 @@ struct Requirement {
 }
 
 impl Selector {
+    /// `ValidateFieldSelectorAttributes`, `ValidateLabelSelectorAttributes`.
+    fn check(&self, path: &Path, errors: &mut Errors) {
+        let requirements = self.requirements.as_deref().unwrap_or_default();
+        if !self.raw_selector.is_empty() && !requirements.is_empty() {
+            errors.invalid(&path.child("rawSelector"), &json!(self.raw_selector), "may not specified at the same time as requirements");
+        }
+        if self.raw_selector.is_empty() && requirements.is_empty() {
+            let text = format!("when {path} is specified, requirements or rawSelector is required");
+            errors.required(&path.child("requirements"), &text);
+        }
+        for (at, requirement) in requirements.iter().enumerate() {
+            let path = path.child("requirements").index(at);
+            let values = requirement.values.as_ref().map_or(0, Vec::len);
+            if requirement.key.is_empty() {
+                errors.required(&path.child("key"), "must be specified");
+            }
+            match requirement.operator.as_str() {
+                "In" | "NotIn" if values == 0 => {
+                    errors.required(&path.child("values"), "must be specified when `operator` is 'In' or 'NotIn'");
+                }
+                "Exists" | "DoesNotExist" if values > 0 => {
+                    errors.forbidden(&path.child("values"), "may not be specified when `operator` is 'Exists' or 'DoesNotExist'");
+                }
+                "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
+                _ => errors.invalid(&path.child("operator"), &json!(requirement.operator), "not a valid selector operator"),
+            }
+        }
+    }
+
     /// As the text of a query. Requirements that text cannot say are left out: the question then gets wider, never narrower.
     fn text(self) -> String {
         if !self.raw_selector.is_empty() {
@@ -85,7 +114,7 @@ impl Selector {
 /// Answers SubjectAccessReview, SelfSubjectAccessReview, LocalSubjectAccessReview, SelfSubjectRulesReview,
 /// SelfSubjectReview and TokenReview: the body with its `status`. `namespace` is that of the request.
 /// Errors: 400, 422, and 403 for a review that the namespace of the request does not fit.
-pub fn handle(
+pub async fn handle(
     authenticator: &Authenticator,
     authorizer: &Authorizer,
     kind: &str,
@@ -99,12 +128,12 @@ pub fn handle(
     };
     let status = match kind {
         "SelfSubjectReview" => json!({ "userInfo": user_info(user) }),
-        "TokenReview" => token_review(authenticator, spec)?,
-        "SelfSubjectAccessReview" => access(authorizer, kind, spec, Some(user))?,
-        "SubjectAccessReview" => access(authorizer, kind, spec, None)?,
+        "TokenReview" => token_review(authenticator, spec).await?,
+        "SelfSubjectAccessReview" => access(authorizer, kind, spec, Some(user)).await?,
+        "SubjectAccessReview" => access(authorizer, kind, spec, None).await?,
         "LocalSubjectAccessReview" => {
             local(&spec, namespace)?;
-            access(authorizer, kind, spec, None)?
+            access(authorizer, kind, spec, None).await?
         }
         "SelfSubjectRulesReview" => rules_review(authorizer, &spec, user)?,
         _ => return Err(Status::bad_request(format!("no kind {kind:?} is a review"))),
@@ -131,13 +160,13 @@ pub fn user_info(user: &UserInfo) -> Value {
     info
 }
 
-fn token_review(authenticator: &Authenticator, spec: Spec) -> Result<Value, Status> {
+async fn token_review(authenticator: &Authenticator, spec: Spec) -> Result<Value, Status> {
     if spec.token.is_empty() {
         return Err(Status::bad_request("token is required for TokenReview in authentication"));
     }
     let audiences = spec.audiences.unwrap_or_default();
     let now = jiff::Timestamp::now().as_second();
-    Ok(match authenticator.review_token(&spec.token, &audiences, now) {
+    Ok(match authenticator.review_token(&spec.token, &audiences, now).await {
         Ok(identity) => {
             let mut status = json!({ "authenticated": true, "user": user_info(&identity.user) });
             if !identity.audiences.is_empty() {
@@ -176,13 +205,18 @@ fn validate(kind: &str, spec: &Spec, is_self: bool) -> Result<(), Status> {
         ),
         _ => {}
     }
+    if let Some(resource) = &spec.resource_attributes {
+        let path = path.child("resourceAttributes");
+        let selectors = [("fieldSelector", &resource.field_selector), ("labelSelector", &resource.label_selector)];
+        selectors.into_iter().filter_map(|(name, s)| Some((name, s.as_ref()?))).for_each(|(name, s)| s.check(&path.child(name), &mut errors));
+    }
     if !is_self && spec.user.is_empty() && spec.groups.as_ref().is_none_or(Vec::is_empty) {
         errors.invalid(&path.child("user"), &json!(""), "at least one of user or group must be specified");
     }
     if errors.is_empty() { Ok(()) } else { Err(Status::invalid(AUTHORIZATION, kind, "", errors.into_causes())) }
 }
 
-fn access(authorizer: &Authorizer, kind: &str, spec: Spec, myself: Option<&UserInfo>) -> Result<Value, Status> {
+async fn access(authorizer: &Authorizer, kind: &str, spec: Spec, myself: Option<&UserInfo>) -> Result<Value, Status> {
     validate(kind, &spec, myself.is_some())?;
     let user = myself.cloned().unwrap_or_else(|| UserInfo {
         name: spec.user,
@@ -209,9 +243,11 @@ fn access(authorizer: &Authorizer, kind: &str, spec: Spec, myself: Option<&UserI
             Attributes { user, verb: path.verb, path: path.path, ..Attributes::default() }
         }
     };
-    Ok(match authorizer.authorize(&attributes) {
+    Ok(match authorizer.decide(&attributes).await {
         Decision::Allow(reason) if reason.is_empty() => json!({ "allowed": true }),
         Decision::Allow(reason) => json!({ "allowed": true, "reason": reason }),
+        Decision::Deny(reason) if reason.is_empty() => json!({ "allowed": false, "denied": true }),
+        Decision::Deny(reason) => json!({ "allowed": false, "denied": true, "reason": reason }),
         Decision::NoOpinion(reason) if reason.is_empty() => json!({ "allowed": false }),
         Decision::NoOpinion(reason) => json!({ "allowed": false, "reason": reason }),
     })
@@ -222,7 +258,8 @@ fn rules_review(authorizer: &Authorizer, spec: &Spec, user: &UserInfo) -> Result
         return Err(Status::failure(400, Reason::BadRequest, "no namespace on request"));
     }
     let (mut resource_rules, mut path_rules) = (Vec::new(), Vec::new());
-    if super::privileged(user) {
+    let (beyond, all) = authorizer.beyond_rules(user);
+    if all || super::privileged(user) {
         resource_rules.push(json!({ "verbs": ["*"], "apiGroups": ["*"], "resources": ["*"] }));
         path_rules.push(json!({ "verbs": ["*"], "nonResourceURLs": ["*"] }));
     }
@@ -239,12 +276,8 @@ fn rules_review(authorizer: &Authorizer, spec: &Spec, user: &UserInfo) -> Result
             path_rules.push(json!({ "verbs": rule.verbs, "nonResourceURLs": rule.non_resource_urls }));
         }
     }
-    let node = super::node::identity(&user.name, &user.groups).is_some();
-    let mut status = json!({ "resourceRules": resource_rules, "nonResourceRules": path_rules, "incomplete": node || !missing.is_empty() });
-    let mut errors = missing;
-    if node {
-        errors.insert(0, "node authorizer does not support user rule resolution".to_owned());
-    }
+    let mut status = json!({ "resourceRules": resource_rules, "nonResourceRules": path_rules, "incomplete": !beyond.is_empty() || !missing.is_empty() });
+    let errors: Vec<String> = beyond.into_iter().map(str::to_owned).chain(missing).collect();
     if !errors.is_empty() {
         status["evaluationError"] = json!(errors.join(", "));
     }

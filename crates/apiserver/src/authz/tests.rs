@@ -99,7 +99,7 @@ fn rbac_allows_what_rules_say_and_nothing_else() {
 #[test]
 fn a_refusal_reads_as_upstream() {
     let authorizer = Authorizer::new(world());
-    let text = |a: Attributes| authorizer.check(&a).expect_err("refused").message;
+    let text = |a: Attributes| authorizer.authorize(&a).into_result(&a).expect_err("refused").message;
     assert_eq!(
         text(ask("jane", &[], "delete", "", "pods", "default", "p")),
         "pods \"p\" is forbidden: User \"jane\" cannot delete resource \"pods\" in API group \"\" in the namespace \"default\""
@@ -130,26 +130,26 @@ fn changes_count_at_once() {
     assert!(!authorizer.authorize(&a).allowed());
 }
 
-#[test]
-fn nobody_grants_what_they_do_not_hold() {
+#[tokio::test]
+async fn nobody_grants_what_they_do_not_hold() {
     let authorizer = Authorizer::new(world());
     let jane = UserInfo { name: "jane".into(), groups: vec!["g".into()], ..UserInfo::default() };
     let role = |rules| json!({ "metadata": { "name": "r", "namespace": "dev" }, "rules": rules });
     let held = role(json!([{ "verbs": ["list"], "apiGroups": [""], "resources": ["pods"] }]));
-    assert!(escalation::check(&authorizer, &jane, "roles", "dev", &held, None).is_ok());
-    assert!(escalation::check(&authorizer, &jane, "roles", "prod", &held, None).is_err());
+    assert!(escalation::check(&authorizer, &jane, "roles", "dev", &held, None).await.is_ok());
+    assert!(escalation::check(&authorizer, &jane, "roles", "prod", &held, None).await.is_err());
     let more = role(json!([{ "verbs": ["list", "delete", "watch"], "apiGroups": [""], "resources": ["pods"] }]));
-    let status = escalation::check(&authorizer, &jane, "roles", "dev", &more, None).expect_err("more than held");
+    let status = escalation::check(&authorizer, &jane, "roles", "dev", &more, None).await.expect_err("more than held");
     assert_eq!(
         status.message,
         "roles.rbac.authorization.k8s.io \"r\" is forbidden: user \"jane\" (groups=[\"g\"]) is attempting to grant RBAC permissions not currently held:\n\
          {APIGroups:[\"\"], Resources:[\"pods\"], Verbs:[\"delete\" \"watch\"]}"
     );
-    assert!(escalation::check(&authorizer, &jane, "roles", "dev", &more, Some(&more)).is_ok());
+    assert!(escalation::check(&authorizer, &jane, "roles", "dev", &more, Some(&more)).await.is_ok());
     let bind = |role: &str| json!({ "metadata": { "name": "b", "namespace": "dev" }, "roleRef": { "kind": "ClusterRole", "name": role }, "subjects": [] });
-    assert!(escalation::check(&authorizer, &jane, "rolebindings", "dev", &bind("reader"), None).is_ok());
-    assert_eq!(escalation::check(&authorizer, &jane, "rolebindings", "dev", &bind("scaler"), None).expect_err("not held").code, 403);
-    assert_eq!(escalation::check(&authorizer, &jane, "rolebindings", "dev", &bind("none"), None).expect_err("no role").code, 404);
+    assert!(escalation::check(&authorizer, &jane, "rolebindings", "dev", &bind("reader"), None).await.is_ok());
+    assert_eq!(escalation::check(&authorizer, &jane, "rolebindings", "dev", &bind("scaler"), None).await.expect_err("not held").code, 403);
+    assert_eq!(escalation::check(&authorizer, &jane, "rolebindings", "dev", &bind("none"), None).await.expect_err("no role").code, 404);
 }
 
 fn node_world() -> Arc<Map> {
@@ -271,7 +271,10 @@ mod reviewing {
         let authenticator = Authenticator::new(AuthnConfig::default(), tokens, map.clone()).expect("usable");
         let jane = UserInfo { name: "jane".into(), groups: vec!["g".into()], ..UserInfo::default() };
         let review = json!({ "spec": spec });
-        reviews::handle(&authenticator, &Authorizer::new(map), kind, namespace, review, &jane).map(|r| r["status"].clone())
+        let authorizer = Authorizer::new(map);
+        let answer = reviews::handle(&authenticator, &authorizer, kind, namespace, review, &jane);
+        let answer = futures_util::FutureExt::now_or_never(answer).expect("nobody else is asked");
+        answer.map(|r| r["status"].clone())
     }
 
     #[test]
@@ -309,4 +312,19 @@ mod reviewing {
         let status = ask("TokenReview", "", json!({ "token": "issued", "audiences": ["vault"] })).expect("an answer");
         assert!(status["authenticated"].is_null() && status["error"].is_string(), "{status}");
     }
+}
+
+#[test]
+fn a_list_of_authorizers_that_cannot_be_used_leaves_everything_as_it_is() {
+    let modes = |modes: &[&str]| AuthzConfig { modes: modes.iter().map(|m| (*m).to_owned()).collect(), ..AuthzConfig::default() };
+    let anything = ask("nobody", &[], "delete", "", "nodes", "", "n");
+    let master = ask("root", &["system:masters"], "delete", "", "nodes", "", "n");
+    let authorizer = Authorizer::with(world(), &modes(&["AlwaysAllow"])).expect("a mode");
+    for wrong in [&[][..], &["RBAC", "RBAC"], &["Nonsense"], &["Webhook"], &["ABAC"]] {
+        assert!(authorizer.reload(&modes(wrong)).is_err(), "{wrong:?}");
+        assert!(authorizer.authorize(&anything).allowed());
+    }
+    authorizer.reload(&modes(&["AlwaysDeny"])).expect("a mode");
+    assert_eq!(authorizer.authorize(&anything), Decision::NoOpinion("Everything is forbidden.".to_owned()));
+    assert!(authorizer.authorize(&master).allowed(), "the privileged group stands above all modes");
 }

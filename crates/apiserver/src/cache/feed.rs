@@ -52,10 +52,16 @@ impl Feed {
         let caches = Arc::new(Caches::new(store));
         rows.into_iter().for_each(|row| caches.enter(&row));
         let now = caches.store.revision().await?;
-        let (changes, _) = caches.load(now.saturating_sub(REPLAY).max(1).min(now)).await?;
+        let changes = match caches.replay(now.saturating_sub(REPLAY).max(1).min(now), now).await {
+            Ok(changes) => changes,
+            // History may need keys that are gone; only the present must be readable.
+            Err(error) => {
+                tracing::warn!(%error, "history cannot be replayed; interrupted watches will list again");
+                caches.load(now).await?.0
+            }
+        };
         let (commands, inbox) = mpsc::channel(16);
         let task = tokio::spawn(run(caches.clone(), changes, inbox));
-        caches.reach(now).await;
         Ok((caches, Feed { commands, task: Mutex::new(Some(task)) }))
     }
 
@@ -89,7 +95,10 @@ async fn run(caches: Arc<Caches>, mut changes: Changes, mut inbox: mpsc::Receive
     loop {
         tokio::select! {
             batch = changes.next() => match batch {
-                Some(Ok(batch)) => caches.apply(batch),
+                Some(Ok(batch)) => match readable(batch) {
+                    Ok(batch) => caches.apply(batch),
+                    Err(error) => changes = caches.reload(error).await,
+                },
                 Some(Err(error)) => changes = caches.reload(error).await,
                 None => changes = caches.reload(Error::Unavailable("the store's watch ended".into())).await,
             },
@@ -112,6 +121,21 @@ fn split<'k>(known: &HashMap<String, Arc<KindCache>>, key: &'k str) -> Option<(A
         [second, Some(first)].into_iter().flatten().find_map(|at| Some((known.get(&path[..at])?.clone(), &path[at + 1..])))?;
     let (namespace, name) = rest.split_once('/').unwrap_or(("", rest));
     Some((cache, namespace, name))
+}
+
+/// An error for a value that is encrypted: going on without it would have controllers undo what depends on it.
+fn plain(kv: &KeyValue) -> Result<(), Error> {
+    if !kv.value.starts_with(crate::encryption::PREFIX) {
+        return Ok(());
+    }
+    let detail = "the value is encrypted, and no encryption configuration is given".to_owned();
+    Err(Error::Corrupted { path: String::from_utf8_lossy(&kv.key).into_owned(), detail })
+}
+
+/// The batch, if all of it can be read.
+fn readable(batch: Batch) -> Result<Batch, Error> {
+    batch.events.iter().try_for_each(|event| if let Event::Put(kv) = event { plain(kv) } else { Ok(()) })?;
+    Ok(batch)
 }
 
 impl Caches {
@@ -158,15 +182,26 @@ impl Caches {
         };
         let changes = self.store.watch(start, end, page.revision).await?;
         let revision = page.revision;
-        self.fill(page);
+        self.fill(page)?;
         self.applied.send_replace(revision);
         Ok((changes, revision))
     }
 
-    fn fill(&self, page: Page) {
+    /// Loads a past state and applies what happened since, up to now.
+    async fn replay(&self, from: Revision, now: Revision) -> Result<Changes, Error> {
+        let (mut changes, _) = self.load(from).await?;
+        while self.applied() < now {
+            let batch = changes.next().await.ok_or_else(|| Error::Unavailable("the store's watch ended".into()))?;
+            self.apply(readable(batch?)?);
+        }
+        Ok(changes)
+    }
+
+    fn fill(&self, page: Page) -> Result<(), Error> {
         let known = self.directory.read().by_prefix.clone();
         let mut loads: HashMap<&str, Vec<_>> = known.keys().map(|prefix| (prefix.as_str(), Vec::new())).collect();
         for kv in &page.items {
+            plain(kv)?;
             let Some((cache, _, _)) = std::str::from_utf8(&kv.key).ok().and_then(|key| split(&known, key)) else { continue };
             if let (Some(load), Some(object)) = (loads.get_mut(cache.prefix()), read(&cache, kv)) {
                 load.push(object);
@@ -175,6 +210,7 @@ impl Caches {
         for (prefix, objects) in loads {
             known[prefix].load(objects, page.revision);
         }
+        Ok(())
     }
 
     async fn add(&self, row: &Arc<Kind>) -> Result<(), Error> {

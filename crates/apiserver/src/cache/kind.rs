@@ -14,6 +14,7 @@ use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
@@ -74,12 +75,14 @@ pub struct KindCache {
     prefix: String,
     state: RwLock<State>,
     watchers: Mutex<Watchers>,
+    /// How many there are, for those who must not wait for the lock.
+    watching: AtomicUsize,
     changed: watch::Sender<u64>,
 }
 
 impl KindCache {
     pub(super) fn new(row: Arc<Kind>, prefix: String) -> Self {
-        KindCache { row, prefix, state: RwLock::default(), watchers: Mutex::default(), changed: watch::Sender::new(0) }
+        KindCache { row, prefix, state: RwLock::default(), watchers: Mutex::default(), watching: AtomicUsize::new(0), changed: watch::Sender::new(0) }
     }
 
     /// The row in whose version objects are stored.
@@ -131,7 +134,7 @@ impl KindCache {
 
     /// Number of watchers.
     pub fn watchers(&self) -> usize {
-        self.watchers.lock().count()
+        self.watching.load(Ordering::Relaxed)
     }
 
     /// The current objects that match. `applied` is a revision known to be applied to all kinds before the call.
@@ -193,6 +196,7 @@ impl KindCache {
 
     fn seat(self: &Arc<Self>, watchers: &mut Watchers, interest: Arc<Interest>, backlog: VecDeque<Arc<Event>>) -> Watch {
         let (seat, queue) = watchers.add(interest.clone());
+        self.watching.store(watchers.count(), Ordering::Relaxed);
         Watch { cache: self.clone(), interest, seat, backlog, queue }
     }
 
@@ -207,6 +211,7 @@ impl KindCache {
         }
         drop(state);
         watchers.close();
+        self.watching.store(watchers.count(), Ordering::Relaxed);
         self.changed.send_replace(revision);
     }
 
@@ -331,6 +336,8 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        self.cache.watchers.lock().remove(&self.seat);
+        let mut watchers = self.cache.watchers.lock();
+        watchers.remove(&self.seat);
+        self.cache.watching.store(watchers.count(), Ordering::Relaxed);
     }
 }

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 impl Request<'_> {
     /// GET, POST, ... of a connect subresource.
     pub async fn connect(&self) -> Result<Answer, Status> {
-        self.may_upgrade()?;
+        self.may_upgrade().await?;
         let kind = match (self.info.resource.as_str(), self.info.subresource.as_str()) {
             ("pods", "exec") => "PodExecOptions",
             ("pods", "attach") => "PodAttachOptions",
@@ -45,13 +45,13 @@ impl Request<'_> {
     }
 
     /// A websocket opens with a GET, but what it does is a create (AuthorizePodWebsocketUpgradeCreatePermission).
-    fn may_upgrade(&self) -> Result<(), Status> {
+    async fn may_upgrade(&self) -> Result<(), Status> {
         if self.info.verb != "get" || !matches!(self.info.subresource.as_str(), "exec" | "attach" | "portforward") {
             return Ok(());
         }
         let mut attributes = self.info.attributes(&self.user, &self.query);
         attributes.verb = "create".to_owned();
-        self.server.authorizer.check(&attributes)
+        self.server.authorizer.check(&attributes).await
     }
 
     fn connect_options(&self, kind: &str) -> Value {

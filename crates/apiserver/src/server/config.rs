@@ -3,6 +3,8 @@
 use crate::admission::AdmissionConfig;
 use crate::audit::AuditConfig;
 use crate::authn::{AuthnConfig, RequestHeaders};
+use crate::authz::AuthzConfig;
+use crate::server::reload::ConfigFile;
 use crate::tokens::TokenConfig;
 use ferrokube_store::Store;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -35,12 +37,16 @@ pub struct KubeletAccess {
 pub struct Config {
     /// Where objects are.
     pub store: Arc<dyn Store>,
+    /// `--encryption-provider-config`: how values are encrypted in the store. `None` leaves them as they are.
+    pub encryption: Option<ConfigFile>,
     /// Where to listen; port 0 takes any. `None`: only callers of this process.
     pub listen: Option<SocketAddr>,
     /// Required when listening.
     pub tls: Tls,
     /// Which credentials count.
     pub authn: AuthnConfig,
+    /// Who decides what they allow.
+    pub authz: AuthzConfig,
     /// What is written down about requests.
     pub audit: Option<AuditConfig>,
     /// Which admission plugins run, and what they are told.
@@ -63,6 +69,8 @@ pub struct Config {
     pub max_reading: usize,
     /// Requests that change something, at one time: `--max-mutating-requests-inflight`.
     pub max_mutating: usize,
+    /// `--enable-priority-and-fairness`: the two limits together are then the seats of all priority levels.
+    pub priority_and_fairness: bool,
     /// `--request-timeout`.
     pub request_timeout: Duration,
     /// How long a stop waits for requests under way.
@@ -74,9 +82,11 @@ impl Config {
     pub fn new(store: Arc<dyn Store>, tokens: TokenConfig) -> Self {
         Config {
             store,
+            encryption: None,
             listen: None,
             tls: Tls::default(),
             authn: AuthnConfig::default(),
+            authz: AuthzConfig::default(),
             audit: None,
             admission: AdmissionConfig::default(),
             tokens,
@@ -88,6 +98,7 @@ impl Config {
             external_host: String::new(),
             max_reading: 400,
             max_mutating: 200,
+            priority_and_fairness: true,
             request_timeout: Duration::from_secs(60),
             drain: Duration::from_secs(10),
         }

@@ -29,6 +29,7 @@ enum Check {
     Bootstrap,
     Roles,
     PriorityClasses,
+    Kms,
     Shutdown,
 }
 
@@ -42,6 +43,7 @@ const CHECKS: &[(&str, Check, [bool; 3])] = &[
     ("poststarthook/start-system-namespaces-controller", Check::Bootstrap, [true, true, true]),
     ("poststarthook/rbac/bootstrap-roles", Check::Roles, [true, true, true]),
     ("poststarthook/scheduling/bootstrap-system-priority-classes", Check::PriorityClasses, [true, true, true]),
+    ("kms-providers", Check::Kms, [true, false, true]),
     ("shutdown", Check::Shutdown, [false, false, true]),
 ];
 
@@ -59,6 +61,7 @@ impl ApiServer {
             }
             Check::Informers => self.caches.applied() > 0 || self.health.bootstrapped.load(Ordering::Relaxed),
             Check::Bootstrap | Check::Roles | Check::PriorityClasses => self.health.bootstrapped.load(Ordering::Relaxed),
+            Check::Kms => self.sealed.as_ref().is_none_or(|sealed| sealed.unhealthy().is_none()),
             Check::Shutdown => !self.draining.is_cancelled(),
         };
         if fine { Ok(()) } else { Err("reason withheld") }
@@ -69,7 +72,8 @@ impl ApiServer {
         let rest = path.trim_start_matches('/').trim_end_matches('/');
         let (endpoint, one) = rest.split_once('/').unwrap_or((rest, ""));
         let column = ["healthz", "livez", "readyz"].iter().position(|e| *e == endpoint)?;
-        let known: Vec<_> = CHECKS.iter().filter(|(name, _, on)| on[column] && (one.is_empty() || *name == one)).collect();
+        let exists = |check: Check| check != Check::Kms || self.sealed.is_some();
+        let known: Vec<_> = CHECKS.iter().filter(|(name, check, on)| on[column] && exists(*check) && (one.is_empty() || *name == one)).collect();
         if known.is_empty() {
             return None;
         }

@@ -36,6 +36,8 @@ const HEADERS: Duration = Duration::from_secs(32);
 const STREAMS: u32 = 250;
 
 const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
+const FLOW_SCHEMA: HeaderName = HeaderName::from_static("x-kubernetes-pf-flowschema-uid");
+const PRIORITY_LEVEL: HeaderName = HeaderName::from_static("x-kubernetes-pf-prioritylevel-uid");
 
 /// Accepts connections until told to stop, then waits for those under way.
 pub async fn serve(server: Arc<ApiServer>, listener: TcpListener, tls: TlsAcceptor, drain: Duration) {
@@ -171,6 +173,10 @@ impl ApiServer {
         }
         if !headers.contains_key(http::header::CACHE_CONTROL) {
             headers.insert(http::header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+        }
+        if let Some(schema) = &outcome.flow {
+            headers.insert(FLOW_SCHEMA, schema.uid.clone());
+            headers.insert(PRIORITY_LEVEL, schema.level_uid());
         }
         for (name, value) in outcome.warnings.iter().filter_map(|text| pipeline::warning_header(text)) {
             headers.append(name, value);

@@ -1,11 +1,14 @@
 //! How many requests may be under way: readers and writers are counted apart, streams not at all, members of
-//! system:masters are never refused. Beyond the limit a request waits a little, then gets 429.
+//! system:masters are never refused. Beyond the limit a request gets 429. With priority and fairness it only counts.
 
 use crate::attributes::UserInfo;
+use crate::admission::Outcome;
 use crate::authz::privileged;
-use crate::request::RequestInfo;
+use crate::flowcontrol::{Ticket, too_many};
+use crate::request::{Query, RequestInfo};
+use crate::ApiServer;
 use ferrokube_api::Status;
-use ferrokube_api::status::{Details, Reason};
+use parking_lot::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Requests under way.
@@ -45,9 +48,7 @@ impl Limits {
         let before = counter.fetch_add(1, Ordering::Relaxed);
         let seat = Seat(Some(counter));
         if max > 0 && before >= max && !privileged(user) {
-            let mut status = Status::failure(429, Reason::TooManyRequests, "Too many requests, please try again later.");
-            status.details = Some(Details { retry_after_seconds: 1, ..Details::default() });
-            return Err(status);
+            return Err(too_many());
         }
         Ok(seat)
     }
@@ -55,5 +56,24 @@ impl Limits {
     /// Requests under way: (reading, mutating).
     pub fn current(&self) -> (usize, usize) {
         (self.reading.load(Ordering::Relaxed), self.mutating.load(Ordering::Relaxed))
+    }
+}
+
+impl ApiServer {
+    /// Room for a request: one of those in flight, and seats of its priority level. Held until the answer is made; of a
+    /// watch, until its stream begins. Other streams need no room.
+    pub(crate) async fn room(
+        &self,
+        info: &RequestInfo,
+        query: &Query,
+        user: &UserInfo,
+        outcome: &Mutex<Outcome>,
+    ) -> Result<(Seat<'_>, Option<Ticket>), Status> {
+        let seat = self.limits.enter(info, user)?;
+        let Some(flow) = self.flow.as_ref().filter(|_| !info.long_running() || info.verb == "watch") else { return Ok((seat, None)) };
+        let schema = flow.classify(info, user);
+        outcome.lock().flow = Some(schema.clone());
+        let ticket = flow.enter(&schema, info, user, self.width(info, query)).await?;
+        Ok((seat, Some(ticket)))
     }
 }

@@ -6,8 +6,10 @@ pub mod http;
 pub mod limits;
 pub mod metrics;
 pub mod paths;
+pub mod reload;
 pub mod start;
 pub mod tls;
 
 pub use config::{Config, KubeletAccess, Tls};
+pub use reload::ConfigFile;
 pub use start::{Running, StartError};

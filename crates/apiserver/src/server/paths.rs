@@ -54,7 +54,10 @@ impl ApiServer {
                 Ok(whole("application/json", self.authenticator.tokens().openid_configuration(&uri)))
             }
             "/openid/v1/jwks" => Ok(whole("application/jwk-set+json", self.authenticator.tokens().jwks())),
-            other => discovery::answer(self, other, parts, query),
+            other => match other.strip_prefix("/debug/api_priority_and_fairness/").and_then(|name| self.flow.as_ref()?.dump(name)) {
+                Some(dump) => Ok(whole("text/plain; charset=utf-8", dump)),
+                None => discovery::answer(self, other, parts, query),
+            },
         }
     }
 
@@ -71,6 +74,9 @@ impl ApiServer {
     async fn metrics_text(&self) -> String {
         let mut out = String::new();
         self.metrics.write(&mut out);
+        if let Some(flow) = &self.flow {
+            flow.metrics(&mut out);
+        }
         if let Some(audit) = &self.audit {
             audit.metrics(&mut out);
         }

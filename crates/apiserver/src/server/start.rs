@@ -11,15 +11,18 @@ use crate::ApiServer;
 use crate::admission::{Admission, AdmissionConfigError};
 use crate::audit::{Audit, AuditError};
 use crate::authn::{Authenticator, AuthnConfigError};
-use crate::authz::Authorizer;
+use crate::authz::{Authorizer, AuthzConfigError};
 use crate::bootstrap::{self, BootstrapConfig, BootstrapError};
 use crate::cache::Feed;
 use crate::connect::kubelet::Kubelets;
+use crate::encryption::{EncryptionError, Sealed};
+use crate::flowcontrol::FlowControl;
 use crate::local::OwnClient;
 use crate::objects::Objects;
 use crate::registry::Registry;
 use crate::special::services::{Allocator, Cidr};
 use crate::tokens::{KeyError, ServiceAccountTokens};
+use ferrokube_store::Store;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
@@ -42,8 +45,12 @@ pub enum StartError {
     Authn(#[from] AuthnConfigError),
     #[error("admission: {0}")]
     Admission(#[from] AdmissionConfigError),
+    #[error("authorization: {0}")]
+    Authz(#[from] AuthzConfigError),
     #[error("TLS: {0}")]
     Tls(#[from] TlsError),
+    #[error(transparent)]
+    Encryption(#[from] EncryptionError),
     #[error(transparent)]
     Audit(#[from] AuditError),
     #[error("{0:?} is not an address range")]
@@ -99,19 +106,27 @@ impl ApiServer {
         let bound = listener.as_ref().and_then(|l| l.local_addr().ok());
         let registry = Registry::builtin();
         let rows = registry.table().entries().iter().map(|e| e.kind.clone()).collect::<Vec<_>>();
-        let (caches, feed) = Feed::start(config.store.clone(), rows).await?;
+        let sealed = match &config.encryption {
+            Some(source) => Some(Sealed::open(source, config.store.clone(), &registry).await?),
+            None => None,
+        };
+        let store = sealed.clone().map_or(config.store.clone(), |sealed| sealed as Arc<dyn Store>);
+        let (caches, feed) = Feed::start(store.clone(), rows).await?;
         let objects: Arc<dyn Objects> = caches.clone();
         let tokens = Arc::new(ServiceAccountTokens::new(config.tokens.clone())?);
         let authenticator = Authenticator::new(config.authn.clone(), tokens, objects.clone())?;
-        let authorizer = Arc::new(Authorizer::new(objects.clone()));
+        let authorizer = Arc::new(Authorizer::with(objects.clone(), &config.authz)?);
         let admission = Admission::new(objects.clone(), authorizer.clone(), &config.admission)?;
         let parse = |text: &String| Cidr::parse(text).ok_or_else(|| StartError::ServiceCidr(text.clone()));
         let ranges = config.service_cidrs.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
         let services = objects.list("", "services", "");
         let certificate = listener.as_ref().map(|_| Certificate::new(&config.tls).map(Arc::new)).transpose()?;
         let kubelets = config.kubelet.as_ref().map(Kubelets::new).transpose()?;
+        let seats = config.max_reading + config.max_mutating;
+        let flow = (config.priority_and_fairness && seats > 0).then(|| Arc::new(FlowControl::new(seats, config.request_timeout)));
         let server = Arc::new(ApiServer {
-            store: config.store.clone(),
+            store: store.clone(),
+            sealed: sealed.clone(),
             caches,
             feed,
             registry,
@@ -120,7 +135,8 @@ impl ApiServer {
             admission,
             services: Arc::new(Allocator::new(ranges.clone(), config.node_ports.clone(), &services)),
             audit: config.audit.as_ref().map(Audit::start).transpose()?.flatten(),
-            limits: Limits::new(config.max_reading, config.max_mutating),
+            limits: if flow.is_some() { Limits::new(0, 0) } else { Limits::new(config.max_reading, config.max_mutating) },
+            flow: flow.clone(),
             metrics: Metrics::default(),
             health: Health::default(),
             kubelets,
@@ -139,7 +155,10 @@ impl ApiServer {
         };
         let _ = server.external.set(host);
         let mut background = crate::crd::start(&server).await;
-        background.push(tokio::spawn(crate::compactor::run(config.store.clone(), crate::compactor::INTERVAL)));
+        if let (Some(sealed), Some(source)) = (sealed, config.encryption.clone()) {
+            background.push(tokio::spawn(sealed.follow(source, Arc::downgrade(&server))));
+        }
+        background.push(tokio::spawn(crate::compactor::run(store, crate::compactor::INTERVAL)));
         let serving = match (listener, certificate) {
             (Some(listener), Some(certificate)) => {
                 let front = config.front_proxy();
@@ -164,6 +183,18 @@ impl ApiServer {
         let written = bootstrap::run(&*objects, &*own, &facts).await?;
         server.health.bootstrapped.store(true, Ordering::Relaxed);
         tracing::info!(address = ?bound, written, "the API server is ready");
+        if let Some(flow) = flow {
+            background.push(tokio::spawn(flow.run(objects.clone(), own.clone())));
+        }
+        if let Some(file) = config.authz.file.clone() {
+            let (authorizer, authz) = (authorizer.clone(), config.authz.clone());
+            background.push(tokio::spawn(file.follow("authorization", move || authorizer.reload(&authz))));
+        }
+        if let Some(file) = config.authn.file.clone() {
+            let (server, authn) = (Arc::downgrade(&server), config.authn.clone());
+            let apply = move || server.upgrade().map_or(Ok(()), |server| server.authenticator.reload(&authn));
+            background.push(tokio::spawn(file.follow("authentication", apply)));
+        }
         background.push(tokio::spawn(bootstrap::keep(objects, own, authorizer, facts)));
         background.push(tokio::spawn(crate::special::services::repair(server)));
         running.background = background;

@@ -40,7 +40,7 @@ impl Request<'_> {
         // A permission just granted counts.
         self.fresh(crate::verbs::options::Freshness::Latest).await?;
         let kind = &self.entry.kind.kind;
-        let answer = reviews::handle(&server.authenticator, &server.authorizer, kind, &self.info.namespace, review, &self.user)?;
+        let answer = reviews::handle(&server.authenticator, &server.authorizer, kind, &self.info.namespace, review, &self.user).await?;
         Ok(Answer::Value(201, answer))
     }
 

@@ -4,6 +4,7 @@ use super::TokenError;
 use super::keys::{PublicKey, SigningKey};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as B64;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
 
 /// Name and uid of an object a token speaks of.
@@ -63,6 +64,25 @@ pub struct Claims {
     pub sub: String,
 }
 
+/// What a token in a Secret says.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LegacyClaims {
+    /// User name.
+    pub sub: String,
+    /// Namespace of the service account and of the Secret.
+    #[serde(rename = "kubernetes.io/serviceaccount/namespace")]
+    pub namespace: String,
+    /// The Secret.
+    #[serde(rename = "kubernetes.io/serviceaccount/secret.name")]
+    pub secret: String,
+    /// The service account.
+    #[serde(rename = "kubernetes.io/serviceaccount/service-account.name")]
+    pub account: String,
+    /// Its uid.
+    #[serde(rename = "kubernetes.io/serviceaccount/service-account.uid")]
+    pub uid: String,
+}
+
 /// `aud` may be a string when there is only one.
 fn one_or_many<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<String>, D::Error> {
     #[derive(Deserialize)]
@@ -95,7 +115,7 @@ pub(super) fn sign(key: &SigningKey, claims: &Claims) -> String {
 }
 
 /// Checks the signature and the issuer. The issuer is looked at first, so that tokens of others cost no signature check.
-pub(super) fn verify(token: &str, issuer: &str, keys: &[PublicKey]) -> Result<Claims, TokenError> {
+pub(super) fn verify<C: DeserializeOwned>(token: &str, issuer: &str, keys: &[PublicKey]) -> Result<C, TokenError> {
     let (message, signature) = token.rsplit_once('.').ok_or(TokenError::Malformed)?;
     let (header, body) = message.split_once('.').ok_or(TokenError::Malformed)?;
     let decode = |part: &str| B64.decode(part).map_err(|_| TokenError::Malformed);

@@ -8,12 +8,14 @@ mod jwt;
 mod keys;
 mod request;
 
-pub use jwt::{Claims, Kubernetes, Reference};
+pub use jwt::{Claims, Kubernetes, LegacyClaims, Reference};
 pub use keys::KeyError;
 pub use request::default_request;
 
 use keys::{PublicKey, SigningKey};
 
+/// `iss` of tokens in Secrets.
+const LEGACY_ISSUER: &str = "kubernetes/serviceaccount";
 /// Group prefix and user prefix of service accounts.
 const USER_PREFIX: &str = "system:serviceaccount:";
 
@@ -107,8 +109,13 @@ impl ServiceAccountTokens {
 
     /// Checks signature, issuer, time and audience. `now` in seconds since the epoch; an empty `audiences` means the API server's.
     pub fn verify(&self, token: &str, audiences: &[String], now: i64) -> Result<Verified, TokenError> {
-        let claims = jwt::verify(token, &self.issuer, &self.accepted)?;
+        let claims: Claims = jwt::verify(token, &self.issuer, &self.accepted)?;
         self.check(claims, audiences, now)
+    }
+
+    /// Checks the signature of a token that lives in a Secret.
+    pub fn verify_legacy(&self, token: &str) -> Result<LegacyClaims, TokenError> {
+        jwt::verify(token, LEGACY_ISSUER, &self.accepted)
     }
 
     /// Checks time and audience of claims whose signature was verified before.

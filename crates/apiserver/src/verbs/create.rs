@@ -88,7 +88,7 @@ impl Request<'_> {
         }
         crate::crd::validate(&self.entry, &object, &mut errors);
         self.verdict(&name, errors)?;
-        self.check_escalation(&object, None)?;
+        self.check_escalation(&object, None).await?;
         let reservation = self.admit(act, kind, Some(&object)).await?;
         self.warn_about(&object);
 

@@ -128,7 +128,7 @@ impl Request<'_> {
             let mut fresh = managed::applied(self, None, configuration.clone(), options, view)?;
             prepare::meta(&mut fresh).insert("name".into(), self.info.name.as_str().into());
             let fresh = decode::normalize(fresh, &self.entry.schema, Strictness::Ignore)?.value;
-            self.may_create()?;
+            self.may_create().await?;
             match self.insert(fresh, options, true).await {
                 Ok(stored) => return Ok(Answer::One(201, stored)),
                 Err(status) if status.is(ferrokube_api::Reason::AlreadyExists) => {}
@@ -138,10 +138,10 @@ impl Request<'_> {
     }
 
     /// An apply that creates needs the permission to create.
-    fn may_create(&self) -> Result<(), Status> {
+    async fn may_create(&self) -> Result<(), Status> {
         let mut attributes = self.info.attributes(&self.user, &self.query);
         attributes.verb = "create".to_owned();
-        self.server.authorizer.check(&attributes)
+        self.server.authorizer.check(&attributes).await
     }
 }
 

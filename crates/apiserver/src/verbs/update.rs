@@ -172,7 +172,7 @@ impl Request<'_> {
             managed::updated(self, &mut new, &old, options, view);
         }
         self.validate_change(&new, &old, view)?;
-        self.check_escalation(&new, Some(&old))?;
+        self.check_escalation(&new, Some(&old)).await?;
         let reservation = self.admit(act, kind, Some(scaled.as_ref().unwrap_or(&new))).await?;
         self.warn_about(&new);
 
@@ -189,7 +189,7 @@ impl Request<'_> {
                 Err(Lost::Refused(status)) => Err(status),
             };
         }
-        if same(&new, &old) {
+        if same(&new, &old) && !self.is_stale_at_rest(cache, name).await? {
             return Ok(Turn::Done(present::object(&self.entry, stored)?));
         }
         match self.put(cache, &new, Expect::Revision(stored.revision)).await {

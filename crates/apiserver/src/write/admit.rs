@@ -64,11 +64,11 @@ impl Request<'_> {
     }
 
     /// Nobody grants what they do not hold.
-    pub fn check_escalation(&self, object: &Value, old: Option<&Value>) -> Result<(), Status> {
+    pub async fn check_escalation(&self, object: &Value, old: Option<&Value>) -> Result<(), Status> {
         if self.entry.kind.group != "rbac.authorization.k8s.io" {
             return Ok(());
         }
-        escalation::check(&self.server.authorizer, &self.user, &self.entry.kind.resource, self.namespace(), object, old)
+        escalation::check(&self.server.authorizer, &self.user, &self.entry.kind.resource, self.namespace(), object, old).await
     }
 
     /// What hooks may know.

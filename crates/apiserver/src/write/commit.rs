@@ -56,6 +56,12 @@ impl Request<'_> {
         canonical::encode(&stored).into()
     }
 
+    /// Whether the stored bytes were encrypted in another way than the configuration of now says, or not at all.
+    pub async fn is_stale_at_rest(&self, cache: &KindCache, name: &str) -> Result<bool, Status> {
+        let Some(sealed) = &self.server.sealed else { return Ok(false) };
+        sealed.is_stale(self.key(cache, name)?).await.map_err(|e| store_failure(&e))
+    }
+
     /// Writes; the answer is the object as a reader sees it.
     pub async fn put(&self, cache: &KindCache, object: &Value, expect: Expect) -> Result<Arc<Object>, Lost> {
         let name = prepare::text(object, "name");

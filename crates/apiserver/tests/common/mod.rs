@@ -5,7 +5,7 @@ pub mod hook;
 pub mod pki;
 
 use bytes::Bytes;
-use ferrokube_apiserver::{ApiServer, Body, Config, Running, UserInfo};
+use ferrokube_apiserver::{ApiServer, Body, Config, Running, StartError, UserInfo};
 use ferrokube_store::embedded::{Embedded, Options};
 use futures_util::StreamExt;
 use http_body_util::BodyStream;
@@ -64,13 +64,33 @@ impl Cluster {
 
     /// Stops the server and starts another one on the same store.
     pub async fn restart(self) -> Self {
+        self.restart_with(|_| {}).await.unwrap()
+    }
+
+    /// The same with another configuration; the error of a server that does not start.
+    pub async fn restart_with(self, change: impl FnOnce(&mut Config)) -> Result<Self, StartError> {
         let Cluster { running, pki, store, folder } = self;
         running.stop().await;
         store.close();
         drop(store);
         let store = open(folder.path());
-        let running = ApiServer::start(pki.config(store.clone())).await.unwrap();
-        Cluster { running, pki, store, folder }
+        let mut config = pki.config(store.clone());
+        change(&mut config);
+        let running = ApiServer::start(config).await?;
+        Ok(Cluster { running, pki, store, folder })
+    }
+
+    /// Whether the bytes stand anywhere in the store's files.
+    pub fn on_disk(&self, bytes: &str) -> bool {
+        let files = std::fs::read_dir(self.folder.path()).unwrap().map(|f| f.unwrap().path()).filter(|p| p.is_file());
+        let holds = |p: std::path::PathBuf| std::fs::read(p).unwrap().windows(bytes.len()).any(|w| w == bytes.as_bytes());
+        files.map(holds).fold(false, |any, one| any | one)
+    }
+
+    /// The bytes of a key as the store has them.
+    pub async fn stored(&self, key: &str) -> Vec<u8> {
+        let key = Bytes::copy_from_slice(key.as_bytes());
+        ferrokube_store::Store::get(&*self.store, key).await.unwrap().expect("the key exists").value.to_vec()
     }
 
     pub async fn send(&self, user: UserInfo, method: &str, uri: &str, media: &str, accept: &str, body: Vec<u8>) -> http::Response<Body> {

@@ -4,8 +4,8 @@
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
-use ferrokube_apiserver::Config;
 use ferrokube_apiserver::admission::AdmissionConfig;
+use ferrokube_apiserver::{Config, ConfigFile};
 use ferrokube_apiserver::audit::{AuditConfig, BatchConfig, LogConfig, Mode, Truncate, WebhookConfig};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -39,6 +39,21 @@ pub struct ApiserverFlags {
     audit: AuditFlags,
     #[command(flatten)]
     admission: AdmissionFlags,
+    /// Requests that only read, at one time
+    #[arg(long, default_value_t = 400)]
+    max_requests_inflight: usize,
+    /// Requests that change something, at one time
+    #[arg(long, default_value_t = 200)]
+    max_mutating_requests_inflight: usize,
+    /// Share the two limits out by priority levels and queue fairly
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, value_name = "BOOL")]
+    enable_priority_and_fairness: bool,
+    /// File with the configuration of encryption at rest
+    #[arg(long, value_name = "FILE")]
+    encryption_provider_config: Option<PathBuf>,
+    /// Follow changes of that file
+    #[arg(long)]
+    encryption_provider_config_automatic_reload: bool,
 }
 
 #[derive(Args, Clone, Debug)]
@@ -124,6 +139,9 @@ struct AuditFlags {
     audit_webhook_truncate_max_event_size: usize,
 }
 
+/// How often files that may change are looked at.
+const RELOAD: Duration = Duration::from_secs(60);
+
 /// Go's duration syntax.
 fn duration(text: &str) -> Result<Duration, String> {
     ferrokube_apiserver::request::query::parse_duration(text).ok_or_else(|| format!("{text:?} is no duration such as 30s or 1m30s"))
@@ -136,8 +154,15 @@ fn read(path: &Path) -> Result<String> {
 impl ApiserverFlags {
     /// Puts what was said into the configuration.
     pub fn apply(&self, config: &mut Config) -> Result<()> {
+        config.max_reading = self.max_requests_inflight;
+        config.max_mutating = self.max_mutating_requests_inflight;
+        config.priority_and_fairness = self.enable_priority_and_fairness;
         config.audit = self.audit.config()?;
         config.admission = self.admission.config()?;
+        config.encryption = self.encryption_provider_config.clone().map(|path| ConfigFile {
+            path,
+            reload: self.encryption_provider_config_automatic_reload.then_some(RELOAD),
+        });
         Ok(())
     }
 }

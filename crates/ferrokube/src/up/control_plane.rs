@@ -78,6 +78,7 @@ fn config(plan: &Plan, store: Arc<dyn ferrokube_store::Store>) -> Result<Config>
         front_proxy: Some(RequestHeaders::standard(pki.front_proxy_ca().to_owned())),
         static_tokens: String::new(),
         bootstrap_tokens: true,
+        ..AuthnConfig::default()
     };
     let kubelet = KubeletAccess {
         certificate: pki.apiserver_kubelet_client.certificate.clone(),
