@@ -104,7 +104,9 @@ async fn tokens_of_an_issuer_are_believed_as_far_as_its_keys_and_the_configurati
         claims.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
         claims
     };
-    for wrong in [json!({"exp": now - 1}), json!({"aud": ["other"]}), json!({"hd": "example.org"}), json!({"nbf": now + 900}), json!({"sub": 1})] {
+    for wrong in
+        [json!({"exp": now - 1}), json!({"aud": ["other"]}), json!({"hd": "example.org"}), json!({"nbf": now + 900}), json!({"sub": 1})]
+    {
         let status = review(&cluster, &old.token(&with(wrong.clone()))).await;
         assert!(status["authenticated"].is_null() && status["error"].is_string(), "{wrong}: {status}");
     }
@@ -134,7 +136,10 @@ async fn tokens_of_an_issuer_are_believed_as_far_as_its_keys_and_the_configurati
 async fn a_token_webhook_is_asked_once_per_token() {
     let folder = tempfile::tempdir().unwrap();
     let hook = Hook::start(|_, asked| match asked["spec"]["token"].as_str() {
-        Some("good") => (200, json!({"status": {"authenticated": true, "user": {"username": "remote", "uid": "7", "groups": ["g"], "extra": {"k": ["v"]}}}})),
+        Some("good") => (
+            200,
+            json!({"status": {"authenticated": true, "user": {"username": "remote", "uid": "7", "groups": ["g"], "extra": {"k": ["v"]}}}}),
+        ),
         Some("broken") => (400, json!({})),
         _ => (200, json!({"status": {"authenticated": false, "error": "who?"}})),
     })
@@ -143,7 +148,10 @@ async fn a_token_webhook_is_asked_once_per_token() {
     let cluster = Cluster::with(|config| config.authn.webhook = Some(webhook)).await;
     for _ in 0..2 {
         let status = review(&cluster, "good").await;
-        assert_eq!(status["user"], json!({"username": "remote", "uid": "7", "groups": ["g", "system:authenticated"], "extra": {"k": ["v"]}}));
+        assert_eq!(
+            status["user"],
+            json!({"username": "remote", "uid": "7", "groups": ["g", "system:authenticated"], "extra": {"k": ["v"]}})
+        );
         assert!(review(&cluster, "bad").await["error"].as_str().unwrap().contains("who?"));
     }
     assert_eq!(hook.seen().len(), 2, "answers are remembered, refusals too");
@@ -211,7 +219,10 @@ async fn the_list_of_authorizers_may_change_while_it_runs() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("authz.yaml");
     let configure = |authorizers: &str| {
-        replace(&path, &format!("apiVersion: apiserver.config.k8s.io/v1\nkind: AuthorizationConfiguration\nauthorizers: [{authorizers}]\n"));
+        replace(
+            &path,
+            &format!("apiVersion: apiserver.config.k8s.io/v1\nkind: AuthorizationConfiguration\nauthorizers: [{authorizers}]\n"),
+        );
     };
     configure("{type: Node, name: node}, {type: RBAC, name: rbac}");
     let file = ConfigFile { path: path.clone(), reload: NOW };

@@ -8,9 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use common::Cluster;
 use ferrokube_apiserver::ConfigFile;
 use ferrokube_kms::v2::key_management_service_server::{KeyManagementService, KeyManagementServiceServer};
-use ferrokube_kms::v2::{
-    DecryptRequest, DecryptResponse, EncryptRequest, EncryptResponse, EncryptedObject, StatusRequest, StatusResponse,
-};
+use ferrokube_kms::v2::{DecryptRequest, DecryptResponse, EncryptRequest, EncryptResponse, EncryptedObject, StatusRequest, StatusResponse};
 use prost::Message;
 use serde_json::json;
 use std::path::Path;

@@ -110,7 +110,8 @@ fn no_cel(what: &str) -> String {
 
 pub(super) fn parse(text: &str) -> Result<Read, AuthnConfigError> {
     let read: Configuration = serde_saphyr::from_str(text).map_err(|e| AuthnConfigError::File(e.to_string()))?;
-    if read.kind != "AuthenticationConfiguration" || !matches!(read.api_version.as_str(), "apiserver.config.k8s.io/v1" | "apiserver.config.k8s.io/v1beta1")
+    if read.kind != "AuthenticationConfiguration"
+        || !matches!(read.api_version.as_str(), "apiserver.config.k8s.io/v1" | "apiserver.config.k8s.io/v1beta1")
     {
         let why = format!("{}, Kind={} is not apiserver.config.k8s.io/v1, Kind=AuthenticationConfiguration", read.api_version, read.kind);
         return Err(AuthnConfigError::File(why));
@@ -134,7 +135,9 @@ pub(super) fn parse(text: &str) -> Result<Read, AuthnConfigError> {
 impl AnonymousSpec {
     fn read(self) -> Result<Anonymous, String> {
         match (self.enabled, self.conditions) {
-            (false, conditions) if !conditions.is_empty() => Err("anonymous.conditions: Invalid value: enabled should be set to true when conditions are defined".to_owned()),
+            (false, conditions) if !conditions.is_empty() => {
+                Err("anonymous.conditions: Invalid value: enabled should be set to true when conditions are defined".to_owned())
+            }
             (false, _) => Ok(Anonymous::Nowhere),
             (true, conditions) if conditions.is_empty() => Ok(Anonymous::Everywhere),
             (true, conditions) => Ok(Anonymous::Paths(conditions.into_iter().map(|c| c.path).collect())),
@@ -168,7 +171,9 @@ impl Jwt {
         }
         let policy = issuer.audience_match_policy.as_str();
         if (issuer.audiences.len() > 1 && policy != "MatchAny") || !matches!(policy, "" | "MatchAny") {
-            return Err(format!("issuer.audienceMatchPolicy: Invalid value: {policy:?}: audienceMatchPolicy must be MatchAny for multiple audiences"));
+            return Err(format!(
+                "issuer.audienceMatchPolicy: Invalid value: {policy:?}: audienceMatchPolicy must be MatchAny for multiple audiences"
+            ));
         }
         if !matches!(issuer.egress_selector_type.as_str(), "") {
             return Err("issuer.egressSelectorType: Invalid value: this server has no egress selectors".to_owned());
@@ -206,7 +211,9 @@ impl Mappings {
                 return Err(no_cel(&format!("claimMappings.{what}.expression")));
             }
             if what != "uid" && !claim.claim.is_empty() && claim.prefix.is_none() {
-                return Err(format!("claimMappings.{what}.prefix: Required value: prefix is required when claim is set. It can be set to an empty string to disable prefixing"));
+                return Err(format!(
+                    "claimMappings.{what}.prefix: Required value: prefix is required when claim is set. It can be set to an empty string to disable prefixing"
+                ));
             }
         }
         if !self.extra.is_empty() {

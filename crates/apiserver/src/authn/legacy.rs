@@ -26,7 +26,8 @@ pub(super) fn identify(
     };
     Some(check(objects, &claims, token, now).and_then(|()| {
         let own = keys.api_audiences();
-        let meant: Vec<String> = if audiences.is_empty() { own.to_vec() } else { audiences.iter().filter(|a| own.contains(a)).cloned().collect() };
+        let meant: Vec<String> =
+            if audiences.is_empty() { own.to_vec() } else { audiences.iter().filter(|a| own.contains(a)).cloned().collect() };
         if meant.is_empty() {
             return Err(Rejected("the token is for the API server only".to_owned()));
         }

@@ -62,7 +62,9 @@ impl Policies {
             let read: Line = serde_json::from_str(text).map_err(|e| fail(e.to_string()))?;
             match (read.api_version.as_str(), read.kind.as_str()) {
                 ("abac.authorization.kubernetes.io/v1beta1", "Policy") => Ok(read.spec),
-                (version, kind) => Err(fail(format!("{version}, Kind={kind} is not abac.authorization.kubernetes.io/v1beta1, Kind=Policy"))),
+                (version, kind) => {
+                    Err(fail(format!("{version}, Kind={kind} is not abac.authorization.kubernetes.io/v1beta1, Kind=Policy")))
+                }
             }
         };
         lines.map(policy).collect::<Result<_, _>>().map(Policies)
@@ -95,7 +97,8 @@ mod tests {
 
     #[test]
     fn a_line_allows_what_it_says() {
-        let line = |spec: &str| format!("{{\"apiVersion\":\"abac.authorization.kubernetes.io/v1beta1\",\"kind\":\"Policy\",\"spec\":{spec}}}\n");
+        let line =
+            |spec: &str| format!("{{\"apiVersion\":\"abac.authorization.kubernetes.io/v1beta1\",\"kind\":\"Policy\",\"spec\":{spec}}}\n");
         let text = [
             "# a comment\n\n".to_owned(),
             line(r#"{"user":"alice","namespace":"*","resource":"*","apiGroup":"*"}"#),

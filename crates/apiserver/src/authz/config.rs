@@ -173,7 +173,8 @@ fn plain(mode: &str, config: &AuthzConfig) -> Result<Step, AuthzConfigError> {
         "ABAC" if config.abac_policy.is_empty() => Err(invalid("authorization-mode ABAC's authorization policy file not passed")),
         "ABAC" => Ok(Step::Abac(Policies::parse(&config.abac_policy)?)),
         "Webhook" => {
-            let webhook = config.webhook.as_ref().ok_or_else(|| invalid("authorization-mode Webhook's authorization config file not passed"))?;
+            let webhook =
+                config.webhook.as_ref().ok_or_else(|| invalid("authorization-mode Webhook's authorization config file not passed"))?;
             check_version(&webhook.version)?;
             let spec = WebhookSpec {
                 version: webhook.version.clone(),
@@ -194,8 +195,13 @@ fn check_version(version: &str) -> Result<(), AuthzConfigError> {
 
 fn from_file(text: &str, config: &AuthzConfig, folder: &Path) -> Result<Vec<Step>, AuthzConfigError> {
     let read: Configuration = serde_saphyr::from_str(text).map_err(|e| invalid(format!("authorization configuration: {e}")))?;
-    if read.kind != "AuthorizationConfiguration" || !matches!(read.api_version.as_str(), "apiserver.config.k8s.io/v1" | "apiserver.config.k8s.io/v1beta1") {
-        return Err(invalid(format!("{}, Kind={} is not apiserver.config.k8s.io/v1, Kind=AuthorizationConfiguration", read.api_version, read.kind)));
+    if read.kind != "AuthorizationConfiguration"
+        || !matches!(read.api_version.as_str(), "apiserver.config.k8s.io/v1" | "apiserver.config.k8s.io/v1beta1")
+    {
+        return Err(invalid(format!(
+            "{}, Kind={} is not apiserver.config.k8s.io/v1, Kind=AuthorizationConfiguration",
+            read.api_version, read.kind
+        )));
     }
     if read.authorizers.is_empty() {
         return Err(invalid("authorizers: Required value: at least one authorization mode must be defined"));
@@ -238,20 +244,27 @@ impl WebhookEntry {
         let deny_on_failure = match self.failure_policy.as_str() {
             "NoOpinion" => false,
             "Deny" => true,
-            other => return Err(invalid(format!("failurePolicy: Unsupported value: {other:?}: supported values: \"NoOpinion\", \"Deny\""))),
+            other => {
+                return Err(invalid(format!("failurePolicy: Unsupported value: {other:?}: supported values: \"NoOpinion\", \"Deny\"")));
+            }
         };
         let remembers = |said: Option<bool>, ttl: Duration| if said.unwrap_or(true) { ttl } else { Duration::ZERO };
         let spec = WebhookSpec {
             version: self.subject_access_review_version,
             authorized_ttl: remembers(self.cache_authorized_requests, time("authorizedTTL", self.authorized_ttl.as_ref(), Some(300))?),
-            unauthorized_ttl: remembers(self.cache_unauthorized_requests, time("unauthorizedTTL", self.unauthorized_ttl.as_ref(), Some(30))?),
+            unauthorized_ttl: remembers(
+                self.cache_unauthorized_requests,
+                time("unauthorizedTTL", self.unauthorized_ttl.as_ref(), Some(30))?,
+            ),
             timeout,
             deny_on_failure,
         };
         let file = match (self.connection_info.kind.as_str(), self.connection_info.kube_config_file) {
             ("KubeConfigFile", Some(file)) => folder.join(file),
             ("KubeConfigFile", None) => return Err(invalid("connectionInfo.kubeConfigFile: Required value")),
-            (other, _) => return Err(invalid(format!("connectionInfo.type: Unsupported value: {other:?}: supported values: \"KubeConfigFile\""))),
+            (other, _) => {
+                return Err(invalid(format!("connectionInfo.type: Unsupported value: {other:?}: supported values: \"KubeConfigFile\"")));
+            }
         };
         Ok(Webhook::new(Remote::from_kubeconfig_file(&file)?, spec))
     }

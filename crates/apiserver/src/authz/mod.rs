@@ -151,7 +151,9 @@ impl Authorizer {
     pub(crate) fn beyond_rules(&self, user: &UserInfo) -> (Vec<&'static str>, bool) {
         let chain = self.chain.load();
         let sentence = |step: &Step| match step {
-            Step::Node if node::identity(&user.name, &user.groups).is_some() => Some("node authorizer does not support user rule resolution"),
+            Step::Node if node::identity(&user.name, &user.groups).is_some() => {
+                Some("node authorizer does not support user rule resolution")
+            }
             Step::Webhook(_) => Some("webhook authorizer does not support user rule resolution"),
             Step::Abac(_) => Some("ABAC authorizer does not support user rule resolution"),
             _ => None,

@@ -208,7 +208,10 @@ fn validate(kind: &str, spec: &Spec, is_self: bool) -> Result<(), Status> {
     if let Some(resource) = &spec.resource_attributes {
         let path = path.child("resourceAttributes");
         let selectors = [("fieldSelector", &resource.field_selector), ("labelSelector", &resource.label_selector)];
-        selectors.into_iter().filter_map(|(name, s)| Some((name, s.as_ref()?))).for_each(|(name, s)| s.check(&path.child(name), &mut errors));
+        selectors
+            .into_iter()
+            .filter_map(|(name, s)| Some((name, s.as_ref()?)))
+            .for_each(|(name, s)| s.check(&path.child(name), &mut errors));
     }
     if !is_self && spec.user.is_empty() && spec.groups.as_ref().is_none_or(Vec::is_empty) {
         errors.invalid(&path.child("user"), &json!(""), "at least one of user or group must be specified");
@@ -276,7 +279,8 @@ fn rules_review(authorizer: &Authorizer, spec: &Spec, user: &UserInfo) -> Result
             path_rules.push(json!({ "verbs": rule.verbs, "nonResourceURLs": rule.non_resource_urls }));
         }
     }
-    let mut status = json!({ "resourceRules": resource_rules, "nonResourceRules": path_rules, "incomplete": !beyond.is_empty() || !missing.is_empty() });
+    let mut status =
+        json!({ "resourceRules": resource_rules, "nonResourceRules": path_rules, "incomplete": !beyond.is_empty() || !missing.is_empty() });
     let errors: Vec<String> = beyond.into_iter().map(str::to_owned).chain(missing).collect();
     if !errors.is_empty() {
         status["evaluationError"] = json!(errors.join(", "));

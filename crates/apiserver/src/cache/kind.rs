@@ -82,7 +82,14 @@ pub struct KindCache {
 
 impl KindCache {
     pub(super) fn new(row: Arc<Kind>, prefix: String) -> Self {
-        KindCache { row, prefix, state: RwLock::default(), watchers: Mutex::default(), watching: AtomicUsize::new(0), changed: watch::Sender::new(0) }
+        KindCache {
+            row,
+            prefix,
+            state: RwLock::default(),
+            watchers: Mutex::default(),
+            watching: AtomicUsize::new(0),
+            changed: watch::Sender::new(0),
+        }
     }
 
     /// The row in whose version objects are stored.

@@ -103,7 +103,10 @@ impl Configuration {
 
     fn check(&self) -> Result<(), String> {
         if self.kind != "EncryptionConfiguration" || self.api_version != "apiserver.config.k8s.io/v1" {
-            return Err(format!("{}, Kind={} is not apiserver.config.k8s.io/v1, Kind=EncryptionConfiguration", self.api_version, self.kind));
+            return Err(format!(
+                "{}, Kind={} is not apiserver.config.k8s.io/v1, Kind=EncryptionConfiguration",
+                self.api_version, self.kind
+            ));
         }
         if self.resources.is_empty() {
             return Err("resources: Required value: encryption provider configuration must have at least one resource".to_owned());
@@ -173,7 +176,10 @@ impl Provider {
             }
             for key in &keys.keys {
                 if key.name.is_empty() || key.name.contains(':') || !seen.insert(&key.name) {
-                    return Err(format!("providers.keys.name: Invalid value: {:?}: a name is required, without ':', and only once", key.name));
+                    return Err(format!(
+                        "providers.keys.name: Invalid value: {:?}: a name is required, without ':', and only once",
+                        key.name
+                    ));
                 }
             }
         }
@@ -188,7 +194,12 @@ impl Kms {
     fn check(&self, names: &mut HashSet<String>) -> Result<(), String> {
         match self.api_version.as_deref() {
             Some("v2") => {}
-            None | Some("v1") => return Err("providers.kms.apiVersion: Invalid value: \"v1\": KMSv1 is deprecated and disabled by default in Kubernetes; use v2".to_owned()),
+            None | Some("v1") => {
+                return Err(
+                    "providers.kms.apiVersion: Invalid value: \"v1\": KMSv1 is deprecated and disabled by default in Kubernetes; use v2"
+                        .to_owned(),
+                );
+            }
             Some(other) => return Err(format!("providers.kms.apiVersion: Invalid value: {other:?}: unsupported apiVersion, must be v2")),
         }
         if self.cache_size.is_some() {

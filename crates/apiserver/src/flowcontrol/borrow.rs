@@ -126,7 +126,11 @@ mod tests {
     fn seats_follow_the_wishes_within_the_bounds() {
         assert_eq!(shared(100.0, &[claim(10.0, 80.0, 100.0), claim(10.0, 10.0, 100.0)]), [89, 11], "spare seats go by wish");
         assert_eq!(shared(100.0, &[claim(50.0, 100.0, 100.0), claim(10.0, 100.0, 100.0)]), [50, 50], "equal wishes, equal seats");
-        assert_eq!(shared(100.0, &[claim(70.0, 70.0, 100.0), claim(10.0, 500.0, 100.0)]), [70, 30], "nobody gets less than its lower bound");
+        assert_eq!(
+            shared(100.0, &[claim(70.0, 70.0, 100.0), claim(10.0, 500.0, 100.0)]),
+            [70, 30],
+            "nobody gets less than its lower bound"
+        );
         assert_eq!(shared(100.0, &[claim(10.0, 10.0, 20.0), claim(10.0, 10.0, 30.0)]), [20, 30], "nor more than its upper one");
     }
 

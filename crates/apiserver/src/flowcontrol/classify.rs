@@ -56,8 +56,12 @@ struct Rule {
 #[derive(Debug, Deserialize)]
 #[serde(tag = "kind")]
 enum Subject {
-    User { user: Named },
-    Group { group: Named },
+    User {
+        user: Named,
+    },
+    Group {
+        group: Named,
+    },
     ServiceAccount {
         #[serde(rename = "serviceAccount")]
         account: Account,
@@ -124,7 +128,11 @@ impl ResourceRule {
 
 impl PathRule {
     fn matches(&self, info: &RequestInfo) -> bool {
-        let url = |url: &String| url == "*" || *url == info.path || url.strip_suffix("/*").is_some_and(|p| info.path.starts_with(p) && info.path[p.len()..].starts_with('/'));
+        let url = |url: &String| {
+            url == "*"
+                || *url == info.path
+                || url.strip_suffix("/*").is_some_and(|p| info.path.starts_with(p) && info.path[p.len()..].starts_with('/'))
+        };
         holds(&self.verbs, &info.verb) && self.urls.iter().any(url)
     }
 }

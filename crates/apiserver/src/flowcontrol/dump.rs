@@ -5,8 +5,7 @@ use jiff::Timestamp;
 
 /// Columns padded to their widest cell.
 fn table(rows: &[Vec<String>]) -> String {
-    let widths: Vec<usize> =
-        (0..rows.first().map_or(0, Vec::len)).map(|at| rows.iter().map(|r| r[at].len()).max().unwrap_or(0)).collect();
+    let widths: Vec<usize> = (0..rows.first().map_or(0, Vec::len)).map(|at| rows.iter().map(|r| r[at].len()).max().unwrap_or(0)).collect();
     let line = |row: &Vec<String>| {
         let cells = row.iter().enumerate().map(|(at, cell)| match at + 1 == row.len() {
             true => cell.clone(),

@@ -63,9 +63,21 @@ impl FlowControl {
         let gauges: [(&str, &str, fn(&super::level::Level) -> u32); 5] = [
             ("nominal_limit_seats", "[BETA] Nominal number of execution seats configured for each priority level", |l| l.shape().nominal),
             ("current_limit_seats", "[ALPHA] current derived number of execution seats available to each priority level", |l| l.limit()),
-            ("current_executing_seats", "[BETA] Concurrency (number of seats) occupied by the currently executing (initial stage for a WATCH, any stage otherwise) requests in the API Priority and Fairness subsystem", |l| l.current().1),
-            ("current_executing_requests", "[BETA] Number of requests in initial (for a WATCH) or any (for a non-WATCH) execution stage in the API Priority and Fairness subsystem", |l| l.current().0),
-            ("current_inqueue_requests", "[BETA] Number of requests currently pending in queues of the API Priority and Fairness subsystem", |l| l.current().2),
+            (
+                "current_executing_seats",
+                "[BETA] Concurrency (number of seats) occupied by the currently executing (initial stage for a WATCH, any stage otherwise) requests in the API Priority and Fairness subsystem",
+                |l| l.current().1,
+            ),
+            (
+                "current_executing_requests",
+                "[BETA] Number of requests in initial (for a WATCH) or any (for a non-WATCH) execution stage in the API Priority and Fairness subsystem",
+                |l| l.current().0,
+            ),
+            (
+                "current_inqueue_requests",
+                "[BETA] Number of requests currently pending in queues of the API Priority and Fairness subsystem",
+                |l| l.current().2,
+            ),
         ];
         for (name, help, read) in gauges {
             let name = format!("apiserver_flowcontrol_{name}");
@@ -77,7 +89,13 @@ impl FlowControl {
         let name = "apiserver_flowcontrol_dispatched_requests_total";
         head(out, name, "counter", "[BETA] Number of requests executed by API Priority and Fairness subsystem");
         for schema in &plan.schemas {
-            let _ = writeln!(out, "{name}{{flow_schema=\"{}\",priority_level=\"{}\"}} {}", schema.name, schema.level.name, schema.counts.dispatched());
+            let _ = writeln!(
+                out,
+                "{name}{{flow_schema=\"{}\",priority_level=\"{}\"}} {}",
+                schema.name,
+                schema.level.name,
+                schema.counts.dispatched()
+            );
         }
         let name = "apiserver_flowcontrol_rejected_requests_total";
         head(out, name, "counter", "[BETA] Number of requests rejected by API Priority and Fairness subsystem");
@@ -85,7 +103,11 @@ impl FlowControl {
             for (reason, count) in REASONS.iter().zip(&schema.counts.refused) {
                 let count = count.load(Ordering::Relaxed);
                 if count > 0 {
-                    let _ = writeln!(out, "{name}{{flow_schema=\"{}\",priority_level=\"{}\",reason=\"{reason}\"}} {count}", schema.name, schema.level.name);
+                    let _ = writeln!(
+                        out,
+                        "{name}{{flow_schema=\"{}\",priority_level=\"{}\",reason=\"{reason}\"}} {count}",
+                        schema.name, schema.level.name
+                    );
                 }
             }
         }

@@ -113,11 +113,8 @@ impl Plan {
 
     /// From objects. Levels that were there before keep what goes on in them.
     pub fn build(schemas: &[Arc<Object>], levels: &[Arc<Object>], before: Option<&Plan>, seats: u32) -> Self {
-        let mut wanted: BTreeMap<String, Wanted> = levels
-            .iter()
-            .filter_map(|o| decoded::<LevelSpec>(o))
-            .map(|(name, uid, spec)| (name, Wanted::from((uid, spec))))
-            .collect();
+        let mut wanted: BTreeMap<String, Wanted> =
+            levels.iter().filter_map(|o| decoded::<LevelSpec>(o)).map(|(name, uid, spec)| (name, Wanted::from((uid, spec)))).collect();
         let fixed = |shares, exempt| Wanted { uid: String::new(), shares, lendable: 0, borrowing: None, exempt, queuing: None };
         wanted.entry("exempt".to_owned()).or_insert_with(|| fixed(0, true));
         wanted.entry("catch-all".to_owned()).or_insert_with(|| fixed(5, false));

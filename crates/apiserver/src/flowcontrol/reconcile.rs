@@ -30,8 +30,7 @@ pub(super) async fn run(control: &FlowControl, objects: &dyn Objects, loopback: 
 
 /// The condition that the schema should have.
 fn condition(level: &str, dangling: bool, now: String) -> Value {
-    let (status, reason, end) =
-        if dangling { ("True", "NotFound", "there is no such object") } else { ("False", "Found", "it exists") };
+    let (status, reason, end) = if dangling { ("True", "NotFound", "there is no such object") } else { ("False", "Found", "it exists") };
     json!({
         "type": "Dangling", "status": status, "reason": reason, "lastTransitionTime": now,
         "message": format!("This FlowSchema references the PriorityLevelConfiguration object named {level:?} and {end}"),

@@ -42,10 +42,8 @@ fn control(seats: usize, wait: Duration) -> Arc<FlowControl> {
         map.put("", "s", schema("few", "strict", 100, json!({ "kind": "User", "user": { "name": "impatient" } }))),
         map.put("", "s", schema("lost", "nowhere", 1, everybody())),
     ];
-    let levels = [
-        map.put("", "l", level("work", 90, 50, queue(64, 6, 50))),
-        map.put("", "l", level("strict", 5, 0, json!({ "type": "Reject" }))),
-    ];
+    let levels =
+        [map.put("", "l", level("work", 90, 50, queue(64, 6, 50))), map.put("", "l", level("strict", 5, 0, json!({ "type": "Reject" })))];
     let control = FlowControl::new(seats, wait * 4);
     let plan = Plan::build(&schemas, &levels, Some(&control.plan.load()), control.seats);
     assert_eq!(plan.dangling, ["lost"]);

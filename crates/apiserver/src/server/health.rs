@@ -73,7 +73,8 @@ impl ApiServer {
         let (endpoint, one) = rest.split_once('/').unwrap_or((rest, ""));
         let column = ["healthz", "livez", "readyz"].iter().position(|e| *e == endpoint)?;
         let exists = |check: Check| check != Check::Kms || self.sealed.is_some();
-        let known: Vec<_> = CHECKS.iter().filter(|(name, check, on)| on[column] && exists(*check) && (one.is_empty() || *name == one)).collect();
+        let known: Vec<_> =
+            CHECKS.iter().filter(|(name, check, on)| on[column] && exists(*check) && (one.is_empty() || *name == one)).collect();
         if known.is_empty() {
             return None;
         }

@@ -1,12 +1,12 @@
 //! How many requests may be under way: readers and writers are counted apart, streams not at all, members of
 //! system:masters are never refused. Beyond the limit a request gets 429. With priority and fairness it only counts.
 
-use crate::attributes::UserInfo;
+use crate::ApiServer;
 use crate::admission::Outcome;
+use crate::attributes::UserInfo;
 use crate::authz::privileged;
 use crate::flowcontrol::{Ticket, too_many};
 use crate::request::{Query, RequestInfo};
-use crate::ApiServer;
 use ferrokube_api::Status;
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};

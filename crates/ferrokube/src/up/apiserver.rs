@@ -5,8 +5,8 @@
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use ferrokube_apiserver::admission::AdmissionConfig;
-use ferrokube_apiserver::{Config, ConfigFile};
 use ferrokube_apiserver::audit::{AuditConfig, BatchConfig, LogConfig, Mode, Truncate, WebhookConfig};
+use ferrokube_apiserver::{Config, ConfigFile};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -159,10 +159,10 @@ impl ApiserverFlags {
         config.priority_and_fairness = self.enable_priority_and_fairness;
         config.audit = self.audit.config()?;
         config.admission = self.admission.config()?;
-        config.encryption = self.encryption_provider_config.clone().map(|path| ConfigFile {
-            path,
-            reload: self.encryption_provider_config_automatic_reload.then_some(RELOAD),
-        });
+        config.encryption = self
+            .encryption_provider_config
+            .clone()
+            .map(|path| ConfigFile { path, reload: self.encryption_provider_config_automatic_reload.then_some(RELOAD) });
         Ok(())
     }
 }

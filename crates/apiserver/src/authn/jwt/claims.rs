@@ -69,7 +69,8 @@ impl Mapping {
         }
         let groups = match &self.groups {
             Some(groups) if !claims[&groups.claim].is_null() => {
-                let values = strings(&claims[&groups.claim]).ok_or_else(|| format!("oidc: parse groups claim {:?}: not a string or list of strings", groups.claim))?;
+                let values = strings(&claims[&groups.claim])
+                    .ok_or_else(|| format!("oidc: parse groups claim {:?}: not a string or list of strings", groups.claim))?;
                 values.into_iter().map(|g| format!("{}{g}", groups.prefix)).collect()
             }
             _ => Vec::new(),
@@ -100,11 +101,8 @@ mod tests {
 
     #[test]
     fn claims_become_name_groups_and_uid() {
-        let mapping = Mapping {
-            username: Prefixed::new("email", "oidc:"),
-            groups: Some(Prefixed::new("roles", "g:")),
-            uid: Some("sub".to_owned()),
-        };
+        let mapping =
+            Mapping { username: Prefixed::new("email", "oidc:"), groups: Some(Prefixed::new("roles", "g:")), uid: Some("sub".to_owned()) };
         let claims = json!({"email": "jane@example.com", "roles": ["dev", "ops"], "sub": "7", "jti": "x"});
         let user = mapping.user(&claims).expect("a user");
         assert_eq!((user.name.as_str(), user.uid.as_str()), ("oidc:jane@example.com", "7"));

@@ -150,7 +150,10 @@ impl KeySet {
         let document = self.discovery.get(TIMEOUT).await.map_err(|e| e.to_string())?;
         let document: Discovery = serde_json::from_slice(&document).map_err(|e| format!("unreadable discovery document: {e}"))?;
         if document.issuer != self.issuer {
-            return Err(format!("oidc: issuer did not match the issuer returned by provider, expected {:?} got {:?}", self.issuer, document.issuer));
+            return Err(format!(
+                "oidc: issuer did not match the issuer returned by provider, expected {:?} got {:?}",
+                self.issuer, document.issuer
+            ));
         }
         Remote::from_url(&document.jwks_uri, &self.ca).map(Arc::new).map_err(|e| e.to_string())
     }

@@ -81,7 +81,10 @@ impl JwtAuthenticator {
             let keys = KeySet::start(&config.issuer, &config.discovery_url, &config.ca)?;
             Ok(Issuer { config, keys })
         };
-        Ok(JwtAuthenticator { issuers: configs.into_iter().map(issuer).collect::<Result<_, AuthnConfigError>>()?, accepted: Mutex::default() })
+        Ok(JwtAuthenticator {
+            issuers: configs.into_iter().map(issuer).collect::<Result<_, AuthnConfigError>>()?,
+            accepted: Mutex::default(),
+        })
     }
 
     pub fn is_empty(&self) -> bool {
@@ -125,7 +128,10 @@ impl Issuer {
         let (message, signature) = token.rsplit_once('.').ok_or_else(|| reject("malformed jwt"))?;
         let header: Header = message.split_once('.').and_then(|(h, _)| decoded(h)).ok_or_else(|| reject("malformed jwt"))?;
         if !self.config.algorithms.contains(&header.alg) {
-            return Err(reject(&format!("verify token: oidc: id token signed with unsupported algorithm, expected {:?} got {:?}", self.config.algorithms, header.alg)));
+            return Err(reject(&format!(
+                "verify token: oidc: id token signed with unsupported algorithm, expected {:?} got {:?}",
+                self.config.algorithms, header.alg
+            )));
         }
         let signature = B64.decode(signature).map_err(|_| reject("malformed jwt"))?;
         self.keys.verify(&header.alg, &header.kid, message.as_bytes(), &signature).await.map_err(|why| reject(&why))?;
