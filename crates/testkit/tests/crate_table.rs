@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Crate (without its prefix) and the workspace crates it may depend on.
-const TABLE: [(&str, &[&str]); 15] = [
+const TABLE: [(&str, &[&str]); 16] = [
     ("api", &[]),
     ("store", &[]),
     ("cri", &[]),
