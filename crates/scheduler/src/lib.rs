@@ -29,8 +29,8 @@ pub mod writes;
 
 use config::Configuration;
 use ferrokube_client::Client;
+use ferrokube_client::leader::Election;
 use metrics::Metrics;
-use std::sync::Arc;
 
 /// Settings of the scheduler.
 #[derive(Clone, Debug, Default)]
@@ -40,10 +40,27 @@ pub struct Config {
     /// Makes ties fall the same way every time.
     pub seed: Option<u64>,
     /// What is counted.
-    pub metrics: Arc<Metrics>,
+    pub metrics: Metrics,
+    /// The name of this scheduler in elections; `None`: it is the only one.
+    pub identity: Option<String>,
 }
 
-/// Schedules pods until dropped.
+/// Schedules pods until dropped; where there is an election, while this scheduler is the leader.
 pub async fn run(client: Client, config: Config) {
-    engine::Engine::new(client, config).run().await;
+    let rules = &config.configuration.leader_election;
+    let Some(identity) = config.identity.clone().filter(|_| rules.elect) else {
+        return engine::Engine::new(client, config).run().await;
+    };
+    let election = Election {
+        namespace: rules.namespace.clone(),
+        name: rules.name.clone(),
+        identity,
+        lease_duration: rules.lease_duration,
+        renew_deadline: rules.renew_deadline,
+        retry_period: rules.retry_period,
+    };
+    loop {
+        let work = || engine::Engine::new(client.clone(), config.clone()).run();
+        election.lead(&client, work).await;
+    }
 }

@@ -234,3 +234,67 @@ async fn an_idle_scheduler_binds_at_once() {
     // Generous: debug builds on a busy machine. The point is that nothing is polled.
     assert!(times[10] < Duration::from_millis(500), "{times:?}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_that_waits_is_told_its_node_and_its_pod_is_bound_once_it_is() {
+    let cluster = Cluster::start().await;
+    cluster.node("a", "2").await;
+    let class = json!({"metadata": {"name": "wait"}, "provisioner": "example.com/made", "volumeBindingMode": "WaitForFirstConsumer"});
+    cluster.post("/apis/storage.k8s.io/v1/storageclasses", &class).await;
+    let claims = "/api/v1/namespaces/default/persistentvolumeclaims";
+    let claim = json!({"metadata": {"name": "data"}, "spec": {"storageClassName": "wait", "accessModes": ["ReadWriteOnce"],
+        "resources": {"requests": {"storage": "1Gi"}}}});
+    cluster.post(claims, &claim).await;
+    cluster.pod("p", "1", &json!({"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "data"}}]})).await;
+    let selected = cluster
+        .wait("persistentvolumeclaims", "selected node", |c| {
+            c["metadata"]["annotations"]["volume.kubernetes.io/selected-node"] == "a"
+        })
+        .await;
+    assert_eq!(selected["metadata"]["name"], "data");
+    let pod = cluster.wait("pods", "p", |p| p["metadata"]["name"] == "p").await;
+    assert_eq!(pod["spec"]["nodeName"], Value::Null, "it is not bound before its volume");
+    // Now the one who makes volumes, and the controller that binds them.
+    let volume = json!({"metadata": {"name": "made"}, "spec": {"capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"],
+        "storageClassName": "wait", "hostPath": {"path": "/tmp"}, "claimRef": {"namespace": "default", "name": "data", "uid": selected["metadata"]["uid"]}}});
+    cluster.post("/api/v1/persistentvolumes", &volume).await;
+    let patch = json!({"metadata": {"annotations": {"pv.kubernetes.io/bind-completed": "yes"}}, "spec": {"volumeName": "made"}});
+    cluster.send(Method::PATCH, &format!("{claims}/data"), "application/merge-patch+json", &patch).await;
+    assert_eq!(cluster.bound("p").await, "a");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_volume_that_is_there_is_reserved_for_the_claim() {
+    let cluster = Cluster::start().await;
+    cluster.node("a", "2").await;
+    let class = json!({"metadata": {"name": "local"}, "provisioner": "kubernetes.io/no-provisioner", "volumeBindingMode": "WaitForFirstConsumer"});
+    cluster.post("/apis/storage.k8s.io/v1/storageclasses", &class).await;
+    let volume = json!({"metadata": {"name": "disk"}, "spec": {"capacity": {"storage": "2Gi"}, "accessModes": ["ReadWriteOnce"],
+        "storageClassName": "local", "hostPath": {"path": "/tmp"}}});
+    cluster.post("/api/v1/persistentvolumes", &volume).await;
+    let available = json!({"status": {"phase": "Available"}});
+    cluster.send(Method::PATCH, "/api/v1/persistentvolumes/disk/status", "application/merge-patch+json", &available).await;
+    let claim = json!({"metadata": {"name": "data"}, "spec": {"storageClassName": "local", "accessModes": ["ReadWriteOnce"],
+        "resources": {"requests": {"storage": "1Gi"}}}});
+    cluster.post("/api/v1/namespaces/default/persistentvolumeclaims", &claim).await;
+    cluster.pod("p", "1", &json!({"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "data"}}]})).await;
+    let selection = Selection { version: "v1".into(), resource: "persistentvolumes".into(), ..Selection::default() };
+    let user = UserInfo::component("admin", &["system:masters"]);
+    let changes = cluster.server.subscribe(user, selection).map_err(|s| s.to_string()).unwrap();
+    let mut changes = std::pin::pin!(changes);
+    let reserved = async {
+        while let Some(change) = changes.next().await {
+            let Change::Set(object) = change else { continue };
+            let value: Value = serde_json::from_slice(&object.json).unwrap();
+            if value["spec"]["claimRef"]["name"] == "data" {
+                return value;
+            }
+        }
+        panic!("the subscription ended");
+    };
+    let volume = tokio::time::timeout(Duration::from_secs(20), reserved).await.expect("the volume is reserved");
+    assert_eq!(volume["metadata"]["annotations"]["pv.kubernetes.io/bound-by-controller"], "yes");
+    let patch = json!({"metadata": {"annotations": {"pv.kubernetes.io/bind-completed": "yes"}}, "spec": {"volumeName": "disk"}});
+    cluster.send(Method::PATCH, "/api/v1/namespaces/default/persistentvolumeclaims/data", "application/merge-patch+json", &patch).await;
+    assert_eq!(cluster.bound("p").await, "a");
+}

@@ -2,7 +2,7 @@
 
 use super::progress::Progress;
 use super::supervise::supervise;
-use super::{Plan, addons, server_url};
+use super::{Options, Plan, addons, server_url};
 use crate::wire;
 use anyhow::{Context, Result};
 use ferrokube_apiserver::ApiServer;
@@ -11,6 +11,7 @@ use ferrokube_apiserver::server::{Config, KubeletAccess, Running, Tls};
 use ferrokube_apiserver::tokens::TokenConfig;
 use ferrokube_client::{Caches, Client};
 use ferrokube_cloud::bare_metal::BareMetal;
+use ferrokube_scheduler::config::Configuration;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -48,6 +49,7 @@ impl ControlPlane {
 
 /// Starts the control plane; returns when the API server is ready.
 pub async fn start(plan: &Plan, progress: &Progress) -> Result<ControlPlane> {
+    let configuration = scheduler_configuration(&plan.options)?;
     let began = Instant::now();
     let store = plan.options.etcd.open(&plan.layout.store()).await?;
     progress.done("store", began, &plan.options.etcd.spoken());
@@ -56,7 +58,7 @@ pub async fn start(plan: &Plan, progress: &Progress) -> Result<ControlPlane> {
     let address = running.address.context("the API server listens nowhere")?;
     progress.done("API server", began, &server_url(address));
     let began = Instant::now();
-    let mut parts = vec![controllers(plan, &running.server), scheduler(&running.server)];
+    let mut parts = vec![controllers(plan, &running.server), scheduler(&running.server, configuration)];
     parts.extend(cloud(plan, &running.server));
     progress.done("controllers, scheduler", began, "");
     Ok(ControlPlane { running, address, parts })
@@ -135,10 +137,25 @@ fn cloud(plan: &Plan, server: &Arc<ApiServer>) -> Option<JoinHandle<()>> {
     Some(part)
 }
 
-fn scheduler(server: &Arc<ApiServer>) -> JoinHandle<()> {
+/// What `--scheduler-config` says, or the defaults.
+fn scheduler_configuration(options: &Options) -> anyhow::Result<Configuration> {
+    let Some(path) = &options.scheduler_config else { return Ok(Configuration::default()) };
+    let what = || format!("--scheduler-config {}", path.display());
+    let text = std::fs::read_to_string(path).with_context(what)?;
+    let file = serde_saphyr::from_str(&text).with_context(what)?;
+    Configuration::read(file).with_context(what)
+}
+
+fn scheduler(server: &Arc<ApiServer>, configuration: Configuration) -> JoinHandle<()> {
     let server = server.clone();
+    let registry = ferrokube_client::metrics::Metrics::default();
+    let counted = registry.clone();
+    server.serve_metrics_of(move |out| counted.write(out));
+    let metrics = ferrokube_scheduler::metrics::Metrics::new(registry);
+    // The only scheduler of this process has nobody to be elected among.
+    let config = ferrokube_scheduler::Config { configuration, metrics, seed: None, identity: None };
     supervise("scheduler", move || {
         let client = wire::client(&server, "system:kube-scheduler", &[], "kube-scheduler");
-        ferrokube_scheduler::run(client, ferrokube_scheduler::Config::default())
+        ferrokube_scheduler::run(client, config.clone())
     })
 }

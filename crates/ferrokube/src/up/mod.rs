@@ -74,6 +74,9 @@ pub struct Options {
     /// Controllers to run: `*` all that are on by default, `name` this one, `-name` not this one
     #[arg(long, value_delimiter = ',', default_value = "*")]
     pub controllers: Vec<String>,
+    /// A KubeSchedulerConfiguration (kubescheduler.config.k8s.io/v1)
+    #[arg(long, value_name = "FILE")]
+    pub scheduler_config: Option<PathBuf>,
     /// Addresses of Services of type LoadBalancer: `nodes` those of the nodes, a list of CIDRs or FIRST-LAST ranges, or `none`
     #[arg(long, value_name = "nodes|none|RANGE,...", default_value = "nodes")]
     pub load_balancers: LoadBalancers,

@@ -127,6 +127,7 @@ impl Engine {
             self.recorder(pod.profile).event(pod.reference(), EventType::Normal, "Scheduled", message);
             self.metrics.tried(self.name(pod.profile), Outcome::Scheduled, took);
             if let Some(id) = id {
+                self.metrics.ran("Bind", self.name(pod.profile), took);
                 if let Some((failures, since)) = self.queue.history(id) {
                     self.metrics.bound(failures + 1, since.elapsed());
                 }

@@ -23,7 +23,6 @@ use ferrokube_client::{Client, Error};
 use futures_util::stream::{self, BoxStream, SelectAll};
 use futures_util::{FutureExt, StreamExt};
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
@@ -64,7 +63,7 @@ struct Preparing {
 pub struct Engine {
     client: Client,
     configuration: Configuration,
-    metrics: Arc<Metrics>,
+    metrics: Metrics,
     /// By profile.
     recorders: Vec<Recorder>,
     state: State,
@@ -85,7 +84,7 @@ pub struct Engine {
 impl Engine {
     /// An engine that has subscribed to what it needs.
     pub fn new(client: Client, config: Config) -> Self {
-        let Config { configuration, seed, metrics } = config;
+        let Config { configuration, seed, metrics, .. } = config;
         let subscribe = |(feed, group, version, resource): &(Feed, &str, &str, &str)| {
             let feed = *feed;
             let changes = client.subscribe(feeds::selection(feed, group, version, resource));

@@ -17,7 +17,12 @@ impl Engine {
     pub(super) fn place_next(&mut self) {
         let Some(id) = self.queue.pop() else { return };
         let began = Instant::now();
-        match self.planner.decide(&self.state, id) {
+        let decision = self.planner.decide(&self.state, id);
+        if let Some(profile) = self.state.pod(id).profile {
+            // Filters and scores are one step here; its time is that of both.
+            self.metrics.ran("Filter", self.name(profile), began.elapsed());
+        }
+        match decision {
             Decision::Place(node) => self.place(id, node, began),
             Decision::Nowhere(diagnosis) => self.reject(id, *diagnosis, began),
         }
@@ -86,8 +91,8 @@ impl Engine {
         let Some(profile) = self.state.pod(id).profile else { return };
         let before = self.queue.rejectors(id);
         if before != plugins {
-            self.metrics.rejected(self.name(profile), before, -1);
-            self.metrics.rejected(self.name(profile), plugins, 1);
+            self.metrics.rejected(self.name(profile), before, -1.0);
+            self.metrics.rejected(self.name(profile), plugins, 1.0);
         }
     }
 

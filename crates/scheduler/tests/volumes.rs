@@ -1,0 +1,169 @@
+//! Claims that wait for their first pod, limits, zones and exclusive claims.
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod common;
+
+use common::{World, node, pod};
+use ferrokube_scheduler::feeds::Feed;
+use ferrokube_scheduler::plugins::volumes;
+use ferrokube_scheduler::storage::Step;
+use serde_json::{Value, json};
+
+const HOST: &str = "kubernetes.io/hostname";
+const ZONE: &str = "topology.kubernetes.io/zone";
+
+fn class(name: &str, provisioner: &str, more: &Value) -> Value {
+    let mut class = json!({"metadata": {"name": name}, "provisioner": provisioner, "volumeBindingMode": "WaitForFirstConsumer"});
+    for (key, value) in more.as_object().into_iter().flatten() {
+        class[key] = value.clone();
+    }
+    class
+}
+
+fn claim(name: &str, class: &str, size: &str) -> Value {
+    json!({"metadata": {"name": name, "namespace": "default", "uid": name},
+        "spec": {"storageClassName": class, "accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": size}}},
+        "status": {"phase": "Pending"}})
+}
+
+/// A volume on one node.
+fn volume(name: &str, class: &str, size: &str, node: &str) -> Value {
+    json!({"metadata": {"name": name, "resourceVersion": "7"},
+        "spec": {"storageClassName": class, "accessModes": ["ReadWriteOnce"], "capacity": {"storage": size},
+            "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [{"key": HOST, "operator": "In", "values": [node]}]}]}}},
+        "status": {"phase": "Available"}})
+}
+
+fn using(name: &str, claim: &str) -> Value {
+    pod(name, "x", "", "", &json!({"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": claim}}]}))
+}
+
+fn world() -> World {
+    World::new(&[node("a", "4", "8Gi", "z1"), node("b", "4", "8Gi", "z2")])
+}
+
+fn reason(world: &World, pod: u32, node: &str) -> String {
+    world.check(pod, node).map(|f| f.reasons.join(", ")).unwrap_or_default()
+}
+
+fn steps(world: &World, pod: u32, node: &str) -> Vec<Step> {
+    volumes::steps(&world.state, world.profile(), pod, world.id(node))
+}
+
+#[test]
+fn the_smallest_volume_that_fits_is_bound_where_it_is() {
+    let mut world = world();
+    world.tell(Feed::StorageClasses, &class("local", "kubernetes.io/no-provisioner", &json!({})));
+    for (name, size, node) in [("small", "1Gi", "a"), ("middle", "5Gi", "b"), ("large", "9Gi", "b")] {
+        world.tell(Feed::Volumes, &volume(name, "local", size, node));
+    }
+    world.tell(Feed::Claims, &claim("c", "local", "2Gi"));
+    let id = world.add(&using("p", "c"));
+    assert_eq!(reason(&world, id, "a"), "node(s) didn't find available persistent volumes to bind");
+    assert_eq!(world.place(id), Ok("b".to_owned()));
+    let [Step::Bind { volume, revision: 7, claim: bound, uid }] = &steps(&world, id, "b")[..] else { panic!("{:?}", steps(&world, id, "b")) };
+    assert_eq!((&**volume, &*bound.name, &**uid), ("middle", "c", "c"));
+    // The next pod counts on what the first has taken.
+    let taken = steps(&world, id, "b");
+    world.state.storage.assume(&taken);
+    world.tell(Feed::Claims, &claim("d", "local", "2Gi"));
+    let next = world.add(&using("q", "d"));
+    assert!(matches!(&steps(&world, next, "b")[..], [Step::Bind { volume, .. }] if &**volume == "large"));
+    world.state.storage.forget(&taken);
+    assert!(matches!(&steps(&world, next, "b")[..], [Step::Bind { volume, .. }] if &**volume == "middle"));
+}
+
+#[test]
+fn a_volume_is_made_where_the_class_and_its_space_allow() {
+    let mut world = world();
+    let topologies = json!({"allowedTopologies": [{"matchLabelExpressions": [{"key": ZONE, "values": ["z2"]}]}]});
+    world.tell(Feed::StorageClasses, &class("fast", "csi.example.com", &topologies));
+    world.tell(Feed::Claims, &claim("c", "fast", "10Gi"));
+    let id = world.add(&using("p", "c"));
+    assert_eq!(reason(&world, id, "a"), "node(s) didn't find available persistent volumes to bind");
+    assert_eq!(steps(&world, id, "b"), [Step::Provision { claim: ferrokube_api::ObjectKey::new("default", "c"), node: "b".into() }]);
+    world.tell(Feed::CsiDrivers, &json!({"metadata": {"name": "csi.example.com"}, "spec": {"storageCapacity": true}}));
+    assert_eq!(reason(&world, id, "b"), "node(s) did not have enough free storage");
+    let capacity = |size: &str| {
+        json!({"metadata": {"name": "cap", "namespace": "kube-system"}, "storageClassName": "fast", "capacity": size,
+            "nodeTopology": {"matchLabels": {ZONE: "z2"}}})
+    };
+    world.tell(Feed::Capacities, &capacity("5Gi"));
+    assert_eq!(reason(&world, id, "b"), "node(s) did not have enough free storage");
+    world.tell(Feed::Capacities, &capacity("50Gi"));
+    assert_eq!(world.place(id), Ok("b".to_owned()));
+}
+
+#[test]
+fn a_claim_with_a_selected_node_keeps_its_pod_there() {
+    let mut world = world();
+    world.tell(Feed::StorageClasses, &class("fast", "csi.example.com", &json!({})));
+    let mut selected = claim("c", "fast", "1Gi");
+    selected["metadata"]["annotations"] = json!({"volume.kubernetes.io/selected-node": "b"});
+    world.tell(Feed::Claims, &selected);
+    let id = world.add(&using("p", "c"));
+    assert_eq!(world.feasible(id), ["b"]);
+}
+
+#[test]
+fn volumes_of_a_zone_are_used_in_it() {
+    let mut world = world();
+    world.node(&json!({"metadata": {"name": "nowhere", "labels": {HOST: "nowhere"}}, "status": {"allocatable": {"pods": "10"}}}));
+    let mut bound = claim("c", "old", "1Gi");
+    bound["spec"]["volumeName"] = "v".into();
+    bound["status"]["phase"] = "Bound".into();
+    world.tell(Feed::Claims, &bound);
+    world.tell(Feed::Volumes, &json!({"metadata": {"name": "v", "labels": {ZONE: "z1__z3"}}, "spec": {"storageClassName": "old"}}));
+    let id = world.add(&using("p", "c"));
+    assert_eq!(world.feasible(id), ["a", "nowhere"]);
+    assert_eq!(reason(&world, id, "b"), "node(s) had no available volume zone");
+}
+
+#[test]
+fn a_node_takes_no_more_volumes_than_its_driver_says() {
+    let mut world = world();
+    world.tell(Feed::CsiNodes, &json!({"metadata": {"name": "a"}, "spec": {"drivers": [{"name": "csi.example.com", "allocatable": {"count": 2}}]}}));
+    for i in 0..4 {
+        let mut bound = claim(&format!("c{i}"), "fast", "1Gi");
+        bound["spec"]["volumeName"] = format!("v{i}").into();
+        bound["status"]["phase"] = "Bound".into();
+        world.tell(Feed::Claims, &bound);
+        let csi = json!({"driver": "csi.example.com", "volumeHandle": format!("h{i}")});
+        world.tell(Feed::Volumes, &json!({"metadata": {"name": format!("v{i}")}, "spec": {"csi": csi}}));
+    }
+    world.on("a", &using("there", "c0"));
+    world.tell(Feed::Attachments, &json!({"metadata": {"name": "att"}, "spec": {"nodeName": "a", "attacher": "csi.example.com", "source": {"persistentVolumeName": "v1"}}}));
+    let id = world.add(&using("p", "c2"));
+    assert_eq!(reason(&world, id, "a"), "node(s) exceed max volume count");
+    assert_eq!(reason(&world, id, "b"), "", "nobody limits it there");
+    let same = world.add(&using("q", "c0"));
+    assert_eq!(reason(&world, same, "a"), "", "the volume is attached already");
+}
+
+#[test]
+fn a_claim_for_one_pod_is_used_by_one_pod() {
+    let mut world = world();
+    let mut single = claim("c", "fast", "1Gi");
+    single["spec"]["accessModes"] = json!(["ReadWriteOncePod"]);
+    single["spec"]["volumeName"] = "v".into();
+    single["status"]["phase"] = "Bound".into();
+    world.tell(Feed::Claims, &single);
+    world.tell(Feed::Volumes, &json!({"metadata": {"name": "v"}, "spec": {}}));
+    let first = world.add(&using("p", "c"));
+    world.place(first).unwrap();
+    let second = world.add(&using("q", "c"));
+    let said = world.place(second).unwrap_err();
+    assert!(said.contains("2 node has pod using PersistentVolumeClaim with the same name and ReadWriteOncePod access mode"), "{said}");
+    world.state.remove_pod(&ferrokube_api::ObjectKey::new("default", "p"));
+    assert!(world.place(second).is_ok());
+}
+
+#[test]
+fn an_ephemeral_claim_must_be_the_pods_own() {
+    let mut world = world();
+    let ephemeral = pod("p", "x", "", "", &json!({"volumes": [{"name": "v", "ephemeral": {"volumeClaimTemplate": {}}}]}));
+    let id = world.add(&ephemeral);
+    assert_eq!(reason(&world, id, "a"), "waiting for ephemeral volume controller to create the persistentvolumeclaim \"p-v\"");
+    world.tell(Feed::Claims, &claim("p-v", "fast", "1Gi"));
+    assert_eq!(reason(&world, id, "a"), "PVC default/p-v was not created for pod default/p (pod is not owner)");
+}
