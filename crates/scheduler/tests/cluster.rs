@@ -247,9 +247,7 @@ async fn a_claim_that_waits_is_told_its_node_and_its_pod_is_bound_once_it_is() {
     cluster.post(claims, &claim).await;
     cluster.pod("p", "1", &json!({"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "data"}}]})).await;
     let selected = cluster
-        .wait("persistentvolumeclaims", "selected node", |c| {
-            c["metadata"]["annotations"]["volume.kubernetes.io/selected-node"] == "a"
-        })
+        .wait("persistentvolumeclaims", "selected node", |c| c["metadata"]["annotations"]["volume.kubernetes.io/selected-node"] == "a")
         .await;
     assert_eq!(selected["metadata"]["name"], "data");
     let pod = cluster.wait("pods", "p", |p| p["metadata"]["name"] == "p").await;
@@ -267,7 +265,8 @@ async fn a_claim_that_waits_is_told_its_node_and_its_pod_is_bound_once_it_is() {
 async fn a_volume_that_is_there_is_reserved_for_the_claim() {
     let cluster = Cluster::start().await;
     cluster.node("a", "2").await;
-    let class = json!({"metadata": {"name": "local"}, "provisioner": "kubernetes.io/no-provisioner", "volumeBindingMode": "WaitForFirstConsumer"});
+    let class =
+        json!({"metadata": {"name": "local"}, "provisioner": "kubernetes.io/no-provisioner", "volumeBindingMode": "WaitForFirstConsumer"});
     cluster.post("/apis/storage.k8s.io/v1/storageclasses", &class).await;
     let volume = json!({"metadata": {"name": "disk"}, "spec": {"capacity": {"storage": "2Gi"}, "accessModes": ["ReadWriteOnce"],
         "storageClassName": "local", "hostPath": {"path": "/tmp"}}});

@@ -57,13 +57,20 @@ fn settings_of_all_profiles_and_of_one() {
     assert!(!configuration.leader_election.elect);
     assert_eq!(configuration.profiles.iter().map(|p| p.percentage).collect::<Vec<_>>(), [30, 100]);
     assert_eq!((configuration.profile_named("two"), configuration.profile_named("default-scheduler")), (Some(1), None));
-    assert_eq!((configuration.profiles[0].enough(1000), configuration.profiles[1].enough(1000), Profile::default().enough(1000)), (300, 1000, 420));
+    assert_eq!(
+        (configuration.profiles[0].enough(1000), configuration.profiles[1].enough(1000), Profile::default().enough(1000)),
+        (300, 1000, 420)
+    );
 }
 
 #[test]
 fn plugins_are_enabled_disabled_and_weighted() {
-    let profile = with_plugins(&json!({"score": {"disabled": [{"name": "ImageLocality"}], "enabled": [{"name": "NodeAffinity", "weight": 7}]}}));
-    assert_eq!((profile.weight(Plugin::ImageLocality), profile.weight(Plugin::NodeAffinity), profile.weight(Plugin::TaintToleration)), (0, 7, 3));
+    let profile =
+        with_plugins(&json!({"score": {"disabled": [{"name": "ImageLocality"}], "enabled": [{"name": "NodeAffinity", "weight": 7}]}}));
+    assert_eq!(
+        (profile.weight(Plugin::ImageLocality), profile.weight(Plugin::NodeAffinity), profile.weight(Plugin::TaintToleration)),
+        (0, 7, 3)
+    );
     let profile = with_plugins(&json!({"filter": {"disabled": [{"name": "NodePorts"}]}, "postFilter": {"disabled": [{"name": "*"}]}}));
     assert!(!profile.filters(Plugin::NodePorts) && profile.filters(Plugin::NodeResourcesFit) && !profile.has(Plugin::DefaultPreemption));
     let enabled = ["PrioritySort", "DefaultBinder", "NodeResourcesFit"].map(|n| json!({"name": n}));
@@ -104,15 +111,30 @@ fn what_is_wrong_is_refused_with_its_place() {
         (json!({"podInitialBackoffSeconds": 20}), "podMaxBackoffSeconds: Invalid value: 10"),
         (json!({"leaderElection": {"leaseDuration": "5s"}}), "LeaseDuration must be greater than RenewDeadline"),
         (json!({"leaderElection": {"retryPeriod": "soon"}}), "leaderElection.retryPeriod: Invalid value: \"soon\": invalid duration"),
-        (json!({"profiles": [{"schedulerName": "a"}, {"schedulerName": "a"}]}), "profiles[1].schedulerName: Invalid value: \"a\": Duplicate value"),
+        (
+            json!({"profiles": [{"schedulerName": "a"}, {"schedulerName": "a"}]}),
+            "profiles[1].schedulerName: Invalid value: \"a\": Duplicate value",
+        ),
         (json!({"profiles": [{"schedulerName": "a"}, {}]}), "profiles[1].schedulerName: Invalid value: \"\": Required value"),
-        (profile(json!({"plugins": {"score": {"enabled": [{"name": "Nope"}]}}})), "profiles[0].plugins.score.enabled[0].name: Invalid value: \"Nope\""),
+        (
+            profile(json!({"plugins": {"score": {"enabled": [{"name": "Nope"}]}}})),
+            "profiles[0].plugins.score.enabled[0].name: Invalid value: \"Nope\"",
+        ),
         (profile(json!({"plugins": {"bind": {"disabled": [{"name": "*"}]}}})), "at least one bind plugin is required"),
         (args("Nope", json!({})), "plugin \"Nope\" takes no arguments"),
         (args("InterPodAffinity", json!({"hardPodAffinityWeight": 101})), "hardPodAffinityWeight: Invalid value: 101"),
         (args("NodeResourcesFit", json!({"scoringStrategy": {"type": "Best"}})), "scoringStrategy.type: Invalid value: \"Best\""),
-        (args("NodeResourcesFit", json!({"scoringStrategy": {"type": "RequestedToCapacityRatio"}})), "at least one point must be specified"),
-        (args("PodTopologySpread", json!({"defaultConstraints": [{"maxSkew": 1, "topologyKey": "z", "whenUnsatisfiable": "ScheduleAnyway"}]})), "must be empty"),
+        (
+            args("NodeResourcesFit", json!({"scoringStrategy": {"type": "RequestedToCapacityRatio"}})),
+            "at least one point must be specified",
+        ),
+        (
+            args(
+                "PodTopologySpread",
+                json!({"defaultConstraints": [{"maxSkew": 1, "topologyKey": "z", "whenUnsatisfiable": "ScheduleAnyway"}]}),
+            ),
+            "must be empty",
+        ),
     ] {
         let error = Configuration::read(file(&more)).unwrap_err().to_string();
         assert!(error.contains(want), "{more}: {error}");

@@ -61,7 +61,9 @@ fn the_smallest_volume_that_fits_is_bound_where_it_is() {
     let id = world.add(&using("p", "c"));
     assert_eq!(reason(&world, id, "a"), "node(s) didn't find available persistent volumes to bind");
     assert_eq!(world.place(id), Ok("b".to_owned()));
-    let [Step::Bind { volume, revision: 7, claim: bound, uid }] = &steps(&world, id, "b")[..] else { panic!("{:?}", steps(&world, id, "b")) };
+    let [Step::Bind { volume, revision: 7, claim: bound, uid }] = &steps(&world, id, "b")[..] else {
+        panic!("{:?}", steps(&world, id, "b"))
+    };
     assert_eq!((&**volume, &*bound.name, &**uid), ("middle", "c", "c"));
     // The next pod counts on what the first has taken.
     let taken = steps(&world, id, "b");
@@ -122,7 +124,10 @@ fn volumes_of_a_zone_are_used_in_it() {
 #[test]
 fn a_node_takes_no_more_volumes_than_its_driver_says() {
     let mut world = world();
-    world.tell(Feed::CsiNodes, &json!({"metadata": {"name": "a"}, "spec": {"drivers": [{"name": "csi.example.com", "allocatable": {"count": 2}}]}}));
+    world.tell(
+        Feed::CsiNodes,
+        &json!({"metadata": {"name": "a"}, "spec": {"drivers": [{"name": "csi.example.com", "allocatable": {"count": 2}}]}}),
+    );
     for i in 0..4 {
         let mut bound = claim(&format!("c{i}"), "fast", "1Gi");
         bound["spec"]["volumeName"] = format!("v{i}").into();
