@@ -3,14 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Crate (without its prefix) and the workspace crates it may depend on.
-const TABLE: [(&str, &[&str]); 16] = [
+const TABLE: [(&str, &[&str]); 17] = [
     ("api", &[]),
     ("store", &[]),
     ("cri", &[]),
     ("kms", &[]),
-    ("apiserver", &["api", "store", "kms"]),
+    ("cel", &["api"]),
+    ("apiserver", &["api", "store", "kms", "cel"]),
     ("client", &["api"]),
-    ("controllers", &["api", "client"]),
+    ("controllers", &["api", "client", "cel"]),
     ("cloud", &["client"]),
     ("scheduler", &["api", "client"]),
     ("kubelet", &["api", "client", "cri"]),
@@ -23,6 +24,7 @@ const TABLE: [(&str, &[&str]); 16] = [
         &[
             "api",
             "store",
+            "cel",
             "cri",
             "apiserver",
             "client",
