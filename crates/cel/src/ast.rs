@@ -21,6 +21,8 @@ pub(crate) struct Expr {
     pub id: usize,
     /// Byte offset of the token that an error points at.
     pub at: usize,
+    /// Of the tree below, this node included.
+    pub depth: u16,
     pub kind: Kind,
 }
 
@@ -60,6 +62,14 @@ pub(crate) const ACCU: &str = "@result";
 pub(crate) const UNUSED: &str = "#unused";
 
 impl Expr {
+    pub fn new(id: usize, at: usize, kind: Kind) -> Expr {
+        let mut expr = Expr { id, at, depth: 1, kind };
+        let mut deepest = 0;
+        expr.children(|c| deepest = deepest.max(c.depth));
+        expr.depth = deepest.saturating_add(1);
+        expr
+    }
+
     /// Calls `visit` with the children.
     pub fn children<'e>(&'e self, mut visit: impl FnMut(&'e Expr)) {
         match &self.kind {
@@ -74,15 +84,5 @@ impl Expr {
             Kind::Struct(_, fields) => fields.iter().for_each(|(_, e, _)| visit(e)),
             Kind::Fold(f) => [&f.range, &f.init, &f.condition, &f.step, &f.result].into_iter().for_each(visit),
         }
-    }
-
-    /// How deep the tree is, counted up to `limit`.
-    pub fn depth(&self, limit: usize) -> usize {
-        if limit == 0 {
-            return 0;
-        }
-        let mut deepest = 0;
-        self.children(|c| deepest = deepest.max(c.depth(limit - 1)));
-        deepest + 1
     }
 }

@@ -250,7 +250,8 @@ impl Checker<'_> {
             return self.resolve(e, &format!("{name}.{function}"), overloads, false, given, true);
         }
         let mut given: Vec<Type> = target.into_iter().map(|t| self.expr(t)).collect();
-        let outer = std::mem::replace(&mut self.lenient, self.lenient || function == "format");
+        let outer = self.lenient;
+        self.lenient |= function == "format";
         given.extend(args.iter().map(|a| self.expr(a)).collect::<Vec<_>>());
         self.lenient = outer;
         match functions::overloads(function) {

@@ -13,7 +13,7 @@ const MAX_LENGTH: usize = 100_000;
 /// Deepest nesting that is parsed.
 const MAX_NESTING: usize = 250;
 /// Deepest tree after macros.
-const MAX_DEPTH: usize = 400;
+const MAX_DEPTH: u16 = 300;
 const RESERVED: [&str; 16] = [
     "as", "break", "const", "continue", "else", "for", "function", "if", "import", "let", "loop", "package", "namespace", "return", "var",
     "void",
@@ -52,12 +52,7 @@ pub(crate) fn parse(source: &str) -> Result<Parsed, Issues> {
     let mut parser = Parser { source, tokens, at: 0, ids: 0, nesting: 0, issues };
     let root = parser.whole();
     match root {
-        Ok(root) if parser.issues.is_empty() => {
-            if root.depth(MAX_DEPTH + 1) > MAX_DEPTH {
-                return Err(Issues::new(source, vec![too_deep(0)]));
-            }
-            Ok(Parsed { root, ids: parser.ids })
-        }
+        Ok(root) if parser.issues.is_empty() => Ok(Parsed { root, ids: parser.ids }),
         _ => Err(Issues::new(source, parser.issues)),
     }
 }
@@ -66,8 +61,17 @@ fn too_deep(at: usize) -> Issue {
     Issue { at, message: format!("expression recursion limit exceeded: {MAX_NESTING}") }
 }
 
-/// Left associative binary operators by strength.
-const BINARY: [&[&str]; 3] = [&["<", "<=", ">", ">=", "==", "!=", "in"], &["+", "-"], &["*", "/", "%"]];
+/// How strongly a binary operator binds.
+fn strength(sign: &str) -> Option<u8> {
+    Some(match sign {
+        "||" => 1,
+        "&&" => 2,
+        "<" | "<=" | ">" | ">=" | "==" | "!=" | "in" => 3,
+        "+" | "-" => 4,
+        "*" | "/" | "%" => 5,
+        _ => return None,
+    })
+}
 
 pub(crate) fn operator(sign: &str) -> Arc<str> {
     match sign {
@@ -102,7 +106,12 @@ impl<'s> Parser<'s> {
 
     pub fn node(&mut self, at: usize, kind: Kind) -> Expr {
         self.ids += 1;
-        Expr { id: self.ids - 1, at, kind }
+        let expr = Expr::new(self.ids - 1, at, kind);
+        if expr.depth <= MAX_DEPTH {
+            return expr;
+        }
+        self.issues.push(too_deep(at));
+        Expr::new(self.ids - 1, at, Kind::Literal(Literal::Null))
     }
 
     pub fn fail<T>(&mut self, at: usize, message: impl Into<String>) -> Parse<T> {
@@ -157,11 +166,11 @@ impl<'s> Parser<'s> {
             let issue = too_deep(self.peek().at);
             return self.fail(issue.at, issue.message);
         }
-        let condition = self.logical("||")?;
+        let condition = self.operators(1)?;
         let result = match self.eat("?") {
             None => condition,
             Some(at) => {
-                let yes = self.logical("||")?;
+                let yes = self.operators(1)?;
                 self.expect(":")?;
                 let no = self.expression()?;
                 self.call(at, "_?_:_", vec![condition, yes, no])
@@ -171,19 +180,27 @@ impl<'s> Parser<'s> {
         Ok(result)
     }
 
-    /// `||` over `&&` over the rest; chains become balanced trees, so that long ones stay shallow.
-    fn logical(&mut self, sign: &'static str) -> Parse<Expr> {
-        let mut terms = vec![self.term(sign)?];
-        let mut signs = Vec::new();
-        while let Some(at) = self.eat(sign) {
-            signs.push(at);
-            terms.push(self.term(sign)?);
+    /// Operators that bind at least as strongly as `floor`. Chains of `&&` and `||` become balanced trees, so that long ones
+    /// stay shallow.
+    fn operators(&mut self, floor: u8) -> Parse<Expr> {
+        let mut left = self.unary()?;
+        while let Token::Sign(sign) = self.peek().token
+            && let Some(strength) = strength(sign).filter(|s| *s >= floor)
+        {
+            if matches!(sign, "&&" | "||") {
+                let (mut terms, mut signs) = (vec![left], Vec::new());
+                while let Some(at) = self.eat(sign) {
+                    signs.push(at);
+                    terms.push(self.operators(strength + 1)?);
+                }
+                left = self.balance(sign, terms, &signs);
+            } else {
+                let at = self.advance().at;
+                let right = self.operators(strength + 1)?;
+                left = self.call(at, operator(sign), vec![left, right]);
+            }
         }
-        Ok(self.balance(sign, terms, &signs))
-    }
-
-    fn term(&mut self, sign: &str) -> Parse<Expr> {
-        if sign == "||" { self.logical("&&") } else { self.binary(0) }
+        Ok(left)
     }
 
     fn balance(&mut self, sign: &str, mut terms: Vec<Expr>, signs: &[usize]) -> Expr {
@@ -195,19 +212,6 @@ impl<'s> Parser<'s> {
         let left = self.balance(sign, terms, &signs[..middle - 1]);
         let right = self.balance(sign, right, &signs[middle..]);
         self.call(signs[middle - 1], operator(sign), vec![left, right])
-    }
-
-    fn binary(&mut self, level: usize) -> Parse<Expr> {
-        let Some(signs) = BINARY.get(level) else { return self.unary() };
-        let mut left = self.binary(level + 1)?;
-        while let Token::Sign(sign) = self.peek().token
-            && signs.contains(&sign)
-        {
-            let at = self.advance().at;
-            let right = self.binary(level + 1)?;
-            left = self.call(at, operator(sign), vec![left, right]);
-        }
-        Ok(left)
     }
 
     fn unary(&mut self) -> Parse<Expr> {
