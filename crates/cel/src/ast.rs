@@ -31,8 +31,17 @@ pub(crate) enum Kind {
     Literal(Literal),
     Ident(Arc<str>),
     /// `operand.field`, `operand.?field`, or `has(operand.field)`.
-    Select { operand: Box<Expr>, field: Arc<str>, test: bool, optional: bool },
-    Call { function: Arc<str>, target: Option<Box<Expr>>, args: Vec<Expr> },
+    Select {
+        operand: Box<Expr>,
+        field: Arc<str>,
+        test: bool,
+        optional: bool,
+    },
+    Call {
+        function: Arc<str>,
+        target: Option<Box<Expr>>,
+        args: Vec<Expr>,
+    },
     /// Elements; `true` marks an optional one (`[?x]`).
     List(Vec<(Expr, bool)>),
     /// Key, value, optional.

@@ -39,7 +39,8 @@ impl Cost {
 
     /// Rounded up `n/d` of it.
     fn share(self, n: u64, d: u64) -> Cost {
-        let part = |x: u64| if x == u64::MAX { x } else { u64::try_from((u128::from(x) * u128::from(n)).div_ceil(d.into())).unwrap_or(u64::MAX) };
+        let part =
+            |x: u64| if x == u64::MAX { x } else { u64::try_from((u128::from(x) * u128::from(n)).div_ceil(d.into())).unwrap_or(u64::MAX) };
         Cost { min: part(self.min), max: part(self.max) }
     }
 }
@@ -188,7 +189,11 @@ impl Walk<'_> {
         let init = self.expr(&fold.init);
         let turns = range.size();
         let is_map = matches!(range.ty, Type::Map(_));
-        let element = Known { decl: range.decl.as_ref().and_then(|d| d.element().cloned()), size: range.element.filter(|_| range.decl.is_none()), ..self.bound(&range, false) };
+        let element = Known {
+            decl: range.decl.as_ref().and_then(|d| d.element().cloned()),
+            size: range.element.filter(|_| range.decl.is_none()),
+            ..self.bound(&range, false)
+        };
         let key = self.bound(&range, true);
         let collected = matches!(fold.init.kind, Kind::List(_) | Kind::Map(_));
         let accu_size = collected.then_some(Cost { min: 0, max: turns.max });

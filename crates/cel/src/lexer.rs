@@ -262,7 +262,11 @@ fn unescape(text: &str, bytes: bool) -> Result<Vec<u8>, String> {
             '0'..='3' => (3, 8),
             _ => return Err("unable to unescape string".into()),
         };
-        let number = if radix == 8 { format!("{e}{}", rest.get(..2).unwrap_or_default()) } else { rest.get(..digits).unwrap_or_default().to_owned() };
+        let number = if radix == 8 {
+            format!("{e}{}", rest.get(..2).unwrap_or_default())
+        } else {
+            rest.get(..digits).unwrap_or_default().to_owned()
+        };
         let valid = number.len() == digits && number.bytes().all(|b| char::from(b).is_digit(radix));
         let code = if valid { u32::from_str_radix(&number, radix).ok() } else { None };
         let code = code.ok_or("unable to unescape string")?;

@@ -128,7 +128,8 @@ fn exists_one(p: &mut Parser<'_>, at: usize, range: Expr, mut args: Vec<Expr>) -
 /// `map(x, t)`, `map(x, p, t)` and `filter(x, p)`.
 fn collect(p: &mut Parser<'_>, at: usize, range: Expr, mut args: Vec<Expr>, filter: bool) -> Made {
     let vars = variables(p, &mut args, 1)?;
-    let kept = if filter { p.node(at, Kind::Ident(vars.0.clone())) } else { args.pop().unwrap_or_else(|| unreachable!("counted by the caller")) };
+    let kept =
+        if filter { p.node(at, Kind::Ident(vars.0.clone())) } else { args.pop().unwrap_or_else(|| unreachable!("counted by the caller")) };
     let predicate = args.pop();
     let item = p.node(at, Kind::List(vec![(kept, false)]));
     let before = accu(p, at);

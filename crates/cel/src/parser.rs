@@ -15,11 +15,24 @@ const MAX_NESTING: usize = 250;
 /// Deepest tree after macros.
 const MAX_DEPTH: u16 = 300;
 const RESERVED: [&str; 16] = [
-    "as", "break", "const", "continue", "else", "for", "function", "if", "import", "let", "loop", "package", "namespace", "return", "var",
+    "as",
+    "break",
+    "const",
+    "continue",
+    "else",
+    "for",
+    "function",
+    "if",
+    "import",
+    "let",
+    "loop",
+    "package",
+    "namespace",
+    "return",
+    "var",
     "void",
 ];
-const EXPECTED: &str =
-    "{'[', '{', '(', '.', '-', '!', 'true', 'false', 'null', NUM_FLOAT, NUM_INT, NUM_UINT, STRING, BYTES, IDENTIFIER}";
+const EXPECTED: &str = "{'[', '{', '(', '.', '-', '!', 'true', 'false', 'null', NUM_FLOAT, NUM_INT, NUM_UINT, STRING, BYTES, IDENTIFIER}";
 
 /// A parsed expression: its root, and how many ids were given out.
 #[derive(Debug)]
@@ -226,7 +239,8 @@ impl<'s> Parser<'s> {
         }
         let mut minuses = 0;
         while self.is("-") {
-            let literal = matches!(self.tokens.get(self.at + 1).map(|t| &t.token), Some(Token::Literal(Literal::Int(_) | Literal::Double(_))));
+            let literal =
+                matches!(self.tokens.get(self.at + 1).map(|t| &t.token), Some(Token::Literal(Literal::Int(_) | Literal::Double(_))));
             if literal && minuses % 2 == 0 {
                 break;
             }

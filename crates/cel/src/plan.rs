@@ -15,20 +15,39 @@ pub(crate) enum Node {
     Variable(usize),
     /// How many names are bound outside it.
     Local(usize),
-    Select { operand: Box<Node>, field: Arc<str>, test: bool, optional: bool },
-    Index { operand: Box<Node>, index: Box<Node>, optional: bool },
+    Select {
+        operand: Box<Node>,
+        field: Arc<str>,
+        test: bool,
+        optional: bool,
+    },
+    Index {
+        operand: Box<Node>,
+        index: Box<Node>,
+        optional: bool,
+    },
     And(Box<[Node; 2]>),
     Or(Box<[Node; 2]>),
     Choice(Box<[Node; 3]>),
     NotStrictlyFalse(Box<Node>),
-    Call { overloads: Box<[&'static Overload]>, args: Box<[Node]>, site: Site },
+    Call {
+        overloads: Box<[&'static Overload]>,
+        args: Box<[Node]>,
+        site: Site,
+    },
     /// `@result + [item]` of a macro: grows the list in place. The cost is that of what it stands for.
-    Append { local: usize, item: Box<Node> },
+    Append {
+        local: usize,
+        item: Box<Node>,
+    },
     List(Box<[(Node, bool)]>),
     Map(Box<[(Node, Node, bool)]>),
     Struct(Arc<str>, Box<[(Arc<str>, Node, bool)]>),
     Fold(Box<FoldNode>),
-    Bind { init: Box<Node>, result: Box<Node> },
+    Bind {
+        init: Box<Node>,
+        result: Box<Node>,
+    },
 }
 
 #[derive(Debug)]

@@ -159,7 +159,11 @@ fn of_schema(schema: &Json, root: bool, path: &str) -> Option<Decl> {
         "number" => Some(Decl::simple(Type::Double)),
         "integer" => Some(Decl::simple(Type::Int)),
         "" if root || flag(schema, "x-kubernetes-preserve-unknown-fields") => {
-            if root { object_of(schema, root, path) } else { Some(Decl::simple(Type::Dyn)) }
+            if root {
+                object_of(schema, root, path)
+            } else {
+                Some(Decl::simple(Type::Dyn))
+            }
         }
         _ => None,
     }
@@ -242,8 +246,27 @@ fn enum_max(schema: &Json) -> Option<u64> {
 
 /// Words that cannot be field names in CEL.
 const KEYWORDS: [&str; 21] = [
-    "true", "false", "null", "in", "as", "break", "const", "continue", "else", "for", "function", "if", "import", "let", "loop", "package",
-    "namespace", "return", "var", "void", "while",
+    "true",
+    "false",
+    "null",
+    "in",
+    "as",
+    "break",
+    "const",
+    "continue",
+    "else",
+    "for",
+    "function",
+    "if",
+    "import",
+    "let",
+    "loop",
+    "package",
+    "namespace",
+    "return",
+    "var",
+    "void",
+    "while",
 ];
 
 /// The name by which an expression calls a property; `None` when it cannot be called. Source: `cel/escaping.go`.
@@ -281,7 +304,14 @@ mod tests {
 
     #[test]
     fn property_names_are_escaped_as_kubernetes_does() {
-        for (key, name) in [("a", "a"), ("x-y", "x__dash__y"), ("a.b/c", "a__dot__b__slash__c"), ("a__b", "a__underscores__b"), ("namespace", "__namespace__"), ("_x", "_x")] {
+        for (key, name) in [
+            ("a", "a"),
+            ("x-y", "x__dash__y"),
+            ("a.b/c", "a__dot__b__slash__c"),
+            ("a__b", "a__underscores__b"),
+            ("namespace", "__namespace__"),
+            ("_x", "_x"),
+        ] {
             assert_eq!(escape(key).as_deref(), Some(name), "{key}");
         }
         assert_eq!((escape("1a"), escape("a b"), escape("")), (None, None, None));

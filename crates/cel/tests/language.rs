@@ -209,7 +209,8 @@ struct Friendly;
 
 impl Authorizer for Friendly {
     fn authorize(&self, check: &Check) -> Decision {
-        let known = check.verb == "get" && check.resource == "pods" && check.namespace == "dev" && check.field_selector.as_deref() == Some("a=b");
+        let known =
+            check.verb == "get" && check.resource == "pods" && check.namespace == "dev" && check.field_selector.as_deref() == Some("a=b");
         let account = check.service_account == Some(("dev".into(), "robot".into()));
         let path = check.path.as_deref() == Some("/healthz");
         Decision { allowed: known || account || path, reason: "because".into(), error: None }

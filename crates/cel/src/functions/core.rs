@@ -1,8 +1,8 @@
 //! Operators, `size`, `type`, `dyn`.
 
 use super::{Def, ONE, Price, Site, f};
-use crate::value::{EvalError, Evaluated, Key, List, Map, Value, compare, compare_numbers, equal, same_keys};
 use crate::schema::ListKind;
+use crate::value::{EvalError, Evaluated, Key, List, Map, Value, compare, compare_numbers, equal, same_keys};
 use std::cmp::Ordering;
 use std::rc::Rc;
 

@@ -43,11 +43,8 @@ pub(crate) fn plain(value: &Value<'_>) -> String {
         Value::Duration(d) => super::time::show_duration(*d),
         Value::List(list) => format!("[{}]", list.iter().map(|v| plain(&v)).collect::<Vec<_>>().join(", ")),
         Value::Map(map) => {
-            let mut entries: Vec<String> = map
-                .keys()
-                .iter()
-                .map(|k| format!("{}: {}", plain(k), map.get(k).map(|v| plain(&v)).unwrap_or_default()))
-                .collect();
+            let mut entries: Vec<String> =
+                map.keys().iter().map(|k| format!("{}: {}", plain(k), map.get(k).map(|v| plain(&v)).unwrap_or_default())).collect();
             entries.sort_unstable();
             format!("{{{}}}", entries.join(", "))
         }
@@ -101,7 +98,9 @@ fn precision(rest: &mut &str) -> Result<Option<usize>, EvalError> {
 }
 
 fn one(clause: char, precision: Option<usize>, value: &Value<'_>) -> Result<String, EvalError> {
-    let refused = |what: &str| EvalError::new(format!("error during formatting: {what} clause can only be used on numbers, was given {}", value.type_name()));
+    let refused = |what: &str| {
+        EvalError::new(format!("error during formatting: {what} clause can only be used on numbers, was given {}", value.type_name()))
+    };
     let float = |v: &Value<'_>| match v {
         Value::Double(n) => Some(*n),
         Value::Int(n) => Some(*n as f64),

@@ -78,8 +78,9 @@ fn mapped(address: IpAddr) -> bool {
 }
 
 fn parse_ip(text: &str) -> Result<IpAddr, EvalError> {
-    let address: IpAddr =
-        text.parse().map_err(|_| EvalError::new(format!("IP Address {text:?} parse error during conversion from string: ParseAddr({text:?}): unable to parse IP")))?;
+    let address: IpAddr = text.parse().map_err(|_| {
+        EvalError::new(format!("IP Address {text:?} parse error during conversion from string: ParseAddr({text:?}): unable to parse IP"))
+    })?;
     if mapped(address) {
         return Err(EvalError::new(format!("IPv4-mapped IPv6 address {text:?} is not allowed")));
     }
@@ -87,7 +88,9 @@ fn parse_ip(text: &str) -> Result<IpAddr, EvalError> {
 }
 
 fn parse_cidr(text: &str) -> Result<Cidr, EvalError> {
-    let bad = || EvalError::new(format!("network address parse error during conversion from string: netip.ParsePrefix({text:?}): unable to parse"));
+    let bad = || {
+        EvalError::new(format!("network address parse error during conversion from string: netip.ParsePrefix({text:?}): unable to parse"))
+    };
     let (address, prefix) = text.split_once('/').ok_or_else(bad)?;
     let address: IpAddr = address.parse().map_err(|_| bad())?;
     let digits = !prefix.is_empty() && prefix.bytes().all(|b| b.is_ascii_digit()) && (prefix == "0" || !prefix.starts_with('0'));

@@ -53,7 +53,11 @@ impl Semver {
         }
         let [major, minor, patch] = parts[..] else { return Err("No Major.Minor.Patch elements found".into()) };
         let number = |part: &str| {
-            let part = if normalize { Some(part.trim_start_matches('0')).filter(|p| !p.is_empty()).unwrap_or(if part.is_empty() { "" } else { "0" }) } else { part };
+            let part = if normalize {
+                Some(part.trim_start_matches('0')).filter(|p| !p.is_empty()).unwrap_or(if part.is_empty() { "" } else { "0" })
+            } else {
+                part
+            };
             if part.is_empty() || !part.bytes().all(|b| b.is_ascii_digit()) {
                 return Err(format!("Invalid character(s) found in major number {part:?}"));
             }

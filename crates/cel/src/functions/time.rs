@@ -173,7 +173,8 @@ pub(crate) fn parse_duration(text: &str) -> Option<Nanos> {
             _ => return None,
         };
         rest = &tail[unit_end..];
-        let whole: i128 = if whole.is_empty() { 0 } else { whole.get(..whole.len().min(19)).filter(|w| w.len() == whole.len())?.parse().ok()? };
+        let whole: i128 =
+            if whole.is_empty() { 0 } else { whole.get(..whole.len().min(19)).filter(|w| w.len() == whole.len())?.parse().ok()? };
         total = total.checked_add(whole.checked_mul(unit)?)?;
         let fraction = &fraction[..fraction.len().min(15)];
         if !fraction.is_empty() {

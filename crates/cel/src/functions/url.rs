@@ -52,7 +52,9 @@ impl Url {
             return Err(bad("empty url"));
         }
         let (scheme, rest) = match text.find(':') {
-            Some(end) if text[..end].starts_with(|c: char| c.is_ascii_alphabetic()) && scheme_ok(&text[..end]) => (&text[..end], &text[end + 1..]),
+            Some(end) if text[..end].starts_with(|c: char| c.is_ascii_alphabetic()) && scheme_ok(&text[..end]) => {
+                (&text[..end], &text[end + 1..])
+            }
             _ if text.starts_with('/') => ("", text),
             _ => return Err(bad("invalid URI for request")),
         };
