@@ -31,7 +31,7 @@ pub mod write;
 pub use attributes::UserInfo;
 pub use discovery::version::GIT_VERSION as VERSION;
 pub use output::Body;
-pub use server::{Config, ConfigFile, KubeletAccess, Running, StartError, Tls};
+pub use server::{Config, ConfigFile, KubeletAccess, MinTls, ServingConfig, Running, StartError, Tls};
 
 use ferrokube_store::Store;
 use std::sync::{Arc, OnceLock};
@@ -50,6 +50,7 @@ pub struct ApiServer {
     pub(crate) authorizer: Arc<authz::Authorizer>,
     pub(crate) admission: admission::Admission,
     pub(crate) services: Arc<special::services::Allocator>,
+    pub(crate) serving: server::serving::Serving,
     pub(crate) limits: server::limits::Limits,
     /// `None`: only the number of requests in flight is limited.
     pub(crate) flow: Option<Arc<flowcontrol::FlowControl>>,

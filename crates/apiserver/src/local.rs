@@ -2,12 +2,13 @@
 
 use crate::ApiServer;
 use crate::attributes::{Attributes, UserInfo};
+use crate::audit::Trail;
 use crate::cache::{EventType, KindCache, Watch};
 use crate::objects::{Loopback, Target};
 use crate::output::{Body, present};
 use crate::pipeline::Sender;
 use crate::registry::Entry;
-use crate::request::RequestBody;
+use crate::request::{Query, RequestBody, RequestInfo};
 use crate::verbs::options::Selection as Selected;
 use bytes::Bytes;
 use ferrokube_api::labels::{FieldSelector, Selector};
@@ -28,6 +29,13 @@ pub fn loopback_user() -> UserInfo {
     UserInfo::component(LOOPBACK_USER, &["system:masters"])
 }
 
+/// The path of a resource's collection.
+fn collection(group: &str, version: &str, namespace: &str, resource: &str) -> String {
+    let prefix = if group.is_empty() { format!("/api/{version}") } else { format!("/apis/{group}/{version}") };
+    let place = if namespace.is_empty() { String::new() } else { format!("/namespaces/{namespace}") };
+    format!("{prefix}{place}/{resource}")
+}
+
 /// A subscription under way.
 struct Subscription {
     server: Arc<ApiServer>,
@@ -37,6 +45,8 @@ struct Subscription {
     namespace: String,
     watch: Option<Watch>,
     ready: VecDeque<Change>,
+    /// For audit the watch is complete when this goes.
+    _trail: Trail,
 }
 
 impl Subscription {
@@ -117,6 +127,7 @@ impl ApiServer {
         let cache = self.caches.of(&entry.kind).ok_or_else(Status::method_not_allowed)?;
         let labels = Selector::parse(&selection.labels).map_err(Status::bad_request)?;
         let fields = FieldSelector::parse(&selection.fields).and_then(|f| f.resolve(&entry.kind)).map_err(Status::bad_request)?;
+        let trail = self.follow_subscription(&attributes);
         let subscription = Subscription {
             server: self.clone(),
             entry,
@@ -125,19 +136,35 @@ impl ApiServer {
             namespace: selection.namespace,
             watch: None,
             ready: VecDeque::new(),
+            _trail: trail,
         };
         Ok(stream::unfold(subscription, Subscription::next))
     }
 
+    /// The trail of a watch that has no request line of its own.
+    fn follow_subscription(&self, attributes: &Attributes) -> Trail {
+        let trail = Trail::new(self.audit.as_ref(), &http::HeaderMap::new());
+        if !trail.is_active() {
+            return trail;
+        }
+        let a = attributes;
+        let path = collection(&a.group, &a.version, &a.namespace, &a.resource);
+        let encode = |text: &str| text.bytes().map(|b| if b.is_ascii_alphanumeric() { (b as char).to_string() } else { format!("%{b:02X}") }).collect::<String>();
+        let uri = format!("{path}?fieldSelector={}&labelSelector={}&watch=true", encode(&a.field_selector), encode(&a.label_selector));
+        if let Ok(request) = Request::get(&uri).body(()) {
+            let (parts, ()) = request.into_parts();
+            let query = Query::parse(parts.uri.query());
+            trail.subscribed(&parts, &RequestInfo::of(&parts.method, parts.uri.path(), &query), &a.user);
+        }
+        trail
+    }
+
     async fn write(self: &Arc<Self>, method: Method, target: Target, object: Option<Value>) -> Result<Value, Status> {
         let name = if method == Method::POST && target.subresource.is_empty() { "" } else { &target.name };
-        let prefix =
-            if target.group.is_empty() { format!("/api/{}", target.version) } else { format!("/apis/{}/{}", target.group, target.version) };
-        let place = if target.namespace.is_empty() { String::new() } else { format!("/namespaces/{}", target.namespace) };
-        let parts = [target.resource.as_str(), name, target.subresource.as_str()];
-        let path: String = parts.iter().filter(|p| !p.is_empty()).map(|p| format!("/{p}")).collect();
+        let below: String = [name, target.subresource.as_str()].iter().filter(|p| !p.is_empty()).map(|p| format!("/{p}")).collect();
+        let path = collection(&target.group, &target.version, &target.namespace, &target.resource);
         let body = object.map(|o| Bytes::from(o.to_string())).unwrap_or_default();
-        let request = Request::builder().method(method).uri(format!("{prefix}{place}{path}")).header(CONTENT_TYPE, "application/json");
+        let request = Request::builder().method(method).uri(format!("{path}{below}")).header(CONTENT_TYPE, "application/json");
         let request =
             request.header("user-agent", "kube-apiserver/ferrokube").body(body).map_err(|e| Status::bad_request(e.to_string()))?;
         let response = self.call(loopback_user(), request).await;

@@ -5,6 +5,7 @@ mod common;
 
 use common::hook::Hook;
 use common::{Cluster, MAPS, admin, reply};
+use ferrokube_api::Selection;
 use ferrokube_apiserver::UserInfo;
 use ferrokube_apiserver::audit::{AuditConfig, BatchConfig, LogConfig, Mode, Truncate, WebhookConfig};
 use serde_json::{Value, json};
@@ -139,4 +140,18 @@ async fn strict_blocking_refuses_what_cannot_be_written() {
     let cluster = Cluster::with(|config| config.audit = Some(audit)).await;
     assert_eq!(cluster.config_map("a", &json!({})).await.code, 500);
     assert_eq!(cluster.get("/api/v1/namespaces").await.code, 200, "the policy does not want this one");
+}
+
+#[tokio::test]
+async fn a_component_of_the_process_is_audited_like_any_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("audit.log");
+    let cluster = logged(&path, |_| {}).await;
+    let selection = Selection { version: "v1".into(), resource: "secrets".into(), ..Selection::default() };
+    let changes = cluster.running.server.subscribe(admin(), selection).unwrap();
+    let all = events(&path);
+    assert_eq!(stages(&all), ["RequestReceived", "ResponseStarted"]);
+    assert_eq!((all[1]["verb"].as_str(), all[1]["objectRef"]["resource"].as_str()), (Some("watch"), Some("secrets")));
+    drop(changes);
+    assert_eq!(stages(&events(&path)), ["RequestReceived", "ResponseStarted", "ResponseComplete"]);
 }

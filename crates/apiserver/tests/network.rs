@@ -5,7 +5,7 @@ mod common;
 
 use bytes::Bytes;
 use common::{Cluster, pod};
-use ferrokube_apiserver::Tls;
+use ferrokube_apiserver::{MinTls, Tls};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -14,6 +14,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
@@ -265,4 +266,70 @@ async fn health_version_discovery_and_metrics_answer() {
     );
     assert!(cluster.get("/.well-known/openid-configuration").await.json["jwks_uri"].is_string());
     assert!(cluster.get("/metrics").await.text.contains("apiserver_storage_objects{resource=\"namespaces\"} 4"));
+}
+
+#[tokio::test]
+async fn browsers_and_balancers_get_the_headers_that_flags_ask_for() {
+    let cluster = Cluster::with(|config| {
+        config.listen = Some(SocketAddr::from(([127, 0, 0, 1], 0)));
+        config.serving.hsts = vec!["max-age=600".to_owned()];
+        config.serving.cors = vec!["^https://console[.]example[.]com$".to_owned()];
+        config.serving.goaway_chance = 0.02;
+        config.serving.min_tls = MinTls::Tls13;
+    })
+    .await;
+    let mut one = h1(&cluster, Some(&cluster.pki.admin)).await;
+    let asked = |method: &str| request(method, "/version").header("origin", "https://console.example.com").body(Full::default()).unwrap();
+    let (code, headers, _) = answer(&mut one, asked("OPTIONS")).await;
+    assert_eq!((code, headers["access-control-allow-origin"].to_str().unwrap()), (204, "https://console.example.com"));
+    let (code, headers, _) = answer(&mut one, asked("GET")).await;
+    assert_eq!((code, headers["strict-transport-security"].to_str().unwrap()), (200, "max-age=600"));
+    assert_eq!(headers["access-control-allow-credentials"], "true");
+
+    // Of fifty requests one, on average, is the last of its connection: after a thousand it has come to that.
+    let stream = dial(&cluster, Some(&cluster.pki.admin), b"h2").await;
+    let (two, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let mut served = 0;
+    while served < 1000 && !connection.is_finished() {
+        let mut two = two.clone();
+        if two.ready().await.is_err() {
+            break;
+        }
+        match two.send_request(http::Request::get("https://localhost/version").body(Full::<Bytes>::default()).unwrap()).await {
+            Ok(response) => drop(response.into_body().collect().await),
+            Err(_) => break,
+        }
+        served += 1;
+    }
+    assert!((1..1000).contains(&served), "the client was asked to come anew after {served} requests");
+}
+
+#[tokio::test]
+async fn a_server_that_is_about_to_stop_says_so_and_lets_watches_go_on_for_a_while() {
+    let cluster = Cluster::with(|config| {
+        config.listen = Some(SocketAddr::from(([127, 0, 0, 1], 0)));
+        config.serving.shutdown_delay = Duration::from_millis(1500);
+        config.serving.watch_grace = Duration::from_secs(60);
+    })
+    .await;
+    let mut watching = h1(&cluster, Some(&cluster.pki.admin)).await;
+    let uri = "/api/v1/namespaces/default/configmaps?watch=1&timeoutSeconds=3";
+    let response = watching.send_request(request("GET", uri).body(Full::default()).unwrap()).await.unwrap();
+    let mut other = h1(&cluster, Some(&cluster.pki.admin)).await;
+    assert_eq!(get(&mut other, "/readyz").await.0, 200);
+    let Cluster { running, .. } = cluster;
+    let stopping = tokio::spawn(running.stop());
+    tokio::time::timeout(Duration::from_secs(1), async {
+        while get(&mut other, "/readyz").await.0 == 200 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .expect("it says that it is not ready");
+    assert_eq!(get(&mut other, "/livez").await.0, 200, "while it goes on serving");
+    drop(other);
+    let ended = tokio::time::timeout(Duration::from_secs(10), response.into_body().collect()).await;
+    assert!(ended.expect("the watch ends at its own time").is_ok(), "and is not cut off");
+    tokio::time::timeout(Duration::from_secs(10), stopping).await.expect("then all is over").unwrap();
 }

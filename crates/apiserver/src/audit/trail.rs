@@ -140,6 +140,11 @@ impl Trail {
         }))
     }
 
+    /// Whether anything is written down at all.
+    pub fn is_active(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// The value of `Audit-ID`.
     pub fn id(&self) -> Option<&HeaderValue> {
         self.0.as_ref().map(|r| &r.id)
@@ -150,6 +155,15 @@ impl Trail {
         let Some(record) = &self.0 else { return Ok(()) };
         record.begin(parts, info, Some(user), peer);
         record.emit(Stage::RequestReceived).await
+    }
+
+    /// A component of this process begins to watch: received and answered at once. It is complete when the trail goes.
+    pub fn subscribed(&self, parts: &Parts, info: &RequestInfo, user: &UserInfo) {
+        let Some(record) = &self.0 else { return };
+        record.begin(parts, info, Some(user), None);
+        record.emit_later(Stage::RequestReceived);
+        record.with(|e| e.status = Some(json!({ "metadata": {}, "code": 200 })));
+        record.emit_later(Stage::ResponseStarted);
     }
 
     /// Nobody proved who they are.

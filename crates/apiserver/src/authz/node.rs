@@ -221,10 +221,17 @@ impl Question<'_> {
         let volumes = self.objects.list("", "persistentvolumes", "");
         volumes.iter().filter(|v| memchr::memmem::find(&v.json, self.name.as_bytes()).is_some()).any(|volume| {
             let Ok(volume) = volume.decode::<Value>() else { return false };
+            // A reference without a namespace means that of the claim.
+            let own = volume["spec"]["claimRef"]["namespace"].as_str().unwrap_or_default();
             let mut refers = false;
             walk(&volume["spec"], &mut |key, value| {
-                let is_reference = key.ends_with("ecretRef") && value["name"].as_str() == Some(self.name);
-                refers |= is_reference && value["namespace"].as_str() == Some(&self.a.namespace);
+                let (name, namespace) = match key {
+                    "azureFile" => (&value["secretName"], &value["secretNamespace"]),
+                    key if key.ends_with("ecretRef") => (&value["name"], &value["namespace"]),
+                    _ => return,
+                };
+                let namespace = namespace.as_str().filter(|n| !n.is_empty()).unwrap_or(own);
+                refers |= name.as_str() == Some(self.name) && namespace == self.a.namespace;
             });
             refers && self.claim_mounted(&volume["spec"]["claimRef"])
         })
@@ -384,6 +391,8 @@ impl<'a> PodReferences<'a> {
     pub(crate) fn resource_claims(self) -> impl Iterator<Item = &'a str> {
         let given = self.list("resourceClaims").filter_map(|c| c["resourceClaimName"].as_str());
         let made = self.0["status"]["resourceClaimStatuses"].as_array().into_iter().flatten();
-        given.chain(made.filter_map(|c| c["resourceClaimName"].as_str()))
+        // One claim may stand for all extended resources of the pod (DRAExtendedResource).
+        let extended = self.0["status"]["extendedResourceClaimStatus"]["resourceClaimName"].as_str();
+        given.chain(made.filter_map(|c| c["resourceClaimName"].as_str())).chain(extended)
     }
 }

@@ -165,11 +165,16 @@ fn node_world() -> Arc<Map> {
             ],
             "containers": [{ "name": "c", "env": [{ "name": "E", "valueFrom": { "secretKeyRef": { "name": "env", "key": "k" } } }], "envFrom": [{ "configMapRef": { "name": "from" } }] }],
         },
+        "status": { "extendedResourceClaimStatus": { "resourceClaimName": "gpus" }, "resourceClaimStatuses": [{ "name": "x", "resourceClaimName": "made" }] },
     }));
     map.put("", "pods", json!({ "metadata": { "name": "q", "namespace": "dev" }, "spec": { "nodeName": "n2", "volumes": [{ "name": "a", "secret": { "secretName": "theirs" } }] } }));
     map.put("", "persistentvolumes", json!({
         "metadata": { "name": "pv" },
         "spec": { "claimRef": { "namespace": "dev", "name": "claim" }, "csi": { "nodeStageSecretRef": { "namespace": "dev", "name": "stage" } } },
+    }));
+    map.put("", "persistentvolumes", json!({
+        "metadata": { "name": "azure" },
+        "spec": { "claimRef": { "namespace": "dev", "name": "claim" }, "azureFile": { "secretName": "share" } },
     }));
     map
 }
@@ -189,6 +194,9 @@ fn a_node_sees_what_its_pods_need() {
         n1("get", "", "secrets", "dev", "pull"),
         n1("get", "", "secrets", "dev", "env"),
         n1("get", "", "secrets", "dev", "stage"),
+        n1("get", "", "secrets", "dev", "share"),
+        n1("get", "resource.k8s.io", "resourceclaims", "dev", "made"),
+        n1("get", "resource.k8s.io", "resourceclaims", "dev", "gpus"),
         n1("watch", "", "secrets", "dev", "vol"),
         select(n1("list", "", "secrets", "dev", ""), "metadata.name=vol"),
         n1("get", "", "configmaps", "dev", "proj"),

@@ -5,6 +5,7 @@ use crate::audit::AuditConfig;
 use crate::authn::{AuthnConfig, RequestHeaders};
 use crate::authz::AuthzConfig;
 use crate::server::reload::ConfigFile;
+use crate::server::serving::ServingConfig;
 use crate::tokens::TokenConfig;
 use ferrokube_store::Store;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -73,6 +74,8 @@ pub struct Config {
     pub priority_and_fairness: bool,
     /// `--request-timeout`.
     pub request_timeout: Duration,
+    /// TLS, browsers, balance, the end.
+    pub serving: ServingConfig,
     /// How long a stop waits for requests under way.
     pub drain: Duration,
 }
@@ -100,6 +103,7 @@ impl Config {
             max_mutating: 200,
             priority_and_fairness: true,
             request_timeout: Duration::from_secs(60),
+            serving: ServingConfig::default(),
             drain: Duration::from_secs(10),
         }
     }

@@ -17,6 +17,8 @@ const STORE_PATIENCE: Duration = Duration::from_secs(2);
 pub struct Health {
     /// Everything that must exist in a cluster has been written.
     pub bootstrapped: AtomicBool,
+    /// The server is about to stop: who balances load should look elsewhere.
+    pub leaving: AtomicBool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -62,7 +64,7 @@ impl ApiServer {
             Check::Informers => self.caches.applied() > 0 || self.health.bootstrapped.load(Ordering::Relaxed),
             Check::Bootstrap | Check::Roles | Check::PriorityClasses => self.health.bootstrapped.load(Ordering::Relaxed),
             Check::Kms => self.sealed.as_ref().is_none_or(|sealed| sealed.unhealthy().is_none()),
-            Check::Shutdown => !self.draining.is_cancelled(),
+            Check::Shutdown => !self.health.leaving.load(Ordering::Relaxed),
         };
         if fine { Ok(()) } else { Err("reason withheld") }
     }

@@ -26,6 +26,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 use tokio_rustls::TlsAcceptor;
 
 /// Time for a TLS handshake.
@@ -75,17 +76,24 @@ async fn connection(server: Arc<ApiServer>, stream: TcpStream, address: IpAddr, 
     let chain = stream.get_ref().1.peer_certificates().map(|chain| chain.iter().map(|c| c.clone().into_owned()).collect());
     let peer = Arc::new(Peer { address, certificates: chain.map(PeerCertificates::new) });
     let answering = server.clone();
+    // Told when the client should come anew, perhaps to another server.
+    let goodbye = Arc::new(Notify::new());
+    let farewell = goodbye.clone();
     let service = service_fn(move |request: Request<Incoming>| {
-        let (server, peer) = (answering.clone(), peer.clone());
+        let (server, peer, farewell) = (answering.clone(), peer.clone(), farewell.clone());
         async move {
             let (parts, body) = request.into_parts();
             let body = RequestBody::Stream(body.boxed_unsync());
+            if parts.version == http::Version::HTTP_2 && server.serving.says_goodbye() {
+                farewell.notify_one();
+            }
             Ok::<_, Infallible>(server.handle(parts, body, Sender::Unknown(&peer)).await)
         }
     });
+    let streams = Some(server.serving.config.http2_streams).filter(|n| *n > 0).unwrap_or(STREAMS);
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS);
-    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(STREAMS).keep_alive_interval(Some(Duration::from_secs(30)));
+    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(streams).keep_alive_interval(Some(Duration::from_secs(30)));
     builder
         .http2()
         .adaptive_window(false)
@@ -97,6 +105,10 @@ async fn connection(server: Arc<ApiServer>, stream: TcpStream, address: IpAddr, 
     let result = tokio::select! {
         result = running.as_mut() => result,
         () = server.draining.cancelled() => {
+            running.as_mut().graceful_shutdown();
+            running.await
+        }
+        () = goodbye.notified() => {
             running.as_mut().graceful_shutdown();
             running.await
         }
@@ -119,6 +131,10 @@ fn panicked() -> Status {
 impl ApiServer {
     /// Runs a request and never fails: limits its time, survives its panic, counts it, and completes its headers.
     pub(crate) async fn handle(self: &Arc<Self>, parts: Parts, body: RequestBody, sender: Sender<'_>) -> Response<Body> {
+        if let Some(mut response) = self.serving.preflight(&parts.method, &parts.headers) {
+            self.serving.share(&parts.headers, response.headers_mut());
+            return response;
+        }
         let started = Instant::now();
         let query = Query::parse(parts.uri.query());
         let info = RequestInfo::of(&parts.method, parts.uri.path(), &query);
@@ -154,6 +170,8 @@ impl ApiServer {
             *response.body_mut() = Body::Empty;
         }
         self.complete(&mut response, trail.id().or(headers.get(&AUDIT_ID)), &outcome.lock());
+        self.serving.secure(response.headers_mut());
+        self.serving.share(&headers, response.headers_mut());
         trail.answered(response, info.long_running(), &outcome).await
     }
 

@@ -7,9 +7,11 @@ pub mod limits;
 pub mod metrics;
 pub mod paths;
 pub mod reload;
+pub mod serving;
 pub mod start;
 pub mod tls;
 
 pub use config::{Config, KubeletAccess, Tls};
 pub use reload::ConfigFile;
+pub use serving::{MinTls, ServingConfig};
 pub use start::{Running, StartError};

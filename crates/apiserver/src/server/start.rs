@@ -6,6 +6,7 @@ use super::health::Health;
 use super::http;
 use super::limits::Limits;
 use super::metrics::Metrics;
+use super::serving::{Serving, ServingError};
 use super::tls::{Certificate, TlsError, server_config};
 use crate::ApiServer;
 use crate::admission::{Admission, AdmissionConfigError};
@@ -47,6 +48,8 @@ pub enum StartError {
     Admission(#[from] AdmissionConfigError),
     #[error("authorization: {0}")]
     Authz(#[from] AuthzConfigError),
+    #[error(transparent)]
+    Serving(#[from] ServingError),
     #[error("TLS: {0}")]
     Tls(#[from] TlsError),
     #[error(transparent)]
@@ -70,9 +73,19 @@ pub struct Running {
 }
 
 impl Running {
-    /// Lets requests finish, ends watches, and resolves when everything has stopped.
+    /// Says that it is not ready, waits, lets requests finish, ends watches, and resolves when everything has stopped.
     pub async fn stop(mut self) {
+        self.server.health.leaving.store(true, Ordering::Relaxed);
+        let times = &self.server.serving.config;
+        if !times.shutdown_delay.is_zero() {
+            tokio::time::sleep(times.shutdown_delay).await;
+        }
         self.server.draining.cancel();
+        if let (false, Some(serving)) = (times.watch_grace.is_zero(), self.serving.as_mut())
+            && tokio::time::timeout(times.watch_grace, serving).await.is_ok()
+        {
+            self.serving = None;
+        }
         self.server.stopping.cancel();
         if let Some(serving) = self.serving.take() {
             let _ = serving.await;
@@ -134,6 +147,7 @@ impl ApiServer {
             authorizer: authorizer.clone(),
             admission,
             services: Arc::new(Allocator::new(ranges.clone(), config.node_ports.clone(), &services)),
+            serving: Serving::new(config.serving.clone())?,
             audit: config.audit.as_ref().map(Audit::start).transpose()?.flatten(),
             limits: if flow.is_some() { Limits::new(0, 0) } else { Limits::new(config.max_reading, config.max_mutating) },
             flow: flow.clone(),
@@ -163,8 +177,8 @@ impl ApiServer {
             (Some(listener), Some(certificate)) => {
                 let front = config.front_proxy();
                 let cas = [config.authn.client_ca.as_str(), front.as_ref().map_or("", |f| f.ca.as_str())];
-                let tls = TlsAcceptor::from(Arc::new(server_config(certificate, &cas)?));
-                Some(tokio::spawn(http::serve(server.clone(), listener, tls, config.drain)))
+                let tls = TlsAcceptor::from(Arc::new(server_config(certificate, &cas, &config.serving)?));
+                Some(tokio::spawn(http::serve(server.clone(), listener, tls, config.drain + config.serving.watch_grace)))
             }
             _ => None,
         };

@@ -1,6 +1,7 @@
 //! The server's certificate, replaceable while it runs, and the client certificates it asks for.
 
 use super::config::Tls;
+use super::serving::{ServingConfig, ServingError};
 use crate::authn::{AuthnConfigError, client_certificate_verifier};
 use arc_swap::ArcSwap;
 use rustls::crypto::ring;
@@ -25,6 +26,9 @@ pub enum TlsError {
     /// They do not fit, or the algorithm is not known.
     #[error(transparent)]
     Rustls(#[from] rustls::Error),
+    /// Versions and suites.
+    #[error(transparent)]
+    Serving(#[from] ServingError),
     /// The client CA.
     #[error(transparent)]
     ClientCa(#[from] AuthnConfigError),
@@ -69,9 +73,9 @@ fn read(tls: &Tls) -> Result<Arc<CertifiedKey>, TlsError> {
     Ok(Arc::new(certified))
 }
 
-/// The TLS configuration: 1.2 and 1.3, HTTP/2 preferred, client certificates asked for but not required.
-pub fn server_config(certificate: Arc<Certificate>, client_cas: &[&str]) -> Result<rustls::ServerConfig, TlsError> {
-    let builder = rustls::ServerConfig::builder_with_provider(Arc::new(ring::default_provider())).with_safe_default_protocol_versions()?;
+/// The TLS configuration: 1.2 and 1.3 unless told otherwise, HTTP/2 preferred, client certificates asked for but not required.
+pub fn server_config(certificate: Arc<Certificate>, client_cas: &[&str], serving: &ServingConfig) -> Result<rustls::ServerConfig, TlsError> {
+    let builder = rustls::ServerConfig::builder_with_provider(Arc::new(serving.provider()?)).with_protocol_versions(serving.versions())?;
     let builder = if client_cas.iter().all(|ca| ca.is_empty()) {
         builder.with_no_client_auth()
     } else {

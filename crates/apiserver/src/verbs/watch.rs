@@ -25,8 +25,6 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 const BOOKMARKS: Duration = Duration::from_secs(60);
 /// Before the end of a watch, a last bookmark.
 const LAST_BOOKMARK: Duration = Duration::from_secs(2);
-/// Lower bound of a watch's time when the client names none; the upper bound is twice that.
-const MIN_TIMEOUT: u64 = 1800;
 /// Bytes sent at once at most, when many events wait.
 const BLOCK: usize = 64 * 1024;
 
@@ -259,7 +257,9 @@ impl Request<'_> {
                 }
             }
         };
-        let seconds = options.timeout.unwrap_or_else(|| Duration::from_secs(MIN_TIMEOUT + rand::random_range(0..MIN_TIMEOUT)));
+        // Watches that name no time end at different times, so that clients do not come back all at once.
+        let least = self.server.serving.config.min_request_timeout;
+        let seconds = options.timeout.unwrap_or_else(|| least.mul_f64(rand::random_range(1.0..2.0)));
         let deadline = Instant::now() + seconds;
         let running = Running {
             server: self.server.clone(),

@@ -1,13 +1,10 @@
-//! The flags of the API server that `up` passes on, under kube-apiserver's names and with its defaults.
-//!
-//! A flag becomes a field of the server's [`Config`] here and nowhere else.
+//! `--audit-*`.
 
-use anyhow::{Context, Result};
+use super::{duration, read};
+use anyhow::Result;
 use clap::{Args, ValueEnum};
-use ferrokube_apiserver::admission::AdmissionConfig;
 use ferrokube_apiserver::audit::{AuditConfig, BatchConfig, LogConfig, Mode, Truncate, WebhookConfig};
-use ferrokube_apiserver::{Config, ConfigFile};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// When audit events are written.
@@ -31,46 +28,8 @@ impl From<AuditMode> for Mode {
     }
 }
 
-/// Flags of the API server.
 #[derive(Args, Clone, Debug)]
-#[command(next_help_heading = "API server")]
-pub struct ApiserverFlags {
-    #[command(flatten)]
-    audit: AuditFlags,
-    #[command(flatten)]
-    admission: AdmissionFlags,
-    /// Requests that only read, at one time
-    #[arg(long, default_value_t = 400)]
-    max_requests_inflight: usize,
-    /// Requests that change something, at one time
-    #[arg(long, default_value_t = 200)]
-    max_mutating_requests_inflight: usize,
-    /// Share the two limits out by priority levels and queue fairly
-    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, value_name = "BOOL")]
-    enable_priority_and_fairness: bool,
-    /// File with the configuration of encryption at rest
-    #[arg(long, value_name = "FILE")]
-    encryption_provider_config: Option<PathBuf>,
-    /// Follow changes of that file
-    #[arg(long)]
-    encryption_provider_config_automatic_reload: bool,
-}
-
-#[derive(Args, Clone, Debug)]
-struct AdmissionFlags {
-    /// Admission plugins to run besides those that are on by default
-    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
-    enable_admission_plugins: Vec<String>,
-    /// Admission plugins not to run
-    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
-    disable_admission_plugins: Vec<String>,
-    /// File with the configuration of admission plugins
-    #[arg(long, value_name = "FILE")]
-    admission_control_config_file: Option<PathBuf>,
-}
-
-#[derive(Args, Clone, Debug)]
-struct AuditFlags {
+pub(super) struct AuditFlags {
     /// File with the audit policy; without it nothing is written
     #[arg(long, value_name = "FILE")]
     audit_policy_file: Option<PathBuf>,
@@ -139,47 +98,8 @@ struct AuditFlags {
     audit_webhook_truncate_max_event_size: usize,
 }
 
-/// How often files that may change are looked at.
-const RELOAD: Duration = Duration::from_secs(60);
-
-/// Go's duration syntax.
-fn duration(text: &str) -> Result<Duration, String> {
-    ferrokube_apiserver::request::query::parse_duration(text).ok_or_else(|| format!("{text:?} is no duration such as 30s or 1m30s"))
-}
-
-fn read(path: &Path) -> Result<String> {
-    std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))
-}
-
-impl ApiserverFlags {
-    /// Puts what was said into the configuration.
-    pub fn apply(&self, config: &mut Config) -> Result<()> {
-        config.max_reading = self.max_requests_inflight;
-        config.max_mutating = self.max_mutating_requests_inflight;
-        config.priority_and_fairness = self.enable_priority_and_fairness;
-        config.audit = self.audit.config()?;
-        config.admission = self.admission.config()?;
-        config.encryption = self
-            .encryption_provider_config
-            .clone()
-            .map(|path| ConfigFile { path, reload: self.encryption_provider_config_automatic_reload.then_some(RELOAD) });
-        Ok(())
-    }
-}
-
-impl AdmissionFlags {
-    fn config(&self) -> Result<AdmissionConfig> {
-        let (enable, disable) = (self.enable_admission_plugins.clone(), self.disable_admission_plugins.clone());
-        let config = AdmissionConfig { enable, disable, ..AdmissionConfig::default() };
-        match &self.admission_control_config_file {
-            Some(file) => Ok(config.read(file)?),
-            None => Ok(config),
-        }
-    }
-}
-
 impl AuditFlags {
-    fn config(&self) -> Result<Option<AuditConfig>> {
+    pub fn config(&self) -> Result<Option<AuditConfig>> {
         let Some(policy) = &self.audit_policy_file else { return Ok(None) };
         let log = self.audit_log_path.as_ref().map(|path| LogConfig {
             max_size: self.audit_log_maxsize,
