@@ -31,7 +31,7 @@ pub mod write;
 pub use attributes::UserInfo;
 pub use discovery::version::GIT_VERSION as VERSION;
 pub use output::Body;
-pub use server::{Config, ConfigFile, KubeletAccess, MinTls, ServingConfig, Running, StartError, Tls};
+pub use server::{Config, ConfigFile, KubeletAccess, MinTls, Running, ServingConfig, StartError, Tls};
 
 use ferrokube_store::Store;
 use std::sync::{Arc, OnceLock};

@@ -149,7 +149,9 @@ impl ApiServer {
         }
         let a = attributes;
         let path = collection(&a.group, &a.version, &a.namespace, &a.resource);
-        let encode = |text: &str| text.bytes().map(|b| if b.is_ascii_alphanumeric() { (b as char).to_string() } else { format!("%{b:02X}") }).collect::<String>();
+        let encode = |text: &str| {
+            text.bytes().map(|b| if b.is_ascii_alphanumeric() { (b as char).to_string() } else { format!("%{b:02X}") }).collect::<String>()
+        };
         let uri = format!("{path}?fieldSelector={}&labelSelector={}&watch=true", encode(&a.field_selector), encode(&a.label_selector));
         if let Ok(request) = Request::get(&uri).body(()) {
             let (parts, ()) = request.into_parts();

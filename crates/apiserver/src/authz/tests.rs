@@ -172,10 +172,14 @@ fn node_world() -> Arc<Map> {
         "metadata": { "name": "pv" },
         "spec": { "claimRef": { "namespace": "dev", "name": "claim" }, "csi": { "nodeStageSecretRef": { "namespace": "dev", "name": "stage" } } },
     }));
-    map.put("", "persistentvolumes", json!({
-        "metadata": { "name": "azure" },
-        "spec": { "claimRef": { "namespace": "dev", "name": "claim" }, "azureFile": { "secretName": "share" } },
-    }));
+    map.put(
+        "",
+        "persistentvolumes",
+        json!({
+            "metadata": { "name": "azure" },
+            "spec": { "claimRef": { "namespace": "dev", "name": "claim" }, "azureFile": { "secretName": "share" } },
+        }),
+    );
     map
 }
 

@@ -94,9 +94,7 @@ impl Serving {
         if !(0.0..=0.02).contains(&config.goaway_chance) {
             return Err(ServingError::Goaway);
         }
-        let pattern = |pattern: &String| {
-            Regex::new(pattern).map_err(|source| ServingError::Cors { pattern: pattern.clone(), source })
-        };
+        let pattern = |pattern: &String| Regex::new(pattern).map_err(|source| ServingError::Cors { pattern: pattern.clone(), source });
         let cors = config.cors.iter().map(pattern).collect::<Result<_, _>>()?;
         Ok(Serving { hsts: hsts(&config.hsts)?, cors, config })
     }
@@ -147,7 +145,8 @@ fn hsts(directives: &[String]) -> Result<Option<HeaderValue>, ServingError> {
     if directives.is_empty() {
         return Ok(None);
     }
-    let known = |d: &str| matches!(d, "includeSubDomains" | "preload") || d.strip_prefix("max-age=").is_some_and(|age| age.parse::<u64>().is_ok());
+    let known =
+        |d: &str| matches!(d, "includeSubDomains" | "preload") || d.strip_prefix("max-age=").is_some_and(|age| age.parse::<u64>().is_ok());
     match directives.iter().find(|d| !known(d)) {
         Some(wrong) => Err(ServingError::Hsts(wrong.clone())),
         None => HeaderValue::from_str(&directives.join("; ")).map(Some).map_err(|e| ServingError::Hsts(e.to_string())),
@@ -172,7 +171,9 @@ impl ServingConfig {
         }
         let name = |suite: &rustls::SupportedCipherSuite| suite.suite().as_str().unwrap_or_default();
         // Go knows two of the suites by a shorter name too.
-        let is = |wanted: &str, name: &str| wanted == name || name.strip_suffix("_SHA256").is_some_and(|short| short.ends_with("POLY1305") && wanted == short);
+        let is = |wanted: &str, name: &str| {
+            wanted == name || name.strip_suffix("_SHA256").is_some_and(|short| short.ends_with("POLY1305") && wanted == short)
+        };
         if let Some(unknown) = self.cipher_suites.iter().find(|wanted| !provider.cipher_suites.iter().any(|s| is(wanted, name(s)))) {
             return Err(ServingError::CipherSuite(unknown.clone()));
         }
@@ -187,7 +188,8 @@ mod tests {
 
     #[test]
     fn suites_of_tls_1_2_can_be_chosen_by_gos_names() {
-        let with = |names: &[&str]| ServingConfig { cipher_suites: names.iter().map(|n| (*n).to_owned()).collect(), ..ServingConfig::default() };
+        let with =
+            |names: &[&str]| ServingConfig { cipher_suites: names.iter().map(|n| (*n).to_owned()).collect(), ..ServingConfig::default() };
         let chosen = with(&["TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384", "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305"]).provider().expect("known");
         assert_eq!(chosen.cipher_suites.iter().filter(|s| s.tls13().is_none()).count(), 2);
         assert!(chosen.cipher_suites.iter().any(|s| s.tls13().is_some()));

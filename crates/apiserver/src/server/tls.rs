@@ -74,7 +74,11 @@ fn read(tls: &Tls) -> Result<Arc<CertifiedKey>, TlsError> {
 }
 
 /// The TLS configuration: 1.2 and 1.3 unless told otherwise, HTTP/2 preferred, client certificates asked for but not required.
-pub fn server_config(certificate: Arc<Certificate>, client_cas: &[&str], serving: &ServingConfig) -> Result<rustls::ServerConfig, TlsError> {
+pub fn server_config(
+    certificate: Arc<Certificate>,
+    client_cas: &[&str],
+    serving: &ServingConfig,
+) -> Result<rustls::ServerConfig, TlsError> {
     let builder = rustls::ServerConfig::builder_with_provider(Arc::new(serving.provider()?)).with_protocol_versions(serving.versions())?;
     let builder = if client_cas.iter().all(|ca| ca.is_empty()) {
         builder.with_no_client_auth()

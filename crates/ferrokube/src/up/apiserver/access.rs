@@ -127,7 +127,8 @@ impl AuthenticationFlags {
         }
         config.api_audiences.clone_from(&self.api_audiences);
         config.verify_keys = self.service_account_key_file.iter().map(|path| read(path)).collect::<Result<_>>()?;
-        config.max_expiration_seconds = self.service_account_max_token_expiration.as_secs().try_into().context("the longest life of a token")?;
+        config.max_expiration_seconds =
+            self.service_account_max_token_expiration.as_secs().try_into().context("the longest life of a token")?;
         config.extend_expiration = self.service_account_extend_token_expiration;
         Ok(())
     }
