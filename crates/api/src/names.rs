@@ -236,6 +236,34 @@ pub fn http_header_name(value: &str) -> Vec<String> {
     vec![pattern("a valid HTTP header must consist of alphanumeric characters or '-'", "[-A-Za-z0-9]+", &["X-Header-Name"])]
 }
 
+/// The reason of a condition: `MinimumReplicasAvailable`.
+pub fn condition_reason(value: &str) -> Vec<String> {
+    let b = value.as_bytes();
+    let word = |c: &u8| c.is_ascii_alphanumeric() || *c == b'_';
+    let fine = b.first().is_some_and(u8::is_ascii_alphabetic) && b.last().is_some_and(word) && b.iter().all(|c| word(c) || b",:".contains(c));
+    if fine {
+        return Vec::new();
+    }
+    vec![pattern(
+        "a condition reason must start with alphabetic character, optionally followed by a string of alphanumeric characters or '_,:', and must end with an alphanumeric character or '_'",
+        "[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?",
+        &["my_name", "MY_NAME", "MyName", "ReasonA,ReasonB", "ReasonA:ReasonB"],
+    )]
+}
+
+/// An identifier of C: `my_name`.
+pub fn c_identifier(value: &str) -> Vec<String> {
+    let word = |c: u8| c.is_ascii_alphanumeric() || c == b'_';
+    if value.bytes().next().is_some_and(|c| c.is_ascii_alphabetic() || c == b'_') && value.bytes().all(word) {
+        return Vec::new();
+    }
+    vec![pattern(
+        "a valid C identifier must start with alphabetic character or '_', followed by a string of alphanumeric characters or '_'",
+        "[A-Za-z_][A-Za-z0-9_]*",
+        &["my_name", "MY_NAME", "MyName"],
+    )]
+}
+
 /// A port number.
 pub fn port_number(port: i64) -> Vec<String> {
     if (1..=65535).contains(&port) { Vec::new() } else { vec![inclusive_range(1, 65535)] }

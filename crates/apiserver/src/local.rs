@@ -196,3 +196,27 @@ impl Loopback for OwnClient {
         Box::pin(async move { self.0.write(Method::DELETE, target, None).await.map(|_| ()) })
     }
 }
+
+/// The same for parts of the server itself, which must not keep it alive.
+#[derive(Clone, Debug)]
+pub struct OwnPart(pub std::sync::Weak<ApiServer>);
+
+impl OwnPart {
+    fn client(&self) -> Result<OwnClient, Status> {
+        self.0.upgrade().map(OwnClient).ok_or_else(|| Status::internal("the server is stopping"))
+    }
+}
+
+impl Loopback for OwnPart {
+    fn create(&self, target: Target, object: Value) -> BoxFuture<'_, Result<Value, Status>> {
+        Box::pin(async move { self.client()?.create(target, object).await })
+    }
+
+    fn update(&self, target: Target, object: Value) -> BoxFuture<'_, Result<Value, Status>> {
+        Box::pin(async move { self.client()?.update(target, object).await })
+    }
+
+    fn delete(&self, target: Target) -> BoxFuture<'_, Result<(), Status>> {
+        Box::pin(async move { self.client()?.delete(target).await })
+    }
+}

@@ -354,5 +354,30 @@ async fn an_eviction_asks_the_disruption_budget() {
     cluster.patch(&format!("{budgets}/b/status"), "merge-patch", &status(1)).await;
     assert_eq!(cluster.post(&format!("{pods}/p/eviction"), &eviction).await.code, 201);
     assert!(cluster.get(&format!("{pods}/p")).await.json["metadata"]["deletionTimestamp"].is_string());
-    assert_eq!(cluster.get(&format!("{budgets}/b")).await.json["status"]["disruptionsAllowed"], 0);
+    let left = cluster.get(&format!("{budgets}/b")).await;
+    assert_eq!(left.json["status"]["disruptionsAllowed"], 0);
+    assert_eq!(left.json["status"]["conditions"][0]["reason"], "InsufficientPods");
+    let gone = cluster.get(&format!("{pods}/p")).await;
+    let target = gone.json["status"]["conditions"].as_array().unwrap().iter().find(|c| c["type"] == "DisruptionTarget").unwrap();
+    assert_eq!((&target["reason"], &target["message"]), (&json!("EvictionByEvictionAPI"), &json!("Eviction API: evicting")));
+}
+
+#[tokio::test]
+async fn a_scale_is_applied_to_where_the_object_keeps_its_replicas() {
+    let cluster = Cluster::start().await;
+    let deployments = "/apis/apps/v1/namespaces/default/deployments";
+    let template = json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    let made = json!({"metadata": {"name": "d"}, "spec": {"selector": {"matchLabels": {"a": "b"}}, "template": template}});
+    assert_eq!(cluster.post(deployments, &made).await.code, 201);
+    let scale = json!({"apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": {"name": "d"}, "spec": {"replicas": 4}});
+    let path = format!("{deployments}/d/scale?fieldManager=me");
+    let refused = cluster.patch(&path, "apply", &scale).await;
+    assert_eq!((refused.code, refused.message()), (409, "Apply failed with 1 conflict: conflict with \"test\" using apps/v1: .spec.replicas"));
+    let scaled = cluster.patch(&format!("{path}&force=true"), "apply", &scale).await;
+    assert_eq!((scaled.code, &scaled.json["kind"], &scaled.json["spec"]["replicas"]), (200, &json!("Scale"), &json!(4)), "{}", scaled.text);
+    let object = cluster.get(&format!("{deployments}/d")).await;
+    let mine = object.json["metadata"]["managedFields"].as_array().unwrap().iter().find(|m| m["manager"] == "me").unwrap().clone();
+    assert_eq!((&mine["subresource"], &mine["fieldsV1"]), (&json!("scale"), &json!({"f:spec": {"f:replicas": {}}})));
+    let wrong = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d"}});
+    assert_eq!(cluster.patch(&path, "apply", &wrong).await.code, 400);
 }

@@ -11,6 +11,7 @@ mod set;
 mod shape;
 #[cfg(test)]
 mod tests;
+mod versions;
 
 use crate::schema::{Absent, Schema, Shape, TypeRef};
 use crate::status::{Cause, Details, Reason, Status};
@@ -19,6 +20,8 @@ use jiff::Timestamp;
 use managed::{Entry, Operation};
 use serde_json::{Map, Value};
 pub use set::Set;
+pub use versions::Versions;
+use versions::{Changed, Elsewhere};
 
 /// The manager of what was there before the first apply to an object without managed fields.
 const BEFORE_FIRST_APPLY: &str = "before-first-apply";
@@ -36,6 +39,10 @@ pub struct Writer<'a> {
     pub subresource: &'a str,
     /// Whether the kind has a status view: then a write to the object does not own `status`, and a write to the status nothing else.
     pub has_status: bool,
+    /// Fields of the metadata, as path elements, that a write to the status cannot write; `None`: the whole metadata.
+    pub status_resets: Option<&'static [&'static str]>,
+    /// The other versions of the kind, where managers may have written in them.
+    pub versions: Option<&'a dyn Versions>,
     /// Now.
     pub now: Timestamp,
 }
@@ -56,7 +63,14 @@ impl Writer<'_> {
     fn reset(&self, set: &mut Set) {
         match self.subresource {
             "" if self.has_status => set.prune("f:status"),
-            "status" => set.children.retain(|k, _| k == "f:status"),
+            "status" => {
+                set.children.retain(|k, _| k == "f:status" || (k == "f:metadata" && self.status_resets.is_some()));
+                if let Some(metadata) = set.children.get_mut("f:metadata") {
+                    let resets = self.status_resets.unwrap_or_default().iter();
+                    resets.chain(&["f:ownerReferences", "f:deletionTimestamp"]).for_each(|name| metadata.prune(name));
+                }
+                set.children.retain(|_, below| !below.is_empty());
+            }
             _ => {}
         }
     }
@@ -130,7 +144,7 @@ pub fn track_update(live: Option<&Value>, new: &mut Value, schema: &Schema, writ
         }
         return;
     }
-    take_over(&mut entries, difference, writer);
+    take_over(&mut entries, difference, writer, &mut Elsewhere::new(live, new, writer));
     managed::cap(&mut entries);
     managed::write(new, entries);
 }
@@ -164,16 +178,18 @@ fn difference_without_managed(live: &Value, new: &Value, schema: &Schema) -> Dif
 }
 
 /// Gives the changed fields to the writer and takes them, and the removed ones, from everybody else.
-fn take_over(entries: &mut Vec<Entry>, difference: Difference, writer: &Writer<'_>) {
-    let Difference { added: mut changed, modified, mut removed } = difference;
-    changed.unite(&modified);
-    // What this view cannot write does not count as changed, by anybody.
-    writer.reset(&mut changed);
-    writer.reset(&mut removed);
+fn take_over(entries: &mut Vec<Entry>, difference: Difference, writer: &Writer<'_>, elsewhere: &mut Elsewhere<'_>) {
+    let own = Changed::of(difference, writer);
     for entry in entries.iter_mut() {
-        entry.set.subtract(&changed);
-        entry.set.subtract(&removed);
+        match elsewhere.of(entry, &own) {
+            Some(change) => {
+                entry.set.subtract(&change.set);
+                entry.set.subtract(&change.removed);
+            }
+            None => entry.set = Set::default(),
+        }
     }
+    let mut changed = own.set;
     strip_meta(&mut changed);
     entries.retain(|e| !e.set.is_empty());
     if changed.is_empty() {
@@ -248,7 +264,8 @@ fn entries_before_apply(live: Option<&Value>, schema: &Schema, writer: &Writer<'
     }
     let mut entries = Vec::new();
     let before = compare(Some(&empty_object(schema.root())), Some(live), Some(schema.root()));
-    take_over(&mut entries, before, &Writer { manager: BEFORE_FIRST_APPLY, ..*writer });
+    let first = Writer { manager: BEFORE_FIRST_APPLY, ..*writer };
+    take_over(&mut entries, before, &first, &mut Elsewhere::new(None, live, &first));
     entries
 }
 
@@ -274,23 +291,28 @@ fn apply_once(
     let mut mine = writer.entry(Operation::Apply, set);
     let last = entries.iter().position(|e| e.is_same_manager(&mine)).map(|at| entries.swap_remove(at));
     let mut object = match &last {
-        Some(last) => drop_abandoned(merged, last, &mine, &entries, root),
+        Some(last) => match writer.versions.filter(|_| entries.iter().chain([last]).any(|e| e.api_version != writer.api_version)) {
+            Some(versions) => versions::drop_abandoned(&merged, last, &mine, &entries, versions).unwrap_or(merged),
+            None => drop_abandoned(merged, last, &mine, &entries, root),
+        },
         None => merged,
     };
     managed::strip(&mut object);
-    let Difference { added: mut changed, modified, mut removed } = difference_without_managed(live, &object, schema);
-    changed.unite(&modified);
-    writer.reset(&mut changed);
-    writer.reset(&mut removed);
+    let own = Changed::of(difference_without_managed(live, &object, schema), writer);
+    let mut elsewhere = Elsewhere::new(Some(live), &object, writer);
     let mut conflicts = Vec::new();
     for entry in &mut entries {
-        let taken = entry.set.intersection(&changed);
+        let Some(change) = elsewhere.of(entry, &own) else {
+            entry.set = Set::default();
+            continue;
+        };
+        let taken = entry.set.intersection(&change.set);
         if !taken.is_empty() {
             let (manager, paths) = (entry.shown(), taken.paths());
             entry.set.subtract(&taken);
             conflicts.extend(paths.into_iter().map(|path| Conflict { manager: manager.clone(), path }));
         }
-        entry.set.subtract(&removed);
+        entry.set.subtract(&change.removed);
     }
     if !force && !conflicts.is_empty() {
         return Err(conflicts);
@@ -298,7 +320,7 @@ fn apply_once(
     strip_meta(&mut mine.set);
     if let Some(last) = last {
         // An apply that changes nothing leaves no trace.
-        if changed.is_empty() && removed.is_empty() && last.set == mine.set && last.api_version == mine.api_version {
+        if own.set.is_empty() && own.removed.is_empty() && last.set == mine.set && last.api_version == mine.api_version {
             mine.time = last.time;
         }
     }

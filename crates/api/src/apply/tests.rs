@@ -17,7 +17,7 @@ fn at(second: i64) -> Timestamp {
 }
 
 fn writer(manager: &str, second: i64) -> Writer<'_> {
-    Writer { manager, api_version: "apps/v1", subresource: "", has_status: true, now: at(second) }
+    Writer { manager, api_version: "apps/v1", subresource: "", has_status: true, status_resets: Some(&["f:labels"]), versions: None, now: at(second) }
 }
 
 fn read(value: Value, schema: &Schema) -> Value {
@@ -316,4 +316,53 @@ mod laws {
             prop_assert_eq!(left, more.len());
         }
     }
+}
+
+/// Autoscalers, as the API server converts them.
+#[derive(Debug)]
+struct Autoscalers;
+
+impl Versions for Autoscalers {
+    fn convert(&self, object: &Value, api_version: &str) -> Option<(Value, Schema)> {
+        let row = |version: &str| crate::kinds::lookup_kind("autoscaling", version.strip_prefix("autoscaling/")?, "HorizontalPodAutoscaler");
+        let mut value = object.clone();
+        let from = row(object["apiVersion"].as_str()?)?;
+        let to = row(api_version)?;
+        if let Some(convert) = from.hooks.to_storage {
+            convert(&mut value);
+        }
+        if let Some(convert) = to.hooks.from_storage {
+            convert(&mut value);
+        }
+        value["apiVersion"] = api_version.into();
+        Some((value, Schema::builtin(&to.schema)?))
+    }
+}
+
+#[test]
+fn a_manager_of_another_version_conflicts_in_its_own_words() {
+    let scaler = |version: &str, spec: Value| {
+        let mut object = json!({"apiVersion": version, "kind": "HorizontalPodAutoscaler", "metadata": {"name": "h", "namespace": "default"}, "spec": spec});
+        object["spec"]["scaleTargetRef"] = json!({"kind": "Deployment", "name": "d"});
+        object
+    };
+    let (v1, v2) = (schema("io.k8s.api.autoscaling.v1.HorizontalPodAutoscaler"), schema("io.k8s.api.autoscaling.v2.HorizontalPodAutoscaler"));
+    let who = |manager, api_version, second| Writer { api_version, versions: Some(&Autoscalers), ..writer(manager, second) };
+    let old = scaler("autoscaling/v1", json!({"maxReplicas": 5, "minReplicas": 2, "targetCPUUtilizationPercentage": 60}));
+    let made = apply(None, old, &v1, false, &who("old", "autoscaling/v1", 0)).expect("no conflict");
+    let (live, _) = Autoscalers.convert(&made, "autoscaling/v2").expect("served");
+    let cpu = |percent: i64| json!([{"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": percent}}}]);
+    let same = scaler("autoscaling/v2", json!({"maxReplicas": 5, "metrics": cpu(60)}));
+    let shared = apply(Some(&live), same, &v2, false, &who("new", "autoscaling/v2", 1)).expect("the same facts");
+    assert_eq!(managers(&shared), ["old", "new"]);
+    assert_eq!(fields(&shared, "old")["f:spec"]["f:targetCPUUtilizationPercentage"], json!({}));
+    let other = scaler("autoscaling/v2", json!({"maxReplicas": 5, "metrics": cpu(80)}));
+    let refused = apply(Some(&shared), other.clone(), &v2, false, &who("new", "autoscaling/v2", 2)).expect_err("a conflict");
+    assert_eq!(refused.message, "Apply failed with 1 conflict: conflict with \"old\": .spec.targetCPUUtilizationPercentage");
+    let forced = apply(Some(&shared), other, &v2, true, &who("new", "autoscaling/v2", 3)).expect("forced");
+    assert_eq!(fields(&forced, "old")["f:spec"].get("f:targetCPUUtilizationPercentage"), None);
+    // Who applies in another version than before takes away what he no longer names.
+    let less = scaler("autoscaling/v2", json!({"maxReplicas": 5, "metrics": cpu(60)}));
+    let moved = apply(Some(&live), less, &v2, false, &who("old", "autoscaling/v2", 4)).expect("his own");
+    assert_eq!((managers(&moved), &moved["spec"]["minReplicas"], &moved["spec"]["metrics"]), (vec!["old"], &Value::Null, &cpu(60)));
 }

@@ -113,22 +113,97 @@ fn webhook(hook: &Value, at: &At, e: &mut Errors) {
 pub(super) fn client_config(config: &Value, at: &At, e: &mut Errors) {
     match (get(config, "url").and_then(Value::as_str), get(config, "service")) {
         (None, None) | (Some(_), Some(_)) => e.required(at, "exactly one of url or service is required"),
-        (Some(url), None) => {
-            if !url.starts_with("https://") {
-                let why = "'https' is the only allowed URL scheme; desired format: https://host[/path]";
-                e.invalid(&at.child("url"), &url.into(), why);
-            }
-        }
+        (Some(url), None) => webhook_url(url, &at.child("url"), e),
         (None, Some(service)) => {
             let path = at.child("service");
-            check::required(service, "name", &path, e);
-            check::required(service, "namespace", &path, e);
+            for key in ["name", "namespace"] {
+                if text(service, key).is_empty() {
+                    e.required(&path.child(key), &format!("service {key} is required"));
+                }
+            }
+            if let Some(url) = get(service, "path").and_then(Value::as_str) {
+                service_path(url, &path.child("path"), e);
+            }
             if let Some(n) = int(service, "port") {
                 for why in names::port_number(n) {
                     e.invalid(&path.child("port"), &n.into(), &format!("port is not valid: {why}"));
                 }
             }
         }
+    }
+}
+
+fn webhook_url(url: &str, at: &At, e: &mut Errors) {
+    const FORM: &str = "; desired format: https://host[/path]";
+    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+    if scheme != "https" {
+        e.invalid(at, &scheme.into(), &format!("'https' is the only allowed URL scheme{FORM}"));
+    }
+    let (rest, fragment) = rest.split_once('#').map_or((rest, ""), |(r, f)| (r, f));
+    let (rest, query) = rest.split_once('?').map_or((rest, ""), |(r, q)| (r, q));
+    let authority = rest.split('/').next().unwrap_or_default();
+    let (user, host) = authority.rsplit_once('@').map_or((None, authority), |(u, h)| (Some(u), h));
+    if host.is_empty() {
+        e.invalid(at, &"".into(), &format!("host must be specified{FORM}"));
+    }
+    if let Some(user) = user {
+        e.invalid(at, &user.into(), "user information is not permitted in the URL");
+    }
+    if !fragment.is_empty() {
+        e.invalid(at, &fragment.into(), "fragments are not permitted in the URL");
+    }
+    if !query.is_empty() {
+        e.invalid(at, &query.into(), "query parameters are not permitted in the URL");
+    }
+}
+
+fn service_path(path: &str, at: &At, e: &mut Errors) {
+    if path == "/" || path.is_empty() {
+        return;
+    }
+    if path == "//" {
+        return e.invalid(at, &path.into(), "segment[0] may not be empty");
+    }
+    if !path.starts_with('/') {
+        e.invalid(at, &path.into(), "must start with a '/'");
+    }
+    let inner = path.strip_prefix('/').unwrap_or(path);
+    let inner = inner.strip_suffix('/').unwrap_or(inner);
+    for (i, segment) in inner.split('/').enumerate() {
+        if segment.is_empty() {
+            e.invalid(at, &path.into(), &format!("segment[{i}] may not be empty"));
+            continue;
+        }
+        for why in names::dns1123_subdomain(segment) {
+            e.invalid(at, &path.into(), &format!("segment[{i}]: {why}"));
+        }
+    }
+}
+
+/// Resources of a rule: `pods`, `pods/status`, `*`, `pods/*`, `*/scale`, `*/*`; nothing that another says already.
+fn rule_resources(rule: &Value, at: &At, e: &mut Errors) {
+    let all: Vec<&str> = texts(rule, "resources").collect();
+    for (i, resource) in all.iter().enumerate() {
+        let at = at.index(i);
+        if resource.is_empty() {
+            e.required(&at, "");
+            continue;
+        }
+        let Some((kind, view)) = resource.split_once('/') else { continue };
+        let before = &all[..i];
+        if before.contains(&format!("{kind}/*").as_str()) {
+            e.invalid(&at, &(*resource).into(), &format!("if '{kind}/*' is present, must not specify {resource}"));
+        }
+        if before.contains(&format!("*/{view}").as_str()) {
+            e.invalid(&at, &(*resource).into(), &format!("if '*/{view}' is present, must not specify {resource}"));
+        }
+    }
+    if all.len() > 1 && all.contains(&"*/*") {
+        e.invalid(at, &rule["resources"], "if '*/*' is present, must not specify other resources");
+    }
+    if all.contains(&"*") && all.iter().any(|r| *r != "*" && !r.contains('/')) {
+        let why = "if '*' is present, must not specify other resources without subresources";
+        e.invalid(at, &rule["resources"], why);
     }
 }
 
@@ -151,6 +226,7 @@ fn rules(v: &Value, key: &str, at: &At, e: &mut Errors) {
                 e.invalid(&at.child(key), &rule[key], &(why + what));
             }
         }
+        rule_resources(rule, &at.child("resources"), e);
         let operations = at.child("operations");
         for (j, operation) in texts(rule, "operations").enumerate().filter(|(_, o)| !OPERATIONS.contains(o)) {
             e.not_supported(&operations.index(j), &operation.into(), &OPERATIONS);

@@ -199,3 +199,55 @@ pub fn local_non_reserved_path(value: &str, path: &At, e: &mut Errors) {
         e.invalid(path, &value.into(), "must not start with '..'");
     }
 }
+
+/// A list of `metav1.Condition` (`ValidateConditions`).
+pub fn conditions(v: &Value, path: &At, e: &mut Errors) {
+    const STATES: [&str; 3] = ["False", "True", "Unknown"];
+    let path = path.child("conditions");
+    let all = list(v, "conditions");
+    for (i, condition) in all.iter().enumerate() {
+        let (at, kind, reason) = (path.index(i), text(condition, "type"), text(condition, "reason"));
+        if all[..i].iter().any(|c| text(c, "type") == kind) {
+            e.duplicate(&at.child("type"), &kind.into());
+        }
+        label_name(kind, &at.child("type"), e);
+        if !STATES.contains(&text(condition, "status")) {
+            e.not_supported(&at.child("status"), &text(condition, "status").into(), &STATES);
+        }
+        if let Some(n) = int(condition, "observedGeneration").filter(|n| *n < 0) {
+            e.invalid(&at.child("observedGeneration"), &n.into(), "must be greater than or equal to zero");
+        }
+        if text(condition, "lastTransitionTime").is_empty() {
+            e.required(&at.child("lastTransitionTime"), "must be set");
+        }
+        if reason.is_empty() {
+            e.required(&at.child("reason"), "must be set");
+        } else {
+            e.invalid_each(&at.child("reason"), reason, names::condition_reason(reason));
+            if reason.len() > 1024 {
+                e.too_long(&at.child("reason"), 1024);
+            }
+        }
+        if text(condition, "message").len() > 32768 {
+            e.too_long(&at.child("message"), 32768);
+        }
+    }
+}
+
+/// Counters of a status: none below zero, and none above another.
+pub fn counters(status: &Value, keys: &[&str], bounds: &[(&str, &str, &str)], e: &mut Errors) {
+    let path = At::field("status");
+    keys.iter().for_each(|key| non_negative(status, key, &path, e));
+    let of = |key: &str| int(status, key).unwrap_or_default();
+    for (key, _, why) in bounds.iter().filter(|(key, bound, _)| of(key) > of(bound)) {
+        e.invalid(&path.child(key), &of(key).into(), why);
+    }
+}
+
+/// A counter that only grows.
+pub fn not_decremented(new: &Value, old: &Value, key: &str, e: &mut Errors) {
+    let (now, was) = (int(new, key), int(old, key));
+    if was.is_some() && now.unwrap_or_default() < was.unwrap_or_default() {
+        e.invalid(&At::field("status").child(key), &now.unwrap_or_default().into(), "cannot be decremented");
+    }
+}

@@ -124,6 +124,30 @@ fn slice_endpoint(endpoint: &Value, family: &str, at: &At, e: &mut Errors) {
     check::form(endpoint, "nodeName", names::dns1123_subdomain, at, e);
     check::form(endpoint, "hostname", names::dns1123_label, at, e);
     check::labels(endpoint, "deprecatedTopology", at, e);
+    hints(endpoint.get("hints").unwrap_or(&NONE), &at.child("hints"), e);
+}
+
+/// Zones and nodes that an endpoint is for: a few of each, none twice.
+fn hints(hints: &Value, at: &At, e: &mut Errors) {
+    const MOST: usize = 8;
+    for key in ["forZones", "forNodes"] {
+        let path = at.child(key);
+        let all: Vec<&str> = list(hints, key).iter().map(|h| text(h, "name")).collect();
+        if all.len() > MOST {
+            e.too_many(&path, all.len(), MOST);
+        }
+        for (i, name) in all.iter().enumerate() {
+            let at = path.index(i);
+            if name.is_empty() {
+                e.required(&at.child("name"), "");
+            } else if key == "forNodes" {
+                e.invalid_each(&at.child("name"), *name, names::dns1123_subdomain(name));
+            }
+            if all[..i].contains(name) {
+                e.duplicate(&at.child("name"), &(*name).into());
+            }
+        }
+    }
 }
 
 fn slice_ports(o: &Value, e: &mut Errors) {

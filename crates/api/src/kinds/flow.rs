@@ -40,30 +40,146 @@ fn default_level(o: &mut Value) {
 }
 
 fn schema(o: &Value, e: &mut Errors) {
+    const MOST: i64 = 10_000;
     let spec = spec(o);
     let n = int(spec, "matchingPrecedence").unwrap_or_default();
     let at = SPEC.child("matchingPrecedence");
-    if !(1..=10000).contains(&n) {
-        e.invalid(&at, &n.into(), "must be a value between 1 and 10000");
+    if n <= 0 {
+        e.invalid(&at, &n.into(), "must be a positive value");
+    }
+    if n > MOST {
+        e.invalid(&at, &n.into(), &format!("must not be greater than {MOST}"));
     }
     if n == 1 && text_at(o, &["metadata", "name"]) != "exempt" {
         e.invalid(&at, &n.into(), "only the schema named 'exempt' may have matchingPrecedence 1");
     }
     if let Some(method) = get(spec, "distinguisherMethod") {
-        check::choice(method, "type", &["ByNamespace", "ByUser"], &SPEC.child("distinguisherMethod"), e);
+        const METHODS: [&str; 2] = ["ByNamespace", "ByUser"];
+        if !METHODS.contains(&text(method, "type")) {
+            e.not_supported(&SPEC.child("distinguisherMethod").child("type"), &text(method, "type").into(), &METHODS);
+        }
     }
     let path = SPEC.child("priorityLevelConfiguration");
-    let level = spec.get("priorityLevelConfiguration").unwrap_or(&NONE);
-    check::required_form(level, "name", names::dns1123_subdomain, &path, e);
+    match text_at(spec, &["priorityLevelConfiguration", "name"]) {
+        "" => e.required(&path.child("name"), "must reference a priority level"),
+        name => e.invalid_each(&path.child("name"), name, names::dns1123_subdomain(name)),
+    }
     let rules = SPEC.child("rules");
     for (i, rule) in list(spec, "rules").iter().enumerate() {
-        let at = rules.index(i);
-        if list(rule, "subjects").is_empty() {
-            e.required(&at.child("subjects"), "subjects must contain at least one value");
+        schema_rule(rule, &rules.index(i), e);
+    }
+}
+
+fn schema_rule(rule: &Value, at: &At, e: &mut Errors) {
+    let path = at.child("subjects");
+    if list(rule, "subjects").is_empty() {
+        e.required(&path, "subjects must contain at least one value");
+    }
+    for (i, subject) in list(rule, "subjects").iter().enumerate() {
+        self::subject(subject, &path.index(i), e);
+    }
+    if list(rule, "resourceRules").is_empty() && list(rule, "nonResourceRules").is_empty() {
+        e.required(at, "at least one of resourceRules and nonResourceRules has to be non-empty");
+    }
+    let path = at.child("resourceRules");
+    for (i, rule) in list(rule, "resourceRules").iter().enumerate() {
+        resource_rule(rule, &path.index(i), e);
+    }
+    let path = at.child("nonResourceRules");
+    for (i, rule) in list(rule, "nonResourceRules").iter().enumerate() {
+        path_rule(rule, &path.index(i), e);
+    }
+}
+
+fn subject(subject: &Value, at: &At, e: &mut Errors) {
+    const KINDS: [(&str, &str); 3] = [("ServiceAccount", "serviceAccount"), ("User", "user"), ("Group", "group")];
+    let kind = text(subject, "kind");
+    let Some((_, wanted)) = KINDS.iter().find(|(name, _)| *name == kind) else {
+        return e.not_supported(&at.child("kind"), &kind.into(), &["Group", "ServiceAccount", "User"]);
+    };
+    let path = at.child(wanted);
+    match get(subject, wanted) {
+        None => e.required(&path, &format!("{wanted} is required when subject kind is '{kind}'")),
+        Some(who) if kind == "ServiceAccount" => {
+            match text(who, "name") {
+                "" => e.required(&path.child("name"), ""),
+                "*" => {}
+                name => e.invalid_each(&path.child("name"), name, names::dns1123_subdomain(name)),
+            }
+            match text(who, "namespace") {
+                "" => e.required(&path.child("namespace"), "must specify namespace for service account"),
+                ns => e.invalid_each(&path.child("namespace"), ns, names::dns1123_label(ns)),
+            }
         }
-        if list(rule, "resourceRules").is_empty() && list(rule, "nonResourceRules").is_empty() {
-            e.required(&at, "at least one of resourceRules and nonResourceRules has to be non-empty");
+        Some(who) => check::required(who, "name", &path, e),
+    }
+    for (name, field) in KINDS.iter().filter(|(_, field)| field != wanted && has(subject, field)) {
+        e.forbidden(&at.child(field), &format!("{field} is forbidden when subject kind is not '{name}'"));
+    }
+}
+
+const VERBS: [&str; 9] = ["create", "delete", "deletecollection", "get", "list", "patch", "proxy", "update", "watch"];
+
+/// A list of names that must hold something, and nothing beside a `*`. Whether it holds names to look at.
+fn names_or_all(rule: &Value, key: &str, none: &str, what: &str, at: &At, e: &mut Errors) -> bool {
+    let values: Vec<&str> = texts(rule, key).collect();
+    if values.is_empty() {
+        e.required(&at.child(key), none);
+        return false;
+    }
+    let all = values.contains(&"*");
+    if all && values.len() > 1 {
+        e.invalid(&at.child(key), &rule[key], &format!("if '*' is present, must not specify other {what}"));
+    }
+    !all
+}
+
+fn verbs(rule: &Value, at: &At, e: &mut Errors) {
+    let named = names_or_all(rule, "verbs", "verbs must contain at least one value", "verbs", at, e);
+    if named && !texts(rule, "verbs").all(|v| VERBS.contains(&v)) {
+        // Only supported verbs are allowed; the whole list is shown.
+        e.not_supported(&at.child("verbs"), &rule["verbs"], &VERBS);
+    }
+}
+
+fn resource_rule(rule: &Value, at: &At, e: &mut Errors) {
+    verbs(rule, at, e);
+    names_or_all(rule, "apiGroups", "resource rules must supply at least one api group", "api groups", at, e);
+    names_or_all(rule, "resources", "resource rules must supply at least one resource", "resources", at, e);
+    if list(rule, "namespaces").is_empty() {
+        if !flag(rule, "clusterScope") {
+            let why = "resource rules that are not cluster scoped must supply at least one namespace";
+            e.required(&at.child("namespaces"), why);
         }
+        return;
+    }
+    if names_or_all(rule, "namespaces", "", "namespaces", at, e) {
+        let path = at.child("namespaces");
+        for (i, ns) in texts(rule, "namespaces").enumerate() {
+            e.invalid_each(&path.index(i), ns, names::dns1123_label(ns));
+        }
+    }
+}
+
+fn path_rule(rule: &Value, at: &At, e: &mut Errors) {
+    verbs(rule, at, e);
+    let none = "nonResourceURLs must contain at least one value";
+    if !names_or_all(rule, "nonResourceURLs", none, "non-resource URLs", at, e) {
+        return;
+    }
+    let list_path = at.child("nonResourceURLs");
+    for (i, url) in texts(rule, "nonResourceURLs").enumerate() {
+        let path = list_path.index(i);
+        let why = match url {
+            "" => "must not be empty",
+            "/" => continue,
+            url if !url.starts_with('/') => "must start with slash",
+            url if url.contains(' ') => "must not contain white-space",
+            url if url.contains("//") => "must not contain double slash",
+            url if url.contains('*') && (url.matches('*').count() > 1 || !url.ends_with("/*")) => "wildcard can only do suffix matching",
+            _ => continue,
+        };
+        e.invalid(&path, &url.into(), why);
     }
 }
 
@@ -72,7 +188,7 @@ fn level(o: &Value, e: &mut Errors) {
     let (exempt, limited) = (get(spec, "exempt"), get(spec, "limited"));
     match text(spec, "type") {
         "Exempt" if limited.is_some() => e.forbidden(&SPEC.child("limited"), "must be nil if the type is not Limited"),
-        "Exempt" => {}
+        "Exempt" => shares(exempt.unwrap_or(&NONE), &SPEC.child("exempt"), e),
         "Limited" => {
             if exempt.is_some() {
                 e.forbidden(&SPEC.child("exempt"), "must be nil if the type is Limited");
@@ -86,9 +202,18 @@ fn level(o: &Value, e: &mut Errors) {
     }
 }
 
+fn shares(v: &Value, path: &At, e: &mut Errors) {
+    if let Some(n) = int(v, "nominalConcurrencyShares").filter(|n| *n < 0) {
+        e.invalid(&path.child("nominalConcurrencyShares"), &n.into(), "must be a non-negative integer");
+    }
+    check::within(v, "lendablePercent", 0, 100, path, e);
+}
+
 fn limited(limited: &Value, path: &At, e: &mut Errors) {
-    check::non_negative(limited, "nominalConcurrencyShares", path, e);
-    check::within(limited, "lendablePercent", 0, 100, path, e);
+    shares(limited, path, e);
+    if let Some(n) = int(limited, "borrowingLimitPercent").filter(|n| *n < 0) {
+        e.invalid(&path.child("borrowingLimitPercent"), &n.into(), "if specified, must be a non-negative integer");
+    }
     let at = path.child("limitResponse");
     let response = limited.get("limitResponse").unwrap_or(&NONE);
     match (text(response, "type"), get(response, "queuing")) {
@@ -101,6 +226,10 @@ fn limited(limited: &Value, path: &At, e: &mut Errors) {
                 if let Some(n) = int(queuing, key).filter(|n| *n <= 0) {
                     e.invalid(&at.child(key), &n.into(), "must be positive");
                 }
+            }
+            const MOST_QUEUES: i64 = 10_000_000;
+            if let Some(n) = int(queuing, "queues").filter(|n| *n > MOST_QUEUES) {
+                e.invalid(&at.child("queues"), &n.into(), &format!("must not be greater than {MOST_QUEUES}"));
             }
             let (hand, queues) = (int(queuing, "handSize").unwrap_or_default(), int(queuing, "queues").unwrap_or_default());
             if hand > queues {

@@ -14,6 +14,7 @@ mod check;
 mod common;
 mod config;
 mod cron;
+mod csi;
 mod devices;
 mod endpoints;
 mod event;

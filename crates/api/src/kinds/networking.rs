@@ -1,15 +1,21 @@
 //! Ingresses, network policies, service addresses and their ranges.
 
 use super::json::*;
-use super::{Hooks, check, common, meta};
+use super::{Hooks, check, common};
 use crate::field::{At, Errors};
 use crate::names;
 use serde_json::{Value, json};
 
 const SPEC: At<'static> = At::field("spec");
 
-pub(super) const INGRESS: Hooks =
-    Hooks { prepare_create: Some(|o, _| set(o, "status", json!({"loadBalancer": {}}))), validate_create: Some(ingress), ..Hooks::NONE };
+pub(super) const INGRESS: Hooks = Hooks {
+    prepare_create: Some(|o, _| set(o, "status", json!({"loadBalancer": {}}))),
+    validate_create: Some(new_ingress),
+    validate_update: Some(|new, _, e| ingress(new, e)),
+    validate_status: Some(|new, _, e| ingress_status(new, e)),
+    warnings: Some(ingress_warnings),
+    ..Hooks::NONE
+};
 pub(super) const INGRESS_CLASS: Hooks =
     Hooks { default: Some(default_class), validate_create: Some(class), validate_update: Some(class_update), ..Hooks::NONE };
 pub(super) const POLICY: Hooks = Hooks { default: Some(default_policy), validate_create: Some(policy), ..Hooks::NONE };
@@ -18,9 +24,38 @@ pub(super) const IP_ADDRESS: Hooks =
 pub(super) const SERVICE_CIDR: Hooks = Hooks {
     prepare_create: Some(common::reset_status),
     validate_create: Some(ranges),
-    validate_update: Some(|new, old, e| meta::immutable_value(spec(new).get("cidrs"), spec(old).get("cidrs"), &SPEC.child("cidrs"), e)),
+    validate_update: Some(ranges_update),
     ..Hooks::NONE
 };
+
+const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
+
+fn new_ingress(o: &Value, e: &mut Errors) {
+    let old_way = at(o, &["metadata", "annotations", CLASS_ANNOTATION]);
+    if let Some(class) = old_way.filter(|_| has(spec(o), "ingressClassName")) {
+        let path = At::field("metadata");
+        let path = path.child("annotations");
+        e.invalid(&path.child(CLASS_ANNOTATION), class, "can not be set when the class field is also set");
+    }
+    ingress(o, e);
+}
+
+fn ingress_warnings(o: &Value) -> Vec<String> {
+    let old_way = at(o, &["metadata", "annotations", CLASS_ANNOTATION]).is_some();
+    let why = format!("annotation {CLASS_ANNOTATION:?} is deprecated, please use 'spec.ingressClassName' instead");
+    if old_way { vec![why] } else { Vec::new() }
+}
+
+fn ingress_status(o: &Value, e: &mut Errors) {
+    let path = At::field("status");
+    let path = path.child("loadBalancer");
+    let path = path.child("ingress");
+    for (i, point) in list_at(o, &["status", "loadBalancer", "ingress"]).iter().enumerate() {
+        let at = path.index(i);
+        check::form(point, "ip", names::ip_address, &at, e);
+        super::service::balancer_hostname(point, &at, e);
+    }
+}
 
 fn ingress(o: &Value, e: &mut Errors) {
     let spec = spec(o);
@@ -98,7 +133,16 @@ fn backend(backend: &Value, at: &At, e: &mut Errors) {
     match (get(backend, "resource"), get(backend, "service")) {
         (Some(_), Some(_)) => e.invalid(at, &"".into(), "cannot set both resource and service backends"),
         (None, None) => e.required(at, "must specify either a resource or a service backend"),
-        (Some(_), None) => {}
+        (Some(resource), None) => {
+            let path = at.child("resource");
+            check::form(resource, "apiGroup", names::dns1123_subdomain, &path, e);
+            for (key, why) in [("kind", "kind is required"), ("name", "name is required")] {
+                match text(resource, key) {
+                    "" => e.required(&path.child(key), why),
+                    value => e.invalid_each(&path.child(key), value, names::path_segment(value)),
+                }
+            }
+        }
         (None, Some(service)) => {
             let path = at.child("service");
             match text(service, "name") {
@@ -133,8 +177,14 @@ fn class(o: &Value, e: &mut Errors) {
     e.invalid_each(&at, controller, names::domain_prefixed_path(controller));
     let Some(parameters) = get(spec(o), "parameters") else { return };
     let path = SPEC.child("parameters");
-    check::required(parameters, "kind", &path, e);
-    check::required(parameters, "name", &path, e);
+    check::form(parameters, "apiGroup", names::dns1123_subdomain, &path, e);
+    for (key, why) in [("kind", "kind is required"), ("name", "name is required")] {
+        match text(parameters, key) {
+            "" => e.required(&path.child(key), why),
+            value => e.invalid_each(&path.child(key), value, names::path_segment(value)),
+        }
+    }
+    check::form(parameters, "namespace", names::dns1123_label, &path, e);
     check::choice(parameters, "scope", &["Cluster", "Namespace"], &path, e);
     match (text(parameters, "scope"), text(parameters, "namespace")) {
         ("Namespace", "") => e.required(&path.child("namespace"), "`parameters.scope` is set to 'Namespace'"),
@@ -276,8 +326,10 @@ fn address(o: &Value, e: &mut Errors) {
     match get(spec(o), "parentRef") {
         None => e.required(&path, ""),
         Some(parent) => {
-            check::required(parent, "resource", &path, e);
-            check::required(parent, "name", &path, e);
+            check::form(parent, "group", names::dns1123_subdomain, &path, e);
+            check::required_form(parent, "resource", names::path_segment, &path, e);
+            check::required_form(parent, "name", names::path_segment, &path, e);
+            check::form(parent, "namespace", names::path_segment, &path, e);
         }
     }
 }
@@ -294,9 +346,29 @@ fn ranges(o: &Value, e: &mut Errors) {
         return e.required(&path, "at least one CIDR required");
     }
     if all.len() > 2 {
-        return e.invalid(&path, &spec(o)["cidrs"], "may only hold up to 2 values");
+        return e.invalid(&path, spec(o), "may only hold up to 2 values");
+    }
+    if let [a, b] = all.as_slice() {
+        let families = (names::parse_cidr(a).map(|c| c.0.is_ipv4()), names::parse_cidr(b).map(|c| c.0.is_ipv4()));
+        if !matches!(families, (Some(a), Some(b)) if a != b) {
+            let why = "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/96";
+            return e.invalid(&path, spec(o), why);
+        }
     }
     for (i, cidr) in all.iter().enumerate() {
         e.invalid_each(&path.index(i), *cidr, names::cidr(cidr));
     }
+}
+
+/// A range of one family may get a second one beside it; nothing else changes.
+fn ranges_update(new: &Value, old: &Value, e: &mut Errors) {
+    let path = SPEC.child("cidrs");
+    let (now, was) = (list(spec(new), "cidrs"), list(spec(old), "cidrs"));
+    if now.len() < was.len() || (now.len() > was.len() && !(was.len() == 1 && now.len() == 2)) {
+        return e.invalid(&path, spec(new), check::IMMUTABLE);
+    }
+    for (i, (now, _)) in now.iter().zip(was).enumerate().filter(|(_, (now, was))| now != was) {
+        e.invalid(&path.index(i), now, check::IMMUTABLE);
+    }
+    ranges(new, e);
 }

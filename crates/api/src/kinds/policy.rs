@@ -14,6 +14,7 @@ pub(super) const BUDGET: Hooks = Hooks {
         set(o, "status", json!({"currentHealthy": 0, "desiredHealthy": 0, "disruptionsAllowed": 0, "expectedPods": 0}));
     }),
     validate_create: Some(budget),
+    validate_status: Some(|new, _, e| budget_status(new.get("status").unwrap_or(&NONE), e)),
     ..Hooks::NONE
 };
 pub(super) const QUOTA: Hooks = Hooks {
@@ -21,6 +22,12 @@ pub(super) const QUOTA: Hooks = Hooks {
     prepare_create: Some(common::reset_status),
     validate_create: Some(quota),
     validate_update: Some(quota_update),
+    validate_status: Some(|new, _, e| {
+        let path = At::field("status");
+        let status = new.get("status").unwrap_or(&NONE);
+        quota_amounts(status, "hard", &path, e);
+        quota_amounts(status, "used", &path, e);
+    }),
     ..Hooks::NONE
 };
 pub(super) const LIMIT_RANGE: Hooks = Hooks { default: Some(default_range), validate_create: Some(range), ..Hooks::NONE };
@@ -31,6 +38,11 @@ pub(super) const PRIORITY_CLASS: Hooks = Hooks {
     ..Hooks::NONE
 };
 pub(super) const LEASE: Hooks = Hooks { validate_create: Some(lease), ..Hooks::NONE };
+
+fn budget_status(status: &Value, e: &mut Errors) {
+    check::conditions(status, &At::field("status"), e);
+    check::counters(status, &["disruptionsAllowed", "currentHealthy", "desiredHealthy", "expectedPods"], &[], e);
+}
 
 fn budget(o: &Value, e: &mut Errors) {
     let spec = spec(o);
@@ -99,33 +111,97 @@ fn quota_amounts(v: &Value, key: &str, path: &At, e: &mut Errors) {
     }
 }
 
+const SCOPES: [&str; 7] = [
+    "BestEffort",
+    "CrossNamespacePodAffinity",
+    "NotBestEffort",
+    "NotTerminating",
+    "PriorityClass",
+    "Terminating",
+    "VolumeAttributesClass",
+];
+
+/// Whether a scope makes sense for a standard resource.
+fn scope_fits(scope: &str, resource: &str) -> bool {
+    const COMPUTE: [&str; 6] = ["cpu", "memory", "limits.cpu", "limits.memory", "requests.cpu", "requests.memory"];
+    match scope {
+        "BestEffort" => resource == "pods",
+        "Terminating" | "NotTerminating" | "NotBestEffort" | "PriorityClass" | "CrossNamespacePodAffinity" => {
+            resource == "pods" || COMPUTE.contains(&resource)
+        }
+        "VolumeAttributesClass" => matches!(resource, "persistentvolumeclaims" | "requests.storage"),
+        _ => true,
+    }
+}
+
+fn conflicting(scopes: &[&str]) -> bool {
+    [("BestEffort", "NotBestEffort"), ("Terminating", "NotTerminating")].iter().any(|(a, b)| scopes.contains(a) && scopes.contains(b))
+}
+
 fn quota(o: &Value, e: &mut Errors) {
-    const SCOPES: [&str; 7] = [
-        "BestEffort",
-        "CrossNamespacePodAffinity",
-        "NotBestEffort",
-        "NotTerminating",
-        "PriorityClass",
-        "Terminating",
-        "VolumeAttributesClass",
-    ];
     let spec = spec(o);
     quota_amounts(spec, "hard", &SPEC, e);
+    let misfits = |scope: &str| {
+        let standard = entries(spec, "hard").filter(|(name, _)| !name.contains('/') && quota_resource(name));
+        standard.filter(|(name, _)| !scope_fits(scope, name)).count()
+    };
     let scopes: Vec<&str> = texts(spec, "scopes").collect();
     let path = SPEC.child("scopes");
-    for scope in scopes.iter().filter(|s| !SCOPES.contains(s)) {
-        e.invalid(&path, &spec["scopes"], &format!("unsupported scope: {scope}"));
-    }
-    for (a, b) in [("BestEffort", "NotBestEffort"), ("Terminating", "NotTerminating")] {
-        if scopes.contains(&a) && scopes.contains(&b) {
-            e.invalid(&path, &spec["scopes"], "conflicting scopes");
+    for scope in &scopes {
+        if !SCOPES.contains(scope) {
+            e.invalid(&path, &spec["scopes"], "unsupported scope");
         }
+        (0..misfits(scope)).for_each(|_| e.invalid(&path, &spec["scopes"], "unsupported scope applied to resource"));
+    }
+    if conflicting(&scopes) {
+        e.invalid(&path, &spec["scopes"], "conflicting scopes");
+    }
+    if let Some(selector) = get(spec, "scopeSelector") {
+        scope_selector(selector, misfits, e);
+    }
+}
+
+fn scope_selector(selector: &Value, misfits: impl Fn(&str) -> usize, e: &mut Errors) {
+    let path = SPEC.child("scopeSelector");
+    let path = path.child("matchExpressions");
+    for term in list(selector, "matchExpressions") {
+        let (scope, operator, values) = (text(term, "scopeName"), text(term, "operator"), list(term, "values").len());
+        if !SCOPES.contains(&scope) {
+            e.invalid(&path.child("scopeName"), &scope.into(), "unsupported scope");
+        }
+        (0..misfits(scope)).for_each(|_| e.invalid(&path, selector, "unsupported scope applied to resource"));
+        if !matches!(scope, "PriorityClass" | "VolumeAttributesClass") && operator != "Exists" && SCOPES.contains(&scope) {
+            let why = "must be 'Exist' when scope is any of ResourceQuotaScopeTerminating, ResourceQuotaScopeNotTerminating, ResourceQuotaScopeBestEffort, ResourceQuotaScopeNotBestEffort or ResourceQuotaScopeCrossNamespacePodAffinity";
+            e.invalid(&path.child("operator"), &operator.into(), why);
+        }
+        match operator {
+            "In" | "NotIn" if values == 0 => {
+                e.required(&path.child("values"), "must be at least one value when `operator` is 'In' or 'NotIn' for scope selector");
+            }
+            "Exists" | "DoesNotExist" if values > 0 => {
+                let why = "must be no value when `operator` is 'Exist' or 'DoesNotExist' for scope selector";
+                e.invalid(&path.child("values"), &term["values"], why);
+            }
+            "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
+            other => e.invalid(&path.child("operator"), &other.into(), "not a valid selector operator"),
+        }
+    }
+    let scopes: Vec<&str> = list(selector, "matchExpressions").iter().map(|t| text(t, "scopeName")).collect();
+    if conflicting(&scopes) {
+        e.invalid(&path, &selector["matchExpressions"], "conflicting scopes");
     }
 }
 
 fn quota_update(new: &Value, old: &Value, e: &mut Errors) {
     quota(new, e);
-    meta::immutable_value(spec(new).get("scopes"), spec(old).get("scopes"), &SPEC.child("scopes"), e);
+    let sorted = |o: &Value| {
+        let mut scopes: Vec<String> = texts(spec(o), "scopes").map(str::to_owned).collect();
+        scopes.sort_unstable();
+        scopes
+    };
+    if sorted(new) != sorted(old) {
+        e.invalid(&SPEC.child("scopes"), spec(new).get("scopes").unwrap_or(&NONE), check::IMMUTABLE);
+    }
 }
 
 fn default_range(o: &mut Value) {
@@ -152,6 +228,9 @@ fn range(o: &Value, e: &mut Errors) {
         let at = path.index(i);
         let kind = text(item, "type");
         e.invalid_each(&at.child("type"), kind, names::qualified_name(kind));
+        if !kind.contains('/') && !matches!(kind, "Pod" | "Container" | "PersistentVolumeClaim") {
+            e.invalid(&at.child("type"), &kind.into(), "must be a standard limit type or fully qualified");
+        }
         if items[..i].iter().any(|other| text(other, "type") == kind) {
             e.duplicate(&at.child("type"), &kind.into());
         }
@@ -169,6 +248,25 @@ fn range(o: &Value, e: &mut Errors) {
             e.required(&at.child("limits"), "either minimum or maximum storage value is required, but neither was provided");
         }
         range_order(item, &at, e);
+        range_ratios(item, &at, e);
+    }
+}
+
+/// A ratio of limit to request is at least one, and no more than the bounds allow.
+fn range_ratios(item: &Value, at: &At, e: &mut Errors) {
+    let path = at.child("maxLimitRequestRatio");
+    let amount = |key: &str, name: &str| super::json::at(item, &[key, name]).and_then(|v| Quantity::from_json(v).ok());
+    for (name, ratio) in entries(item, "maxLimitRequestRatio") {
+        let Ok(ratio) = Quantity::from_json(ratio) else { continue };
+        if ratio.as_f64() < 1.0 {
+            e.invalid(&path.key(name), &ratio.to_string().into(), &format!("ratio {ratio} is less than 1"));
+        }
+        if let (Some(max), Some(min)) = (amount("max", name), amount("min", name)) {
+            let most = max.as_f64() / min.as_f64();
+            if ratio.as_f64() > most {
+                e.invalid(&path.key(name), &ratio.to_string().into(), &format!("ratio {ratio} is greater than max/min = {most:.6}"));
+            }
+        }
     }
 }
 
@@ -231,6 +329,9 @@ fn lease(o: &Value, e: &mut Errors) {
         e.invalid(&SPEC.child("leaseDurationSeconds"), &n.into(), "must be greater than 0");
     }
     check::non_negative(spec, "leaseTransitions", &SPEC, e);
+    if !text(spec, "preferredHolder").is_empty() && text(spec, "strategy").is_empty() {
+        e.forbidden(&SPEC.child("preferredHolder"), "may only be specified when strategy is defined");
+    }
     let strategy = text(spec, "strategy");
     if !strategy.is_empty() && strategy != "OldestEmulationVersion" {
         e.invalid_each(&SPEC.child("strategy"), strategy, names::qualified_name(strategy));

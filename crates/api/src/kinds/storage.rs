@@ -26,6 +26,7 @@ pub(super) const CLAIM: Hooks = Hooks {
     prepare_create: Some(|o, _| set(o, "status", json!({"phase": "Pending"}))),
     validate_create: Some(claim),
     validate_update: Some(claim_update),
+    validate_status: Some(|new, _, e| claim_status(new.get("status").unwrap_or(&NONE), e)),
     ..Hooks::NONE
 };
 pub(super) const STORAGE_CLASS: Hooks =
@@ -36,10 +37,9 @@ pub(super) const ATTACHMENT: Hooks = Hooks {
     prepare_create: Some(prepare_attachment),
     validate_create: Some(attachment),
     validate_update: Some(|new, old, e| fixed_spec(new, old, attachment, e)),
+    validate_status: Some(|new, _, e| attachment_status(new.get("status").unwrap_or(&NONE), e)),
     ..Hooks::NONE
 };
-pub(super) const CSI_DRIVER: Hooks = Hooks { default: Some(default_driver), validate_create: Some(driver), ..Hooks::NONE };
-pub(super) const CSI_NODE: Hooks = Hooks { validate_create: Some(csi_node), ..Hooks::NONE };
 
 fn fixed_spec(new: &Value, old: &Value, validate: fn(&Value, &mut Errors), e: &mut Errors) {
     validate(new, e);
@@ -130,8 +130,13 @@ pub(super) fn validate_claim_spec(spec: &Value, path: &At, e: &mut Errors) {
             let at = path.child(key);
             check::required(source, "name", &at, e);
             check::required(source, "kind", &at, e);
+            if text(source, "apiGroup").is_empty() && !matches!(text(source, "kind"), "" | "PersistentVolumeClaim") {
+                let why = "must be 'PersistentVolumeClaim' when referencing the default apiGroup";
+                e.invalid(&at, &text(source, "kind").into(), why);
+            }
         }
     }
+    same_sources(spec, path, e);
 }
 
 fn claim(o: &Value, e: &mut Errors) {
@@ -170,40 +175,54 @@ fn claim_update(new: &Value, old: &Value, e: &mut Errors) {
     }
 }
 
+fn claim_status(status: &Value, e: &mut Errors) {
+    let path = At::field("status");
+    for key in ["capacity", "allocatedResources"] {
+        let list_path = path.child(key);
+        for (name, amount) in entries(status, key) {
+            check::non_negative_quantity(amount, &list_path.key(name), e);
+        }
+    }
+    let list_path = path.child("allocatedResourceStatuses");
+    for (name, _) in entries(status, "allocatedResourceStatuses").filter(|(name, _)| *name != "storage" && !name.contains('/')) {
+        e.not_supported(&list_path, &name.into(), &["storage"]);
+    }
+}
+
+/// The old and the new way to name a source say the same where both are there.
+fn same_sources(spec: &Value, path: &At, e: &mut Errors) {
+    let (Some(old), Some(new)) = (get(spec, "dataSource"), get(spec, "dataSourceRef")) else { return };
+    if text(new, "namespace").is_empty() {
+        for key in ["apiGroup", "kind", "name"] {
+            if text(old, key) != text(new, key) {
+                return e.invalid(path, &path.child("dataSource").to_string().into(), "must match dataSourceRef");
+            }
+        }
+    } else {
+        e.invalid(path, &path.child("dataSource").to_string().into(), "may not be specified when dataSourceRef.namespace is specified");
+    }
+}
+
 type SourceCheck = fn(&Value, &At, &mut Errors);
 
+/// Sources that only pods have.
+const POD_ONLY: [&str; 10] =
+    ["emptyDir", "gitRepo", "secret", "persistentVolumeClaim", "downwardAPI", "configMap", "projected", "csi", "ephemeral", "image"];
+
+/// How a source of that name is checked; those that pods have too, as in pods.
 fn volume_source(key: &str) -> Option<SourceCheck> {
-    Some(match key {
-        "hostPath" => pod::volumes::host_path,
-        "nfs" => pod::volumes::nfs,
-        "gcePersistentDisk" => |s, at, e| pod::volumes::disk(s, "pdName", at, e),
-        "awsElasticBlockStore" => |s, at, e| pod::volumes::disk(s, "volumeID", at, e),
-        "csi" => |s, at, e| {
+    match key {
+        "csi" => Some(|s, at, e| {
             pod::volumes::driver_name(text(s, "driver"), &at.child("driver"), e);
             check::required(s, "volumeHandle", at, e);
-        },
-        "local" => |s, at, e| {
+        }),
+        "local" => Some(|s, at, e| {
             check::required(s, "path", at, e);
             check::no_backsteps(text(s, "path"), &at.child("path"), e);
-        },
-        "glusterfs"
-        | "rbd"
-        | "iscsi"
-        | "cinder"
-        | "cephfs"
-        | "fc"
-        | "flocker"
-        | "flexVolume"
-        | "azureFile"
-        | "azureDisk"
-        | "vsphereVolume"
-        | "quobyte"
-        | "photonPersistentDisk"
-        | "portworxVolume"
-        | "scaleIO"
-        | "storageos" => |_, _, _| {},
-        _ => return None,
-    })
+        }),
+        key if POD_ONLY.contains(&key) => None,
+        key => pod::volumes::source_check(key),
+    }
 }
 
 fn sources(spec: &Value) -> impl Iterator<Item = (&str, &Value, SourceCheck)> {
@@ -242,6 +261,16 @@ fn volume(o: &Value, e: &mut Errors) {
     }
     check::form(spec, "storageClassName", names::dns1123_subdomain, &SPEC, e);
     check::choice_if_set(spec, "volumeMode", &["Block", "Filesystem"], &SPEC, e);
+    if let Some(class) = get(spec, "volumeAttributesClassName").and_then(Value::as_str) {
+        let path = SPEC.child("volumeAttributesClassName");
+        match class {
+            "" => e.required(&path, "an empty string is disallowed"),
+            class => e.invalid_each(&path, class, names::dns1123_subdomain(class)),
+        }
+        if !has(spec, "csi") {
+            e.required(&SPEC.child("csi"), "has to be specified when using volumeAttributesClassName");
+        }
+    }
     let affinity = SPEC.child("nodeAffinity");
     match at(spec, &["nodeAffinity", "required"]) {
         Some(selector) => pod::placement::node_selector(selector, &affinity.child("required"), e),
@@ -262,6 +291,10 @@ fn volume_update(new: &Value, old: &Value, e: &mut Errors) {
     if has(old, "nodeAffinity") {
         check::immutable(new, old, "nodeAffinity", &SPEC, e);
     }
+    if has(old, "volumeAttributesClassName") && text(new, "volumeAttributesClassName").is_empty() {
+        let why = "update from non-nil value to an empty string is forbidden";
+        e.forbidden(&SPEC.child("volumeAttributesClassName"), why);
+    }
 }
 
 fn default_class(o: &mut Value) {
@@ -280,8 +313,53 @@ fn class(o: &Value, e: &mut Errors) {
     for (key, value) in entries(o, "parameters").filter(|(k, _)| k.is_empty()) {
         e.invalid(&At::field("parameters"), &json!({ key: value }), "field must not be empty.");
     }
+    parameters(o, e);
     check::choice_if_set(o, "reclaimPolicy", &["Delete", "Retain"], &At::ROOT, e);
     check::choice_if_set(o, "volumeBindingMode", &["Immediate", "WaitForFirstConsumer"], &At::ROOT, e);
+    allowed_topologies(o, e);
+}
+
+/// Parameters of a provisioner: not too many and not too large.
+fn parameters(o: &Value, e: &mut Errors) {
+    const MOST: usize = 512;
+    const LARGEST: usize = 256 << 10;
+    let all: Vec<(&str, &Value)> = entries(o, "parameters").collect();
+    let path = At::field("parameters");
+    if all.len() > MOST {
+        return e.too_many(&path, all.len(), MOST);
+    }
+    if all.iter().map(|(k, v)| k.len() + v.as_str().map_or(0, str::len)).sum::<usize>() > LARGEST {
+        e.too_long(&path, LARGEST);
+    }
+}
+
+fn allowed_topologies(o: &Value, e: &mut Errors) {
+    let path = At::field("allowedTopologies");
+    let terms = list(o, "allowedTopologies");
+    for (i, term) in terms.iter().enumerate() {
+        let at = path.index(i);
+        if terms[..i].iter().any(|t| same(Some(t), Some(term))) {
+            e.duplicate(&at.child("matchLabelExpressions"), &"".into());
+        }
+        let path = at.child("matchLabelExpressions");
+        let all = list(term, "matchLabelExpressions");
+        for (j, expression) in all.iter().enumerate() {
+            let at = path.index(j);
+            let key = text(expression, "key");
+            check::label_name(key, &at.child("key"), e);
+            if all[..j].iter().any(|x| text(x, "key") == key) {
+                e.duplicate(&at.child("key"), &key.into());
+            }
+            let values = at.child("values");
+            if list(expression, "values").is_empty() {
+                e.required(&values, "");
+            }
+            let known: Vec<&str> = texts(expression, "values").collect();
+            for (n, value) in known.iter().enumerate().filter(|(n, v)| known[..*n].contains(v)) {
+                e.duplicate(&values.index(n), &(*value).into());
+            }
+        }
+    }
 }
 
 fn class_update(new: &Value, old: &Value, e: &mut Errors) {
@@ -314,6 +392,16 @@ fn prepare_attachment(o: &mut Value, _: &HookContext) {
     set(o, "status", json!({"attached": false}));
 }
 
+fn attachment_status(status: &Value, e: &mut Errors) {
+    const LONGEST: usize = 1024;
+    let path = At::field("status");
+    for key in ["attachError", "detachError"] {
+        if text_at(status, &[key, "message"]).len() > LONGEST {
+            e.too_long(&path.child(key).child("message"), LONGEST);
+        }
+    }
+}
+
 fn attachment(o: &Value, e: &mut Errors) {
     let spec = spec(o);
     pod::volumes::driver_name(text(spec, "attacher"), &SPEC.child("attacher"), e);
@@ -323,43 +411,5 @@ fn attachment(o: &Value, e: &mut Errors) {
         (false, false) => e.required(&SPEC.child("source"), "must specify exactly one of inlineVolumeSpec and persistentVolumeName"),
         (true, true) => e.forbidden(&SPEC.child("source"), "must specify exactly one of inlineVolumeSpec and persistentVolumeName"),
         _ => {}
-    }
-}
-
-fn default_driver(o: &mut Value) {
-    let spec = object(o, "spec");
-    fill(spec, "attachRequired", true);
-    fill(spec, "podInfoOnMount", false);
-    fill(spec, "storageCapacity", false);
-    fill_text(spec, "fsGroupPolicy", "ReadWriteOnceWithFSType");
-    if list(spec, "volumeLifecycleModes").is_empty() {
-        set(spec, "volumeLifecycleModes", json!(["Persistent"]));
-    }
-    fill(spec, "requiresRepublish", false);
-    fill(spec, "seLinuxMount", false);
-}
-
-fn driver(o: &Value, e: &mut Errors) {
-    let meta = At::field("metadata");
-    pod::volumes::driver_name(text_at(o, &["metadata", "name"]), &meta.child("name"), e);
-    let spec = spec(o);
-    check::choice_if_set(spec, "fsGroupPolicy", &["File", "None", "ReadWriteOnceWithFSType"], &SPEC, e);
-    let path = SPEC.child("volumeLifecycleModes");
-    for mode in texts(spec, "volumeLifecycleModes").filter(|m| !matches!(*m, "Ephemeral" | "Persistent")) {
-        e.not_supported(&path, &mode.into(), &["Ephemeral", "Persistent"]);
-    }
-}
-
-fn csi_node(o: &Value, e: &mut Errors) {
-    let path = SPEC.child("drivers");
-    let drivers = list(spec(o), "drivers");
-    for (i, driver) in drivers.iter().enumerate() {
-        let at = path.index(i);
-        let name = text(driver, "name");
-        pod::volumes::driver_name(name, &at.child("name"), e);
-        check::required(driver, "nodeID", &at, e);
-        if drivers[..i].iter().any(|d| text(d, "name") == name) {
-            e.duplicate(&at.child("name"), &name.into());
-        }
     }
 }

@@ -5,6 +5,7 @@ mod fixtures;
 mod pods;
 mod rules;
 mod tables;
+mod validation;
 mod workloads;
 
 use ferrokube_api::field::Errors;

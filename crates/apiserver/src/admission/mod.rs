@@ -211,11 +211,17 @@ impl Admission {
         self.provision(review).await?;
         let context = self.context(review);
         self.run_mutating(&context, object, outcome)?;
-        // What webhooks changed is looked at once more by the plugins before them.
-        if self.settings.mutating_webhooks && webhook::mutate(&context, Some(object), outcome).await? {
-            self.run_mutating(&context, object, outcome)?;
+        if !self.settings.mutating_webhooks {
+            return Ok(());
         }
-        Ok(())
+        let round = webhook::mutate(&context, Some(object), outcome).await?;
+        if !round.changed {
+            return Ok(());
+        }
+        // What webhooks changed is looked at once more by the plugins before them, and what these change then by webhooks.
+        let before = object.clone();
+        self.run_mutating(&context, object, outcome)?;
+        webhook::reinvoke(&context, round, *object != before, object, outcome).await
     }
 
     /// Runs the validating half, after validation and right before the store transaction. `object` is `None` for a delete.

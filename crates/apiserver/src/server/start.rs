@@ -18,7 +18,7 @@ use crate::cache::Feed;
 use crate::connect::kubelet::Kubelets;
 use crate::encryption::{EncryptionError, Sealed};
 use crate::flowcontrol::FlowControl;
-use crate::local::OwnClient;
+use crate::local::{OwnClient, OwnPart};
 use crate::objects::Objects;
 use crate::registry::Registry;
 use crate::special::services::{Allocator, Cidr};
@@ -183,7 +183,7 @@ impl ApiServer {
             _ => None,
         };
         let own = Arc::new(OwnClient(server.clone()));
-        server.admission.write_through(own.clone());
+        server.admission.write_through(Arc::new(OwnPart(Arc::downgrade(&server))));
         let facts = BootstrapConfig {
             service_cidrs: config.service_cidrs.clone(),
             service_ip: ranges.first().map_or(config.advertise, |r| r.nth(0)),
@@ -210,6 +210,7 @@ impl ApiServer {
             background.push(tokio::spawn(file.follow("authentication", apply)));
         }
         background.push(tokio::spawn(bootstrap::keep(objects, own, authorizer, facts)));
+        background.push(tokio::spawn(crate::special::services::follow_ports(server.clone())));
         background.push(tokio::spawn(crate::special::services::repair(server)));
         running.background = background;
         Ok(running)

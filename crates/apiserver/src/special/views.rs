@@ -104,6 +104,29 @@ pub fn scale_of(entry: &Entry, object: &Value) -> Result<Value, Status> {
     Ok(scale)
 }
 
+/// The configuration of the object that an applied Scale stands for: its replicas where the object keeps them.
+pub fn scale_configuration(entry: &Entry, scale: &Value) -> Result<Value, Status> {
+    if scale["metadata"]["managedFields"].as_array().is_some_and(|m| !m.is_empty()) {
+        return Err(Status::bad_request("metadata.managedFields must be nil"));
+    }
+    let (version, kind) = (scale["apiVersion"].as_str().unwrap_or_default(), scale["kind"].as_str().unwrap_or_default());
+    if (version, kind) != ("autoscaling/v1", "Scale") {
+        let text = format!("Incorrect version specified in apply patch. Specified patch version: {version}, expected: autoscaling/v1");
+        return Err(Status::bad_request(text));
+    }
+    let mut meta = Map::new();
+    for key in ["name", "namespace", "uid", "resourceVersion"] {
+        meta.extend(scale["metadata"].get(key).map(|value| (key.to_owned(), value.clone())));
+    }
+    let configuration = json!({"apiVersion": entry.kind.api_version(), "kind": entry.kind.kind, "metadata": meta});
+    let paths = paths(entry)?;
+    let path: Vec<&str> = paths.wanted.iter().map(String::as_str).collect();
+    match scale["spec"].get("replicas").filter(|r| !r.is_null() && !path.is_empty()) {
+        Some(replicas) => Ok(with(&configuration, &path, Some(replicas))),
+        None => Ok(configuration),
+    }
+}
+
 /// The object with the replicas that a Scale asks for.
 pub fn rescale(entry: &Entry, old: &Value, scale: &Value) -> Result<Value, Status> {
     let paths = paths(entry)?;

@@ -80,7 +80,20 @@ impl DeleteOptions {
         if errors.is_empty() { Ok(()) } else { Err(Status::invalid("meta.k8s.io", "DeleteOptions", "", errors.into_causes())) }
     }
 
-    fn is_dry(&self) -> bool {
+    /// Whether the client named the version to delete.
+    pub fn names_version(&self) -> bool {
+        self.preconditions.as_ref().is_some_and(|p| p.resource_version.is_some())
+    }
+
+    /// The same, for the object at this revision only.
+    pub fn at_revision(&self, revision: u64) -> Self {
+        let mut options = self.clone();
+        options.preconditions.get_or_insert_default().resource_version = Some(revision.to_string());
+        options
+    }
+
+    /// `dryRun=All`.
+    pub fn is_dry(&self) -> bool {
         self.dry_run.iter().flatten().any(|v| v == "All")
     }
 

@@ -97,11 +97,7 @@ impl Request<'_> {
     }
 
     async fn apply(&self, configuration: Value, view: View, options: &WriteOptions) -> Result<Answer, Status> {
-        if view == View::Scale {
-            return Err(negotiate::unsupported(
-                "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json",
-            ));
-        }
+        let configuration = if view == View::Scale { views::scale_configuration(&self.entry, &configuration)? } else { configuration };
         // What does not fit the type is refused when the configuration is applied, in the words of apply.
         if let Ok(checked) = decode::normalize(configuration.clone(), &self.entry.schema, options.strictness) {
             checked.warnings.into_iter().for_each(|w| self.warn_once(w));

@@ -158,6 +158,27 @@ pub fn status_keeps_labels(entry: &Entry) -> bool {
     listed(LIST, entry)
 }
 
+/// `GetResetFields` of the status strategies: fields of the metadata, as path elements, that nobody comes to own by writing
+/// the status; `None` where that is all of it.
+pub fn status_resets(entry: &Entry) -> Option<&'static [&'static str]> {
+    const LIST: &[(&str, &str)] = &[
+        ("apiextensions.k8s.io", "customresourcedefinitions"),
+        ("apiregistration.k8s.io", "apiservices"),
+        ("flowcontrol.apiserver.k8s.io", "flowschemas"),
+        ("flowcontrol.apiserver.k8s.io", "prioritylevelconfigurations"),
+        ("storage.k8s.io", "volumeattachments"),
+        ("resource.k8s.io", "resourceclaims"),
+        (ADMISSION, "validatingadmissionpolicies"),
+    ];
+    if entry.custom.is_some() || listed(LIST, entry) {
+        None
+    } else if status_keeps_labels(entry) {
+        Some(&["f:labels"])
+    } else {
+        Some(&[])
+    }
+}
+
 /// Seconds after which the store forgets objects of this kind by itself: events live an hour.
 pub fn time_to_live(entry: &Entry) -> Option<std::time::Duration> {
     (entry.kind.storage_prefix.as_deref() == Some("events")).then(|| std::time::Duration::from_secs(3600))

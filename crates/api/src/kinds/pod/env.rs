@@ -1,6 +1,7 @@
 //! Environment variables and where their values come from.
 
 use crate::field::{At, Errors};
+use crate::kinds::check;
 use crate::kinds::json::*;
 use crate::names;
 use crate::quantity::Quantity;
@@ -59,15 +60,35 @@ fn value_from(source: &Value, value: &str, path: &At, e: &mut Errors) {
             key_ref(reference, &path.child(key), e);
         }
     }
-    count += usize::from(has(source, "fileKeyRef"));
+    if let Some(file) = get(source, "fileKeyRef") {
+        count += 1;
+        file_ref(file, &path.child("fileKeyRef"), e);
+    }
     if count == 0 {
-        let why = "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef` or `secretKeyRef`";
+        let why = "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`";
         e.invalid(path, &"".into(), why);
     } else if !value.is_empty() {
         e.invalid(path, &"".into(), "may not be specified when `value` is not empty");
     } else if count > 1 {
         e.invalid(path, &"".into(), MORE_THAN_ONE);
     }
+}
+
+/// A variable in a file of a volume.
+fn file_ref(file: &Value, path: &At, e: &mut Errors) {
+    for key in ["volumeName", "path", "key"] {
+        if text(file, key).is_empty() {
+            e.required(&path.child(key), "");
+        }
+    }
+    let (volume, key) = (text(file, "volumeName"), text(file, "key"));
+    if !volume.is_empty() {
+        e.invalid_each(&path.child("volumeName"), volume, names::dns1123_label(volume));
+    }
+    if !key.is_empty() {
+        e.invalid_each(&path.child("key"), key, names::env_var_name(key));
+    }
+    check::local_non_reserved_path(text(file, "path"), &path.child("path"), e);
 }
 
 fn key_ref(reference: &Value, path: &At, e: &mut Errors) {

@@ -302,6 +302,9 @@ fn keep_but_resources(new: &mut Value, old: &Value, _: &HookContext) {
             }
         }
     }
+    if has(&wanted, "resources") {
+        copy(object(new, "spec"), &wanted, "resources");
+    }
 }
 
 fn validate_resize(new: &Value, old: &Value, e: &mut Errors) {
@@ -311,6 +314,9 @@ fn validate_resize(new: &Value, old: &Value, e: &mut Errors) {
         let why = "Pod QOS Class may not change as a result of resizing";
         e.invalid(&SPEC, &super::resources::qos_class(new_spec).into(), why);
     }
+    if text_at(new_spec, &["os", "name"]) == "windows" {
+        e.forbidden(&SPEC, "windows pods cannot be resized");
+    }
     for key in ["containers", "initContainers"] {
         let path = SPEC.child(key);
         if list(new_spec, key).len() != list(old_spec, key).len() {
@@ -319,10 +325,15 @@ fn validate_resize(new: &Value, old: &Value, e: &mut Errors) {
         }
         for (i, (c, before)) in list(new_spec, key).iter().zip(list(old_spec, key)).enumerate() {
             let at = path.index(i);
+            if text(c, "name") != text(before, "name") {
+                e.forbidden(&path, "containers may not be renamed or reordered on resize");
+                break;
+            }
             resized(c, before, &at.child("resources"), e);
             meta::immutable_value(c.get("resizePolicy"), before.get("resizePolicy"), &at.child("resizePolicy"), e);
         }
     }
+    resized(new_spec, old_spec, &SPEC.child("resources"), e);
 }
 
 /// Only cpu and memory may change, and none may be taken away.

@@ -49,6 +49,11 @@ const SOURCES: [(&str, Source); 30] = [
     ("image", image),
 ];
 
+/// How a source of that name is checked.
+pub fn source_check(key: &str) -> Option<fn(&Value, &At, &mut Errors)> {
+    SOURCES.iter().find(|(name, _)| *name == key).map(|(_, check)| *check)
+}
+
 fn all_required(s: &Value, keys: &[&str], path: &At, e: &mut Errors) {
     keys.iter().for_each(|key| check::required(s, key, path, e));
 }

@@ -4,7 +4,7 @@ use super::columns;
 use super::core::event_fields;
 use super::row::Group;
 use crate::kinds::{Kind, Verbs};
-use crate::kinds::{admission, cells, certificates, endpoints, event, extension, flow, networking, policy, rbac, storage};
+use crate::kinds::{admission, cells, certificates, csi, endpoints, event, extension, flow, networking, policy, rbac, storage};
 
 const ADMISSION: Group = Group("admissionregistration.k8s.io", "v1", "io.k8s.api.admissionregistration.v1");
 const EXTENSIONS: Group = Group("apiextensions.k8s.io", "v1", "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1");
@@ -199,9 +199,13 @@ pub(super) fn rbac() -> Vec<Kind> {
 
 pub(super) fn storage() -> Vec<Kind> {
     vec![
-        STORAGE.cluster("CSIDriver", "csidrivers").table(columns::CSI_DRIVER, cells::csi_driver).hooks(storage::CSI_DRIVER).done(),
-        STORAGE.cluster("CSINode", "csinodes").table(columns::CSI_NODE, cells::csi_node).hooks(storage::CSI_NODE).done(),
-        STORAGE.namespaced("CSIStorageCapacity", "csistoragecapacities").table(columns::CSI_CAPACITY, cells::csi_capacity).done(),
+        STORAGE.cluster("CSIDriver", "csidrivers").table(columns::CSI_DRIVER, cells::csi_driver).hooks(csi::DRIVER).done(),
+        STORAGE.cluster("CSINode", "csinodes").table(columns::CSI_NODE, cells::csi_node).hooks(csi::NODE).done(),
+        STORAGE
+            .namespaced("CSIStorageCapacity", "csistoragecapacities")
+            .table(columns::CSI_CAPACITY, cells::csi_capacity)
+            .hooks(csi::CAPACITY)
+            .done(),
         STORAGE
             .cluster("StorageClass", "storageclasses")
             .short(&["sc"])

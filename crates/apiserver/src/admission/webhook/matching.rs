@@ -1,19 +1,47 @@
 //! Which requests a webhook wants to see: its rules and selectors.
 
 use super::super::{Context, list};
+use super::review::operation;
+use super::versions::{self, Other};
 use ferrokube_api::labels::Selector;
 use serde_json::Value;
 
-/// Whether the webhook wants to see the request.
-pub(super) fn wants(c: &Context<'_>, hook: &Value, object: Option<&Value>) -> bool {
-    list(hook, "rules").any(|rule| matches(c, rule)) && namespace_selected(c, hook, object) && object_selected(c, hook, object)
+/// How a webhook sees a request that it wants to see.
+pub(super) enum Seen {
+    /// As it is.
+    Own,
+    /// In another version of its resource.
+    As(Other),
+}
+
+impl Seen {
+    pub(super) fn other(self) -> Option<Other> {
+        match self {
+            Seen::Own => None,
+            Seen::As(other) => Some(other),
+        }
+    }
+}
+
+/// Whether the webhook wants to see the request, and how.
+pub(super) fn wants(c: &Context<'_>, hook: &Value, object: Option<&Value>) -> Option<Seen> {
+    let seen = if list(hook, "rules").any(|rule| matches(c, rule, c.group, c.version)) {
+        Seen::Own
+    } else if hook["matchPolicy"] == "Exact" || !list(hook, "rules").any(|rule| about(c, rule)) {
+        return None;
+    } else {
+        let named = |other: &Other| list(hook, "rules").any(|rule| matches(c, rule, &other.group, &other.version));
+        Seen::As(versions::equivalents(c).into_iter().find(named)?)
+    };
+    (namespace_selected(c, hook, object) && object_selected(c, hook, object)).then_some(seen)
 }
 
 fn has(rule: &Value, field: &str, wanted: &str) -> bool {
     list(rule, field).filter_map(Value::as_str).any(|v| v == "*" || v == wanted)
 }
 
-fn matches(c: &Context<'_>, rule: &Value) -> bool {
+/// Whether the rule is about the resource and the operation of the request, whatever its group and version.
+fn about(c: &Context<'_>, rule: &Value) -> bool {
     // A Namespace is not in a namespace, although its requests carry one.
     let is_namespace = c.group.is_empty() && c.resource == "namespaces";
     let namespaced = !c.namespace.is_empty() && !is_namespace;
@@ -28,11 +56,11 @@ fn matches(c: &Context<'_>, rule: &Value) -> bool {
             (resource == "*" || resource == c.resource) && (subresource == "*" || subresource == c.subresource)
         }
     });
-    scope
-        && resource
-        && has(rule, "operations", super::operation(c.operation))
-        && has(rule, "apiGroups", c.group)
-        && has(rule, "apiVersions", c.version)
+    scope && resource && has(rule, "operations", operation(c.operation))
+}
+
+fn matches(c: &Context<'_>, rule: &Value, group: &str, version: &str) -> bool {
+    about(c, rule) && has(rule, "apiGroups", group) && has(rule, "apiVersions", version)
 }
 
 /// A selector that cannot be read selects everything: the webhook is then asked rather than passed by.

@@ -6,22 +6,31 @@
 
 mod call;
 mod matching;
+mod review;
+mod versions;
 
 use super::{Context, Operation, Outcome, list};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use ferrokube_api::patch::json_patch;
 use ferrokube_api::status::Details;
 use ferrokube_api::{Reason, Status};
 use futures_util::future::join_all;
+use review::Verdict;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use std::borrow::Cow;
+use versions::Other;
 
 const GROUP: &str = "admissionregistration.k8s.io";
 
-/// A webhook of a configuration.
+/// A webhook of a configuration that wants to see the request.
 struct Hook {
+    /// Name of its configuration.
+    configuration: String,
+    /// Its place among all webhooks of its kind.
+    index: usize,
     spec: Value,
+    /// The version its rules name, when it is not that of the request.
+    seen_as: Option<Other>,
 }
 
 impl Hook {
@@ -36,19 +45,19 @@ impl Hook {
     fn again(&self) -> bool {
         self.spec["reinvocationPolicy"] == "IfNeeded"
     }
-}
 
-/// What a webhook answered.
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "camelCase", default)]
-struct Response {
-    uid: String,
-    allowed: bool,
-    status: Option<Value>,
-    patch: Option<String>,
-    patch_type: Option<String>,
-    warnings: Option<Vec<String>>,
-    audit_annotations: Option<std::collections::BTreeMap<String, String>>,
+    /// Whether objects are converted for it: those of subresources with kinds of their own stay as they are.
+    fn converts(&self, c: &Context<'_>) -> bool {
+        self.seen_as.is_some() && c.kind.0 == c.group
+    }
+
+    /// The object as the webhook sees it.
+    fn seen<'o>(&self, c: &Context<'_>, object: &'o Value) -> Cow<'o, Value> {
+        match &self.seen_as {
+            Some(other) if self.converts(c) => Cow::Owned(versions::converted(object, c.resource, &other.group, &other.version)),
+            _ => Cow::Borrowed(object),
+        }
+    }
 }
 
 /// Webhooks of all configurations of the kind that want to see the request, in order.
@@ -56,79 +65,119 @@ fn wanting(c: &Context<'_>, resource: &str, object: Option<&Value>) -> Vec<Hook>
     if c.group == GROUP {
         return Vec::new();
     }
-    let configurations = c.objects.list(GROUP, resource, "").into_iter().filter_map(|o| o.decode::<Value>().ok());
-    let hooks = configurations.flat_map(|o| list(&o, "webhooks").cloned().collect::<Vec<_>>());
-    hooks.filter(|spec| matching::wants(c, spec, object)).map(|spec| Hook { spec }).collect()
+    let configurations = c.objects.list(GROUP, resource, "").into_iter();
+    let hooks = configurations.filter_map(|o| Some((o.key.name.to_string(), o.decode::<Value>().ok()?)));
+    let hooks = hooks.flat_map(|(name, o)| list(&o, "webhooks").map(|h| (name.clone(), h.clone())).collect::<Vec<_>>());
+    let wanted = hooks.enumerate().filter_map(|(index, (configuration, spec))| {
+        let seen_as = matching::wants(c, &spec, object)?.other();
+        Some(Hook { configuration, index, spec, seen_as })
+    });
+    wanted.collect()
 }
 
-/// Calls the mutating webhooks; whether one changed the object.
-pub(super) async fn mutate(c: &Context<'_>, mut object: Option<&mut Value>, outcome: &mut Outcome) -> Result<bool, Status> {
+/// What the first round of mutating webhooks left to do.
+pub(super) struct Round {
+    /// Whether one changed the object.
+    pub(super) changed: bool,
+    /// Those that ask to be called again (`reinvocationPolicy: IfNeeded`), and whether a later one changed the object.
+    again: Vec<(Hook, bool)>,
+}
+
+/// Calls the mutating webhooks.
+pub(super) async fn mutate(c: &Context<'_>, mut object: Option<&mut Value>, outcome: &mut Outcome) -> Result<Round, Status> {
     let hooks = wanting(c, "mutatingwebhookconfigurations", object.as_deref());
-    let mut changed_by = None;
+    let mut last_change = None;
     for (at, hook) in hooks.iter().enumerate() {
-        if invoke(c, hook, object.as_deref_mut(), outcome).await? {
-            changed_by = Some(at);
+        if invoke(c, hook, object.as_deref_mut(), 0, outcome).await? {
+            last_change = Some(at);
         }
     }
-    // Those that ask for it see once more what later ones made of the object.
-    if let Some(last) = changed_by {
-        for hook in hooks[..last].iter().filter(|h| h.again()) {
-            invoke(c, hook, object.as_deref_mut(), outcome).await?;
-        }
+    let again = hooks.into_iter().enumerate().filter(|(_, h)| h.again()).map(|(at, h)| (h, last_change.is_some_and(|last| at < last)));
+    Ok(Round { changed: last_change.is_some(), again: again.collect() })
+}
+
+/// Calls once more those that asked for it and have not seen what later webhooks, or plugins after them, made of the object.
+pub(super) async fn reinvoke(
+    c: &Context<'_>,
+    round: Round,
+    by_plugins: bool,
+    object: &mut Value,
+    outcome: &mut Outcome,
+) -> Result<(), Status> {
+    for (hook, _) in round.again.iter().filter(|(_, outdated)| *outdated || by_plugins) {
+        invoke(c, hook, Some(object), 1, outcome).await?;
     }
-    Ok(changed_by.is_some())
+    Ok(())
 }
 
 /// Calls one mutating webhook; whether it changed the object.
-async fn invoke(c: &Context<'_>, hook: &Hook, object: Option<&mut Value>, outcome: &mut Outcome) -> Result<bool, Status> {
-    let Some(response) = ask(c, hook, object.as_deref()).await? else { return Ok(false) };
-    let patch = response.patch.clone();
-    let kind = response.patch_type.clone();
-    settle(hook, response, outcome)?;
-    let (Some(patch), Some(object)) = (patch.filter(|p| !p.is_empty()), object) else { return Ok(false) };
-    if kind.as_deref() != Some("JSONPatch") {
-        return unusable(hook, "the response has a patch whose patchType is not \"JSONPatch\"").map(|()| false);
-    }
-    let decoded = STANDARD.decode(patch).ok().and_then(|p| serde_json::from_slice::<Value>(&p).ok());
-    let Some(patch) = decoded else { return unusable(hook, "the patch is not JSON in base64").map(|()| false) };
-    let mut changed = object.clone();
-    if let Err(status) = json_patch(&mut changed, patch) {
-        return unusable(hook, &status.message).map(|()| false);
+async fn invoke(c: &Context<'_>, hook: &Hook, object: Option<&mut Value>, round: u8, outcome: &mut Outcome) -> Result<bool, Status> {
+    let place = format!("round_{round}_index_{}", hook.index);
+    let Some(verdict) = ask(c, hook, object.as_deref(), true).await? else {
+        outcome.annotations.push((format!("failed-open.mutation.webhook.admission.k8s.io/{place}"), hook.name().to_owned()));
+        return Ok(false);
+    };
+    let patch = verdict.patch.clone();
+    settle(hook, verdict, outcome)?;
+    let note = |mutated: bool| {
+        let text = json!({ "configuration": hook.configuration, "webhook": hook.name(), "mutated": mutated }).to_string();
+        (format!("mutation.webhook.admission.k8s.io/{place}"), text)
+    };
+    let Some(patch) = patch else {
+        outcome.annotations.push(note(false));
+        return Ok(false);
+    };
+    let Some(object) = object else {
+        let why = format!(
+            "admission webhook {:?} attempted to modify the object, which is not supported for this operation",
+            hook.name()
+        );
+        return Err(Status::internal(why));
+    };
+    let mut changed = hook.seen(c, object).into_owned();
+    json_patch(&mut changed, patch).map_err(|status| Status::internal(status.message))?;
+    if hook.converts(c) {
+        changed = versions::converted(&changed, c.resource, c.group, c.version);
     }
     let differs = changed != *object;
     *object = changed;
+    outcome.annotations.push(note(differs));
     Ok(differs)
 }
 
 /// Calls the validating webhooks.
 pub(super) async fn validate(c: &Context<'_>, object: Option<&Value>, outcome: &mut Outcome) -> Result<(), Status> {
     let hooks = wanting(c, "validatingwebhookconfigurations", object);
-    let answers = join_all(hooks.iter().map(|hook| ask(c, hook, object))).await;
+    let answers = join_all(hooks.iter().map(|hook| ask(c, hook, object, false))).await;
     for (hook, answer) in hooks.iter().zip(answers) {
-        if let Some(response) = answer? {
-            settle(hook, response, outcome)?;
+        match answer? {
+            Some(verdict) => settle(hook, verdict, outcome)?,
+            None => {
+                let key = format!("failed-open.validating.webhook.admission.k8s.io/round_0_index_{}", hook.index);
+                outcome.annotations.push((key, hook.name().to_owned()));
+            }
         }
     }
     Ok(())
 }
 
-/// The answer; `None` when there is none and none is needed.
-async fn ask(c: &Context<'_>, hook: &Hook, object: Option<&Value>) -> Result<Option<Response>, Status> {
+/// The verdict; `None` when there is none and none is needed.
+async fn ask(c: &Context<'_>, hook: &Hook, object: Option<&Value>, mutating: bool) -> Result<Option<Verdict>, Status> {
     let harmless = matches!(hook.spec["sideEffects"].as_str(), Some("None" | "NoneOnDryRun"));
     if c.dry_run && !harmless {
         return Err(Status::bad_request(format!("admission webhook {:?} does not support dry run", hook.name())));
     }
     let uid = uuid::Uuid::new_v4().to_string();
-    let review = review(c, &uid, object);
-    let answer = call::post(c.objects, &hook.spec, &review).await;
-    let response = answer.and_then(|body| {
-        let mut review: Value = serde_json::from_slice(&body).map_err(|e| format!("the response is not JSON: {e}"))?;
-        let response = Response::deserialize(review["response"].take()).map_err(|e| format!("unexpected response: {e}"))?;
-        if response.uid == uid { Ok(response) } else { Err(format!("expected response.uid {uid:?}, got {:?}", response.uid)) }
-    });
-    match response {
-        Ok(response) => Ok(Some(response)),
-        Err(why) => unusable(hook, &format!("failed to call webhook: {why}")).map(|()| None),
+    let (seen, old) = (object.map(|o| hook.seen(c, o)), c.review.old.map(|o| hook.seen(c, o)));
+    let review = review::review(c, hook, &uid, seen.as_deref(), old.as_deref());
+    let answer = call::post(c.objects, &hook.spec, &review).await.map_err(|why| format!("failed to call webhook: {why}"));
+    let read = |body: bytes::Bytes| {
+        let verdict = review::verdict(&body, &uid, review::version(&hook.spec), mutating);
+        verdict.map_err(|why| format!("received invalid webhook response: {why}"))
+    };
+    match answer.and_then(read) {
+        Ok(verdict) => Ok(Some(verdict)),
+        Err(why) => unusable(hook, &why).map(|()| None),
     }
 }
 
@@ -143,14 +192,13 @@ fn unusable(hook: &Hook, why: &str) -> Result<(), Status> {
 }
 
 /// Keeps warnings and annotations, and turns a no into its `Status`.
-fn settle(hook: &Hook, response: Response, outcome: &mut Outcome) -> Result<(), Status> {
-    outcome.warnings.extend(response.warnings.unwrap_or_default());
-    let annotations = response.audit_annotations.unwrap_or_default();
-    outcome.annotations.extend(annotations.into_iter().map(|(k, v)| (format!("{}/{k}", hook.name()), v)));
-    if response.allowed {
+fn settle(hook: &Hook, verdict: Verdict, outcome: &mut Outcome) -> Result<(), Status> {
+    outcome.warnings.extend(verdict.warnings);
+    outcome.annotations.extend(verdict.annotations.into_iter().map(|(k, v)| (format!("{}/{k}", hook.name()), v)));
+    if verdict.allowed {
         return Ok(());
     }
-    let said = response.status.unwrap_or_default();
+    let said = verdict.status;
     let denied = format!("admission webhook {:?} denied the request", hook.name());
     let text = |field: &str| said[field].as_str().filter(|s| !s.is_empty());
     let message = match (text("message"), text("reason")) {
@@ -165,42 +213,6 @@ fn settle(hook: &Hook, response: Response, outcome: &mut Outcome) -> Result<(), 
     }
     status.details.get_or_insert_with(Details::default);
     Err(status)
-}
-
-fn operation(operation: Operation) -> &'static str {
-    match operation {
-        Operation::Create => "CREATE",
-        Operation::Update => "UPDATE",
-        Operation::Delete => "DELETE",
-        Operation::Connect => "CONNECT",
-    }
-}
-
-/// The `AdmissionReview` that is sent.
-fn review(c: &Context<'_>, uid: &str, object: Option<&Value>) -> Value {
-    let traveller = object.or(c.review.old);
-    let said = traveller.and_then(|o| o["apiVersion"].as_str()).unwrap_or(c.version);
-    let version = said.rsplit('/').next().unwrap_or(c.version);
-    let said_kind = traveller.and_then(|o| o["kind"].as_str()).unwrap_or_default();
-    let kind = json!({ "group": c.kind.0, "version": version, "kind": if c.kind.1.is_empty() { said_kind } else { c.kind.1 } });
-    let resource = json!({ "group": c.group, "version": c.version, "resource": c.resource });
-    let name = if c.name.is_empty() { object.and_then(|o| o["metadata"]["name"].as_str()).unwrap_or_default() } else { c.name };
-    let mut request = json!({
-        "uid": uid,
-        "kind": kind, "resource": resource, "requestKind": kind, "requestResource": resource,
-        "operation": operation(c.operation),
-        "userInfo": crate::authz::reviews::user_info(c.user),
-        "object": object, "oldObject": c.review.old,
-        "dryRun": c.dry_run, "options": c.options,
-    });
-    for (field, value) in
-        [("name", name), ("namespace", c.namespace), ("subResource", c.subresource), ("requestSubResource", c.subresource)]
-    {
-        if !value.is_empty() {
-            request[field] = json!(value);
-        }
-    }
-    json!({ "kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1", "request": request })
 }
 
 /// Tells the author of a policy or of match conditions what is not done yet, rather than let them trust in it.

@@ -1,6 +1,8 @@
 //! Webhooks over real TLS on loopback.
 
 use super::super::{Admission, AdmissionConfig, Review};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use super::*;
 use crate::attributes::UserInfo;
 use crate::authz::Authorizer;
@@ -148,4 +150,72 @@ async fn a_webhook_that_is_not_there_fails_open_or_closed() {
     );
     configuration(&map, "validatingwebhookconfigurations", client, json!({ "failurePolicy": "Ignore" }));
     create(&map, json!({})).await.expect("open");
+}
+
+#[tokio::test]
+async fn a_webhook_sees_what_later_ones_made_of_the_object() {
+    // Each writes down how often it was asked; the first asks to see the object again.
+    let counts = |request: &Value| {
+        let seen = request["object"]["data"]["seen"].as_str().unwrap_or_default().to_owned();
+        let op = if seen.is_empty() { "add" } else { "replace" };
+        let patch = json!([{ "op": op, "path": "/data/seen", "value": format!("{seen}x") }]);
+        json!({ "allowed": true, "patchType": "JSONPatch", "patch": STANDARD.encode(patch.to_string()) })
+    };
+    let (port, ca) = webhook(counts).await;
+    let client = json!({ "url": format!("https://127.0.0.1:{port}/"), "caBundle": ca });
+    let rules = json!([{ "operations": ["*"], "apiGroups": ["*"], "apiVersions": ["*"], "resources": ["configmaps"] }]);
+    let hook = |name: &str, policy: &str| json!({ "name": name, "clientConfig": client, "rules": rules, "sideEffects": "None", "reinvocationPolicy": policy });
+    let map = Arc::new(Map::default());
+    let hooks = json!([hook("a.example.com", "IfNeeded"), hook("b.example.com", "Never")]);
+    map.put(GROUP, "mutatingwebhookconfigurations", json!({ "metadata": { "name": "hooks" }, "webhooks": hooks }));
+    let (object, outcome) = create(&map, json!({})).await.expect("admitted");
+    assert_eq!(object["data"]["seen"], "xxx");
+    let notes: Vec<&str> = outcome.annotations.iter().map(|(k, _)| k.rsplit('/').next().unwrap_or_default()).collect();
+    assert_eq!(notes, ["round_0_index_0", "round_0_index_1", "round_1_index_0"]);
+}
+
+#[tokio::test]
+async fn a_webhook_sees_the_version_that_its_rules_name() {
+    let (port, ca) = webhook(|request| {
+        let fine = request["kind"]["version"] == "v1"
+            && request["requestKind"]["version"] == "v2"
+            && request["object"]["apiVersion"] == "autoscaling/v1"
+            && request["object"]["spec"]["targetCPUUtilizationPercentage"] == 60;
+        let patch = json!([{ "op": "replace", "path": "/spec/targetCPUUtilizationPercentage", "value": 70 }]);
+        json!({ "allowed": fine, "patchType": "JSONPatch", "patch": STANDARD.encode(patch.to_string()) })
+    })
+    .await;
+    let map = Arc::new(Map::default());
+    map.put("", "namespaces", json!({ "metadata": { "name": "dev" } }));
+    let rules = |version: &str| json!({ "rules": [{ "operations": ["CREATE"], "apiGroups": ["autoscaling"], "apiVersions": [version], "resources": ["horizontalpodautoscalers"] }] });
+    let client = json!({ "url": format!("https://127.0.0.1:{port}/"), "caBundle": ca });
+    let admission =
+        Admission::new(map.clone(), Arc::new(Authorizer::new(map.clone())), &AdmissionConfig::default()).expect("defaults");
+    let user = UserInfo { name: "jane".into(), ..UserInfo::default() };
+    let review = Review {
+        user: &user,
+        operation: Operation::Create,
+        group: "autoscaling",
+        version: "v2",
+        resource: "horizontalpodautoscalers",
+        subresource: "",
+        kind: ("autoscaling", "HorizontalPodAutoscaler"),
+        namespace: "dev",
+        name: "h",
+        old: None,
+        options: &Value::Null,
+        dry_run: false,
+    };
+    let target = json!({ "type": "Utilization", "averageUtilization": 60 });
+    let metrics = json!([{ "type": "Resource", "resource": { "name": "cpu", "target": target } }]);
+    let made = json!({ "kind": "HorizontalPodAutoscaler", "apiVersion": "autoscaling/v2", "metadata": { "name": "h" }, "spec": { "maxReplicas": 2, "metrics": metrics } });
+    for (policy, wanted) in [("Equivalent", 70), ("Exact", 60)] {
+        let mut extra = rules("v1");
+        extra["matchPolicy"] = json!(policy);
+        configuration(&map, "mutatingwebhookconfigurations", client.clone(), extra);
+        let mut object = made.clone();
+        admission.mutate(&review, &mut object, &mut Outcome::default()).await.expect("admitted");
+        assert_eq!(object["spec"]["metrics"][0]["resource"]["target"]["averageUtilization"], wanted, "{policy}");
+        assert_eq!(object["apiVersion"], "autoscaling/v2");
+    }
 }

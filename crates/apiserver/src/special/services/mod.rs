@@ -10,6 +10,7 @@ pub mod ports;
 mod repair;
 
 pub use cidr::Cidr;
+pub use ports::follow as follow_ports;
 pub use repair::run as repair;
 
 use crate::local::OwnClient;
@@ -44,7 +45,9 @@ impl Allocator {
     /// Over the cluster's ranges, knowing what the given Services have.
     pub fn new(ranges: Vec<Cidr>, ports: RangeInclusive<u16>, services: &[Arc<Object>]) -> Self {
         let allocator = Allocator { ranges, ports: Ports::new(ports) };
-        allocator.ports.learn(services.iter().filter_map(|s| s.decode::<Value>().ok()).flat_map(|s| ports::of(&s)));
+        for service in services {
+            allocator.ports.learn(&service.uid, &service.decode::<Value>().map(|s| ports::of(&s)).unwrap_or_default());
+        }
         allocator
     }
 
@@ -65,13 +68,15 @@ fn addresses_of(service: &Value) -> HashSet<IpAddr> {
 /// Addresses and node ports.
 #[derive(Debug, Default)]
 struct Holdings {
+    /// Uid of the Service; empty for what is claimed for a write.
+    uid: String,
     addresses: HashSet<IpAddr>,
     ports: HashSet<u16>,
 }
 
 impl Holdings {
     fn of(service: &Value) -> Self {
-        Holdings { addresses: addresses_of(service), ports: ports::of(service) }
+        Holdings { uid: prepare::text(service, "uid").to_owned(), addresses: addresses_of(service), ports: ports::of(service) }
     }
 
     fn is_empty(&self) -> bool {
@@ -80,7 +85,7 @@ impl Holdings {
 
     /// Gives everything back.
     fn release(self, server: &Arc<crate::ApiServer>) -> BoxFuture<'static, ()> {
-        server.services.ports.release(&self.ports);
+        server.services.ports.release(&self.ports, &self.uid);
         let own = OwnClient(server.clone());
         Box::pin(async move {
             for ip in self.addresses {
@@ -167,6 +172,7 @@ async fn claim(request: &Request<'_>, new: &mut Value, old: Option<&Value>, dry_
         let has = Holdings::of(new);
         allocated.old.addresses = had.addresses.difference(&has.addresses).copied().collect();
         allocated.old.ports = had.ports.difference(&has.ports).copied().collect();
+        allocated.old.uid = had.uid;
     }
     Ok(allocated)
 }

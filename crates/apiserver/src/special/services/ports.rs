@@ -1,22 +1,36 @@
-//! Node ports. The allocator's memory is the truth while the server runs; it is filled from the services at start, and the
-//! repair loop puts it right when another server over the same store gave ports away.
+//! Node ports. The allocator's memory follows the Services in the watch cache, whichever server wrote them; what a request is
+//! about to use is claimed in it before the write and given back when the write fails, so that no two requests of this server
+//! get the same port. Two servers over one store learn of each other as fast as the store tells them.
 //!
-//! A claim is made before the write and given back when the write fails, so that no two requests of this server get the
-//! same port. Source: `pkg/registry/core/service/portallocator`.
+//! Source: `pkg/registry/core/service/portallocator`.
 
+use crate::ApiServer;
+use crate::local::loopback_user;
+use ferrokube_api::{Change, Object, Selection};
+use futures_util::StreamExt;
 use parking_lot::Mutex;
 use serde_json::Value;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
 /// Random tries before the range is searched in order.
 const RANDOM_TRIES: usize = 16;
+
+/// Whose a port is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Owner {
+    /// Of a write that is not in the watch cache yet.
+    Claim,
+    /// Of the Service with this uid.
+    Service(Box<str>),
+}
 
 /// Who has which port.
 #[derive(Debug)]
 pub struct Ports {
     range: RangeInclusive<u16>,
-    taken: Mutex<HashSet<u16>>,
+    taken: Mutex<HashMap<u16, Owner>>,
 }
 
 /// Ports in use by a service.
@@ -32,38 +46,102 @@ impl Ports {
         Ports { range, taken: Mutex::default() }
     }
 
-    /// Takes any port: above the band that is left to those who ask by number, while there is room (KEP-3668).
+    /// Claims any port: above the band that is left to those who ask by number, while there is room (KEP-3668).
     pub fn any(&self) -> Result<u16, &'static str> {
         let (first, size) = (*self.range.start(), self.range.end() - self.range.start() + 1);
         let band = super::static_band(size.into(), 32, 128) as u16;
         let mut taken = self.taken.lock();
+        let mut claim = |port: u16| match taken.entry(port) {
+            std::collections::hash_map::Entry::Vacant(free) => {
+                free.insert(Owner::Claim);
+                true
+            }
+            std::collections::hash_map::Entry::Occupied(_) => false,
+        };
         for _ in 0..RANDOM_TRIES {
             let port = first + rand::random_range(band.min(size - 1)..size);
-            if taken.insert(port) {
+            if claim(port) {
                 return Ok(port);
             }
         }
-        (band..size).chain(0..band).map(|n| first + n).find(|port| taken.insert(*port)).ok_or("range is full")
+        (band..size).chain(0..band).map(|n| first + n).find(|port| claim(*port)).ok_or("range is full")
     }
 
-    /// Takes this port.
+    /// Claims this port.
     pub fn take(&self, port: u16) -> Result<(), String> {
         if !self.range.contains(&port) {
             let (start, end) = (self.range.start(), self.range.end());
             return Err(format!("provided port is not in the valid range. The range of valid ports is {start}-{end}"));
         }
-        if self.taken.lock().insert(port) { Ok(()) } else { Err("provided port is already allocated".to_owned()) }
-    }
-
-    /// Gives ports back.
-    pub fn release<'p>(&self, ports: impl IntoIterator<Item = &'p u16>) {
         let mut taken = self.taken.lock();
-        ports.into_iter().for_each(|port| _ = taken.remove(port));
+        if taken.contains_key(&port) {
+            return Err("provided port is already allocated".to_owned());
+        }
+        taken.insert(port, Owner::Claim);
+        Ok(())
     }
 
-    /// Remembers what the services have besides.
-    pub fn learn(&self, ports: impl IntoIterator<Item = u16>) {
-        self.taken.lock().extend(ports);
+    /// Gives back what was claimed, or what the Service with this uid had.
+    pub fn release<'p>(&self, ports: impl IntoIterator<Item = &'p u16>, uid: &str) {
+        let mut taken = self.taken.lock();
+        for port in ports {
+            let own = match taken.get(port) {
+                Some(Owner::Claim) => uid.is_empty(),
+                Some(Owner::Service(owner)) => **owner == *uid,
+                None => false,
+            };
+            if own {
+                taken.remove(port);
+            }
+        }
+    }
+
+    /// The Service has these ports now, and no others.
+    pub fn learn(&self, uid: &str, ports: &HashSet<u16>) {
+        let mut taken = self.taken.lock();
+        taken.retain(|port, owner| ports.contains(port) || *owner != Owner::Service(uid.into()));
+        for port in ports {
+            let owner = taken.entry(*port).or_insert(Owner::Claim);
+            if *owner == Owner::Claim {
+                *owner = Owner::Service(uid.into());
+            } else if *owner != Owner::Service(uid.into()) {
+                tracing::error!(port, uid, "two Services have the same node port");
+            }
+        }
+    }
+
+    /// Forgets the Services that are not among these.
+    fn keep_only(&self, uids: &HashSet<Box<str>>) {
+        self.taken.lock().retain(|_, owner| !matches!(owner, Owner::Service(uid) if !uids.contains(uid)));
+    }
+}
+
+fn ports_of(service: &Object) -> HashSet<u16> {
+    service.decode::<Value>().map(|value| of(&value)).unwrap_or_default()
+}
+
+/// Learns from every Service that is written, until the server stops.
+pub async fn follow(server: Arc<ApiServer>) {
+    let selection = Selection { version: "v1".into(), resource: "services".into(), ..Selection::default() };
+    let Ok(changes) = server.subscribe(loopback_user(), selection) else { return };
+    let mut changes = std::pin::pin!(changes);
+    let ports = &server.services.ports;
+    // While history is told anew: whom it named so far.
+    let mut seen: Option<HashSet<Box<str>>> = None;
+    while let Some(change) = changes.next().await {
+        match change {
+            Change::Restart => seen = Some(HashSet::new()),
+            Change::Set(service) => {
+                ports.learn(&service.uid, &ports_of(&service));
+                seen.iter_mut().for_each(|seen| _ = seen.insert(service.uid.clone()));
+            }
+            Change::Gone(service) => ports.learn(&service.uid, &HashSet::new()),
+            Change::Synced(_) => {
+                if let Some(seen) = seen.take() {
+                    ports.keep_only(&seen);
+                }
+            }
+        }
     }
 }
 
@@ -81,7 +159,26 @@ mod tests {
         all.dedup();
         assert_eq!(all.len(), 100);
         assert_eq!(ports.any(), Err("range is full"));
-        ports.release(&[30003]);
+        ports.release(&[30003], "");
         assert!(ports.take(30003).is_ok() && ports.take(30003).is_err() && ports.take(1).is_err());
+    }
+
+    #[test]
+    fn what_services_have_is_followed_and_claims_are_left_alone() {
+        let ports = Ports::new(30000..=30099);
+        let set = |list: &[u16]| list.iter().copied().collect::<HashSet<u16>>();
+        ports.learn("a", &set(&[30001, 30002]));
+        assert!(ports.take(30001).is_err());
+        ports.learn("a", &set(&[30002]));
+        assert!(ports.take(30001).is_ok());
+        // A late word of the old owner does not free what is claimed by now.
+        ports.learn("a", &set(&[]));
+        ports.release(&[30001], "a");
+        assert!(ports.take(30001).is_err() && ports.take(30002).is_ok());
+        ports.learn("b", &set(&[30001]));
+        ports.keep_only(&HashSet::from(["b".into()]));
+        assert!(ports.take(30001).is_err());
+        ports.keep_only(&HashSet::new());
+        assert!(ports.take(30001).is_ok());
     }
 }

@@ -1,10 +1,10 @@
-//! Every few minutes, and at start: every Service has the claims on its addresses, no claim outlives its Service, and the
-//! allocator knows every node port. What cannot be put right is told in an event of the Service.
+//! Every few minutes, and at start: every Service has the claims on its addresses, and no claim outlives its Service. What
+//! cannot be put right is told in an event of the Service.
 //!
-//! Source: `pkg/registry/core/service/{ipallocator,portallocator}/controller`.
+//! Source: `pkg/registry/core/service/ipallocator/controller`.
 
 use super::addresses::{self, Owner};
-use super::{addresses_of, ports};
+use super::addresses_of;
 use crate::ApiServer;
 use crate::local::OwnClient;
 use crate::objects::{Loopback, Objects, Target};
@@ -85,7 +85,6 @@ async fn once(server: &Arc<ApiServer>) {
     let decoded =
         |group: &str, resource: &str| -> Vec<Value> { objects.list(group, resource, "").iter().filter_map(|o| o.decode().ok()).collect() };
     let services = decoded("", "services");
-    server.services.ports.learn(services.iter().flat_map(ports::of));
     let own = OwnClient(server.clone());
     for step in plan(&services, &decoded(addresses::GROUP, "ipaddresses"), jiff::Timestamp::now()) {
         let done = match &step {

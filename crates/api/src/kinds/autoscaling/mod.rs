@@ -1,27 +1,30 @@
 //! HorizontalPodAutoscalers in both versions. They are stored as v2; v1 shows the CPU target as a field of its own
 //! and everything it has no field for as annotations.
 
+mod validate;
+
 use super::json::*;
-use super::{Hooks, check, common};
-use crate::field::{At, Errors};
-use crate::names;
+use super::{Hooks, common};
 use serde_json::{Value, json};
 
-const SPEC: At<'static> = At::field("spec");
 const METRICS: &str = "autoscaling.alpha.kubernetes.io/metrics";
 const CURRENT: &str = "autoscaling.alpha.kubernetes.io/current-metrics";
 const CONDITIONS: &str = "autoscaling.alpha.kubernetes.io/conditions";
 const BEHAVIOR: &str = "autoscaling.alpha.kubernetes.io/behavior";
 
+const BASE: Hooks = Hooks {
+    prepare_create: Some(common::reset_status),
+    validate_create: Some(validate::object),
+    validate_status: Some(|new, _, e| validate::status(new, e)),
+    ..Hooks::NONE
+};
 pub(super) const V2: Hooks =
-    Hooks { default: Some(default_v2), prepare_create: Some(common::reset_status), validate_create: Some(validate), ..Hooks::NONE };
+    Hooks { default: Some(default_v2), ..BASE };
 pub(super) const V1: Hooks = Hooks {
     default: Some(|o| fill(object(o, "spec"), "minReplicas", 1)),
-    prepare_create: Some(common::reset_status),
-    validate_create: Some(validate),
     from_storage: Some(v1_from_v2),
     to_storage: Some(v2_from_v1),
-    ..Hooks::NONE
+    ..BASE
 };
 
 fn cpu_target(percent: i64) -> Value {
@@ -129,101 +132,5 @@ fn v2_from_v1(o: &mut Value) {
     }
     if let Some(conditions) = conditions {
         set(status, "conditions", conditions);
-    }
-}
-
-fn validate(o: &Value, e: &mut Errors) {
-    let spec = spec(o);
-    let (least, most) = (int(spec, "minReplicas").unwrap_or(1), int(spec, "maxReplicas").unwrap_or_default());
-    if least < 1 {
-        e.invalid(&SPEC.child("minReplicas"), &least.into(), "must be greater than or equal to 1");
-    }
-    if most < 1 {
-        e.invalid(&SPEC.child("maxReplicas"), &most.into(), "must be greater than 0");
-    }
-    if most < least {
-        e.invalid(&SPEC.child("maxReplicas"), &most.into(), "must be greater than or equal to `minReplicas`");
-    }
-    let path = SPEC.child("scaleTargetRef");
-    let target = spec.get("scaleTargetRef").unwrap_or(&NONE);
-    for key in ["kind", "name"] {
-        match text(target, key) {
-            "" => e.required(&path.child(key), ""),
-            value => e.invalid_each(&path.child(key), value, names::path_segment(value)),
-        }
-    }
-    if let Some(n) = int(spec, "targetCPUUtilizationPercentage").filter(|n| *n < 1) {
-        e.invalid(&SPEC.child("targetCPUUtilizationPercentage"), &n.into(), "must be greater than 0");
-    }
-    metrics(spec, e);
-    for key in ["scaleUp", "scaleDown"] {
-        if let Some(rules) = at(spec, &["behavior", key]) {
-            let path = SPEC.child("behavior");
-            behavior(rules, &path.child(key), e);
-        }
-    }
-}
-
-fn metrics(spec: &Value, e: &mut Errors) {
-    const TYPES: [(&str, &str); 5] = [
-        ("ContainerResource", "containerResource"),
-        ("External", "external"),
-        ("Object", "object"),
-        ("Pods", "pods"),
-        ("Resource", "resource"),
-    ];
-    let path = SPEC.child("metrics");
-    for (i, metric) in list(spec, "metrics").iter().enumerate() {
-        let at = path.index(i);
-        let kind = text(metric, "type");
-        let Some((_, field)) = TYPES.iter().find(|(name, _)| *name == kind) else {
-            match kind {
-                "" => e.required(&at.child("type"), "must specify a metric source type"),
-                other => e.not_supported(&at.child("type"), &other.into(), &TYPES.map(|t| t.0)),
-            }
-            continue;
-        };
-        let Some(source) = get(metric, field) else {
-            e.required(&at.child(field), "must populate information for the given metric source");
-            continue;
-        };
-        if kind.ends_with("Resource") && text(source, "name").is_empty() {
-            e.required(&at.child(field).child("name"), "must specify a resource name");
-        }
-        metric_target(source.get("target").unwrap_or(&NONE), &at.child(field).child("target"), e);
-    }
-}
-
-fn metric_target(target: &Value, at: &At, e: &mut Errors) {
-    check::choice(target, "type", &["AverageValue", "Utilization", "Value"], at, e);
-    if let Some(n) = int(target, "averageUtilization").filter(|n| *n < 1) {
-        e.invalid(&at.child("averageUtilization"), &n.into(), "must be greater than 0");
-    }
-    for key in ["value", "averageValue"] {
-        let positive = |v: &Value| crate::quantity::Quantity::from_json(v).is_ok_and(|q| q > crate::quantity::Quantity::ZERO);
-        if let Some(v) = get(target, key).filter(|v| !positive(v)) {
-            e.invalid(&at.child(key), v, "must be positive");
-        }
-    }
-}
-
-fn behavior(rules: &Value, at: &At, e: &mut Errors) {
-    check::within(rules, "stabilizationWindowSeconds", 0, 3600, at, e);
-    check::choice_if_set(rules, "selectPolicy", &["Disabled", "Max", "Min"], at, e);
-    let path = at.child("policies");
-    if list(rules, "policies").is_empty() {
-        e.required(&path, "must specify at least one Policy");
-    }
-    for (i, policy) in list(rules, "policies").iter().enumerate() {
-        let at = path.index(i);
-        check::choice(policy, "type", &["Percent", "Pods"], &at, e);
-        for key in ["value", "periodSeconds"] {
-            let n = int(policy, key).unwrap_or_default();
-            if n <= 0 {
-                e.invalid(&at.child(key), &n.into(), "must be greater than zero");
-            } else if key == "periodSeconds" && n > 1800 {
-                e.invalid(&at.child(key), &n.into(), "must be less than or equal to 1800");
-            }
-        }
     }
 }

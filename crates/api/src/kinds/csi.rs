@@ -1,0 +1,147 @@
+//! What CSI drivers say about themselves: CSIDriver, CSINode, CSIStorageCapacity.
+
+use super::json::*;
+use super::{Hooks, check, meta, pod};
+use crate::field::{At, Errors};
+use crate::names;
+use serde_json::{Value, json};
+
+const SPEC: At<'static> = At::field("spec");
+
+pub(super) const DRIVER: Hooks =
+    Hooks { default: Some(default_driver), validate_create: Some(driver), validate_update: Some(driver_update), ..Hooks::NONE };
+pub(super) const NODE: Hooks = Hooks { validate_create: Some(node), validate_update: Some(node_update), ..Hooks::NONE };
+pub(super) const CAPACITY: Hooks =
+    Hooks { default: Some(default_capacity), validate_create: Some(capacity), validate_update: Some(capacity_update), ..Hooks::NONE };
+
+fn default_driver(o: &mut Value) {
+    let spec = object(o, "spec");
+    fill(spec, "attachRequired", true);
+    fill(spec, "podInfoOnMount", false);
+    fill(spec, "storageCapacity", false);
+    fill_text(spec, "fsGroupPolicy", "ReadWriteOnceWithFSType");
+    if list(spec, "volumeLifecycleModes").is_empty() {
+        set(spec, "volumeLifecycleModes", json!(["Persistent"]));
+    }
+    fill(spec, "requiresRepublish", false);
+    fill(spec, "seLinuxMount", false);
+}
+
+fn driver(o: &Value, e: &mut Errors) {
+    let meta = At::field("metadata");
+    pod::volumes::driver_name(text_at(o, &["metadata", "name"]), &meta.child("name"), e);
+    let spec = spec(o);
+    check::choice_if_set(spec, "fsGroupPolicy", &["File", "None", "ReadWriteOnceWithFSType"], &SPEC, e);
+    let path = SPEC.child("volumeLifecycleModes");
+    for mode in texts(spec, "volumeLifecycleModes").filter(|m| !matches!(*m, "Ephemeral" | "Persistent")) {
+        e.not_supported(&path, &mode.into(), &["Ephemeral", "Persistent"]);
+    }
+    token_requests(spec, e);
+    if let Some(n) = int(spec, "nodeAllocatableUpdatePeriodSeconds").filter(|n| *n < 10) {
+        e.invalid(&SPEC.child("nodeAllocatableUpdatePeriodSeconds"), &n.into(), "must be greater than or equal to 10 seconds");
+    }
+}
+
+fn token_requests(spec: &Value, e: &mut Errors) {
+    let path = SPEC.child("tokenRequests");
+    let all = list(spec, "tokenRequests");
+    for (i, request) in all.iter().enumerate() {
+        let (at, audience) = (path.index(i), text(request, "audience"));
+        if all[..i].iter().any(|r| text(r, "audience") == audience) {
+            e.duplicate(&at.child("audience"), &audience.into());
+        }
+        let seconds = at.child("expirationSeconds");
+        match int(request, "expirationSeconds") {
+            Some(n) if n < 600 => e.invalid(&seconds, &n.into(), "may not specify a duration less than 10 minutes"),
+            Some(n) if n > 1 << 32 => e.invalid(&seconds, &n.into(), "may not specify a duration larger than 2^32 seconds"),
+            _ => {}
+        }
+    }
+}
+
+fn driver_update(new: &Value, old: &Value, e: &mut Errors) {
+    driver(new, e);
+    let (new, old) = (spec(new), spec(old));
+    // The path is that of 1.36.
+    meta::immutable_value(new.get("attachRequired"), old.get("attachRequired"), &SPEC.child("attachedRequired"), e);
+    check::immutable(new, old, "volumeLifecycleModes", &SPEC, e);
+}
+
+fn node(o: &Value, e: &mut Errors) {
+    const LONGEST_ID: usize = 256;
+    let path = SPEC.child("drivers");
+    let drivers = list(spec(o), "drivers");
+    for (i, driver) in drivers.iter().enumerate() {
+        let (at, name) = (path.index(i), text(driver, "name"));
+        pod::volumes::driver_name(name, &at.child("name"), e);
+        check::required(driver, "nodeID", &at, e);
+        if text(driver, "nodeID").len() > LONGEST_ID {
+            e.too_long(&at.child("nodeID"), LONGEST_ID);
+        }
+        if drivers[..i].iter().any(|d| text(d, "name") == name) {
+            e.duplicate(&at.child("name"), &name.into());
+        }
+        if let Some(n) = at_count(driver).filter(|n| *n < 0) {
+            e.invalid(&at.child("allocatable").child("count"), &n.into(), check::NEGATIVE);
+        }
+        let keys: Vec<&str> = texts(driver, "topologyKeys").collect();
+        let path = at.child("topologyKeys");
+        for (j, key) in keys.iter().enumerate() {
+            if key.is_empty() {
+                e.required(&path, "");
+            } else {
+                e.invalid_each(&path, *key, names::qualified_name(key));
+            }
+            if keys[..j].contains(key) {
+                e.duplicate(&path, &(*key).into());
+            }
+        }
+    }
+}
+
+fn at_count(driver: &Value) -> Option<i64> {
+    at(driver, &["allocatable", "count"]).and_then(Value::as_i64)
+}
+
+/// A driver that is there stays as it is, except for how many volumes the node takes.
+fn node_update(new: &Value, old: &Value, e: &mut Errors) {
+    let path = SPEC.child("drivers");
+    let before = list(spec(old), "drivers");
+    for (i, driver) in list(spec(new), "drivers").iter().enumerate() {
+        let Some(twin) = before.iter().find(|d| text(d, "name") == text(driver, "name")) else { continue };
+        let mut munged = driver.clone();
+        copy(&mut munged, twin, "allocatable");
+        if !same(Some(&munged), Some(twin)) {
+            e.invalid(&path.index(i), driver, check::IMMUTABLE);
+        }
+    }
+    node(new, e);
+}
+
+fn default_capacity(o: &mut Value) {
+    for key in ["capacity", "maximumVolumeSize"] {
+        if let Some(amount) = get_mut(o, key) {
+            check::canonical_amount(amount);
+        }
+    }
+}
+
+fn capacity(o: &Value, e: &mut Errors) {
+    if let Some(selector) = get(o, "nodeTopology") {
+        check::label_selector(selector, &At::field("nodeTopology"), e);
+    }
+    let class = text(o, "storageClassName");
+    e.invalid_each(&At::field("storageClassName"), class, names::dns1123_subdomain(class));
+    for key in ["capacity", "maximumVolumeSize"] {
+        if let Some(amount) = get(o, key) {
+            check::non_negative_quantity(amount, &At::field(key), e);
+        }
+    }
+}
+
+fn capacity_update(new: &Value, old: &Value, e: &mut Errors) {
+    capacity(new, e);
+    for key in ["nodeTopology", "storageClassName"] {
+        check::immutable(new, old, key, &At::ROOT, e);
+    }
+}

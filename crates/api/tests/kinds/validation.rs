@@ -1,0 +1,269 @@
+//! Kinds that few clients write: what is refused of them, and in which words.
+
+use crate::{create, lines, merge, object, row, update};
+use ferrokube_api::field::Errors;
+use ferrokube_api::kinds;
+use serde_json::{Value, json};
+
+fn told(kind: &str, rest: Value) -> Vec<String> {
+    create(row(kind), &mut object(kind, rest))
+}
+
+fn made(kind: &str, rest: Value) -> Value {
+    let mut o = object(kind, rest);
+    assert_eq!(create(row(kind), &mut o), Vec::<String>::new(), "{kind}");
+    o
+}
+
+/// What a write of `change` to the status of an object is told.
+fn status(kind: &str, change: Value) -> Vec<String> {
+    let old = object(kind, json!({"spec": {}}));
+    let mut new = old.clone();
+    merge(&mut new, json!({ "status": change }));
+    let mut e = Errors::default();
+    row(kind).hooks.validate_status.expect("a rule")(&new, &old, &mut e);
+    lines(e)
+}
+
+fn job(spec: Value) -> Value {
+    let mut o = json!({"metadata": {"uid": "u"}, "spec": {"template": {"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}}}});
+    merge(&mut o, json!({ "spec": spec }));
+    o
+}
+
+#[test]
+fn jobs_are_checked_as_a_whole() {
+    for (spec, want) in [
+        (json!({"completionMode": "Indexed", "parallelism": 1}), "spec.completions: Required value: when completion mode is Indexed"),
+        (json!({"maxFailedIndexes": 1}), "spec.backoffLimitPerIndex: Required value: when maxFailedIndexes is specified"),
+        (json!({"backoffLimitPerIndex": 1}), "spec.backoffLimitPerIndex: Invalid value: 1: requires indexed completion mode"),
+        (
+            json!({"completionMode": "Indexed", "completions": 200_000, "backoffLimitPerIndex": 1}),
+            "spec.maxFailedIndexes: Required value: must be specified when completions is above 100000",
+        ),
+        (
+            json!({"podFailurePolicy": {"rules": [{"action": "Ignore"}]}}),
+            "spec.podFailurePolicy.rules[0]: Invalid value: {\"action\":\"Ignore\"}: specifying one of OnExitCodes and OnPodConditions is required",
+        ),
+        (
+            json!({"podFailurePolicy": {"rules": [{"action": "FailIndex", "onExitCodes": {"operator": "In", "values": [2, 1]}}]}}),
+            "spec.podFailurePolicy.rules[0].action: Invalid value: \"FailIndex\": requires the backoffLimitPerIndex to be set",
+        ),
+        (
+            json!({"podFailurePolicy": {"rules": [{"action": "Count", "onExitCodes": {"operator": "In", "values": [2, 1]}}]}}),
+            "spec.podFailurePolicy.rules[0].onExitCodes.values: Invalid value: [2,1]: must be ordered",
+        ),
+        (
+            json!({"completionMode": "Indexed", "completions": 3, "successPolicy": {"rules": [{"succeededIndexes": "5"}]}}),
+            "spec.successPolicy.rules[0].succeededIndexes: Invalid value: \"5\": error parsing succeededIndexes: too large index: \"5\"",
+        ),
+        (
+            json!({"podFailurePolicy": {"rules": []}, "podReplacementPolicy": "TerminatingOrFailed"}),
+            "spec.podReplacementPolicy: Unsupported value: \"TerminatingOrFailed\": supported values: \"Failed\"",
+        ),
+        (
+            json!({"managedBy": "me"}),
+            "spec.managedBy: Invalid value: \"me\": must be a domain-prefixed path (such as \"acme.io/foo\")",
+        ),
+    ] {
+        assert_eq!(told("Job", job(spec.clone())).first().map(String::as_str), Some(want), "{spec}");
+    }
+}
+
+#[test]
+fn a_suspended_job_may_still_be_placed() {
+    let old = made("Job", job(json!({"suspend": true})));
+    let mut placed = old.clone();
+    merge(&mut placed, json!({"spec": {"template": {"spec": {"nodeSelector": {"a": "b"}}, "metadata": {"labels": {"x": "y"}}}}}));
+    merge(&mut placed, json!({"spec": {"template": {"spec": {"affinity": {"nodeAffinity": {}}}}}}));
+    assert_eq!(update(row("Job"), &mut placed.clone(), &old), Vec::<String>::new());
+    let mut running = old.clone();
+    running["spec"]["suspend"] = json!(false);
+    assert!(update(row("Job"), &mut placed, &running)[0].starts_with("spec.template: Invalid value"));
+    let indexed = made("Job", job(json!({"completionMode": "Indexed", "completions": 2, "parallelism": 2})));
+    let mut grown = indexed.clone();
+    merge(&mut grown, json!({"spec": {"completions": 3}}));
+    let errors = update(row("Job"), &mut grown.clone(), &indexed);
+    assert_eq!(errors, ["spec.completions: Invalid value: 3: can only be modified in tandem with spec.parallelism"]);
+    merge(&mut grown, json!({"spec": {"parallelism": 3}}));
+    assert_eq!(update(row("Job"), &mut grown, &indexed), Vec::<String>::new());
+}
+
+#[test]
+fn autoscalers_name_what_their_metrics_lack() {
+    let metric = |metric: Value| json!({"spec": {"maxReplicas": 3, "scaleTargetRef": {"kind": "Deployment", "name": "d"}, "metrics": [metric]}});
+    for (rest, want) in [
+        (metric(json!({})), "spec.metrics[0].type: Required value: must specify a metric source type"),
+        (metric(json!({"type": "Pods"})), "spec.metrics[0].pods: Required value: must populate information for the given metric source"),
+        (
+            metric(json!({"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization"}}})),
+            "spec.metrics[0].resource.target.averageUtilization: Required value: must set either a target raw value or a target utilization",
+        ),
+        (
+            metric(json!({"type": "External", "external": {"metric": {"name": "q"}, "target": {"type": "Value", "value": "1", "averageValue": "1"}}})),
+            "spec.metrics[0].external.target.value: Forbidden: may not set both a target value for metric and a per-pod target",
+        ),
+        (
+            json!({"spec": {"maxReplicas": 3, "scaleTargetRef": {"kind": "D", "name": "d"}, "behavior": {"scaleDown": {"stabilizationWindowSeconds": 4000}}}}),
+            "spec.behavior.scaleDown.stabilizationWindowSeconds: Invalid value: 4000: must be less than or equal to 3600",
+        ),
+    ] {
+        let v2 = kinds::lookup("autoscaling", "v2", "horizontalpodautoscalers").unwrap();
+        let mut o = object("HorizontalPodAutoscaler", rest.clone());
+        assert_eq!(create(v2, &mut o).first().map(String::as_str), Some(want), "{rest}");
+    }
+}
+
+#[test]
+fn rare_kinds_get_the_words_of_1_36() {
+    let request = |exactly: Value| json!({"spec": {"devices": {"requests": [{"name": "r", "exactly": exactly}]}}});
+    let flow = |rule: Value| json!({"spec": {"priorityLevelConfiguration": {"name": "l"}, "rules": [rule]}});
+    let slice = |rest: Value| {
+        let mut o = json!({"spec": {"driver": "d.example", "nodeName": "n", "pool": {"name": "p", "resourceSliceCount": 1}}});
+        merge(&mut o, rest);
+        o
+    };
+    let hook = |client: Value| json!({"webhooks": [{"name": "a.b.c", "sideEffects": "None", "admissionReviewVersions": ["v1"], "clientConfig": client}]});
+    for (kind, rest, want) in [
+        ("ResourceClaim", request(json!({})), "spec.devices.requests[0].exactly.deviceClassName: Required value"),
+        (
+            "ResourceClaim",
+            request(json!({"deviceClassName": "c", "allocationMode": "All", "count": 2})),
+            "spec.devices.requests[0].exactly.count: Invalid value: 2: must not be specified when allocationMode is 'All'",
+        ),
+        (
+            "ResourceClaim",
+            json!({"spec": {"devices": {"constraints": [{"requests": ["x"], "matchAttribute": "d.example/a"}]}}}),
+            "spec.devices.constraints[0].requests[0]: Invalid value: \"x\": must be the name of a request in the claim or the name of a request and a subrequest separated by '/'",
+        ),
+        ("DeviceClass", json!({"spec": {"selectors": [{}]}}), "spec.selectors[0].cel: Required value"),
+        (
+            "ResourceSlice",
+            slice(json!({"spec": {"allNodes": true}})),
+            "spec: Invalid value: \"{`nodeName`, `allNodes`}\": exactly one of `nodeName`, `nodeSelector`, `allNodes`, `perDeviceNodeSelection` is required, but multiple fields are set",
+        ),
+        (
+            "ResourceSlice",
+            slice(json!({"spec": {"devices": [{"name": "g", "attributes": {"v": {"version": "1"}}}]}})),
+            "spec.devices[0].attributes[v].version: Invalid value: \"1\": must be a string compatible with semver.org spec 2.0.0",
+        ),
+        (
+            "FlowSchema",
+            flow(json!({"subjects": [{"kind": "User"}], "nonResourceRules": [{"verbs": ["*"], "nonResourceURLs": ["*"]}]})),
+            "spec.rules[0].subjects[0].user: Required value: user is required when subject kind is 'User'",
+        ),
+        (
+            "FlowSchema",
+            flow(json!({"subjects": [{"kind": "User", "user": {"name": "u"}}], "nonResourceRules": [{"verbs": ["get"], "nonResourceURLs": ["a"]}]})),
+            "spec.rules[0].nonResourceRules[0].nonResourceURLs[0]: Invalid value: \"a\": must start with slash",
+        ),
+        (
+            "ServiceCIDR",
+            json!({"spec": {"cidrs": ["10.0.0.0/24", "10.1.0.0/24"]}}),
+            "spec.cidrs: Invalid value: {\"cidrs\":[\"10.0.0.0/24\",\"10.1.0.0/24\"]}: may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/96",
+        ),
+        (
+            "ResourceQuota",
+            json!({"spec": {"hard": {"services": "1"}, "scopes": ["BestEffort"]}}),
+            "spec.scopes: Invalid value: [\"BestEffort\"]: unsupported scope applied to resource",
+        ),
+        (
+            "ResourceQuota",
+            json!({"spec": {"scopeSelector": {"matchExpressions": [{"scopeName": "PriorityClass", "operator": "In"}]}}}),
+            "spec.scopeSelector.matchExpressions.values: Required value: must be at least one value when `operator` is 'In' or 'NotIn' for scope selector",
+        ),
+        (
+            "LimitRange",
+            json!({"spec": {"limits": [{"type": "Magic"}]}}),
+            "spec.limits[0].type: Invalid value: \"Magic\": must be a standard limit type or fully qualified",
+        ),
+        (
+            "CSIStorageCapacity",
+            json!({"storageClassName": "c", "capacity": "-1"}),
+            "capacity: Invalid value: \"-1\": must be greater than or equal to 0",
+        ),
+        (
+            "StorageClass",
+            json!({"provisioner": "p", "allowedTopologies": [{"matchLabelExpressions": [{"key": "zone", "values": []}]}]}),
+            "allowedTopologies[0].matchLabelExpressions[0].values: Required value",
+        ),
+        (
+            "Ingress",
+            json!({"metadata": {"annotations": {"kubernetes.io/ingress.class": "a"}}, "spec": {"ingressClassName": "b", "defaultBackend": {"service": {"name": "s", "port": {"number": 1}}}}}),
+            "metadata.annotations.kubernetes.io/ingress.class: Invalid value: \"a\": can not be set when the class field is also set",
+        ),
+        (
+            "ValidatingWebhookConfiguration",
+            hook(json!({"url": "https://user@host/x?y"})),
+            "webhooks[0].clientConfig.url: Invalid value: \"user\": user information is not permitted in the URL",
+        ),
+        (
+            "ValidatingWebhookConfiguration",
+            hook(json!({"service": {"name": "s", "namespace": "n", "path": "a"}})),
+            "webhooks[0].clientConfig.service.path: Invalid value: \"a\": must start with a '/'",
+        ),
+        (
+            "EndpointSlice",
+            json!({"addressType": "IPv4", "endpoints": [{"addresses": ["10.0.0.1"], "hints": {"forZones": [{"name": "a"}, {"name": "a"}]}}]}),
+            "endpoints[0].hints.forZones[1].name: Duplicate value: \"a\"",
+        ),
+    ] {
+        let errors = told(kind, rest.clone());
+        assert_eq!(errors.first().map(String::as_str), Some(want), "{kind} {rest}: {errors:?}");
+    }
+}
+
+#[test]
+fn statuses_are_checked_too() {
+    for (kind, change, want) in [
+        ("Deployment", json!({"replicas": 1, "readyReplicas": 2}), "status.readyReplicas: Invalid value: 2: cannot be greater than status.replicas"),
+        ("DaemonSet", json!({"numberReady": -1}), "status.numberReady: Invalid value: -1: must be greater than or equal to 0"),
+        (
+            "PodDisruptionBudget",
+            json!({"conditions": [{"type": "DisruptionAllowed", "status": "True", "reason": "x"}]}),
+            "status.conditions[0].lastTransitionTime: Required value: must be set",
+        ),
+        (
+            "ResourceClaim",
+            json!({"reservedFor": [{"resource": "pods", "name": "p", "uid": "u"}]}),
+            "status.reservedFor: Forbidden: may not be specified when `allocated` is not set",
+        ),
+        (
+            "Service",
+            json!({"loadBalancer": {"ingress": [{"ip": "10.0.0.1"}]}}),
+            "status.loadBalancer.ingress: Forbidden: may only be used when `spec.type` is LoadBalancer",
+        ),
+        (
+            "Ingress",
+            json!({"loadBalancer": {"ingress": [{"hostname": "10.0.0.1"}]}}),
+            "status.loadBalancer.ingress[0].hostname: Invalid value: \"10.0.0.1\": must be a DNS name, not an IP address",
+        ),
+    ] {
+        let errors = status(kind, change.clone());
+        assert_eq!(errors.first().map(String::as_str), Some(want), "{kind} {change}: {errors:?}");
+    }
+}
+
+#[test]
+fn what_belongs_together_stays_together() {
+    let cidr = made("ServiceCIDR", json!({"spec": {"cidrs": ["10.0.0.0/24"]}}));
+    let mut dual = cidr.clone();
+    dual["spec"]["cidrs"] = json!(["10.0.0.0/24", "fd00::/112"]);
+    assert_eq!(update(row("ServiceCIDR"), &mut dual, &cidr), Vec::<String>::new());
+    assert_eq!(update(row("ServiceCIDR"), &mut cidr.clone(), &dual).len(), 1);
+
+    let driver = json!({"name": "d.example", "nodeID": "n"});
+    let node = made("CSINode", json!({ "spec": { "drivers": [driver] } }));
+    let mut more = node.clone();
+    more["spec"]["drivers"][0]["allocatable"] = json!({"count": 5});
+    assert_eq!(update(row("CSINode"), &mut more, &node), Vec::<String>::new());
+    let mut other = node.clone();
+    other["spec"]["drivers"][0]["nodeID"] = json!("m");
+    assert!(update(row("CSINode"), &mut other, &node)[0].contains("field is immutable"));
+
+    let zoned = made("CronJob", json!({"spec": {"schedule": "* * * * *", "jobTemplate": job(json!({}))}}));
+    let mut old = zoned.clone();
+    old["spec"]["schedule"] = json!("CRON_TZ=UTC * * * * *");
+    assert_eq!(update(row("CronJob"), &mut old.clone(), &old), Vec::<String>::new());
+    assert!(update(row("CronJob"), &mut old, &zoned)[0].contains("cannot use TZ or CRON_TZ in schedule"));
+}
