@@ -240,7 +240,8 @@ pub fn http_header_name(value: &str) -> Vec<String> {
 pub fn condition_reason(value: &str) -> Vec<String> {
     let b = value.as_bytes();
     let word = |c: &u8| c.is_ascii_alphanumeric() || *c == b'_';
-    let fine = b.first().is_some_and(u8::is_ascii_alphabetic) && b.last().is_some_and(word) && b.iter().all(|c| word(c) || b",:".contains(c));
+    let fine =
+        b.first().is_some_and(u8::is_ascii_alphabetic) && b.last().is_some_and(word) && b.iter().all(|c| word(c) || b",:".contains(c));
     if fine {
         return Vec::new();
     }

@@ -372,7 +372,10 @@ async fn a_scale_is_applied_to_where_the_object_keeps_its_replicas() {
     let scale = json!({"apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": {"name": "d"}, "spec": {"replicas": 4}});
     let path = format!("{deployments}/d/scale?fieldManager=me");
     let refused = cluster.patch(&path, "apply", &scale).await;
-    assert_eq!((refused.code, refused.message()), (409, "Apply failed with 1 conflict: conflict with \"test\" using apps/v1: .spec.replicas"));
+    assert_eq!(
+        (refused.code, refused.message()),
+        (409, "Apply failed with 1 conflict: conflict with \"test\" using apps/v1: .spec.replicas")
+    );
     let scaled = cluster.patch(&format!("{path}&force=true"), "apply", &scale).await;
     assert_eq!((scaled.code, &scaled.json["kind"], &scaled.json["spec"]["replicas"]), (200, &json!("Scale"), &json!(4)), "{}", scaled.text);
     let object = cluster.get(&format!("{deployments}/d")).await;

@@ -17,7 +17,15 @@ fn at(second: i64) -> Timestamp {
 }
 
 fn writer(manager: &str, second: i64) -> Writer<'_> {
-    Writer { manager, api_version: "apps/v1", subresource: "", has_status: true, status_resets: Some(&["f:labels"]), versions: None, now: at(second) }
+    Writer {
+        manager,
+        api_version: "apps/v1",
+        subresource: "",
+        has_status: true,
+        status_resets: Some(&["f:labels"]),
+        versions: None,
+        now: at(second),
+    }
 }
 
 fn read(value: Value, schema: &Schema) -> Value {
@@ -324,7 +332,8 @@ struct Autoscalers;
 
 impl Versions for Autoscalers {
     fn convert(&self, object: &Value, api_version: &str) -> Option<(Value, Schema)> {
-        let row = |version: &str| crate::kinds::lookup_kind("autoscaling", version.strip_prefix("autoscaling/")?, "HorizontalPodAutoscaler");
+        let row =
+            |version: &str| crate::kinds::lookup_kind("autoscaling", version.strip_prefix("autoscaling/")?, "HorizontalPodAutoscaler");
         let mut value = object.clone();
         let from = row(object["apiVersion"].as_str()?)?;
         let to = row(api_version)?;
@@ -346,7 +355,8 @@ fn a_manager_of_another_version_conflicts_in_its_own_words() {
         object["spec"]["scaleTargetRef"] = json!({"kind": "Deployment", "name": "d"});
         object
     };
-    let (v1, v2) = (schema("io.k8s.api.autoscaling.v1.HorizontalPodAutoscaler"), schema("io.k8s.api.autoscaling.v2.HorizontalPodAutoscaler"));
+    let (v1, v2) =
+        (schema("io.k8s.api.autoscaling.v1.HorizontalPodAutoscaler"), schema("io.k8s.api.autoscaling.v2.HorizontalPodAutoscaler"));
     let who = |manager, api_version, second| Writer { api_version, versions: Some(&Autoscalers), ..writer(manager, second) };
     let old = scaler("autoscaling/v1", json!({"maxReplicas": 5, "minReplicas": 2, "targetCPUUtilizationPercentage": 60}));
     let made = apply(None, old, &v1, false, &who("old", "autoscaling/v1", 0)).expect("no conflict");

@@ -66,13 +66,7 @@ impl<'a> Elsewhere<'a> {
 }
 
 /// `drop_abandoned` where the configuration applied before, or an owner, is of another version: owners keep in their version.
-pub(super) fn drop_abandoned(
-    merged: &Value,
-    last: &Entry,
-    mine: &Entry,
-    others: &[Entry],
-    versions: &dyn Versions,
-) -> Option<Value> {
+pub(super) fn drop_abandoned(merged: &Value, last: &Entry, mine: &Entry, others: &[Entry], versions: &dyn Versions) -> Option<Value> {
     let (before, schema) = versions.convert(merged, &last.api_version)?;
     let ty = Some(schema.root());
     let abandoned = ensure_named(&last.set);

@@ -111,15 +111,8 @@ fn quota_amounts(v: &Value, key: &str, path: &At, e: &mut Errors) {
     }
 }
 
-const SCOPES: [&str; 7] = [
-    "BestEffort",
-    "CrossNamespacePodAffinity",
-    "NotBestEffort",
-    "NotTerminating",
-    "PriorityClass",
-    "Terminating",
-    "VolumeAttributesClass",
-];
+const SCOPES: [&str; 7] =
+    ["BestEffort", "CrossNamespacePodAffinity", "NotBestEffort", "NotTerminating", "PriorityClass", "Terminating", "VolumeAttributesClass"];
 
 /// Whether a scope makes sense for a standard resource.
 fn scope_fits(scope: &str, resource: &str) -> bool {

@@ -61,10 +61,7 @@ fn jobs_are_checked_as_a_whole() {
             json!({"podFailurePolicy": {"rules": []}, "podReplacementPolicy": "TerminatingOrFailed"}),
             "spec.podReplacementPolicy: Unsupported value: \"TerminatingOrFailed\": supported values: \"Failed\"",
         ),
-        (
-            json!({"managedBy": "me"}),
-            "spec.managedBy: Invalid value: \"me\": must be a domain-prefixed path (such as \"acme.io/foo\")",
-        ),
+        (json!({"managedBy": "me"}), "spec.managedBy: Invalid value: \"me\": must be a domain-prefixed path (such as \"acme.io/foo\")"),
     ] {
         assert_eq!(told("Job", job(spec.clone())).first().map(String::as_str), Some(want), "{spec}");
     }
@@ -91,7 +88,8 @@ fn a_suspended_job_may_still_be_placed() {
 
 #[test]
 fn autoscalers_name_what_their_metrics_lack() {
-    let metric = |metric: Value| json!({"spec": {"maxReplicas": 3, "scaleTargetRef": {"kind": "Deployment", "name": "d"}, "metrics": [metric]}});
+    let metric =
+        |metric: Value| json!({"spec": {"maxReplicas": 3, "scaleTargetRef": {"kind": "Deployment", "name": "d"}, "metrics": [metric]}});
     for (rest, want) in [
         (metric(json!({})), "spec.metrics[0].type: Required value: must specify a metric source type"),
         (metric(json!({"type": "Pods"})), "spec.metrics[0].pods: Required value: must populate information for the given metric source"),
@@ -100,7 +98,9 @@ fn autoscalers_name_what_their_metrics_lack() {
             "spec.metrics[0].resource.target.averageUtilization: Required value: must set either a target raw value or a target utilization",
         ),
         (
-            metric(json!({"type": "External", "external": {"metric": {"name": "q"}, "target": {"type": "Value", "value": "1", "averageValue": "1"}}})),
+            metric(
+                json!({"type": "External", "external": {"metric": {"name": "q"}, "target": {"type": "Value", "value": "1", "averageValue": "1"}}}),
+            ),
             "spec.metrics[0].external.target.value: Forbidden: may not set both a target value for metric and a per-pod target",
         ),
         (
@@ -154,7 +154,9 @@ fn rare_kinds_get_the_words_of_1_36() {
         ),
         (
             "FlowSchema",
-            flow(json!({"subjects": [{"kind": "User", "user": {"name": "u"}}], "nonResourceRules": [{"verbs": ["get"], "nonResourceURLs": ["a"]}]})),
+            flow(
+                json!({"subjects": [{"kind": "User", "user": {"name": "u"}}], "nonResourceRules": [{"verbs": ["get"], "nonResourceURLs": ["a"]}]}),
+            ),
             "spec.rules[0].nonResourceRules[0].nonResourceURLs[0]: Invalid value: \"a\": must start with slash",
         ),
         (
@@ -216,7 +218,11 @@ fn rare_kinds_get_the_words_of_1_36() {
 #[test]
 fn statuses_are_checked_too() {
     for (kind, change, want) in [
-        ("Deployment", json!({"replicas": 1, "readyReplicas": 2}), "status.readyReplicas: Invalid value: 2: cannot be greater than status.replicas"),
+        (
+            "Deployment",
+            json!({"replicas": 1, "readyReplicas": 2}),
+            "status.readyReplicas: Invalid value: 2: cannot be greater than status.replicas",
+        ),
         ("DaemonSet", json!({"numberReady": -1}), "status.numberReady: Invalid value: -1: must be greater than or equal to 0"),
         (
             "PodDisruptionBudget",

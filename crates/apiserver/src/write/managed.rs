@@ -42,7 +42,13 @@ impl Versions for Served<'_> {
     }
 }
 
-fn writer<'r>(request: &'r Request<'r>, options: &'r WriteOptions, view: View, api_version: &'r str, versions: &'r Served<'r>) -> Writer<'r> {
+fn writer<'r>(
+    request: &'r Request<'r>,
+    options: &'r WriteOptions,
+    view: View,
+    api_version: &'r str,
+    versions: &'r Served<'r>,
+) -> Writer<'r> {
     Writer {
         manager: &options.manager,
         api_version,

@@ -18,8 +18,7 @@ const BASE: Hooks = Hooks {
     validate_status: Some(|new, _, e| validate::status(new, e)),
     ..Hooks::NONE
 };
-pub(super) const V2: Hooks =
-    Hooks { default: Some(default_v2), ..BASE };
+pub(super) const V2: Hooks = Hooks { default: Some(default_v2), ..BASE };
 pub(super) const V1: Hooks = Hooks {
     default: Some(|o| fill(object(o, "spec"), "minReplicas", 1)),
     from_storage: Some(v1_from_v2),

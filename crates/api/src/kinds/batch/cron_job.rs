@@ -32,7 +32,9 @@ fn cron_job(o: &Value, old: Option<&Value>, e: &mut Errors) {
     } else if schedule.contains("TZ") && !kept("schedule") {
         let why = "cannot use TZ or CRON_TZ in schedule, use timeZone field instead";
         e.invalid(&at, &schedule.into(), why);
-    } else if let Err(why) = cron::check(schedule.rsplit_once("TZ=").map_or(schedule, |(_, rest)| rest.split_once(' ').map_or("", |(_, s)| s))) {
+    } else if let Err(why) =
+        cron::check(schedule.rsplit_once("TZ=").map_or(schedule, |(_, rest)| rest.split_once(' ').map_or("", |(_, s)| s)))
+    {
         e.invalid(&at, &schedule.into(), &why);
     }
     if let Some(zone) = get(spec, "timeZone").and_then(Value::as_str).filter(|_| !kept("timeZone")) {

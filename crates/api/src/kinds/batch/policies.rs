@@ -133,7 +133,9 @@ fn count_indexes(text: &str, completions: i64) -> Result<i64, String> {
     for interval in text.split(',') {
         let parts: Vec<&str> = interval.split('-').collect();
         if parts.len() > 2 {
-            return Err(format!("the fragment {interval:?} violates the requirement that an index interval can have at most two parts separated by '-'"));
+            return Err(format!(
+                "the fragment {interval:?} violates the requirement that an index interval can have at most two parts separated by '-'"
+            ));
         }
         let first = number(parts[0])?;
         if let Some(last) = last.filter(|last| *last >= first) {

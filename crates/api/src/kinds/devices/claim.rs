@@ -135,9 +135,10 @@ fn names_requests(v: &Value, known: &[Value], at: &At, e: &mut Errors) {
     at_most(all.len(), MOST, &path, e);
     for (i, name) in all.iter().enumerate() {
         let (request, alternative) = name.split_once('/').map_or((*name, None), |(r, a)| (r, Some(a)));
-        let found = known.iter().find(|r| text(r, "name") == request).is_some_and(|r| {
-            alternative.is_none_or(|a| list(r, "firstAvailable").iter().any(|s| text(s, "name") == a))
-        });
+        let found = known
+            .iter()
+            .find(|r| text(r, "name") == request)
+            .is_some_and(|r| alternative.is_none_or(|a| list(r, "firstAvailable").iter().any(|s| text(s, "name") == a)));
         if !found {
             let why = "must be the name of a request in the claim or the name of a request and a subrequest separated by '/'";
             e.invalid(&path.index(i), &(*name).into(), why);

@@ -132,11 +132,7 @@ pub(super) fn node() -> Vec<Kind> {
 
 pub(super) fn resource() -> Vec<Kind> {
     vec![
-        RESOURCE
-            .cluster("DeviceClass", "deviceclasses")
-            .table(columns::NAME_AGE, cells::name_age)
-            .hooks(devices::CLASS)
-            .done(),
+        RESOURCE.cluster("DeviceClass", "deviceclasses").table(columns::NAME_AGE, cells::name_age).hooks(devices::CLASS).done(),
         RESOURCE
             .namespaced("ResourceClaim", "resourceclaims")
             .status()

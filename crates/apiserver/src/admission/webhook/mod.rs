@@ -128,10 +128,7 @@ async fn invoke(c: &Context<'_>, hook: &Hook, object: Option<&mut Value>, round:
         return Ok(false);
     };
     let Some(object) = object else {
-        let why = format!(
-            "admission webhook {:?} attempted to modify the object, which is not supported for this operation",
-            hook.name()
-        );
+        let why = format!("admission webhook {:?} attempted to modify the object, which is not supported for this operation", hook.name());
         return Err(Status::internal(why));
     };
     let mut changed = hook.seen(c, object).into_owned();

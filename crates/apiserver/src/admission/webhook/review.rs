@@ -2,8 +2,8 @@
 //!
 //! Source: `admission/plugin/webhook/request`.
 
-use super::Hook;
 use super::super::{Context, Operation, list};
+use super::Hook;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
@@ -33,7 +33,8 @@ pub(super) fn review(c: &Context<'_>, hook: &Hook, uid: &str, object: Option<&Va
     let version_of = |api_version: &str| api_version.rsplit('/').next().unwrap_or(c.version).to_owned();
     let said_kind = traveller.and_then(|o| o["kind"].as_str()).unwrap_or_default();
     let kind = if c.kind.1.is_empty() { said_kind } else { c.kind.1 };
-    let own_kind = json!({ "group": c.kind.0, "version": if hook.seen_as.is_none() { version_of(said) } else { c.version.to_owned() }, "kind": kind });
+    let own_kind =
+        json!({ "group": c.kind.0, "version": if hook.seen_as.is_none() { version_of(said) } else { c.version.to_owned() }, "kind": kind });
     let own_resource = json!({ "group": c.group, "version": c.version, "resource": c.resource });
     let (seen_kind, seen_resource) = match &hook.seen_as {
         Some(other) if hook.converts(c) => (

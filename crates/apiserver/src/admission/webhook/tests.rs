@@ -1,12 +1,12 @@
 //! Webhooks over real TLS on loopback.
 
 use super::super::{Admission, AdmissionConfig, Review};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use super::*;
 use crate::attributes::UserInfo;
 use crate::authz::Authorizer;
 use crate::objects::testing::Map;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
@@ -189,8 +189,7 @@ async fn a_webhook_sees_the_version_that_its_rules_name() {
     map.put("", "namespaces", json!({ "metadata": { "name": "dev" } }));
     let rules = |version: &str| json!({ "rules": [{ "operations": ["CREATE"], "apiGroups": ["autoscaling"], "apiVersions": [version], "resources": ["horizontalpodautoscalers"] }] });
     let client = json!({ "url": format!("https://127.0.0.1:{port}/"), "caBundle": ca });
-    let admission =
-        Admission::new(map.clone(), Arc::new(Authorizer::new(map.clone())), &AdmissionConfig::default()).expect("defaults");
+    let admission = Admission::new(map.clone(), Arc::new(Authorizer::new(map.clone())), &AdmissionConfig::default()).expect("defaults");
     let user = UserInfo { name: "jane".into(), ..UserInfo::default() };
     let review = Review {
         user: &user,
