@@ -3,6 +3,7 @@
 //! Knows the store only as a trait and the kinds only as rows. No component of the cluster is known here.
 
 pub mod admission;
+pub mod aggregate;
 pub mod attributes;
 pub mod audit;
 pub mod authn;
@@ -61,6 +62,7 @@ pub struct ApiServer {
     pub(crate) certificate: Option<Arc<server::tls::Certificate>>,
     pub(crate) external: OnceLock<String>,
     pub(crate) request_timeout: Duration,
+    pub(crate) aggregator: aggregate::Aggregator,
     pub(crate) documents: discovery::Documents,
     /// No new connections.
     pub(crate) draining: CancellationToken,

@@ -128,6 +128,11 @@ impl ApiServer {
         trail.decided(&decision);
         decision.into_result(&attributes)?;
 
+        // Aggregation: whether another server serves it.
+        if let Some(remote) = self.aggregator.serving(&info) {
+            return self.aggregator.forward(self, &remote, parts, body, &user, trail).await;
+        }
+
         // Paths that are no resources: health, discovery, metrics, OpenAPI.
         if !info.resource_request {
             return self.path(&parts, &info, &query).await;

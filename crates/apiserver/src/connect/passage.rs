@@ -1,5 +1,6 @@
 //! The passage itself: one request to a backend, its answer back, and bytes both ways after an upgrade.
 
+use crate::audit::Trail;
 use crate::output::Body;
 use crate::pipeline::Request;
 use crate::request::RequestBody;
@@ -10,7 +11,7 @@ use futures_util::StreamExt;
 use http::header::{
     AUTHORIZATION, CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, SEC_WEBSOCKET_PROTOCOL, TRANSFER_ENCODING, UPGRADE,
 };
-use http::{Response, StatusCode};
+use http::{Method, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, BodyStream, Full};
 use hyper::body::Incoming;
@@ -24,6 +25,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_util::sync::CancellationToken;
 
 /// Time to reach a backend.
 const DIAL: Duration = Duration::from_secs(10);
@@ -40,6 +42,8 @@ pub struct Destination {
     pub tls: bool,
     /// Path and query.
     pub path: String,
+    /// The name that its certificate must have, when it is not the host.
+    pub name: Option<String>,
 }
 
 impl Destination {
@@ -75,7 +79,7 @@ async fn dial(tls: Arc<ClientConfig>, to: &Destination) -> Result<Box<dyn Io>, S
     if !to.tls {
         return Ok(Box::new(stream));
     }
-    let name = ServerName::try_from(to.host.clone()).map_err(|e| unreachable(to, &e.to_string()))?;
+    let name = ServerName::try_from(to.name.clone().unwrap_or_else(|| to.host.clone())).map_err(|e| unreachable(to, &e.to_string()))?;
     let shaking = tokio::time::timeout(DIAL, TlsConnector::from(tls).connect(name, stream)).await;
     let stream = shaking.map_err(|_| unreachable(to, "TLS handshake timeout"))?.map_err(|e| unreachable(to, &e.to_string()))?;
     Ok(Box::new(stream))
@@ -122,9 +126,40 @@ fn outgoing(body: Option<RequestBody>) -> UnsyncBoxBody<Bytes, hyper::Error> {
 impl Request<'_> {
     /// Sends the request on and answers with what comes back.
     pub(super) async fn pass(&self, tls: Arc<ClientConfig>, to: Destination, may_upgrade: bool) -> Result<Answer, Status> {
+        let passenger = Passenger {
+            method: self.method.clone(),
+            headers: self.headers.clone(),
+            body: self.body_stream(),
+            upgrade: self.upgrade(),
+            stopping: self.server.stopping.clone(),
+            trail: self.trail.clone(),
+        };
+        passenger.pass(tls, &to, may_upgrade).await.map(Answer::Raw)
+    }
+}
+
+/// A request on its way to a backend.
+pub struct Passenger {
+    /// Its method.
+    pub method: Method,
+    /// Its headers. Credentials and what concerns one hop only do not go on.
+    pub headers: HeaderMap,
+    /// Its body.
+    pub body: Option<RequestBody>,
+    /// The client's connection, when it asked to upgrade it.
+    pub upgrade: Option<OnUpgrade>,
+    /// Ends what an upgrade began.
+    pub stopping: CancellationToken,
+    /// For audit an upgraded request is complete when its stream ends.
+    pub trail: Trail,
+}
+
+impl Passenger {
+    /// Sends the request on and answers with what comes back.
+    pub async fn pass(self, tls: Arc<ClientConfig>, to: &Destination, may_upgrade: bool) -> Result<Response<Body>, Status> {
         let upgrades = may_upgrade && self.headers.contains_key(UPGRADE);
-        let io = dial(tls, &to).await?;
-        let broken = |e: hyper::Error| unreachable(&to, &e.to_string());
+        let io = dial(tls, to).await?;
+        let broken = |e: hyper::Error| unreachable(to, &e.to_string());
         let (mut sender, connection) = http1::handshake(TokioIo::new(io)).await.map_err(broken)?;
         tokio::spawn(async move {
             if let Err(error) = connection.with_upgrades().await {
@@ -134,38 +169,34 @@ impl Request<'_> {
         let mut headers = forwarded(&self.headers, upgrades);
         let host = HeaderValue::from_str(&to.authority()).map_err(|e| Status::bad_request(e.to_string()))?;
         headers.insert(HOST, host);
-        let body = if upgrades { None } else { self.body_stream() };
-        let mut request = http::Request::new(outgoing(body));
-        *request.method_mut() = self.method.clone();
+        let mut request = http::Request::new(outgoing(self.body.filter(|_| !upgrades)));
+        *request.method_mut() = self.method;
         *request.uri_mut() = to.path.parse().map_err(|_| Status::bad_request(format!("invalid path {:?}", to.path)))?;
         *request.headers_mut() = headers;
         let response = sender.send_request(request).await.map_err(broken)?;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            return self.join(response);
+            let client = self.upgrade.ok_or_else(|| Status::bad_request("Upgrade request required"))?;
+            return Ok(join(client, response, self.stopping, self.trail));
         }
-        Ok(Answer::Raw(streamed(response)))
+        Ok(streamed(response))
     }
+}
 
-    /// 101: both connections become one pipe.
-    fn join(&self, mut response: Response<Incoming>) -> Result<Answer, Status> {
-        let client = self.upgrade().ok_or_else(|| Status::bad_request("Upgrade request required"))?;
-        let backend = hyper::upgrade::on(&mut response);
-        let stopping = self.server.stopping.clone();
-        let trail = self.trail.clone();
-        tokio::spawn(async move {
-            // For audit the request is complete when the stream ends.
-            let _trail = trail;
-            tokio::select! {
-                () = copy(client, backend) => {}
-                () = stopping.cancelled() => {}
-            }
-        });
-        let (parts, _) = response.into_parts();
-        let mut answer = Response::new(Body::Empty);
-        *answer.status_mut() = parts.status;
-        *answer.headers_mut() = parts.headers;
-        Ok(Answer::Raw(answer))
-    }
+/// 101: both connections become one pipe.
+fn join(client: OnUpgrade, mut response: Response<Incoming>, stopping: CancellationToken, trail: Trail) -> Response<Body> {
+    let backend = hyper::upgrade::on(&mut response);
+    tokio::spawn(async move {
+        let _trail = trail;
+        tokio::select! {
+            () = copy(client, backend) => {}
+            () = stopping.cancelled() => {}
+        }
+    });
+    let (parts, _) = response.into_parts();
+    let mut answer = Response::new(Body::Empty);
+    *answer.status_mut() = parts.status;
+    *answer.headers_mut() = parts.headers;
+    answer
 }
 
 async fn copy(client: OnUpgrade, backend: OnUpgrade) {

@@ -128,7 +128,7 @@ impl Request<'_> {
             };
         }
         let (host, port) = self.kubelet_of(node)?;
-        let destination = Destination { host, port, tls: true, path: format!("{path}{}", self.stream_query(verb)?) };
+        let destination = Destination { host, port, tls: true, path: format!("{path}{}", self.stream_query(verb)?), name: None };
         let answer = self.pass(self.kubelets()?.tls(), destination, verb != "containerLogs").await?;
         match answer {
             Answer::Raw(refusal) if verb == "containerLogs" && !refusal.status().is_success() => Err(refused(refusal).await),
@@ -199,7 +199,7 @@ impl Request<'_> {
         } else {
             port.parse().map_err(|_| Status::bad_request(format!("invalid node request {:?}", self.info.name)))?
         };
-        let destination = Destination { host, port, tls: true, path: self.proxied_path() };
+        let destination = Destination { host, port, tls: true, path: self.proxied_path(), name: None };
         self.pass(self.kubelets()?.tls(), destination, true).await
     }
 
@@ -218,7 +218,7 @@ impl Request<'_> {
             "" => first.unwrap_or(80),
             text => text.parse().map_err(|_| Status::bad_request(format!("invalid pod request {:?}", self.info.name)))?,
         };
-        let destination = Destination { host, port, tls: scheme == "https", path: self.proxied_path() };
+        let destination = Destination { host, port, tls: scheme == "https", path: self.proxied_path(), name: None };
         self.pass(super::kubelet::unverified(), destination, true).await
     }
 
@@ -253,7 +253,7 @@ impl Request<'_> {
             return Err(unavailable("endpoints"));
         }
         let (host, port) = found.swap_remove(rand::random_range(0..found.len()));
-        let destination = Destination { host, port, tls: scheme == "https", path: self.proxied_path() };
+        let destination = Destination { host, port, tls: scheme == "https", path: self.proxied_path(), name: None };
         self.pass(super::kubelet::unverified(), destination, true).await
     }
 }

@@ -1,6 +1,7 @@
 //! Aggregated discovery: every group in one document (`apidiscovery.k8s.io` v2 and v2beta1).
 
 use super::classic::group_versions;
+use crate::aggregate::{self, Remotes};
 use crate::registry::{Entry, Table};
 use ferrokube_api::kinds::Subresource;
 use serde_json::{Value, json};
@@ -68,11 +69,13 @@ fn version(table: &Table, group: &str, version: &str) -> Value {
 }
 
 /// The document of `/api` (core) or `/apis`.
-pub fn document(table: &Table, core: bool, document_version: &str) -> Vec<u8> {
-    let groups = if core { vec![(String::new(), vec!["v1".to_owned()])] } else { group_versions(table) };
+pub fn document(table: &Table, remotes: &Remotes, core: bool, document_version: &str) -> Vec<u8> {
+    let all = || aggregate::group_versions(group_versions(table), remotes);
+    let groups = if core { vec![(String::new(), vec!["v1".to_owned()])] } else { all() };
+    let of = |group: &str, v: &String| remotes.discovery(group, v).unwrap_or_else(|| version(table, group, v));
     let item = |(group, versions): &(String, Vec<String>)| {
         let metadata = if core { json!({"creationTimestamp": null}) } else { json!({"name": group, "creationTimestamp": null}) };
-        json!({"metadata": metadata, "versions": versions.iter().map(|v| version(table, group, v)).collect::<Vec<_>>()})
+        json!({"metadata": metadata, "versions": versions.iter().map(|v| of(group, v)).collect::<Vec<_>>()})
     };
     let items: Vec<Value> = groups.iter().map(item).collect();
     let list = json!({"kind": "APIGroupDiscoveryList", "apiVersion": format!("apidiscovery.k8s.io/{document_version}"), "metadata": {}, "items": items});

@@ -1,5 +1,6 @@
 //! Discovery as it always was: one document per group and version.
 
+use crate::aggregate::{self, Remotes};
 use crate::registry::{Entry, Table};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -65,14 +66,15 @@ fn group_value(group: &str, versions: &[String]) -> Map<String, Value> {
 }
 
 /// `/apis`.
-pub fn groups(table: &Table) -> Value {
-    let groups: Vec<Value> = group_versions(table).iter().map(|(g, v)| Value::Object(group_value(g, v))).collect();
+pub fn groups(table: &Table, remotes: &Remotes) -> Value {
+    let groups: Vec<Value> =
+        aggregate::group_versions(group_versions(table), remotes).iter().map(|(g, v)| Value::Object(group_value(g, v))).collect();
     json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
 }
 
 /// `/apis/<group>`.
-pub fn group(table: &Table, name: &str) -> Option<Value> {
-    let groups = group_versions(table);
+pub fn group(table: &Table, remotes: &Remotes, name: &str) -> Option<Value> {
+    let groups = aggregate::group_versions(group_versions(table), remotes);
     let (group, versions) = groups.iter().find(|(g, _)| g == name)?;
     let mut value = group_value(group, versions);
     value.insert("kind".into(), json!("APIGroup"));

@@ -107,21 +107,23 @@ pub fn answer(server: &Arc<ApiServer>, path: &str, parts: &Parts, query: &Query)
     if let Some(answer) = openapi::answer(server, path, parts, query) {
         return answer;
     }
-    let table = server.registry.table();
+    let (table, remotes) = (server.registry.table(), server.aggregator.remotes());
+    // Changes with either.
+    let generation = (table.generation << 32) | remotes.generation();
     let accept = parts.headers.get_all(ACCEPT).iter().filter_map(|v| v.to_str().ok()).collect::<Vec<_>>().join(",");
     if matches!(path, "/api" | "/apis")
         && let Some(version) = aggregated::wanted(&accept)
     {
         let document = server
             .documents
-            .get(table.generation, &format!("{version} {path}"), || Ok(aggregated::document(&table, path == "/api", version)))?;
+            .get(generation, &format!("{version} {path}"), || Ok(aggregated::document(&table, &remotes, path == "/api", version)))?;
         return tagged(&document, aggregated::media_type(version), parts);
     }
     let format = negotiate::accept(&parts.headers, negotiate::Endpoint::DOCUMENTS)?.format;
     let value = match path.split('/').collect::<Vec<_>>().as_slice() {
         ["", "api"] => Some(classic::versions(&server.external.get().cloned().unwrap_or_default())),
-        ["", "apis"] => Some(classic::groups(&table)),
-        ["", "apis", group] => classic::group(&table, group),
+        ["", "apis"] => Some(classic::groups(&table, &remotes)),
+        ["", "apis", group] => classic::group(&table, &remotes, group),
         ["", "api", version] => classic::resources(&table, "", version),
         ["", "apis", group, version] => classic::resources(&table, group, version),
         _ => None,

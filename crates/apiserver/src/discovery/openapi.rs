@@ -42,6 +42,18 @@ fn json_acceptable(parts: &Parts) -> Result<(), Status> {
     if any { Ok(()) } else { Err(not_acceptable(false)) }
 }
 
+/// The index of both servers' descriptions.
+fn index(server: &ApiServer, api: &OpenApi) -> super::Document {
+    let (own, remotes) = (api.index(), server.aggregator.remotes());
+    match serde_json::from_slice::<serde_json::Value>(&own.json) {
+        Ok(mut all) if !remotes.is_empty() => {
+            remotes.describe(&mut all);
+            super::Document::new(all.to_string().into_bytes())
+        }
+        _ => document(own),
+    }
+}
+
 fn document(found: openapi::Document) -> super::Document {
     super::Document { body: found.json, etag: format!("\"{}\"", found.hash) }
 }
@@ -58,7 +70,7 @@ pub fn answer(server: &Arc<ApiServer>, path: &str, parts: &Parts, query: &Query)
     let api = description(server);
     Some(match path.strip_prefix("v3") {
         _ if path == "v2" => tagged(&document(api.v2()), "application/json", parts),
-        Some("") => tagged(&document(api.index()), "application/json", parts),
+        Some("") => tagged(&index(server, &api), "application/json", parts),
         Some(part) => one(&api, part.trim_start_matches('/'), parts, query),
         None => Err(Status::no_such_path()),
     })

@@ -64,6 +64,8 @@ pub struct Config {
     pub advertise_port: Option<u16>,
     /// How to reach kubelets; without it logs, exec and the like answer with an error.
     pub kubelet: Option<KubeletAccess>,
+    /// Who this server is to the servers behind APIServices: `--proxy-client-cert-file` and `--proxy-client-key-file`.
+    pub proxy_client: Option<Tls>,
     /// Address and port by which people reach the server, in OpenID discovery. Empty: advertise address and port.
     pub external_host: String,
     /// Requests that only read, at one time: `--max-requests-inflight`.
@@ -98,6 +100,7 @@ impl Config {
             advertise: IpAddr::V4(Ipv4Addr::LOCALHOST),
             advertise_port: None,
             kubelet: None,
+            proxy_client: None,
             external_host: String::new(),
             max_reading: 400,
             max_mutating: 200,

@@ -10,6 +10,7 @@ use super::serving::{Serving, ServingError};
 use super::tls::{Certificate, TlsError, server_config};
 use crate::ApiServer;
 use crate::admission::{Admission, AdmissionConfigError};
+use crate::aggregate::{self, Aggregator};
 use crate::audit::{Audit, AuditError};
 use crate::authn::{Authenticator, AuthnConfigError};
 use crate::authz::{Authorizer, AuthzConfigError};
@@ -157,6 +158,7 @@ impl ApiServer {
             certificate: certificate.clone(),
             external: OnceLock::new(),
             request_timeout: config.request_timeout,
+            aggregator: Aggregator::new(config.proxy_client.as_ref())?,
             documents: crate::discovery::Documents::default(),
             draining: CancellationToken::new(),
             stopping: CancellationToken::new(),
@@ -209,6 +211,7 @@ impl ApiServer {
             let apply = move || server.upgrade().map_or(Ok(()), |server| server.authenticator.reload(&authn));
             background.push(tokio::spawn(file.follow("authentication", apply)));
         }
+        background.push(aggregate::start(&server));
         background.push(tokio::spawn(bootstrap::keep(objects, own, authorizer, facts)));
         background.push(tokio::spawn(crate::special::services::follow_ports(server.clone())));
         background.push(tokio::spawn(crate::special::services::repair(server)));

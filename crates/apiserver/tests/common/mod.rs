@@ -51,11 +51,15 @@ impl Cluster {
     }
 
     pub async fn with(change: impl FnOnce(&mut Config)) -> Self {
+        Self::with_pki(|config, _| change(config)).await
+    }
+
+    pub async fn with_pki(change: impl FnOnce(&mut Config, &pki::Pki)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let pki = pki::Pki::make().unwrap();
         let store = open(folder.path());
         let mut config = pki.config(store.clone());
-        change(&mut config);
+        change(&mut config, &pki);
         let running = ApiServer::start(config).await.unwrap();
         let cluster = Cluster { running, pki, store, folder };
         cluster.post("/api/v1/namespaces/default/serviceaccounts", &json!({"metadata": {"name": "default"}})).await;

@@ -16,9 +16,15 @@ pub struct Pki {
 }
 
 fn issue(issuer: &Issuer<'_, KeyPair>, name: &str, group: &str, client: bool) -> Result<Tls, rcgen::Error> {
+    let names: &[&str] = if client { &[] } else { &["localhost", "127.0.0.1"] };
+    issue_for(issuer, name, group, names)
+}
+
+/// For a server when there are names of hosts, else for a client.
+fn issue_for(issuer: &Issuer<'_, KeyPair>, name: &str, group: &str, hosts: &[&str]) -> Result<Tls, rcgen::Error> {
     let key = KeyPair::generate()?;
-    let names = if client { Vec::new() } else { vec!["localhost".to_owned(), "127.0.0.1".to_owned()] };
-    let mut params = CertificateParams::new(names)?;
+    let client = hosts.is_empty();
+    let mut params = CertificateParams::new(hosts.iter().map(|h| (*h).to_owned()).collect::<Vec<_>>())?;
     params.distinguished_name.push(DnType::CommonName, name);
     if !group.is_empty() {
         params.distinguished_name.push(DnType::OrganizationName, group);
@@ -46,6 +52,12 @@ impl Pki {
     pub fn client(&self, name: &str, group: &str) -> Result<Tls, rcgen::Error> {
         let issuer = Issuer::from_ca_cert_pem(&self.ca, KeyPair::from_pem(&self.ca_key)?)?;
         issue(&issuer, name, group, true)
+    }
+
+    /// A certificate for another server.
+    pub fn serving(&self, hosts: &[&str]) -> Result<Tls, rcgen::Error> {
+        let issuer = Issuer::from_ca_cert_pem(&self.ca, KeyPair::from_pem(&self.ca_key)?)?;
+        issue_for(&issuer, "another server", "", hosts)
     }
 
     /// Another certificate for the server.

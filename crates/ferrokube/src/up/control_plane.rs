@@ -94,6 +94,7 @@ fn config(plan: &Plan, store: Arc<dyn ferrokube_store::Store>) -> Result<Config>
         service_cidrs: vec![options.service_cidr.to_string()],
         advertise: plan.node_ip,
         kubelet: Some(kubelet),
+        proxy_client: Some(Tls { certificate: pki.front_proxy_client.certificate.clone(), key: pki.front_proxy_client.key.clone() }),
         ..Config::new(store, tokens)
     };
     options.apiserver.apply(&mut config)?;

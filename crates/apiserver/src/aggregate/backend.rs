@@ -1,0 +1,117 @@
+//! TLS towards a remote server, and the requests that this server makes of its own: discovery, for availability and for the
+//! merged documents.
+
+use super::spec::Spec;
+use crate::connect::kubelet::Anything;
+use crate::connect::passage::{Destination, Passenger};
+use crate::output::Body;
+use crate::server::Tls;
+use crate::server::tls::{TlsError, pair};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use http::header::{ACCEPT, HeaderMap, HeaderValue};
+use http::{Method, Response};
+use http_body_util::{BodyExt, Limited};
+use rustls::crypto::ring;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, RootCertStore};
+use serde_json::Value;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Where Debian keeps the CAs of the world, for APIServices without `caBundle`.
+const SYSTEM_CAS: &str = "/etc/ssl/certs/ca-certificates.crt";
+/// How long a check may take; kube-aggregator gives its client 5 s and itself 6.
+const PATIENCE: Duration = Duration::from_secs(6);
+/// Longest document that is read.
+const MAX_DOCUMENT: usize = 16 << 20;
+
+/// The front-proxy client certificate.
+#[derive(Debug)]
+pub(super) struct Identity {
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+}
+
+impl Identity {
+    pub fn new(tls: &Tls) -> Result<Self, TlsError> {
+        let (chain, key) = pair(tls)?;
+        Ok(Identity { chain, key })
+    }
+}
+
+/// How to reach a remote server.
+#[derive(Debug)]
+pub(super) struct Backend {
+    tls: Result<Arc<ClientConfig>, String>,
+    host: String,
+}
+
+impl Backend {
+    /// Mistakes in the APIService are kept and told when it is used.
+    pub fn new(spec: &Spec, identity: Option<&Identity>) -> Backend {
+        Backend { tls: config(spec, identity).map(Arc::new), host: spec.host() }
+    }
+
+    /// The TLS configuration.
+    pub fn tls(&self) -> Result<Arc<ClientConfig>, String> {
+        self.tls.clone()
+    }
+
+    /// A request to one of its endpoints.
+    pub fn destination(&self, place: (String, u16), path: String) -> Destination {
+        Destination { host: place.0, port: place.1, tls: true, path, name: Some(self.host.clone()) }
+    }
+
+    /// Gets a document as the aggregator itself. The error tells what came instead.
+    pub async fn get(&self, place: (String, u16), path: &str) -> Result<Value, String> {
+        let url = format!("https://{}:{}{path}", place.0, place.1);
+        let mut headers = HeaderMap::new();
+        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+        headers.insert("x-remote-user", HeaderValue::from_static("system:kube-aggregator"));
+        headers.insert("x-remote-group", HeaderValue::from_static("system:masters"));
+        let destination = self.destination(place, path.to_owned());
+        let passenger =
+            Passenger { method: Method::GET, headers, body: None, upgrade: None, stopping: Default::default(), trail: Default::default() };
+        let tls = self.tls()?;
+        let exchange = async {
+            let response = passenger
+                .pass(tls, &destination, false)
+                .await
+                .map_err(|s| format!("failing or missing response from {url}: {}", s.message))?;
+            document(response, &url).await
+        };
+        tokio::time::timeout(PATIENCE, exchange).await.unwrap_or_else(|_| Err(format!("timed out waiting for {url}")))
+    }
+}
+
+async fn document(response: Response<Body>, url: &str) -> Result<Value, String> {
+    let code = response.status();
+    if !code.is_success() {
+        return Err(format!("failing or missing response from {url}: bad status from {url}: {}", code.as_u16()));
+    }
+    let body = Limited::new(response.into_body(), MAX_DOCUMENT).collect().await;
+    let body = body.map_err(|e| format!("failing or missing response from {url}: {e}"))?.to_bytes();
+    serde_json::from_slice(&body).map_err(|e| format!("failing or missing response from {url}: {e}"))
+}
+
+fn config(spec: &Spec, identity: Option<&Identity>) -> Result<ClientConfig, String> {
+    let provider = Arc::new(ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().map_err(|e| e.to_string())?;
+    let builder = if spec.insecure {
+        builder.dangerous().with_custom_certificate_verifier(Arc::new(Anything::new(provider)))
+    } else {
+        let pem = match spec.ca_bundle.as_str() {
+            "" => std::fs::read(SYSTEM_CAS).unwrap_or_default(),
+            bundle => STANDARD.decode(bundle).map_err(|_| "caBundle is not base64".to_owned())?,
+        };
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(CertificateDer::pem_slice_iter(&pem).filter_map(Result::ok));
+        builder.with_root_certificates(roots)
+    };
+    match identity {
+        Some(identity) => builder.with_client_auth_cert(identity.chain.clone(), identity.key.clone_key()).map_err(|e| e.to_string()),
+        None => Ok(builder.with_no_client_auth()),
+    }
+}

@@ -1,0 +1,129 @@
+//! Aggregation: groups and versions that another server serves, behind an APIService that names a Service
+//! (`apiregistration.k8s.io`, kube-aggregator).
+//!
+//! A request for such a group and version is authenticated and authorized here like any other and then passed on, with this
+//! server's front-proxy certificate and the user in `X-Remote-*` headers. Discovery and OpenAPI show both servers' groups as one.
+//! Without such APIServices a request costs one look at an empty table.
+//!
+//! | part | does |
+//! |---|---|
+//! | `spec` | what an APIService says |
+//! | `availability` | where its service is, whether it answers, the `Available` condition |
+//! | `backend` | TLS and requests of our own to it |
+//! | `proxy` | requests of clients, passed on |
+//! | `registration` | APIServices of built-in and custom groups, kept in step |
+//! | `follow` | the tasks |
+
+mod availability;
+mod backend;
+mod follow;
+mod proxy;
+mod registration;
+mod spec;
+mod view;
+
+pub use view::group_versions;
+
+use crate::request::RequestInfo;
+use crate::server::Tls;
+use crate::server::tls::TlsError;
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use serde_json::Value;
+use spec::Spec;
+use std::sync::Arc;
+
+pub(crate) use follow::start;
+
+/// Group of APIServices.
+pub(crate) const GROUP: &str = "apiregistration.k8s.io";
+/// Resource of APIServices.
+pub(crate) const RESOURCE: &str = "apiservices";
+
+/// What is known of a remote server.
+#[derive(Clone, Debug, Default)]
+struct State {
+    available: bool,
+    /// Its resources, as the aggregated discovery shows them; kept when it goes away.
+    resources: Option<Arc<Value>>,
+    /// `serverRelativeURL` of its description.
+    openapi: Option<String>,
+}
+
+/// A group and version that another server serves.
+#[derive(Debug)]
+pub struct Remote {
+    spec: Spec,
+    backend: backend::Backend,
+    state: Mutex<State>,
+}
+
+impl Remote {
+    fn state(&self) -> State {
+        self.state.lock().clone()
+    }
+}
+
+/// All of them.
+#[derive(Debug, Default)]
+pub struct Remotes {
+    all: Vec<Arc<Remote>>,
+    /// Changes whenever discovery does.
+    generation: u64,
+}
+
+impl Remotes {
+    /// Counts the changes that discovery shows.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    fn get(&self, group: &str, version: &str) -> Option<&Arc<Remote>> {
+        self.all.iter().find(|r| r.spec.version == version && r.spec.group == group)
+    }
+}
+
+/// The part of the server that knows other servers.
+#[derive(Debug)]
+pub struct Aggregator {
+    remotes: ArcSwap<Remotes>,
+    identity: Option<backend::Identity>,
+}
+
+impl Aggregator {
+    /// With the front-proxy client certificate (`--proxy-client-cert-file`), if there is one.
+    pub fn new(proxy_client: Option<&Tls>) -> Result<Self, TlsError> {
+        Ok(Aggregator { remotes: ArcSwap::default(), identity: proxy_client.map(backend::Identity::new).transpose()? })
+    }
+
+    /// What is served elsewhere now.
+    pub fn remotes(&self) -> Arc<Remotes> {
+        self.remotes.load_full()
+    }
+
+    /// The server that a request is for, when it is not this one.
+    pub fn serving(&self, info: &RequestInfo) -> Option<Arc<Remote>> {
+        let remotes = self.remotes.load();
+        if remotes.all.is_empty() {
+            return None;
+        }
+        if info.resource_request {
+            return remotes.get(&info.group, &info.version).cloned();
+        }
+        // `/apis/<group>/<version>` is its discovery, and its description is its own as well.
+        let path = info.path.strip_prefix("/openapi/v3/apis/").or_else(|| info.path.strip_prefix("/apis/"))?;
+        let (group, version) = path.trim_end_matches('/').split_once('/')?;
+        remotes.get(group, version).cloned()
+    }
+
+    /// Swaps in another set.
+    fn set(&self, all: Vec<Arc<Remote>>) {
+        let generation = self.remotes.load().generation + 1;
+        self.remotes.store(Arc::new(Remotes { all, generation }));
+    }
+
+    /// What a remote server shows has changed.
+    fn changed(&self) {
+        self.remotes.rcu(|remotes| Remotes { all: remotes.all.clone(), generation: remotes.generation + 1 });
+    }
+}
