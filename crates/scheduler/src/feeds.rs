@@ -26,10 +26,13 @@ pub enum Feed {
     CsiDrivers,
     Capacities,
     Attachments,
+    Slices,
+    DeviceClasses,
+    ResourceClaims,
 }
 
 /// Group, version, resource of each feed.
-pub const FEEDS: [(Feed, &str, &str, &str); 15] = [
+pub const FEEDS: [(Feed, &str, &str, &str); 18] = [
     (Feed::Nodes, "", "v1", "nodes"),
     (Feed::Namespaces, "", "v1", "namespaces"),
     (Feed::Services, "", "v1", "services"),
@@ -44,6 +47,9 @@ pub const FEEDS: [(Feed, &str, &str, &str); 15] = [
     (Feed::CsiDrivers, "storage.k8s.io", "v1", "csidrivers"),
     (Feed::Capacities, "storage.k8s.io", "v1", "csistoragecapacities"),
     (Feed::Attachments, "storage.k8s.io", "v1", "volumeattachments"),
+    (Feed::Slices, "resource.k8s.io", "v1", "resourceslices"),
+    (Feed::DeviceClasses, "resource.k8s.io", "v1", "deviceclasses"),
+    (Feed::ResourceClaims, "resource.k8s.io", "v1", "resourceclaims"),
     (Feed::Pods, "", "v1", "pods"),
 ];
 
@@ -112,6 +118,9 @@ pub fn apply(state: &mut State, feed: Feed, key: &ObjectKey, object: Option<&Obj
         Feed::Claims => state.storage.set_claim(key, object).map(|()| event::CLAIM),
         Feed::Volumes => state.storage.set_volume(&key.name, object).map(|()| event::VOLUME),
         Feed::StorageClasses => state.storage.set_class(&key.name, object).map(|()| event::STORAGE_CLASS),
+        Feed::Slices => state.devices.set_slice(&key.name, object).map(|()| event::DEVICES),
+        Feed::DeviceClasses => state.devices.set_class(&key.name, object).map(|()| event::DEVICES),
+        Feed::ResourceClaims => state.devices.set_claim(key, object).map(|()| event::DEVICES),
         Feed::CsiNodes => state.storage.set_csi_node(&key.name, object).map(|()| event::CSI_NODE),
         Feed::CsiDrivers => state.storage.set_driver(&key.name, object).map(|()| event::CSI_DRIVER),
         Feed::Capacities => state.storage.set_capacity(key, object).map(|()| event::CAPACITY),

@@ -6,6 +6,7 @@
 
 pub mod class;
 pub mod config;
+pub mod devices;
 pub mod diagnosis;
 pub mod engine;
 pub mod feeds;

@@ -7,7 +7,7 @@
 use crate::class::Class;
 use crate::diagnosis::Diagnosis;
 use crate::node::{NodeId, PodId};
-use crate::plugins::{self, Failure, Plugin, Pre, Seat, affinity, interpod, spread, taints, volumes};
+use crate::plugins::{self, Failure, Plugin, Pre, Seat, affinity, devices, interpod, spread, taints, volumes};
 use crate::preempt::{self, Preemption};
 use crate::profile::Profile;
 use crate::ranking::{Ranking, local_score};
@@ -113,6 +113,7 @@ impl Planner {
         preempt::eligible(state, pod, diagnosis)?;
         let own = state.pod(pod);
         if own.claims.is_empty()
+            && own.devices.is_empty()
             && own.nominated.is_none()
             && let Some(ranking) = self.ranking(state, number, profile, pod)
             && let Some(rooms) = ranking.rooms(state, profile)
@@ -137,12 +138,15 @@ impl Planner {
             true => volumes::Bound::default(),
             false => volumes::Bound::of(state, profile, pod).ok().filter(|b| !b.restricts_nodes())?,
         };
+        let wanted = devices::Wanted::of(state, profile, pod).ok().filter(|w| !w.restricts_nodes())?;
+        let plain = own.claims.is_empty() && own.devices.is_empty();
         let mut rng = SmallRng::from_rng(&mut self.rng);
         let ranking = self.ranking(state, number, profile, pod)?;
         let alone = ranking.is_local();
         let fits = |id: NodeId| {
             let (node, class) = (state.node(id), &**state.class_of(pod));
-            own.claims.is_empty() || volumes::filter(&Seat { state, profile, class, id, node, load: &node.load }, &bound).is_none()
+            let seat = Seat { state, profile, class, id, node, load: &node.load };
+            plain || volumes::filter(&seat, &bound).or_else(|| devices::filter(&seat, &wanted)).is_none()
         };
         // Pods for which room was made may be in the way of others in their domain, which the ranking does not know.
         let neighbours = |id: NodeId| {
@@ -150,7 +154,7 @@ impl Planner {
         };
         match ranking.choose(profile, &mut rng, PATIENCE, |id| fits(id) && neighbours(id)) {
             Ok(Some(node)) => Some(Decision::Place(node)),
-            Ok(None) if own.claims.is_empty() => {
+            Ok(None) if plain => {
                 let diagnosis = ranking.diagnosis(state);
                 // Nodes that were refused above have no reason in the ranking.
                 diagnosis.is_complete().then(|| Decision::Nowhere(Box::new(diagnosis)))

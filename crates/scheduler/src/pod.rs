@@ -19,6 +19,15 @@ pub struct VolumeClaim {
     pub ephemeral: bool,
 }
 
+/// A resource claim as a pod names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceClaim {
+    /// Name of the claim; `None`: it is not made yet.
+    pub claim: Option<Box<str>>,
+    /// Made from a template for this pod alone, which must own it.
+    pub from_template: bool,
+}
+
 /// One pod, read.
 #[derive(Clone, Debug)]
 pub struct Facts {
@@ -30,6 +39,8 @@ pub struct Facts {
     pub class: Class,
     /// Names of its persistent volume claims. They are not part of the class: each pod of a template may have its own.
     pub claims: Box<[VolumeClaim]>,
+    /// Its resource claims.
+    pub devices: Box<[DeviceClaim]>,
     /// `spec.nodeName`.
     pub node: Option<Box<str>>,
     /// `spec.schedulerName`.
@@ -92,6 +103,26 @@ struct Status<'a> {
     start_time: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
     conditions: Option<Vec<Condition<'a>>>,
+    #[serde(borrow, default)]
+    resource_claim_statuses: Option<Vec<GeneratedClaim<'a>>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct GeneratedClaim<'a> {
+    #[serde(borrow)]
+    name: Cow<'a, str>,
+    #[serde(borrow, default)]
+    resource_claim_name: Option<Cow<'a, str>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ResourceClaimView<'a> {
+    #[serde(borrow)]
+    name: Cow<'a, str>,
+    #[serde(borrow, default)]
+    resource_claim_name: Option<Cow<'a, str>>,
 }
 
 #[derive(Deserialize)]
@@ -133,6 +164,8 @@ struct Spec<'a> {
     volumes: Option<Vec<Volume<'a>>>,
     #[serde(default)]
     scheduling_gates: Option<Vec<serde::de::IgnoredAny>>,
+    #[serde(borrow, default)]
+    resource_claims: Option<Vec<ResourceClaimView<'a>>>,
     #[serde(default)]
     host_network: bool,
     #[serde(default)]
@@ -334,11 +367,14 @@ pub fn read(object: &Object) -> Result<Facts, Unreadable> {
     let owner = owner.map(|o| (Box::from(o.kind), Box::from(o.name)));
     let volumes = spec.volumes.take().into_iter().flatten();
     let claims = volumes.filter_map(|v| claim(v, &object.key.name)).collect();
+    let generated = status.resource_claim_statuses.unwrap_or_default();
+    let devices = spec.resource_claims.take().into_iter().flatten().filter_map(|c| device_claim(c, &generated)).collect();
     Ok(Facts {
         key: object.key.clone(),
         uid: object.uid.clone(),
         class: class(object, spec, owner)?,
         claims,
+        devices,
         node,
         scheduler,
         terminating: metadata.deletion_timestamp.is_some(),
@@ -441,6 +477,17 @@ fn claim(volume: Volume<'_>, pod: &str) -> Option<VolumeClaim> {
         (Some(claim), _) => Some(VolumeClaim { name: claim.claim_name.into(), ephemeral: false }),
         (None, Some(_)) => Some(VolumeClaim { name: format!("{pod}-{}", volume.name).into(), ephemeral: true }),
         (None, None) => None,
+    }
+}
+
+/// Nothing where the controller has found that no claim is needed.
+fn device_claim(view: ResourceClaimView<'_>, generated: &[GeneratedClaim<'_>]) -> Option<DeviceClaim> {
+    if let Some(name) = view.resource_claim_name {
+        return Some(DeviceClaim { claim: Some(name.into()), from_template: false });
+    }
+    match generated.iter().find(|g| g.name == view.name) {
+        Some(made) => made.resource_claim_name.as_deref().map(|name| DeviceClaim { claim: Some(name.into()), from_template: true }),
+        None => Some(DeviceClaim { claim: None, from_template: true }),
     }
 }
 

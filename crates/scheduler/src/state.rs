@@ -8,7 +8,8 @@ use crate::class::{Class, Labels, label};
 use crate::journal::{Event, Journal};
 use crate::node::{Load, Node, NodeId, PodId};
 use crate::owners::Owners;
-use crate::pod::{Facts, VolumeClaim};
+use crate::devices::Devices;
+use crate::pod::{DeviceClaim, Facts, VolumeClaim};
 use crate::storage::Storage;
 use crate::topology::Topology;
 use ferrokube_api::ObjectKey;
@@ -59,6 +60,8 @@ pub struct Pod {
     pub profile: Option<u16>,
     /// Its persistent volume claims.
     pub claims: Box<[VolumeClaim]>,
+    /// Its resource claims.
+    pub devices: Box<[DeviceClaim]>,
     /// The node that preemption made room on for it.
     pub nominated: Option<NodeId>,
     /// Text that sorts by start time.
@@ -80,6 +83,8 @@ pub struct PodChange {
     pub bound: bool,
     /// What placement depends on has changed.
     pub class: bool,
+    /// Its resource claims are others, such as those just made for it.
+    pub devices: bool,
     /// Its gates are gone.
     pub ungated: bool,
     /// It was on a node, and asks for less now or is leaving.
@@ -124,6 +129,8 @@ pub struct State {
     image_changes: u64,
     /// Claims, volumes and their classes.
     pub storage: Storage,
+    /// Devices and the claims to them.
+    pub devices: Devices,
     /// Services and workloads, and disruption budgets.
     pub owners: Owners,
 }
@@ -372,6 +379,7 @@ impl State {
             gated: facts.gated,
             profile,
             claims: facts.claims,
+            devices: facts.devices,
             nominated: None,
             started: facts.started,
             generation: facts.generation,
@@ -395,7 +403,7 @@ impl State {
         } else {
             self.nominate(id, facts.nominated.as_deref());
         }
-        PodChange { id, added: true, bound, class: false, ungated: false, shrank: false }
+        PodChange { id, added: true, bound, class: false, devices: false, ungated: false, shrank: false }
     }
 
     fn update_pod(&mut self, id: PodId, facts: Facts, profile: Option<u16>) -> PodChange {
@@ -420,6 +428,8 @@ impl State {
         pod.terminating = facts.terminating;
         pod.gated = facts.gated;
         pod.profile = profile;
+        let devices = pod.devices != facts.devices;
+        pod.devices = facts.devices;
         pod.generation = facts.generation;
         pod.reported = facts.reported;
         let restarted = pod.started != facts.started;
@@ -439,7 +449,7 @@ impl State {
         } else if !assumed {
             self.nominate(id, facts.nominated.as_deref());
         }
-        PodChange { id, added: false, bound, class: class_changed, ungated: was_gated && !facts.gated, shrank }
+        PodChange { id, added: false, bound, class: class_changed, devices, ungated: was_gated && !facts.gated, shrank }
     }
 
     /// A pod is gone; the answer is how it was before, with where it was and where room was kept for it.

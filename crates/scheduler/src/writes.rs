@@ -1,5 +1,6 @@
 //! What the scheduler writes: bindings, conditions, evictions of victims. Each is one small task; the loop never waits.
 
+use crate::devices::Reservation;
 use crate::state::Pod;
 use crate::storage::{SELECTED_NODE, Step};
 use ferrokube_api::ObjectKey;
@@ -7,6 +8,7 @@ use ferrokube_api::time::format_time;
 use ferrokube_client::{Client, DeleteOptions, Error, Patch, Target};
 use http::Method;
 use jiff::Timestamp;
+use k8s_openapi::api::resource::v1::ResourceClaim;
 use k8s_openapi::api::core::v1::{ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod as PodObject};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -65,8 +67,38 @@ pub async fn bind(client: &Client, pod: &Subject, node: &str) -> Result<(), Erro
     client.request(Method::POST, &pod.target().sub("binding"), "", Some(&body)).await.map(drop)
 }
 
+/// Everything that must be written before a pod can be bound, one after the other.
+pub async fn prepare_all(client: &Client, steps: &[Step], reservations: &[Reservation]) -> Result<(), Error> {
+    for step in steps {
+        prepare(client, step).await?;
+    }
+    for reservation in reservations {
+        reserve(client, reservation).await?;
+    }
+    Ok(())
+}
+
+/// Writes an allocation and its consumers into a claim that has not changed since it was decided.
+async fn reserve(client: &Client, reservation: &Reservation) -> Result<(), Error> {
+    let target = Target::of::<ResourceClaim>(&reservation.claim.namespace, &reservation.claim.name);
+    let mut revision = reservation.revision.to_string();
+    if let Some(finalizers) = &reservation.finalizers {
+        // First the finalizer: a claim that is allocated never goes without being released.
+        let patch = json!({"metadata": {"resourceVersion": revision, "finalizers": finalizers}});
+        let answer = client.patch_target(&target, &Patch::Merge(patch)).await?;
+        let answer: Value = serde_json::from_slice(&answer).map_err(|source| Error::Decode { what: "ResourceClaim", source })?;
+        revision = answer["metadata"]["resourceVersion"].as_str().unwrap_or_default().to_owned();
+    }
+    let mut status = json!({"reservedFor": reservation.reserved_for});
+    if let Some(allocation) = &reservation.allocation {
+        status["allocation"] = allocation.clone();
+    }
+    let patch = Patch::Merge(json!({"metadata": {"resourceVersion": revision}, "status": status}));
+    client.patch_target(&target.sub("status"), &patch).await.map(drop)
+}
+
 /// Tells a volume about its claim, or a claim about its node, so that others bind them to each other.
-pub async fn prepare(client: &Client, step: &Step) -> Result<(), Error> {
+async fn prepare(client: &Client, step: &Step) -> Result<(), Error> {
     match step {
         Step::Bind { volume, revision, claim, uid } => {
             let reference = json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim",

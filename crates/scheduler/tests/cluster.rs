@@ -297,3 +297,24 @@ async fn a_volume_that_is_there_is_reserved_for_the_claim() {
     cluster.send(Method::PATCH, "/api/v1/namespaces/default/persistentvolumeclaims/data", "application/merge-patch+json", &patch).await;
     assert_eq!(cluster.bound("p").await, "a");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_is_allocated_and_reserved_before_its_pod_is_bound() {
+    let cluster = Cluster::start().await;
+    cluster.node("a", "2").await;
+    cluster.node("b", "2").await;
+    cluster.post("/apis/resource.k8s.io/v1/deviceclasses", &json!({"metadata": {"name": "gpu"}, "spec": {}})).await;
+    let slice = json!({"metadata": {"name": "b-gpu"}, "spec": {"driver": "gpu.example.com", "nodeName": "b",
+        "pool": {"name": "b", "generation": 1, "resourceSliceCount": 1}, "devices": [{"name": "d0"}]}});
+    cluster.post("/apis/resource.k8s.io/v1/resourceslices", &slice).await;
+    let claim = json!({"metadata": {"name": "c"}, "spec": {"devices": {"requests": [{"name": "r", "exactly": {"deviceClassName": "gpu"}}]}}});
+    cluster.post("/apis/resource.k8s.io/v1/namespaces/default/resourceclaims", &claim).await;
+    cluster.pod("p", "1", &json!({"resourceClaims": [{"name": "d", "resourceClaimName": "c"}]})).await;
+    assert_eq!(cluster.bound("p").await, "b");
+    let path = "/apis/resource.k8s.io/v1/namespaces/default/resourceclaims/c";
+    let claim = cluster.admin.send(Method::GET, path, None, Bytes::new()).await.unwrap();
+    let claim: Value = serde_json::from_slice(claim.body()).unwrap();
+    assert_eq!(claim["status"]["allocation"]["devices"]["results"][0]["device"], "d0", "{claim:#}");
+    assert_eq!(claim["status"]["reservedFor"][0]["name"], "p");
+    assert_eq!(claim["metadata"]["finalizers"], json!(["resource.kubernetes.io/delete-protection"]));
+}

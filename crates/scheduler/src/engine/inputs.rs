@@ -77,7 +77,7 @@ impl Engine {
         if !self.queue.contains(id) {
             self.queue.add(id, priority, now);
             self.metrics.queued("PodAdd", "active", 1);
-        } else if change.class || change.ungated {
+        } else if change.class || change.ungated || change.devices {
             self.queue.wake(id, priority, now);
             self.metrics.queued("PodUpdate", "active", 1);
         }
@@ -96,6 +96,7 @@ impl Engine {
         if let Some(preparing) = self.preparing.remove(&id) {
             self.binding -= 1;
             self.state.storage.forget(&preparing.steps);
+            self.state.devices.forget(&preparing.reservations);
         }
         let class = self.state.class_of(id).clone();
         let gone = self.state.remove_pod(key);

@@ -8,6 +8,7 @@ mod outputs;
 
 use crate::Config;
 use crate::config::Configuration;
+use crate::devices::Reservation;
 use crate::feeds::{self, FEEDS, Feed, Follower};
 use crate::metrics::Metrics;
 use crate::node::PodId;
@@ -47,11 +48,12 @@ enum Input {
     Time,
 }
 
-/// A pod that has its place and waits for its volumes.
+/// A pod that has its place and waits for its volumes and devices.
 struct Preparing {
     pod: Subject,
     node: Box<str>,
     steps: Vec<Step>,
+    reservations: Vec<Reservation>,
     deadline: Instant,
     /// The writes are done; what is left is up to others.
     written: bool,

@@ -5,7 +5,7 @@ use crate::diagnosis::Diagnosis;
 use crate::metrics::Outcome;
 use crate::node::{NodeId, PodId};
 use crate::plan::Decision;
-use crate::plugins::{Plugin, volumes};
+use crate::plugins::{Plugin, devices, volumes};
 use crate::preempt;
 use crate::storage::Step;
 use crate::writes::{self, Subject};
@@ -32,26 +32,30 @@ impl Engine {
         let pod = Subject::of(self.state.pod(id));
         let profile = &self.configuration.profiles[usize::from(pod.profile)];
         let (steps, timeout) = (volumes::steps(&self.state, profile, id, node), profile.bind_timeout_seconds);
+        let reservations = devices::reservations(&self.state, profile, id, node);
         self.state.assume(id, node);
         self.state.storage.assume(&steps);
+        self.state.devices.assume(&reservations);
         self.began.insert(id, began);
         self.binding += 1;
         let name = self.state.node(node).name.clone();
-        if steps.is_empty() {
+        if steps.is_empty() && reservations.is_empty() {
             return self.bind(pod, name);
         }
         let (client, done, subject) = (self.client.clone(), self.done_sender.clone(), pod.clone());
         let deadline = began + Duration::from_secs(timeout);
         let selected = vec![false; steps.len()];
-        self.preparing.insert(id, Preparing { pod, node: name, steps: steps.clone(), deadline, written: false, selected });
+        self.preparing.insert(id, Preparing {
+            pod,
+            node: name,
+            steps: steps.clone(),
+            reservations: reservations.clone(),
+            deadline,
+            written: false,
+            selected,
+        });
         tokio::spawn(async move {
-            let mut result = Ok(());
-            for step in &steps {
-                result = writes::prepare(&client, step).await;
-                if result.is_err() {
-                    break;
-                }
-            }
+            let result = writes::prepare_all(&client, &steps, &reservations).await;
             // An error means the engine is gone.
             let _ = done.send(Done::Prepared(id, subject, result));
         });
@@ -142,7 +146,7 @@ impl Engine {
     }
 }
 
-/// Volumes of pods that have their place (PreBind of VolumeBinding).
+/// Volumes and devices of pods that have their place (PreBind).
 impl Engine {
     pub(super) fn is_prepared(&mut self, id: PodId, pod: &Subject, result: Result<(), Error>) {
         let Some(preparing) = self.preparing.get_mut(&id).filter(|p| p.pod.uid == pod.uid) else { return };
@@ -151,7 +155,10 @@ impl Engine {
                 preparing.written = true;
                 self.look_at_volumes();
             }
-            Err(error) => self.give_up(id, &error.to_string()),
+            Err(error) => {
+                let plugin = if preparing.steps.is_empty() { "DynamicResources" } else { "VolumeBinding" };
+                self.give_up(id, plugin, &error.to_string());
+            }
         }
     }
 
@@ -177,7 +184,7 @@ impl Engine {
             }
         }
         for (id, why) in failed {
-            self.give_up(id, &why);
+            self.give_up(id, "VolumeBinding", &format!("binding volumes: {why}"));
         }
         for id in ready {
             if let Some(preparing) = self.preparing.remove(&id) {
@@ -189,14 +196,15 @@ impl Engine {
 
     pub(super) fn give_up_on_volumes(&mut self, now: Instant) {
         let late: Vec<PodId> = self.preparing.iter().filter(|(_, p)| p.deadline <= now).map(|(id, _)| *id).collect();
-        late.into_iter().for_each(|id| self.give_up(id, "context deadline exceeded"));
+        late.into_iter().for_each(|id| self.give_up(id, "VolumeBinding", "binding volumes: context deadline exceeded"));
     }
 
-    fn give_up(&mut self, id: PodId, why: &str) {
-        let Some(Preparing { pod, steps, .. }) = self.preparing.remove(&id) else { return };
+    fn give_up(&mut self, id: PodId, plugin: &str, why: &str) {
+        let Some(Preparing { pod, steps, reservations, .. }) = self.preparing.remove(&id) else { return };
         self.binding -= 1;
         self.began.remove(&id);
-        let message = format!("running PreBind plugin \"VolumeBinding\": binding volumes: {why}");
+        self.state.devices.forget(&reservations);
+        let message = format!("running PreBind plugin \"{plugin}\": {why}");
         self.take_back(id, &pod, &steps, Some(message));
     }
 }

@@ -5,6 +5,7 @@
 //! that they cannot change.
 
 pub mod affinity;
+pub mod devices;
 pub mod features;
 pub mod fit;
 pub mod image;
@@ -147,6 +148,8 @@ pub struct Pre<'s> {
     pub others: interpod::Counts<'s>,
     /// Volumes.
     pub volumes: volumes::Bound<'s>,
+    /// Devices.
+    pub devices: devices::Wanted<'s>,
 }
 
 impl<'s> Pre<'s> {
@@ -158,6 +161,7 @@ impl<'s> Pre<'s> {
             class,
             only: affinity::named_nodes(state, class),
             volumes: volumes::Bound::of(state, profile, pod)?,
+            devices: devices::Wanted::of(state, profile, pod)?,
             spread: spread::Counts::of(state, profile, class),
             others: interpod::Counts::of(state, profile, class),
         })
@@ -213,6 +217,7 @@ pub fn check(seat: &Seat<'_>, pre: &Pre<'_>) -> Option<Failure> {
         .or_else(|| volumes::filter(seat, &pre.volumes))
         .or_else(|| spread::filter(&pre.spread, seat.id))
         .or_else(|| interpod::filter(&pre.others, seat.id))
+        .or_else(|| devices::filter(seat, &pre.devices))
 }
 
 /// The pods that would be on a node besides those that are: nominated ones of at least this priority.

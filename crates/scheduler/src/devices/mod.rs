@@ -1,0 +1,480 @@
+//! Dynamic resources: which devices there are, which claims there are, and what is taken.
+//!
+//! Allocation itself is in [`allocate`], pure over what is known here. Like volumes, an allocation that has been decided
+//! and is not yet seen in its claim is kept beside ("assumed").
+
+pub mod allocate;
+pub mod selector;
+mod views;
+
+use crate::class::{Effect, NodeTerm, Taint, Toleration};
+use crate::node::Node;
+use crate::pod::node_terms;
+use ferrokube_api::quantity::Quantity;
+use ferrokube_api::{Object, ObjectKey};
+use selector::Selector;
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use views::*;
+
+/// The claim stays while it is allocated.
+pub const FINALIZER: &str = "resource.kubernetes.io/delete-protection";
+/// So many pods can share a claim.
+pub const MOST_CONSUMERS: usize = 256;
+
+/// Driver, pool and name of a device.
+pub type DeviceKey = (Box<str>, Box<str>, Box<str>);
+
+/// Driver and name of a pool.
+pub type PoolKey = (Box<str>, Box<str>);
+
+/// From where devices can be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// One node.
+    Node(Box<str>),
+    /// Nodes that match.
+    Nodes(Vec<NodeTerm>, Value),
+    /// All.
+    All,
+}
+
+impl Reach {
+    fn of(name: Option<Box<str>>, selector: Option<(Vec<NodeTerm>, Value)>, all: bool) -> Option<Reach> {
+        match (name.filter(|n| !n.is_empty()), selector, all) {
+            (Some(name), _, _) => Some(Reach::Node(name)),
+            (None, Some((terms, raw)), _) => Some(Reach::Nodes(terms, raw)),
+            (None, None, true) => Some(Reach::All),
+            (None, None, false) => None,
+        }
+    }
+
+    /// Whether a node is among them.
+    pub fn reaches(&self, node: &Node) -> bool {
+        match self {
+            Reach::Node(name) => *name == node.name,
+            Reach::Nodes(terms, _) => terms.iter().any(|t| t.matches(node)),
+            Reach::All => true,
+        }
+    }
+}
+
+/// Amounts by counter, by set of counters.
+pub type Counters = BTreeMap<Box<str>, BTreeMap<Box<str>, i64>>;
+
+/// A device.
+#[derive(Clone, Debug)]
+pub struct Device {
+    /// Who and which it is.
+    pub key: DeviceKey,
+    /// From where it can be used.
+    pub reach: Reach,
+    /// Attributes by qualified name (`domain/name`), as written.
+    pub attributes: BTreeMap<Box<str>, Value>,
+    /// What an expression sees of it.
+    pub seen: Value,
+    /// What it takes of the counters of its pool.
+    pub consumes: Counters,
+    /// Taints that repel.
+    pub taints: Vec<Taint>,
+}
+
+/// One slice of a pool.
+#[derive(Clone, Debug)]
+struct Slice {
+    pool: PoolKey,
+    /// The one node it is for.
+    node: Option<Box<str>>,
+    generation: i64,
+    /// How many slices the pool has.
+    of: usize,
+    devices: Vec<Device>,
+    counters: Counters,
+}
+
+/// A device class.
+#[derive(Clone, Debug, Default)]
+pub struct DeviceClass {
+    /// Its devices: all of these hold.
+    pub selectors: Vec<Selector>,
+    /// Configuration that goes into allocations.
+    pub config: Vec<Value>,
+}
+
+/// How many devices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Amount {
+    /// So many.
+    Exactly(usize),
+    /// All that match; none may be taken.
+    All,
+}
+
+/// Devices that are asked for.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// `name`, or `name/sub` of one among several.
+    pub name: Box<str>,
+    /// Device class.
+    pub class: Box<str>,
+    /// All of these hold.
+    pub selectors: Vec<Selector>,
+    /// How many.
+    pub amount: Amount,
+    /// Also devices that are taken, and without taking them.
+    pub admin: bool,
+    /// Tolerations of device taints.
+    pub tolerations: Vec<Toleration>,
+    tolerations_raw: Vec<Value>,
+}
+
+/// What must hold between devices.
+#[derive(Clone, Debug)]
+pub struct Constraint {
+    /// Of these requests; empty: of all.
+    pub requests: Vec<Box<str>>,
+    /// Qualified name of an attribute.
+    pub attribute: Box<str>,
+    /// They differ in it; otherwise they agree.
+    pub distinct: bool,
+}
+
+/// Devices that a claim has.
+#[derive(Clone, Debug)]
+pub struct Allocation {
+    /// Those that are taken by it.
+    pub devices: Vec<DeviceKey>,
+    /// From where they can be used; `None`: from everywhere.
+    pub nodes: Option<Vec<NodeTerm>>,
+}
+
+/// A claim.
+#[derive(Clone, Debug)]
+pub struct Claim {
+    /// UID.
+    pub uid: Box<str>,
+    /// UID of the object that controls it.
+    pub owner: Option<Box<str>>,
+    /// It is being deleted.
+    pub deleting: bool,
+    /// For each request the alternatives, in order of preference.
+    pub requests: Vec<Vec<Request>>,
+    /// What must hold between its devices.
+    pub constraints: Vec<Constraint>,
+    /// What it has.
+    pub allocation: Option<Allocation>,
+    /// UIDs of the pods that may use it.
+    pub consumers: Vec<Box<str>>,
+    config: Vec<Value>,
+    reserved_for: Vec<Value>,
+    finalizers: Vec<String>,
+    revision: u64,
+}
+
+/// What must be written about a claim before its pod can be bound.
+#[derive(Clone, Debug)]
+pub struct Reservation {
+    /// The claim.
+    pub claim: ObjectKey,
+    /// Its revision: if it has changed since, the decision does not hold.
+    pub revision: u64,
+    /// Finalizers with the one that keeps an allocated claim, if it is new.
+    pub finalizers: Option<Vec<String>>,
+    /// The new allocation, if there is none yet.
+    pub allocation: Option<Value>,
+    /// All consumers, the pod included.
+    pub reserved_for: Vec<Value>,
+    /// UID of the pod.
+    pod: Box<str>,
+    taken: Vec<DeviceKey>,
+}
+
+/// See the module.
+#[derive(Clone, Debug, Default)]
+pub struct Devices {
+    slices: BTreeMap<Box<str>, Slice>,
+    /// Slices by pool.
+    pools: BTreeMap<PoolKey, BTreeSet<Box<str>>>,
+    /// Pools by the one node that they are for.
+    of_node: HashMap<Box<str>, BTreeSet<PoolKey>>,
+    /// Pools for several nodes.
+    wide: BTreeSet<PoolKey>,
+    classes: HashMap<Box<str>, DeviceClass>,
+    claims: HashMap<ObjectKey, Claim>,
+    /// Devices of claims, and how many claims have each (several only by mistake).
+    taken: HashMap<DeviceKey, usize>,
+    assumed: HashMap<ObjectKey, Reservation>,
+}
+
+impl Devices {
+    /// A claim.
+    pub fn claim(&self, key: &ObjectKey) -> Option<&Claim> {
+        self.claims.get(key)
+    }
+
+    /// A class.
+    pub fn class(&self, name: &str) -> Option<&DeviceClass> {
+        self.classes.get(name)
+    }
+
+    /// Whether a decision about the claim is under way.
+    pub fn is_assumed(&self, key: &ObjectKey) -> bool {
+        self.assumed.contains_key(key)
+    }
+
+    /// Whether a device is taken.
+    pub fn is_taken(&self, key: &DeviceKey) -> bool {
+        self.taken.contains_key(key)
+    }
+
+    /// The slices of the newest generation of a pool; none if it is not whole.
+    fn pool(&self, key: &PoolKey) -> Vec<&Slice> {
+        let all = || self.pools.get(key).into_iter().flatten().filter_map(|name| self.slices.get(name));
+        let newest = all().map(|s| s.generation).max();
+        let slices: Vec<&Slice> = all().filter(|s| Some(s.generation) == newest).collect();
+        if slices.first().is_some_and(|first| first.of <= slices.len()) { slices } else { Vec::new() }
+    }
+
+    /// The devices that can be used from a node, with what is left of the counters of their pools.
+    pub fn at(&self, node: &Node) -> (Vec<&Device>, HashMap<PoolKey, Counters>) {
+        let (mut devices, mut counters) = (Vec::new(), HashMap::new());
+        let own = self.of_node.get(&node.name).into_iter().flatten();
+        for pool in own.chain(&self.wide) {
+            let slices = self.pool(pool);
+            let mut here = slices.iter().flat_map(|s| &s.devices).filter(|d| d.reach.reaches(node)).peekable();
+            if here.peek().is_none() {
+                continue;
+            }
+            devices.extend(here);
+            let mut left: Counters = slices.iter().flat_map(|s| s.counters.clone()).collect();
+            let taken = slices.iter().flat_map(|s| &s.devices).filter(|d| self.is_taken(&d.key));
+            taken.for_each(|device| consume(&mut left, &device.consumes, 1));
+            if !left.is_empty() {
+                counters.insert(pool.clone(), left);
+            }
+        }
+        (devices, counters)
+    }
+
+    /// Counts on reservations before they are seen.
+    pub fn assume(&mut self, reservations: &[Reservation]) {
+        for reservation in reservations {
+            reservation.taken.iter().for_each(|d| *self.taken.entry(d.clone()).or_insert(0) += 1);
+            self.assumed.insert(reservation.claim.clone(), reservation.clone());
+        }
+    }
+
+    /// No longer counts on reservations.
+    pub fn forget(&mut self, reservations: &[Reservation]) {
+        for reservation in reservations {
+            if let Some(known) = self.assumed.remove(&reservation.claim) {
+                known.taken.iter().for_each(|d| self.release(d));
+            }
+        }
+    }
+
+    fn release(&mut self, device: &DeviceKey) {
+        if let Some(claims) = self.taken.get_mut(device) {
+            *claims -= 1;
+            if *claims == 0 {
+                self.taken.remove(device);
+            }
+        }
+    }
+}
+
+/// Takes amounts off counters, or gives them back (-1).
+fn consume(left: &mut Counters, amounts: &Counters, times: i64) {
+    for (set, counters) in amounts {
+        for (name, amount) in counters {
+            if let Some(value) = left.get_mut(set).and_then(|s| s.get_mut(name)) {
+                *value -= amount * times;
+            }
+        }
+    }
+}
+
+fn counters(sets: Vec<CounterSet>) -> Counters {
+    let value = |v: CounterView| Quantity::parse(&v.value).map_or(0, |q| q.value());
+    let set = |s: CounterSet| (s.name, s.counters.into_iter().map(|(name, v)| (name, value(v))).collect());
+    sets.into_iter().map(set).collect()
+}
+
+/// The name of an attribute or capacity with its domain, which is the driver's unless it says another.
+fn qualified(driver: &str, name: &str) -> Box<str> {
+    if name.contains('/') { name.into() } else { format!("{driver}/{name}").into() }
+}
+
+/// What is told.
+impl Devices {
+    /// A slice is as it is now, or gone.
+    pub fn set_slice(&mut self, name: &str, object: Option<&Object>) -> Result<(), serde_json::Error> {
+        self.forget_slice(name);
+        let Some(object) = object else { return Ok(()) };
+        let raw: Value = object.view()?;
+        let SliceView { spec } = object.view()?;
+        let selector = |view: Option<crate::pod::NodeSelectorView>, raw: &Value| view.map(|v| (node_terms(v), raw["nodeSelector"].clone()));
+        let node = spec.node_name.clone().filter(|n| !n.is_empty());
+        let whole = Reach::of(spec.node_name, selector(spec.node_selector, &raw["spec"]), spec.all_nodes);
+        let mut devices = Vec::new();
+        for (at, view) in spec.devices.into_iter().enumerate() {
+            let own = selector(view.node_selector, &raw["spec"]["devices"][at]);
+            let reach = if spec.per_device_node_selection { Reach::of(view.node_name, own, view.all_nodes) } else { whole.clone() };
+            // A device that nobody can reach is none.
+            let Some(reach) = reach else { continue };
+            let driver = &*spec.driver;
+            let attributes: BTreeMap<Box<str>, Value> = view.attributes.into_iter().map(|(k, v)| (qualified(driver, &k), v)).collect();
+            let capacity: BTreeMap<Box<str>, Value> = view.capacity.into_iter().map(|(k, v)| (qualified(driver, &k), v)).collect();
+            let taint = |t: TaintView| Some(Taint { effect: Effect::parse(&t.effect)?, key: t.key, value: t.value });
+            devices.push(Device {
+                seen: selector::seen(driver, &attributes, &capacity),
+                key: (driver.into(), spec.pool.name.clone(), view.name),
+                reach,
+                attributes,
+                consumes: counters(view.consumes_counters),
+                taints: view.taints.into_iter().filter_map(taint).collect(),
+            });
+        }
+        let slice = Slice {
+            pool: (spec.driver, spec.pool.name),
+            node,
+            generation: spec.pool.generation,
+            of: spec.pool.resource_slice_count,
+            devices,
+            counters: counters(spec.shared_counters),
+        };
+        let pool = slice.pool.clone();
+        match &slice.node {
+            Some(node) => self.of_node.entry(node.clone()).or_default().insert(pool.clone()),
+            None => self.wide.insert(pool.clone()),
+        };
+        self.pools.entry(pool).or_default().insert(name.into());
+        self.slices.insert(name.into(), slice);
+        Ok(())
+    }
+
+    fn forget_slice(&mut self, name: &str) {
+        let Some(old) = self.slices.remove(name) else { return };
+        let Some(left) = self.pools.get_mut(&old.pool) else { return };
+        left.remove(name);
+        let others = left.iter().filter_map(|name| self.slices.get(name));
+        if !others.clone().any(|s| s.node == old.node) {
+            match &old.node {
+                Some(node) => drop(self.of_node.get_mut(node).map(|pools| pools.remove(&old.pool))),
+                None => drop(self.wide.remove(&old.pool)),
+            }
+        }
+        if left.is_empty() {
+            self.pools.remove(&old.pool);
+        }
+    }
+
+    /// A class is as it is now, or gone.
+    pub fn set_class(&mut self, name: &str, object: Option<&Object>) -> Result<(), serde_json::Error> {
+        let Some(object) = object else {
+            self.classes.remove(name);
+            return Ok(());
+        };
+        let ClassView { spec } = object.view()?;
+        self.classes.insert(name.into(), DeviceClass { selectors: selectors(spec.selectors), config: spec.config });
+        Ok(())
+    }
+
+    /// A claim is as it is now, or gone.
+    pub fn set_claim(&mut self, key: &ObjectKey, object: Option<&Object>) -> Result<(), serde_json::Error> {
+        if let Some(old) = self.claims.remove(key) {
+            // Counted anew below.
+            old.allocation.iter().flat_map(|a| &a.devices).for_each(|d| self.release(d));
+        }
+        let Some(object) = object else {
+            if let Some(known) = self.assumed.remove(key) {
+                known.taken.iter().for_each(|d| self.release(d));
+            }
+            return Ok(());
+        };
+        let ClaimView { metadata, spec, status } = object.view()?;
+        let allocation = status.allocation.map(|a| Allocation {
+            devices: a.devices.results.into_iter().filter(|r| !r.admin_access).map(|r| (r.driver, r.pool, r.device)).collect(),
+            nodes: a.node_selector.map(node_terms),
+        });
+        allocation.iter().flat_map(|a| &a.devices).for_each(|d| *self.taken.entry(d.clone()).or_insert(0) += 1);
+        let consumer = |r: &Value| r["uid"].as_str().map(Box::from);
+        let claim = Claim {
+            uid: metadata.uid,
+            owner: metadata.owner_references.into_iter().find(|o| o.controller).map(|o| o.uid),
+            deleting: metadata.deletion_timestamp.is_some(),
+            requests: spec.devices.requests.into_iter().map(alternatives).collect(),
+            constraints: spec.devices.constraints.into_iter().filter_map(constraint).collect(),
+            allocation,
+            consumers: status.reserved_for.iter().filter_map(consumer).collect(),
+            config: spec.devices.config,
+            reserved_for: status.reserved_for,
+            finalizers: metadata.finalizers,
+            revision: object.revision,
+        };
+        // What was decided has come true.
+        let seen = |r: &Reservation| (r.allocation.is_none() || claim.allocation.is_some()) && claim.consumers.contains(&r.pod);
+        if let Some(known) = self.assumed.get(key).filter(|r| seen(r)).cloned() {
+            self.assumed.remove(key);
+            known.taken.iter().for_each(|d| self.release(d));
+        }
+        self.claims.insert(key.clone(), claim);
+        Ok(())
+    }
+}
+
+fn selectors(views: Vec<SelectorView>) -> Vec<Selector> {
+    views.into_iter().filter_map(|v| v.cel).map(|c| Selector::compile(&c.expression)).collect()
+}
+
+fn alternatives(view: RequestView) -> Vec<Request> {
+    let name = view.name;
+    match view.exactly {
+        Some(exact) => vec![request(name, exact)],
+        None => view.first_available.into_iter().map(|sub| request(format!("{name}/{}", sub.name).into(), sub)).collect(),
+    }
+}
+
+fn request(name: Box<str>, view: ExactView) -> Request {
+    let toleration = |raw: &Value| {
+        let text = |key: &str| Box::from(raw[key].as_str().unwrap_or_default());
+        let (key, value) = (text("key"), text("value"));
+        Toleration { key, value, exists: raw["operator"] == "Exists", effect: Effect::parse(&text("effect")) }
+    };
+    Request {
+        name,
+        class: view.device_class_name,
+        selectors: selectors(view.selectors),
+        amount: match view.allocation_mode.as_deref() {
+            Some("All") => Amount::All,
+            _ => Amount::Exactly(view.count.unwrap_or(1)),
+        },
+        admin: view.admin_access,
+        tolerations: view.tolerations.iter().map(toleration).collect(),
+        tolerations_raw: view.tolerations,
+    }
+}
+
+fn constraint(view: ConstraintView) -> Option<Constraint> {
+    let distinct = view.match_attribute.is_none();
+    let attribute = view.match_attribute.or(view.distinct_attribute)?;
+    Some(Constraint { requests: view.requests, attribute, distinct })
+}
+
+impl Claim {
+    /// What is written when a pod is to use the claim; `found`: the devices that are allocated for it.
+    pub(crate) fn reservation(&self, key: &ObjectKey, pod: (&str, &str), found: Option<(Value, Vec<DeviceKey>)>) -> Reservation {
+        let mut reserved_for = self.reserved_for.clone();
+        if !self.consumers.iter().any(|uid| **uid == *pod.1) {
+            reserved_for.push(json!({"resource": "pods", "name": pod.0, "uid": pod.1}));
+        }
+        let protected = self.finalizers.iter().any(|f| f == FINALIZER);
+        let finalizers = (found.is_some() && !protected).then(|| {
+            let mut all: BTreeSet<String> = self.finalizers.iter().cloned().collect();
+            all.insert(FINALIZER.to_owned());
+            all.into_iter().collect()
+        });
+        let (allocation, taken) = found.map_or((None, Vec::new()), |(value, taken)| (Some(value), taken));
+        Reservation { claim: key.clone(), revision: self.revision, finalizers, allocation, reserved_for, pod: pod.1.into(), taken }
+    }
+}

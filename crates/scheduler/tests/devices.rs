@@ -1,0 +1,258 @@
+//! Dynamic resources: which devices a claim gets, and where its pod can be.
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod common;
+
+use common::{World, node, pod};
+use ferrokube_scheduler::devices::Reservation;
+use ferrokube_scheduler::feeds::Feed;
+use ferrokube_scheduler::plugins::devices;
+use serde_json::{Value, json};
+
+const DRIVER: &str = "gpu.example.com";
+
+fn world() -> World {
+    let mut world = World::new(&[node("a", "4", "8Gi", "z1"), node("b", "4", "8Gi", "z2")]);
+    world.tell(Feed::DeviceClasses, &json!({"metadata": {"name": "gpu"}, "spec": {"config": [{"opaque": {"driver": DRIVER, "parameters": {"x": 1}}}]}}));
+    world
+}
+
+/// The devices of a node, one slice.
+fn slice(node: &str, devices: &[Value]) -> Value {
+    json!({"metadata": {"name": format!("slice-{node}")}, "spec": {"driver": DRIVER, "nodeName": node,
+        "pool": {"name": node, "generation": 1, "resourceSliceCount": 1}, "devices": devices}})
+}
+
+fn device(name: &str) -> Value {
+    json!({"name": name})
+}
+
+fn on_numa(name: &str, numa: i64) -> Value {
+    json!({"name": name, "attributes": {"numa": {"int": numa}}})
+}
+
+fn claim(name: &str, devices: Value) -> Value {
+    json!({"metadata": {"name": name, "namespace": "default", "uid": name, "resourceVersion": "3"}, "spec": {"devices": devices}})
+}
+
+fn gpus(count: usize) -> Value {
+    json!({"requests": [{"name": "r", "exactly": {"deviceClassName": "gpu", "allocationMode": "ExactCount", "count": count}}]})
+}
+
+fn using(name: &str, claim: &str) -> Value {
+    pod(name, "x", "", "", &json!({"resourceClaims": [{"name": "d", "resourceClaimName": claim}]}))
+}
+
+fn reason(world: &World, pod: u32, node: &str) -> String {
+    world.check(pod, node).map(|f| f.reasons.join(", ")).unwrap_or_default()
+}
+
+fn reserved(world: &World, pod: u32, node: &str) -> Vec<Reservation> {
+    devices::reservations(&world.state, world.profile(), pod, world.id(node))
+}
+
+/// Names of the devices that a pod's claims get on a node, sorted.
+fn got(world: &World, pod: u32, node: &str) -> Vec<String> {
+    let results = |r: Reservation| r.allocation.unwrap()["devices"]["results"].as_array().unwrap().clone();
+    let mut names: Vec<String> = reserved(world, pod, node).into_iter().flat_map(results).map(|r| r["device"].as_str().unwrap().to_owned()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_claim_gets_devices_of_its_node_and_the_allocation_says_so() {
+    let mut world = world();
+    world.tell(Feed::Slices, &slice("b", &[device("d0"), device("d1"), device("d2")]));
+    let mut wanted = claim("c", gpus(2));
+    wanted["spec"]["devices"]["config"] = json!([{"requests": ["r"], "opaque": {"driver": DRIVER, "parameters": {"y": 2}}}]);
+    world.tell(Feed::ResourceClaims, &wanted);
+    let id = world.add(&using("p", "c"));
+    assert_eq!(reason(&world, id, "a"), "cannot allocate all claims");
+    assert_eq!(world.place(id), Ok("b".to_owned()));
+    let [reservation] = &reserved(&world, id, "b")[..] else { panic!() };
+    let result = |device: &str| json!({"request": "r", "driver": DRIVER, "pool": "b", "device": device});
+    assert_eq!(
+        reservation.allocation.clone().unwrap(),
+        json!({
+            "devices": {
+                "results": [result("d0"), result("d1")],
+                "config": [
+                    {"source": "FromClass", "requests": ["r"], "opaque": {"driver": DRIVER, "parameters": {"x": 1}}},
+                    {"source": "FromClaim", "requests": ["r"], "opaque": {"driver": DRIVER, "parameters": {"y": 2}}},
+                ],
+            },
+            "nodeSelector": {"nodeSelectorTerms": [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["b"]}]}]},
+        })
+    );
+    assert_eq!(reservation.reserved_for, [json!({"resource": "pods", "name": "p", "uid": "p"})]);
+    assert_eq!((reservation.finalizers.as_deref(), reservation.revision), (Some(&["resource.kubernetes.io/delete-protection".to_owned()][..]), 3));
+}
+
+#[test]
+fn what_is_decided_counts_until_it_is_seen_and_then_for_the_claim() {
+    let mut world = world();
+    world.tell(Feed::Slices, &slice("a", &[device("d0"), device("d1")]));
+    for name in ["c", "d", "e"] {
+        world.tell(Feed::ResourceClaims, &claim(name, gpus(1)));
+    }
+    let first = world.add(&using("p", "c"));
+    let reservations = reserved(&world, first, "a");
+    world.state.devices.assume(&reservations);
+    let second = world.add(&using("q", "d"));
+    assert_eq!(got(&world, second, "a"), ["d1"]);
+    let other = world.add(&using("also-c", "c"));
+    assert_eq!(reason(&world, other, "a"), "resourceclaim is in the process of being allocated");
+    // Seen: the device is the claim's, once.
+    let mut allocated = claim("c", gpus(1));
+    allocated["status"] = json!({"allocation": reservations[0].allocation, "reservedFor": reservations[0].reserved_for});
+    world.tell(Feed::ResourceClaims, &allocated);
+    assert_eq!(got(&world, second, "a"), ["d1"]);
+    assert_eq!(reason(&world, other, "a"), "", "several pods may share a claim");
+    assert_eq!(reason(&world, other, "b"), "resourceclaim not available on the node");
+    let shared = reserved(&world, other, "a");
+    assert!(shared[0].allocation.is_none() && shared[0].reserved_for.len() == 2);
+    // Released: free again.
+    world.tell(Feed::ResourceClaims, &claim("c", gpus(1)));
+    assert_eq!(got(&world, second, "a"), ["d0"]);
+    // Taken back before it was seen.
+    let reservations = reserved(&world, second, "a");
+    world.state.devices.assume(&reservations);
+    world.state.devices.forget(&reservations);
+    let third = world.add(&using("r", "e"));
+    assert_eq!(got(&world, third, "a"), ["d0"]);
+}
+
+#[test]
+fn the_search_goes_back_until_constraints_hold() {
+    let mut world = world();
+    let all = [on_numa("d0", 0), on_numa("d1", 1), on_numa("d2", 1), on_numa("d3", 2)];
+    world.tell(Feed::Slices, &slice("a", &all));
+    let mut same = gpus(2);
+    same["constraints"] = json!([{"requests": ["r"], "matchAttribute": "gpu.example.com/numa"}]);
+    world.tell(Feed::ResourceClaims, &claim("same", same));
+    let id = world.add(&using("p", "same"));
+    assert_eq!(got(&world, id, "a"), ["d1", "d2"]);
+    let mut distinct = gpus(3);
+    distinct["constraints"] = json!([{"distinctAttribute": "gpu.example.com/numa"}]);
+    world.tell(Feed::ResourceClaims, &claim("distinct", distinct));
+    let id = world.add(&using("q", "distinct"));
+    assert_eq!(got(&world, id, "a"), ["d0", "d1", "d3"]);
+    let mut missing = gpus(1);
+    missing["constraints"] = json!([{"matchAttribute": "gpu.example.com/absent"}]);
+    world.tell(Feed::ResourceClaims, &claim("missing", missing));
+    let id = world.add(&using("r", "missing"));
+    assert_eq!(reason(&world, id, "a"), "cannot allocate all claims");
+}
+
+#[test]
+fn all_devices_or_the_first_alternative_that_can_be_had() {
+    let mut world = world();
+    world.tell(Feed::Slices, &slice("a", &[device("d0"), device("d1")]));
+    let all = json!({"requests": [{"name": "r", "exactly": {"deviceClassName": "gpu", "allocationMode": "All"}}]});
+    world.tell(Feed::ResourceClaims, &claim("all", all));
+    let id = world.add(&using("p", "all"));
+    assert_eq!(got(&world, id, "a"), ["d0", "d1"]);
+    assert_eq!(reason(&world, id, "b"), "cannot allocate all claims", "none is not all");
+    let sub = |name: &str, count: usize| json!({"name": name, "deviceClassName": "gpu", "allocationMode": "ExactCount", "count": count});
+    let first = json!({"requests": [{"name": "r", "firstAvailable": [sub("big", 3), sub("small", 1)]}]});
+    world.tell(Feed::ResourceClaims, &claim("first", first));
+    let id = world.add(&using("q", "first"));
+    assert_eq!(reserved(&world, id, "a")[0].allocation.clone().unwrap()["devices"]["results"][0]["request"], "r/small");
+    let taken = reserved(&world, id, "a");
+    world.state.devices.assume(&taken);
+    let id = world.add(&using("r", "all"));
+    assert_eq!(reason(&world, id, "a"), "cannot allocate all claims", "one is taken");
+    let admin = json!({"requests": [{"name": "r", "exactly": {"deviceClassName": "gpu", "allocationMode": "All", "adminAccess": true}}]});
+    world.tell(Feed::ResourceClaims, &claim("admin", admin));
+    let id = world.add(&using("s", "admin"));
+    assert_eq!(got(&world, id, "a"), ["d0", "d1"], "whoever looks after devices needs none of them free");
+}
+
+#[test]
+fn parts_of_one_device_share_its_counters() {
+    let mut world = world();
+    let part = |name: &str, memory: &str| {
+        json!({"name": name, "consumesCounters": [{"counterSet": "card", "counters": {"memory": {"value": memory}}}]})
+    };
+    let mut slice = slice("a", &[part("half-0", "20Gi"), part("half-1", "20Gi"), part("whole", "40Gi")]);
+    slice["spec"]["sharedCounters"] = json!([{"name": "card", "counters": {"memory": {"value": "40Gi"}}}]);
+    world.tell(Feed::Slices, &slice);
+    world.tell(Feed::ResourceClaims, &claim("three", gpus(3)));
+    let id = world.add(&using("p", "three"));
+    assert_eq!(reason(&world, id, "a"), "cannot allocate all claims");
+    world.tell(Feed::ResourceClaims, &claim("two", gpus(2)));
+    let id = world.add(&using("q", "two"));
+    assert_eq!(got(&world, id, "a"), ["half-0", "half-1"]);
+    let taken = reserved(&world, id, "a");
+    world.state.devices.assume(&taken);
+    world.tell(Feed::ResourceClaims, &claim("one", gpus(1)));
+    let id = world.add(&using("r", "one"));
+    assert_eq!(reason(&world, id, "a"), "cannot allocate all claims", "the whole is in halves");
+}
+
+#[test]
+fn a_tainted_device_is_for_those_that_tolerate_it() {
+    let mut world = world();
+    let mut tainted = device("d0");
+    tainted["taints"] = json!([{"key": "broken", "effect": "NoSchedule"}]);
+    world.tell(Feed::Slices, &slice("a", &[tainted]));
+    world.tell(Feed::ResourceClaims, &claim("c", gpus(1)));
+    let id = world.add(&using("p", "c"));
+    assert_eq!(reason(&world, id, "a"), "cannot allocate all claims");
+    let mut tolerant = gpus(1);
+    tolerant["requests"][0]["exactly"]["tolerations"] = json!([{"key": "broken", "operator": "Exists"}]);
+    world.tell(Feed::ResourceClaims, &claim("d", tolerant));
+    let id = world.add(&using("q", "d"));
+    assert_eq!(got(&world, id, "a"), ["d0"]);
+}
+
+#[test]
+fn a_pool_counts_when_all_slices_of_its_newest_generation_are_there() {
+    let mut world = world();
+    let part = |name: &str, generation: i64, count: usize, device_name: &str| {
+        let mut part = slice("a", &[device(device_name)]);
+        part["metadata"]["name"] = name.into();
+        part["spec"]["pool"] = json!({"name": "a", "generation": generation, "resourceSliceCount": count});
+        part
+    };
+    world.tell(Feed::Slices, &part("s1", 1, 1, "old"));
+    world.tell(Feed::ResourceClaims, &claim("c", gpus(1)));
+    let id = world.add(&using("p", "c"));
+    assert_eq!(got(&world, id, "a"), ["old"]);
+    world.tell(Feed::Slices, &part("s2", 2, 2, "new-0"));
+    assert_eq!(reason(&world, id, "a"), "cannot allocate all claims");
+    world.tell(Feed::Slices, &part("s3", 2, 2, "new-1"));
+    assert_eq!(got(&world, id, "a"), ["new-0"]);
+}
+
+#[test]
+fn devices_for_several_nodes() {
+    let mut world = world();
+    let selector = json!({"nodeSelectorTerms": [{"matchExpressions": [{"key": "topology.kubernetes.io/zone", "operator": "In", "values": ["z2"]}]}]});
+    let shared = json!({"metadata": {"name": "shared"}, "spec": {"driver": DRIVER, "nodeSelector": selector,
+        "pool": {"name": "net", "generation": 1, "resourceSliceCount": 1}, "devices": [device("d0")]}});
+    world.tell(Feed::Slices, &shared);
+    world.tell(Feed::ResourceClaims, &claim("c", gpus(1)));
+    let id = world.add(&using("p", "c"));
+    assert_eq!(world.feasible(id), ["b"]);
+    assert_eq!(reserved(&world, id, "b")[0].allocation.clone().unwrap()["nodeSelector"], selector);
+}
+
+#[test]
+fn claims_that_cannot_be_used_are_told_before_nodes_are_looked_at() {
+    let mut world = world();
+    let template = pod("p", "x", "", "", &json!({"resourceClaims": [{"name": "d", "resourceClaimTemplateName": "t"}]}));
+    let id = world.add(&template);
+    assert_eq!(reason(&world, id, "a"), "pod \"default/p\": ResourceClaim not created yet");
+    let mut made = template.clone();
+    made["status"] = json!({"resourceClaimStatuses": [{"name": "d", "resourceClaimName": "p-d"}]});
+    assert_eq!(world.add(&made), id);
+    assert_eq!(reason(&world, id, "a"), "could not find ResourceClaim \"default/p-d\"");
+    world.tell(Feed::ResourceClaims, &claim("p-d", gpus(1)));
+    assert_eq!(reason(&world, id, "a"), "ResourceClaim default/p-d was not created for pod default/p (pod is not owner)");
+    let mut owned = claim("p-d", gpus(1));
+    owned["metadata"]["ownerReferences"] = json!([{"uid": "p", "controller": true}]);
+    owned["spec"]["devices"]["requests"][0]["exactly"]["deviceClassName"] = "other".into();
+    world.tell(Feed::ResourceClaims, &owned);
+    assert_eq!(reason(&world, id, "a"), "request r: device class other does not exist");
+}
