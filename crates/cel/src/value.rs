@@ -351,6 +351,17 @@ impl<'a> Value<'a> {
         view(json, decl)
     }
 
+    /// A map from names to values, some of which JSON may have no form for.
+    pub fn map(entries: impl IntoIterator<Item = (&'a str, Value<'a>)>) -> Value<'a> {
+        let key = |name: &'a str| Key::String(Str::Borrowed(name));
+        Value::Map(Map::of(entries.into_iter().map(|(name, value)| (key(name), value)).collect()))
+    }
+
+    /// A semantic version; `None` when the text is none.
+    pub fn semver(text: &str) -> Option<Value<'a>> {
+        semver::Semver::parse(text, false).ok().map(|version| Value::Semver(Rc::new(version)))
+    }
+
     pub(crate) fn list(items: Vec<Value<'a>>) -> Value<'a> {
         Value::List(List::of(items))
     }

@@ -256,3 +256,34 @@ fn claims_that_cannot_be_used_are_told_before_nodes_are_looked_at() {
     world.tell(Feed::ResourceClaims, &owned);
     assert_eq!(reason(&world, id, "a"), "request r: device class other does not exist");
 }
+
+#[test]
+fn expressions_of_classes_and_requests_choose_devices() {
+    let mut world = world();
+    let device = |name: &str, model: &str, version: &str, memory: &str| {
+        json!({"name": name, "attributes": {"model": {"string": model}, "other.example.com/index": {"int": 3}, "firmware": {"version": version}},
+            "capacity": {"memory": {"value": memory}}})
+    };
+    world.tell(Feed::Slices, &slice("a", &[device("d0", "old", "1.0.0", "10Gi"), device("d1", "new", "2.1.0", "40Gi")]));
+    let class = |expression: &str| json!({"metadata": {"name": "gpu"}, "spec": {"selectors": [{"cel": {"expression": expression}}]}});
+    for (of_class, of_request, want) in [
+        ("device.driver == 'gpu.example.com'", "true", Ok("d0")),
+        ("device.driver == 'gpu.example.com'", "device.attributes['gpu.example.com'].model == 'new'", Ok("d1")),
+        ("true", "device.attributes['gpu.example.com'].firmware.isGreaterThan(semver('1.9.9'))", Ok("d1")),
+        ("true", "device.capacity['gpu.example.com'].memory.compareTo(quantity('20Gi')) > 0", Ok("d1")),
+        ("true", "device.attributes['other.example.com'].index == 3 && device.attributes['gpu.example.com'].model == 'new'", Ok("d1")),
+        ("device.driver == 'other'", "true", Err("cannot allocate all claims")),
+        ("true", "device.attributes['gpu.example.com'].absent == 1", Err("request r: CEL runtime error: no such key: absent")),
+        ("true", "device.", Err("request r: CEL selector \"device.\" does not compile")),
+    ] {
+        world.tell(Feed::DeviceClasses, &class(of_class));
+        let mut wanted = gpus(1);
+        wanted["requests"][0]["exactly"]["selectors"] = json!([{"cel": {"expression": of_request}}]);
+        world.tell(Feed::ResourceClaims, &claim("c", wanted));
+        let id = world.add(&using("p", "c"));
+        match want {
+            Ok(device) => assert_eq!(got(&world, id, "a"), [device], "{of_class} {of_request}"),
+            Err(why) => assert!(reason(&world, id, "a").starts_with(why), "{of_class} {of_request}: {}", reason(&world, id, "a")),
+        }
+    }
+}

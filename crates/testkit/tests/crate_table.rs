@@ -13,7 +13,7 @@ const TABLE: [(&str, &[&str]); 17] = [
     ("client", &["api"]),
     ("controllers", &["api", "client", "cel"]),
     ("cloud", &["client"]),
-    ("scheduler", &["api", "client"]),
+    ("scheduler", &["api", "client", "cel"]),
     ("kubelet", &["api", "client", "cri"]),
     ("network", &["api", "client"]),
     ("dns", &["api", "client"]),

@@ -43,7 +43,7 @@ fn identifiers(text: &str, numeric_rules: bool) -> Result<Vec<String>, String> {
 }
 
 impl Semver {
-    fn parse(text: &str, normalize: bool) -> Result<Semver, String> {
+    pub(crate) fn parse(text: &str, normalize: bool) -> Result<Semver, String> {
         let text = if normalize { text.strip_prefix('v').unwrap_or(text) } else { text };
         let (rest, build) = text.split_once('+').map_or((text, None), |(a, b)| (a, Some(b)));
         let (core, pre) = rest.split_once('-').map_or((rest, None), |(a, b)| (a, Some(b)));

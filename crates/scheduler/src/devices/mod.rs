@@ -71,8 +71,8 @@ pub struct Device {
     pub reach: Reach,
     /// Attributes by qualified name (`domain/name`), as written.
     pub attributes: BTreeMap<Box<str>, Value>,
-    /// What an expression sees of it.
-    pub seen: Value,
+    /// Capacity by qualified name.
+    pub capacity: BTreeMap<Box<str>, Quantity>,
     /// What it takes of the counters of its pool.
     pub consumes: Counters,
     /// Taints that repel.
@@ -324,13 +324,14 @@ impl Devices {
             let Some(reach) = reach else { continue };
             let driver = &*spec.driver;
             let attributes: BTreeMap<Box<str>, Value> = view.attributes.into_iter().map(|(k, v)| (qualified(driver, &k), v)).collect();
-            let capacity: BTreeMap<Box<str>, Value> = view.capacity.into_iter().map(|(k, v)| (qualified(driver, &k), v)).collect();
+            let amount = |v: &Value| v["value"].as_str().and_then(|text| Quantity::parse(text).ok());
+            let capacity = view.capacity.into_iter().filter_map(|(k, v)| Some((qualified(driver, &k), amount(&v)?))).collect();
             let taint = |t: TaintView| Some(Taint { effect: Effect::parse(&t.effect)?, key: t.key, value: t.value });
             devices.push(Device {
-                seen: selector::seen(driver, &attributes, &capacity),
                 key: (driver.into(), spec.pool.name.clone(), view.name),
                 reach,
                 attributes,
+                capacity,
                 consumes: counters(view.consumes_counters),
                 taints: view.taints.into_iter().filter_map(taint).collect(),
             });
