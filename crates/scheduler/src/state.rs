@@ -5,10 +5,10 @@
 //! A pod that was placed but not yet bound counts as if it were there ("assumed").
 
 use crate::class::{Class, Labels, label};
+use crate::devices::Devices;
 use crate::journal::{Event, Journal};
 use crate::node::{Load, Node, NodeId, PodId};
 use crate::owners::Owners;
-use crate::devices::Devices;
 use crate::pod::{DeviceClaim, Facts, VolumeClaim};
 use crate::storage::Storage;
 use crate::topology::Topology;

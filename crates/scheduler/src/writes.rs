@@ -8,8 +8,8 @@ use ferrokube_api::time::format_time;
 use ferrokube_client::{Client, DeleteOptions, Error, Patch, Target};
 use http::Method;
 use jiff::Timestamp;
-use k8s_openapi::api::resource::v1::ResourceClaim;
 use k8s_openapi::api::core::v1::{ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod as PodObject};
+use k8s_openapi::api::resource::v1::ResourceClaim;
 use serde_json::{Value, json};
 use std::sync::Arc;
 

@@ -307,7 +307,8 @@ async fn a_claim_is_allocated_and_reserved_before_its_pod_is_bound() {
     let slice = json!({"metadata": {"name": "b-gpu"}, "spec": {"driver": "gpu.example.com", "nodeName": "b",
         "pool": {"name": "b", "generation": 1, "resourceSliceCount": 1}, "devices": [{"name": "d0"}]}});
     cluster.post("/apis/resource.k8s.io/v1/resourceslices", &slice).await;
-    let claim = json!({"metadata": {"name": "c"}, "spec": {"devices": {"requests": [{"name": "r", "exactly": {"deviceClassName": "gpu"}}]}}});
+    let claim =
+        json!({"metadata": {"name": "c"}, "spec": {"devices": {"requests": [{"name": "r", "exactly": {"deviceClassName": "gpu"}}]}}});
     cluster.post("/apis/resource.k8s.io/v1/namespaces/default/resourceclaims", &claim).await;
     cluster.pod("p", "1", &json!({"resourceClaims": [{"name": "d", "resourceClaimName": "c"}]})).await;
     assert_eq!(cluster.bound("p").await, "b");

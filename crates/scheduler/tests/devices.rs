@@ -13,7 +13,10 @@ const DRIVER: &str = "gpu.example.com";
 
 fn world() -> World {
     let mut world = World::new(&[node("a", "4", "8Gi", "z1"), node("b", "4", "8Gi", "z2")]);
-    world.tell(Feed::DeviceClasses, &json!({"metadata": {"name": "gpu"}, "spec": {"config": [{"opaque": {"driver": DRIVER, "parameters": {"x": 1}}}]}}));
+    world.tell(
+        Feed::DeviceClasses,
+        &json!({"metadata": {"name": "gpu"}, "spec": {"config": [{"opaque": {"driver": DRIVER, "parameters": {"x": 1}}}]}}),
+    );
     world
 }
 
@@ -54,7 +57,8 @@ fn reserved(world: &World, pod: u32, node: &str) -> Vec<Reservation> {
 /// Names of the devices that a pod's claims get on a node, sorted.
 fn got(world: &World, pod: u32, node: &str) -> Vec<String> {
     let results = |r: Reservation| r.allocation.unwrap()["devices"]["results"].as_array().unwrap().clone();
-    let mut names: Vec<String> = reserved(world, pod, node).into_iter().flat_map(results).map(|r| r["device"].as_str().unwrap().to_owned()).collect();
+    let mut names: Vec<String> =
+        reserved(world, pod, node).into_iter().flat_map(results).map(|r| r["device"].as_str().unwrap().to_owned()).collect();
     names.sort();
     names
 }
@@ -85,7 +89,10 @@ fn a_claim_gets_devices_of_its_node_and_the_allocation_says_so() {
         })
     );
     assert_eq!(reservation.reserved_for, [json!({"resource": "pods", "name": "p", "uid": "p"})]);
-    assert_eq!((reservation.finalizers.as_deref(), reservation.revision), (Some(&["resource.kubernetes.io/delete-protection".to_owned()][..]), 3));
+    assert_eq!(
+        (reservation.finalizers.as_deref(), reservation.revision),
+        (Some(&["resource.kubernetes.io/delete-protection".to_owned()][..]), 3)
+    );
 }
 
 #[test]
@@ -171,9 +178,7 @@ fn all_devices_or_the_first_alternative_that_can_be_had() {
 #[test]
 fn parts_of_one_device_share_its_counters() {
     let mut world = world();
-    let part = |name: &str, memory: &str| {
-        json!({"name": name, "consumesCounters": [{"counterSet": "card", "counters": {"memory": {"value": memory}}}]})
-    };
+    let part = |name: &str, memory: &str| json!({"name": name, "consumesCounters": [{"counterSet": "card", "counters": {"memory": {"value": memory}}}]});
     let mut slice = slice("a", &[part("half-0", "20Gi"), part("half-1", "20Gi"), part("whole", "40Gi")]);
     slice["spec"]["sharedCounters"] = json!([{"name": "card", "counters": {"memory": {"value": "40Gi"}}}]);
     world.tell(Feed::Slices, &slice);
@@ -228,7 +233,8 @@ fn a_pool_counts_when_all_slices_of_its_newest_generation_are_there() {
 #[test]
 fn devices_for_several_nodes() {
     let mut world = world();
-    let selector = json!({"nodeSelectorTerms": [{"matchExpressions": [{"key": "topology.kubernetes.io/zone", "operator": "In", "values": ["z2"]}]}]});
+    let selector =
+        json!({"nodeSelectorTerms": [{"matchExpressions": [{"key": "topology.kubernetes.io/zone", "operator": "In", "values": ["z2"]}]}]});
     let shared = json!({"metadata": {"name": "shared"}, "spec": {"driver": DRIVER, "nodeSelector": selector,
         "pool": {"name": "net", "generation": 1, "resourceSliceCount": 1}, "devices": [device("d0")]}});
     world.tell(Feed::Slices, &shared);

@@ -41,11 +41,7 @@ impl Selector {
 fn seen(device: &Device) -> Value<'_> {
     let attributes = device.attributes.iter().filter_map(|(name, value)| Some((&**name, attribute(value)?)));
     let capacity = device.capacity.iter().map(|(name, amount)| (&**name, Value::Quantity(*amount)));
-    Value::map([
-        ("driver", Value::text(&*device.key.0)),
-        ("attributes", by_domain(attributes)),
-        ("capacity", by_domain(capacity)),
-    ])
+    Value::map([("driver", Value::text(&*device.key.0)), ("attributes", by_domain(attributes)), ("capacity", by_domain(capacity))])
 }
 
 /// An attribute is an object with one field, named after its type.

@@ -45,15 +45,10 @@ impl Engine {
         let (client, done, subject) = (self.client.clone(), self.done_sender.clone(), pod.clone());
         let deadline = began + Duration::from_secs(timeout);
         let selected = vec![false; steps.len()];
-        self.preparing.insert(id, Preparing {
-            pod,
-            node: name,
-            steps: steps.clone(),
-            reservations: reservations.clone(),
-            deadline,
-            written: false,
-            selected,
-        });
+        self.preparing.insert(
+            id,
+            Preparing { pod, node: name, steps: steps.clone(), reservations: reservations.clone(), deadline, written: false, selected },
+        );
         tokio::spawn(async move {
             let result = writes::prepare_all(&client, &steps, &reservations).await;
             // An error means the engine is gone.

@@ -42,7 +42,9 @@ impl<'s> Wanted<'s> {
                 return hopeless(format!("could not find ResourceClaim \"{namespace}/{claim_name}\""));
             };
             if named.from_template && claim.owner.as_ref() != Some(&pod.uid) {
-                return hopeless(format!("ResourceClaim {namespace}/{claim_name} was not created for pod {namespace}/{name} (pod is not owner)"));
+                return hopeless(format!(
+                    "ResourceClaim {namespace}/{claim_name} was not created for pod {namespace}/{name} (pod is not owner)"
+                ));
             }
             if claim.deleting {
                 return hopeless(format!("resourceclaim \"{claim_name}\" is being deleted"));
