@@ -86,7 +86,7 @@ async fn tokens_of_an_issuer_are_believed_as_far_as_its_keys_and_the_configurati
         replace(
             &path,
             &format!(
-                "apiVersion: apiserver.config.k8s.io/v1\nkind: AuthenticationConfiguration\njwt:\n- issuer:\n    url: {url}\n    audiences: [cluster]\n    certificateAuthority: |\n{ca}  claimValidationRules: [{{claim: hd, requiredValue: example.com}}]\n  claimMappings:\n    username: {{claim: sub, prefix: '{prefix}'}}\n    groups: {{claim: groups, prefix: 'oidc:'}}\nanonymous: {{enabled: false}}\n"
+                "apiVersion: apiserver.config.k8s.io/v1\nkind: AuthenticationConfiguration\njwt:\n- issuer:\n    url: {url}\n    audiences: [cluster]\n    certificateAuthority: |\n{ca}  claimValidationRules: [{{claim: hd, requiredValue: example.com}}]\n  claimMappings:\n    username: {{claim: sub, prefix: '{prefix}'}}\n    groups: {{expression: \"claims.groups.map(g, 'oidc:' + g)\"}}\n  userValidationRules: [{{expression: \"!user.username.contains('system:')\", message: reserved}}]\nanonymous: {{enabled: false}}\n"
             ),
         );
     };
@@ -105,7 +105,7 @@ async fn tokens_of_an_issuer_are_believed_as_far_as_its_keys_and_the_configurati
         claims
     };
     for wrong in
-        [json!({"exp": now - 1}), json!({"aud": ["other"]}), json!({"hd": "example.org"}), json!({"nbf": now + 900}), json!({"sub": 1})]
+        [json!({"exp": now - 1}), json!({"aud": ["other"]}), json!({"hd": "example.org"}), json!({"nbf": now + 900}), json!({"sub": 1}), json!({"sub": "system:x"}), json!({"groups": 7})]
     {
         let status = review(&cluster, &old.token(&with(wrong.clone()))).await;
         assert!(status["authenticated"].is_null() && status["error"].is_string(), "{wrong}: {status}");

@@ -1,9 +1,8 @@
 //! `apiserver.config.k8s.io/v1 AuthenticationConfiguration`: issuers of tokens, and who may come without a credential.
 //!
-//! Expressions in CEL are refused with an error that says so. Source of the rules:
-//! `apiserver/pkg/apis/apiserver/validation`.
+//! Source of the rules: `apiserver/pkg/apis/apiserver/validation`.
 
-use super::jwt::{ALGORITHMS, JwtConfig, Mapping, Prefixed, Rule};
+use super::jwt::{ALGORITHMS, Expression, JwtConfig, Mapping, Rule, Source, Subject, Wanted};
 use super::{Anonymous, AuthnConfigError};
 use serde::Deserialize;
 use std::collections::HashSet;
@@ -42,7 +41,7 @@ struct Jwt {
     claim_validation_rules: Vec<ClaimRule>,
     claim_mappings: Mappings,
     #[serde(default)]
-    user_validation_rules: Vec<serde_json::Value>,
+    user_validation_rules: Vec<UserRule>,
 }
 
 #[derive(Deserialize)]
@@ -70,8 +69,23 @@ struct ClaimRule {
     required_value: String,
     #[serde(default)]
     expression: String,
-    #[serde(default, rename = "message")]
-    _message: String,
+    #[serde(default)]
+    message: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct UserRule {
+    expression: String,
+    #[serde(default)]
+    message: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Extra {
+    key: String,
+    value_expression: String,
 }
 
 #[derive(Deserialize)]
@@ -83,7 +97,7 @@ struct Mappings {
     #[serde(default)]
     uid: Claim,
     #[serde(default)]
-    extra: Vec<serde_json::Value>,
+    extra: Vec<Extra>,
 }
 
 #[derive(Deserialize, Default)]
@@ -102,10 +116,6 @@ pub(super) struct Read {
     pub jwt: Vec<JwtConfig>,
     /// `None`: the file leaves it to the flag.
     pub anonymous: Option<Anonymous>,
-}
-
-fn no_cel(what: &str) -> String {
-    format!("{what}: CEL expressions are not supported by this server yet")
 }
 
 pub(super) fn parse(text: &str) -> Result<Read, AuthnConfigError> {
@@ -178,10 +188,14 @@ impl Jwt {
         if !matches!(issuer.egress_selector_type.as_str(), "") {
             return Err("issuer.egressSelectorType: Invalid value: this server has no egress selectors".to_owned());
         }
-        if !user_validation_rules.is_empty() {
-            return Err(no_cel("userValidationRules"));
-        }
         let rules = claim_validation_rules.into_iter().map(ClaimRule::read).collect::<Result<Vec<_>, _>>()?;
+        let user_rule = |rule: UserRule| {
+            let made = Expression::new(&rule.expression, &rule.message, Subject::User, Wanted::Truth);
+            made.map_err(|e| format!("userValidationRules.expression: Invalid value: {:?}: {e}", rule.expression))
+        };
+        let user_rules = user_validation_rules.into_iter().map(user_rule).collect::<Result<Vec<_>, _>>()?;
+        let mapping = claim_mappings.read()?;
+        verified_email(&mapping, &rules)?;
         Ok(JwtConfig {
             issuer: issuer.url,
             discovery_url: issuer.discovery_url,
@@ -189,7 +203,8 @@ impl Jwt {
             audiences: issuer.audiences,
             algorithms: ALGORITHMS.map(str::to_owned).to_vec(),
             rules,
-            mapping: claim_mappings.read()?,
+            mapping,
+            user_rules,
         })
     }
 }
@@ -197,38 +212,83 @@ impl Jwt {
 impl ClaimRule {
     fn read(self) -> Result<Rule, String> {
         match (self.claim.is_empty(), self.expression.is_empty()) {
-            (false, true) => Ok(Rule { claim: self.claim, required: self.required_value }),
-            (true, false) => Err(no_cel("claimValidationRules.expression")),
+            (false, true) => Ok(Rule::Claim(self.claim, self.required_value)),
+            (true, false) => {
+                let made = Expression::new(&self.expression, &self.message, Subject::Claims, Wanted::Truth);
+                let made = made.map_err(|e| format!("claimValidationRules.expression: Invalid value: {:?}: {e}", self.expression));
+                made.map(Rule::Expression)
+            }
             _ => Err("claimValidationRules: Required value: exactly one of claim or expression is required".to_owned()),
         }
     }
 }
 
+impl Claim {
+    /// `None` when nothing is said.
+    fn read(self, what: &str, wanted: Wanted) -> Result<Option<Source>, String> {
+        let fail = |why: String| Err(format!("claimMappings.{what}{why}"));
+        match (self.claim.is_empty(), self.expression.is_empty(), self.prefix) {
+            (true, true, None) => Ok(None),
+            (true, true, Some(_)) => fail(".prefix: Invalid value: must not be set without claim".to_owned()),
+            (false, false, _) => fail(": Invalid value: claim and expression can't both be set".to_owned()),
+            (true, false, Some(_)) => fail(".prefix: Invalid value: prefix can't be set when expression is set".to_owned()),
+            (false, true, None) if what != "uid" => {
+                fail(".prefix: Required value: prefix is required when claim is set. It can be set to an empty string to disable prefixing".to_owned())
+            }
+            (false, true, prefix) => Ok(Some(Source::Claim { name: self.claim, prefix: prefix.unwrap_or_default() })),
+            (true, false, None) => match Expression::new(&self.expression, "", Subject::Claims, wanted) {
+                Ok(expression) => Ok(Some(Source::Expression(expression))),
+                Err(e) => fail(format!(".expression: Invalid value: {:?}: {e}", self.expression)),
+            },
+        }
+    }
+}
+
+/// A key of extra: a path below a domain, in lower case, and none of Kubernetes' own.
+fn check_extra_key(key: &str) -> Result<(), String> {
+    let fail = |why: &str| Err(format!("claimMappings.extra.key: Invalid value: {key:?}: {why}"));
+    let (domain, path) = key.split_once('/').unwrap_or_default();
+    if domain.is_empty() || path.is_empty() || !domain.contains('.') {
+        return fail("must be a domain-prefixed path (such as \"acme.io/foo\")");
+    }
+    if key != key.to_lowercase() {
+        return fail("key must be lowercase");
+    }
+    let reserved = ["kubernetes.io", "k8s.io"].iter().any(|d| domain == *d || domain.ends_with(&format!(".{d}")));
+    if reserved { fail("k8s.io, kubernetes.io and their subdomains are reserved for Kubernetes use") } else { Ok(()) }
+}
+
 impl Mappings {
     fn read(self) -> Result<Mapping, String> {
-        for (what, claim) in [("username", &self.username), ("groups", &self.groups), ("uid", &self.uid)] {
-            if !claim.expression.is_empty() {
-                return Err(no_cel(&format!("claimMappings.{what}.expression")));
+        let username = self.username.read("username", Wanted::Text)?;
+        let username = username.ok_or_else(|| "claimMappings.username: Required value: claim or expression is required".to_owned())?;
+        let mut extra: Vec<(String, Expression)> = Vec::new();
+        for Extra { key, value_expression } in self.extra {
+            check_extra_key(&key)?;
+            if extra.iter().any(|(known, _)| *known == key) {
+                return Err(format!("claimMappings.extra.key: Duplicate value: {key:?}"));
             }
-            if what != "uid" && !claim.claim.is_empty() && claim.prefix.is_none() {
-                return Err(format!(
-                    "claimMappings.{what}.prefix: Required value: prefix is required when claim is set. It can be set to an empty string to disable prefixing"
-                ));
-            }
+            let made = Expression::new(&value_expression, "", Subject::Claims, Wanted::Texts);
+            extra.push((key, made.map_err(|e| format!("claimMappings.extra.valueExpression: Invalid value: {value_expression:?}: {e}"))?));
         }
-        if !self.extra.is_empty() {
-            return Err(no_cel("claimMappings.extra"));
-        }
-        if self.username.claim.is_empty() {
-            return Err("claimMappings.username: Required value: claim or expression is required".to_owned());
-        }
-        let prefixed = |c: Claim| Prefixed { claim: c.claim, prefix: c.prefix.unwrap_or_default() };
-        Ok(Mapping {
-            username: prefixed(self.username),
-            groups: (!self.groups.claim.is_empty()).then(|| prefixed(self.groups)),
-            uid: (!self.uid.claim.is_empty()).then_some(self.uid.claim),
-        })
+        Ok(Mapping { username, groups: self.groups.read("groups", Wanted::Texts)?, uid: self.uid.read("uid", Wanted::Text)?, extra })
     }
+}
+
+/// A name made from `claims.email` needs somebody who looks at `claims.email_verified`.
+fn verified_email(mapping: &Mapping, rules: &[Rule]) -> Result<(), String> {
+    let Source::Expression(username) = &mapping.username else { return Ok(()) };
+    let source = username.source();
+    let uses_email = source.match_indices("claims.email").any(|(at, word)| {
+        let next = source[at + word.len()..].chars().next();
+        next.is_none_or(|c| !c.is_ascii_alphanumeric() && c != '_')
+    });
+    let looks = |expression: &Expression| expression.source().contains("email_verified");
+    let rules = rules.iter().any(|rule| matches!(rule, Rule::Expression(e) if looks(e)));
+    if !uses_email || looks(username) || rules || mapping.extra.iter().any(|(_, e)| looks(e)) {
+        return Ok(());
+    }
+    Err("claimMappings.username.expression: Invalid value: claims.email_verified must be used in claimMappings.username.expression or claimMappings.extra[*].valueExpression or claimValidationRules[*].expression when claims.email is used in claimMappings.username.expression".to_owned())
 }
 
 #[cfg(test)]
@@ -240,8 +300,10 @@ mod tests {
 
     #[test]
     fn a_configuration_is_read() {
+        let cel = GOOD.replace("claim: sub, prefix: ''", "expression: claims.email").replace("claimMappings", "claimValidationRules: [{expression: 'claims.email_verified == true', message: m}], claimMappings");
+        assert_eq!(parse(&format!("{HEAD}{cel}")).map(|read| read.jwt.len()).ok(), Some(1), "expressions compile");
         let read = parse(&format!("{HEAD}{GOOD}\nanonymous: {{enabled: true, conditions: [{{path: /livez}}]}}")).expect("a configuration");
-        assert_eq!((read.jwt[0].issuer.as_str(), read.jwt[0].mapping.username.claim.as_str()), ("https://a", "sub"));
+        assert_eq!((read.jwt[0].issuer.as_str(), &read.jwt[0].mapping.username), ("https://a", &Source::claim("sub", "")));
         assert_eq!(read.anonymous, Some(Anonymous::Paths(vec!["/livez".to_owned()])));
         assert_eq!(parse(&format!("{HEAD}anonymous: {{enabled: false}}")).expect("a configuration").anonymous, Some(Anonymous::Nowhere));
     }
@@ -253,9 +315,14 @@ mod tests {
             ("audiences: [x]", "audiences: []"),
             ("audiences: [x]", "audiences: [x, y]"),
             (", prefix: ''", ""),
-            ("claim: sub, prefix: ''", "expression: claims.sub"),
-            ("}}}]", "}, extra: [{key: 'a/b', valueExpression: claims.x}]}}]"),
-            ("claimMappings", "claimValidationRules: [{expression: 'true'}], claimMappings"),
+            ("claim: sub, prefix: ''", "expression: claims."),
+            ("claim: sub, prefix: ''", "expression: '1 + 1'"),
+            ("claim: sub, prefix: ''", "expression: claims.email"),
+            ("claim: sub, prefix: ''", "expression: claims.sub, prefix: x"),
+            ("}}}]", "}, extra: [{key: 'ab', valueExpression: claims.x}]}}]"),
+            ("}}}]", "}, extra: [{key: 'x.k8s.io/b', valueExpression: claims.x}]}}]"),
+            ("claimMappings", "claimValidationRules: [{expression: 'claims.sub'}, {expression: '1'}], claimMappings"),
+            ("claimMappings", "userValidationRules: [{expression: 'claims.sub'}], claimMappings"),
             ("claimMappings", "unknown: 1, claimMappings"),
         ] {
             let text = format!("{HEAD}{}", GOOD.replace(from, to));

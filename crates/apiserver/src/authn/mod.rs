@@ -17,7 +17,7 @@ mod x509;
 
 pub use front_proxy::RequestHeaders;
 pub use impersonation::impersonate;
-pub use jwt::{ALGORITHMS, JwtConfig, Mapping, Prefixed, Rule};
+pub use jwt::{ALGORITHMS, Expression, JwtConfig, Mapping, Rule, Source};
 pub use webhook::TokenWebhookConfig;
 pub use x509::{PeerCertificates, client_certificate_verifier};
 

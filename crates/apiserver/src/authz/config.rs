@@ -1,9 +1,9 @@
 //! Which authorizers are asked, and in which order: `--authorization-mode`, or an AuthorizationConfiguration.
 //!
-//! Match conditions of webhooks are CEL and refused with an error that says so. Source of the rules:
-//! `apiserver/pkg/apis/apiserver/validation`.
+//! Source of the rules: `apiserver/pkg/apis/apiserver/validation`.
 
 use super::abac::Policies;
+use super::conditions::Conditions;
 use super::webhook::{Webhook, WebhookSpec};
 use crate::outbound::Remote;
 use crate::request::query::parse_duration;
@@ -117,9 +117,15 @@ struct WebhookEntry {
     failure_policy: String,
     connection_info: Connection,
     #[serde(default)]
-    match_conditions: Vec<serde_json::Value>,
-    #[serde(default, rename = "matchConditionSubjectAccessReviewVersion")]
-    _condition_version: String,
+    match_conditions: Vec<ConditionEntry>,
+    #[serde(default)]
+    match_condition_subject_access_review_version: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ConditionEntry {
+    expression: String,
 }
 
 #[derive(Deserialize)]
@@ -182,6 +188,7 @@ fn plain(mode: &str, config: &AuthzConfig) -> Result<Step, AuthzConfigError> {
                 unauthorized_ttl: webhook.unauthorized_ttl,
                 timeout: Duration::from_secs(30),
                 deny_on_failure: false,
+                conditions: Conditions::default(),
             };
             Ok(Step::Webhook(Arc::new(Webhook::new(Remote::from_kubeconfig_file(&webhook.kubeconfig)?, spec))))
         }
@@ -228,9 +235,11 @@ fn from_file(text: &str, config: &AuthzConfig, folder: &Path) -> Result<Vec<Step
 
 impl WebhookEntry {
     fn read(self, folder: &Path) -> Result<Webhook, AuthzConfigError> {
-        if !self.match_conditions.is_empty() {
-            return Err(invalid("matchConditions: CEL expressions are not supported by this server yet"));
+        if !self.match_conditions.is_empty() && self.match_condition_subject_access_review_version != "v1" {
+            return Err(invalid("matchConditionSubjectAccessReviewVersion: Required value: must be v1 when matchConditions are given"));
         }
+        let sources: Vec<String> = self.match_conditions.into_iter().map(|c| c.expression).collect();
+        let conditions = Conditions::compile(&sources).map_err(|e| invalid(format!("matchConditions{e}")))?;
         check_version(&self.subject_access_review_version)?;
         let time = |name: &str, said: Option<&String>, default: Option<u64>| match (said.map(|t| parse_duration(t)), default) {
             (Some(Some(time)), _) if !time.is_zero() => Ok(time),
@@ -258,6 +267,7 @@ impl WebhookEntry {
             ),
             timeout,
             deny_on_failure,
+            conditions,
         };
         let file = match (self.connection_info.kind.as_str(), self.connection_info.kube_config_file) {
             ("KubeConfigFile", Some(file)) => folder.join(file),

@@ -5,6 +5,7 @@
 //! words of the Go authorizer, because people and kubectl search for them.
 
 mod abac;
+mod conditions;
 mod config;
 pub mod escalation;
 mod index;

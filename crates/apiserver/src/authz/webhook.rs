@@ -3,6 +3,7 @@
 //! Source: `apiserver/plugin/pkg/authorizer/webhook`.
 
 use super::Decision;
+use super::conditions::{Conditions, Matched};
 use crate::attributes::Attributes;
 use crate::outbound::{OutboundError, Remote};
 use bytes::Bytes;
@@ -31,6 +32,8 @@ pub(super) struct WebhookSpec {
     pub timeout: Duration,
     /// Whether no answer is a no.
     pub deny_on_failure: bool,
+    /// Which questions it is asked.
+    pub conditions: Conditions,
 }
 
 /// The server that is asked.
@@ -64,7 +67,7 @@ fn requirement(key: &str, operator: &str, values: &[Box<str>]) -> Value {
 }
 
 /// Selectors as requirements. What cannot be said in them is left out: the question gets wider, never narrower.
-fn label_requirements(text: &str) -> Vec<Value> {
+pub(super) fn label_requirements(text: &str) -> Vec<Value> {
     let Ok(selector) = Selector::parse(text) else { return Vec::new() };
     let one = |r: &ferrokube_api::labels::Requirement| {
         let operator = match r.operator {
@@ -79,7 +82,7 @@ fn label_requirements(text: &str) -> Vec<Value> {
     selector.requirements().iter().filter_map(one).collect()
 }
 
-fn field_requirements(text: &str) -> Vec<Value> {
+pub(super) fn field_requirements(text: &str) -> Vec<Value> {
     let Ok(selector) = FieldSelector::parse(text) else { return Vec::new() };
     let one = |r: &ferrokube_api::labels::FieldRequirement| {
         requirement(&r.field, if r.equal { "In" } else { "NotIn" }, std::slice::from_ref(&r.value))
@@ -131,7 +134,20 @@ impl Webhook {
         Webhook { remote, spec, known: Mutex::default() }
     }
 
+    /// No answer: as the failure policy says.
+    fn failed(&self) -> Decision {
+        if self.spec.deny_on_failure { Decision::Deny(String::new()) } else { Decision::NoOpinion(String::new()) }
+    }
+
     pub async fn authorize(&self, a: &Attributes) -> Decision {
+        match self.spec.conditions.matches(a) {
+            Matched::Yes => {}
+            Matched::No => return Decision::NoOpinion(String::new()),
+            Matched::Error(error) => {
+                tracing::error!(error, webhook = ?self.remote, "match condition of a webhook authorizer failed");
+                return self.failed();
+            }
+        }
         let spec = question(a, &self.spec.version);
         let key = spec.to_string();
         let known = self.known.lock().get(&key).filter(|(_, until)| Instant::now() < *until).map(|(d, _)| d.clone());
@@ -149,7 +165,7 @@ impl Webhook {
             }
             Err(error) => {
                 tracing::error!(%error, webhook = ?self.remote, "Failed to make webhook authorizer request");
-                if self.spec.deny_on_failure { Decision::Deny(String::new()) } else { Decision::NoOpinion(String::new()) }
+                self.failed()
             }
         }
     }

@@ -4,9 +4,11 @@
 //! of a token counts before its signature was checked. Source: KEP-3331, `plugin/pkg/authenticator/token/oidc`.
 
 mod claims;
+mod expressions;
 mod keys;
 
-pub use claims::{Mapping, Prefixed, Rule};
+pub use claims::{Mapping, Rule, Source};
+pub use expressions::{Expression, Subject, Wanted};
 
 use super::{AuthnConfigError, Rejected};
 use crate::attributes::UserInfo;
@@ -41,6 +43,8 @@ pub struct JwtConfig {
     pub rules: Vec<Rule>,
     /// From claims to a user.
     pub mapping: Mapping,
+    /// What must hold of the user.
+    pub user_rules: Vec<Expression>,
 }
 
 /// The algorithms of structured authentication. ES512 is missing: no library here verifies it.
@@ -137,7 +141,9 @@ impl Issuer {
         self.keys.verify(&header.alg, &header.kid, message.as_bytes(), &signature).await.map_err(|why| reject(&why))?;
         self.check(claims, now)?;
         claims::check(&self.config.rules, claims).map_err(Rejected)?;
-        self.config.mapping.user(claims).map_err(Rejected)
+        let user = self.config.mapping.user(claims).map_err(Rejected)?;
+        self.config.user_rules.iter().try_for_each(|rule| rule.check_user(&user)).map_err(Rejected)?;
+        Ok(user)
     }
 
     /// Time and audience.

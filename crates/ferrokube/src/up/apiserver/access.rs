@@ -4,7 +4,7 @@
 use super::{duration, followed, read, read_optional};
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use ferrokube_apiserver::authn::{Anonymous, AuthnConfig, JwtConfig, Mapping, Prefixed, Rule, TokenWebhookConfig};
+use ferrokube_apiserver::authn::{Anonymous, AuthnConfig, JwtConfig, Mapping, Rule, Source, TokenWebhookConfig};
 use ferrokube_apiserver::authz::{AuthzConfig, AuthzWebhookConfig};
 use ferrokube_apiserver::tokens::TokenConfig;
 use std::path::PathBuf;
@@ -147,7 +147,7 @@ impl AuthenticationFlags {
         };
         let rule = |text: &String| {
             let (claim, required) = text.split_once('=').with_context(|| format!("--oidc-required-claim: {text:?} is not key=value"))?;
-            Ok(Rule { claim: claim.to_owned(), required: required.to_owned() })
+            Ok(Rule::Claim(claim.to_owned(), required.to_owned()))
         };
         Ok(Some(JwtConfig {
             issuer: issuer.clone(),
@@ -157,10 +157,12 @@ impl AuthenticationFlags {
             algorithms: self.oidc_signing_algs.clone(),
             rules: self.oidc_required_claim.iter().map(rule).collect::<Result<_>>()?,
             mapping: Mapping {
-                username: Prefixed::new(&self.oidc_username_claim, &prefix),
-                groups: self.oidc_groups_claim.as_ref().map(|claim| Prefixed::new(claim, &self.oidc_groups_prefix)),
+                username: Source::claim(&self.oidc_username_claim, &prefix),
+                groups: self.oidc_groups_claim.as_ref().map(|claim| Source::claim(claim, &self.oidc_groups_prefix)),
                 uid: None,
+                extra: Vec::new(),
             },
+            user_rules: Vec::new(),
         }))
     }
 }
