@@ -104,9 +104,15 @@ async fn tokens_of_an_issuer_are_believed_as_far_as_its_keys_and_the_configurati
         claims.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
         claims
     };
-    for wrong in
-        [json!({"exp": now - 1}), json!({"aud": ["other"]}), json!({"hd": "example.org"}), json!({"nbf": now + 900}), json!({"sub": 1}), json!({"sub": "system:x"}), json!({"groups": 7})]
-    {
+    for wrong in [
+        json!({"exp": now - 1}),
+        json!({"aud": ["other"]}),
+        json!({"hd": "example.org"}),
+        json!({"nbf": now + 900}),
+        json!({"sub": 1}),
+        json!({"sub": "system:x"}),
+        json!({"groups": 7}),
+    ] {
         let status = review(&cluster, &old.token(&with(wrong.clone()))).await;
         assert!(status["authenticated"].is_null() && status["error"].is_string(), "{wrong}: {status}");
     }

@@ -36,13 +36,19 @@ async fn uid(cluster: &Cluster, resource: &str, name: &str) -> String {
 async fn an_answer_names_the_schema_and_the_level_it_fell_under() {
     let cluster = Cluster::start().await;
     let node = UserInfo::component("system:node:n", &["system:nodes"]);
-    let (schema, level) = (uid(&cluster, "flowschemas", "system-node-high").await, uid(&cluster, "prioritylevelconfigurations", "node-high").await);
+    let (schema, level) =
+        (uid(&cluster, "flowschemas", "system-node-high").await, uid(&cluster, "prioritylevelconfigurations", "node-high").await);
     let named = |answer: &Reply, header: &str, uid: &str| answer.headers.get(header).is_some_and(|v| v == uid);
     let answer = until(&cluster, &node, "/api/v1/nodes/n", |a| named(a, "x-kubernetes-pf-flowschema-uid", &schema)).await;
     assert!(named(&answer, "x-kubernetes-pf-prioritylevel-uid", &level));
     let metrics = cluster.get("/metrics").await.text;
-    assert!(metrics.contains("apiserver_flowcontrol_nominal_limit_seats{priority_level=\"catch-all\"} 13\n"), "five of 245 shares of 600 seats: {metrics}");
-    assert!(metrics.contains("apiserver_flowcontrol_dispatched_requests_total{flow_schema=\"system-node-high\",priority_level=\"node-high\"}"));
+    assert!(
+        metrics.contains("apiserver_flowcontrol_nominal_limit_seats{priority_level=\"catch-all\"} 13\n"),
+        "five of 245 shares of 600 seats: {metrics}"
+    );
+    assert!(
+        metrics.contains("apiserver_flowcontrol_dispatched_requests_total{flow_schema=\"system-node-high\",priority_level=\"node-high\"}")
+    );
     let dump = cluster.get("/debug/api_priority_and_fairness/dump_priority_levels").await.text;
     assert!(dump.starts_with("PriorityLevelName,") && dump.contains("\nworkload-low,"), "{dump}");
 }
@@ -63,7 +69,10 @@ async fn a_schema_without_its_level_says_so_and_takes_nothing_until_it_is_there(
     let condition = |a: &Reply| a.json["status"]["conditions"][0].clone();
     let is = |status: &'static str| move |c: Value| c["type"] == "Dangling" && c["status"] == status;
     let told = until(&cluster, &admin, &uri, |a| is("True")(condition(a))).await;
-    assert_eq!(condition(&told)["message"], "This FlowSchema references the PriorityLevelConfiguration object named \"hers\" and there is no such object");
+    assert_eq!(
+        condition(&told)["message"],
+        "This FlowSchema references the PriorityLevelConfiguration object named \"hers\" and there is no such object"
+    );
     let own = made.json["metadata"]["uid"].as_str().unwrap();
     let before = get_as(&cluster, jane.clone(), "/api").await;
     assert_ne!(before.headers["x-kubernetes-pf-flowschema-uid"], own);

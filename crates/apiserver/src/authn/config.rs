@@ -232,9 +232,10 @@ impl Claim {
             (true, true, Some(_)) => fail(".prefix: Invalid value: must not be set without claim".to_owned()),
             (false, false, _) => fail(": Invalid value: claim and expression can't both be set".to_owned()),
             (true, false, Some(_)) => fail(".prefix: Invalid value: prefix can't be set when expression is set".to_owned()),
-            (false, true, None) if what != "uid" => {
-                fail(".prefix: Required value: prefix is required when claim is set. It can be set to an empty string to disable prefixing".to_owned())
-            }
+            (false, true, None) if what != "uid" => fail(
+                ".prefix: Required value: prefix is required when claim is set. It can be set to an empty string to disable prefixing"
+                    .to_owned(),
+            ),
             (false, true, prefix) => Ok(Some(Source::Claim { name: self.claim, prefix: prefix.unwrap_or_default() })),
             (true, false, None) => match Expression::new(&self.expression, "", Subject::Claims, wanted) {
                 Ok(expression) => Ok(Some(Source::Expression(expression))),
@@ -300,7 +301,9 @@ mod tests {
 
     #[test]
     fn a_configuration_is_read() {
-        let cel = GOOD.replace("claim: sub, prefix: ''", "expression: claims.email").replace("claimMappings", "claimValidationRules: [{expression: 'claims.email_verified == true', message: m}], claimMappings");
+        let cel = GOOD
+            .replace("claim: sub, prefix: ''", "expression: claims.email")
+            .replace("claimMappings", "claimValidationRules: [{expression: 'claims.email_verified == true', message: m}], claimMappings");
         assert_eq!(parse(&format!("{HEAD}{cel}")).map(|read| read.jwt.len()).ok(), Some(1), "expressions compile");
         let read = parse(&format!("{HEAD}{GOOD}\nanonymous: {{enabled: true, conditions: [{{path: /livez}}]}}")).expect("a configuration");
         assert_eq!((read.jwt[0].issuer.as_str(), &read.jwt[0].mapping.username), ("https://a", &Source::claim("sub", "")));

@@ -15,7 +15,8 @@ const BUDGET: u64 = 2_500_000;
 
 static REQUEST: LazyLock<Arc<Decl>> = LazyLock::new(|| {
     let text = || Decl::simple(Type::String);
-    let requirement = || Decl::object("kubernetes.SelectorRequirement", [("key", text()), ("operator", text()), ("values", Decl::list(text()))]);
+    let requirement =
+        || Decl::object("kubernetes.SelectorRequirement", [("key", text()), ("operator", text()), ("values", Decl::list(text()))]);
     let selector = |name: &str| Decl::object(name, [("rawSelector", text()), ("requirements", Decl::list(requirement()))]);
     let resource = Decl::object(
         "kubernetes.ResourceAttributes",
@@ -67,7 +68,9 @@ fn request(a: &Attributes) -> Value {
         "namespace": a.namespace, "verb": a.verb, "group": a.group, "version": a.version,
         "resource": a.resource, "subresource": a.subresource, "name": a.name,
     });
-    for (name, requirements) in [("fieldSelector", field_requirements(&a.field_selector)), ("labelSelector", label_requirements(&a.label_selector))] {
+    for (name, requirements) in
+        [("fieldSelector", field_requirements(&a.field_selector)), ("labelSelector", label_requirements(&a.label_selector))]
+    {
         if !requirements.is_empty() {
             resource[name] = json!({ "requirements": requirements });
         }

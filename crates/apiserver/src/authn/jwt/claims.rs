@@ -65,7 +65,8 @@ impl Source {
     fn text(&self, claims: &Value, what: &str) -> Result<String, String> {
         match self {
             Source::Claim { name, prefix } => {
-                let value = claims[name].as_str().ok_or_else(|| format!("oidc: parse {what} claim {name:?}: claim not present or no string"))?;
+                let value =
+                    claims[name].as_str().ok_or_else(|| format!("oidc: parse {what} claim {name:?}: claim not present or no string"))?;
                 if value.is_empty() {
                     return Err(format!("oidc: {what} claim {name:?} is empty"));
                 }
@@ -83,7 +84,8 @@ impl Source {
         match self {
             Source::Claim { name, .. } if claims[name].is_null() => Ok(Vec::new()),
             Source::Claim { name, prefix } => {
-                let values = strings(&claims[name]).ok_or_else(|| format!("oidc: parse {what} claim {name:?}: not a string or list of strings"))?;
+                let values =
+                    strings(&claims[name]).ok_or_else(|| format!("oidc: parse {what} claim {name:?}: not a string or list of strings"))?;
                 Ok(values.into_iter().map(|v| format!("{prefix}{v}")).collect())
             }
             Source::Expression(expression) => several(expression, claims, what),
@@ -171,7 +173,11 @@ mod tests {
         let user = mapping.user(&json!({"sub": "jane", "org": "acme", "roles": "dev,ops", "id": "7"})).expect("a user");
         assert_eq!((user.name.as_str(), user.uid.as_str()), ("jane@acme", "7"));
         assert_eq!(user.groups, ["dev", "ops"]);
-        assert_eq!(user.extra.into_iter().collect::<Vec<_>>(), [("example.com/orgs".to_owned(), vec!["acme".to_owned()])], "empty values are left out");
+        assert_eq!(
+            user.extra.into_iter().collect::<Vec<_>>(),
+            [("example.com/orgs".to_owned(), vec!["acme".to_owned()])],
+            "empty values are left out"
+        );
         assert!(mapping.user(&json!({"sub": "jane", "org": "acme", "roles": "dev", "id": 7})).is_err(), "a uid is text");
         assert!(mapping.user(&json!({"sub": "jane"})).is_err(), "what an expression needs must be there");
     }
