@@ -60,6 +60,16 @@ impl Diagnosis {
         }
     }
 
+    /// An extender said no about a node. Nobody knows what would change its mind, so anything may.
+    pub fn note_extender(&mut self, node: NodeId, reason: String, unresolvable: bool) {
+        self.looked_at += 1;
+        self.plugins = u32::MAX;
+        if !unresolvable {
+            self.resolvable.push(node);
+        }
+        *self.reasons.entry(reason.into()).or_insert(0) += 1;
+    }
+
     /// Whether every node has said no.
     pub fn is_complete(&self) -> bool {
         self.looked_at == self.nodes

@@ -9,6 +9,7 @@ pub mod config;
 pub mod devices;
 pub mod diagnosis;
 pub mod engine;
+pub mod extender;
 pub mod feeds;
 pub mod hints;
 pub mod journal;

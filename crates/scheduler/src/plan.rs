@@ -104,6 +104,29 @@ impl Planner {
         }
     }
 
+    /// The nodes that will do with their scores, looked at one by one, for those who have a say after the plugins; what
+    /// the others said is in the diagnosis.
+    pub fn candidates(&mut self, state: &State, pod: PodId) -> Result<(Vec<(NodeId, i64)>, Diagnosis), Box<Diagnosis>> {
+        let profiles = self.profiles.clone();
+        let nodes = state.order().len();
+        let profile = state.pod(pod).profile.and_then(|number| profiles.get(usize::from(number)));
+        let (Some(profile), 1..) = (profile, nodes) else { return Err(Box::new(Diagnosis::no_nodes())) };
+        let pre = Pre::of(state, profile, pod).map_err(|failure| Box::new(Diagnosis::before_nodes(nodes, failure)))?;
+        let mut diagnosis = Diagnosis::new(nodes);
+        self.search(state, pod, &pre, &mut diagnosis);
+        if self.feasible.is_empty() {
+            return Err(Box::new(diagnosis));
+        }
+        self.score(state, profile, state.class_of(pod));
+        Ok((self.scored().collect(), diagnosis))
+    }
+
+    /// One of the best of some nodes (at least one), any with equal chance.
+    pub fn pick(&mut self, candidates: &[(NodeId, i64)]) -> NodeId {
+        (self.feasible, self.totals) = candidates.iter().copied().unzip();
+        self.best()
+    }
+
     /// Where room can be made for a pod that fits nowhere; or why nowhere, in words.
     pub fn make_room(&mut self, state: &State, pod: PodId, diagnosis: &Diagnosis) -> Result<Preemption, String> {
         let profiles = self.profiles.clone();

@@ -6,6 +6,7 @@ use ferrokube_api::{Change, Selection};
 use ferrokube_apiserver::tokens::TokenConfig;
 use ferrokube_apiserver::{ApiServer, Config, Running, UserInfo};
 use ferrokube_client::{Client, Transport, TransportError};
+use ferrokube_scheduler::config::Configuration;
 use ferrokube_store::embedded::{Embedded, Options};
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
@@ -44,6 +45,10 @@ struct Cluster {
 
 impl Cluster {
     async fn start() -> Self {
+        Cluster::start_with(Configuration::default()).await
+    }
+
+    async fn start_with(configuration: Configuration) -> Self {
         // The scheduler's warnings belong to a failing test's output.
         let _ = tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).with_test_writer().try_init();
         let folder = tempfile::tempdir().unwrap();
@@ -65,7 +70,7 @@ impl Cluster {
         let admin = client("admin", &["system:masters"]);
         let scheduler = client("system:kube-scheduler", &["system:authenticated"]);
         let scheduler =
-            tokio::spawn(ferrokube_scheduler::run(scheduler, ferrokube_scheduler::Config { seed: Some(1), ..Default::default() }));
+            tokio::spawn(ferrokube_scheduler::run(scheduler, ferrokube_scheduler::Config { configuration, seed: Some(1), ..Default::default() }));
         let cluster = Cluster { _running: running, admin, server, _folder: folder, scheduler };
         cluster.post("/api/v1/namespaces/default/serviceaccounts", &json!({"metadata": {"name": "default"}})).await;
         cluster
@@ -318,4 +323,122 @@ async fn a_claim_is_allocated_and_reserved_before_its_pod_is_bound() {
     assert_eq!(claim["status"]["allocation"]["devices"]["results"][0]["device"], "d0", "{claim:#}");
     assert_eq!(claim["status"]["reservedFor"][0]["name"], "p");
     assert_eq!(claim["metadata"]["finalizers"], json!(["resource.kubernetes.io/delete-protection"]));
+}
+
+fn configuration(more: &Value) -> Configuration {
+    let mut file = json!({"apiVersion": "kubescheduler.config.k8s.io/v1", "kind": "KubeSchedulerConfiguration"});
+    for (key, value) in more.as_object().into_iter().flatten() {
+        file[key] = value.clone();
+    }
+    Configuration::read(file).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_profile_places_its_own_pods_and_speaks_by_its_name() {
+    let fuller = json!({"schedulerName": "fuller", "pluginConfig": [{"name": "NodeResourcesFit", "args": {"scoringStrategy": {"type": "MostAllocated"}}}]});
+    let cluster = Cluster::start_with(configuration(&json!({"profiles": [{"schedulerName": "default-scheduler"}, fuller]}))).await;
+    cluster.node("a", "8").await;
+    cluster.node("b", "8").await;
+    cluster.pod("first", "4", &json!({"nodeName": "a"})).await;
+    cluster.pod("emptier", "1", &json!({})).await;
+    assert_eq!(cluster.bound("emptier").await, "b");
+    cluster.pod("full", "1", &json!({"schedulerName": "fuller"})).await;
+    assert_eq!(cluster.bound("full").await, "a");
+    let event = cluster.wait("events", "event", |e| e["reason"] == "Scheduled" && e["involvedObject"]["name"] == "full").await;
+    assert_eq!(event["source"]["component"], "fuller");
+    cluster.pod("foreign", "1", &json!({"schedulerName": "somebody-else"})).await;
+    cluster.pod("last", "1", &json!({})).await;
+    cluster.bound("last").await;
+    let foreign = cluster.wait("pods", "foreign", |p| p["metadata"]["name"] == "foreign").await;
+    assert_eq!(foreign["spec"]["nodeName"], Value::Null);
+}
+
+/// An extender that refuses nodes whose names begin with `bad`, prefers `best`, and binds through the API itself.
+async fn extender(asked: tokio::sync::mpsc::UnboundedSender<(String, Value)>) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let asked = asked.clone();
+            tokio::spawn(async move {
+                let mut request = Vec::new();
+                loop {
+                    let text = String::from_utf8_lossy(&request).into_owned();
+                    let Some((head, body)) = text.split_once("\r\n\r\n") else {
+                        if stream.read_buf(&mut request).await.unwrap_or(0) == 0 {
+                            return;
+                        }
+                        continue;
+                    };
+                    let length = head.lines().find_map(|l| l.to_ascii_lowercase().strip_prefix("content-length: ")?.parse::<usize>().ok());
+                    if body.len() < length.unwrap_or(0) {
+                        if stream.read_buf(&mut request).await.unwrap_or(0) == 0 {
+                            return;
+                        }
+                        continue;
+                    }
+                    let verb = head.split(' ').nth(1).unwrap_or_default().trim_start_matches("/ext/").to_owned();
+                    let body: Value = serde_json::from_str(body).unwrap();
+                    let names: Vec<String> = body["NodeNames"].as_array().into_iter().flatten().map(|n| n.as_str().unwrap().to_owned()).collect();
+                    let (bad, good): (Vec<String>, Vec<String>) = names.into_iter().partition(|n| n.starts_with("bad"));
+                    let answer = match &*verb {
+                        "filter" => {
+                            let failed: serde_json::Map<String, Value> = bad.into_iter().map(|n| (n, "it is bad".into())).collect();
+                            json!({"nodenames": good, "failedNodes": failed})
+                        }
+                        "prioritize" => good.iter().map(|n| json!({"Host": n, "Score": if n == "best" { 10 } else { 0 }})).collect(),
+                        _ => json!({}),
+                    };
+                    let _ = asked.send((verb, body));
+                    let answer = answer.to_string();
+                    let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", answer.len());
+                    stream.write_all(format!("{head}{answer}").as_bytes()).await.unwrap();
+                    request.clear();
+                }
+            });
+        }
+    });
+    format!("http://{address}/ext")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_extender_filters_and_scores_and_is_told_about_its_resources_only() {
+    let (sender, mut asked) = tokio::sync::mpsc::unbounded_channel();
+    let url = extender(sender).await;
+    let managed = json!([{"name": "example.com/card", "ignoredByScheduler": true}]);
+    let extender = json!({"urlPrefix": url, "filterVerb": "filter", "prioritizeVerb": "prioritize", "weight": 5, "nodeCacheCapable": true, "managedResources": managed});
+    let cluster = Cluster::start_with(configuration(&json!({"extenders": [extender]}))).await;
+    for (name, cpu) in [("bad-1", "64"), ("good", "64"), ("best", "8")] {
+        cluster.node(name, cpu).await;
+    }
+    cluster.pod("plain", "1", &json!({})).await;
+    cluster.bound("plain").await;
+    assert!(asked.try_recv().is_err(), "it has no say in this pod");
+    let cards = json!({"containers": [{"name": "c", "image": "i", "resources": {"requests": {"example.com/card": "1"}, "limits": {"example.com/card": "1"}}}]});
+    cluster.pod("carded", "1", &cards).await;
+    assert_eq!(cluster.bound("carded").await, "best");
+    let (verb, body) = asked.recv().await.unwrap();
+    assert_eq!((&*verb, body["Pod"]["metadata"]["name"].as_str()), ("filter", Some("carded")));
+    cluster.send(Method::DELETE, "/api/v1/nodes/good", "application/json", &json!({})).await;
+    cluster.send(Method::DELETE, "/api/v1/nodes/best", "application/json", &json!({})).await;
+    cluster.pod("nowhere", "1", &cards).await;
+    let pod = cluster.wait("pods", "condition", |p| p["metadata"]["name"] == "nowhere" && condition(p).0 == "False").await;
+    assert!(condition(&pod).2.starts_with("0/1 nodes are available: 1 it is bad."), "{}", condition(&pod).2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_extender_that_does_not_answer_fails_the_pod_unless_it_is_ignorable() {
+    // Nobody listens on the port of a listener that is gone.
+    let gone = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let extender = |ignorable: bool| json!({"urlPrefix": format!("http://{gone}"), "filterVerb": "filter", "ignorable": ignorable});
+    let cluster = Cluster::start_with(configuration(&json!({"extenders": [extender(true)]}))).await;
+    cluster.node("a", "8").await;
+    cluster.pod("p", "1", &json!({})).await;
+    assert_eq!(cluster.bound("p").await, "a");
+    let cluster = Cluster::start_with(configuration(&json!({"extenders": [extender(false)]}))).await;
+    cluster.node("a", "8").await;
+    cluster.pod("p", "1", &json!({})).await;
+    let pod = cluster.wait("pods", "condition", |p| condition(p).0 == "False").await;
+    assert_eq!(condition(&pod).1, "SchedulerError");
 }

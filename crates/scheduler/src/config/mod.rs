@@ -5,6 +5,7 @@
 mod args;
 mod plugins;
 
+use crate::extender;
 use crate::profile::Profile;
 use crate::queue::Backoff;
 use serde::Deserialize;
@@ -130,7 +131,7 @@ pub struct Configuration {
     /// The election.
     pub leader_election: LeaderElection,
     /// Webhooks.
-    pub extenders: Arc<[Extender]>,
+    pub extenders: Arc<[Arc<extender::Extender>]>,
 }
 
 impl Default for Configuration {
@@ -347,12 +348,18 @@ pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
     (!text.is_empty()).then_some(total)
 }
 
-fn extenders(list: Vec<Extender>, profiles: &mut [Profile]) -> Result<Arc<[Extender]>, Invalid> {
+fn extenders(list: Vec<Extender>, profiles: &mut [Profile]) -> Result<Arc<[Arc<extender::Extender>]>, Invalid> {
     let mut binders = 0;
     for (at, extender) in list.iter().enumerate() {
         if !extender.prioritize_verb.is_empty() && extender.weight <= 0 {
             let why = "must have a positive weight applied to it";
             return Err(Invalid::value(format!("extenders[{at}].weight"), extender.weight, why));
+        }
+        if !extender.preempt_verb.is_empty() {
+            return Err(Invalid::value(format!("extenders[{at}].preemptVerb"), &*extender.preempt_verb, "preemption by extenders is not supported"));
+        }
+        if extender.http_timeout.as_deref().is_some_and(|t| parse_duration(t).is_none()) {
+            return Err(Invalid::value(format!("extenders[{at}].httpTimeout"), extender.http_timeout.clone(), "invalid duration"));
         }
         binders += usize::from(!extender.bind_verb.is_empty());
         for resource in extender.managed_resources.iter().filter(|r| r.ignored_by_scheduler) {
@@ -362,5 +369,9 @@ fn extenders(list: Vec<Extender>, profiles: &mut [Profile]) -> Result<Arc<[Exten
     if binders > 1 {
         return Err(Invalid::value("extenders", binders, "only one extender can implement bind"));
     }
-    Ok(list.into())
+    let client = |(at, config): (usize, &Extender)| {
+        let refused = |why| Invalid::value(format!("extenders[{at}]"), &*config.url_prefix, why);
+        extender::Extender::new(config).map(Arc::new).map_err(refused)
+    };
+    list.iter().enumerate().map(client).collect()
 }

@@ -1,6 +1,6 @@
 //! What happened, and whom it helps.
 
-use super::{Done, Engine};
+use super::{Done, Engine, Refused};
 use crate::feeds::{self, Feed};
 use crate::hints::{Happening, may_help};
 use crate::metrics::Outcome;
@@ -9,7 +9,6 @@ use crate::queue::event;
 use crate::storage::Step;
 use crate::writes::Subject;
 use ferrokube_api::{Change, Object, ObjectKey};
-use ferrokube_client::Error;
 use ferrokube_client::events::EventType;
 use std::time::Instant;
 
@@ -25,6 +24,12 @@ impl Engine {
     }
 
     fn other_is(&mut self, feed: Feed, key: &ObjectKey, object: Option<&Object>) {
+        if feed == Feed::Nodes && self.extenders.iter().any(|e| e.wants_nodes()) {
+            match object {
+                Some(object) => drop(self.raw_nodes.insert(key.name.clone(), object.json.clone())),
+                None => drop(self.raw_nodes.remove(&key.name)),
+            }
+        }
         let before = self.state.node_named(&key.name).filter(|_| feed == Feed::Nodes);
         let events = feeds::apply(&mut self.state, feed, key, object);
         let happening = match (feed, before.or_else(|| self.state.node_named(&key.name))) {
@@ -61,6 +66,12 @@ impl Engine {
         let (id, now) = (change.id, Instant::now());
         self.gated = (self.gated + usize::from(self.is_gated(id))).saturating_sub(usize::from(was_gated));
         let pod = self.state.pod(id);
+        if !self.extenders.is_empty() {
+            match (pod.profile, pod.node) {
+                (Some(_), None) => drop(self.raw_pods.insert(id, object.json.clone())),
+                _ => drop(self.raw_pods.remove(&id)),
+            }
+        }
         if let Some(node) = pod.node {
             if !pod.assumed {
                 self.leave_queue(id);
@@ -93,6 +104,7 @@ impl Engine {
         self.gated -= usize::from(self.is_gated(id)).min(self.gated);
         self.leave_queue(id);
         self.began.remove(&id);
+        self.raw_pods.remove(&id);
         if let Some(preparing) = self.preparing.remove(&id) {
             self.binding -= 1;
             self.state.storage.forget(&preparing.steps);
@@ -118,7 +130,7 @@ impl Engine {
         }
     }
 
-    fn was_bound(&mut self, pod: Subject, node: &str, result: Result<(), Error>) {
+    fn was_bound(&mut self, pod: Subject, node: &str, result: Result<(), Refused>) {
         self.binding -= 1;
         let id = self.state.pod_named(&pod.key).filter(|id| self.state.pod(*id).uid == pod.uid);
         let began = id.and_then(|id| self.began.remove(&id));
@@ -137,12 +149,13 @@ impl Engine {
             return;
         };
         let Some(id) = id.filter(|id| self.state.pod(*id).assumed) else { return };
-        let gone = error.is_not_found();
-        let message = format!("binding rejected: running Bind plugin \"DefaultBinder\": {error}");
-        self.take_back(id, &pod, &[], (!gone).then_some(message));
-        if gone {
-            // The pod's deletion is on its way.
-            self.leave_queue(id);
+        match error {
+            Refused::Because(why) => self.take_back(id, &pod, &[], Some(format!("binding rejected: {why}"))),
+            Refused::Gone => {
+                self.take_back(id, &pod, &[], None);
+                // The pod's deletion is on its way.
+                self.leave_queue(id);
+            }
         }
     }
 

@@ -3,12 +3,14 @@
 //! One task owns everything. Between two decisions all changes that have arrived are taken in; bindings run beside, and
 //! the next decision already sees the pod in its place. It must never wait for a write.
 
+mod extenders;
 mod inputs;
 mod outputs;
 
 use crate::Config;
 use crate::config::Configuration;
 use crate::devices::Reservation;
+use crate::extender::Extender;
 use crate::feeds::{self, FEEDS, Feed, Follower};
 use crate::metrics::Metrics;
 use crate::node::PodId;
@@ -18,12 +20,14 @@ use crate::queue::Queue;
 use crate::state::State;
 use crate::storage::Step;
 use crate::writes::Subject;
+use bytes::Bytes;
 use ferrokube_api::Change;
 use ferrokube_client::events::Recorder;
 use ferrokube_client::{Client, Error};
 use futures_util::stream::{self, BoxStream, SelectAll};
 use futures_util::{FutureExt, StreamExt};
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
@@ -39,7 +43,21 @@ enum Done {
     /// Volumes are told about their claims, and claims about their node.
     Prepared(PodId, Subject, Result<(), Error>),
     /// The pod is bound to the node.
-    Bound(Subject, Box<str>, Result<(), Error>),
+    Bound(Subject, Box<str>, Result<(), Refused>),
+}
+
+/// Why a binding did not come about.
+enum Refused {
+    /// The pod is gone.
+    Gone,
+    /// In the words of who refused.
+    Because(String),
+}
+
+impl From<Error> for Refused {
+    fn from(error: Error) -> Self {
+        if error.is_not_found() { Refused::Gone } else { Refused::Because(error.to_string()) }
+    }
 }
 
 enum Input {
@@ -81,6 +99,10 @@ pub struct Engine {
     /// When the pods that are being bound were decided about.
     began: HashMap<PodId, Instant>,
     sizes_told: Instant,
+    extenders: Arc<[Arc<Extender>]>,
+    /// The objects that extenders want to see; empty without extenders.
+    raw_pods: HashMap<PodId, Bytes>,
+    raw_nodes: HashMap<Box<str>, Bytes>,
 }
 
 impl Engine {
@@ -100,6 +122,7 @@ impl Engine {
                 list.iter().for_each(|s| state.know_topology(&s.key));
             }
         }
+        let extenders = configuration.extenders.clone();
         Engine {
             recorders: configuration.profiles.iter().map(|p| Recorder::new(client.clone(), &p.name, "")).collect(),
             queue: Queue::new(configuration.backoff),
@@ -117,6 +140,9 @@ impl Engine {
             gated: 0,
             began: HashMap::new(),
             sizes_told: Instant::now(),
+            extenders,
+            raw_pods: HashMap::new(),
+            raw_nodes: HashMap::new(),
         }
     }
 
@@ -137,7 +163,10 @@ impl Engine {
                 tracing::info!(nodes = self.state.order().len(), pods = self.state.pod_count(), "scheduling");
             }
             if synced && self.binding < MOST_BINDINGS && self.queue.has_next() {
-                self.place_next();
+                match self.extenders.is_empty() {
+                    true => self.place_next(),
+                    false => self.place_next_with_extenders().await,
+                }
                 if slice.elapsed() >= SLICE {
                     tokio::task::yield_now().await;
                     slice = Instant::now();

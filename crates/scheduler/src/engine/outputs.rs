@@ -1,6 +1,6 @@
 //! What is decided, and what is written for it.
 
-use super::{Done, Engine, Preparing};
+use super::{Done, Engine, Preparing, Refused};
 use crate::diagnosis::Diagnosis;
 use crate::metrics::Outcome;
 use crate::node::{NodeId, PodId};
@@ -18,6 +18,10 @@ impl Engine {
         let Some(id) = self.queue.pop() else { return };
         let began = Instant::now();
         let decision = self.planner.decide(&self.state, id);
+        self.decided(id, decision, began);
+    }
+
+    pub(super) fn decided(&mut self, id: PodId, decision: Decision, began: Instant) {
         if let Some(profile) = self.state.pod(id).profile {
             // Filters and scores are one step here; its time is that of both.
             self.metrics.ran("Filter", self.name(profile), began.elapsed());
@@ -58,8 +62,17 @@ impl Engine {
 
     fn bind(&self, pod: Subject, node: Box<str>) {
         let (client, done) = (self.client.clone(), self.done_sender.clone());
+        let known = self.state.pod_named(&pod.key);
+        let extenders = known.map(|id| self.interested(self.state.class_of(id))).unwrap_or_default();
+        let binder = extenders.into_iter().find(|e| e.binds());
         tokio::spawn(async move {
-            let result = writes::bind(&client, &pod, &node).await;
+            let result = match binder {
+                Some(extender) => extender.bind((&pod.key.namespace, &pod.key.name, &pod.uid), &node).await.map_err(Refused::Because),
+                None => writes::bind(&client, &pod, &node).await.map_err(|error| match Refused::from(error) {
+                    Refused::Because(why) => Refused::Because(format!("running Bind plugin \"DefaultBinder\": {why}")),
+                    gone => gone,
+                }),
+            };
             // An error means the engine is gone.
             let _ = done.send(Done::Bound(pod, node, result));
         });
@@ -88,7 +101,9 @@ impl Engine {
     /// Notes by which plugins a pod is now rejected, for the metrics.
     pub(super) fn note_rejection(&self, id: PodId, plugins: u32) {
         let Some(profile) = self.state.pod(id).profile else { return };
-        let before = self.queue.rejectors(id);
+        // An extender's no is nobody's of the plugins.
+        let of_plugins = |bits: u32| if bits == u32::MAX { 0 } else { bits };
+        let (before, plugins) = (of_plugins(self.queue.rejectors(id)), of_plugins(plugins));
         if before != plugins {
             self.metrics.rejected(self.name(profile), before, -1.0);
             self.metrics.rejected(self.name(profile), plugins, 1.0);

@@ -9,6 +9,6 @@ pub fn filter(seat: &Seat<'_>) -> Option<Failure> {
     if missing.is_empty() {
         return None;
     }
-    let reason = format!("node(s) didn't match pod's required features: [{}]", missing.join(" "));
+    let reason = format!("node declared features check failed - unsatisfied requirements: {}", missing.join(", "));
     Some(Failure::unresolvable(Plugin::NodeDeclaredFeatures, reason))
 }
