@@ -69,8 +69,10 @@ impl Cluster {
             |user: &str, groups: &[&str]| Client::new(Arc::new(InProcess(server.clone(), UserInfo::component(user, groups))), "test");
         let admin = client("admin", &["system:masters"]);
         let scheduler = client("system:kube-scheduler", &["system:authenticated"]);
-        let scheduler =
-            tokio::spawn(ferrokube_scheduler::run(scheduler, ferrokube_scheduler::Config { configuration, seed: Some(1), ..Default::default() }));
+        let scheduler = tokio::spawn(ferrokube_scheduler::run(
+            scheduler,
+            ferrokube_scheduler::Config { configuration, seed: Some(1), ..Default::default() },
+        ));
         let cluster = Cluster { _running: running, admin, server, _folder: folder, scheduler };
         cluster.post("/api/v1/namespaces/default/serviceaccounts", &json!({"metadata": {"name": "default"}})).await;
         cluster
@@ -380,7 +382,8 @@ async fn extender(asked: tokio::sync::mpsc::UnboundedSender<(String, Value)>) ->
                     }
                     let verb = head.split(' ').nth(1).unwrap_or_default().trim_start_matches("/ext/").to_owned();
                     let body: Value = serde_json::from_str(body).unwrap();
-                    let names: Vec<String> = body["NodeNames"].as_array().into_iter().flatten().map(|n| n.as_str().unwrap().to_owned()).collect();
+                    let names: Vec<String> =
+                        body["NodeNames"].as_array().into_iter().flatten().map(|n| n.as_str().unwrap().to_owned()).collect();
                     let (bad, good): (Vec<String>, Vec<String>) = names.into_iter().partition(|n| n.starts_with("bad"));
                     let answer = match &*verb {
                         "filter" => {
