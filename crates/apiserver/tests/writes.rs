@@ -384,3 +384,31 @@ async fn a_scale_is_applied_to_where_the_object_keeps_its_replicas() {
     let wrong = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d"}});
     assert_eq!(cluster.patch(&path, "apply", &wrong).await.code, 400);
 }
+
+#[tokio::test]
+async fn a_signing_request_carries_who_made_it() {
+    let cluster = Cluster::start().await;
+    let spec = json!({"request": "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0K", "signerName": "example.com/s", "usages": ["client auth"], "username": "root", "uid": "0"});
+    let made = cluster.post("/apis/certificates.k8s.io/v1/certificatesigningrequests", &json!({"metadata": {"name": "r"}, "spec": spec})).await;
+    assert_eq!(made.code, 201, "{}", made.text);
+    let spec = &made.json["spec"];
+    assert_eq!((&spec["username"], &spec["uid"]), (&json!("kubernetes-admin"), &Value::Null));
+    assert!(spec["groups"].as_array().unwrap().contains(&json!("system:masters")));
+}
+
+#[tokio::test]
+async fn admin_access_to_devices_needs_the_label_of_the_namespace() {
+    let cluster = Cluster::start().await;
+    let claims = "/apis/resource.k8s.io/v1/namespaces/default/resourceclaims";
+    let request = json!({"name": "r", "exactly": {"deviceClassName": "gpu", "adminAccess": true}});
+    let claim = json!({"metadata": {"name": "c"}, "spec": {"devices": {"requests": [request]}}});
+    let refused = cluster.post(claims, &claim).await;
+    assert_eq!(
+        refused.message(),
+        "ResourceClaim.resource.k8s.io \"c\" is invalid: spec.devices.requests[0].adminAccess: Forbidden: admin access to devices requires the `resource.kubernetes.io/admin-access: true` label on the containing namespace"
+    );
+    let label = json!({"metadata": {"labels": {"resource.kubernetes.io/admin-access": "true"}}});
+    cluster.patch("/api/v1/namespaces/default", "merge-patch", &label).await;
+    let made = cluster.post(claims, &claim).await;
+    assert_eq!(made.code, 201, "{}", made.text);
+}

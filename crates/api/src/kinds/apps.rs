@@ -29,6 +29,8 @@ pub(super) const REPLICA_SET: Hooks = Hooks {
 };
 pub(super) const DAEMON_SET: Hooks = Hooks {
     default: Some(default_daemon_set),
+    prepare_create: Some(prepare_daemon_set),
+    prepare_update: Some(|new, old, _| count_templates(new, old)),
     validate_create: Some(daemon_set),
     validate_update: Some(|new, old, e| fixed_selector(new, old, daemon_set, e)),
     validate_status: Some(daemon_set_status),
@@ -119,6 +121,24 @@ fn stateful_set_status(new: &Value, old: &Value, e: &mut Errors) {
     ];
     check::counters(status(new), &KEYS, &bounds, e);
     check::not_decremented(status(new), status(old), "collisionCount", e);
+}
+
+/// Counts the templates of a daemon set: a field of old versions that lives on as an annotation.
+const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
+
+fn set_template_generation(o: &mut Value, n: i64) {
+    set(object(object(o, "metadata"), "annotations"), TEMPLATE_GENERATION, n.to_string());
+}
+
+fn prepare_daemon_set(o: &mut Value, context: &HookContext) {
+    common::reset_status(o, context);
+    set_template_generation(o, 1);
+}
+
+fn count_templates(new: &mut Value, old: &Value) {
+    let before = text_at(old, &["metadata", "annotations", TEMPLATE_GENERATION]).parse().unwrap_or(0);
+    let changed = !same(spec(new).get("template"), spec(old).get("template"));
+    set_template_generation(new, before + i64::from(changed));
 }
 
 fn prepare_stateful_set(o: &mut Value, context: &HookContext) {

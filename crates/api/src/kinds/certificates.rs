@@ -42,7 +42,7 @@ pub(super) const HOOKS: Hooks = Hooks {
     prepare_status: Some(prepare_status),
     validate_create: Some(validate),
     validate_update: Some(validate_update),
-    validate_status: Some(validate_update),
+    validate_status: Some(validate_status),
     validate_name: Some(names::path_segment),
     views: &[View { name: "approval", prepare: prepare_approval, validate: validate_approval }],
     ..Hooks::NONE
@@ -151,6 +151,34 @@ fn validate_update(new: &Value, old: &Value, e: &mut Errors) {
 
 fn validate_approval(new: &Value, old: &Value, e: &mut Errors) {
     validate_update(new, old, e);
+}
+
+/// A signer sets the certificate once; it is PEM and holds certificates only.
+fn validate_status(new: &Value, old: &Value, e: &mut Errors) {
+    validate_update(new, old, e);
+    let path = At::field("status");
+    let path = path.child("certificate");
+    let (now, was) = (text_at(new, &["status", "certificate"]), text_at(old, &["status", "certificate"]));
+    if now == was {
+        return;
+    }
+    if now.is_empty() {
+        return e.forbidden(&path, "update may not remove certificate content");
+    }
+    if !was.is_empty() {
+        return e.forbidden(&path, "update may not modify existing certificate content");
+    }
+    let pem = STANDARD.decode(now).unwrap_or_default();
+    let mut blocks = memchr::memmem::find_iter(&pem, b"-----BEGIN ").map(|at| &pem[at + 11..]).peekable();
+    if blocks.peek().is_none() {
+        return e.invalid(&path, &"<certificate data>".into(), "must contain at least one CERTIFICATE PEM block");
+    }
+    for block in blocks.filter(|block| !block.starts_with(b"CERTIFICATE-----")) {
+        let end = memchr::memmem::find(block, b"-----").unwrap_or(block.len());
+        let kind = String::from_utf8_lossy(&block[..end]).into_owned();
+        let why = format!("only CERTIFICATE PEM blocks are allowed, found {kind:?}");
+        e.invalid(&path, &"<certificate data>".into(), &why);
+    }
 }
 
 /// A request is approved or denied, not both, and not undone.

@@ -161,6 +161,14 @@ fn bad_pods_get_the_words_of_1_36() {
             json!({"spec": {"topologySpreadConstraints": [{"maxSkew": 0, "topologyKey": "z", "whenUnsatisfiable": "DoNotSchedule"}]}}),
             "spec.topologySpreadConstraints[0].maxSkew: Invalid value: 0: must be greater than zero",
         ),
+        (
+            c(json!({"securityContext": {"windowsOptions": {"hostProcess": true}}})),
+            "spec.hostNetwork: Invalid value: false: hostNetwork must be true if pod contains any hostProcess containers",
+        ),
+        (
+            c(json!({"env": [{"name": "A", "valueFrom": {"fileKeyRef": {"volumeName": "v", "path": "../x", "key": "K"}}}]})),
+            "spec.containers[0].env[0].valueFrom.fileKeyRef.path: Invalid value: \"../x\": must not contain '..'",
+        ),
         (json!({"spec": {"dnsPolicy": "None"}}), "spec.dnsConfig: Required value: must provide `dnsConfig` when `dnsPolicy` is None"),
         (
             json!({"spec": {"nodeName": "n", "schedulingGates": [{"name": "g"}]}}),

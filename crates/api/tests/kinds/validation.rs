@@ -273,3 +273,75 @@ fn what_belongs_together_stays_together() {
     assert_eq!(update(row("CronJob"), &mut old.clone(), &old), Vec::<String>::new());
     assert!(update(row("CronJob"), &mut old, &zoned)[0].contains("cannot use TZ or CRON_TZ in schedule"));
 }
+
+fn definition(rest: Value) -> Value {
+    let version = json!({"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": {"type": "object"}}});
+    let mut o = json!({"metadata": {"name": "as.example.com"}, "spec": {"group": "example.com", "scope": "Namespaced", "names": {"plural": "as", "kind": "A"}, "versions": [version]}});
+    merge(&mut o, rest);
+    o
+}
+
+#[test]
+fn definitions_and_services_of_the_api_are_checked() {
+    let with = |key: &str, value: Value| {
+        let mut o = definition(json!({}));
+        o["spec"]["versions"][0][key] = value;
+        o
+    };
+    for (rest, want) in [
+        (
+            with("additionalPrinterColumns", json!([{"name": "n", "type": "text", "jsonPath": ".a"}])),
+            "spec.versions[0].additionalPrinterColumns[0].type: Invalid value: \"text\": must be one of boolean,date,integer,number,string",
+        ),
+        (
+            with("subresources", json!({"scale": {"specReplicasPath": ".status.n", "statusReplicasPath": ".status.n"}})),
+            "spec.versions[0].subresources.scale.specReplicasPath: Invalid value: \".status.n\": should be a json path under .spec",
+        ),
+        (
+            with("deprecationWarning", json!("old")),
+            "spec.versions[0].deprecationWarning: Invalid value: \"old\": can only be set for deprecated versions",
+        ),
+        (
+            with("selectableFields", json!([{"jsonPath": ".metadata.name"}])),
+            "spec.versions[0].selectableFields[0].jsonPath: Invalid value: \".metadata.name\": must not point to fields in metadata",
+        ),
+        (
+            definition(json!({"spec": {"conversion": {"strategy": "Webhook"}}})),
+            "spec.conversion.webhook: Required value: required when strategy is set to Webhook",
+        ),
+        (
+            definition(json!({"spec": {"preserveUnknownFields": true}})),
+            "spec.preserveUnknownFields: Invalid value: true: cannot set to true, set x-kubernetes-preserve-unknown-fields to true in spec.versions[*].schema instead",
+        ),
+    ] {
+        let errors = told("CustomResourceDefinition", rest.clone());
+        assert_eq!(errors.first().map(String::as_str), Some(want), "{rest}: {errors:?}");
+    }
+    let mut old = made("CustomResourceDefinition", definition(json!({})));
+    old["status"]["conditions"] = json!([{"type": "Established", "status": "True"}]);
+    let mut wide = old.clone();
+    wide["spec"]["scope"] = json!("Cluster");
+    assert_eq!(
+        update(row("CustomResourceDefinition"), &mut wide, &old),
+        ["spec.scope: Invalid value: \"Cluster\": field is immutable"]
+    );
+    let mut renamed = old.clone();
+    renamed["spec"]["versions"][0]["name"] = json!("v2");
+    assert!(update(row("CustomResourceDefinition"), &mut renamed, &old)[0].starts_with("status.storedVersions[0]: Invalid value: \"v1\": missing from spec.versions"));
+    let service = json!({"metadata": {"name": "v1.example.com"}, "spec": {"group": "example.com", "version": "v1", "groupPriorityMinimum": 1, "versionPriority": 1, "caBundle": "YWI="}});
+    assert_eq!(
+        told("APIService", service),
+        ["spec.caBundle: Invalid value: \"2 bytes\": local APIServices may not have a caBundle"]
+    );
+}
+
+#[test]
+fn a_certificate_is_signed_once_and_with_certificates() {
+    let pem = |kind: &str| base64::Engine::encode(&base64::engine::general_purpose::STANDARD, format!("-----BEGIN {kind}-----\n"));
+    let certificate = |text: String| json!({ "certificate": text });
+    assert_eq!(status("CertificateSigningRequest", certificate(pem("CERTIFICATE"))), Vec::<String>::new());
+    assert_eq!(
+        status("CertificateSigningRequest", certificate(pem("RSA PRIVATE KEY"))),
+        ["status.certificate: Invalid value: \"<certificate data>\": only CERTIFICATE PEM blocks are allowed, found \"RSA PRIVATE KEY\""]
+    );
+}

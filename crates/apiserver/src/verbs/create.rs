@@ -4,7 +4,7 @@ use super::Answer;
 use crate::admission::Operation;
 use crate::cache::KindCache;
 use crate::pipeline::Request;
-use crate::special::services;
+use crate::special::{devices, requestor, services};
 use crate::write::admit::Act;
 use crate::write::commit::Lost;
 use crate::write::{View, WriteOptions, managed, prepare};
@@ -76,6 +76,7 @@ impl Request<'_> {
         if let Some(prepare) = self.entry.kind.hooks.prepare_create {
             prepare(&mut object, &self.hook_context());
         }
+        requestor::stamp(self, &mut object);
         self.default_object(&mut object);
         if !applied {
             managed::created(self, &mut object, options, View::Main);
@@ -86,6 +87,7 @@ impl Request<'_> {
         if let Some(check) = self.entry.kind.hooks.validate_create {
             check(&object, &mut errors);
         }
+        devices::check_admin_access(self, &object, &mut errors);
         crate::crd::validate(&self.entry, &object, &mut errors);
         self.verdict(&name, errors)?;
         self.check_escalation(&object, None).await?;

@@ -152,6 +152,44 @@ pub fn container(context: &Value, spec: &Value, path: &At, e: &mut Errors) {
     app_armor(context, path, e);
 }
 
+fn host_process(context: &Value) -> Option<bool> {
+    at(context, &["windowsOptions", "hostProcess"]).and_then(Value::as_bool)
+}
+
+/// Containers that are processes of a Windows host: all of a pod or none, and with the host's network.
+pub fn host_processes(spec: &Value, path: &At, e: &mut Errors) {
+    let pod = spec.get("securityContext").and_then(host_process);
+    let (mut all, mut on_host) = (0, 0);
+    for key in ["initContainers", "containers", "ephemeralContainers"] {
+        let lists = path.child(key);
+        for (i, c) in list(spec, key).iter().enumerate() {
+            let own = c.get("securityContext").and_then(host_process);
+            all += 1;
+            on_host += usize::from(own.or(pod) == Some(true));
+            if let (Some(pod), Some(own)) = (pod, own)
+                && pod != own
+            {
+                let at = lists.index(i);
+                let at = at.child("securityContext");
+                let at = at.child("windowsOptions");
+                let why = format!("pod hostProcess value must be identical if both are specified, was {pod}");
+                e.invalid(&at.child("hostProcess"), &own.into(), &why);
+            }
+        }
+    }
+    if on_host == 0 {
+        return;
+    }
+    if on_host != all {
+        let why = "If pod contains any hostProcess containers then all containers must be HostProcess containers";
+        e.invalid(path, &"".into(), why);
+    }
+    if !flag(spec, "hostNetwork") {
+        let why = "hostNetwork must be true if pod contains any hostProcess containers";
+        e.invalid(&path.child("hostNetwork"), &false.into(), why);
+    }
+}
+
 const NOT_FOR_WINDOWS: &str = "cannot be set for a windows pod";
 
 /// What the operating system of a pod forbids.

@@ -38,6 +38,7 @@ pub fn validate(spec: &Value, pod_name: Option<&str>, path: &At, e: &mut Errors)
         let limits = serde_json::json!({ "limits": overhead });
         resources::validate(&limits, &[], &path.child("overhead"), e);
     }
+    security::host_processes(spec, path, e);
     security::operating_system(spec, path, e);
 }
 
