@@ -389,7 +389,8 @@ async fn a_scale_is_applied_to_where_the_object_keeps_its_replicas() {
 async fn a_signing_request_carries_who_made_it() {
     let cluster = Cluster::start().await;
     let spec = json!({"request": "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0K", "signerName": "example.com/s", "usages": ["client auth"], "username": "root", "uid": "0"});
-    let made = cluster.post("/apis/certificates.k8s.io/v1/certificatesigningrequests", &json!({"metadata": {"name": "r"}, "spec": spec})).await;
+    let made =
+        cluster.post("/apis/certificates.k8s.io/v1/certificatesigningrequests", &json!({"metadata": {"name": "r"}, "spec": spec})).await;
     assert_eq!(made.code, 201, "{}", made.text);
     let spec = &made.json["spec"];
     assert_eq!((&spec["username"], &spec["uid"]), (&json!("kubernetes-admin"), &Value::Null));

@@ -321,18 +321,15 @@ fn definitions_and_services_of_the_api_are_checked() {
     old["status"]["conditions"] = json!([{"type": "Established", "status": "True"}]);
     let mut wide = old.clone();
     wide["spec"]["scope"] = json!("Cluster");
-    assert_eq!(
-        update(row("CustomResourceDefinition"), &mut wide, &old),
-        ["spec.scope: Invalid value: \"Cluster\": field is immutable"]
-    );
+    assert_eq!(update(row("CustomResourceDefinition"), &mut wide, &old), ["spec.scope: Invalid value: \"Cluster\": field is immutable"]);
     let mut renamed = old.clone();
     renamed["spec"]["versions"][0]["name"] = json!("v2");
-    assert!(update(row("CustomResourceDefinition"), &mut renamed, &old)[0].starts_with("status.storedVersions[0]: Invalid value: \"v1\": missing from spec.versions"));
-    let service = json!({"metadata": {"name": "v1.example.com"}, "spec": {"group": "example.com", "version": "v1", "groupPriorityMinimum": 1, "versionPriority": 1, "caBundle": "YWI="}});
-    assert_eq!(
-        told("APIService", service),
-        ["spec.caBundle: Invalid value: \"2 bytes\": local APIServices may not have a caBundle"]
+    assert!(
+        update(row("CustomResourceDefinition"), &mut renamed, &old)[0]
+            .starts_with("status.storedVersions[0]: Invalid value: \"v1\": missing from spec.versions")
     );
+    let service = json!({"metadata": {"name": "v1.example.com"}, "spec": {"group": "example.com", "version": "v1", "groupPriorityMinimum": 1, "versionPriority": 1, "caBundle": "YWI="}});
+    assert_eq!(told("APIService", service), ["spec.caBundle: Invalid value: \"2 bytes\": local APIServices may not have a caBundle"]);
 }
 
 #[test]
