@@ -51,6 +51,8 @@ pub struct ApiServer {
     pub(crate) authorizer: Arc<authz::Authorizer>,
     pub(crate) admission: admission::Admission,
     pub(crate) services: Arc<special::services::Allocator>,
+    /// Of the configuration files of authentication, authorization and encryption.
+    pub(crate) reloads: [Arc<server::reload::Reloads>; 3],
     pub(crate) serving: server::serving::Serving,
     pub(crate) limits: server::limits::Limits,
     /// `None`: only the number of requests in flight is limited.

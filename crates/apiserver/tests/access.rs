@@ -242,4 +242,6 @@ async fn the_list_of_authorizers_may_change_while_it_runs() {
         }
     });
     waited.await.expect("the new list counts");
+    let metrics = cluster.get("/metrics").await.text;
+    assert!(metrics.contains("apiserver_authorization_config_controller_automatic_reloads_total{status=\"success\"} 1\n"), "{metrics}");
 }

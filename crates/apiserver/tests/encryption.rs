@@ -161,3 +161,26 @@ async fn a_kms_plugin_keeps_the_keys() {
     rewrite(&cluster).await;
     assert_eq!(envelope(&cluster.stored(KEY).await).key_id, "key-1", "written again under the key of now");
 }
+
+#[tokio::test]
+async fn what_was_stored_in_the_clear_is_encrypted_when_asked_to() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("enc.yaml");
+    std::fs::write(&path, ferrokube_apiserver::encryption::fresh_configuration()).unwrap();
+    let cluster = Cluster::start().await;
+    make_secret(&cluster).await;
+    assert!(cluster.on_disk(&STANDARD.encode(PLAIN)));
+    let change = |config: &mut ferrokube_apiserver::Config| {
+        config.encryption = source(&path);
+        config.encryption_rewrite = true;
+    };
+    let cluster = cluster.restart_with(change).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(10), async {
+        while !cluster.stored(KEY).await.starts_with(b"k8s:enc:secretbox:v1:key1:") {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .expect("it is written anew without being asked for");
+    assert_eq!(cluster.get(&format!("{SECRETS}/s")).await.json["data"]["password"], STANDARD.encode(PLAIN));
+}

@@ -8,7 +8,8 @@ use crate::request::RequestInfo;
 use bytes::Bytes;
 use ferrokube_api::time::format_micro_time;
 use jiff::Timestamp;
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
 /// `objectRef`.
@@ -84,63 +85,106 @@ impl Event {
 
     /// The event of a stage as JSON. With `bodies` false the objects are left out and an annotation says so.
     pub fn json(&self, stage: Stage, at: Timestamp, bodies: bool) -> Bytes {
-        let mut out = Map::new();
-        let mut put = |key: &str, value: Value| _ = out.insert(key.to_owned(), value);
-        put("kind", "Event".into());
-        put("apiVersion", "audit.k8s.io/v1".into());
-        put("level", self.verdict.level.name().into());
-        put("auditID", self.id.as_str().into());
-        put("stage", stage.name().into());
-        put("requestURI", self.uri.as_str().into());
-        put("verb", self.verb.as_str().into());
-        put("user", self.user.as_ref().map_or(json!({}), user_info));
-        if let Some(user) = &self.impersonated {
-            put("impersonatedUser", user_info(user));
-        }
-        if !self.constraint.is_empty() {
-            put("authenticationMetadata", json!({ "impersonationConstraint": self.constraint }));
-        }
-        put("sourceIPs", json!(self.source_ips));
-        if !self.user_agent.is_empty() {
-            put("userAgent", self.user_agent.as_str().into());
-        }
-        if let Some(object) = &self.object {
-            put("objectRef", reference(object));
-        }
-        if let Some(status) = &self.status {
-            put("responseStatus", status.clone());
-        }
-        if let Some(object) = self.request.as_ref().filter(|_| bodies) {
-            put("requestObject", object.clone());
-        }
-        if let Some(object) = self.response.as_ref().filter(|_| bodies) {
-            put("responseObject", object.clone());
-        }
-        put("requestReceivedTimestamp", format_micro_time(self.received).into());
-        put("stageTimestamp", format_micro_time(at).into());
-        let mut annotations = json!(self.annotations);
+        let mut annotations: BTreeMap<&str, &str> = self.annotations.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
         if !bodies {
-            annotations["audit.k8s.io/truncated"] = "true".into();
+            annotations.insert("audit.k8s.io/truncated", "true");
         }
-        if annotations.as_object().is_some_and(|a| !a.is_empty()) {
-            put("annotations", annotations);
-        }
-        Value::Object(out).to_string().into()
+        let written = Written {
+            kind: "Event",
+            api_version: "audit.k8s.io/v1",
+            level: self.verdict.level.name(),
+            audit_id: &self.id,
+            stage: stage.name(),
+            request_uri: &self.uri,
+            verb: &self.verb,
+            user: self.user.as_ref().map_or(json!({}), user_info),
+            impersonated_user: self.impersonated.as_ref().map(user_info),
+            authentication_metadata: (!self.constraint.is_empty()).then(|| json!({ "impersonationConstraint": self.constraint })),
+            source_ips: &self.source_ips,
+            user_agent: &self.user_agent,
+            object_ref: self.object.as_ref().map(Reference::from),
+            response_status: self.status.as_ref(),
+            request_object: self.request.as_ref().filter(|_| bodies),
+            response_object: self.response.as_ref().filter(|_| bodies),
+            request_received_timestamp: format_micro_time(self.received),
+            stage_timestamp: format_micro_time(at),
+            annotations,
+        };
+        // Nothing in it can fail to be written.
+        serde_json::to_vec(&written).unwrap_or_default().into()
     }
 }
 
-fn reference(object: &ObjectRef) -> Value {
-    let info = &object.info;
-    let fields = [
-        ("resource", &info.resource),
-        ("namespace", &info.namespace),
-        ("name", &info.name),
-        ("uid", &object.uid),
-        ("apiGroup", &info.group),
-        ("apiVersion", &info.version),
-        ("resourceVersion", &object.resource_version),
-        ("subresource", &info.subresource),
-    ];
-    let said = fields.into_iter().filter(|(_, text)| !text.is_empty());
-    Value::Object(said.map(|(key, text)| (key.to_owned(), Value::from(text.as_str()))).collect())
+/// `audit.k8s.io/v1 Event`, its fields in upstream's order.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Written<'e> {
+    kind: &'static str,
+    api_version: &'static str,
+    level: &'static str,
+    #[serde(rename = "auditID")]
+    audit_id: &'e str,
+    stage: &'static str,
+    #[serde(rename = "requestURI")]
+    request_uri: &'e str,
+    verb: &'e str,
+    user: Value,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    impersonated_user: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    authentication_metadata: Option<Value>,
+    #[serde(rename = "sourceIPs")]
+    source_ips: &'e [String],
+    #[serde(skip_serializing_if = "str::is_empty")]
+    user_agent: &'e str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    object_ref: Option<Reference<'e>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    response_status: Option<&'e Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request_object: Option<&'e Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    response_object: Option<&'e Value>,
+    request_received_timestamp: String,
+    stage_timestamp: String,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    annotations: BTreeMap<&'e str, &'e str>,
+}
+
+/// `ObjectReference`.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Reference<'e> {
+    #[serde(skip_serializing_if = "str::is_empty")]
+    resource: &'e str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    namespace: &'e str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    name: &'e str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    uid: &'e str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    api_group: &'e str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    api_version: &'e str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    resource_version: &'e str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    subresource: &'e str,
+}
+
+impl<'e> From<&'e ObjectRef> for Reference<'e> {
+    fn from(object: &'e ObjectRef) -> Self {
+        let info = &object.info;
+        Reference {
+            resource: &info.resource,
+            namespace: &info.namespace,
+            name: &info.name,
+            uid: &object.uid,
+            api_group: &info.group,
+            api_version: &info.version,
+            resource_version: &object.resource_version,
+            subresource: &info.subresource,
+        }
+    }
 }

@@ -35,7 +35,7 @@ pub(super) struct Local {
     keys: Vec<Named>,
 }
 
-fn random(length: usize) -> Vec<u8> {
+pub(super) fn random(length: usize) -> Vec<u8> {
     let mut bytes = vec![0; length];
     SystemRandom::new().fill(&mut bytes).expect("the system's random source works");
     bytes

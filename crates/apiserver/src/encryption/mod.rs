@@ -14,8 +14,9 @@ pub use rules::Rules;
 use crate::registry::Registry;
 use crate::server::reload::ConfigFile;
 use arc_swap::ArcSwap;
+use base64::Engine;
 use bytes::Bytes;
-use ferrokube_store::{Batch, Committed, Error, Event, Expect, KeyValue, Page, Result, Revision, Store};
+use ferrokube_store::{Batch, Committed, Error, Event, Expect, KeyValue, Page, Result, Revision, Store, prefix_end};
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
@@ -25,6 +26,20 @@ use std::time::Duration;
 
 /// What every encrypted value starts with.
 pub const PREFIX: &[u8] = b"k8s:enc:";
+
+/// All objects are below this, and events below that.
+const ROOT: &[u8] = b"/registry/";
+const EVENTS: &[u8] = b"/registry/events/";
+/// Values that are looked at together.
+const PAGE: usize = 500;
+
+/// A configuration for Secrets with a new random key. What stands in the clear stays readable.
+pub fn fresh_configuration() -> String {
+    let key = base64::engine::general_purpose::STANDARD.encode(local::random(32));
+    format!(
+        "apiVersion: apiserver.config.k8s.io/v1\nkind: EncryptionConfiguration\nresources:\n- resources: [secrets]\n  providers:\n  - secretbox:\n      keys:\n      - name: key1\n        secret: {key}\n  - identity: {{}}\n"
+    )
+}
 
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -85,9 +100,13 @@ impl Sealed {
             match Rules::load(&source.path, &server.registry).await {
                 Ok(rules) => {
                     self.rules.store(Arc::new(rules));
+                    server.reloads[2].count(true);
                     tracing::info!(path = %source.path.display(), "encryption configuration replaced");
                 }
-                Err(error) => tracing::error!(%error, "the new encryption configuration is not used"),
+                Err(error) => {
+                    server.reloads[2].count(false);
+                    tracing::error!(%error, "the new encryption configuration is not used");
+                }
             }
         }
     }
@@ -101,6 +120,35 @@ impl Sealed {
         }
         let stored = self.inner.get(key).await?;
         Ok(stored.is_some_and(|kv| rules.is_stale(&kv.key, &kv.value)))
+    }
+
+    /// Writes again whatever was not written as the configuration of now would write it; how many values that were. What
+    /// somebody else changes meanwhile is written anew by that change. Events are left alone: they go by themselves.
+    pub async fn rewrite(&self) -> Result<usize> {
+        let rules = self.rules.load_full();
+        let (mut start, end) = (Bytes::from_static(ROOT), prefix_end(ROOT));
+        let mut written = 0;
+        loop {
+            let page = self.inner.range(start, end.clone(), None, PAGE).await?;
+            for kv in page.items.iter().filter(|kv| !kv.key.starts_with(EVENTS) && rules.is_stale(&kv.key, &kv.value)) {
+                let opened = rules.open(&kv.key, &kv.value).await.map_err(|why| failed(&kv.key, &why))?;
+                let plain = opened.unwrap_or_else(|| kv.value.clone());
+                match self.put(kv.key.clone(), plain, Expect::Revision(kv.mod_revision), None).await {
+                    Ok(_) => written += 1,
+                    Err(Error::Conflict { .. }) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            match page.items.last() {
+                Some(last) if page.more => start = [&last.key[..], b"\0"].concat().into(),
+                _ => return Ok(written),
+            }
+        }
+    }
+
+    /// Whether a KMS plug-in is needed.
+    pub fn has_kms(&self) -> bool {
+        self.rules.load().has_kms()
     }
 
     /// The first KMS provider that is not well, for health checks.

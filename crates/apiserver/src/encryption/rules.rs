@@ -132,6 +132,10 @@ impl Rules {
         }
     }
 
+    pub(super) fn has_kms(&self) -> bool {
+        self.entries.iter().flat_map(|e| &e.transformer.providers).any(|p| matches!(p, Provider::Kms(_)))
+    }
+
     pub(super) fn unhealthy(&self) -> Option<String> {
         let all = self.entries.iter().flat_map(|e| &e.transformer.providers);
         all.filter_map(|p| if let Provider::Kms(kms) = p { kms.trouble() } else { None }).next()

@@ -40,6 +40,8 @@ pub struct Config {
     pub store: Arc<dyn Store>,
     /// `--encryption-provider-config`: how values are encrypted in the store. `None` leaves them as they are.
     pub encryption: Option<ConfigFile>,
+    /// Whether values that were written in another way, or in the clear, are written again after the start.
+    pub encryption_rewrite: bool,
     /// Where to listen; port 0 takes any. `None`: only callers of this process.
     pub listen: Option<SocketAddr>,
     /// Required when listening.
@@ -88,6 +90,7 @@ impl Config {
         Config {
             store,
             encryption: None,
+            encryption_rewrite: false,
             listen: None,
             tls: Tls::default(),
             authn: AuthnConfig::default(),

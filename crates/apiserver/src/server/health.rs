@@ -74,7 +74,7 @@ impl ApiServer {
         let rest = path.trim_start_matches('/').trim_end_matches('/');
         let (endpoint, one) = rest.split_once('/').unwrap_or((rest, ""));
         let column = ["healthz", "livez", "readyz"].iter().position(|e| *e == endpoint)?;
-        let exists = |check: Check| check != Check::Kms || self.sealed.is_some();
+        let exists = |check: Check| check != Check::Kms || self.sealed.as_ref().is_some_and(|s| s.has_kms());
         let known: Vec<_> =
             CHECKS.iter().filter(|(name, check, on)| on[column] && exists(*check) && (one.is_empty() || *name == one)).collect();
         if known.is_empty() {

@@ -1,6 +1,10 @@
 //! Files that may change while the server runs: looked at from time to time, by time of change and length first.
 
+use super::metrics::head;
+use std::fmt::Write;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 /// A configuration file that may change.
@@ -19,7 +23,7 @@ impl ConfigFile {
     }
 
     /// Calls `apply` whenever the content has changed. What `apply` refuses is told in the log and changes nothing.
-    pub async fn follow<E: std::fmt::Display>(self, what: &'static str, apply: impl Fn() -> Result<(), E>) {
+    pub async fn follow<E: std::fmt::Display>(self, what: &'static str, reloads: Arc<Reloads>, apply: impl Fn() -> Result<(), E>) {
         let Some(interval) = self.reload else { return };
         let mut file = Followed::new(self.path.clone());
         loop {
@@ -27,10 +31,47 @@ impl ConfigFile {
             if !file.changed() {
                 continue;
             }
-            match apply() {
+            let applied = apply();
+            reloads.count(applied.is_ok());
+            match applied {
                 Ok(()) => tracing::info!(path = %self.path.display(), what, "configuration replaced"),
                 Err(error) => tracing::error!(path = %self.path.display(), what, %error, "the new configuration is not used"),
             }
+        }
+    }
+}
+
+/// How often a file was read again, and when last.
+#[derive(Debug, Default)]
+pub struct Reloads {
+    /// (count, seconds since the epoch) of those that were used, and of those that could not be.
+    outcomes: [(AtomicU64, AtomicU64); 2],
+}
+
+impl Reloads {
+    /// Counts one.
+    pub fn count(&self, used: bool) {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |t| t.as_secs());
+        let (count, last) = &self.outcomes[usize::from(!used)];
+        count.fetch_add(1, Ordering::Relaxed);
+        last.store(now, Ordering::Relaxed);
+    }
+
+    /// `apiserver_<what>_config_controller_automatic_reload*`; nothing before the first time.
+    pub fn write(&self, what: &str, stability: &str, out: &mut String) {
+        let seen: Vec<_> = ["success", "failure"].into_iter().zip(&self.outcomes).filter(|(_, (n, _))| n.load(Ordering::Relaxed) > 0).collect();
+        if seen.is_empty() {
+            return;
+        }
+        let name = format!("apiserver_{what}_config_controller_automatic_reloads_total");
+        head(out, &name, "counter", &format!("[{stability}] Total number of automatic reloads of {what} configuration split by status."));
+        for (status, (count, _)) in &seen {
+            let _ = writeln!(out, "{name}{{status=\"{status}\"}} {}", count.load(Ordering::Relaxed));
+        }
+        let name = format!("apiserver_{what}_config_controller_automatic_reload_last_timestamp_seconds");
+        head(out, &name, "gauge", &format!("[{stability}] Timestamp of the last automatic reload of {what} configuration split by status."));
+        for (status, (_, last)) in &seen {
+            let _ = writeln!(out, "{name}{{status=\"{status}\"}} {}", last.load(Ordering::Relaxed));
         }
     }
 }

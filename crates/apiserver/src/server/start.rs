@@ -148,6 +148,7 @@ impl ApiServer {
             authorizer: authorizer.clone(),
             admission,
             services: Arc::new(Allocator::new(ranges.clone(), config.node_ports.clone(), &services)),
+            reloads: Default::default(),
             serving: Serving::new(config.serving.clone())?,
             audit: config.audit.as_ref().map(Audit::start).transpose()?.flatten(),
             limits: if flow.is_some() { Limits::new(0, 0) } else { Limits::new(config.max_reading, config.max_mutating) },
@@ -171,6 +172,15 @@ impl ApiServer {
         };
         let _ = server.external.set(host);
         let mut background = crate::crd::start(&server).await;
+        if let (true, Some(sealed)) = (config.encryption_rewrite, sealed.clone()) {
+            background.push(tokio::spawn(async move {
+                match sealed.rewrite().await {
+                    Ok(0) => {}
+                    Ok(values) => tracing::info!(values, "values encrypted anew"),
+                    Err(error) => tracing::error!(%error, "not all values could be encrypted anew"),
+                }
+            }));
+        }
         if let (Some(sealed), Some(source)) = (sealed, config.encryption.clone()) {
             background.push(tokio::spawn(sealed.follow(source, Arc::downgrade(&server))));
         }
@@ -204,12 +214,13 @@ impl ApiServer {
         }
         if let Some(file) = config.authz.file.clone() {
             let (authorizer, authz) = (authorizer.clone(), config.authz.clone());
-            background.push(tokio::spawn(file.follow("authorization", move || authorizer.reload(&authz))));
+            background.push(tokio::spawn(file.follow("authorization", server.reloads[1].clone(), move || authorizer.reload(&authz))));
         }
         if let Some(file) = config.authn.file.clone() {
+            let reloads = server.reloads[0].clone();
             let (server, authn) = (Arc::downgrade(&server), config.authn.clone());
             let apply = move || server.upgrade().map_or(Ok(()), |server| server.authenticator.reload(&authn));
-            background.push(tokio::spawn(file.follow("authentication", apply)));
+            background.push(tokio::spawn(file.follow("authentication", reloads, apply)));
         }
         background.push(aggregate::start(&server));
         background.push(tokio::spawn(bootstrap::keep(objects, own, authorizer, facts)));

@@ -97,7 +97,7 @@ fn config(plan: &Plan, store: Arc<dyn ferrokube_store::Store>) -> Result<Config>
         proxy_client: Some(Tls { certificate: pki.front_proxy_client.certificate.clone(), key: pki.front_proxy_client.key.clone() }),
         ..Config::new(store, tokens)
     };
-    options.apiserver.apply(&mut config)?;
+    options.apiserver.apply(&mut config, &plan.layout.pki())?;
     Ok(config)
 }
 

@@ -5,6 +5,7 @@
 mod access;
 mod admission;
 mod audit;
+mod encryption;
 mod serving;
 
 use anyhow::{Context, Result};
@@ -27,12 +28,8 @@ pub struct ApiserverFlags {
     audit: audit::AuditFlags,
     #[command(flatten)]
     serving: serving::ServingFlags,
-    /// File with the configuration of encryption at rest
-    #[arg(long, value_name = "FILE")]
-    encryption_provider_config: Option<PathBuf>,
-    /// Follow changes of that file
-    #[arg(long)]
-    encryption_provider_config_automatic_reload: bool,
+    #[command(flatten)]
+    encryption: encryption::EncryptionFlags,
 }
 
 /// How often files that may change are looked at.
@@ -57,18 +54,15 @@ fn followed(path: Option<&PathBuf>) -> Option<ConfigFile> {
 }
 
 impl ApiserverFlags {
-    /// Puts what was said into the configuration.
-    pub fn apply(&self, config: &mut Config) -> Result<()> {
+    /// Puts what was said into the configuration. `pki` is where the keys of the cluster are.
+    pub fn apply(&self, config: &mut Config, pki: &Path) -> Result<()> {
         self.authentication.apply(&mut config.authn)?;
         self.authentication.apply_tokens(&mut config.tokens)?;
         config.authz = self.authorization.config()?;
         config.admission = self.admission.config()?;
         config.audit = self.audit.config()?;
         self.serving.apply(config);
-        config.encryption = self
-            .encryption_provider_config
-            .clone()
-            .map(|path| ConfigFile { path, reload: self.encryption_provider_config_automatic_reload.then_some(RELOAD) });
+        self.encryption.apply(config, pki)?;
         Ok(())
     }
 }
