@@ -77,7 +77,9 @@ impl ApiServer {
         if let Some(flow) = &self.flow {
             flow.metrics(&mut out);
         }
-        for (reloads, (what, stability)) in self.reloads.iter().zip([("authentication", "BETA"), ("authorization", "BETA"), ("encryption", "ALPHA")]) {
+        for (reloads, (what, stability)) in
+            self.reloads.iter().zip([("authentication", "BETA"), ("authorization", "BETA"), ("encryption", "ALPHA")])
+        {
             reloads.write(what, stability, &mut out);
         }
         if let Some(audit) = &self.audit {

@@ -59,7 +59,8 @@ impl Reloads {
 
     /// `apiserver_<what>_config_controller_automatic_reload*`; nothing before the first time.
     pub fn write(&self, what: &str, stability: &str, out: &mut String) {
-        let seen: Vec<_> = ["success", "failure"].into_iter().zip(&self.outcomes).filter(|(_, (n, _))| n.load(Ordering::Relaxed) > 0).collect();
+        let seen: Vec<_> =
+            ["success", "failure"].into_iter().zip(&self.outcomes).filter(|(_, (n, _))| n.load(Ordering::Relaxed) > 0).collect();
         if seen.is_empty() {
             return;
         }
@@ -69,7 +70,12 @@ impl Reloads {
             let _ = writeln!(out, "{name}{{status=\"{status}\"}} {}", count.load(Ordering::Relaxed));
         }
         let name = format!("apiserver_{what}_config_controller_automatic_reload_last_timestamp_seconds");
-        head(out, &name, "gauge", &format!("[{stability}] Timestamp of the last automatic reload of {what} configuration split by status."));
+        head(
+            out,
+            &name,
+            "gauge",
+            &format!("[{stability}] Timestamp of the last automatic reload of {what} configuration split by status."),
+        );
         for (status, (_, last)) in &seen {
             let _ = writeln!(out, "{name}{{status=\"{status}\"}} {}", last.load(Ordering::Relaxed));
         }
