@@ -109,7 +109,9 @@ async fn work(config: Config) {
 async fn keep(controller: &'static Controller, config: Config) {
     loop {
         let recorder = Recorder::new(config.client.clone(), controller.component, "");
-        let Config { caches, client, provider, cluster_name, .. } = config.clone();
+        let Config { client, provider, cluster_name, .. } = config.clone();
+        // What the controller leaves in the shared caches goes with it.
+        let (caches, _handlers) = config.caches.scoped();
         let context = Context { caches, client, recorder, provider, cluster_name };
         if AssertUnwindSafe((controller.run)(context)).catch_unwind().await.is_err() {
             tracing::error!(controller = controller.name, "controller panicked, starting it again");

@@ -23,7 +23,7 @@ const AGAIN: Duration = Duration::from_secs(30);
 pub(crate) async fn run(context: Context) {
     let pods: Cache<Pod> = context.caches.of();
     let claims: Cache<PersistentVolumeClaim> = context.caches.of();
-    let queue: Queue<ObjectKey> = Queue::new();
+    let queue: Queue<ObjectKey> = context.queue("ephemeral_volume");
     let add = queue.clone();
     pods.on_change(move |d| {
         if d.new.is_some_and(|o| mentions(o, b"\"ephemeral\"") && !is_deleting(o)) {

@@ -18,7 +18,7 @@ const WORKERS: usize = 10;
 pub(crate) async fn run(context: Context) {
     let claims: Cache<PersistentVolumeClaim> = context.caches.of();
     let volumes: Cache<PersistentVolume> = context.caches.of();
-    let queue: Queue<ObjectKey> = Queue::new();
+    let queue: Queue<ObjectKey> = context.queue("volume_expand");
     let add = queue.clone();
     claims.on_change(move |d| {
         let (Some(old), Some(new)) = (d.old, d.new) else {

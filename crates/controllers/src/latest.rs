@@ -39,6 +39,11 @@ impl<R: Resource> Latest<R> {
         }
     }
 
+    /// What was written and is accepted: objects that the cache does not show at all yet.
+    pub fn unseen(&self, accept: impl Fn(&R) -> bool) -> Vec<R> {
+        self.0.lock().values().filter(|o| accept(o)).cloned().collect()
+    }
+
     /// The object is gone.
     pub fn forget(&self, uid: &str) {
         self.0.lock().remove(uid);

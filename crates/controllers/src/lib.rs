@@ -10,6 +10,7 @@ mod config;
 mod cron_job;
 mod daemon_set;
 mod deployment;
+mod device_taint_eviction;
 mod discovery;
 mod disruption;
 mod endpoint_slice;
@@ -30,6 +31,7 @@ mod pods;
 mod pv_protection;
 mod pvc_protection;
 mod replica_set;
+mod resource_claim;
 mod resource_quota;
 mod revisions;
 mod root_ca;
@@ -130,6 +132,8 @@ pub const CONTROLLERS: &[Controller] = controllers! {
     "ephemeral-volume-controller"              "ephemeral-volume-controller"   "ephemeral_volume"              true ephemeral_volume;
     "persistentvolume-attach-detach-controller" "attachdetach-controller"      "attachdetach-controller"       true attach_detach;
     "persistentvolume-expander-controller"     "expand-controller"             "volume_expand"                 true expander;
+    "resourceclaim-controller"                 "resource-claim-controller"     "resource_claim"                true resource_claim;
+    "device-taint-eviction-controller"         "device-taint-eviction-controller" "device-taint-eviction"      true device_taint_eviction;
 };
 
 /// Runs the selected controllers until dropped. A controller that panics is started again, alone.

@@ -14,7 +14,7 @@ const FINALIZER: &str = "kubernetes.io/pv-protection";
 /// Runs the controller.
 pub(crate) async fn run(context: Context) {
     let volumes: Cache<PersistentVolume> = context.caches.of();
-    let queue: Queue<Box<str>> = Queue::new();
+    let queue: Queue<Box<str>> = context.queue("pvprotection");
     let add = queue.clone();
     volumes.on_change(move |d| {
         if d.new.is_some() {

@@ -20,7 +20,7 @@ const FINALIZER: &str = "kubernetes.io/pvc-protection";
 pub(crate) async fn run(context: Context) {
     let claims: Cache<PersistentVolumeClaim> = context.caches.of();
     let pods: Cache<Pod> = context.caches.of();
-    let queue: Queue<ObjectKey> = Queue::new();
+    let queue: Queue<ObjectKey> = context.queue("pvcprotection");
     let users = pods.index(pod_claims::index_keys);
     let add = queue.clone();
     claims.on_change(move |d| {

@@ -98,7 +98,7 @@ pub(crate) async fn disrupt(client: &Client, pod: &Pod, reason: &str, message: &
 
 /// How long a pod may stay.
 #[derive(Debug, PartialEq, Eq)]
-enum Left {
+pub(crate) enum Left {
     Stays,
     After(Duration),
     Now,
@@ -106,7 +106,7 @@ enum Left {
 
 /// A taint that nothing tolerates evicts at once; otherwise the shortest `tolerationSeconds` counts, from when the first
 /// taint was added.
-fn left(taints: &[Taint], tolerations: &[Toleration], now: Timestamp) -> Left {
+pub(crate) fn left(taints: &[Taint], tolerations: &[Toleration], now: Timestamp) -> Left {
     let executing: Vec<&Taint> = taints.iter().filter(|t| t.effect == "NoExecute").collect();
     if executing.is_empty() {
         return Left::Stays;

@@ -18,7 +18,7 @@ pub(crate) async fn run(context: Context) {
     let classes: Cache<VolumeAttributesClass> = context.caches.of();
     let claims: Cache<PersistentVolumeClaim> = context.caches.of();
     let volumes: Cache<PersistentVolume> = context.caches.of();
-    let queue: Queue<Box<str>> = Queue::new();
+    let queue: Queue<Box<str>> = context.queue("vacprotection");
     let add = queue.clone();
     classes.on_change(move |d| {
         if d.new.is_some() {

@@ -10,7 +10,7 @@ mod plan;
 use crate::persistent_volume::matching::{annotation, is_bound_to};
 use crate::pod_claims::{self, claim_of};
 use crate::{Context, nodes, pods};
-use ferrokube_client::cache::decoded;
+use ferrokube_client::cache::{decoded, readable};
 use ferrokube_client::controller::{self, Next};
 use ferrokube_client::events::EventType;
 use ferrokube_client::queue::Queue;
@@ -59,7 +59,7 @@ struct Attacher {
 
 /// Runs the controller.
 pub(crate) async fn run(context: Context) {
-    let queue: Queue<String> = Queue::new();
+    let queue: Queue<String> = context.queue("node_attachments");
     let (attacher, pods) = Attacher::new(context, &queue);
     let a = &attacher;
     tokio::join!(pods.synced(), a.claims.synced(), a.volumes.synced(), a.drivers.synced(), a.nodes.synced(), a.attachments.synced());
@@ -118,7 +118,7 @@ impl Attacher {
 
     async fn sync(&self, name: String) -> Result<Next, Error> {
         let node = self.nodes.get("", &name);
-        let (wanted, unresolved) = self.wanted(&name);
+        let (wanted, unresolved) = self.wanted(&name)?;
         let here: Vec<VolumeAttachment> = self.by_node.get(&name).iter().filter_map(|o| decoded(o)).collect();
         let elsewhere: Vec<Attachment> =
             wanted.keys().flat_map(|v| self.by_volume.get(v)).filter_map(|o| self.view(&decoded(&o)?)).collect();
@@ -133,10 +133,11 @@ impl Attacher {
     }
 
     /// The CSI volumes that pods of a node use, and whether some claim is not bound yet.
-    fn wanted(&self, node: &str) -> (BTreeMap<String, Users>, bool) {
+    fn wanted(&self, node: &str) -> Result<(BTreeMap<String, Users>, bool), Error> {
         let mut wanted: BTreeMap<String, Users> = BTreeMap::new();
         let mut unresolved = false;
-        let users: Vec<Pod> = self.pods.get(node).iter().filter_map(|o| decoded(o)).collect();
+        // A pod that cannot be read may use any volume.
+        let users = self.pods.get(node).iter().map(|o| readable(o)).collect::<Result<Vec<Pod>, Error>>()?;
         for pod in users.into_iter().filter(|p| !matches!(pods::phase(p), "Succeeded" | "Failed")) {
             let claims: Vec<String> = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()).filter_map(|v| claim_of(&pod, v)).collect();
             for claim in claims {
@@ -148,7 +149,7 @@ impl Attacher {
                 wanted.entry(want.volume.clone()).or_insert_with(|| (want, Vec::new())).1.push(pod.clone());
             }
         }
-        (wanted, unresolved)
+        Ok((wanted, unresolved))
     }
 
     fn volume_of(&self, namespace: &str, claim: &str) -> Option<PersistentVolume> {

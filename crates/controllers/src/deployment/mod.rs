@@ -10,6 +10,7 @@ mod rollout;
 mod status;
 
 use crate::Context;
+use crate::latest::Latest;
 use crate::pods::{controller_reference, matches};
 use crate::replica_set::with;
 use ferrokube_client::cache::decoded;
@@ -35,6 +36,8 @@ struct Deployments {
     deployments: Cache<Deployment>,
     sets: Cache<ReplicaSet>,
     sets_by_owner: Arc<Index>,
+    /// Sizes are decided over all sets together: on a cache that lags behind, a roll-out would want too many pods.
+    written: Arc<Latest<ReplicaSet>>,
     pods: Cache<Pod>,
     pods_by_owner: Arc<Index>,
 }
@@ -53,10 +56,17 @@ pub(crate) async fn run(context: Context) {
     let sets_by_owner = sets.index(owner_uid(Deployment::KIND));
     let pods_by_owner = pods.index(owner_uid(ReplicaSet::KIND));
     let (add, known) = (queue.clone(), deployments.clone());
-    sets.on_change(move |d| match d.latest().controller() {
-        Some(owner) if owner.kind == Deployment::KIND => add.add(ObjectKey::new(&d.key().namespace, &owner.name)),
-        Some(_) => {}
-        None => known.objects_in(&d.key().namespace).iter().for_each(|o| add.add(o.key.clone())),
+    let written: Arc<Latest<ReplicaSet>> = Arc::default();
+    let gone = written.clone();
+    sets.on_change(move |d| {
+        if d.new.is_none() {
+            gone.forget(&d.latest().uid);
+        }
+        match d.latest().controller() {
+            Some(owner) if owner.kind == Deployment::KIND => add.add(ObjectKey::new(&d.key().namespace, &owner.name)),
+            Some(_) => {}
+            None => known.objects_in(&d.key().namespace).iter().for_each(|o| add.add(o.key.clone())),
+        }
     });
     let (add, known) = (queue.clone(), sets.clone());
     pods.on_change(move |d| {
@@ -70,7 +80,7 @@ pub(crate) async fn run(context: Context) {
         }
     });
     tokio::join!(deployments.synced(), sets.synced(), pods.synced());
-    let all = Deployments { context, deployments, sets, sets_by_owner, pods, pods_by_owner };
+    let all = Deployments { context, deployments, sets, sets_by_owner, written, pods, pods_by_owner };
     let reconcile = |key: ObjectKey| all.reconcile(key);
     controller::run::<_, Error, _, _>("deployment", queue, 5, reconcile).await;
 }
@@ -143,7 +153,10 @@ impl Deployments {
 
     /// Replica sets of the deployment, orphans that match taken in.
     async fn claim(&self, deployment: &Deployment) -> Result<Vec<ReplicaSet>, Error> {
-        let mut own: Vec<ReplicaSet> = self.sets_by_owner.get(deployment.uid()).iter().filter_map(|o| decoded(o)).collect();
+        let cached = self.sets_by_owner.get(deployment.uid());
+        let mut own: Vec<ReplicaSet> = cached.iter().filter_map(|o| decoded(o)).map(|s| self.written.of(s)).collect();
+        let is_own = |s: &ReplicaSet| s.metadata.owner_references.iter().flatten().any(|r| r.uid == deployment.uid());
+        own.extend(self.written.unseen(|s| is_own(s) && self.sets.object(s.namespace(), s.name()).is_none()));
         if deployment.metadata.deletion_timestamp.is_some() {
             return Ok(own);
         }
@@ -185,7 +198,7 @@ impl Deployments {
             if let Some(spec) = &mut changed.spec {
                 spec.min_ready_seconds = min_ready;
             }
-            let updated = self.context.client.update(&changed).await?;
+            let updated = self.write(&changed).await?;
             sets.iter_mut().filter(|s| s.uid() == updated.uid()).for_each(|s| *s = updated.clone());
             updated
         };
@@ -233,6 +246,7 @@ impl Deployments {
         set.metadata.annotations = Some(annotations::of_new(deployment, &set, revision));
         match self.context.client.create(&set).await {
             Ok(made) => {
+                self.written.wrote(&made);
                 if replicas > 0 {
                     let message = format!("Scaled up replica set {} from 0 to {replicas}", made.name());
                     self.context.recorder.about(deployment, Normal, "ScalingReplicaSet", message);
@@ -257,6 +271,21 @@ impl Deployments {
         Err(e)
     }
 
+    async fn write(&self, set: &ReplicaSet) -> Result<ReplicaSet, Error> {
+        match self.context.client.update(set).await {
+            Ok(written) => {
+                self.written.wrote(&written);
+                Ok(written)
+            }
+            Err(e) => {
+                if e.is_not_found() {
+                    self.written.forget(set.uid());
+                }
+                Err(e)
+            }
+        }
+    }
+
     async fn apply_scales(&self, deployment: &Deployment, mut sets: Vec<ReplicaSet>, scales: Vec<Scale>) -> Result<Vec<ReplicaSet>, Error> {
         for scale in scales {
             let Some(set) = sets.iter_mut().find(|s| s.name() == scale.set) else { continue };
@@ -269,7 +298,7 @@ impl Deployments {
             if changed == *set {
                 continue;
             }
-            *set = self.context.client.update(&changed).await?;
+            *set = self.write(&changed).await?;
             if before != scale.to {
                 let direction = if scale.to > before { "up" } else { "down" };
                 let message = format!("Scaled {direction} replica set {} from {before} to {}", scale.set, scale.to);

@@ -53,12 +53,15 @@ pub(crate) async fn run(context: Context) {
     let collector = Collector { context: context.clone(), graph: graph.clone(), monitors: monitors.clone() };
     let work = async {
         // Until everything was listed once, an owner may only seem to be unknown.
-        while refresh(&context, &monitors, &graph, &queue, &definitions).await.is_err() {
-            tokio::time::sleep(AGAIN).await;
-        }
+        let complete = loop {
+            match refresh(&context, &monitors, &graph, &queue, &definitions).await {
+                Ok(complete) => break complete,
+                Err(_) => tokio::time::sleep(AGAIN).await,
+            }
+        };
         let reconcile = |uid: Box<str>| collector.reconcile(uid);
         let workers = controller::run::<_, Error, _, _>("garbage-collector", queue.clone(), WORKERS, reconcile);
-        tokio::join!(workers, follow(&context, &monitors, &graph, &queue, &definitions, &changed));
+        tokio::join!(workers, follow(&context, &monitors, &graph, &queue, &definitions, &changed, complete));
     };
     work.await;
 }
@@ -84,8 +87,8 @@ async fn follow(
     queue: &Queue<Box<str>>,
     definitions: &Cache<()>,
     changed: &Notify,
+    mut complete: bool,
 ) {
-    let mut complete = true;
     loop {
         if complete {
             changed.notified().await;

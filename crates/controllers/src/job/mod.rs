@@ -13,19 +13,19 @@ pub(crate) use plan::is_finished;
 
 use crate::Context;
 use crate::latest::Latest;
-use crate::pods::{self, Pods};
+use crate::pods::{self, Pods, is_active};
 use ferrokube_client::cache::decoded;
 use ferrokube_client::controller::{self, Next};
 use ferrokube_client::events::EventType;
 use ferrokube_client::queue::Queue;
-use ferrokube_client::{Cache, Client, Error, Index, Named, Object, ObjectKey, Optional, Patch, Resource};
+use ferrokube_client::{Cache, Client, Error, Index, ListOptions, Named, Object, ObjectKey, Optional, Patch, Resource};
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Container, EnvVar, EnvVarSource, ObjectFieldSelector, Pod};
 use parking_lot::Mutex;
 use plan::{Backoff, NewPod, Plan, View};
 use serde_json::json;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 /// Finalizer of pods that are not counted yet.
@@ -44,7 +44,12 @@ struct Jobs {
     pods: Pods,
     written: Latest<Job>,
     backoffs: Mutex<HashMap<String, Backoff>>,
+    released: Mutex<HashMap<String, Released>>,
 }
+
+/// UIDs of pods of a job that have lost their finalizer although the cache may still show it (upstream's finalizer
+/// expectations). A job without an entry has not been looked at by this process: another may have counted its pods.
+type Released = HashSet<String>;
 
 /// Runs the controller.
 pub(crate) async fn run(context: Context) {
@@ -62,7 +67,7 @@ pub(crate) async fn run(context: Context) {
     );
     let tracked = watch_orphans(&jobs, &pods.cache, &orphans);
     tokio::join!(jobs.synced(), pods.cache.synced());
-    let all = Jobs { context: context.clone(), jobs: jobs.clone(), pods, written: Latest::default(), backoffs: Mutex::default() };
+    let all = Jobs { context: context.clone(), jobs: jobs.clone(), pods, written: Latest::default(), backoffs: Mutex::default(), released: Mutex::default() };
     let reconcile = |key: ObjectKey| all.reconcile(key);
     let free = |key: ObjectKey| free(&context.client, &jobs, &all.pods.cache, key);
     let work = controller::run::<_, Error, _, _>("job", queue, 5, reconcile);
@@ -133,12 +138,40 @@ impl Jobs {
         let selector = job.spec.as_ref().and_then(|s| s.selector.clone()).unwrap_or_default();
         let settled = self.pods.settled(job.uid());
         let pods = self.pods.claim(&self.context.client, &job, &selector).await?;
+        let pods = self.without_released(&job, pods).await?;
         let backoff = self.backoffs.lock().get(job.uid()).copied().unwrap_or_default();
         let plan = plan::plan(&View { job: &job, pods: &pods, settled, backoff, now: Timestamp::now() });
         self.apply(job, plan).await
     }
 
+    /// The pods as they are after what is known to have been released, so that none is counted twice: the cache of pods may
+    /// lag behind the status of the job, in which they are counted.
+    async fn without_released(&self, job: &Job, mut pods: Vec<Pod>) -> Result<Vec<Pod>, Error> {
+        let to_count = |pods: &[Pod]| pods.iter().any(|p| plan::is_tracked(p) && !is_active(p));
+        if !self.released.lock().contains_key(job.uid()) {
+            let counted_before = to_count(&pods) && job.status.as_ref().is_some_and(|s| s.start_time.is_some());
+            let known = if counted_before { self.released_already(job).await? } else { Released::new() };
+            self.released.lock().insert(job.uid().to_owned(), known);
+        }
+        let mut released = self.released.lock();
+        let Some(known) = released.get_mut(job.uid()) else { return Ok(pods) };
+        known.retain(|uid| pods.iter().any(|p| p.uid() == uid && plan::is_tracked(p)));
+        for pod in pods.iter_mut().filter(|p| known.contains(p.uid())) {
+            pod.metadata.finalizers.get_or_insert_default().retain(|f| f != FINALIZER);
+        }
+        Ok(pods)
+    }
+
+    /// Pods of the job without the finalizer, as the API server knows them.
+    async fn released_already(&self, job: &Job) -> Result<Released, Error> {
+        let selector = job.spec.as_ref().and_then(|s| s.selector.clone()).unwrap_or_default();
+        let pods: Vec<Pod> = self.context.client.list(job.namespace(), &ListOptions::default()).await?;
+        let own = pods.iter().filter(|p| pods::matches(&selector, p.metadata.labels.as_ref()));
+        Ok(own.filter(|p| !plan::is_tracked(p)).map(|p| p.uid().to_owned()).collect())
+    }
+
     async fn after_the_end(&self, job: &Job) -> Result<Next, Error> {
+        self.released.lock().remove(job.uid());
         self.backoffs.lock().remove(job.uid());
         self.written.forget(job.uid());
         for pod in self.pods.of(job.uid())?.iter().filter(|p| plan::is_tracked(p)) {
@@ -171,13 +204,19 @@ impl Jobs {
             }
         }
         self.backoffs.lock().insert(job.uid().to_owned(), plan.backoff);
-        let releases = plan.release.iter().map(|pod| release(client, pod));
+        let releases = plan.release.iter().map(|pod| self.release(&job, pod));
         futures_util::future::join_all(releases).await.into_iter().collect::<Result<Vec<()>, Error>>()?;
         match failure {
             Some(e) if e.is_namespace_terminating() => Ok(Next::Wait),
             Some(e) => Err(e),
             None => Ok(plan.again.map_or(Next::Wait, Next::After)),
         }
+    }
+
+    async fn release(&self, job: &Job, pod: &Pod) -> Result<(), Error> {
+        release(&self.context.client, pod).await?;
+        self.released.lock().entry(job.uid().to_owned()).or_default().insert(pod.uid().to_owned());
+        Ok(())
     }
 
     async fn create(&self, job: &Job, new: NewPod) -> Result<(), Error> {

@@ -77,7 +77,7 @@ impl Binder {
         let volumes: Cache<PersistentVolume> = context.caches.of();
         let classes: Cache<StorageClass> = context.caches.of();
         let pods: Cache<Pod> = context.caches.of();
-        let queue: Queue<Key> = Queue::new();
+        let queue: Queue<Key> = context.queue("claims_and_volumes");
         let (written_claims, written_volumes) = (Arc::<Latest<_>>::default(), Arc::<Latest<_>>::default());
         let free = volumes.index(|o| free_class(o).into_iter().collect());
         let reserved = volumes.index(|o| reference_of(o).into_iter().map(|key| key.to_string()).collect());

@@ -6,6 +6,7 @@ use ferrokube_api::{Change, Selection};
 use ferrokube_apiserver::tokens::TokenConfig;
 use ferrokube_apiserver::{ApiServer, Config, Running, Tls, UserInfo};
 use ferrokube_client::{Caches, Client, Resource, Target, Transport, TransportError};
+use ferrokube_store::Store;
 use ferrokube_store::embedded::{Embedded, Options};
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
@@ -50,8 +51,13 @@ impl Transport for InProcess {
     }
 }
 
+/// The way to a server in this process, as somebody.
+pub fn transport(server: &Arc<ApiServer>, user: &str, groups: &[&str]) -> Arc<dyn Transport> {
+    Arc::new(InProcess { server: server.clone(), user: UserInfo::component(user, groups) })
+}
+
 fn client(server: &Arc<ApiServer>, user: &str, groups: &[&str]) -> Client {
-    Client::new(Arc::new(InProcess { server: server.clone(), user: UserInfo::component(user, groups) }), user)
+    Client::new(transport(server, user, groups), user)
 }
 
 pub struct Cluster {
@@ -194,7 +200,8 @@ pub fn name(object: &Value) -> &str {
     object["metadata"]["name"].as_str().unwrap_or_default()
 }
 
-fn config(store: Arc<Embedded>) -> Config {
+/// A server without a socket, with keys of its own.
+pub fn config(store: Arc<dyn Store>) -> Config {
     let ca_key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.distinguished_name.push(DnType::CommonName, "kubernetes");

@@ -1,0 +1,85 @@
+//! What others do to the controllers: a webhook that hangs, a great many references to owners that never were.
+#![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
+
+mod common;
+
+use common::Cluster;
+use http::Method;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+
+const HOOKS: &str = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations";
+
+fn deployment(replicas: u32) -> Value {
+    json!({"metadata": {"name": "web"}, "spec": {"replicas": replicas, "selector": {"matchLabels": {"app": "web"}},
+        "template": {"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}}})
+}
+
+/// A server that takes every connection and never says a word.
+async fn mute() -> (u16, tokio::task::JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let task = tokio::spawn(async move {
+        let mut held = Vec::new();
+        while let Ok((connection, _)) = listener.accept().await {
+            held.push(connection);
+        }
+    });
+    (port, task)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_webhook_that_hangs_delays_only_what_it_is_asked_about() {
+    let cluster = Cluster::start().await;
+    let (port, server) = mute().await;
+    cluster.post("/api/v1/namespaces", json!({"metadata": {"name": "held", "labels": {"held": "yes"}}})).await;
+    cluster.post("/api/v1/namespaces", json!({"metadata": {"name": "free"}})).await;
+    let hook = json!({"metadata": {"name": "mute"}, "webhooks": [{
+        "name": "mute.example.com", "clientConfig": {"url": format!("https://127.0.0.1:{port}/")}, "timeoutSeconds": 1, "failurePolicy": "Fail",
+        "sideEffects": "None", "admissionReviewVersions": ["v1"], "namespaceSelector": {"matchLabels": {"held": "yes"}},
+        "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"], "operations": ["CREATE"]}]}]});
+    cluster.post(HOOKS, hook).await;
+    let pods = async |namespace: &str| cluster.list(&format!("/api/v1/namespaces/{namespace}/pods")).await.len();
+    cluster.post("/apis/apps/v1/namespaces/held/deployments", deployment(3)).await;
+    let told = async || cluster.events().await.iter().any(|e| e.contains("FailedCreate") && e.contains("mute.example.com"));
+    cluster.eventually("the failure is told", told).await;
+    cluster.post("/apis/apps/v1/namespaces/free/deployments", deployment(3)).await;
+    cluster.eventually("others go on meanwhile", async || pods("free").await == 3).await;
+    assert_eq!(pods("held").await, 0);
+    cluster.ask(Method::DELETE, &format!("{HOOKS}/mute"), None).await.unwrap();
+    cluster.eventually("as many as asked for, once it is gone", async || pods("held").await == 3).await;
+    let replicas = cluster.get("/apis/apps/v1/namespaces/held/replicasets").await;
+    assert_eq!(replicas["items"].as_array().map(Vec::len), Some(1));
+    server.abort();
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn objects_with_broken_owner_references_go_and_nothing_else_does() {
+    const MANY: usize = 400;
+    let cluster = Cluster::start().await;
+    let maps = "/api/v1/namespaces/default/configmaps";
+    let kept = cluster.post(maps, json!({"metadata": {"name": "kept"}})).await;
+    let reference = |kind: &str, name: &str, uid: &str| json!({"apiVersion": "v1", "kind": kind, "name": name, "uid": uid});
+    let uid = kept["metadata"]["uid"].as_str().unwrap();
+    for n in 0..MANY {
+        let owners = match n % 4 {
+            // Nobody of this name, somebody of this name who is another one, and two of them.
+            0 => json!([reference("ConfigMap", "never", "no-such-uid")]),
+            1 => json!([reference("ConfigMap", "kept", "another-uid")]),
+            2 => json!([reference("ConfigMap", "never", "no-such-uid"), reference("Secret", "never", "nor-this")]),
+            // One that is right saves it, and the wrong one goes.
+            _ => json!([reference("ConfigMap", "kept", uid), reference("ConfigMap", "never", "no-such-uid")]),
+        };
+        cluster.post(maps, json!({"metadata": {"name": format!("m{n:03}"), "ownerReferences": owners}})).await;
+    }
+    cluster
+        .eventually("the right quarter is left, with the right owner", async || {
+            let all = cluster.list(maps).await;
+            let left: Vec<&Value> = all.iter().filter(|m| common::name(m).starts_with('m')).collect();
+            left.len() == MANY / 4 && left.iter().all(|m| m["metadata"]["ownerReferences"].as_array().is_some_and(|o| o.len() == 1))
+        })
+        .await;
+    assert!(cluster.try_get(&format!("{maps}/kept")).await.is_some());
+    cluster.stop().await;
+}

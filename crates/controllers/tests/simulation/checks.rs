@@ -1,0 +1,157 @@
+//! What must hold when everything works again.
+
+use crate::world::World;
+use crate::{APPS, CORE, JOBS, SLICES, Wanted};
+use ferrokube_client::Client;
+use http::Method;
+use serde_json::Value;
+use std::collections::BTreeSet;
+
+/// Most pods of the deployment that a roll-out may have at once (`maxSurge` 25 %, rounded up), by the largest number of
+/// replicas ever asked for.
+pub fn web_limit(wanted: &Wanted) -> usize {
+    wanted.most_web + wanted.most_web.div_ceil(4)
+}
+
+async fn get(admin: &Client, path: &str) -> Value {
+    let answer = admin.send(Method::GET, path, None, bytes::Bytes::new()).await.unwrap_or_else(|e| panic!("GET {path}: {e}"));
+    serde_json::from_slice(answer.body()).unwrap()
+}
+
+pub async fn items(admin: &Client, path: &str) -> Vec<Value> {
+    get(admin, path).await["items"].as_array().cloned().unwrap_or_default()
+}
+
+fn of_app<'v>(all: &'v [Value], app: &str) -> Vec<&'v Value> {
+    all.iter().filter(|o| o["metadata"]["labels"]["app"] == app).collect()
+}
+
+fn is_ready(pod: &Value) -> bool {
+    pod["metadata"]["deletionTimestamp"].is_null() && pod["status"]["conditions"].as_array().into_iter().flatten().any(|c| c["type"] == "Ready" && c["status"] == "True")
+}
+
+fn image(pod: &Value) -> &str {
+    pod["spec"]["containers"][0]["image"].as_str().unwrap_or_default()
+}
+
+fn count(value: &Value) -> usize {
+    value.as_u64().unwrap_or(0) as usize
+}
+
+struct Found(Vec<String>);
+
+impl Found {
+    fn unless(&mut self, holds: bool, what: impl FnOnce() -> String) {
+        if !holds {
+            self.0.push(what());
+        }
+    }
+}
+
+/// Everything that is not as it was asked for.
+pub async fn problems(world: &World, wanted: &Wanted) -> Vec<String> {
+    let admin = &world.admin;
+    let mut found = Found(Vec::new());
+    let pods = items(admin, &format!("{CORE}/pods")).await;
+    let sets = items(admin, &format!("{APPS}/replicasets")).await;
+    deployment(admin, wanted, &pods, &sets, &mut found).await;
+    stateful(admin, wanted, &pods, &mut found).await;
+    daemons(admin, wanted, &pods, &mut found).await;
+    for name in ["indexed", "plain"] {
+        let ever = world.seen.lock().succeeded.get(name).map_or(0, BTreeSet::len);
+        job(&get(admin, &format!("{JOBS}/{name}")).await, name, &pods, ever, &mut found);
+    }
+    slices(admin, &pods, &mut found).await;
+    if wanted.gone {
+        let left = of_app(&pods, "gone").len() + of_app(&sets, "gone").len();
+        found.unless(left == 0, || format!("{left} dependents of the deleted deployment are left"));
+    }
+    orphans(admin, &pods, &sets, &mut found).await;
+    found.0
+}
+
+async fn deployment(admin: &Client, wanted: &Wanted, pods: &[Value], sets: &[Value], found: &mut Found) {
+    let pods = of_app(pods, "web");
+    let good = pods.iter().filter(|p| is_ready(p) && image(p) == wanted.image).count();
+    found.unless(good == wanted.web && pods.len() == wanted.web, || format!("web: {good} good pods of {}, wanted {}", pods.len(), wanted.web));
+    let sizes: usize = of_app(sets, "web").iter().map(|s| count(&s["spec"]["replicas"])).sum();
+    found.unless(sizes == wanted.web, || format!("web: replica sets want {sizes}"));
+    let d = get(admin, &format!("{APPS}/deployments/web")).await;
+    let status = &d["status"];
+    let counts = ["replicas", "updatedReplicas", "readyReplicas", "availableReplicas"].map(|k| count(&status[k]));
+    let right = counts == [wanted.web; 4] && status["observedGeneration"] == d["metadata"]["generation"];
+    found.unless(right, || format!("web: status {status}"));
+}
+
+async fn stateful(admin: &Client, wanted: &Wanted, pods: &[Value], found: &mut Found) {
+    let pods = of_app(pods, "db");
+    let names: BTreeSet<&str> = pods.iter().filter(|p| is_ready(p) && image(p) == wanted.db_image).map(|p| crate::common::name(p)).collect();
+    let expected: Vec<String> = (0..wanted.db).map(|n| format!("db-{n}")).collect();
+    let right = names.iter().copied().eq(expected.iter().map(String::as_str)) && pods.len() == wanted.db;
+    found.unless(right, || format!("db: {names:?} of {} pods, wanted {}", pods.len(), wanted.db));
+    let s = get(admin, &format!("{APPS}/statefulsets/db")).await;
+    let counts = ["replicas", "readyReplicas", "updatedReplicas"].map(|k| count(&s["status"][k]));
+    found.unless(counts == [wanted.db; 3], || format!("db: status {}", s["status"]));
+}
+
+async fn daemons(admin: &Client, wanted: &Wanted, pods: &[Value], found: &mut Found) {
+    let pods = of_app(pods, "agent");
+    let nodes: BTreeSet<&str> = pods.iter().filter(|p| is_ready(p)).filter_map(|p| p["spec"]["nodeName"].as_str()).collect();
+    found.unless(nodes.len() == wanted.nodes && pods.len() == wanted.nodes, || format!("agent: {} pods on {nodes:?}, wanted {}", pods.len(), wanted.nodes));
+    let d = get(admin, &format!("{APPS}/daemonsets/agent")).await;
+    let counts = ["desiredNumberScheduled", "numberAvailable"].map(|k| count(&d["status"][k]));
+    found.unless(counts == [wanted.nodes; 2], || format!("agent: status {}", d["status"]));
+}
+
+/// A job is complete, has counted no success twice, and has let its pods go. `ever` pods have succeeded.
+fn job(job: &Value, name: &str, pods: &[Value], ever: usize, found: &mut Found) {
+    let pods = of_app(pods, name);
+    let status = &job["status"];
+    let complete = status["conditions"].as_array().into_iter().flatten().any(|c| c["type"] == "Complete" && c["status"] == "True");
+    found.unless(complete, || format!("{name}: not complete: {status}"));
+    let succeeded = pods.iter().filter(|p| p["status"]["phase"] == "Succeeded").count();
+    let counted = count(&status["succeeded"]);
+    if name == "indexed" {
+        found.unless(counted == 4 && status["completedIndexes"] == "0-3", || format!("{name}: status {status}"));
+    } else {
+        // A pod whose making the controller could not know of may have succeeded too.
+        found.unless((4..=ever).contains(&counted), || format!("{name}: counted {counted} of {ever} successes"));
+    }
+    let active = pods.len() - succeeded;
+    found.unless(active == 0, || format!("{name}: {active} pods that did not succeed are left"));
+    let held = pods.iter().filter(|p| !p["metadata"]["finalizers"].is_null()).count();
+    found.unless(held == 0, || format!("{name}: {held} pods have a finalizer"));
+}
+
+async fn slices(admin: &Client, pods: &[Value], found: &mut Found) {
+    let ready: BTreeSet<&str> = of_app(pods, "web").into_iter().filter(|p| is_ready(p)).filter_map(|p| p["status"]["podIP"].as_str()).collect();
+    let slices = items(admin, SLICES).await;
+    let endpoints: Vec<&str> = slices
+        .iter()
+        .filter(|s| s["metadata"]["labels"]["kubernetes.io/service-name"] == "web")
+        .flat_map(|s| s["endpoints"].as_array().into_iter().flatten())
+        .filter(|e| e["conditions"]["ready"] == true)
+        .flat_map(|e| e["addresses"].as_array().into_iter().flatten().filter_map(Value::as_str))
+        .collect();
+    let set: BTreeSet<&str> = endpoints.iter().copied().collect();
+    found.unless(set == ready && set.len() == endpoints.len(), || format!("endpoints {endpoints:?}, ready pods {ready:?}"));
+}
+
+/// Nobody belongs to an owner that is gone.
+async fn orphans(admin: &Client, pods: &[Value], sets: &[Value], found: &mut Found) {
+    let mut owners: BTreeSet<String> = sets.iter().filter_map(uid).collect();
+    for path in [format!("{APPS}/deployments"), format!("{APPS}/statefulsets"), format!("{APPS}/daemonsets"), JOBS.to_owned()] {
+        owners.extend(items(admin, &path).await.iter().filter_map(uid));
+    }
+    for object in pods.iter().chain(sets) {
+        let references = object["metadata"]["ownerReferences"].as_array().cloned().unwrap_or_default();
+        let name = crate::common::name(object);
+        found.unless(references.len() == 1, || format!("{name} has {} owners", references.len()));
+        let alive = references.iter().all(|r| r["uid"].as_str().is_some_and(|u| owners.contains(u)));
+        found.unless(alive, || format!("{name} belongs to an owner that is gone"));
+    }
+}
+
+fn uid(object: &Value) -> Option<String> {
+    object["metadata"]["uid"].as_str().map(str::to_owned)
+}

@@ -1,0 +1,209 @@
+//! A transport on which everything goes wrong that can: requests that do not arrive, answers that do not, refusals,
+//! delays, watches that lag behind or break, and a server that is away. What happens follows from the seed.
+
+use bytes::Bytes;
+use ferrokube_api::{Change, Selection};
+use ferrokube_client::{Transport, TransportError};
+use futures_util::future::{BoxFuture, FutureExt};
+use futures_util::stream::{self, BoxStream, StreamExt};
+use http::{Method, Request, Response};
+use parking_lot::Mutex;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+/// What goes wrong, for all clients of one run.
+pub struct Faults {
+    dice: Mutex<StdRng>,
+    on: AtomicBool,
+    away: AtomicBool,
+    /// Pods whose creation the controller could not know of: the request was lost on the way back, or the controller ended.
+    pub unknown_creations: AtomicUsize,
+    /// Likewise deletions.
+    pub unknown_deletions: AtomicUsize,
+}
+
+enum Fault {
+    None,
+    /// The request does not arrive.
+    Lost,
+    /// The server does it, and the answer does not arrive.
+    AnswerLost,
+    /// The server refuses.
+    Refused(u16),
+    /// Both ways take this long.
+    Slow(Duration),
+}
+
+impl Faults {
+    pub fn new(seed: u64) -> Arc<Self> {
+        Arc::new(Faults {
+            dice: Mutex::new(StdRng::seed_from_u64(seed)),
+            on: AtomicBool::new(true),
+            away: AtomicBool::new(false),
+            unknown_creations: AtomicUsize::default(),
+            unknown_deletions: AtomicUsize::default(),
+        })
+    }
+
+    /// From now on everything works.
+    pub fn heal(&self) {
+        self.on.store(false, Ordering::Relaxed);
+        self.away.store(false, Ordering::Relaxed);
+    }
+
+    /// The server goes away, or comes back.
+    pub fn set_away(&self, away: bool) {
+        self.away.store(away, Ordering::Relaxed);
+    }
+
+    fn is_away(&self) -> bool {
+        self.away.load(Ordering::Relaxed)
+    }
+
+    fn chance(&self, percent: u32) -> bool {
+        self.on.load(Ordering::Relaxed) && self.dice.lock().random_range(0..100) < percent
+    }
+
+    fn pause(&self, most: Duration) -> Duration {
+        most.mul_f64(self.dice.lock().random::<f64>())
+    }
+
+    fn draw(&self) -> Fault {
+        if self.is_away() {
+            return Fault::Lost;
+        }
+        if !self.on.load(Ordering::Relaxed) {
+            return Fault::None;
+        }
+        let slow = self.pause(Duration::from_secs(5));
+        match self.dice.lock().random_range(0..100) {
+            0..6 => Fault::Lost,
+            6..12 => Fault::AnswerLost,
+            12..16 => Fault::Refused(500),
+            16..18 => Fault::Refused(503),
+            18..20 => Fault::Refused(429),
+            20..35 => Fault::Slow(slow),
+            _ => Fault::None,
+        }
+    }
+}
+
+/// A transport with faults.
+pub struct Faulty {
+    pub inner: Arc<dyn Transport>,
+    pub faults: Arc<Faults>,
+}
+
+/// A write of a pod on its way: if the controller ends meanwhile, it will not know.
+struct OnItsWay<'f> {
+    counter: Option<&'f AtomicUsize>,
+}
+
+impl<'f> OnItsWay<'f> {
+    fn of(faults: &'f Faults, request: &Request<Bytes>) -> Self {
+        let path = request.uri().path();
+        let counter = match *request.method() {
+            Method::POST if path.ends_with("/pods") => Some(&faults.unknown_creations),
+            Method::DELETE if path.contains("/pods/") => Some(&faults.unknown_deletions),
+            _ => None,
+        };
+        OnItsWay { counter }
+    }
+
+    fn arrived(mut self) {
+        self.counter = None;
+    }
+}
+
+impl Drop for OnItsWay<'_> {
+    fn drop(&mut self) {
+        if let Some(counter) = self.counter {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+fn broken(why: &str) -> TransportError {
+    TransportError::new(std::io::Error::other(why.to_owned()))
+}
+
+fn refusal(code: u16) -> Response<Bytes> {
+    let reason = match code {
+        429 => "TooManyRequests",
+        503 => "ServiceUnavailable",
+        _ => "InternalError",
+    };
+    let body = serde_json::json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": reason, "message": "injected"});
+    let mut response = Response::new(Bytes::from(body.to_string()));
+    *response.status_mut() = http::StatusCode::from_u16(code).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
+    response
+}
+
+impl Transport for Faulty {
+    fn send(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, TransportError>> {
+        async move {
+            let on_its_way = OnItsWay::of(&self.faults, &request);
+            match self.faults.draw() {
+                Fault::Lost => {
+                    on_its_way.arrived();
+                    Err(broken("the request was lost"))
+                }
+                Fault::Refused(code) => {
+                    on_its_way.arrived();
+                    Ok(refusal(code))
+                }
+                Fault::AnswerLost => {
+                    if !self.inner.send(request).await?.status().is_success() {
+                        on_its_way.arrived();
+                    }
+                    Err(broken("the answer was lost"))
+                }
+                Fault::Slow(time) => {
+                    tokio::time::sleep(time).await;
+                    let answer = self.inner.send(request).await;
+                    tokio::time::sleep(time).await;
+                    on_its_way.arrived();
+                    answer
+                }
+                Fault::None => {
+                    let answer = self.inner.send(request).await;
+                    on_its_way.arrived();
+                    answer
+                }
+            }
+        }
+        .boxed()
+    }
+
+    fn subscribe(&self, selection: Selection) -> BoxStream<'static, Change> {
+        let (inner, faults) = (self.inner.clone(), self.faults.clone());
+        let open = inner.subscribe(selection.clone());
+        stream::unfold(Some(open), move |open| next(inner.clone(), faults.clone(), selection.clone(), open)).boxed()
+    }
+}
+
+/// The next change: late, or from a new watch because the old one broke.
+async fn next(
+    inner: Arc<dyn Transport>,
+    faults: Arc<Faults>,
+    selection: Selection,
+    open: Option<BoxStream<'static, Change>>,
+) -> Option<(Change, Option<BoxStream<'static, Change>>)> {
+    let mut open = open?;
+    if faults.is_away() || faults.chance(2) {
+        drop(open);
+        tokio::time::sleep(faults.pause(Duration::from_secs(10))).await;
+        while faults.is_away() {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+        open = inner.subscribe(selection);
+    }
+    let change = open.next().await?;
+    if faults.chance(10) {
+        tokio::time::sleep(faults.pause(Duration::from_secs(8))).await;
+    }
+    Some((change, Some(open)))
+}
