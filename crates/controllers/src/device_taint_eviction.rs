@@ -167,8 +167,10 @@ mod tests {
     #[test]
     fn only_the_newest_generation_of_a_pool_has_taints() {
         let slice = |generation: i64, key: &str| -> ResourceSlice {
-            serde_json::from_value(json!({"metadata": {"name": key}, "spec": {"driver": "d", "pool": {"name": "p", "generation": generation,
-                "resourceSliceCount": 1}, "devices": [{"name": "gpu", "taints": [{"key": key, "effect": "NoExecute"}]}]}}))
+            serde_json::from_value(
+                json!({"metadata": {"name": key}, "spec": {"driver": "d", "pool": {"name": "p", "generation": generation,
+                "resourceSliceCount": 1}, "devices": [{"name": "gpu", "taints": [{"key": key, "effect": "NoExecute"}]}]}}),
+            )
             .unwrap()
         };
         let found = taints(&[slice(1, "old"), slice(2, "new")], "gpu");

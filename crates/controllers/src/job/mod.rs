@@ -67,7 +67,14 @@ pub(crate) async fn run(context: Context) {
     );
     let tracked = watch_orphans(&jobs, &pods.cache, &orphans);
     tokio::join!(jobs.synced(), pods.cache.synced());
-    let all = Jobs { context: context.clone(), jobs: jobs.clone(), pods, written: Latest::default(), backoffs: Mutex::default(), released: Mutex::default() };
+    let all = Jobs {
+        context: context.clone(),
+        jobs: jobs.clone(),
+        pods,
+        written: Latest::default(),
+        backoffs: Mutex::default(),
+        released: Mutex::default(),
+    };
     let reconcile = |key: ObjectKey| all.reconcile(key);
     let free = |key: ObjectKey| free(&context.client, &jobs, &all.pods.cache, key);
     let work = controller::run::<_, Error, _, _>("job", queue, 5, reconcile);

@@ -26,7 +26,8 @@ pub(crate) fn is_done(pod: &Pod) -> bool {
 /// The entries of a pod, with the name of the claim of each, as far as there is one.
 pub(crate) fn claims_of(pod: &Pod) -> Vec<(&PodResourceClaim, Option<&str>)> {
     let statuses = pod.status.iter().flat_map(|s| s.resource_claim_statuses.iter().flatten());
-    let generated = |entry: &PodResourceClaim| statuses.clone().find(|s| s.name == entry.name).and_then(|s| s.resource_claim_name.as_deref());
+    let generated =
+        |entry: &PodResourceClaim| statuses.clone().find(|s| s.name == entry.name).and_then(|s| s.resource_claim_name.as_deref());
     let entries = pod.spec.iter().flat_map(|s| s.resource_claims.iter().flatten());
     entries.map(|e| (e, e.resource_claim_name.as_deref().or_else(|| generated(e)))).collect()
 }
@@ -172,7 +173,9 @@ mod tests {
     fn an_entry_leads_to_the_named_or_the_generated_claim() {
         let entries = json!([{"name": "a", "resourceClaimName": "shared"}, {"name": "b", "resourceClaimTemplateName": "t"},
             {"name": "c", "resourceClaimTemplateName": "t"}]);
-        let pod = pod(json!({"spec": {"resourceClaims": entries}, "status": {"resourceClaimStatuses": [{"name": "b", "resourceClaimName": "p-b-x"}]}}));
+        let pod = pod(
+            json!({"spec": {"resourceClaims": entries}, "status": {"resourceClaimStatuses": [{"name": "b", "resourceClaimName": "p-b-x"}]}}),
+        );
         let names: Vec<Option<&str>> = claims_of(&pod).into_iter().map(|(_, name)| name).collect();
         assert_eq!(names, [Some("shared"), Some("p-b-x"), None]);
         let template: ResourceClaimTemplate =

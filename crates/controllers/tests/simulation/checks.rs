@@ -27,7 +27,8 @@ fn of_app<'v>(all: &'v [Value], app: &str) -> Vec<&'v Value> {
 }
 
 fn is_ready(pod: &Value) -> bool {
-    pod["metadata"]["deletionTimestamp"].is_null() && pod["status"]["conditions"].as_array().into_iter().flatten().any(|c| c["type"] == "Ready" && c["status"] == "True")
+    pod["metadata"]["deletionTimestamp"].is_null()
+        && pod["status"]["conditions"].as_array().into_iter().flatten().any(|c| c["type"] == "Ready" && c["status"] == "True")
 }
 
 fn image(pod: &Value) -> &str {
@@ -73,7 +74,9 @@ pub async fn problems(world: &World, wanted: &Wanted) -> Vec<String> {
 async fn deployment(admin: &Client, wanted: &Wanted, pods: &[Value], sets: &[Value], found: &mut Found) {
     let pods = of_app(pods, "web");
     let good = pods.iter().filter(|p| is_ready(p) && image(p) == wanted.image).count();
-    found.unless(good == wanted.web && pods.len() == wanted.web, || format!("web: {good} good pods of {}, wanted {}", pods.len(), wanted.web));
+    found.unless(good == wanted.web && pods.len() == wanted.web, || {
+        format!("web: {good} good pods of {}, wanted {}", pods.len(), wanted.web)
+    });
     let sizes: usize = of_app(sets, "web").iter().map(|s| count(&s["spec"]["replicas"])).sum();
     found.unless(sizes == wanted.web, || format!("web: replica sets want {sizes}"));
     let d = get(admin, &format!("{APPS}/deployments/web")).await;
@@ -85,7 +88,8 @@ async fn deployment(admin: &Client, wanted: &Wanted, pods: &[Value], sets: &[Val
 
 async fn stateful(admin: &Client, wanted: &Wanted, pods: &[Value], found: &mut Found) {
     let pods = of_app(pods, "db");
-    let names: BTreeSet<&str> = pods.iter().filter(|p| is_ready(p) && image(p) == wanted.db_image).map(|p| crate::common::name(p)).collect();
+    let names: BTreeSet<&str> =
+        pods.iter().filter(|p| is_ready(p) && image(p) == wanted.db_image).map(|p| crate::common::name(p)).collect();
     let expected: Vec<String> = (0..wanted.db).map(|n| format!("db-{n}")).collect();
     let right = names.iter().copied().eq(expected.iter().map(String::as_str)) && pods.len() == wanted.db;
     found.unless(right, || format!("db: {names:?} of {} pods, wanted {}", pods.len(), wanted.db));
@@ -97,7 +101,9 @@ async fn stateful(admin: &Client, wanted: &Wanted, pods: &[Value], found: &mut F
 async fn daemons(admin: &Client, wanted: &Wanted, pods: &[Value], found: &mut Found) {
     let pods = of_app(pods, "agent");
     let nodes: BTreeSet<&str> = pods.iter().filter(|p| is_ready(p)).filter_map(|p| p["spec"]["nodeName"].as_str()).collect();
-    found.unless(nodes.len() == wanted.nodes && pods.len() == wanted.nodes, || format!("agent: {} pods on {nodes:?}, wanted {}", pods.len(), wanted.nodes));
+    found.unless(nodes.len() == wanted.nodes && pods.len() == wanted.nodes, || {
+        format!("agent: {} pods on {nodes:?}, wanted {}", pods.len(), wanted.nodes)
+    });
     let d = get(admin, &format!("{APPS}/daemonsets/agent")).await;
     let counts = ["desiredNumberScheduled", "numberAvailable"].map(|k| count(&d["status"][k]));
     found.unless(counts == [wanted.nodes; 2], || format!("agent: status {}", d["status"]));
@@ -124,7 +130,8 @@ fn job(job: &Value, name: &str, pods: &[Value], ever: usize, found: &mut Found) 
 }
 
 async fn slices(admin: &Client, pods: &[Value], found: &mut Found) {
-    let ready: BTreeSet<&str> = of_app(pods, "web").into_iter().filter(|p| is_ready(p)).filter_map(|p| p["status"]["podIP"].as_str()).collect();
+    let ready: BTreeSet<&str> =
+        of_app(pods, "web").into_iter().filter(|p| is_ready(p)).filter_map(|p| p["status"]["podIP"].as_str()).collect();
     let slices = items(admin, SLICES).await;
     let endpoints: Vec<&str> = slices
         .iter()
