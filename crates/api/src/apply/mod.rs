@@ -5,6 +5,7 @@
 //! table; there is no knowledge of kinds here. Sources: apimachinery `managedfields`, structured-merge-diff `merge`.
 
 mod compare;
+mod conflict;
 mod managed;
 mod merge;
 mod set;
@@ -14,8 +15,9 @@ mod tests;
 mod versions;
 
 use crate::schema::{Absent, Schema, Shape, TypeRef};
-use crate::status::{Cause, Details, Reason, Status};
+use crate::status::{Reason, Status};
 use compare::{Difference, compare};
+use conflict::Conflict;
 use jiff::Timestamp;
 use managed::{Entry, Operation};
 use serde_json::{Map, Value};
@@ -220,9 +222,9 @@ pub fn apply(live: Option<&Value>, patch: Value, schema: &Schema, force: bool, w
         Err(conflicts) => match allowed_by_last_applied(base, &patch, schema, writer, &conflicts) {
             Some(left) if left.is_empty() => apply_once(base, &patch, schema, true, writer, entries)
                 .map(|o| refresh_last_applied(o, &patch, writer))
-                .map_err(|c| conflict_status(&c)),
-            Some(left) => Err(conflict_status(&left)),
-            None => Err(conflict_status(&conflicts)),
+                .map_err(|c| conflict::refusal(&c)),
+            Some(left) => Err(conflict::refusal(&left)),
+            None => Err(conflict::refusal(&conflicts)),
         },
         Ok(object) => Ok(refresh_last_applied(object, &patch, writer)),
     }
@@ -267,13 +269,6 @@ fn entries_before_apply(live: Option<&Value>, schema: &Schema, writer: &Writer<'
     let first = Writer { manager: BEFORE_FIRST_APPLY, ..*writer };
     take_over(&mut entries, before, &first, &mut Elsewhere::new(None, live, &first));
     entries
-}
-
-/// A field that the configuration changes and somebody else owns.
-#[derive(Clone)]
-struct Conflict {
-    manager: String,
-    path: String,
 }
 
 fn apply_once(
@@ -382,27 +377,4 @@ fn refresh_last_applied(mut object: Value, patch: &Value, writer: &Writer<'_>) -
         *slot = Value::from(text);
     }
     object
-}
-
-fn conflict_status(conflicts: &[Conflict]) -> Status {
-    let message = match conflicts {
-        [one] => format!("Apply failed with 1 conflict: conflict with {}: {}", one.manager, one.path),
-        many => {
-            let mut managers: Vec<&str> = many.iter().map(|c| c.manager.as_str()).collect();
-            managers.sort_unstable();
-            managers.dedup();
-            let section = |manager: &&str| {
-                let paths: Vec<&str> = many.iter().filter(|c| c.manager == *manager).map(|c| c.path.as_str()).collect();
-                format!("conflicts with {manager}:\n- {}", paths.join("\n- "))
-            };
-            format!("Apply failed with {} conflicts: {}", many.len(), managers.iter().map(section).collect::<Vec<_>>().join("\n"))
-        }
-    };
-    let causes = conflicts
-        .iter()
-        .map(|c| Cause { kind: "FieldManagerConflict".into(), message: format!("conflict with {}", c.manager), field: c.path.clone() })
-        .collect();
-    let mut status = Status::failure(409, Reason::Conflict, message);
-    status.details = Some(Details { causes, ..Details::default() });
-    status
 }

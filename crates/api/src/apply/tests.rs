@@ -1,6 +1,7 @@
 //! Ownership as several managers write, and what apply makes of it.
 
 use super::*;
+use crate::Cause;
 use crate::decode::{Strictness, normalize};
 use serde_json::json;
 
@@ -375,4 +376,90 @@ fn a_manager_of_another_version_conflicts_in_its_own_words() {
     let less = scaler("autoscaling/v2", json!({"maxReplicas": 5, "metrics": cpu(60)}));
     let moved = apply(Some(&live), less, &v2, false, &who("old", "autoscaling/v2", 4)).expect("his own");
     assert_eq!((managers(&moved), &moved["spec"]["minReplicas"], &moved["spec"]["metrics"]), (vec!["old"], &Value::Null, &cpu(60)));
+}
+
+mod properties {
+    //! What holds whatever is applied.
+
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Some fields of a deployment's spec: scalars, a map, a list told apart by key.
+    fn spec() -> impl Strategy<Value = Value> {
+        let map = prop::collection::btree_map("[ab]", "[xy]", 0..3);
+        let containers = prop::collection::btree_map("[cde]", prop::option::of("[ij]"), 0..3);
+        (prop::option::of(0..3i64), prop::option::of(any::<bool>()), map, containers).prop_map(|(replicas, paused, labels, containers)| {
+            let mut spec = json!({});
+            if let Some(replicas) = replicas {
+                spec["replicas"] = json!(replicas);
+            }
+            if let Some(paused) = paused {
+                spec["paused"] = json!(paused);
+            }
+            if !labels.is_empty() {
+                spec["template"]["metadata"]["labels"] = json!(labels);
+            }
+            let list = containers.into_iter().map(|(name, image)| match image {
+                Some(image) => json!({"name": name, "image": image}),
+                None => json!({ "name": name }),
+            });
+            let list: Vec<Value> = list.collect();
+            if !list.is_empty() {
+                spec["template"]["spec"]["containers"] = json!(list);
+            }
+            spec
+        })
+    }
+
+    fn forced(live: Option<&Value>, spec: Value, manager: &str, second: i64) -> Value {
+        apply(live, config(spec), &deployment(), true, &writer(manager, second)).expect("forced")
+    }
+
+    /// Paths that a configuration names, below the metadata that nobody owns.
+    fn named(spec: &Value) -> Set {
+        let mut set = merge::field_set(&config(spec.clone()), Some(deployment().root()));
+        strip_meta(&mut set);
+        set
+    }
+
+    fn owned(object: &Value, manager: &str) -> Set {
+        let entries = managed::read(object).unwrap_or_default();
+        entries.into_iter().find(|e| e.manager == manager).map(|e| e.set).unwrap_or_default()
+    }
+
+    /// The spec with its containers in the order of their names.
+    fn ordered(object: &Value) -> Value {
+        let mut spec = object["spec"].clone();
+        if let Some(list) = spec.pointer_mut("/template/spec/containers").and_then(Value::as_array_mut) {
+            list.sort_by_key(|c| c["name"].as_str().unwrap_or_default().to_owned());
+        }
+        if spec.is_null() { json!({}) } else { spec }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(200))]
+
+        #[test]
+        fn the_last_configuration_of_a_lone_manager_is_what_is_there(first in spec(), second in spec()) {
+            let one = forced(None, first, "a", 0);
+            let two = forced(Some(&one), second.clone(), "a", 1);
+            prop_assert_eq!(ordered(&two), second.clone());
+            prop_assert_eq!(owned(&two, "a"), named(&second));
+        }
+
+        #[test]
+        fn applying_again_changes_nothing(first in spec(), other in spec()) {
+            let one = forced(None, first.clone(), "a", 0);
+            let two = forced(Some(&one), other.clone(), "b", 1);
+            prop_assert_eq!(&forced(Some(&two), other, "b", 2), &two);
+        }
+
+        #[test]
+        fn what_one_manager_leaves_the_other_keeps(first in spec(), second in spec()) {
+            let one = forced(None, first, "a", 0);
+            let two = forced(Some(&one), second.clone(), "b", 1);
+            let three = forced(Some(&two), json!({}), "a", 2);
+            prop_assert_eq!(ordered(&three), second);
+        }
+    }
 }

@@ -11,6 +11,7 @@ mod batch;
 mod cells;
 mod certificates;
 mod check;
+mod claim;
 mod common;
 mod config;
 mod cron;

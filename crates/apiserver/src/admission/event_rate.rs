@@ -65,8 +65,14 @@ impl Limit {
             By::Namespace => c.namespace.to_owned(),
             By::User => c.user.name.clone(),
             By::SourceAndObject => {
-                let (source, object) = (&event["source"], &event["involvedObject"]);
-                let parts = [&source["component"], &source["host"]].into_iter();
+                let core = event["regarding"].is_null();
+                let object = if core { &event["involvedObject"] } else { &event["regarding"] };
+                let source = if core {
+                    [&event["source"]["component"], &event["source"]["host"]]
+                } else {
+                    [&event["reportingController"], &event["reportingInstance"]]
+                };
+                let parts = source.into_iter();
                 let parts = parts.chain(["kind", "namespace", "name", "uid", "apiVersion"].map(|key| &object[key]));
                 parts.map(|v| v.as_str().unwrap_or_default()).collect()
             }

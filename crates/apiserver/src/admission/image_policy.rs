@@ -153,3 +153,107 @@ fn question(c: &Context<'_>, pod: &Value) -> Value {
         annotations.into_iter().flatten().filter(|(k, _)| k.contains(GOES_ALONG)).map(|(k, v)| (k.clone(), v.clone())).collect();
     json!({"containers": containers, "annotations": annotations, "namespace": c.namespace})
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Admission, AdmissionConfig, Review};
+    use super::*;
+    use crate::attributes::UserInfo;
+    use crate::authz::Authorizer;
+    use crate::objects::testing::Map;
+    use bytes::Bytes;
+    use http_body_util::{BodyExt, Full};
+    use hyper_util::rt::TokioIo;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use tokio::net::TcpListener;
+
+    /// A server that refuses the image `bad`; where it listens, and how often it was asked.
+    async fn server() -> (u16, Arc<AtomicUsize>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let port = listener.local_addr().expect("bound").port();
+        let asked = Arc::new(AtomicUsize::new(0));
+        let counter = asked.clone();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let counter = counter.clone();
+                let service = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
+                    let counter = counter.clone();
+                    async move {
+                        counter.fetch_add(1, Ordering::Relaxed);
+                        let body = request.into_body().collect().await.expect("a body").to_bytes();
+                        let mut review: Value = serde_json::from_slice(&body).expect("json");
+                        let bad = list(&review["spec"], "containers").any(|c| c["image"] == "bad");
+                        review["status"] = json!({"allowed": !bad, "reason": if bad { "not scanned" } else { "" }});
+                        Ok::<_, std::convert::Infallible>(http::Response::new(Full::new(Bytes::from(review.to_string()))))
+                    }
+                });
+                let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+            }
+        });
+        (port, asked)
+    }
+
+    fn admission(folder: &Path, port: u16, default_allow: bool) -> Admission {
+        let kubeconfig = json!({
+            "kind": "Config", "apiVersion": "v1", "current-context": "c", "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+            "clusters": [{"name": "c", "cluster": {"server": format!("http://127.0.0.1:{port}/review")}}], "users": [{"name": "u", "user": {}}],
+        });
+        std::fs::write(folder.join("policy.kubeconfig"), kubeconfig.to_string()).expect("written");
+        let policy = json!({"imagePolicy": {"kubeConfigFile": "policy.kubeconfig", "retryBackoff": 1, "defaultAllow": default_allow}});
+        let config = AdmissionConfig {
+            enable: vec!["ImagePolicyWebhook".into()],
+            disable: vec!["ServiceAccount".into()],
+            plugins: [("ImagePolicyWebhook".to_owned(), policy)].into(),
+            folder: folder.to_owned(),
+            ..AdmissionConfig::default()
+        };
+        let map = Arc::new(Map::default());
+        Admission::new(map.clone(), Arc::new(Authorizer::new(map)), &config).expect("a configuration")
+    }
+
+    async fn create(admission: &Admission, image: &str) -> Result<Outcome, String> {
+        let user = UserInfo::default();
+        let review = Review {
+            user: &user,
+            operation: Operation::Create,
+            group: "",
+            version: "v1",
+            resource: "pods",
+            subresource: "",
+            kind: ("", "Pod"),
+            namespace: "dev",
+            name: "p",
+            old: None,
+            options: &Value::Null,
+            dry_run: false,
+        };
+        let pod = json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": image}]}});
+        let mut outcome = Outcome::default();
+        admission.validate(&review, Some(&pod), &mut outcome).await.map_err(|e| e.message)?;
+        Ok(outcome)
+    }
+
+    #[tokio::test]
+    async fn images_run_as_the_server_says_and_it_is_asked_once() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (port, asked) = server().await;
+        let admission = admission(folder.path(), port, false);
+        create(&admission, "good").await.expect("allowed");
+        create(&admission, "good").await.expect("allowed");
+        assert_eq!(asked.load(Ordering::Relaxed), 1);
+        let told = create(&admission, "bad").await.expect_err("denied");
+        assert_eq!(told, "pods \"p\" is forbidden: image policy webhook backend denied one or more images: not scanned");
+    }
+
+    #[tokio::test]
+    async fn without_an_answer_the_default_holds() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let port = listener.local_addr().expect("bound").port();
+        drop(listener);
+        assert!(create(&admission(folder.path(), port, false), "i").await.is_err());
+        let outcome = create(&admission(folder.path(), port, true), "i").await.expect("allowed");
+        assert_eq!(outcome.annotations[0].0, "alpha.image-policy.k8s.io/failed-open");
+    }
+}

@@ -207,7 +207,7 @@ pub fn volume(v: &mut Value) {
         set(image, "pullPolicy", policy);
     }
     if let Some(spec) = at_mut(v, &["ephemeral", "volumeClaimTemplate", "spec"]) {
-        crate::kinds::storage::claim_spec_defaults(spec);
+        crate::kinds::claim::spec_defaults(spec);
     }
     network_disks(v);
 }

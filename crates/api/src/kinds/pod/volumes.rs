@@ -272,7 +272,7 @@ fn ephemeral(s: &Value, at: &At, e: &mut Errors) {
     match get(s, "volumeClaimTemplate") {
         None => e.required(&at, ""),
         Some(template) => {
-            crate::kinds::storage::validate_claim_spec(template.get("spec").unwrap_or(&Value::Null), &at.child("spec"), e);
+            crate::kinds::claim::validate_spec(template.get("spec").unwrap_or(&Value::Null), &at.child("spec"), e);
         }
     }
 }

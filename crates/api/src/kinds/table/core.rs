@@ -3,7 +3,7 @@
 use super::columns;
 use super::row::Group;
 use crate::kinds::{Kind, Verbs};
-use crate::kinds::{apps, cells, config, endpoints, event, namespace, node, pod, policy, service, storage};
+use crate::kinds::{apps, cells, claim, config, endpoints, event, namespace, node, pod, policy, service, storage};
 
 const V1: Group = Group("", "v1", "io.k8s.api.core.v1");
 const STREAM: Verbs = Verbs::CREATE.with(Verbs::GET);
@@ -89,7 +89,7 @@ fn simple() -> Vec<Kind> {
             .short(&["pvc"])
             .status()
             .table(columns::PERSISTENT_VOLUME_CLAIM, cells::persistent_volume_claim)
-            .hooks(storage::CLAIM)
+            .hooks(claim::HOOKS)
             .done(),
         V1.cluster("PersistentVolume", "persistentvolumes")
             .short(&["pv"])

@@ -124,7 +124,11 @@ impl Allocated {
 impl Drop for Allocated {
     fn drop(&mut self) {
         let (Some(server), false) = (self.server.take(), self.new.is_empty()) else { return };
-        tokio::spawn(std::mem::take(&mut self.new).release(&server));
+        let release = std::mem::take(&mut self.new).release(&server);
+        // Without a runtime the process is ending, and the repair loop of the next start does it.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(release);
+        }
     }
 }
 

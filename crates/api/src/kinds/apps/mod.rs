@@ -1,5 +1,7 @@
 //! Deployments, ReplicaSets, DaemonSets, StatefulSets, ReplicationControllers: defaults and rules.
 
+mod status;
+
 use super::json::*;
 use super::{HookContext, Hooks, check, common, meta, pod};
 use crate::field::{At, Errors};
@@ -8,8 +10,6 @@ use crate::names;
 use serde_json::{Value, json};
 
 const SPEC: At<'static> = At::field("spec");
-const ABOVE_REPLICAS: &str = "cannot be greater than status.replicas";
-const ABOVE_READY: &str = "cannot be greater than readyReplicas";
 
 const BASE: Hooks = Hooks { prepare_create: Some(common::reset_status), warnings: Some(pod::warnings::workload), ..Hooks::NONE };
 
@@ -17,14 +17,14 @@ pub(super) const DEPLOYMENT: Hooks = Hooks {
     default: Some(default_deployment),
     validate_create: Some(deployment),
     validate_update: Some(|new, old, e| fixed_selector(new, old, deployment, e)),
-    validate_status: Some(deployment_status),
+    validate_status: Some(status::deployment),
     ..BASE
 };
 pub(super) const REPLICA_SET: Hooks = Hooks {
     default: Some(default_replica_set),
     validate_create: Some(replica_set),
     validate_update: Some(|new, old, e| fixed_selector(new, old, replica_set, e)),
-    validate_status: Some(|new, _, e| replicas_status(new, e)),
+    validate_status: Some(|new, _, e| status::replicas(new, e)),
     ..BASE
 };
 pub(super) const DAEMON_SET: Hooks = Hooks {
@@ -33,7 +33,7 @@ pub(super) const DAEMON_SET: Hooks = Hooks {
     prepare_update: Some(|new, old, _| count_templates(new, old)),
     validate_create: Some(daemon_set),
     validate_update: Some(|new, old, e| fixed_selector(new, old, daemon_set, e)),
-    validate_status: Some(daemon_set_status),
+    validate_status: Some(status::daemon_set),
     ..BASE
 };
 pub(super) const STATEFUL_SET: Hooks = Hooks {
@@ -42,86 +42,18 @@ pub(super) const STATEFUL_SET: Hooks = Hooks {
     prepare_update: Some(|new, old, _| drop_max_unavailable(new, Some(old))),
     validate_create: Some(stateful_set),
     validate_update: Some(stateful_set_update),
-    validate_status: Some(stateful_set_status),
+    validate_status: Some(status::stateful_set),
     validate_name: Some(names::dns1123_label),
     ..BASE
 };
 pub(super) const REPLICATION_CONTROLLER: Hooks = Hooks {
     default: Some(default_controller),
     validate_create: Some(controller),
-    validate_status: Some(|new, _, e| replicas_status(new, e)),
+    validate_status: Some(|new, _, e| status::replicas(new, e)),
     ..BASE
 };
 pub(super) const CONTROLLER_REVISION: Hooks =
     Hooks { validate_create: Some(revision), validate_update: Some(revision_update), ..Hooks::NONE };
-
-fn status(o: &Value) -> &Value {
-    o.get("status").unwrap_or(&NONE)
-}
-
-fn deployment_status(new: &Value, old: &Value, e: &mut Errors) {
-    const KEYS: [&str; 7] = [
-        "observedGeneration",
-        "replicas",
-        "updatedReplicas",
-        "readyReplicas",
-        "availableReplicas",
-        "unavailableReplicas",
-        "terminatingReplicas",
-    ];
-    let bounds = [
-        ("updatedReplicas", "replicas", ABOVE_REPLICAS),
-        ("readyReplicas", "replicas", ABOVE_REPLICAS),
-        ("availableReplicas", "replicas", ABOVE_REPLICAS),
-        ("availableReplicas", "readyReplicas", ABOVE_READY),
-    ];
-    check::counters(status(new), &KEYS, &bounds, e);
-    check::non_negative(status(new), "collisionCount", &At::field("status"), e);
-    check::not_decremented(status(new), status(old), "collisionCount", e);
-}
-
-/// Of replica sets and replication controllers.
-fn replicas_status(new: &Value, e: &mut Errors) {
-    const KEYS: [&str; 6] =
-        ["replicas", "fullyLabeledReplicas", "readyReplicas", "availableReplicas", "observedGeneration", "terminatingReplicas"];
-    let bounds = [
-        ("fullyLabeledReplicas", "replicas", ABOVE_REPLICAS),
-        ("readyReplicas", "replicas", ABOVE_REPLICAS),
-        ("availableReplicas", "replicas", ABOVE_REPLICAS),
-        ("availableReplicas", "readyReplicas", ABOVE_READY),
-    ];
-    check::counters(status(new), &KEYS, &bounds, e);
-}
-
-fn daemon_set_status(new: &Value, old: &Value, e: &mut Errors) {
-    const KEYS: [&str; 9] = [
-        "currentNumberScheduled",
-        "numberMisscheduled",
-        "desiredNumberScheduled",
-        "numberReady",
-        "observedGeneration",
-        "updatedNumberScheduled",
-        "numberAvailable",
-        "numberUnavailable",
-        "collisionCount",
-    ];
-    check::counters(status(new), &KEYS, &[], e);
-    check::not_decremented(status(new), status(old), "collisionCount", e);
-}
-
-fn stateful_set_status(new: &Value, old: &Value, e: &mut Errors) {
-    const KEYS: [&str; 7] =
-        ["replicas", "readyReplicas", "currentReplicas", "updatedReplicas", "availableReplicas", "observedGeneration", "collisionCount"];
-    let bounds = [
-        ("readyReplicas", "replicas", ABOVE_REPLICAS),
-        ("currentReplicas", "replicas", ABOVE_REPLICAS),
-        ("updatedReplicas", "replicas", ABOVE_REPLICAS),
-        ("availableReplicas", "replicas", ABOVE_REPLICAS),
-        ("availableReplicas", "readyReplicas", "cannot be greater than status.readyReplicas"),
-    ];
-    check::counters(status(new), &KEYS, &bounds, e);
-    check::not_decremented(status(new), status(old), "collisionCount", e);
-}
 
 /// Counts the templates of a daemon set: a field of old versions that lives on as an annotation.
 const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
@@ -210,7 +142,7 @@ fn default_stateful_set(o: &mut Value) {
     for claim in each_mut(spec, "volumeClaimTemplates") {
         fill(claim, "apiVersion", "v1");
         fill(claim, "kind", "PersistentVolumeClaim");
-        super::storage::default_claim(claim);
+        super::claim::default(claim);
     }
     template(spec);
 }
