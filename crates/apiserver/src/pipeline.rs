@@ -124,7 +124,7 @@ impl ApiServer {
 
         // Authorize: whether they may.
         let attributes = info.attributes(&user, &query);
-        let decision = self.authorizer.decide(&attributes).await;
+        let decision = self.authorizer.decide_request(&attributes).await;
         trail.decided(&decision);
         decision.into_result(&attributes)?;
 

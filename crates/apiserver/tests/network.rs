@@ -96,6 +96,10 @@ async fn who_asks_decides_what_is_seen() {
     let (code, _, body) = answer(&mut nobody, asked.body(Full::from("{}")).unwrap()).await;
     let review: Value = serde_json::from_slice(&body).unwrap();
     assert_eq!((code, review["status"]["userInfo"]["username"].as_str()), (201, Some("system:serviceaccount:default:default")));
+    let (_, _, metrics) = answer(&mut admin, request("GET", "/metrics").body(Full::default()).unwrap()).await;
+    let metrics = String::from_utf8_lossy(&metrics);
+    assert!(metrics.contains("authentication_attempts{result=\"failure\"} 1\n"), "{metrics}");
+    assert!(metrics.contains("authorization_attempts_total{result=\"no-opinion\"} 1\n"), "{metrics}");
 }
 
 #[tokio::test]

@@ -23,12 +23,15 @@ pub use x509::{PeerCertificates, client_certificate_verifier};
 
 use crate::attributes::UserInfo;
 use crate::objects::Objects;
+use crate::server::metrics::head;
 use crate::server::reload::ConfigFile;
 use crate::tokens::ServiceAccountTokens;
 use arc_swap::ArcSwap;
 use ferrokube_api::Status;
 use std::collections::HashMap;
+use std::fmt::Write;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Group of everybody who proved an identity.
 pub const AUTHENTICATED: &str = "system:authenticated";
@@ -142,6 +145,8 @@ pub struct Authenticator {
     verified: service_account::VerifiedTokens,
     changing: ArcSwap<Changing>,
     webhook: Option<webhook::TokenWebhook>,
+    /// Requests that proved an identity or came as nobody, and requests that did not.
+    attempts: [AtomicU64; 2],
 }
 
 /// An accepted token: its user and the audiences (of those asked for) that it is for.
@@ -175,6 +180,7 @@ impl Authenticator {
             static_tokens: bearer::static_tokens(&config.static_tokens)?,
             bootstrap_tokens: config.bootstrap_tokens,
             verified: service_account::VerifiedTokens::default(),
+            attempts: Default::default(),
         })
     }
 
@@ -191,6 +197,20 @@ impl Authenticator {
 
     /// Finds out who sends the request. `peer` is `None` on a connection without client certificate.
     pub async fn authenticate(&self, parts: &http::request::Parts, peer: Option<&PeerCertificates>) -> Result<UserInfo, Status> {
+        let answer = self.find_out(parts, peer).await;
+        self.attempts[usize::from(answer.is_err())].fetch_add(1, Ordering::Relaxed);
+        answer
+    }
+
+    /// `authentication_attempts`.
+    pub(crate) fn metrics(&self, out: &mut String) {
+        head(out, "authentication_attempts", "counter", "[ALPHA] Counter of authenticated attempts.");
+        for (result, count) in ["success", "failure"].into_iter().zip(&self.attempts) {
+            let _ = writeln!(out, "authentication_attempts{{result=\"{result}\"}} {}", count.load(Ordering::Relaxed));
+        }
+    }
+
+    async fn find_out(&self, parts: &http::request::Parts, peer: Option<&PeerCertificates>) -> Result<UserInfo, Status> {
         let now = jiff::Timestamp::now().as_second();
         let path = parts.uri.path();
         let why = match self.identify(parts, peer, now) {

@@ -20,11 +20,14 @@ pub use node::identity as node_identity;
 
 use crate::attributes::{Attributes, UserInfo};
 use crate::objects::Objects;
+use crate::server::metrics::head;
 use arc_swap::ArcSwap;
 use config::{Chain, Step};
 use ferrokube_api::{Reason, Status};
 use rules::Rule;
+use std::fmt::Write;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Members may do everything, whatever the roles say.
 pub const PRIVILEGED_GROUP: &str = "system:masters";
@@ -67,13 +70,15 @@ pub struct Authorizer {
     objects: Arc<dyn Objects>,
     roles: index::Roles,
     chain: ArcSwap<Chain>,
+    /// Decisions about requests: allowed, denied, without opinion.
+    decisions: [AtomicU64; 3],
 }
 
 impl Authorizer {
     /// Node and RBAC over the given caches.
     pub fn new(objects: Arc<dyn Objects>) -> Self {
         let chain = Chain { steps: vec![Step::Node, Step::Rbac], asks_others: false };
-        Authorizer { objects, roles: index::Roles::default(), chain: ArcSwap::from_pointee(chain) }
+        Authorizer { objects, roles: index::Roles::default(), chain: ArcSwap::from_pointee(chain), decisions: Default::default() }
     }
 
     /// As configured.
@@ -140,6 +145,27 @@ impl Authorizer {
             }
         }
         undecided(reasons)
+    }
+
+    /// Decides about a request, and counts it.
+    pub async fn decide_request(&self, attributes: &Attributes) -> Decision {
+        let decision = self.decide(attributes).await;
+        let at = match decision {
+            Decision::Allow(_) => 0,
+            Decision::Deny(_) => 1,
+            Decision::NoOpinion(_) => 2,
+        };
+        self.decisions[at].fetch_add(1, Ordering::Relaxed);
+        decision
+    }
+
+    /// `authorization_attempts_total`.
+    pub(crate) fn metrics(&self, out: &mut String) {
+        let help = "[ALPHA] Counter of authorization attempts broken down by result. It can be either 'allowed', 'denied', 'no-opinion' or 'error'.";
+        head(out, "authorization_attempts_total", "counter", help);
+        for (result, count) in ["allowed", "denied", "no-opinion"].into_iter().zip(&self.decisions) {
+            let _ = writeln!(out, "authorization_attempts_total{{result=\"{result}\"}} {}", count.load(Ordering::Relaxed));
+        }
     }
 
     /// Decides, with the 403 that a client gets when it is no.

@@ -91,7 +91,8 @@ pub(super) fn adjust(control: &FlowControl) {
     let needed: f64 = claims.iter().map(|c| c.low).sum();
     let total = (f64::from(control.seats) - exempt).max(needed);
     for ((level, _), seats) in levels.iter().zip(share(total, &claims)) {
-        let seats = (seats.round() as u32).max(1);
+        // A level that may have none is closed; every other can go on.
+        let seats = (seats.round() as u32).max(u32::from(level.shape().max > 0));
         if seats != level.limit() {
             level.set_limit(seats);
         }

@@ -77,6 +77,8 @@ impl ApiServer {
         if let Some(flow) = &self.flow {
             flow.metrics(&mut out);
         }
+        self.authenticator.metrics(&mut out);
+        self.authorizer.metrics(&mut out);
         for (reloads, (what, stability)) in
             self.reloads.iter().zip([("authentication", "BETA"), ("authorization", "BETA"), ("encryption", "ALPHA")])
         {

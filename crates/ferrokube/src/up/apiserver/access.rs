@@ -21,6 +21,24 @@ pub(super) struct AuthenticationFlags {
     /// Accept tokens in Secrets of kube-system for nodes that join
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set, value_name = "BOOL")]
     enable_bootstrap_token_auth: bool,
+    /// Common names of front proxies [default: front-proxy-client]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    requestheader_allowed_names: Vec<String>,
+    /// CA of front proxies [default: the cluster's own]
+    #[arg(long, value_name = "FILE")]
+    requestheader_client_ca_file: Option<PathBuf>,
+    /// Headers with the user name [default: X-Remote-User]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    requestheader_username_headers: Vec<String>,
+    /// Headers with the uid [default: X-Remote-Uid]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    requestheader_uid_headers: Vec<String>,
+    /// Headers with groups [default: X-Remote-Group]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    requestheader_group_headers: Vec<String>,
+    /// Prefixes of headers with extra [default: X-Remote-Extra-]
+    #[arg(long, value_name = "PREFIXES", value_delimiter = ',')]
+    requestheader_extra_headers_prefix: Vec<String>,
     /// File with an AuthenticationConfiguration; it is followed
     #[arg(long, value_name = "FILE", conflicts_with_all = ["oidc_issuer_url", "anonymous_auth"])]
     authentication_config: Option<PathBuf>,
@@ -104,6 +122,7 @@ pub(super) struct AuthorizationFlags {
 
 impl AuthenticationFlags {
     pub fn apply(&self, config: &mut AuthnConfig) -> Result<()> {
+        self.front_proxy(config)?;
         config.static_tokens = read_optional(self.token_auth_file.as_ref())?;
         config.bootstrap_tokens = self.enable_bootstrap_token_auth;
         config.anonymous = match self.anonymous_auth {
@@ -118,6 +137,23 @@ impl AuthenticationFlags {
             version: self.authentication_token_webhook_version.clone(),
             cache: self.authentication_token_webhook_cache_ttl,
         });
+        Ok(())
+    }
+
+    /// What is said replaces what kubeadm would set.
+    fn front_proxy(&self, config: &mut AuthnConfig) -> Result<()> {
+        let Some(proxy) = &mut config.front_proxy else { return Ok(()) };
+        if let Some(ca) = &self.requestheader_client_ca_file {
+            proxy.ca = read(ca)?;
+        }
+        let lists = [
+            (&self.requestheader_allowed_names, &mut proxy.allowed_names),
+            (&self.requestheader_username_headers, &mut proxy.username),
+            (&self.requestheader_uid_headers, &mut proxy.uid),
+            (&self.requestheader_group_headers, &mut proxy.group),
+            (&self.requestheader_extra_headers_prefix, &mut proxy.extra_prefix),
+        ];
+        lists.into_iter().filter(|(said, _)| !said.is_empty()).for_each(|(said, list)| list.clone_from(said));
         Ok(())
     }
 
