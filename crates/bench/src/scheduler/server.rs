@@ -20,6 +20,9 @@ use std::time::{Duration, Instant};
 /// Collections that a workload may leave something in, beside its namespaces.
 const CLUSTER_WIDE: [&str; 2] = ["/api/v1/persistentvolumes", "/apis/storage.k8s.io/v1/csinodes"];
 
+/// How often it is asked whether something is gone.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
 /// Measures.
 pub(super) async fn run(args: &Args, workloads: &[Workload]) -> anyhow::Result<()> {
     let server = args.target.server()?;
@@ -204,6 +207,20 @@ impl Scene<'_> {
             let (status, body) = self.server.call(0, call).await?;
             if !status.is_success() && status != StatusCode::NOT_FOUND {
                 eprintln!("deleting {what}: {status}: {}", String::from_utf8_lossy(&body));
+            }
+        }
+        self.wait_until_gone().await
+    }
+
+    /// Namespaces end in their own time, and the next workload wants the same ones.
+    async fn wait_until_gone(&self) -> anyhow::Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(self.args.timeout);
+        for namespace in self.namespaces() {
+            while self.server.call(0, Call::get(format!("/api/v1/namespaces/{namespace}"))).await?.0 != StatusCode::NOT_FOUND {
+                if Instant::now() > deadline {
+                    bail!("namespace {namespace} is still there after {} seconds", self.args.timeout);
+                }
+                tokio::time::sleep(LOOK_AGAIN).await;
             }
         }
         Ok(())

@@ -78,7 +78,10 @@ impl Engine {
             }
             let bits = [(change.bound, event::POD_ADD), (change.class, event::POD_LABEL), (change.shrank, event::POD_SHRINK)];
             let events = bits.into_iter().filter(|(yes, _)| *yes).map(|(_, bit)| bit).sum();
-            let class = old_class.filter(|_| change.shrank).unwrap_or_else(|| self.state.class_of(id).clone());
+            let class = self.state.class_of(id).clone();
+            if let Some(before) = old_class.filter(|old| change.class && **old != *class) {
+                self.happened(events, Happening::Pod { class: before, node: Some(node) }, "AssignedPodUpdate");
+            }
             return self.happened(events, Happening::Pod { class, node: Some(node) }, "AssignedPodUpdate");
         }
         if pod.profile.is_none() || pod.terminating || pod.gated {

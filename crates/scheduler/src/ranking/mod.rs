@@ -32,7 +32,8 @@ pub struct Ranking {
     rooms: Option<Rooms>,
     seen: u64,
     rare: [u64; 3],
-    local_images: bool,
+    /// How many nodes hold each image of the class, and how many nodes there are; empty when none does.
+    holders: Vec<usize>,
     /// When it was last asked, on the planner's own clock.
     pub used: u64,
 }
@@ -47,7 +48,7 @@ impl Ranking {
             rooms: None,
             seen: state.journal().end(),
             rare: state.rare_changes(),
-            local_images: class.images.iter().any(|name| state.nodes_with_image(name) > 0),
+            holders: holders(state, class),
             used: 0,
         };
         state.order().iter().for_each(|id| ranking.look_at(state, profile, *id));
@@ -77,8 +78,8 @@ impl Ranking {
             return Ok(());
         }
         let [namespaces, owners, images] = state.rare_changes();
-        let image_matters =
-            images != self.rare[2] && (self.local_images || self.class.images.iter().any(|i| state.nodes_with_image(i) > 0));
+        let nodes = self.holders.last().is_some_and(|n| *n != state.order().len());
+        let image_matters = (nodes || images != self.rare[2]) && self.holders != holders(state, &self.class);
         let default_spread = self.class.spread.is_empty() && owners != self.rare[1];
         if namespaces != self.rare[0] || default_spread || image_matters || self.counts.is_stale(state) || self.groups.is_sparse() {
             return Err(Stale);
@@ -87,7 +88,7 @@ impl Ranking {
         let class = self.class.clone();
         for event in state.journal().since(self.seen).ok_or(Stale)? {
             let node = match event {
-                Event::Node { facts: true, .. } if !self.counts.is_empty() || self.local_images => return Err(Stale),
+                Event::Node { facts: true, .. } if !self.counts.is_empty() => return Err(Stale),
                 Event::Node { node, .. } => *node,
                 Event::Pods { node, class: other, pods, staying } => {
                     self.counts.happened(state, profile, &class, (*node, other, *pods, *staying))?;
@@ -240,6 +241,16 @@ impl Ranking {
         }
         self.rooms.as_ref()
     }
+}
+
+/// See [`Ranking`]: scores of images depend on the share of nodes that hold them.
+fn holders(state: &State, class: &Class) -> Vec<usize> {
+    let mut counts: Vec<usize> = class.images.iter().map(|name| state.nodes_with_image(name) as usize).collect();
+    if counts.iter().all(|n| *n == 0) {
+        return Vec::new();
+    }
+    counts.push(state.order().len());
+    counts
 }
 
 /// Too many of the best nodes were not accepted.
