@@ -55,6 +55,8 @@ pub struct Facts {
     pub started: Box<str>,
     /// `metadata.generation`.
     pub generation: i64,
+    /// `metadata.resourceVersion`.
+    pub revision: u64,
     /// The condition PodScheduled is already False.
     pub reported: bool,
 }
@@ -382,6 +384,7 @@ pub fn read(object: &Object) -> Result<Facts, Unreadable> {
         nominated: owned(status.nominated_node_name),
         started: started.into(),
         generation: metadata.generation,
+        revision: object.revision,
         reported: conditions.iter().any(|c| c.kind == "PodScheduled" && c.status == "False"),
     })
 }

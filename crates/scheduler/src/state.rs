@@ -68,6 +68,8 @@ pub struct Pod {
     pub started: Box<str>,
     /// `metadata.generation`.
     pub generation: i64,
+    /// `metadata.resourceVersion`.
+    pub revision: u64,
     /// The condition PodScheduled is already False.
     pub reported: bool,
 }
@@ -383,6 +385,7 @@ impl State {
             nominated: None,
             started: facts.started,
             generation: facts.generation,
+            revision: facts.revision,
             reported: facts.reported,
         };
         let id = match self.free_pods.pop() {
@@ -431,6 +434,7 @@ impl State {
         let devices = pod.devices != facts.devices;
         pod.devices = facts.devices;
         pod.generation = facts.generation;
+        pod.revision = facts.revision;
         pod.reported = facts.reported;
         let restarted = pod.started != facts.started;
         pod.started = facts.started;

@@ -12,6 +12,11 @@ use k8s_openapi::api::core::v1::{ObjectReference, PersistentVolume, PersistentVo
 use k8s_openapi::api::resource::v1::ResourceClaim;
 use serde_json::{Value, json};
 use std::sync::Arc;
+use std::time::Duration;
+
+/// Between two looks at an object whose server does not answer.
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// Who a write is about.
 #[derive(Clone, Debug)]
@@ -57,14 +62,40 @@ impl Subject {
     }
 }
 
-/// Binds a pod to a node.
+/// Binds a pod to a node. An error means that it is not bound there.
 pub async fn bind(client: &Client, pod: &Subject, node: &str) -> Result<(), Error> {
     let body = json!({
         "apiVersion": "v1", "kind": "Binding",
         "metadata": {"name": pod.key.name, "namespace": pod.key.namespace, "uid": pod.uid},
         "target": {"kind": "Node", "name": node},
     });
-    client.request(Method::POST, &pod.target().sub("binding"), "", Some(&body)).await.map(drop)
+    let Err(error) = client.request(Method::POST, &pod.target().sub("binding"), "", Some(&body)).await else { return Ok(()) };
+    if !is_uncertain(&error) {
+        return Err(error);
+    }
+    // Whoever takes the room of a pod that is bound after all overfills the node, so this must be known.
+    let there = as_it_is(client, &pod.target()).await?;
+    let bound = there["metadata"]["uid"] == *pod.uid && there["spec"]["nodeName"] == node;
+    if bound { Ok(()) } else { Err(error) }
+}
+
+/// Whether a write may have happened although it failed.
+fn is_uncertain(error: &Error) -> bool {
+    error.status().is_none_or(|status| status.code >= 500)
+}
+
+/// An object as the server has it, however long it takes until the server says.
+async fn as_it_is(client: &Client, target: &Target) -> Result<Value, Error> {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        match client.request(Method::GET, target, "", None).await {
+            Err(error) if is_uncertain(&error) => {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+            answer => return answer,
+        }
+    }
 }
 
 /// Everything that must be written before a pod can be bound, one after the other.
@@ -80,6 +111,18 @@ pub async fn prepare_all(client: &Client, steps: &[Step], reservations: &[Reserv
 
 /// Writes an allocation and its consumers into a claim that has not changed since it was decided.
 async fn reserve(client: &Client, reservation: &Reservation) -> Result<(), Error> {
+    let Err(error) = try_reserve(client, reservation).await else { return Ok(()) };
+    if !is_uncertain(&error) {
+        return Err(error);
+    }
+    let target = Target::of::<ResourceClaim>(&reservation.claim.namespace, &reservation.claim.name);
+    let there = as_it_is(client, &target).await?;
+    let consumers = there["status"]["reservedFor"].as_array().map_or(&[][..], Vec::as_slice);
+    let reserved = reservation.reserved_for.iter().all(|own| consumers.iter().any(|c| c["uid"] == own["uid"]));
+    if reserved && (reservation.allocation.is_none() || there["status"]["allocation"].is_object()) { Ok(()) } else { Err(error) }
+}
+
+async fn try_reserve(client: &Client, reservation: &Reservation) -> Result<(), Error> {
     let target = Target::of::<ResourceClaim>(&reservation.claim.namespace, &reservation.claim.name);
     let mut revision = reservation.revision.to_string();
     if let Some(finalizers) = &reservation.finalizers {

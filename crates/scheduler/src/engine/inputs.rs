@@ -59,6 +59,10 @@ impl Engine {
             self.pod_is_gone(&facts.key);
         }
         let old = self.state.pod_named(&facts.key);
+        if old.is_some_and(|id| facts.revision < self.state.pod(id).revision) {
+            // A listing by a server that is behind: what is known is newer.
+            return;
+        }
         let was_gated = old.is_some_and(|id| self.is_gated(id));
         let old_class = old.map(|id| self.state.class_of(id).clone());
         let profile = self.configuration.profile_named(&facts.scheduler);
