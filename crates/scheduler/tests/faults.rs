@@ -191,7 +191,8 @@ impl Transport for Link {
             _ => Vec::new(),
         };
         let (sender, mut receiver) = mpsc::unbounded_channel();
-        let changes = [Change::Restart].into_iter().chain(listed.iter().map(|o| Change::Set(object(o)))).chain([Change::Synced(cluster.revision)]);
+        let changes =
+            [Change::Restart].into_iter().chain(listed.iter().map(|o| Change::Set(object(o)))).chain([Change::Synced(cluster.revision)]);
         changes.for_each(|change| drop(sender.send(change)));
         if selection.resource == "pods" {
             cluster.watchers.push(sender);

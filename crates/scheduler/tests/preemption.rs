@@ -43,7 +43,8 @@ fn cordoned(n: usize, on: bool) -> Value {
 }
 
 fn pod_of(name: &str, priority: i32, tenths: u32) -> Value {
-    let mut pod = pod(name, if priority == 10 { "guarded" } else { "x" }, &format!("{}m", tenths * 100), "", &json!({"priority": priority}));
+    let mut pod =
+        pod(name, if priority == 10 { "guarded" } else { "x" }, &format!("{}m", tenths * 100), "", &json!({"priority": priority}));
     pod["metadata"]["uid"] = format!("uid-{name}").into();
     pod
 }
