@@ -130,6 +130,16 @@ impl Errors {
         self.push("FieldValueInvalid", path, format!("Invalid value: {}: {detail}", shown(value)));
     }
 
+    /// `Invalid value: detail`, for values too large to be quoted.
+    pub fn invalid_omitted(&mut self, path: &impl fmt::Display, detail: &str) {
+        self.push("FieldValueInvalid", path, format!("Invalid value: {detail}"));
+    }
+
+    /// Everything that another walk found.
+    pub fn append(&mut self, other: Errors) {
+        self.list.extend(other.list);
+    }
+
     /// One `Invalid value` for each message.
     pub fn invalid_each(&mut self, path: &impl fmt::Display, value: impl Into<Value>, details: Vec<String>) {
         if details.is_empty() {

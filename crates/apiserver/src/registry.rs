@@ -32,6 +32,8 @@ pub struct Custom {
     pub crd: String,
     /// The structural schema of this version.
     pub openapi: Option<Arc<serde_json::Value>>,
+    /// Its CEL rules, when it has some.
+    pub rules: Option<Arc<crate::crd::rules::Node>>,
     /// JSON paths of the scale subresource: replicas in spec, replicas in status, selector in status.
     pub scale: Option<(String, String, Option<String>)>,
     /// JSON paths of the columns, in their order.

@@ -88,8 +88,12 @@ impl Decl {
     }
 
     /// An object with these fields (names as in JSON).
-    pub fn object(name: &str, fields: impl IntoIterator<Item = (&'static str, Decl)>) -> Decl {
-        let fields = fields.into_iter().map(|(key, decl)| (key.into(), FieldDecl { key: key.into(), decl: Arc::new(decl) })).collect();
+    pub fn object<K: Into<Arc<str>>>(name: &str, fields: impl IntoIterator<Item = (K, Decl)>) -> Decl {
+        let field = |(key, decl): (K, Decl)| {
+            let key: Arc<str> = key.into();
+            (key.clone(), FieldDecl { key, decl: Arc::new(decl) })
+        };
+        let fields = fields.into_iter().map(field).collect();
         Decl { shape: Shape::Object(Arc::new(ObjectDecl { name: name.into(), fields })), max: 1, least: 2 }
     }
 

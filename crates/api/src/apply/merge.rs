@@ -30,6 +30,24 @@ pub(super) fn field_set(value: &Value, ty: Type<'_>) -> Set {
     }
 }
 
+/// Notes every list, map and struct of a configuration that is replaced as a whole.
+pub(super) fn check_granular(value: &Value, ty: Type<'_>, path: &mut String, errors: &mut Vec<String>) {
+    match (merge_of(ty, value), value) {
+        (Merge::Fields, Value::Object(map)) => {
+            for (name, inner) in map {
+                let length = path.len();
+                path.push('.');
+                path.push_str(name);
+                check_granular(inner, child(ty, name), path, errors);
+                path.truncate(length);
+            }
+        }
+        (Merge::Set | Merge::Keyed(_), Value::Array(list)) => list.iter().for_each(|item| check_granular(item, element(ty), path, errors)),
+        (_, Value::Array(_) | Value::Object(_)) => errors.push(format!("{path}: may not mutate atomic arrays, maps or structs")),
+        _ => {}
+    }
+}
+
 /// What is wrong with a configuration: undeclared fields, wrong types, elements without keys or twice. Empty when it fits.
 pub(super) fn check(value: &Value, ty: Type<'_>, path: &mut String, errors: &mut Vec<String>) {
     let Some(typed) = ty else { return };

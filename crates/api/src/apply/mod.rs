@@ -230,6 +230,22 @@ pub fn apply(live: Option<&Value>, patch: Value, schema: &Schema, force: bool, w
     }
 }
 
+/// Lays a configuration over an object without owners and conflicts, as a MutatingAdmissionPolicy does. Lists, maps and
+/// structs that are one whole by their schema cannot be changed in this way.
+///
+/// # Errors
+/// In Kubernetes' words, when the configuration does not fit the schema or touches something atomic.
+pub fn overlay(live: &Value, configuration: &Value, schema: &Schema) -> Result<Value, String> {
+    let mut errors = Vec::new();
+    merge::check(configuration, Some(schema.root()), &mut String::new(), &mut errors);
+    merge::check_granular(configuration, Some(schema.root()), &mut String::new(), &mut errors);
+    match errors.as_slice() {
+        [] => merge::merge(Some(live), Some(configuration), Some(schema.root())).ok_or_else(|| "nothing is left of the object".to_owned()),
+        [one] => Err(one.clone()),
+        many => Err(format!("errors:\n  {}", many.join("\n  "))),
+    }
+}
+
 fn text<'a>(value: &'a Value, path: &[&str]) -> &'a str {
     path.iter().try_fold(value, |v, key| v.get(*key)).and_then(Value::as_str).unwrap_or_default()
 }

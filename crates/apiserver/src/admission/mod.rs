@@ -17,6 +17,7 @@ mod node_restriction;
 mod optional;
 mod pod_security;
 mod pods;
+pub mod policy;
 mod quota;
 mod service_account;
 mod storage;
@@ -29,6 +30,7 @@ use crate::attributes::UserInfo;
 use crate::authz::Authorizer;
 use crate::objects::{Loopback, Objects, Target};
 use config::Settings;
+use ferrokube_api::schema::Schema;
 use ferrokube_api::{Reason, Status};
 use serde_json::{Value, json};
 use std::sync::{Arc, OnceLock};
@@ -70,6 +72,8 @@ pub struct Review<'a> {
     pub options: &'a Value,
     /// `dryRun=All`.
     pub dry_run: bool,
+    /// The type of the object, when it is the one of the resource.
+    pub schema: Option<&'a Schema>,
 }
 
 /// What a request, admission above all, leaves behind besides its answer.
@@ -171,7 +175,6 @@ const PLUGINS: &[Plugin] = &[
     optional("DenyServiceExternalIPs", None, Some(optional::external_addresses)),
     plugin("PodTopologyLabels", Some(pods::topology_labels), None),
     plugin("PodResizeValidator", None, Some(pods::resize)),
-    plugin("AdmissionPolicies", None, Some(webhook::unenforced)),
     optional("AlwaysDeny", None, Some(optional::deny)),
 ];
 
@@ -182,6 +185,7 @@ pub struct Admission {
     ledger: quota::Ledger,
     chain: Vec<&'static Plugin>,
     settings: Settings,
+    policies: policy::Policies,
     loopback: OnceLock<Arc<dyn Loopback>>,
 }
 
@@ -193,7 +197,7 @@ impl Admission {
     pub fn new(objects: Arc<dyn Objects>, authorizer: Arc<Authorizer>, config: &AdmissionConfig) -> Result<Self, AdmissionConfigError> {
         let chain = PLUGINS.iter().filter(|p| config.runs(p.name, p.on)).collect();
         let settings = config.settings()?;
-        Ok(Admission { objects, authorizer, ledger: quota::Ledger::default(), chain, settings, loopback: OnceLock::new() })
+        Ok(Admission { objects, authorizer, ledger: quota::Ledger::default(), chain, settings, policies: policy::Policies::default(), loopback: OnceLock::new() })
     }
 
     /// Where NamespaceAutoProvision writes. Without it, it does nothing.
@@ -211,6 +215,9 @@ impl Admission {
         self.provision(review).await?;
         let context = self.context(review);
         self.run_mutating(&context, object, outcome)?;
+        if self.settings.mutating_policies && self.policies.mutate(&context, object)? {
+            self.run_mutating(&context, object, outcome)?;
+        }
         if !self.settings.mutating_webhooks {
             return Ok(());
         }
@@ -234,6 +241,9 @@ impl Admission {
             if let Some(validate) = plugin.validate {
                 validate(&context, object, outcome).inspect_err(|e| refused(plugin, e))?;
             }
+        }
+        if self.settings.validating_policies {
+            self.policies.validate(&context, object, outcome)?;
         }
         if let Some(policy) = &self.settings.image_policy {
             policy.validate(&context, object, outcome).await?;

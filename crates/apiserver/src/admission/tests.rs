@@ -49,6 +49,7 @@ fn review<'a>(
         old,
         options: &Value::Null,
         dry_run: false,
+        schema: None,
     }
 }
 

@@ -7,10 +7,11 @@
 mod cleanup;
 mod conditions;
 mod rows;
+pub mod rules;
 mod schema;
+mod structural;
 
 pub use cleanup::hold;
-pub use schema::validate;
 
 use crate::ApiServer;
 use crate::cache::{Interest, KindCache};
@@ -18,6 +19,7 @@ use crate::local::OwnClient;
 use crate::objects::{Loopback, Target};
 use crate::registry::Entry;
 use ferrokube_api::Object;
+use ferrokube_api::field::Errors;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -29,6 +31,21 @@ pub const GROUP: &str = "apiextensions.k8s.io";
 pub const RESOURCE: &str = "customresourcedefinitions";
 /// Holds a deleted CRD until its objects are gone.
 pub const FINALIZER: &str = "customresourcecleanup.apiextensions.k8s.io";
+
+/// Checks a custom object against the schema and the rules of its version, and a CRD against what its schemas must be like.
+/// `old` is the object that is replaced: what was wrong in it before and is unchanged may stay.
+pub fn validate(entry: &Entry, object: &Value, old: Option<&Value>, errors: &mut Errors) {
+    if entry.is(GROUP, RESOURCE) {
+        return structural::check(object, old, errors);
+    }
+    let Some(custom) = &entry.custom else { return };
+    let before = errors.len();
+    schema::validate(custom, object, old, errors);
+    // Rules may rely on what the schema promises.
+    if let Some(rules) = custom.rules.as_ref().filter(|_| errors.len() == before) {
+        rules::validate(rules, object, old, errors);
+    }
+}
 
 /// A CRD in service.
 #[derive(Debug)]

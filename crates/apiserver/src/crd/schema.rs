@@ -1,21 +1,26 @@
 //! Validation of custom objects by the structural schema of their version, in the words of go-openapi `validate`.
 
-use crate::registry::Entry;
+use crate::registry::Custom;
 use ferrokube_api::field::{Errors, Path};
 use ferrokube_api::names;
 use regex::Regex;
 use serde_json::Value;
 
-/// Checks a custom object against the schema of its version. Built-in kinds have their own checks.
-pub fn validate(entry: &Entry, object: &Value, errors: &mut Errors) {
-    let Some(schema) = entry.custom.as_ref().and_then(|c| c.openapi.as_deref()) else { return };
+/// Checks a custom object against the schema of its version. What is unchanged since `old` is not looked at again.
+pub fn validate(custom: &Custom, object: &Value, old: Option<&Value>, errors: &mut Errors) {
+    let Some(schema) = custom.openapi.as_deref() else { return };
     let Some(properties) = schema.get("properties").and_then(Value::as_object) else { return };
     for (name, schema) in properties.iter().filter(|(name, _)| !matches!(name.as_str(), "metadata" | "kind" | "apiVersion")) {
         if let Some(value) = object.get(name) {
-            check(value, schema, &Path::new(name), errors);
+            check(value, schema, old.and_then(|o| o.get(name)), &Path::new(name), errors);
         }
     }
     required(object, schema, &Path::default(), errors);
+}
+
+/// Checks a value on its own, such as a default in a schema.
+pub fn check_value(value: &Value, schema: &Value, path: &Path, errors: &mut Errors) {
+    check(value, schema, None, path, errors);
 }
 
 fn kind_of(value: &Value) -> &'static str {
@@ -50,7 +55,10 @@ fn required(value: &Value, schema: &Value, path: &Path, errors: &mut Errors) {
     }
 }
 
-fn check(value: &Value, schema: &Value, path: &Path, errors: &mut Errors) {
+fn check(value: &Value, schema: &Value, old: Option<&Value>, path: &Path, errors: &mut Errors) {
+    if old == Some(value) {
+        return;
+    }
     if value.is_null() && schema["nullable"] == true {
         return;
     }
@@ -73,8 +81,8 @@ fn check(value: &Value, schema: &Value, path: &Path, errors: &mut Errors) {
     match value {
         Value::String(text) => string(text, schema, path, errors),
         Value::Number(number) => numeric(number.as_f64().unwrap_or(0.0), value, schema, path, errors),
-        Value::Array(list) => array(list, value, schema, path, errors),
-        Value::Object(_) => object(value, schema, path, errors),
+        Value::Array(list) => array(list, schema, old, path, errors),
+        Value::Object(_) => object(value, schema, old, path, errors),
         _ => {}
     }
     combinations(value, schema, path, errors);
@@ -147,15 +155,12 @@ fn numeric(number: f64, value: &Value, schema: &Value, path: &Path, errors: &mut
     }
 }
 
-fn array(list: &[Value], value: &Value, schema: &Value, path: &Path, errors: &mut Errors) {
+fn array(list: &[Value], schema: &Value, old: Option<&Value>, path: &Path, errors: &mut Errors) {
     if let Some(max) = limit(schema, "maxItems").filter(|max| list.len() > *max) {
         errors.too_many(path, list.len(), max);
     }
     if let Some(min) = limit(schema, "minItems").filter(|min| list.len() < *min) {
         errors.invalid(path, &Value::from(list.len()), &body(path, &format!("should have at least {min} items")));
-    }
-    if let Some(items) = schema.get("items") {
-        list.iter().enumerate().for_each(|(at, item)| check(item, items, &path.index(at), errors));
     }
     let key = |item: &Value| -> Value {
         match schema["x-kubernetes-list-map-keys"].as_array() {
@@ -163,8 +168,17 @@ fn array(list: &[Value], value: &Value, schema: &Value, path: &Path, errors: &mu
             None => item.clone(),
         }
     };
+    if let Some(items) = schema.get("items") {
+        // Only the items of a list map can be told apart from one version of the object to the next.
+        let map = schema["x-kubernetes-list-type"] == "map";
+        let before = old.and_then(Value::as_array).filter(|_| map).map(Vec::as_slice).unwrap_or_default();
+        for (at, item) in list.iter().enumerate() {
+            let old = before.iter().find(|o| key(o) == key(item));
+            check(item, items, old, &path.index(at), errors);
+        }
+    }
     if matches!(schema["x-kubernetes-list-type"].as_str(), Some("set" | "map")) {
-        let keys: Vec<Value> = value.as_array().into_iter().flatten().map(key).collect();
+        let keys: Vec<Value> = list.iter().map(key).collect();
         for (at, found) in keys.iter().enumerate() {
             if keys[..at].contains(found) {
                 errors.duplicate(&path.index(at), &list[at]);
@@ -173,7 +187,7 @@ fn array(list: &[Value], value: &Value, schema: &Value, path: &Path, errors: &mu
     }
 }
 
-fn object(value: &Value, schema: &Value, path: &Path, errors: &mut Errors) {
+fn object(value: &Value, schema: &Value, old: Option<&Value>, path: &Path, errors: &mut Errors) {
     let Some(map) = value.as_object() else { return };
     if let Some(max) = limit(schema, "maxProperties").filter(|max| map.len() > *max) {
         errors.too_many(path, map.len(), max);
@@ -183,9 +197,9 @@ fn object(value: &Value, schema: &Value, path: &Path, errors: &mut Errors) {
     }
     for (name, inner) in map {
         if let Some(schema) = schema["properties"].get(name) {
-            check(inner, schema, &path.child(name), errors);
+            check(inner, schema, old.and_then(|o| o.get(name)), &path.child(name), errors);
         } else if let Some(schema) = schema.get("additionalProperties").filter(|s| s.is_object()) {
-            check(inner, schema, &path.child(name), errors);
+            check(inner, schema, old.and_then(|o| o.get(name)), &path.child(name), errors);
         }
     }
     required(value, schema, path, errors);
@@ -193,14 +207,14 @@ fn object(value: &Value, schema: &Value, path: &Path, errors: &mut Errors) {
 
 fn passes(value: &Value, schema: &Value, path: &Path) -> bool {
     let mut errors = Errors::default();
-    check(value, schema, path, &mut errors);
+    check(value, schema, None, path, &mut errors);
     errors.is_empty()
 }
 
 fn combinations(value: &Value, schema: &Value, path: &Path, errors: &mut Errors) {
     let list = |key: &str| schema[key].as_array().map(Vec::as_slice).unwrap_or_default();
     for part in list("allOf") {
-        check(value, part, path, errors);
+        check(value, part, None, path, errors);
     }
     if !list("anyOf").is_empty() && !list("anyOf").iter().any(|s| passes(value, s, path)) {
         errors.invalid(path, value, &body(path, "must validate at least one schema (anyOf)"));
@@ -220,7 +234,7 @@ mod tests {
 
     fn messages(value: Value, schema: Value) -> Vec<String> {
         let mut errors = Errors::default();
-        check(&value, &schema, &Path::new("spec"), &mut errors);
+        check(&value, &schema, None, &Path::new("spec"), &mut errors);
         errors.into_causes().into_iter().map(|c| format!("{}: {}", c.field, c.message)).collect()
     }
 

@@ -88,7 +88,8 @@ impl Request<'_> {
             check(&object, &mut errors);
         }
         devices::check_admin_access(self, &object, &mut errors);
-        crate::crd::validate(&self.entry, &object, &mut errors);
+        crate::crd::validate(&self.entry, &object, None, &mut errors);
+        crate::admission::policy::check(&self.entry, &object, None, &mut errors);
         self.verdict(&name, errors)?;
         self.check_escalation(&object, None).await?;
         let reservation = self.admit(act, kind, Some(&object)).await?;

@@ -39,6 +39,7 @@ impl Request<'_> {
             old: act.old,
             options: act.options,
             dry_run: act.dry_run,
+            schema: (kind == self.own_kind()).then_some(&self.entry.schema),
         }
     }
 
@@ -113,7 +114,8 @@ impl Request<'_> {
                 }
             }
         }
-        crate::crd::validate(&self.entry, new, &mut errors);
+        crate::crd::validate(&self.entry, new, Some(old), &mut errors);
+        crate::admission::policy::check(&self.entry, new, Some(old), &mut errors);
         self.verdict(super::prepare::text(new, "name"), errors)
     }
 }

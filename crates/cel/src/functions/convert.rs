@@ -1,6 +1,6 @@
 //! Conversions: `int`, `uint`, `double`, `string`, `bytes`, `bool`.
 
-use super::{Def, ONE, Price, Site, f, time};
+use super::{Def, ONE, Price, Site, Sized, f, sized, time};
 use crate::value::{EvalError, Evaluated, Str, Value};
 
 pub(super) const TABLE: &[Def] = &[
@@ -18,18 +18,18 @@ pub(super) const TABLE: &[Def] = &[
     f("double", "(int) -> double", ONE, double),
     f("double", "(uint) -> double", ONE, double),
     f("double", "(string) -> double", ONE, double),
-    f("string", "(string) -> string", ONE, string),
-    f("string", "(bool) -> string", ONE, string),
-    f("string", "(int) -> string", ONE, string),
-    f("string", "(uint) -> string", ONE, string),
-    f("string", "(double) -> string", ONE, string),
-    f("string", "(bytes) -> string", Price::Text(0, 1), string),
-    f("string", "(timestamp) -> string", ONE, string),
-    f("string", "(duration) -> string", ONE, string),
-    f("string", "(ip) -> string", ONE, string),
-    f("string", "(cidr) -> string", ONE, string),
+    sized(f("string", "(string) -> string", ONE, string), Sized::Within(0)),
+    sized(f("string", "(bool) -> string", ONE, string), Sized::AtMost(40)),
+    sized(f("string", "(int) -> string", ONE, string), Sized::AtMost(40)),
+    sized(f("string", "(uint) -> string", ONE, string), Sized::AtMost(40)),
+    sized(f("string", "(double) -> string", ONE, string), Sized::AtMost(40)),
+    sized(f("string", "(bytes) -> string", Price::Text(0, 1), string), Sized::Within(0)),
+    sized(f("string", "(timestamp) -> string", ONE, string), Sized::AtMost(40)),
+    sized(f("string", "(duration) -> string", ONE, string), Sized::AtMost(40)),
+    sized(f("string", "(ip) -> string", ONE, string), Sized::AtMost(64)),
+    sized(f("string", "(cidr) -> string", ONE, string), Sized::AtMost(64)),
     f("bytes", "(bytes) -> bytes", ONE, bytes),
-    f("bytes", "(string) -> bytes", Price::Text(0, 1), bytes),
+    sized(f("bytes", "(string) -> bytes", Price::Text(0, 1), bytes), Sized::Within(0)),
     f("bool", "(bool) -> bool", ONE, boolean),
     f("bool", "(string) -> bool", ONE, boolean),
     f("timestamp", "(timestamp) -> timestamp", ONE, timestamp),

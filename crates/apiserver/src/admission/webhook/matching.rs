@@ -87,3 +87,17 @@ fn object_selected(c: &Context<'_>, hook: &Value, object: Option<&Value>) -> boo
     let Some(selector) = selector(&hook["objectSelector"]) else { return true };
     [object, c.review.old].into_iter().flatten().any(|o| selector.matches_map(Some(&o["metadata"]["labels"])))
 }
+
+/// Whether the request is within `matchConstraints` of a policy or `matchResources` of a binding. Without rules everything is.
+pub(in super::super) fn constrained(c: &Context<'_>, constraints: &Value, object: Option<&Value>) -> bool {
+    let named = |rule: &Value| {
+        let mut names = list(rule, "resourceNames").filter_map(Value::as_str).peekable();
+        names.peek().is_none() || names.any(|n| n == c.name)
+    };
+    let hit = |rule: &Value| matches(c, rule, c.group, c.version) && named(rule);
+    let rules = list(constraints, "resourceRules").next().is_none() || list(constraints, "resourceRules").any(hit);
+    rules
+        && !list(constraints, "excludeResourceRules").any(hit)
+        && namespace_selected(c, constraints, object)
+        && object_selected(c, constraints, object)
+}

@@ -5,7 +5,7 @@
 //! a broken webhook can always be removed. Source: `admission/plugin/webhook`, `admission/v1`.
 
 mod call;
-mod matching;
+pub(super) mod matching;
 mod review;
 mod versions;
 
@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use std::borrow::Cow;
 use versions::Other;
 
-const GROUP: &str = "admissionregistration.k8s.io";
+pub(super) const GROUP: &str = "admissionregistration.k8s.io";
 
 /// A webhook of a configuration that wants to see the request.
 struct Hook {
@@ -61,18 +61,43 @@ impl Hook {
 }
 
 /// Webhooks of all configurations of the kind that want to see the request, in order.
-fn wanting(c: &Context<'_>, resource: &str, object: Option<&Value>) -> Vec<Hook> {
+fn wanting(c: &Context<'_>, resource: &str, object: Option<&Value>) -> Result<Vec<Hook>, Status> {
+    let mut wanting = Vec::new();
     if c.group == GROUP {
-        return Vec::new();
+        return Ok(wanting);
     }
-    let configurations = c.objects.list(GROUP, resource, "").into_iter();
-    let hooks = configurations.filter_map(|o| Some((o.key.name.to_string(), o.decode::<Value>().ok()?)));
-    let hooks = hooks.flat_map(|(name, o)| list(&o, "webhooks").map(|h| (name.clone(), h.clone())).collect::<Vec<_>>());
-    let wanted = hooks.enumerate().filter_map(|(index, (configuration, spec))| {
-        let seen_as = matching::wants(c, &spec, object)?.other();
-        Some(Hook { configuration, index, spec, seen_as })
-    });
-    wanted.collect()
+    let mut index = 0;
+    for stored in c.objects.list(GROUP, resource, "") {
+        let Ok(configuration) = stored.decode::<Value>() else { continue };
+        for spec in list(&configuration, "webhooks") {
+            if let Some(seen) = matching::wants(c, spec, object) {
+                let hook = Hook { configuration: stored.key.name.to_string(), index, spec: spec.clone(), seen_as: seen.other() };
+                if admits(c, &hook, object)? {
+                    wanting.push(hook);
+                }
+            }
+            index += 1;
+        }
+    }
+    Ok(wanting)
+}
+
+/// Whether the match conditions of a webhook hold. One that cannot be evaluated refuses the write unless the webhook is optional.
+fn admits(c: &Context<'_>, hook: &Hook, object: Option<&Value>) -> Result<bool, Status> {
+    match super::policy::admits(c, &hook.spec, object) {
+        Ok(holds) => Ok(holds),
+        Err(why) if hook.optional() => {
+            tracing::warn!(webhook = hook.name(), why, "Failed evaluating match conditions, failing open");
+            Ok(false)
+        }
+        Err(why) => Err(c.forbidden(object, why)),
+    }
+}
+
+/// The `AdmissionRequest` of a request as it is.
+pub(super) fn request(c: &Context<'_>, object: Option<&Value>) -> Value {
+    let nobody = Hook { configuration: String::new(), index: 0, spec: Value::Null, seen_as: None };
+    review::review(c, &nobody, "", object, c.review.old)["request"].take()
 }
 
 /// What the first round of mutating webhooks left to do.
@@ -85,7 +110,7 @@ pub(super) struct Round {
 
 /// Calls the mutating webhooks.
 pub(super) async fn mutate(c: &Context<'_>, mut object: Option<&mut Value>, outcome: &mut Outcome) -> Result<Round, Status> {
-    let hooks = wanting(c, "mutatingwebhookconfigurations", object.as_deref());
+    let hooks = wanting(c, "mutatingwebhookconfigurations", object.as_deref())?;
     let mut last_change = None;
     for (at, hook) in hooks.iter().enumerate() {
         if invoke(c, hook, object.as_deref_mut(), 0, outcome).await? {
@@ -144,7 +169,7 @@ async fn invoke(c: &Context<'_>, hook: &Hook, object: Option<&mut Value>, round:
 
 /// Calls the validating webhooks.
 pub(super) async fn validate(c: &Context<'_>, object: Option<&Value>, outcome: &mut Outcome) -> Result<(), Status> {
-    let hooks = wanting(c, "validatingwebhookconfigurations", object);
+    let hooks = wanting(c, "validatingwebhookconfigurations", object)?;
     let answers = join_all(hooks.iter().map(|hook| ask(c, hook, object, false))).await;
     for (hook, answer) in hooks.iter().zip(answers) {
         match answer? {
@@ -210,24 +235,6 @@ fn settle(hook: &Hook, verdict: Verdict, outcome: &mut Outcome) -> Result<(), St
     }
     status.details.get_or_insert_with(Details::default);
     Err(status)
-}
-
-/// Tells the author of a policy or of match conditions what is not done yet, rather than let them trust in it.
-pub(super) fn unenforced(c: &Context<'_>, object: Option<&Value>, outcome: &mut Outcome) -> Result<(), Status> {
-    let Some(object) = object.filter(|_| c.group == GROUP && c.subresource.is_empty() && c.operation != Operation::Delete) else {
-        return Ok(());
-    };
-    if c.resource.contains("admissionpolic") {
-        let kind = object["kind"].as_str().unwrap_or("this object");
-        outcome.warnings.push(format!("{kind} is stored but not enforced: this server does not evaluate admission policies yet"));
-    }
-    for hook in list(object, "webhooks").filter(|h| list(h, "matchConditions").next().is_some()) {
-        let name = hook["name"].as_str().unwrap_or_default();
-        outcome
-            .warnings
-            .push(format!("webhook {name:?} is called whatever its matchConditions say: this server does not evaluate them yet"));
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -73,6 +73,7 @@ async fn create(map: &Arc<Map>, labels: Value) -> Result<(Value, Outcome), Statu
         old: None,
         options: &Value::Null,
         dry_run: false,
+        schema: None,
     };
     let mut object = json!({ "kind": "ConfigMap", "apiVersion": "v1", "metadata": { "name": "c", "labels": labels }, "data": {} });
     let mut outcome = Outcome::default();

@@ -1,0 +1,201 @@
+//! What an expression of a policy sees: `object`, `oldObject`, `request`, `params`, `namespaceObject`, `authorizer`,
+//! `variables`.
+
+use super::super::webhook;
+use super::super::{Context, Operation};
+use super::compile::Compiled;
+use crate::attributes::{Attributes, UserInfo};
+use ferrokube_cel::{Authorizer, Authz, Budget, Check, Decision, Decl, Env, EvalError, Evaluated, Lazy, Type, Value as Cel};
+use serde_json::Value;
+use std::cell::OnceCell;
+use std::rc::Rc;
+use std::sync::LazyLock;
+
+/// Units that all expressions of a policy may cost for one request.
+pub(super) const PER_POLICY: u64 = 10_000_000;
+
+fn text() -> Decl {
+    Decl::simple(Type::String)
+}
+
+/// `kubernetes.AdmissionRequest`.
+static REQUEST: LazyLock<Decl> = LazyLock::new(|| {
+    let three = |name: &str, last: &'static str| Decl::object(name, [("group", text()), ("version", text()), (last, text())]);
+    let user = Decl::object(
+        "kubernetes.UserInfo",
+        [("username", text()), ("uid", text()), ("groups", Decl::list(text())), ("extra", Decl::map(Decl::list(text())))],
+    );
+    Decl::object(
+        "kubernetes.AdmissionRequest",
+        [
+            ("uid", text()),
+            ("kind", three("kubernetes.GroupVersionKind", "kind")),
+            ("resource", three("kubernetes.GroupVersionResource", "resource")),
+            ("subResource", text()),
+            ("requestKind", three("kubernetes.GroupVersionKind", "kind")),
+            ("requestResource", three("kubernetes.GroupVersionResource", "resource")),
+            ("requestSubResource", text()),
+            ("name", text()),
+            ("namespace", text()),
+            ("operation", text()),
+            ("userInfo", user),
+            ("dryRun", Decl::simple(Type::Bool)),
+            ("options", Decl::simple(Type::Dyn)),
+        ],
+    )
+});
+
+/// `kubernetes.Namespace`.
+static NAMESPACE: LazyLock<Decl> = LazyLock::new(|| {
+    let names = || Decl::map(text());
+    let meta = Decl::object(
+        "kubernetes.NamespaceMetadata",
+        [
+            ("name", text()),
+            ("generateName", text()),
+            ("namespace", text()),
+            ("labels", names()),
+            ("annotations", names()),
+            ("UID", text()),
+            ("creationTimestamp", Decl::simple(Type::Timestamp)),
+            ("deletionGracePeriodSeconds", Decl::simple(Type::Int)),
+            ("deletionTimestamp", Decl::simple(Type::Timestamp)),
+            ("generation", Decl::simple(Type::Int)),
+            ("resourceVersion", text()),
+            ("finalizers", Decl::list(text())),
+        ],
+    );
+    let spec = Decl::object("kubernetes.NamespaceSpec", [("finalizers", Decl::list(text()))]);
+    let status = Decl::object("kubernetes.NamespaceStatus", [("phase", text())]);
+    Decl::object("kubernetes.Namespace", [("metadata", meta), ("spec", spec), ("status", status)])
+});
+
+/// The variables of policies and match conditions, in the order of [`Scene::values`].
+pub fn environment(params: bool) -> Env {
+    let env = Env::new()
+        .with_type("object", Type::Dyn)
+        .with_type("oldObject", Type::Dyn)
+        .with("request", REQUEST.clone())
+        .with("namespaceObject", NAMESPACE.clone())
+        .with_type("authorizer", Type::Opaque("kubernetes.authorization.Authorizer"))
+        .with_type("authorizer.requestResource", Type::Opaque("kubernetes.authorization.ResourceCheck"));
+    if params { env.with_type("params", Type::Dyn) } else { env }
+}
+
+/// The facts of a request that expressions look at; made once per request.
+pub(super) struct Scene<'s> {
+    c: Context<'s>,
+    request: Value,
+    namespace: Value,
+}
+
+impl<'s> Scene<'s> {
+    pub fn new(c: &Context<'s>, object: Option<&Value>) -> Scene<'s> {
+        let mut request = webhook::request(c, object);
+        if let Some(map) = request.as_object_mut() {
+            map.remove("object");
+            map.remove("oldObject");
+            map.remove("uid");
+        }
+        let in_namespace = !c.namespace.is_empty() && !(c.group.is_empty() && c.resource == "namespaces");
+        let namespace = if in_namespace { c.objects.get("", "namespaces", "", c.namespace) } else { None };
+        Scene { c: *c, request, namespace: namespace.and_then(|n| n.decode().ok()).unwrap_or(Value::Null) }
+    }
+
+    /// The values of [`environment`].
+    pub fn values<'a>(&'a self, object: Option<&'a Value>, params: Option<&'a Value>) -> Vec<Cel<'a>> {
+        let json = |v: Option<&'a Value>| v.map_or(Cel::Null, Cel::json);
+        let c = &self.c;
+        let asked = Check {
+            group: c.group.to_owned(),
+            resource: c.resource.to_owned(),
+            subresource: c.subresource.to_owned(),
+            namespace: if c.resource == "namespaces" && c.group.is_empty() { String::new() } else { c.namespace.to_owned() },
+            name: c.name.to_owned(),
+            ..Check::default()
+        };
+        let who: &'a dyn Authorizer = self;
+        let mut values = vec![
+            if c.operation == Operation::Delete { Cel::Null } else { json(object) },
+            json(c.review.old),
+            Cel::typed(&self.request, &REQUEST),
+            Cel::typed(&self.namespace, &NAMESPACE),
+            Cel::Authz(Rc::new(Authz::Authorizer(who, Check::default()))),
+            Cel::Authz(Rc::new(Authz::Resource(who, asked))),
+        ];
+        if let Some(params) = params {
+            values.push(Cel::json(params));
+        }
+        values
+    }
+}
+
+impl Authorizer for Scene<'_> {
+    fn authorize(&self, check: &Check) -> Decision {
+        let user = match &check.service_account {
+            None => self.c.user.clone(),
+            Some((namespace, name)) => UserInfo::component(
+                &format!("system:serviceaccount:{namespace}:{name}"),
+                &["system:serviceaccounts", &format!("system:serviceaccounts:{namespace}")],
+            ),
+        };
+        let attributes = Attributes {
+            user,
+            verb: check.verb.clone(),
+            group: check.group.clone(),
+            version: if check.path.is_some() { String::new() } else { "*".to_owned() },
+            resource: check.resource.clone(),
+            subresource: check.subresource.clone(),
+            namespace: check.namespace.clone(),
+            name: check.name.clone(),
+            path: check.path.clone().unwrap_or_default(),
+            field_selector: check.field_selector.clone().unwrap_or_default(),
+            label_selector: check.label_selector.clone().unwrap_or_default(),
+        };
+        let decision = self.c.authorizer.authorize(&attributes);
+        Decision { allowed: decision.allowed(), reason: decision.reason().to_owned(), error: None }
+    }
+}
+
+/// `variables`: each worked out when it is first asked for.
+pub(super) struct Variables<'a> {
+    programs: &'a [(String, Compiled)],
+    base: Vec<Cel<'a>>,
+    known: Vec<OnceCell<Evaluated<'a>>>,
+    budget: &'a Budget,
+}
+
+impl std::fmt::Debug for Variables<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("variables")
+    }
+}
+
+impl<'a> Variables<'a> {
+    pub fn new(programs: &'a [(String, Compiled)], base: Vec<Cel<'a>>, budget: &'a Budget) -> Self {
+        Variables { programs, base, known: programs.iter().map(|_| OnceCell::new()).collect(), budget }
+    }
+
+    /// The values of an environment that ends with `variables`.
+    pub fn values(&'a self) -> Vec<Cel<'a>> {
+        let mut values = self.base.clone();
+        values.push(Cel::Lazy(self));
+        values
+    }
+}
+
+impl<'a> Lazy<'a> for Variables<'a> {
+    fn field(&'a self, name: &str) -> Option<Evaluated<'a>> {
+        let at = self.programs.iter().position(|(n, _)| n == name)?;
+        let value = self.known[at].get_or_init(|| match &self.programs[at].1 {
+            Ok(program) => program.eval(&self.values(), self.budget),
+            Err(why) => Err(failure(format!("composited variable {name:?} fails to compile: {why}"))),
+        });
+        Some(value.clone())
+    }
+}
+
+/// A failure that is not one of evaluation.
+pub(super) fn failure(message: String) -> EvalError {
+    EvalError { message, exhausted: false }
+}

@@ -1,0 +1,177 @@
+//! ValidatingAdmissionPolicy: what it says of a request, and what its bindings make of that.
+
+use super::compile::{Compiled, Policy, Validation};
+use super::run::{PER_POLICY, Scene, Variables, failure};
+use super::super::webhook::matching;
+use super::super::{Context, Outcome, list};
+use super::{Binding, Set, conditions, params};
+use ferrokube_api::status::{Cause, Details};
+use ferrokube_api::{Reason, Status};
+use ferrokube_cel::{Budget, Evaluated, Value as Cel};
+use serde_json::{Value, json};
+
+/// Longest message and longest annotation, in bytes.
+const MAX_MESSAGE: usize = 5 << 10;
+const MAX_ANNOTATION: usize = 10 << 10;
+const FAILURE: &str = "validation.policy.admission.k8s.io/validation_failure";
+
+/// Something that a policy holds against the request.
+#[derive(Debug)]
+struct Finding {
+    message: String,
+    reason: Option<Reason>,
+    /// Which validation; for the audit event.
+    at: usize,
+    /// The policy could not be evaluated, which refuses whatever the actions of the binding are.
+    broken: bool,
+}
+
+/// What has been gathered over all policies.
+#[derive(Default)]
+struct Gathered {
+    denied: Option<Status>,
+    annotations: Vec<(String, String)>,
+    failures: Vec<Value>,
+}
+
+/// Runs all policies; the first refusal is the answer.
+pub(super) fn run(c: &Context<'_>, set: &Set, object: Option<&Value>, outcome: &mut Outcome) -> Result<(), Status> {
+    let mut scene = None;
+    let mut gathered = Gathered::default();
+    for (policy, bindings) in &set.policies {
+        if !matching::constrained(c, &policy.spec["matchConstraints"], object) {
+            continue;
+        }
+        for binding in bindings.iter().filter(|b| matching::constrained(c, &b.spec["matchResources"], object)) {
+            let scene = scene.get_or_insert_with(|| Scene::new(c, object));
+            one(c, policy, binding, scene, object, &mut gathered, outcome);
+        }
+    }
+    if !gathered.failures.is_empty() {
+        outcome.annotations.push((FAILURE.to_owned(), Value::Array(gathered.failures).to_string()));
+    }
+    outcome.annotations.extend(gathered.annotations);
+    gathered.denied.map_or(Ok(()), Err)
+}
+
+fn one(
+    c: &Context<'_>,
+    policy: &Policy,
+    binding: &Binding,
+    scene: &Scene<'_>,
+    object: Option<&Value>,
+    gathered: &mut Gathered,
+    outcome: &mut Outcome,
+) {
+    let found = match params::find(c, policy, binding) {
+        Err(why) if policy.fails_closed() => {
+            let message = format!("failed to configure binding: {why}");
+            vec![Finding { message, reason: None, at: 0, broken: true }]
+        }
+        Err(_) => Vec::new(),
+        Ok(params) => params.iter().flat_map(|p| judge(policy, scene, object, p.as_ref(), gathered)).collect(),
+    };
+    let acts = |action: &str| list(&binding.spec, "validationActions").any(|a| a == action);
+    for finding in found {
+        let said = format!("ValidatingAdmissionPolicy '{}' with binding '{}' denied request: {}", policy.name, binding.name, finding.message);
+        if finding.broken || acts("Deny") {
+            gathered.denied.get_or_insert_with(|| refusal(c, object, &said, finding.reason));
+        }
+        if !finding.broken && acts("Warn") {
+            let warning = format!(
+                "Validation failed for ValidatingAdmissionPolicy '{}' with binding '{}': {}",
+                policy.name, binding.name, finding.message
+            );
+            outcome.warnings.push(warning);
+        }
+        if !finding.broken && acts("Audit") {
+            gathered.failures.push(json!({
+                "message": finding.message, "policy": policy.name, "binding": binding.name,
+                "expressionIndex": finding.at, "validationActions": binding.spec["validationActions"],
+            }));
+        }
+    }
+}
+
+fn refusal(c: &Context<'_>, object: Option<&Value>, said: &str, reason: Option<Reason>) -> Status {
+    let mut status = c.forbidden(object, said);
+    let reason = reason.unwrap_or(Reason::Invalid);
+    status.reason = Some(reason);
+    status.code = match reason {
+        Reason::Unauthorized => 401,
+        Reason::Forbidden => 403,
+        Reason::RequestEntityTooLarge => 413,
+        _ => 422,
+    };
+    let cause = Cause { kind: String::new(), message: said.to_owned(), field: String::new() };
+    status.details.get_or_insert_with(Details::default).causes.push(cause);
+    status
+}
+
+/// Evaluates a policy with one parameter.
+fn judge(policy: &Policy, scene: &Scene<'_>, object: Option<&Value>, params: Option<&Value>, gathered: &mut Gathered) -> Vec<Finding> {
+    let base = scene.values(object, params);
+    let closed = policy.fails_closed();
+    let broken = |message: String, at: usize| closed.then_some(Finding { message, reason: None, at, broken: false });
+    match conditions::hold(&policy.conditions, &base) {
+        Ok(true) => {}
+        Ok(false) => return Vec::new(),
+        Err(why) => return broken(why, 0).into_iter().collect(),
+    }
+    let budget = Budget::new(PER_POLICY);
+    let variables = Variables::new(&policy.variables, base, &budget);
+    let values = variables.values();
+    let mut found = Vec::new();
+    for (at, validation) in policy.validations.iter().enumerate() {
+        match evaluate(&validation.program, &values, &budget) {
+            Ok(Cel::Bool(true)) => {}
+            Ok(_) => found.push(Finding { message: said(validation, &values, &budget), reason: reason(&validation.reason), at, broken: false }),
+            Err(e) => found.extend(broken(format!("expression '{}' resulted in error: {e}", validation.expression), at)),
+        }
+    }
+    for (key, program) in &policy.annotations {
+        let key = format!("{}/{key}", policy.name);
+        match evaluate(program, &values, &budget) {
+            Ok(Cel::String(text)) if !text.trim().is_empty() => annotate(&mut gathered.annotations, key, text.trim()),
+            Ok(_) => {}
+            Err(e) => found.extend(broken(format!("audit annotation {key:?} resulted in error: {e}"), 0)),
+        }
+    }
+    found
+}
+
+/// Values of one key from several bindings are joined, each once.
+fn annotate(annotations: &mut Vec<(String, String)>, key: String, text: &str) {
+    let cut = (0..=text.len().min(MAX_ANNOTATION)).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
+    let text = &text[..cut];
+    match annotations.iter_mut().find(|(k, _)| *k == key) {
+        Some((_, known)) if known.split(", ").any(|part| part == text) => {}
+        Some((_, known)) => known.push_str(&format!(", {text}")),
+        None => annotations.push((key, text.to_owned())),
+    }
+}
+
+fn evaluate<'a>(program: &'a Compiled, values: &[Cel<'a>], budget: &Budget) -> Evaluated<'a> {
+    match program {
+        Ok(program) => program.eval(values, budget),
+        Err(why) => Err(failure(why.clone())),
+    }
+}
+
+/// What the client is told: the message expression when it yields something usable, the message, or the expression.
+fn said<'a>(validation: &'a Validation, values: &[Cel<'a>], budget: &Budget) -> String {
+    let computed = validation.message_program.as_ref().and_then(|p| evaluate(p, values, budget).ok());
+    let computed = computed.and_then(|v| v.as_str().map(|s| s.trim().to_owned()));
+    let usable = computed.filter(|s| !s.is_empty() && s.len() <= MAX_MESSAGE && !s.contains('\n'));
+    let fixed = || (!validation.message.is_empty()).then(|| validation.message.clone());
+    usable.or_else(fixed).unwrap_or_else(|| format!("failed expression: {}", validation.expression))
+}
+
+fn reason(name: &str) -> Option<Reason> {
+    match name {
+        "Unauthorized" => Some(Reason::Unauthorized),
+        "Forbidden" => Some(Reason::Forbidden),
+        "RequestEntityTooLarge" => Some(Reason::RequestEntityTooLarge),
+        _ => None,
+    }
+}

@@ -1,0 +1,161 @@
+//! Admission policies, through a real server.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod common;
+
+use common::{Cluster, MAPS, Reply};
+use serde_json::{Value, json};
+
+const ADMISSION: &str = "/apis/admissionregistration.k8s.io/v1";
+
+fn constraints() -> Value {
+    json!({"resourceRules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE", "UPDATE"], "resources": ["configmaps"]}]})
+}
+
+async fn make(cluster: &Cluster, resource: &str, kind: &str, name: &str, spec: Value) -> Reply {
+    let object = json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": kind, "metadata": {"name": name}, "spec": spec});
+    let reply = cluster.post(&format!("{ADMISSION}/{resource}"), &object).await;
+    assert_eq!(reply.code, 201, "{}", reply.text);
+    reply
+}
+
+async fn policy(cluster: &Cluster, name: &str, mut spec: Value, mut binding: Value) {
+    if spec["matchConstraints"].is_null() {
+        spec["matchConstraints"] = constraints();
+    }
+    make(cluster, "validatingadmissionpolicies", "ValidatingAdmissionPolicy", name, spec).await;
+    binding["policyName"] = json!(name);
+    if binding["validationActions"].is_null() {
+        binding["validationActions"] = json!(["Deny"]);
+    }
+    make(cluster, "validatingadmissionpolicybindings", "ValidatingAdmissionPolicyBinding", &format!("{name}-binding"), binding).await;
+}
+
+async fn mutation(cluster: &Cluster, name: &str, mut spec: Value) {
+    spec["matchConstraints"] = constraints();
+    spec["reinvocationPolicy"] = json!("Never");
+    make(cluster, "mutatingadmissionpolicies", "MutatingAdmissionPolicy", name, spec).await;
+    let binding = json!({"policyName": name});
+    make(cluster, "mutatingadmissionpolicybindings", "MutatingAdmissionPolicyBinding", &format!("{name}-binding"), binding).await;
+}
+
+fn warnings(reply: &Reply) -> Vec<String> {
+    reply.headers.get_all("warning").iter().map(|w| w.to_str().unwrap().to_owned()).collect()
+}
+
+#[tokio::test]
+async fn a_policy_refuses_what_its_expressions_do_not_allow() {
+    let cluster = Cluster::start().await;
+    let spec = json!({
+        "variables": [{"name": "data", "expression": "object.?data.orValue({})"}, {"name": "count", "expression": "variables.data.size()"}],
+        "matchConditions": [{"name": "not-exempt", "expression": "!object.metadata.name.startsWith('exempt')"}],
+        "validations": [
+            {"expression": "variables.count < 3", "messageExpression": "'too many keys: ' + string(variables.count)"},
+            {"expression": "!('secret' in variables.data)", "reason": "Forbidden", "message": "no secrets here"},
+            {"expression": "request.operation != 'UPDATE' || object.data == oldObject.data"},
+            {"expression": "namespaceObject.metadata.name == 'default' && request.userInfo.username == 'kubernetes-admin'"},
+            {"expression": "authorizer.group('').resource('configmaps').namespace('default').check('create').allowed()"}]});
+    policy(&cluster, "limits", spec, json!({})).await;
+    let made = cluster.config_map("a", &json!({"a": "1", "b": "2", "c": "3"})).await;
+    assert_eq!(made.code, 422, "{}", made.text);
+    assert_eq!(
+        made.message(),
+        "configmaps \"a\" is forbidden: ValidatingAdmissionPolicy 'limits' with binding 'limits-binding' denied request: too many keys: 3"
+    );
+    assert_eq!(made.json["reason"], "Invalid");
+    let made = cluster.config_map("a", &json!({"secret": "1"})).await;
+    assert_eq!((made.code, made.json["reason"].as_str()), (403, Some("Forbidden")), "{}", made.text);
+    assert_eq!(cluster.config_map("a", &json!({"a": "1"})).await.code, 201);
+    assert_eq!(cluster.config_map("exempt", &json!({"secret": "1"})).await.code, 201);
+    let changed = cluster.patch(&format!("{MAPS}/a"), "merge-patch", &json!({"data": {"a": "2"}})).await;
+    assert!(changed.message().ends_with("denied request: failed expression: request.operation != 'UPDATE' || object.data == oldObject.data"), "{}", changed.text);
+    // A policy that goes is forgotten at once.
+    cluster.delete(&format!("{ADMISSION}/validatingadmissionpolicies/limits"), &Value::Null).await;
+    assert_eq!(cluster.config_map("b", &json!({"secret": "1"})).await.code, 201);
+}
+
+#[tokio::test]
+async fn bindings_say_what_a_failure_means_and_give_parameters() {
+    let cluster = Cluster::start().await;
+    let limit = |name: &str, max: &str| json!({"metadata": {"name": name, "labels": {"limit": "yes"}}, "data": {"max": max}});
+    assert_eq!(cluster.post(MAPS, &limit("limit", "2")).await.code, 201);
+    let spec = json!({"paramKind": {"apiVersion": "v1", "kind": "ConfigMap"},
+        "validations": [{"expression": "object.data.size() <= int(params.data.max)", "message": "too many"}]});
+    policy(&cluster, "sized", spec.clone(), json!({"paramRef": {"name": "limit", "parameterNotFoundAction": "Deny"}})).await;
+    assert_eq!(cluster.config_map("fits", &json!({"a": "1", "b": "2"})).await.code, 201);
+    assert_eq!(cluster.config_map("large", &json!({"a": "1", "b": "2", "c": "3"})).await.code, 422);
+    // Every parameter that is selected has its say.
+    let small = cluster.patch(&format!("{ADMISSION}/validatingadmissionpolicybindings/sized-binding"), "merge-patch",
+        &json!({"spec": {"paramRef": {"name": null, "selector": {"matchLabels": {"limit": "yes"}}}}})).await;
+    assert_eq!(small.code, 200, "{}", small.text);
+    let one = cluster.post(MAPS, &json!({"metadata": {"name": "strict", "labels": {"limit": "yes"}}, "data": {"max": "1"}})).await;
+    assert_eq!(one.code, 201, "{}", one.text);
+    assert_eq!(cluster.config_map("two", &json!({"a": "1", "b": "2"})).await.code, 422);
+    // Warnings do not refuse.
+    let warn = json!({"spec": {"validationActions": ["Warn", "Audit"]}});
+    cluster.patch(&format!("{ADMISSION}/validatingadmissionpolicybindings/sized-binding"), "merge-patch", &warn).await;
+    let made = cluster.config_map("two", &json!({"a": "1", "b": "2"})).await;
+    assert_eq!(made.code, 201, "{}", made.text);
+    assert!(warnings(&made)[0].contains("Validation failed for ValidatingAdmissionPolicy 'sized' with binding 'sized-binding': too many"), "{:?}", warnings(&made));
+    // Without a parameter the binding decides.
+    let gone = json!({"spec": {"paramRef": {"selector": null, "name": "nowhere"}, "validationActions": ["Deny"]}});
+    cluster.patch(&format!("{ADMISSION}/validatingadmissionpolicybindings/sized-binding"), "merge-patch", &gone).await;
+    let refused = cluster.config_map("three", &json!({})).await;
+    assert!(refused.message().ends_with("failed to configure binding: no params found for policy binding with `Deny` parameterNotFoundAction"), "{}", refused.text);
+    let allow = json!({"spec": {"paramRef": {"parameterNotFoundAction": "Allow"}}});
+    cluster.patch(&format!("{ADMISSION}/validatingadmissionpolicybindings/sized-binding"), "merge-patch", &allow).await;
+    assert_eq!(cluster.config_map("three", &json!({})).await.code, 201);
+}
+
+#[tokio::test]
+async fn a_failure_of_evaluation_refuses_or_is_ignored_as_the_policy_says() {
+    let cluster = Cluster::start().await;
+    let spec = |policy: &str| json!({"failurePolicy": policy, "validations": [{"expression": "object.data.nothing == 'x'"}]});
+    policy(&cluster, "ignored", spec("Ignore"), json!({})).await;
+    assert_eq!(cluster.config_map("a", &json!({"k": "v"})).await.code, 201);
+    policy(&cluster, "failing", spec("Fail"), json!({})).await;
+    let refused = cluster.config_map("b", &json!({"k": "v"})).await;
+    assert!(
+        refused.message().ends_with("denied request: expression 'object.data.nothing == 'x'' resulted in error: no such key: nothing"),
+        "{}",
+        refused.text
+    );
+}
+
+#[tokio::test]
+async fn expressions_that_do_not_compile_are_refused_when_they_are_written() {
+    let cluster = Cluster::start().await;
+    let object = json!({"metadata": {"name": "p"}, "spec": {"matchConstraints": constraints(),
+        "validations": [{"expression": "object.a == params.b"}, {"expression": "1"}], "variables": [{"name": "v", "expression": "request.nope"}]}});
+    let refused = cluster.post(&format!("{ADMISSION}/validatingadmissionpolicies"), &object).await;
+    let causes = refused.json["details"]["causes"].as_array().unwrap().clone();
+    let shown: Vec<String> = causes.iter().map(|c| format!("{}: {}", c["field"].as_str().unwrap(), c["message"].as_str().unwrap().lines().next().unwrap())).collect();
+    assert_eq!(
+        shown,
+        [
+            "spec.variables[0].expression: Invalid value: \"request.nope\": compilation failed: ERROR: <input>:1:8: undefined field 'nope'",
+            "spec.validations[0].expression: Invalid value: \"object.a == params.b\": compilation failed: ERROR: <input>:1:13: undeclared reference to 'params' (in container '')",
+            "spec.validations[1].expression: Invalid value: \"1\": compilation failed: must evaluate to bool",
+        ]
+    );
+}
+
+#[tokio::test]
+async fn mutations_lay_configurations_over_the_object_or_patch_it() {
+    let cluster = Cluster::start().await;
+    let apply = "Object{metadata: Object.metadata{labels: {'by': 'policy', 'size': string(object.?data.orValue({}).size())}}, data: {'added': 'yes'}}";
+    mutation(&cluster, "a-labels", json!({"mutations": [{"patchType": "ApplyConfiguration", "applyConfiguration": {"expression": apply}}]})).await;
+    let patch = "[JSONPatch{op: 'test', path: '/data/added', value: 'yes'}, JSONPatch{op: 'add', path: '/data/' + jsonpatch.escapeKey('seen'), value: object.metadata.labels.by}]";
+    let conditions = json!([{"name": "own", "expression": "object.metadata.name != 'plain'"}]);
+    mutation(&cluster, "b-patch", json!({"matchConditions": conditions, "mutations": [{"patchType": "JSONPatch", "jsonPatch": {"expression": patch}}]})).await;
+    let made = cluster.config_map("m", &json!({"k": "v"})).await;
+    assert_eq!(made.code, 201, "{}", made.text);
+    assert_eq!(made.json["data"], json!({"k": "v", "added": "yes", "seen": "policy"}));
+    assert_eq!(made.json["metadata"]["labels"], json!({"by": "policy", "size": "1"}));
+    assert_eq!(cluster.config_map("plain", &json!({"k": "v"})).await.json["data"], json!({"k": "v", "added": "yes"}));
+    let broken = "Object{data: Object.data{x: 1}}";
+    mutation(&cluster, "c-broken", json!({"mutations": [{"patchType": "ApplyConfiguration", "applyConfiguration": {"expression": broken}}]})).await;
+    let refused = cluster.config_map("n", &json!({})).await;
+    assert_eq!(refused.code, 403, "{}", refused.text);
+    assert!(refused.message().contains("MutatingAdmissionPolicy 'c-broken' with binding 'c-broken-binding' denied request: error applying patch: .data.x"), "{}", refused.text);
+}
