@@ -9,7 +9,7 @@ pub(super) mod matching;
 mod review;
 mod versions;
 
-use super::{Context, Operation, Outcome, list};
+use super::{Context, Outcome, list};
 use ferrokube_api::patch::json_patch;
 use ferrokube_api::status::Details;
 use ferrokube_api::{Reason, Status};

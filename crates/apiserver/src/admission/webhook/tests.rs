@@ -1,6 +1,6 @@
 //! Webhooks over real TLS on loopback.
 
-use super::super::{Admission, AdmissionConfig, Review};
+use super::super::{Admission, Operation, AdmissionConfig, Review};
 use super::*;
 use crate::attributes::UserInfo;
 use crate::authz::Authorizer;
@@ -205,6 +205,7 @@ async fn a_webhook_sees_the_version_that_its_rules_name() {
         old: None,
         options: &Value::Null,
         dry_run: false,
+        schema: None,
     };
     let target = json!({ "type": "Utilization", "averageUtilization": 60 });
     let metrics = json!([{ "type": "Resource", "resource": { "name": "cpu", "target": target } }]);
