@@ -68,7 +68,11 @@ async fn a_policy_refuses_what_its_expressions_do_not_allow() {
     assert_eq!(cluster.config_map("a", &json!({"a": "1"})).await.code, 201);
     assert_eq!(cluster.config_map("exempt", &json!({"secret": "1"})).await.code, 201);
     let changed = cluster.patch(&format!("{MAPS}/a"), "merge-patch", &json!({"data": {"a": "2"}})).await;
-    assert!(changed.message().ends_with("denied request: failed expression: request.operation != 'UPDATE' || object.data == oldObject.data"), "{}", changed.text);
+    assert!(
+        changed.message().ends_with("denied request: failed expression: request.operation != 'UPDATE' || object.data == oldObject.data"),
+        "{}",
+        changed.text
+    );
     // A policy that goes is forgotten at once.
     cluster.delete(&format!("{ADMISSION}/validatingadmissionpolicies/limits"), &Value::Null).await;
     assert_eq!(cluster.config_map("b", &json!({"secret": "1"})).await.code, 201);
@@ -85,8 +89,13 @@ async fn bindings_say_what_a_failure_means_and_give_parameters() {
     assert_eq!(cluster.config_map("fits", &json!({"a": "1", "b": "2"})).await.code, 201);
     assert_eq!(cluster.config_map("large", &json!({"a": "1", "b": "2", "c": "3"})).await.code, 422);
     // Every parameter that is selected has its say.
-    let small = cluster.patch(&format!("{ADMISSION}/validatingadmissionpolicybindings/sized-binding"), "merge-patch",
-        &json!({"spec": {"paramRef": {"name": null, "selector": {"matchLabels": {"limit": "yes"}}}}})).await;
+    let small = cluster
+        .patch(
+            &format!("{ADMISSION}/validatingadmissionpolicybindings/sized-binding"),
+            "merge-patch",
+            &json!({"spec": {"paramRef": {"name": null, "selector": {"matchLabels": {"limit": "yes"}}}}}),
+        )
+        .await;
     assert_eq!(small.code, 200, "{}", small.text);
     let one = cluster.post(MAPS, &json!({"metadata": {"name": "strict", "labels": {"limit": "yes"}}, "data": {"max": "1"}})).await;
     assert_eq!(one.code, 201, "{}", one.text);
@@ -96,12 +105,20 @@ async fn bindings_say_what_a_failure_means_and_give_parameters() {
     cluster.patch(&format!("{ADMISSION}/validatingadmissionpolicybindings/sized-binding"), "merge-patch", &warn).await;
     let made = cluster.config_map("two", &json!({"a": "1", "b": "2"})).await;
     assert_eq!(made.code, 201, "{}", made.text);
-    assert!(warnings(&made)[0].contains("Validation failed for ValidatingAdmissionPolicy 'sized' with binding 'sized-binding': too many"), "{:?}", warnings(&made));
+    assert!(
+        warnings(&made)[0].contains("Validation failed for ValidatingAdmissionPolicy 'sized' with binding 'sized-binding': too many"),
+        "{:?}",
+        warnings(&made)
+    );
     // Without a parameter the binding decides.
     let gone = json!({"spec": {"paramRef": {"selector": null, "name": "nowhere"}, "validationActions": ["Deny"]}});
     cluster.patch(&format!("{ADMISSION}/validatingadmissionpolicybindings/sized-binding"), "merge-patch", &gone).await;
     let refused = cluster.config_map("three", &json!({})).await;
-    assert!(refused.message().ends_with("failed to configure binding: no params found for policy binding with `Deny` parameterNotFoundAction"), "{}", refused.text);
+    assert!(
+        refused.message().ends_with("failed to configure binding: no params found for policy binding with `Deny` parameterNotFoundAction"),
+        "{}",
+        refused.text
+    );
     let allow = json!({"spec": {"paramRef": {"parameterNotFoundAction": "Allow"}}});
     cluster.patch(&format!("{ADMISSION}/validatingadmissionpolicybindings/sized-binding"), "merge-patch", &allow).await;
     assert_eq!(cluster.config_map("three", &json!({})).await.code, 201);
@@ -129,7 +146,10 @@ async fn expressions_that_do_not_compile_are_refused_when_they_are_written() {
         "validations": [{"expression": "object.a == params.b"}, {"expression": "1"}], "variables": [{"name": "v", "expression": "request.nope"}]}});
     let refused = cluster.post(&format!("{ADMISSION}/validatingadmissionpolicies"), &object).await;
     let causes = refused.json["details"]["causes"].as_array().unwrap().clone();
-    let shown: Vec<String> = causes.iter().map(|c| format!("{}: {}", c["field"].as_str().unwrap(), c["message"].as_str().unwrap().lines().next().unwrap())).collect();
+    let shown: Vec<String> = causes
+        .iter()
+        .map(|c| format!("{}: {}", c["field"].as_str().unwrap(), c["message"].as_str().unwrap().lines().next().unwrap()))
+        .collect();
     assert_eq!(
         shown,
         [
@@ -144,18 +164,39 @@ async fn expressions_that_do_not_compile_are_refused_when_they_are_written() {
 async fn mutations_lay_configurations_over_the_object_or_patch_it() {
     let cluster = Cluster::start().await;
     let apply = "Object{metadata: Object.metadata{labels: {'by': 'policy', 'size': string(object.?data.orValue({}).size())}}, data: {'added': 'yes'}}";
-    mutation(&cluster, "a-labels", json!({"mutations": [{"patchType": "ApplyConfiguration", "applyConfiguration": {"expression": apply}}]})).await;
+    mutation(
+        &cluster,
+        "a-labels",
+        json!({"mutations": [{"patchType": "ApplyConfiguration", "applyConfiguration": {"expression": apply}}]}),
+    )
+    .await;
     let patch = "[JSONPatch{op: 'test', path: '/data/added', value: 'yes'}, JSONPatch{op: 'add', path: '/data/' + jsonpatch.escapeKey('seen'), value: object.metadata.labels.by}]";
     let conditions = json!([{"name": "own", "expression": "object.metadata.name != 'plain'"}]);
-    mutation(&cluster, "b-patch", json!({"matchConditions": conditions, "mutations": [{"patchType": "JSONPatch", "jsonPatch": {"expression": patch}}]})).await;
+    mutation(
+        &cluster,
+        "b-patch",
+        json!({"matchConditions": conditions, "mutations": [{"patchType": "JSONPatch", "jsonPatch": {"expression": patch}}]}),
+    )
+    .await;
     let made = cluster.config_map("m", &json!({"k": "v"})).await;
     assert_eq!(made.code, 201, "{}", made.text);
     assert_eq!(made.json["data"], json!({"k": "v", "added": "yes", "seen": "policy"}));
     assert_eq!(made.json["metadata"]["labels"], json!({"by": "policy", "size": "1"}));
     assert_eq!(cluster.config_map("plain", &json!({"k": "v"})).await.json["data"], json!({"k": "v", "added": "yes"}));
     let broken = "Object{data: Object.data{x: 1}}";
-    mutation(&cluster, "c-broken", json!({"mutations": [{"patchType": "ApplyConfiguration", "applyConfiguration": {"expression": broken}}]})).await;
+    mutation(
+        &cluster,
+        "c-broken",
+        json!({"mutations": [{"patchType": "ApplyConfiguration", "applyConfiguration": {"expression": broken}}]}),
+    )
+    .await;
     let refused = cluster.config_map("n", &json!({})).await;
     assert_eq!(refused.code, 403, "{}", refused.text);
-    assert!(refused.message().contains("MutatingAdmissionPolicy 'c-broken' with binding 'c-broken-binding' denied request: error applying patch: .data.x"), "{}", refused.text);
+    assert!(
+        refused
+            .message()
+            .contains("MutatingAdmissionPolicy 'c-broken' with binding 'c-broken-binding' denied request: error applying patch: .data.x"),
+        "{}",
+        refused.text
+    );
 }

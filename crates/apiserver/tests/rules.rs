@@ -55,10 +55,7 @@ async fn rules_judge_creates_and_updates() {
     assert_eq!(create(json!({"min": 5, "max": 3})).await, ["spec.min: Forbidden: min is above max"]);
     assert_eq!(create(json!({"min": 5, "max": 300})).await, ["spec: Invalid value: max is 300"]);
     assert_eq!(create(json!({"min": 1, "max": 3, "name": "bad"})).await, ["spec.name: Invalid value: \"bad\": no bad names"]);
-    assert_eq!(
-        create(json!({"max": 3})).await,
-        ["spec: Invalid value: no such key: min evaluating rule: min is above max"]
-    );
+    assert_eq!(create(json!({"max": 3})).await, ["spec: Invalid value: no such key: min evaluating rule: min is above max"]);
     let ports = json!([{"name": "a", "port": 1}, {"name": "b", "port": 2}]);
     assert!(create(json!({"min": 1, "max": 3, "fixed": "x", "ports": ports})).await.is_empty());
     let patch = async |spec: Value| cluster.patch(&format!("{GADGETS}/g"), "merge-patch", &json!({"spec": spec})).await;
@@ -82,7 +79,8 @@ async fn what_was_wrong_before_and_is_unchanged_may_stay() {
         schema.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
         schema
     };
-    let loose = definition(json!({"type": "object", "properties": {"a": {"type": "string"}, "b": {"type": "string"}, "c": {"type": "string"}}}));
+    let loose =
+        definition(json!({"type": "object", "properties": {"a": {"type": "string"}, "b": {"type": "string"}, "c": {"type": "string"}}}));
     define(&cluster, &loose).await;
     let made = json!({"apiVersion": "example.com/v1", "kind": "Gadget", "metadata": {"name": "g"}, "spec": {"a": "wrong", "b": "wrong", "c": "1"}});
     assert_eq!(cluster.post(GADGETS, &made).await.code, 201);
@@ -114,33 +112,47 @@ async fn a_definition_with_a_wrong_or_expensive_rule_is_refused() {
     let one = tried(list(json!([{"rule": "self.nams.size() > 0"}]))).await;
     assert_eq!(one.len(), 1, "{one:?}");
     assert!(one[0].starts_with(&format!("{at}.x-kubernetes-validations[0].rule: Invalid value: {{")), "{}", one[0]);
-    assert!(one[0].ends_with("compilation failed: ERROR: <input>:1:5: undefined field 'nams'\n | self.nams.size() > 0\n | ....^"), "{}", one[0]);
+    assert!(
+        one[0].ends_with("compilation failed: ERROR: <input>:1:5: undefined field 'nams'\n | self.nams.size() > 0\n | ....^"),
+        "{}",
+        one[0]
+    );
     let one = tried(list(json!([{"rule": "self.names.size()"}]))).await;
     assert!(one[0].ends_with("rule must evaluate to a bool"), "{one:?}");
     let one = tried(list(json!([{"rule": "true", "messageExpression": "1"}]))).await;
     assert!(one[0].ends_with("messageExpression must evaluate to a string"), "{one:?}");
     let one = tried(list(json!([{"rule": "self.names.all(a, self.names.all(b, a == b || a.contains(b)))"}]))).await;
-    assert!(one[0].starts_with(&format!("{at}.x-kubernetes-validations[0].rule: Forbidden: estimated rule cost exceeds budget by factor of more than 100x")), "{one:?}");
+    assert!(
+        one[0].starts_with(&format!(
+            "{at}.x-kubernetes-validations[0].rule: Forbidden: estimated rule cost exceeds budget by factor of more than 100x"
+        )),
+        "{one:?}"
+    );
     assert_eq!(
         tried(list(json!([{"rule": "true", "reason": "Because", "fieldPath": ".nope"}]))).await,
         [
-            format!("{at}.x-kubernetes-validations[0].reason: Unsupported value: \"Because\": supported values: \"FieldValueDuplicate\", \"FieldValueForbidden\", \"FieldValueInvalid\", \"FieldValueRequired\""),
+            format!(
+                "{at}.x-kubernetes-validations[0].reason: Unsupported value: \"Because\": supported values: \"FieldValueDuplicate\", \"FieldValueForbidden\", \"FieldValueInvalid\", \"FieldValueRequired\""
+            ),
             format!("{at}.x-kubernetes-validations[0].fieldPath: Invalid value: \".nope\": fieldPath must be a valid path"),
         ]
     );
     let items = json!({"type": "array", "maxItems": 5, "items": {"type": "string", "maxLength": 5, "x-kubernetes-validations": [{"rule": "self == oldSelf"}]}});
     assert_eq!(
         tried(items).await,
-        [format!("{at}.items.x-kubernetes-validations[0].rule: Invalid value: \"self == oldSelf\": oldSelf cannot be used on the uncorrelatable portion of the schema within {at}.items")]
+        [format!(
+            "{at}.items.x-kubernetes-validations[0].rule: Invalid value: \"self == oldSelf\": oldSelf cannot be used on the uncorrelatable portion of the schema within {at}.items"
+        )]
     );
     // Not structural.
     assert_eq!(
         tried(json!({"type": "object", "properties": {"a": {}}, "$ref": "x"})).await,
-        [format!("{at}.$ref: Forbidden: $ref is not supported"), format!("{at}.properties[a].type: Required value: must not be empty for specified object fields")]
+        [
+            format!("{at}.$ref: Forbidden: $ref is not supported"),
+            format!("{at}.properties[a].type: Required value: must not be empty for specified object fields")
+        ]
     );
-    assert_eq!(
-        tried(json!({"type": "object", "properties": {"a": {"type": "integer", "default": "x"}}})).await.len(), 1
-    );
+    assert_eq!(tried(json!({"type": "object", "properties": {"a": {"type": "integer", "default": "x"}}})).await.len(), 1);
 }
 
 /// The Gateway API's definitions and its right and wrong objects, when the reference data stands beside the checkout.
@@ -176,7 +188,10 @@ async fn the_gateway_api_is_judged_as_upstream_judges_it() {
         if definition["kind"] == "CustomResourceDefinition" {
             define(&cluster, &definition).await;
             let names = &definition["spec"]["names"];
-            plurals.insert(names["kind"].as_str().unwrap().to_owned(), (names["plural"].as_str().unwrap().to_owned(), definition["spec"]["scope"] == "Namespaced"));
+            plurals.insert(
+                names["kind"].as_str().unwrap().to_owned(),
+                (names["plural"].as_str().unwrap().to_owned(), definition["spec"]["scope"] == "Namespaced"),
+            );
         }
     }
     let mut judged = (0, 0);

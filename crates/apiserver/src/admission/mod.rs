@@ -197,7 +197,15 @@ impl Admission {
     pub fn new(objects: Arc<dyn Objects>, authorizer: Arc<Authorizer>, config: &AdmissionConfig) -> Result<Self, AdmissionConfigError> {
         let chain = PLUGINS.iter().filter(|p| config.runs(p.name, p.on)).collect();
         let settings = config.settings()?;
-        Ok(Admission { objects, authorizer, ledger: quota::Ledger::default(), chain, settings, policies: policy::Policies::default(), loopback: OnceLock::new() })
+        Ok(Admission {
+            objects,
+            authorizer,
+            ledger: quota::Ledger::default(),
+            chain,
+            settings,
+            policies: policy::Policies::default(),
+            loopback: OnceLock::new(),
+        })
     }
 
     /// Where NamespaceAutoProvision writes. Without it, it does nothing.

@@ -104,7 +104,9 @@ fn typed(schema: &Value, root: bool, path: &Path, errors: &mut Errors) {
             errors.required(&path.child("type"), what);
         }
         "" => {}
-        kind if either => errors.forbidden(&path.child("type"), &format!("must be empty if x-kubernetes-int-or-string is true, not {kind}")),
+        kind if either => {
+            errors.forbidden(&path.child("type"), &format!("must be empty if x-kubernetes-int-or-string is true, not {kind}"))
+        }
         "array" if schema.get("items").is_none_or(|i| !i.is_object()) => errors.required(&path.child("items"), "must be specified"),
         kind if !TYPES.contains(&kind) => errors.not_supported(&path.child("type"), &kind.into(), &TYPES),
         _ => {}
@@ -123,7 +125,10 @@ fn extensions(schema: &Value, path: &Path, errors: &mut Errors) {
             errors.invalid(&path.child("type"), &schema["type"], "must be object if x-kubernetes-embedded-resource is true");
         }
         if !flag(schema, "x-kubernetes-preserve-unknown-fields") && schema["properties"].as_object().is_none_or(|p| p.is_empty()) {
-            errors.required(&path.child("properties"), "must not be empty if x-kubernetes-embedded-resource is true without x-kubernetes-preserve-unknown-fields");
+            errors.required(
+                &path.child("properties"),
+                "must not be empty if x-kubernetes-embedded-resource is true without x-kubernetes-preserve-unknown-fields",
+            );
         }
     }
     if let Some(kind) = schema["x-kubernetes-list-type"].as_str() {
@@ -159,7 +164,11 @@ fn list_keys(schema: &Value, path: &Path, errors: &mut Errors) {
     }
     let items = &schema["items"];
     if items["type"] != "object" {
-        errors.invalid(&path.child("items").child("type"), &items["type"], "must be object if parent array's x-kubernetes-list-type is map");
+        errors.invalid(
+            &path.child("items").child("type"),
+            &items["type"],
+            "must be object if parent array's x-kubernetes-list-type is map",
+        );
     }
     let required: Vec<&str> = items["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     for (i, key) in keys.iter().enumerate() {
@@ -196,9 +205,18 @@ fn nested(schema: &Value, either: bool, path: &Path, errors: &mut Errors) {
     if !either && schema["type"].as_str().is_some_and(|t| !t.is_empty()) {
         errors.forbidden(&path.child("type"), "must be empty to be structural");
     }
-    for key in ["title", "description", "default", "additionalProperties", "x-kubernetes-preserve-unknown-fields", "x-kubernetes-validations"] {
+    for key in
+        ["title", "description", "default", "additionalProperties", "x-kubernetes-preserve-unknown-fields", "x-kubernetes-validations"]
+    {
         if schema.get(key).is_some_and(|v| !v.is_null() && *v != "" && *v != false) {
-            errors.forbidden(&path.child(key), if key == "title" || key == "description" { "must be empty to be structural" } else { "must be undefined to be structural" });
+            errors.forbidden(
+                &path.child(key),
+                if key == "title" || key == "description" {
+                    "must be empty to be structural"
+                } else {
+                    "must be undefined to be structural"
+                },
+            );
         }
     }
     if flag(schema, "nullable") {
@@ -244,7 +262,11 @@ fn selectable(version: &Value, schema: &Value, path: &Path, errors: &mut Errors)
             }
             None => errors.invalid(&at, &json_path.into(), "is an invalid path: does not refer to a valid field"),
             Some(target) if !matches!(target["type"].as_str(), Some("string" | "integer" | "boolean")) => {
-                errors.invalid(&at, &json_path.into(), "must point to a field of type string, boolean or integer. Enum string fields and strings with formats are allowed.");
+                errors.invalid(
+                    &at,
+                    &json_path.into(),
+                    "must point to a field of type string, boolean or integer. Enum string fields and strings with formats are allowed.",
+                );
             }
             Some(_) => {}
         }

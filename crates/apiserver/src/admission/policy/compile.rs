@@ -66,7 +66,9 @@ pub(super) fn conditions(spec: &Value, params: bool) -> Vec<(String, Compiled)> 
 pub(super) fn variables(spec: &Value, env: Env) -> (Vec<(String, Compiled)>, Env) {
     let mut fields: Vec<(String, Decl)> = Vec::new();
     let mut out = Vec::new();
-    let with = |fields: &[(String, Decl)]| env.clone().with("variables", Decl::object("kubernetes.variables", fields.iter().cloned().map(|(n, d)| (n.as_str().to_owned(), d))));
+    let with = |fields: &[(String, Decl)]| {
+        env.clone().with("variables", Decl::object("kubernetes.variables", fields.iter().cloned().map(|(n, d)| (n.as_str().to_owned(), d))))
+    };
     for variable in list(spec, "variables") {
         let (name, source) = (text(variable, "name"), text(variable, "expression"));
         let compiled = expression(&with(&fields), &source, &[], "");

@@ -1,8 +1,8 @@
 //! `matchConditions`, of policies and of webhooks.
 
+use super::super::Context;
 use super::compile::{self, Compiled};
 use super::run::Scene;
-use super::super::Context;
 use ferrokube_cel::{Budget, Value as Cel};
 use serde_json::Value;
 

@@ -1,9 +1,9 @@
 //! MutatingAdmissionPolicy: expressions that make an apply configuration or a JSON patch.
 
-use super::compile::{Mutation, Policy};
-use super::run::{PER_POLICY, Scene, Variables};
 use super::super::Context;
 use super::super::webhook::matching;
+use super::compile::{Mutation, Policy};
+use super::run::{PER_POLICY, Scene, Variables};
 use super::{Binding, Set, conditions, params};
 use ferrokube_api::Status;
 use ferrokube_api::apply::overlay;
@@ -93,6 +93,7 @@ fn evaluate(
     let program = mutation.program.as_ref().map_err(Clone::clone)?;
     // Variables see what earlier mutations made.
     let variables = Variables::new(&policy.variables, scene.values(Some(object), params), budget);
-    let value = program.eval(&variables.values(), budget).map_err(|e| format!("expression '{}' resulted in error: {e}", program.source()))?;
+    let value =
+        program.eval(&variables.values(), budget).map_err(|e| format!("expression '{}' resulted in error: {e}", program.source()))?;
     value.to_json().ok_or_else(|| format!("expression '{}' has a value that cannot stand in an object", program.source()))
 }

@@ -35,8 +35,8 @@ pub(super) fn find(c: &Context<'_>, policy: &Policy, binding: &Binding) -> Resul
     let text = |v: &Value, key: &str| v[key].as_str().unwrap_or_default().to_owned();
     let (version, kind) = (text(kind, "apiVersion"), text(kind, "kind"));
     let group = version.split_once('/').map_or("", |(g, _)| g);
-    let (resource, namespaced) = resource_of(c, group, &kind)
-        .ok_or_else(|| format!("failed to find resource referenced by paramKind: '{version}, Kind={kind}'"))?;
+    let (resource, namespaced) =
+        resource_of(c, group, &kind).ok_or_else(|| format!("failed to find resource referenced by paramKind: '{version}, Kind={kind}'"))?;
     let namespace = match (namespaced, text(reference, "namespace")) {
         (true, own) if own.is_empty() && c.namespace.is_empty() => {
             return Err("cannot use namespaced paramRef in policy binding that matches cluster-scoped resources".into());

@@ -1,9 +1,9 @@
 //! ValidatingAdmissionPolicy: what it says of a request, and what its bindings make of that.
 
-use super::compile::{Compiled, Policy, Validation};
-use super::run::{PER_POLICY, Scene, Variables, failure};
 use super::super::webhook::matching;
 use super::super::{Context, Outcome, list};
+use super::compile::{Compiled, Policy, Validation};
+use super::run::{PER_POLICY, Scene, Variables, failure};
 use super::{Binding, Set, conditions, params};
 use ferrokube_api::status::{Cause, Details};
 use ferrokube_api::{Reason, Status};
@@ -73,7 +73,8 @@ fn one(
     };
     let acts = |action: &str| list(&binding.spec, "validationActions").any(|a| a == action);
     for finding in found {
-        let said = format!("ValidatingAdmissionPolicy '{}' with binding '{}' denied request: {}", policy.name, binding.name, finding.message);
+        let said =
+            format!("ValidatingAdmissionPolicy '{}' with binding '{}' denied request: {}", policy.name, binding.name, finding.message);
         if finding.broken || acts("Deny") {
             gathered.denied.get_or_insert_with(|| refusal(c, object, &said, finding.reason));
         }
@@ -125,7 +126,9 @@ fn judge(policy: &Policy, scene: &Scene<'_>, object: Option<&Value>, params: Opt
     for (at, validation) in policy.validations.iter().enumerate() {
         match evaluate(&validation.program, &values, &budget) {
             Ok(Cel::Bool(true)) => {}
-            Ok(_) => found.push(Finding { message: said(validation, &values, &budget), reason: reason(&validation.reason), at, broken: false }),
+            Ok(_) => {
+                found.push(Finding { message: said(validation, &values, &budget), reason: reason(&validation.reason), at, broken: false })
+            }
             Err(e) => found.extend(broken(format!("expression '{}' resulted in error: {e}", validation.expression), at)),
         }
     }

@@ -1,6 +1,6 @@
 //! Webhooks over real TLS on loopback.
 
-use super::super::{Admission, Operation, AdmissionConfig, Review};
+use super::super::{Admission, AdmissionConfig, Operation, Review};
 use super::*;
 use crate::attributes::UserInfo;
 use crate::authz::Authorizer;

@@ -163,4 +163,3 @@ fn shown(rule: &Value) -> Value {
         "rule": text("rule"), "message": text("message"), "messageExpression": text("messageExpression"), "fieldPath": text("fieldPath"),
     })
 }
-
