@@ -227,6 +227,7 @@ mod tests {
             old: None,
             options: &Value::Null,
             dry_run: false,
+            schema: None,
         };
         let pod = json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": image}]}});
         let mut outcome = Outcome::default();
