@@ -115,4 +115,8 @@ resources! {
     api::resource::v1::ResourceSlice, false;
     api::resource::v1::DeviceClass, false;
     api::certificates::v1::CertificateSigningRequest, false;
+    api::rbac::v1::ClusterRole, false;
+    api::networking::v1::ServiceCIDR, false;
+    api::networking::v1::IPAddress, false;
+    api::autoscaling::v2::HorizontalPodAutoscaler, true;
 }

@@ -6,6 +6,9 @@
 //! derive from it.
 
 mod attach_detach;
+mod bootstrap_tokens;
+mod certificates;
+mod cluster_role_aggregation;
 mod config;
 mod cron_job;
 mod daemon_set;
@@ -22,7 +25,9 @@ mod garbage_collector;
 mod job;
 mod latest;
 mod namespace;
+mod node_ipam;
 mod node_lifecycle;
+mod node_ttl;
 mod nodes;
 mod persistent_volume;
 mod pod_claims;
@@ -31,12 +36,15 @@ mod pods;
 mod pv_protection;
 mod pvc_protection;
 mod replica_set;
+mod replication_controller;
 mod resource_claim;
 mod resource_quota;
 mod revisions;
 mod root_ca;
 mod selection;
 mod service_account;
+mod service_account_token;
+mod service_cidr;
 mod stateful_set;
 mod taint_eviction;
 mod ttl_after_finished;
@@ -100,13 +108,14 @@ pub struct Controller {
 
 /// One row per controller: name, service account, component of its events, on by default, and what runs it.
 macro_rules! controllers {
-    ($($name:literal $account:literal $component:literal $default:literal $module:ident;)*) => {
-        &[$(Controller { name: $name, account: $account, component: $component, default: $default, run: |context| Box::pin($module::run(context)) }),*]
+    ($($name:literal $account:literal $component:literal $default:literal $($module:ident)::+;)*) => {
+        &[$(Controller { name: $name, account: $account, component: $component, default: $default, run: |context| Box::pin($($module)::+::run(context)) }),*]
     };
 }
 
 /// All controllers.
 pub const CONTROLLERS: &[Controller] = controllers! {
+    "serviceaccount-token-controller"          ""                              "serviceaccount-token-controller" true service_account_token;
     "serviceaccount-controller"                "service-account-controller"    "serviceaccount-controller"     true service_account;
     "root-ca-certificate-publisher-controller" "root-ca-cert-publisher"        "root-ca-cert-publisher"        true root_ca;
     "namespace-controller"                     "namespace-controller"          "namespace-controller"          true namespace;
@@ -125,6 +134,16 @@ pub const CONTROLLERS: &[Controller] = controllers! {
     "resourcequota-controller"                 "resourcequota-controller"      "resourcequota-controller"      true resource_quota;
     "disruption-controller"                    "disruption-controller"         "controllermanager"             true disruption;
     "ttl-after-finished-controller"            "ttl-after-finished-controller" "ttl-after-finished-controller" true ttl_after_finished;
+    "replicationcontroller-controller"         "replication-controller"        "replication-controller"        true replication_controller;
+    "certificatesigningrequest-signing-controller" "certificate-controller"    "csrsigning"                    true certificates::sign;
+    "certificatesigningrequest-approving-controller" "certificate-controller"  "csrapproving"                  true certificates::approve;
+    "certificatesigningrequest-cleaner-controller" "certificate-controller"    "csrcleaner"                    true certificates::clean;
+    "bootstrap-signer-controller"              "bootstrap-signer"              "bootstrap-signer"              false bootstrap_tokens::sign;
+    "token-cleaner-controller"                 "token-cleaner"                 "token-cleaner"                 false bootstrap_tokens::clean;
+    "clusterrole-aggregation-controller"       "clusterrole-aggregation-controller" "clusterrole-aggregation-controller" true cluster_role_aggregation;
+    "ttl-controller"                           "ttl-controller"                "ttl-controller"                true node_ttl;
+    "node-ipam-controller"                     "node-controller"               "cidrAllocator"                 true node_ipam;
+    "service-cidr-controller"                  "service-cidrs-controller"      "service-cidrs-controller"      true service_cidr;
     "persistentvolume-binder-controller"       "persistent-volume-binder"      "persistentvolume-controller"   true persistent_volume;
     "persistentvolumeclaim-protection-controller" "pvc-protection-controller"  "pvc-protection-controller"     true pvc_protection;
     "persistentvolume-protection-controller"   "pv-protection-controller"      "pv-protection-controller"      true pv_protection;

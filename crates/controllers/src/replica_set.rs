@@ -6,11 +6,12 @@ use crate::Context;
 use crate::pods::{self, Pods, availability, is_active, is_ready};
 use ferrokube_client::controller::{self, Next};
 use ferrokube_client::queue::Queue;
-use ferrokube_client::{Cache, Error, Named, ObjectKey, Resource};
+use ferrokube_client::{Cache, Error, Index, Named, ObjectKey, Resource};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetCondition, ReplicaSetStatus};
-use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, Time};
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
@@ -19,16 +20,66 @@ const BURST: usize = 500;
 /// Set by people to say which pods go first.
 const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
 
+/// What a kind that keeps a number of pods says: replica sets, and replication controllers.
+pub(crate) trait Replicated: Resource {
+    /// What is wanted.
+    fn wanted(&self) -> Wanted;
+    /// The status, in the terms of replica sets.
+    fn status(&self) -> ReplicaSetStatus;
+    /// The object with another status.
+    fn with_status(&self, status: ReplicaSetStatus) -> Self;
+}
+
+/// What is wanted.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Wanted {
+    /// How many.
+    pub replicas: usize,
+    /// Seconds of readiness after which a pod counts as available.
+    pub min_ready_seconds: i32,
+    /// Which pods.
+    pub selector: LabelSelector,
+    /// How they are made.
+    pub template: PodTemplateSpec,
+}
+
+impl Replicated for ReplicaSet {
+    fn wanted(&self) -> Wanted {
+        let spec = self.spec.clone().unwrap_or_default();
+        Wanted {
+            replicas: usize::try_from(spec.replicas.unwrap_or(1)).unwrap_or(0),
+            min_ready_seconds: spec.min_ready_seconds.unwrap_or(0),
+            selector: spec.selector,
+            template: spec.template.unwrap_or_default(),
+        }
+    }
+
+    fn status(&self) -> ReplicaSetStatus {
+        self.status.clone().unwrap_or_default()
+    }
+
+    fn with_status(&self, status: ReplicaSetStatus) -> Self {
+        ReplicaSet { status: Some(status), ..self.clone() }
+    }
+}
+
 /// Runs the controller.
 pub(crate) async fn run(context: Context) {
-    let sets: Cache<ReplicaSet> = context.caches.of();
-    let queue: Queue<ObjectKey> = context.queue("replicaset");
+    run_for::<ReplicaSet>(context, "replicaset").await;
+}
+
+/// Runs the controller of a kind.
+pub(crate) async fn run_for<R: Replicated>(context: Context, name: &'static str) {
+    let sets: Cache<R> = context.caches.of();
+    let queue: Queue<ObjectKey> = context.queue(name);
     let add = queue.clone();
     sets.on_change(move |d| add.add(d.key().clone()));
+    // Sets of one deployment count each other's pods when they choose which of their own go.
+    let siblings = sets.index(|o| o.controller().map(|r| r.uid).into_iter().collect());
     let (add, add_all, known) = (queue.clone(), queue.clone(), sets.clone());
     let pods = Pods::new(
         context.caches.of(),
-        ReplicaSet::KIND,
+        R::KIND,
         move |namespace, owner| add.add(ObjectKey::new(namespace, &owner.name)),
         move |orphan| {
             // Any set of the namespace whose selector matches may want it; each looks for itself.
@@ -39,30 +90,30 @@ pub(crate) async fn run(context: Context) {
     );
     tokio::join!(sets.synced(), pods.cache.synced());
     let reconcile = |key: ObjectKey| {
-        let (context, sets, pods) = (&context, &sets, &pods);
+        let (context, sets, pods, siblings) = (&context, &sets, &pods, &siblings);
         async move {
             match sets.read(&key.namespace, &key.name)? {
-                Some(set) => reconcile(context, pods, set).await,
+                Some(set) => reconcile(context, pods, siblings, set).await,
                 None => Ok(Next::Wait),
             }
         }
     };
-    controller::run::<_, Error, _, _>("replicaset", queue, 5, reconcile).await;
+    controller::run::<_, Error, _, _>(name, queue, 5, reconcile).await;
 }
 
-async fn reconcile(context: &Context, pods: &Pods, set: ReplicaSet) -> Result<Next, Error> {
-    let selector = set.spec.as_ref().map(|s| s.selector.clone()).unwrap_or_default();
+async fn reconcile<R: Replicated>(context: &Context, pods: &Pods, siblings: &Index, set: R) -> Result<Next, Error> {
+    let wanted = set.wanted();
     let settled = pods.settled(set.uid());
-    let own = pods.claim(&context.client, &set, &selector).await?;
+    let own = pods.claim(&context.client, &set, &wanted.selector).await?;
     let active: Vec<Pod> = own.iter().filter(|p| is_active(p)).cloned().collect();
     let mut failure = None;
-    if settled && set.metadata.deletion_timestamp.is_none() {
-        failure = apply(context, pods, &set, plan(&set, &active)).await;
+    if settled && set.meta().deletion_timestamp.is_none() {
+        let action = plan(wanted.replicas, &active, || related(pods, siblings, &set, &active));
+        failure = apply(context, pods, &set, &wanted.template, action).await;
     }
-    let (status, soon) = status(&set, &own, failure.as_ref(), Timestamp::now());
-    if set.status.as_ref() != Some(&status) {
-        let mut changed = set.clone();
-        changed.status = Some(status);
+    let (status, soon) = status(&set, &wanted, &own, failure.as_ref(), Timestamp::now());
+    let changed = set.with_status(status);
+    if changed.status() != set.status() {
         context.client.update_status(&changed).await?;
     }
     match failure {
@@ -70,6 +121,25 @@ async fn reconcile(context: &Context, pods: &Pods, set: ReplicaSet) -> Result<Ne
         Some(e) => Err(e),
         None => Ok(soon.map_or(Next::Wait, Next::After)),
     }
+}
+
+/// How many active pods of this set and of the other sets of its owner each node has.
+fn related<R: Replicated>(pods: &Pods, siblings: &Index, set: &R, active: &[Pod]) -> PerNode {
+    let owner = set.meta().owner_references.iter().flatten().find(|r| r.controller == Some(true));
+    let others = owner.map(|o| siblings.get(&o.uid)).unwrap_or_default();
+    let others = others.iter().filter(|o| *o.uid != *set.uid()).flat_map(|o| pods.of(&o.uid).unwrap_or_default());
+    let mut count = PerNode::new();
+    for pod in active.iter().cloned().chain(others.filter(is_active)) {
+        *count.entry(node(&pod).to_owned()).or_default() += 1;
+    }
+    count
+}
+
+/// Active pods by node.
+type PerNode = HashMap<String, i64>;
+
+fn node(pod: &Pod) -> &str {
+    pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).unwrap_or_default()
 }
 
 /// What to do about the number of pods.
@@ -80,8 +150,7 @@ enum Action {
     Delete(Vec<Pod>),
 }
 
-fn plan(set: &ReplicaSet, active: &[Pod]) -> Action {
-    let wanted = usize::try_from(set.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1)).unwrap_or(0);
+fn plan(wanted: usize, active: &[Pod], per_node: impl FnOnce() -> PerNode) -> Action {
     if active.len() < wanted {
         return Action::Create((wanted - active.len()).min(BURST));
     }
@@ -89,19 +158,17 @@ fn plan(set: &ReplicaSet, active: &[Pod]) -> Action {
     if surplus == 0 {
         return Action::Nothing;
     }
-    Action::Delete(ranked(active).into_iter().take(surplus).collect())
+    // When all go, the order is of no interest.
+    let victims = if surplus == active.len() { active.to_vec() } else { ranked(active, &per_node(), Timestamp::now()) };
+    Action::Delete(victims.into_iter().take(surplus).collect())
 }
 
-async fn apply(context: &Context, pods: &Pods, set: &ReplicaSet, action: Action) -> Option<Error> {
+async fn apply<R: Replicated>(context: &Context, pods: &Pods, set: &R, template: &PodTemplateSpec, action: Action) -> Option<Error> {
     let (client, recorder) = (&context.client, &context.recorder);
     match action {
         Action::Nothing => None,
         Action::Create(count) => {
-            let template = set.spec.as_ref().and_then(|s| s.template.clone()).unwrap_or_default();
-            let create = |_| {
-                let template = &template;
-                async move { pods.create(client, recorder, set, template, |_| {}).await.map(drop) }
-            };
+            let create = |_| async move { pods.create(client, recorder, set, template, |_| {}).await.map(drop) };
             pods::slow_start(count, create).await.1
         }
         Action::Delete(victims) => {
@@ -111,50 +178,69 @@ async fn apply(context: &Context, pods: &Pods, set: &ReplicaSet, action: Action)
     }
 }
 
-/// Pods in the order in which they go (`ActivePodsWithRanks`): unassigned, pending, unready, cheap, crowded, young ones first.
-fn ranked(pods: &[Pod]) -> Vec<Pod> {
-    let mut per_node: HashMap<String, i64> = HashMap::new();
-    let node = |p: &Pod| p.spec.as_ref().and_then(|s| s.node_name.clone()).unwrap_or_default();
-    pods.iter().for_each(|p| *per_node.entry(node(p)).or_default() += 1);
+/// Pods in the order in which they go (`ActivePodsWithRanks`): unassigned, pending, unready, cheap, crowded ones first, then
+/// those that became ready or were made later. Ages count by orders of magnitude, and within one the UID decides: that
+/// spreads the choice over failure domains (`LogarithmicScaleDown`).
+fn ranked(pods: &[Pod], per_node: &PerNode, now: Timestamp) -> Vec<Pod> {
     let mut list = pods.to_vec();
-    list.sort_by_cached_key(|p| {
-        let assigned = !node(p).is_empty();
-        let phase = match pods::phase(p) {
-            "Pending" => 0,
-            "Unknown" => 1,
-            _ => 2,
+    list.sort_by(|a, b| {
+        let first = |p: &Pod| {
+            let phase = match pods::phase(p) {
+                "Pending" => 0,
+                "Unknown" => 1,
+                _ => 2,
+            };
+            let cost = p.metadata.annotations.as_ref().and_then(|a| a.get(DELETION_COST)).and_then(|c| c.parse::<i32>().ok()).unwrap_or(0);
+            (!node(p).is_empty(), phase, is_ready(p), cost, -per_node.get(node(p)).copied().unwrap_or(0))
         };
-        let cost: i64 = p.metadata.annotations.as_ref().and_then(|a| a.get(DELETION_COST)).and_then(|c| c.parse().ok()).unwrap_or(0);
+        let restarts =
+            |p: &Pod| p.status.iter().flat_map(|s| s.container_statuses.iter().flatten()).map(|c| c.restart_count).max().unwrap_or(0);
         let ready_since =
-            pods::condition(p, "Ready").filter(|_| is_ready(p)).and_then(|c| c.last_transition_time.as_ref()).map(|t| -t.0.as_second());
-        let restarts: i32 =
-            p.status.as_ref().and_then(|s| s.container_statuses.as_ref()).map_or(0, |l| l.iter().map(|c| c.restart_count).sum());
-        let born = p.metadata.creation_timestamp.as_ref().map(|t| -t.0.as_second());
-        (assigned, phase, is_ready(p), cost, -per_node[&node(p)], ready_since, -restarts, born)
+            |p: &Pod| pods::condition(p, "Ready").filter(|_| is_ready(p)).and_then(|c| Some(c.last_transition_time.as_ref()?.0));
+        let born = |p: &Pod| p.metadata.creation_timestamp.as_ref().map(|t| t.0);
+        first(a)
+            .cmp(&first(b))
+            .then_with(|| younger(ready_since(a), ready_since(b), (a.uid(), b.uid()), now))
+            .then_with(|| restarts(b).cmp(&restarts(a)))
+            .then_with(|| younger(born(a), born(b), (a.uid(), b.uid()), now))
     });
     list
 }
 
+fn younger(a: Option<Timestamp>, b: Option<Timestamp>, uids: (&str, &str), now: Timestamp) -> Ordering {
+    let magnitude = |t: Timestamp| {
+        i64::from(u64::try_from(now.as_nanosecond() - t.as_nanosecond()).ok().and_then(u64::checked_ilog2).map_or(-1, |m| m as i32))
+    };
+    match (a, b) {
+        (Some(a), Some(b)) if a != b => magnitude(a).cmp(&magnitude(b)).then_with(|| uids.0.cmp(uids.1)),
+        _ => Ordering::Equal,
+    }
+}
+
 /// The status, and when it will change by itself (pods that become available).
-fn status(set: &ReplicaSet, own: &[Pod], failure: Option<&Error>, now: Timestamp) -> (ReplicaSetStatus, Option<Duration>) {
-    let spec = set.spec.clone().unwrap_or_default();
-    let min_ready = spec.min_ready_seconds.unwrap_or(0);
-    let template_labels = spec.template.as_ref().and_then(|t| t.metadata.as_ref()).and_then(|m| m.labels.clone()).unwrap_or_default();
+fn status<R: Replicated>(
+    set: &R,
+    wanted: &Wanted,
+    own: &[Pod],
+    failure: Option<&Error>,
+    now: Timestamp,
+) -> (ReplicaSetStatus, Option<Duration>) {
+    let min_ready = wanted.min_ready_seconds;
+    let template_labels = wanted.template.metadata.as_ref().and_then(|m| m.labels.clone()).unwrap_or_default();
     let labelled = |p: &&Pod| template_labels.iter().all(|(k, v)| p.metadata.labels.as_ref().and_then(|l| l.get(k)) == Some(v));
     let active: Vec<&Pod> = own.iter().filter(|p| is_active(p)).collect();
     let waits: Vec<Result<(), Option<Duration>>> = active.iter().map(|p| availability(p, min_ready, now)).collect();
     let count = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
     let terminating =
         own.iter().filter(|p| p.metadata.deletion_timestamp.is_some() && !matches!(pods::phase(p), "Succeeded" | "Failed")).count();
-    let old = set.status.clone().unwrap_or_default();
     let status = ReplicaSetStatus {
         replicas: count(active.len()),
         fully_labeled_replicas: some(count(active.iter().copied().filter(|p| labelled(&p)).count())),
         ready_replicas: some(count(active.iter().filter(|p| is_ready(p)).count())),
         available_replicas: some(count(waits.iter().filter(|w| w.is_ok()).count())),
         terminating_replicas: Some(count(terminating)),
-        observed_generation: set.metadata.generation,
-        conditions: conditions(old.conditions, failure, active.len() < usize::try_from(spec.replicas.unwrap_or(1)).unwrap_or(0), now),
+        observed_generation: set.meta().generation,
+        conditions: conditions(set.status().conditions, failure, active.len() < wanted.replicas, now),
     };
     let soon = waits.into_iter().filter_map(|w| w.err().flatten()).min();
     (status, soon)
@@ -224,6 +310,15 @@ mod tests {
         .unwrap()
     }
 
+    fn planned(replicas: usize, active: &[Pod]) -> Action {
+        let count = || {
+            let mut count = PerNode::new();
+            active.iter().for_each(|p| *count.entry(node(p).to_owned()).or_default() += 1);
+            count
+        };
+        plan(replicas, active, count)
+    }
+
     fn names(action: Action) -> Vec<String> {
         match action {
             Action::Delete(pods) => pods.iter().map(|p| p.name().to_owned()).collect(),
@@ -234,9 +329,9 @@ mod tests {
     #[test]
     fn missing_pods_are_created_and_surplus_pods_deleted() {
         let pods = [pod("a", "Running", true, "n"), pod("b", "Running", true, "n")];
-        assert_eq!(plan(&set(2), &pods), Action::Nothing);
-        assert_eq!(plan(&set(5), &pods), Action::Create(3));
-        assert_eq!(names(plan(&set(0), &pods)).len(), 2);
+        assert_eq!(planned(2, &pods), Action::Nothing);
+        assert_eq!(planned(5, &pods), Action::Create(3));
+        assert_eq!(names(planned(0, &pods)).len(), 2);
     }
 
     #[test]
@@ -247,13 +342,27 @@ mod tests {
             pod("pending", "Pending", false, "n3"),
             pod("unassigned", "Pending", false, ""),
         ];
-        assert_eq!(names(plan(&set(0), &pods)), ["unassigned", "pending", "unready", "ready"]);
+        let order: Vec<String> = ranked(&pods, &PerNode::new(), Timestamp::now()).iter().map(|p| p.name().to_owned()).collect();
+        assert_eq!(order, ["unassigned", "pending", "unready", "ready"]);
+        assert_eq!(names(planned(1, &pods)), ["unassigned", "pending", "unready"]);
     }
 
     #[test]
     fn pods_on_a_crowded_node_go_first() {
         let pods = [pod("alone", "Running", true, "n1"), pod("one", "Running", true, "n2"), pod("two", "Running", true, "n2")];
-        assert_ne!(names(plan(&set(2), &pods)), ["alone"]);
+        assert_ne!(names(planned(2, &pods)), ["alone"]);
+        let siblings = PerNode::from([("n1".into(), 9), ("n2".into(), 2)]);
+        assert_eq!(ranked(&pods, &siblings, Timestamp::now())[0].name(), "alone", "pods of the deployment's other sets count too");
+    }
+
+    #[test]
+    fn ages_count_by_orders_of_magnitude() {
+        let now: Timestamp = "2026-01-01T10:00:00Z".parse().unwrap();
+        let at = |text: &str| Some(text.parse::<Timestamp>().unwrap());
+        let young = younger(at("2026-01-01T09:59:50Z"), at("2026-01-01T09:00:00Z"), ("z", "a"), now);
+        assert_eq!(young, Ordering::Less, "the younger goes first whatever its UID");
+        let alike = younger(at("2026-01-01T09:10:00Z"), at("2026-01-01T09:12:00Z"), ("z", "a"), now);
+        assert_eq!(alike, Ordering::Greater, "of two that are about as old the UID decides");
     }
 
     #[test]
@@ -262,7 +371,7 @@ mod tests {
         set.spec.as_mut().unwrap().min_ready_seconds = Some(30);
         let pods = [pod("a", "Running", true, "n"), pod("b", "Running", false, "n")];
         let now: Timestamp = "2026-01-01T00:00:20Z".parse().unwrap();
-        let (status, soon) = status(&set, &pods, None, now);
+        let (status, soon) = status(&set, &set.wanted(), &pods, None, now);
         assert_eq!((status.replicas, status.ready_replicas, status.available_replicas), (2, Some(1), None));
         assert_eq!(soon, Some(Duration::from_secs(20)));
     }

@@ -118,9 +118,6 @@ impl Grants {
     }
 }
 
-/// An aggregated role whose stored rules are not those it should have.
-type Stale = (String, Arc<[Rule]>);
-
 /// Rules by namespace (empty for ClusterRoles) and name.
 type RulesByRole = HashMap<(Box<str>, Box<str>), Arc<[Rule]>>;
 
@@ -131,7 +128,6 @@ pub(super) struct Index {
     cluster: Grants,
     namespaces: HashMap<Box<str>, Grants>,
     roles: RulesByRole,
-    stale: Vec<Stale>,
 }
 
 impl Index {
@@ -171,10 +167,6 @@ impl Index {
     pub(super) fn rules_of(&self, kind: &str, namespace: &str, name: &str) -> Option<Arc<[Rule]>> {
         let namespace = if kind == "Role" { namespace } else { "" };
         self.roles.get(&(namespace.into(), name.into())).cloned()
-    }
-
-    pub(super) fn stale_aggregates(&self) -> Vec<Stale> {
-        self.stale.clone()
     }
 }
 
@@ -256,14 +248,14 @@ fn build(objects: &dyn Objects, revisions: [u64; 4], memory: &mut Memory) -> Ind
 /// Fills aggregated roles. Selected roles may be aggregated themselves (admin ← edit ← view): repeat until nothing changes.
 fn aggregate(index: &mut Index, roles: &[(Arc<Object>, Arc<Parsed>)]) {
     let aggregated = roles.iter().filter_map(|(o, p)| match &**p {
-        Parsed::Role(stored, Some(selectors)) => Some((o, stored, selectors)),
+        Parsed::Role(_, Some(selectors)) => Some((o, selectors)),
         _ => None,
     });
     let aggregated: Vec<_> = aggregated.collect();
     // Each round settles at least one role of a chain; a cycle stops growing because rules are not repeated.
     for _ in 0..=aggregated.len() {
         let mut changed = false;
-        for (object, _, selectors) in &aggregated {
+        for (object, selectors) in &aggregated {
             let chosen = roles.iter().filter(|(o, _)| o.key != object.key && selectors.iter().any(|s| s.matches(o)));
             let mut rules: Vec<Rule> = Vec::new();
             for (other, _) in chosen {
@@ -282,12 +274,6 @@ fn aggregate(index: &mut Index, roles: &[(Arc<Object>, Arc<Parsed>)]) {
         }
         if !changed {
             break;
-        }
-    }
-    for (object, stored, _) in aggregated {
-        let rules = &index.roles[&(Box::default(), object.key.name.clone())];
-        if rules != stored {
-            index.stale.push((object.key.name.to_string(), rules.clone()));
         }
     }
 }

@@ -201,11 +201,6 @@ impl Authorizer {
     pub fn rules_of(&self, kind: &str, namespace: &str, name: &str) -> Option<Arc<[Rule]>> {
         self.roles.current(&*self.objects).rules_of(kind, namespace, name)
     }
-
-    /// The rules that aggregated ClusterRoles should hold, for those that hold others: name and rules.
-    pub(crate) fn stale_aggregates(&self) -> Vec<(String, Arc<[Rule]>)> {
-        self.roles.current(&*self.objects).stale_aggregates()
-    }
 }
 
 /// Nobody said yes.

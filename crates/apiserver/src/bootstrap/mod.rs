@@ -4,14 +4,12 @@
 //! loopback client, so that the store commits them in a few groups. Nothing here may overwrite what an administrator
 //! changed on purpose: objects are completed, and those that say so in their `autoupdate` annotation are left alone.
 
-mod aggregation;
 mod plan;
 mod policy;
 mod roles;
 mod system;
 
 use crate::authn::RequestHeaders;
-use crate::authz::Authorizer;
 use crate::objects::{Loopback, Objects};
 use ferrokube_api::{Reason, Status};
 use futures_util::future::join_all;
@@ -95,30 +93,18 @@ async fn write_all(loopback: &dyn Loopback, steps: Vec<Step>) -> Result<usize, B
     results.into_iter().try_fold(0, |sum, result| Ok(sum + result?))
 }
 
-/// Keeps what changes while the server runs: rules of aggregated ClusterRoles, system namespaces, Service and
-/// endpoints of `default/kubernetes`. Never returns.
-pub async fn keep(objects: Arc<dyn Objects>, loopback: Arc<dyn Loopback>, authorizer: Arc<Authorizer>, config: BootstrapConfig) {
-    let aggregate = async {
-        loop {
-            let seen = objects.revision("rbac.authorization.k8s.io", "clusterroles");
-            if let Err(error) = aggregation::settle(&*objects, &*loopback, &authorizer).await {
-                tracing::warn!(%error, "rules of an aggregated ClusterRole are not up to date");
-            }
-            objects.changed("rbac.authorization.k8s.io", "clusterroles", seen).await;
-        }
-    };
-    let endpoints = async {
-        let mut tick = tokio::time::interval(RESYNC);
-        loop {
-            tick.tick().await;
-            for wanted in [system::namespaces(), system::namespaced(&config)] {
-                if let Err(error) = round(&*objects, &*loopback, &wanted).await {
-                    tracing::warn!(%error, "a system object is not up to date");
-                }
+/// Keeps what may be deleted while the server runs: system namespaces, Service and endpoints of `default/kubernetes`.
+/// Never returns.
+pub async fn keep(objects: Arc<dyn Objects>, loopback: Arc<dyn Loopback>, config: BootstrapConfig) {
+    let mut tick = tokio::time::interval(RESYNC);
+    loop {
+        tick.tick().await;
+        for wanted in [system::namespaces(), system::namespaced(&config)] {
+            if let Err(error) = round(&*objects, &*loopback, &wanted).await {
+                tracing::warn!(%error, "a system object is not up to date");
             }
         }
-    };
-    tokio::join!(aggregate, endpoints);
+    }
 }
 
 #[cfg(test)]

@@ -226,7 +226,7 @@ fn merge_role(existing: &mut Value, wanted: &Value) -> bool {
     }
     let mut changed = merge_metadata(existing, wanted);
     if wanted["aggregationRule"].is_object() {
-        // The rules follow from the selectors: see `aggregation`.
+        // The rules follow from the selectors; the clusterrole-aggregation controller writes them.
         let lacks = existing["aggregationRule"] != wanted["aggregationRule"];
         if lacks {
             existing["aggregationRule"] = wanted["aggregationRule"].clone();

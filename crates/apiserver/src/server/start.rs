@@ -223,7 +223,7 @@ impl ApiServer {
             background.push(tokio::spawn(file.follow("authentication", reloads, apply)));
         }
         background.push(aggregate::start(&server));
-        background.push(tokio::spawn(bootstrap::keep(objects, own, authorizer, facts)));
+        background.push(tokio::spawn(bootstrap::keep(objects, own, facts)));
         background.push(tokio::spawn(crate::special::services::follow_ports(server.clone())));
         background.push(tokio::spawn(crate::special::services::repair(server)));
         running.background = background;

@@ -104,7 +104,7 @@ struct Header {
     kid: String,
 }
 
-pub(super) fn sign(key: &SigningKey, claims: &Claims) -> String {
+pub(super) fn sign(key: &SigningKey, claims: &impl Serialize) -> String {
     let header = serde_json::json!({ "alg": key.public().algorithm(), "kid": key.public().id() });
     let body = serde_json::to_vec(claims).expect("claims hold only strings and numbers");
     let mut token = format!("{}.{}", B64.encode(header.to_string()), B64.encode(body));

@@ -156,6 +156,21 @@ impl ServiceAccountTokens {
     }
 }
 
+/// Signs claims as they are: tokens that live in Secrets, which the tokens controller makes.
+pub struct Signer(SigningKey);
+
+impl Signer {
+    /// Reads the private key in PEM.
+    pub fn new(pem: &str) -> Result<Self, KeyError> {
+        SigningKey::from_pem(pem).map(Signer)
+    }
+
+    /// The token of these claims.
+    pub fn sign(&self, claims: &serde_json::Value) -> String {
+        jwt::sign(&self.0, claims)
+    }
+}
+
 /// `(namespace, name)` of a service account's user name.
 pub fn split_username(user: &str) -> Option<(&str, &str)> {
     user.strip_prefix(USER_PREFIX)?.split_once(':')

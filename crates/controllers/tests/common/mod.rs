@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use ferrokube_api::{Change, Selection};
-use ferrokube_apiserver::tokens::TokenConfig;
+use ferrokube_apiserver::tokens::{Signer, TokenConfig};
 use ferrokube_apiserver::{ApiServer, Config, Running, Tls, UserInfo};
 use ferrokube_client::{Caches, Client, Resource, Target, Transport, TransportError};
 use ferrokube_store::Store;
@@ -77,7 +77,8 @@ impl Cluster {
     pub async fn with(selection: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let store = Arc::new(Embedded::open(folder.path(), Options { fsync: false, ..Options::default() }).unwrap());
-        let running = ApiServer::start(config(store)).await.unwrap();
+        let (config, keys) = config_with_keys(store);
+        let running = ApiServer::start(config).await.unwrap();
         let server = running.server.clone();
         let own = server.clone();
         let caches = Caches::new(client(&server, "system:kube-controller-manager", &[]));
@@ -85,7 +86,16 @@ impl Cluster {
             let groups = ["system:serviceaccounts", "system:serviceaccounts:kube-system"];
             client(&own, &format!("system:serviceaccount:kube-system:{account}"), &groups)
         });
+        let (authority, signer) = keys;
         let config = ferrokube_controllers::Config {
+            signing: Some(authority),
+            sign_token: Some(Arc::new(move |claims| Some(signer.sign(claims)))),
+            node_cidrs: Some(ferrokube_controllers::NodeCidrs {
+                cluster: vec!["10.244.0.0/16".into(), "fd00:10:244::/56".into()],
+                services: vec!["10.96.0.0/16".into()],
+                mask_ipv4: 24,
+                mask_ipv6: 64,
+            }),
             controllers: selection.iter().map(|s| (*s).to_owned()).collect(),
             root_ca: "CA".into(),
             ..ferrokube_controllers::Config::new(caches, client_for)
@@ -105,6 +115,12 @@ impl Cluster {
     /// A client as another user.
     pub fn client_as(&self, user: &str) -> Client {
         client(&self.server, user, &[])
+    }
+
+    /// Asks with a bearer token, as somebody from outside would, who the API server thinks it is.
+    pub async fn who_am_i(&self, token: &str) -> Result<Value, ferrokube_client::Error> {
+        let review = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": token}});
+        self.ask(Method::POST, "/apis/authentication.k8s.io/v1/tokenreviews", Some(&review)).await
     }
 
     /// What `/metrics` would show.
@@ -202,18 +218,30 @@ pub fn name(object: &Value) -> &str {
 
 /// A server without a socket, with keys of its own.
 pub fn config(store: Arc<dyn Store>) -> Config {
+    config_with_keys(store).0
+}
+
+/// The same, and the keys that the controllers get.
+fn config_with_keys(store: Arc<dyn Store>) -> (Config, (ferrokube_controllers::Signing, Signer)) {
     let ca_key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.distinguished_name.push(DnType::CommonName, "kubernetes");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let ca = params.self_signed(&ca_key).unwrap();
+    let signing = ferrokube_controllers::Signing {
+        certificate: ca.pem(),
+        key: ca_key.serialize_pem(),
+        duration: Duration::from_secs(365 * 24 * 3600),
+    };
     let issuer = Issuer::new(params, ca_key);
     let key = KeyPair::generate().unwrap();
     let certificate = CertificateParams::new(vec!["localhost".to_owned()]).unwrap().signed_by(&key, &issuer).unwrap();
+    let token_key = KeyPair::generate().unwrap().serialize_pem();
+    let signer = Signer::new(&token_key).unwrap();
     let tokens = TokenConfig {
         issuer: "https://kubernetes.default.svc.cluster.local".to_owned(),
         api_audiences: Vec::new(),
-        signing_key: KeyPair::generate().unwrap().serialize_pem(),
+        signing_key: token_key,
         verify_keys: Vec::new(),
         extend_expiration: true,
         max_expiration_seconds: 0,
@@ -222,5 +250,5 @@ pub fn config(store: Arc<dyn Store>) -> Config {
     config.tls = Tls { certificate: certificate.pem(), key: key.serialize_pem() };
     config.authn.client_ca = ca.pem();
     config.service_cidrs = vec!["10.96.0.0/16".to_owned()];
-    config
+    (config, (signing, signer))
 }

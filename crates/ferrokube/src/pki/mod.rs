@@ -172,6 +172,11 @@ impl Pki {
         self.ca.certificate()
     }
 
+    /// The private key of the CA, PEM: `--cluster-signing-key-file`.
+    pub fn ca_key(&self) -> Result<Option<String>, PkiError> {
+        self.folder.read("ca.key")
+    }
+
     /// The CA of front proxies, PEM: `--requestheader-client-ca-file`.
     pub fn front_proxy_ca(&self) -> &str {
         self.front_proxy_ca.certificate()

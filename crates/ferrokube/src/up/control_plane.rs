@@ -8,13 +8,14 @@ use anyhow::{Context, Result};
 use ferrokube_apiserver::ApiServer;
 use ferrokube_apiserver::authn::{AuthnConfig, RequestHeaders};
 use ferrokube_apiserver::server::{Config, KubeletAccess, Running, Tls};
-use ferrokube_apiserver::tokens::TokenConfig;
+use ferrokube_apiserver::tokens::{Signer, TokenConfig};
 use ferrokube_client::{Caches, Client};
 use ferrokube_cloud::bare_metal::BareMetal;
+use ferrokube_controllers::{NodeCidrs, Signing};
 use ferrokube_scheduler::config::Configuration;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 
 /// The running control plane.
@@ -58,7 +59,7 @@ pub async fn start(plan: &Plan, progress: &Progress) -> Result<ControlPlane> {
     let address = running.address.context("the API server listens nowhere")?;
     progress.done("API server", began, &server_url(address));
     let began = Instant::now();
-    let mut parts = vec![controllers(plan, &running.server), scheduler(&running.server, configuration)];
+    let mut parts = vec![controllers(plan, &running.server)?, scheduler(&running.server, configuration)];
     parts.extend(cloud(plan, &running.server));
     progress.done("controllers, scheduler", began, "");
     Ok(ControlPlane { running, address, parts })
@@ -105,17 +106,38 @@ fn manager(server: &Arc<ApiServer>) -> Client {
     wire::client(server, "system:kube-controller-manager", &[], "kube-controller-manager")
 }
 
-fn controllers(plan: &Plan, server: &Arc<ApiServer>) -> JoinHandle<()> {
+fn controllers(plan: &Plan, server: &Arc<ApiServer>) -> Result<JoinHandle<()>> {
+    let signer = Signer::new(&plan.pki.service_account_key).context("the key of service-account tokens")?;
     let own = server.clone();
     let client_for = Arc::new(move |account: &str| wire::controller_client(&own, account));
     let config = ferrokube_controllers::Config {
         controllers: plan.options.controllers.clone(),
         root_ca: plan.pki.ca().to_owned(),
+        signing: signing(plan)?,
+        sign_token: Some(Arc::new(move |claims| Some(signer.sign(claims)))),
+        node_cidrs: Some(node_cidrs(plan)),
         ..ferrokube_controllers::Config::new(Caches::new(manager(server)), client_for)
     };
     let metrics = config.metrics.clone();
     server.serve_metrics_of(move |out| metrics.write(out));
-    supervise("controller-manager", move || ferrokube_controllers::run(config.clone()))
+    Ok(supervise("controller-manager", move || ferrokube_controllers::run(config.clone())))
+}
+
+/// The cluster's CA signs certificate requests, for a year as with kube-controller-manager. A CA whose key was taken away
+/// signs nothing.
+fn signing(plan: &Plan) -> Result<Option<Signing>> {
+    let key = plan.pki.ca_key().context("the key of the CA")?;
+    Ok(key.map(|key| Signing { certificate: plan.pki.ca().to_owned(), key, duration: Duration::from_secs(365 * 24 * 3600) }))
+}
+
+fn node_cidrs(plan: &Plan) -> NodeCidrs {
+    let options = &plan.options;
+    NodeCidrs {
+        cluster: vec![options.pod_cidr.to_string()],
+        services: vec![options.service_cidr.to_string()],
+        mask_ipv4: options.pod_cidr.prefix().max(super::node::MEMBER_CIDR),
+        mask_ipv6: 64,
+    }
 }
 
 /// Addresses for Services of type LoadBalancer, unless somebody else gives them.

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 
 /// Prefix length of one node's share of the pod range.
-const MEMBER_CIDR: u8 = 24;
+pub(super) const MEMBER_CIDR: u8 = 24;
 /// Where cluster DNS is served on the gateway address, behind the service's port 53.
 const DNS_PORT: u16 = 53;
 const DNS_METRICS_PORT: u16 = 9153;

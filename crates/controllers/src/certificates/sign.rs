@@ -1,0 +1,69 @@
+//! Signs approved requests of the four signers of `kubernetes.io` with the cluster's CA.
+//!
+//! Reads requests; writes their status: the certificate, or condition `Failed` when a request is not what its signer signs.
+
+use super::issue::Authority;
+use super::{add_condition, certificate, condition, queue, rules};
+use crate::Context;
+use ferrokube_client::controller::{self, Next};
+use ferrokube_client::{Cache, Error, Named, Optional};
+use jiff::Timestamp;
+use k8s_openapi::ByteString;
+use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
+
+/// Runs the controller; without a CA it does nothing.
+pub(crate) async fn run(context: Context) {
+    let Some(signing) = &context.config.signing else { return std::future::pending().await };
+    let authority = match Authority::new(signing) {
+        Ok(authority) => authority,
+        Err(e) => {
+            tracing::error!("certificates are not signed: {e}");
+            return std::future::pending().await;
+        }
+    };
+    let queue = queue(&context);
+    let requests: Cache<CertificateSigningRequest> = context.caches.of();
+    let add = queue.clone();
+    requests.on_change(move |d| add.add(d.key().name.clone()));
+    requests.synced().await;
+    let reconcile = |name: Box<str>| {
+        let (context, requests, authority) = (&context, &requests, &authority);
+        async move {
+            let Some(mut csr) = requests.read("", &name)? else { return Ok(Next::Wait) };
+            if decide(&mut csr, authority, Timestamp::now()) {
+                context.client.update_status(&csr).await.optional()?;
+            }
+            Ok(Next::Wait)
+        }
+    };
+    controller::run::<_, Error, _, _>("csrsigning", queue, 5, reconcile).await;
+}
+
+/// Signs or refuses; whether there was anything to do.
+fn decide(csr: &mut CertificateSigningRequest, authority: &Authority, now: Timestamp) -> bool {
+    let ours = [rules::CLIENT, rules::KUBELET_CLIENT, rules::KUBELET_SERVING, rules::LEGACY].contains(&csr.spec.signer_name.as_str());
+    let open = condition(csr, "Approved").is_some() && condition(csr, "Denied").is_none() && condition(csr, "Failed").is_none();
+    if !ours || !open || certificate(csr).is_some() {
+        return false;
+    }
+    let usages = csr.spec.usages.clone().unwrap_or_default();
+    let checked = rules::read(&csr.spec.request.0)
+        .and_then(|asked| rules::check(&csr.spec.signer_name, &asked, &usages).map(|()| asked).map_err(str::to_owned));
+    let asked = match checked {
+        Ok(asked) => asked,
+        Err(why) => {
+            add_condition(csr, "Failed", "SignerValidationFailure", &why);
+            return true;
+        }
+    };
+    match authority.issue(&asked, &usages, csr.spec.expiration_seconds, now) {
+        Ok(pem) => {
+            csr.status.get_or_insert_default().certificate = Some(ByteString(pem.into_bytes()));
+            true
+        }
+        Err(e) => {
+            tracing::warn!(request = csr.name(), "certificate not signed: {e}");
+            false
+        }
+    }
+}

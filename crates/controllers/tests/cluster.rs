@@ -1,0 +1,205 @@
+//! What the control plane does for the cluster itself: certificates, tokens, node ranges, roles, against a real API server.
+#![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
+
+mod common;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use common::{Cluster, PODS, name};
+use rcgen::{CertificateParams, DnType, KeyPair};
+use serde_json::{Value, json};
+
+const CSRS: &str = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
+const CONTROLLERS: &str = "/api/v1/namespaces/default/replicationcontrollers";
+
+fn request(common_name: &str, organization: &str) -> String {
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.distinguished_name.push(DnType::OrganizationName, organization);
+    params.distinguished_name.push(DnType::CommonName, common_name);
+    STANDARD.encode(params.serialize_request(&KeyPair::generate().unwrap()).unwrap().pem().unwrap())
+}
+
+fn csr(name: &str, signer: &str, request: &str, usages: &[&str]) -> Value {
+    json!({"apiVersion": "certificates.k8s.io/v1", "kind": "CertificateSigningRequest", "metadata": {"name": name},
+        "spec": {"signerName": signer, "request": request, "usages": usages}})
+}
+
+fn has(object: &Value, condition: &str) -> bool {
+    object["status"]["conditions"].as_array().into_iter().flatten().any(|c| c["type"] == condition && c["status"] == "True")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_certificate_of_a_kubelet_is_approved_and_signed_and_others_wait_for_somebody() {
+    let cluster = Cluster::start().await;
+    let node = request("system:node:n1", "system:nodes");
+    let kubelet = csr("kubelet", "kubernetes.io/kube-apiserver-client-kubelet", &node, &["digital signature", "client auth"]);
+    cluster.post(CSRS, kubelet).await;
+    let person = csr("jane", "kubernetes.io/kube-apiserver-client", &request("jane", "dev"), &["client auth"]);
+    cluster.post(CSRS, person).await;
+    cluster
+        .eventually("the kubelet has its certificate", async || {
+            cluster.get(&format!("{CSRS}/kubelet")).await["status"]["certificate"].is_string()
+        })
+        .await;
+    let approved = cluster.get(&format!("{CSRS}/kubelet")).await;
+    let condition = &approved["status"]["conditions"][0];
+    assert_eq!((&condition["type"], &condition["reason"]), (&json!("Approved"), &json!("AutoApproved")));
+    let mut jane = cluster.get(&format!("{CSRS}/jane")).await;
+    assert!(jane["status"]["conditions"].is_null(), "nobody has approved it");
+    jane["status"] = json!({"conditions": [{"type": "Approved", "status": "True", "reason": "Test", "message": "by hand"}]});
+    cluster.ask(http::Method::PUT, &format!("{CSRS}/jane/approval"), Some(&jane)).await.unwrap();
+    cluster
+        .eventually("the person has a certificate", async || {
+            cluster.get(&format!("{CSRS}/jane")).await["status"]["certificate"].is_string()
+        })
+        .await;
+    // What a signer does not sign fails, visibly.
+    let mut odd = csr("odd", "kubernetes.io/kubelet-serving", &request("jane", "dev"), &["server auth"]);
+    cluster.post(CSRS, odd.clone()).await;
+    odd = cluster.get(&format!("{CSRS}/odd")).await;
+    odd["status"] = json!({"conditions": [{"type": "Approved", "status": "True", "reason": "Test", "message": "by mistake"}]});
+    cluster.ask(http::Method::PUT, &format!("{CSRS}/odd/approval"), Some(&odd)).await.unwrap();
+    cluster.eventually("it has failed", async || has(&cluster.get(&format!("{CSRS}/odd")).await, "Failed")).await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_for_an_account_gets_a_token_that_is_good_until_the_account_goes() {
+    let cluster = Cluster::start().await;
+    cluster.post("/api/v1/namespaces/default/serviceaccounts", json!({"metadata": {"name": "robot"}})).await;
+    let secret = json!({"metadata": {"name": "robot-token", "annotations": {"kubernetes.io/service-account.name": "robot"}}, "type": "kubernetes.io/service-account-token"});
+    cluster.post("/api/v1/namespaces/default/secrets", secret).await;
+    let path = "/api/v1/namespaces/default/secrets/robot-token";
+    cluster.eventually("the token", async || cluster.get(path).await["data"]["token"].is_string()).await;
+    let data = cluster.get(path).await["data"].clone();
+    assert_eq!(STANDARD.decode(data["namespace"].as_str().unwrap()).unwrap(), b"default");
+    let token = String::from_utf8(STANDARD.decode(data["token"].as_str().unwrap()).unwrap()).unwrap();
+    let who = cluster.who_am_i(&token).await.unwrap();
+    assert_eq!(who["status"]["user"]["username"], "system:serviceaccount:default:robot", "{who}");
+    cluster.delete("/api/v1/namespaces/default/serviceaccounts/robot", "Background").await;
+    cluster.eventually("the secret goes", async || cluster.try_get(path).await.is_none()).await;
+    assert_ne!(cluster.who_am_i(&token).await.unwrap()["status"]["authenticated"], true);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_get_a_range_of_each_family_and_their_cache_time() {
+    let cluster = Cluster::start().await;
+    for n in ["n1", "n2"] {
+        cluster.post("/api/v1/nodes", json!({"metadata": {"name": n}})).await;
+    }
+    cluster
+        .eventually("ranges", async || {
+            let nodes = cluster.list("/api/v1/nodes").await;
+            nodes.iter().all(|n| {
+                n["spec"]["podCIDRs"].as_array().is_some_and(|c| c.len() == 2)
+                    && n["metadata"]["annotations"]["node.alpha.kubernetes.io/ttl"] == "0"
+            })
+        })
+        .await;
+    let mut ranges: Vec<Value> = cluster.list("/api/v1/nodes").await.iter().map(|n| n["spec"]["podCIDR"].clone()).collect();
+    ranges.sort_by_key(Value::to_string);
+    assert_eq!(ranges, ["10.244.0.0/24", "10.244.1.0/24"]);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_collects_the_rules_of_new_roles() {
+    let cluster = Cluster::start().await;
+    let roles = "/apis/rbac.authorization.k8s.io/v1/clusterroles";
+    cluster
+        .post(
+            roles,
+            json!({"metadata": {"name": "see-widgets", "labels": {"rbac.authorization.k8s.io/aggregate-to-view": "true"}},
+        "rules": [{"apiGroups": ["example.com"], "resources": ["widgets"], "verbs": ["get"]}]}),
+        )
+        .await;
+    let collected = async |role: &str| {
+        let role = cluster.get(&format!("{roles}/{role}")).await;
+        role["rules"].as_array().unwrap().iter().any(|r| r["resources"] == json!(["widgets"]))
+    };
+    cluster
+        .eventually("view, edit and admin have it", async || collected("view").await && collected("edit").await && collected("admin").await)
+        .await;
+    cluster.delete(&format!("{roles}/see-widgets"), "Background").await;
+    cluster.eventually("it is gone again", async || !collected("admin").await).await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replication_controller_keeps_its_pods_adopts_and_releases() {
+    let cluster = Cluster::start().await;
+    let pod = json!({"metadata": {"name": "orphan", "labels": {"app": "old"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    cluster.post(PODS, pod.clone()).await;
+    let template =
+        json!({"metadata": pod["metadata"]["labels"].is_object().then(|| json!({"labels": {"app": "old"}})), "spec": pod["spec"]});
+    cluster
+        .post(CONTROLLERS, json!({"metadata": {"name": "old"}, "spec": {"replicas": 2, "selector": {"app": "old"}, "template": template}}))
+        .await;
+    cluster.eventually("two pods, one of them adopted", async || cluster.list(PODS).await.len() == 2).await;
+    let owned =
+        async || cluster.list(PODS).await.iter().filter(|p| p["metadata"]["ownerReferences"][0]["kind"] == "ReplicationController").count();
+    cluster.eventually("both are its own", async || owned().await == 2).await;
+    cluster.patch(&format!("{PODS}/orphan"), json!({"metadata": {"labels": {"app": "other"}}})).await;
+    cluster.eventually("it is let go and replaced", async || cluster.list(PODS).await.len() == 3 && owned().await == 2).await;
+    cluster.run_pods().await;
+    cluster
+        .eventually("the status", async || {
+            let status = cluster.get(&format!("{CONTROLLERS}/old")).await["status"].clone();
+            status["replicas"] == 2 && status["readyReplicas"] == 2 && status["availableReplicas"] == 2
+        })
+        .await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cluster_info_is_signed_by_tokens_and_tokens_that_have_run_out_go() {
+    let cluster = Cluster::with(&["*", "bootstrapsigner", "tokencleaner"]).await;
+    let token = |id: &str, expiration: &str| {
+        json!({"metadata": {"name": format!("bootstrap-token-{id}")}, "type": "bootstrap.kubernetes.io/token",
+            "stringData": {"token-id": id, "token-secret": "0123456789abcdef", "usage-bootstrap-signing": "true", "expiration": expiration}})
+    };
+    let secrets = "/api/v1/namespaces/kube-system/secrets";
+    cluster.post(secrets, token("abcdef", "2099-01-01T00:00:00Z")).await;
+    cluster.post(secrets, token("old000", "2020-01-01T00:00:00Z")).await;
+    cluster
+        .post(
+            "/api/v1/namespaces/kube-public/configmaps",
+            json!({"metadata": {"name": "cluster-info"}, "data": {"kubeconfig": "clusters: []"}}),
+        )
+        .await;
+    cluster
+        .eventually("the signature", async || {
+            let info = cluster.get("/api/v1/namespaces/kube-public/configmaps/cluster-info").await;
+            info["data"]["jws-kubeconfig-abcdef"].is_string() && info["data"]["jws-kubeconfig-old000"].is_null()
+        })
+        .await;
+    cluster
+        .eventually("the old token is gone", async || !cluster.list(secrets).await.iter().any(|s| name(s) == "bootstrap-token-old000"))
+        .await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_range_of_service_addresses_is_ready_and_stays_while_it_is_used() {
+    let cluster = Cluster::start().await;
+    let ranges = "/apis/networking.k8s.io/v1/servicecidrs";
+    cluster.post(ranges, json!({"metadata": {"name": "more"}, "spec": {"cidrs": ["10.97.0.0/24"]}})).await;
+    cluster
+        .eventually("ready", async || {
+            let range = cluster.get(&format!("{ranges}/more")).await;
+            has(&range, "Ready") && range["metadata"]["finalizers"] == json!(["networking.k8s.io/service-cidr-finalizer"])
+        })
+        .await;
+    let service = json!({"group": "", "resource": "services", "namespace": "default", "name": "s"});
+    let address = json!({"metadata": {"name": "10.97.0.7", "labels": {"ipaddress.kubernetes.io/ip-family": "IPv4", "ipaddress.kubernetes.io/managed-by": "test"}}, "spec": {"parentRef": service}});
+    cluster.post("/apis/networking.k8s.io/v1/ipaddresses", address).await;
+    cluster.delete(&format!("{ranges}/more"), "Background").await;
+    cluster
+        .eventually("it waits", async || {
+            let range = cluster.get(&format!("{ranges}/more")).await;
+            range["status"]["conditions"].as_array().into_iter().flatten().any(|c| c["reason"] == "Terminating")
+        })
+        .await;
+    cluster.stop().await;
+}
