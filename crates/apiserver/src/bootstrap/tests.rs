@@ -1,6 +1,7 @@
 //! A new cluster gets everything, a second start writes nothing, and the policy is that of the reference.
 
 use super::*;
+use crate::authz::Authorizer;
 use crate::objects::testing::Map;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
