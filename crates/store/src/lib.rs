@@ -8,6 +8,7 @@
 //! Reads of the hot path never come here; the watch cache above serves them. A write is acknowledged only
 //! after it is durable.
 
+pub mod backup;
 pub mod embedded;
 pub mod etcd;
 

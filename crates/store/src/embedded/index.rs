@@ -150,6 +150,11 @@ impl Index {
         }
     }
 
+    /// When the key that `revision` wrote expires, in milliseconds since the epoch; 0: never.
+    pub fn deadline(&self, revision: Revision) -> u64 {
+        self.deadline_of.get(&revision).copied().unwrap_or(0)
+    }
+
     /// The earliest time at which a key expires, in milliseconds since the epoch.
     pub fn next_deadline(&self) -> Option<u64> {
         self.deadlines.keys().next().map(|(deadline, _)| *deadline)

@@ -22,7 +22,9 @@
 //! | `cleaner` | the cleaner thread |
 //! | `read` | values by position |
 //! | `watch` | streams of events |
+//! | `backup` | backup and restore of a directory, beside the engine |
 
+mod backup;
 mod cleaner;
 mod format;
 mod index;
@@ -32,6 +34,8 @@ mod recover;
 mod segment;
 mod watch;
 mod writer;
+
+pub use backup::{backup, restore};
 
 use crate::{Batch, Committed, Error, Expect, KeyValue, Page, Result, Revision, Store};
 use bytes::Bytes;

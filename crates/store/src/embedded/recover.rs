@@ -1,7 +1,7 @@
 //! Opening a directory: lock it, read its log, cut off a torn end. Must change nothing in a directory that it finds corrupted.
 
 use super::format::{Header, Kind, Record};
-use super::index::{Rebuild, Version};
+use super::index::{Index, Rebuild, Version};
 use super::segment::{self, Head, Place, Segment};
 use super::{Options, State};
 use crate::{Error, Result};
@@ -51,10 +51,15 @@ pub(super) fn salt() -> u64 {
     std::collections::hash_map::RandomState::new().build_hasher().finish()
 }
 
-fn segment_ids(dir: &Path) -> Result<Vec<u32>> {
+/// Numbers of the segments in `dir`, in order; none when there is no such directory.
+pub(super) fn segment_ids(dir: &Path) -> Result<Vec<u32>> {
     let failed = |e: std::io::Error| segment::io_error(dir, "listing", &e);
     let mut ids = Vec::new();
-    for entry in std::fs::read_dir(dir).map_err(failed)? {
+    let listing = match std::fs::read_dir(dir) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(ids),
+        other => other.map_err(failed)?,
+    };
+    for entry in listing {
         let name = entry.map_err(failed)?.file_name();
         ids.extend(name.to_str().and_then(segment::parse_file_name));
     }
@@ -72,12 +77,22 @@ fn remove_unfinished(dir: &Path) {
     }
 }
 
-/// Reads the log in `dir`, or starts one.
-pub(super) fn recover(dir: &Path, options: &Options) -> Result<Recovered> {
+/// A log that was read and checked; nothing was changed.
+pub(super) struct Loaded {
+    pub index: Index,
+    pub segments: Vec<Arc<Segment>>,
+    /// The first segment that still counts.
+    oldest: u32,
+    /// Where the sound frames of each segment end.
+    lengths: BTreeMap<u32, u64>,
+}
+
+/// Reads and checks the log in `dir`. `None` when there is none.
+pub(super) fn load(dir: &Path) -> Result<Option<Loaded>> {
     let corrupted = |detail: String| Error::Corrupted { path: dir.display().to_string(), detail };
     let ids = segment_ids(dir)?;
     if ids.is_empty() {
-        return start(dir, options);
+        return Ok(None);
     }
     if let Some(pair) = ids.windows(2).find(|pair| pair[1] != pair[0] + 1) {
         return Err(corrupted(format!("segment {} is missing", pair[0] + 1)));
@@ -103,6 +118,13 @@ pub(super) fn recover(dir: &Path, options: &Options) -> Result<Recovered> {
     if let Some(id) = (ids[0]..oldest).find(|id| index.live_in(*id) != 0) {
         return Err(corrupted(format!("segment {id} was dropped but records in it are in use")));
     }
+    Ok(Some(Loaded { index, segments, oldest, lengths }))
+}
+
+/// Reads the log in `dir`, or starts one.
+pub(super) fn recover(dir: &Path, options: &Options) -> Result<Recovered> {
+    let Some(Loaded { index, segments, oldest, mut lengths }) = load(dir)? else { return start(dir, options) };
+    let last = segments.len() - 1;
     // All checks are passed; from here on things may change.
     remove_unfinished(dir);
     let mut map = BTreeMap::new();
