@@ -1,6 +1,6 @@
 //! The command line.
 
-use crate::{down, image, up};
+use crate::{down, image, store, up};
 use clap::{CommandFactory, Parser, Subcommand};
 use std::path::PathBuf;
 
@@ -30,6 +30,12 @@ pub enum Command {
         /// What to do
         #[command(subcommand)]
         command: image::Command,
+    },
+    /// Back up, restore and verify what the cluster stores
+    Store {
+        /// What to do
+        #[command(subcommand)]
+        command: store::Command,
     },
     /// Measure any conformant server given a kubeconfig
     Bench(ferrokube_bench::Args),
