@@ -43,6 +43,11 @@ impl Layout {
         self.data.join("kubelet")
     }
 
+    /// Volumes of the local-path provisioner.
+    pub fn volumes(&self) -> PathBuf {
+        self.data.join("volumes")
+    }
+
     /// Address reservations of pods.
     pub fn network(&self) -> PathBuf {
         self.data.join("network")

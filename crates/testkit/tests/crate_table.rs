@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Crate (without its prefix) and the workspace crates it may depend on.
-const TABLE: [(&str, &[&str]); 17] = [
+const TABLE: [(&str, &[&str]); 18] = [
     ("api", &[]),
     ("store", &[]),
     ("cri", &[]),
@@ -13,6 +13,7 @@ const TABLE: [(&str, &[&str]); 17] = [
     ("client", &["api"]),
     ("controllers", &["api", "client", "cel"]),
     ("cloud", &["client"]),
+    ("provisioner", &["client"]),
     ("scheduler", &["api", "client", "cel"]),
     ("kubelet", &["api", "client", "cri"]),
     ("network", &["api", "client"]),
@@ -30,6 +31,7 @@ const TABLE: [(&str, &[&str]); 17] = [
             "client",
             "controllers",
             "cloud",
+            "provisioner",
             "scheduler",
             "kubelet",
             "network",

@@ -42,6 +42,20 @@ pub async fn cloud_role(client: &Client) -> Result<()> {
     tokio::try_join!(made, bound).map(drop)
 }
 
+/// What the local-path provisioner may do, and its storage class. A class that is there is left as people made it.
+pub async fn local_path(client: &Client) -> Result<()> {
+    use ferrokube_provisioner::install;
+    let made = apply(client, RBAC, "clusterroles", install::ROLE, install::cluster_role());
+    let bound = apply(client, RBAC, "clusterrolebindings", install::ROLE, install::binding());
+    tokio::try_join!(made, bound)?;
+    let classes =
+        Target { group: "storage.k8s.io".into(), version: "v1".into(), resource: "storageclasses".into(), ..Target::default() };
+    match client.request(http::Method::POST, &classes, &format!("fieldManager={MANAGER}"), Some(&install::storage_class())).await {
+        Err(e) if e.is_already_exists() => Ok(()),
+        other => other.map(drop),
+    }
+}
+
 /// The label by which people see the control plane; a kubelet may not give it to itself.
 pub async fn mark_control_plane(client: &Client, node: &str) -> Result<()> {
     let object =

@@ -84,7 +84,8 @@ pub async fn start(plan: &Plan, control_plane: &ControlPlane, progress: &Progres
     let dns_client = wire::controller_client(server, addons::DNS_ACCOUNT);
     // Add-ons are installed by the administrator, as kubeadm does it.
     let admin = wire::client(server, "kubernetes-admin", &[crate::pki::ADMIN_GROUP], "ferrokube");
-    let mut parts = vec![proxy_part(plan, proxy_client)];
+    let storage_client = wire::controller_client(server, ferrokube_provisioner::install::ACCOUNT);
+    let mut parts = vec![proxy_part(plan, proxy_client), storage_part(plan, storage_client, admin.clone())];
     let dns_began = Instant::now();
     parts.extend(dns_part(plan, &network, dns_client, admin.clone()).await?);
     progress.done("DNS", dns_began, &plan.options.service_ip(DNS_SERVICE).to_string());
@@ -150,6 +151,21 @@ fn kubelet_config(plan: &Plan, runtime_endpoint: String) -> Result<ferrokube_kub
         log_max_files: 5,
         heartbeat: Duration::from_secs(10),
         version: ferrokube_apiserver::VERSION.to_owned(),
+    })
+}
+
+/// Volumes in directories of this node.
+fn storage_part(plan: &Plan, client: Client, admin: Client) -> JoinHandle<()> {
+    let (node_name, root) = (plan.node_name.clone(), plan.layout.volumes());
+    supervise("local-path-provisioner", move || {
+        let admin = admin.clone();
+        let config = ferrokube_provisioner::Config { client: client.clone(), node_name: node_name.clone(), root: root.clone() };
+        async move {
+            match super::addons::local_path(&admin).await {
+                Ok(()) => ferrokube_provisioner::run(config).await,
+                Err(e) => tracing::warn!("the local-path provisioner cannot be installed: {e}"),
+            }
+        }
     })
 }
 
