@@ -69,7 +69,8 @@ fn volume(claim: &PersistentVolumeClaim, class: &StorageClass, node: &str, direc
     let name = format!("pvc-{}", claim.uid());
     let path = directories.path(&format!("{name}_{}_{}", claim.namespace(), claim.name()));
     let capacity = spec.resources.and_then(|r| r.requests);
-    let affinity = json!({"required": {"nodeSelectorTerms": [{"matchExpressions": [{"key": HOSTNAME, "operator": "In", "values": [node]}]}]}});
+    let affinity =
+        json!({"required": {"nodeSelectorTerms": [{"matchExpressions": [{"key": HOSTNAME, "operator": "In", "values": [node]}]}]}});
     PersistentVolume {
         metadata: ObjectMeta {
             name: Some(name),
@@ -136,7 +137,8 @@ mod tests {
     }
 
     fn claim(node: &str, more: Value) -> PersistentVolumeClaim {
-        let mut spec = json!({"accessModes": ["ReadWriteOnce"], "storageClassName": "local-path", "resources": {"requests": {"storage": "1Gi"}}});
+        let mut spec =
+            json!({"accessModes": ["ReadWriteOnce"], "storageClassName": "local-path", "resources": {"requests": {"storage": "1Gi"}}});
         for (key, value) in more.as_object().unwrap() {
             spec[key] = value.clone();
         }

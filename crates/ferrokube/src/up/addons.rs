@@ -48,8 +48,7 @@ pub async fn local_path(client: &Client) -> Result<()> {
     let made = apply(client, RBAC, "clusterroles", install::ROLE, install::cluster_role());
     let bound = apply(client, RBAC, "clusterrolebindings", install::ROLE, install::binding());
     tokio::try_join!(made, bound)?;
-    let classes =
-        Target { group: "storage.k8s.io".into(), version: "v1".into(), resource: "storageclasses".into(), ..Target::default() };
+    let classes = Target { group: "storage.k8s.io".into(), version: "v1".into(), resource: "storageclasses".into(), ..Target::default() };
     match client.request(http::Method::POST, &classes, &format!("fieldManager={MANAGER}"), Some(&install::storage_class())).await {
         Err(e) if e.is_already_exists() => Ok(()),
         other => other.map(drop),
