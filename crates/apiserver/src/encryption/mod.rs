@@ -12,7 +12,7 @@ mod rules;
 pub use rules::Rules;
 
 use crate::registry::Registry;
-use crate::server::reload::ConfigFile;
+use crate::server::reload::{ConfigFile, Followed};
 use arc_swap::ArcSwap;
 use base64::Engine;
 use bytes::Bytes;
@@ -88,9 +88,8 @@ impl Sealed {
     }
 
     /// Follows the file: a configuration that can be used replaces the one before; one that cannot leaves it as it is.
-    pub async fn follow(self: Arc<Self>, source: ConfigFile, server: std::sync::Weak<crate::ApiServer>) {
+    pub async fn follow(self: Arc<Self>, source: ConfigFile, mut file: Followed, server: std::sync::Weak<crate::ApiServer>) {
         let Some(interval) = source.reload else { return };
-        let mut file = crate::server::reload::Followed::new(source.path.clone());
         loop {
             tokio::time::sleep(interval).await;
             let Some(server) = server.upgrade() else { return };

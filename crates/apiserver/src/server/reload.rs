@@ -22,10 +22,20 @@ impl ConfigFile {
         std::fs::read_to_string(&self.path)
     }
 
-    /// Calls `apply` whenever the content has changed. What `apply` refuses is told in the log and changes nothing.
-    pub async fn follow<E: std::fmt::Display>(self, what: &'static str, reloads: Arc<Reloads>, apply: impl Fn() -> Result<(), E>) {
+    /// How it is now. To be taken before it is read, so that no change falls between the two.
+    pub fn mark(&self) -> Followed {
+        Followed::new(self.path.clone())
+    }
+
+    /// Calls `apply` whenever the content is another than when it was marked. What `apply` refuses is told in the log and changes nothing.
+    pub async fn follow<E: std::fmt::Display>(
+        self,
+        mut file: Followed,
+        what: &'static str,
+        reloads: Arc<Reloads>,
+        apply: impl Fn() -> Result<(), E>,
+    ) {
         let Some(interval) = self.reload else { return };
-        let mut file = Followed::new(self.path.clone());
         loop {
             tokio::time::sleep(interval).await;
             if !file.changed() {
@@ -95,7 +105,7 @@ pub struct Followed {
 
 impl Followed {
     /// From how it is now.
-    pub fn new(path: PathBuf) -> Self {
+    fn new(path: PathBuf) -> Self {
         let mut followed = Followed { path, mark: None, content: None };
         followed.changed();
         followed

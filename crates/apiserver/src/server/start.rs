@@ -6,6 +6,7 @@ use super::health::Health;
 use super::http;
 use super::limits::Limits;
 use super::metrics::Metrics;
+use super::reload::ConfigFile;
 use super::serving::{Serving, ServingError};
 use super::tls::{Certificate, TlsError, server_config};
 use crate::ApiServer;
@@ -117,6 +118,8 @@ impl ApiServer {
             Some(address) => Some(TcpListener::bind(address).await.map_err(|source| StartError::Listen { address, source })?),
             None => None,
         };
+        let marks = [&config.authn.file, &config.authz.file, &config.encryption].map(|file| file.as_ref().map(ConfigFile::mark));
+        let [authn_mark, authz_mark, encryption_mark] = marks;
         let bound = listener.as_ref().and_then(|l| l.local_addr().ok());
         let registry = Registry::builtin();
         let rows = registry.table().entries().iter().map(|e| e.kind.clone()).collect::<Vec<_>>();
@@ -181,8 +184,8 @@ impl ApiServer {
                 }
             }));
         }
-        if let (Some(sealed), Some(source)) = (sealed, config.encryption.clone()) {
-            background.push(tokio::spawn(sealed.follow(source, Arc::downgrade(&server))));
+        if let (Some(sealed), Some(source), Some(mark)) = (sealed, config.encryption.clone(), encryption_mark) {
+            background.push(tokio::spawn(sealed.follow(source, mark, Arc::downgrade(&server))));
         }
         background.push(tokio::spawn(crate::compactor::run(store, crate::compactor::INTERVAL)));
         let serving = match (listener, certificate) {
@@ -212,15 +215,15 @@ impl ApiServer {
         if let Some(flow) = flow {
             background.push(tokio::spawn(flow.run(objects.clone(), own.clone())));
         }
-        if let Some(file) = config.authz.file.clone() {
+        if let (Some(file), Some(mark)) = (config.authz.file.clone(), authz_mark) {
             let (authorizer, authz) = (authorizer.clone(), config.authz.clone());
-            background.push(tokio::spawn(file.follow("authorization", server.reloads[1].clone(), move || authorizer.reload(&authz))));
+            background.push(tokio::spawn(file.follow(mark, "authorization", server.reloads[1].clone(), move || authorizer.reload(&authz))));
         }
-        if let Some(file) = config.authn.file.clone() {
+        if let (Some(file), Some(mark)) = (config.authn.file.clone(), authn_mark) {
             let reloads = server.reloads[0].clone();
             let (server, authn) = (Arc::downgrade(&server), config.authn.clone());
             let apply = move || server.upgrade().map_or(Ok(()), |server| server.authenticator.reload(&authn));
-            background.push(tokio::spawn(file.follow("authentication", reloads, apply)));
+            background.push(tokio::spawn(file.follow(mark, "authentication", reloads, apply)));
         }
         background.push(aggregate::start(&server));
         background.push(tokio::spawn(bootstrap::keep(objects, own, facts)));
