@@ -118,6 +118,49 @@ async fn a_token_dies_with_its_pod() {
 }
 
 #[tokio::test]
+async fn a_token_in_a_secret_lives_as_long_as_the_secret_holds_it() {
+    use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
+    let map = Arc::new(Map::default());
+    map.put("", "serviceaccounts", json!({ "metadata": { "name": "web", "namespace": "default", "uid": "7" } }));
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let tokens = ServiceAccountTokens::new(TokenConfig {
+        issuer: "https://us".into(),
+        api_audiences: vec![],
+        signing_key: key.serialize_pem(),
+        verify_keys: vec![],
+        extend_expiration: false,
+        max_expiration_seconds: 0,
+    });
+    let authn = Authenticator::new(AuthnConfig::default(), Arc::new(tokens.expect("usable")), map.clone()).expect("usable");
+    let random = ring::rand::SystemRandom::new();
+    let signer = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &key.serialize_der(), &random).expect("a key");
+    let token = |uid: &str| {
+        let claims = json!({
+            "iss": "kubernetes/serviceaccount", "sub": "system:serviceaccount:default:web",
+            "kubernetes.io/serviceaccount/namespace": "default", "kubernetes.io/serviceaccount/secret.name": "web-token",
+            "kubernetes.io/serviceaccount/service-account.name": "web", "kubernetes.io/serviceaccount/service-account.uid": uid,
+        });
+        let message = format!("{}.{}", URL_SAFE_NO_PAD.encode(r#"{"alg":"ES256"}"#), URL_SAFE_NO_PAD.encode(claims.to_string()));
+        let signature = signer.sign(&random, message.as_bytes()).expect("signed");
+        format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature.as_ref()))
+    };
+    let ask = |token: &str| get("/api", &[("authorization", format!("Bearer {token}").as_str())]);
+    let secret = |token: &str| json!({ "metadata": { "name": "web-token", "namespace": "default" }, "data": { "token": STANDARD.encode(token) } });
+    let ours = token("7");
+    assert!(authn.authenticate(&ask(&ours), None).await.is_err(), "no secret holds it yet");
+    map.put("", "secrets", secret(&ours));
+    let user = authn.authenticate(&ask(&ours), None).await.expect("valid");
+    assert_eq!((user.name.as_str(), user.uid.as_str()), ("system:serviceaccount:default:web", "7"));
+    let now = jiff::Timestamp::now().as_second();
+    assert!(authn.review_token(&ours, &["vault".to_owned()], now).await.is_err(), "it is for the API server only");
+    map.put("", "secrets", secret("another"));
+    assert!(authn.authenticate(&ask(&ours), None).await.is_err(), "the secret holds another by now");
+    let stranger = token("8");
+    map.put("", "secrets", secret(&stranger));
+    assert!(authn.authenticate(&ask(&stranger), None).await.is_err(), "the account is another by now");
+}
+
+#[tokio::test]
 async fn websockets_may_carry_the_token_as_a_protocol() {
     let authn =
         authenticator(AuthnConfig { static_tokens: "secret,jane,1,\"dev,ops\"\n".into(), ..AuthnConfig::default() }, Arc::default());
