@@ -145,7 +145,8 @@ async fn a_token_in_a_secret_lives_as_long_as_the_secret_holds_it() {
         format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature.as_ref()))
     };
     let ask = |token: &str| get("/api", &[("authorization", format!("Bearer {token}").as_str())]);
-    let secret = |token: &str| json!({ "metadata": { "name": "web-token", "namespace": "default" }, "data": { "token": STANDARD.encode(token) } });
+    let secret =
+        |token: &str| json!({ "metadata": { "name": "web-token", "namespace": "default" }, "data": { "token": STANDARD.encode(token) } });
     let ours = token("7");
     assert!(authn.authenticate(&ask(&ours), None).await.is_err(), "no secret holds it yet");
     map.put("", "secrets", secret(&ours));
