@@ -292,7 +292,7 @@ fn endpoint(service: &Service, pod: &Pod, family: &str, zone: &dyn Fn(&str) -> O
         addresses: vec![address],
         conditions: Some(EndpointConditions {
             ready: Some(publish || (serving && !terminating)),
-            serving: Some(serving || publish),
+            serving: Some(serving),
             terminating: Some(terminating),
         }),
         hostname,

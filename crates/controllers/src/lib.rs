@@ -17,6 +17,7 @@ mod device_taint_eviction;
 mod discovery;
 mod disruption;
 mod endpoint_slice;
+mod endpoint_slice_mirroring;
 mod endpoints;
 mod ephemeral_volume;
 mod expander;
@@ -135,6 +136,7 @@ pub const CONTROLLERS: &[Controller] = controllers! {
     "disruption-controller"                    "disruption-controller"         "controllermanager"             true disruption;
     "ttl-after-finished-controller"            "ttl-after-finished-controller" "ttl-after-finished-controller" true ttl_after_finished;
     "replicationcontroller-controller"         "replication-controller"        "replication-controller"        true replication_controller;
+    "endpointslice-mirroring-controller"       "endpointslicemirroring-controller" "endpoint-slice-mirroring-controller" true endpoint_slice_mirroring;
     "certificatesigningrequest-signing-controller" "certificate-controller"    "csrsigning"                    true certificates::sign;
     "certificatesigningrequest-approving-controller" "certificate-controller"  "csrapproving"                  true certificates::approve;
     "certificatesigningrequest-cleaner-controller" "certificate-controller"    "csrcleaner"                    true certificates::clean;

@@ -203,3 +203,27 @@ async fn a_range_of_service_addresses_is_ready_and_stays_while_it_is_used() {
         .await;
     cluster.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn endpoints_written_by_hand_are_mirrored_through_create_update_and_delete() {
+    let cluster = Cluster::start().await;
+    cluster
+        .post("/api/v1/namespaces/default/services", json!({"metadata": {"name": "db"}, "spec": {"ports": [{"name": "sql", "port": 80}]}}))
+        .await;
+    let endpoints =
+        json!({"metadata": {"name": "db"}, "subsets": [{"addresses": [{"ip": "10.1.2.3"}], "ports": [{"name": "sql", "port": 80}]}]});
+    cluster.post("/api/v1/namespaces/default/endpoints", endpoints).await;
+    let slices = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices?labelSelector=kubernetes.io/service-name%3Ddb";
+    let shown = async || -> Vec<Value> { cluster.list(slices).await.iter().map(|s| s["endpoints"][0]["addresses"][0].clone()).collect() };
+    cluster.eventually("a slice", async || shown().await == ["10.1.2.3"]).await;
+    let slice = cluster.list(slices).await[0].clone();
+    assert_eq!(slice["metadata"]["labels"]["endpointslice.kubernetes.io/managed-by"], "endpointslicemirroring-controller.k8s.io");
+    assert_eq!(slice["ports"][0]["port"], 80);
+    let path = "/api/v1/namespaces/default/endpoints/db";
+    cluster.patch(path, json!({"subsets": [{"addresses": [{"ip": "10.2.3.4"}], "ports": [{"name": "sql", "port": 80}]}]})).await;
+    cluster.eventually("the new address", async || shown().await == ["10.2.3.4"]).await;
+    assert_eq!(cluster.list(slices).await[0]["metadata"]["uid"], slice["metadata"]["uid"], "the same slice");
+    cluster.delete(path, "Background").await;
+    cluster.eventually("the slice goes", async || shown().await.is_empty()).await;
+    cluster.stop().await;
+}
