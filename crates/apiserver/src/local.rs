@@ -55,8 +55,10 @@ impl Subscription {
         // When the store cannot tell its revision, what the cache shows is the best there is.
         let applied = self.server.caches.consistent().await.unwrap_or_else(|_| self.server.caches.applied());
         let (snapshot, watch) = self.cache.watch_with_objects(interest, applied);
+        // What cannot be converted is not shown, as what cannot be read.
+        let objects = self.server.converted(&self.entry, snapshot.objects).await.unwrap_or_default();
         self.ready.push_back(Change::Restart);
-        self.ready.extend(snapshot.objects.iter().filter_map(|o| present::object(&self.entry, o).ok()).map(Change::Set));
+        self.ready.extend(objects.iter().filter_map(|o| present::object(&self.entry, o).ok()).map(Change::Set));
         self.ready.push_back(Change::Synced(snapshot.revision));
         self.watch = Some(watch);
     }
@@ -84,6 +86,7 @@ impl Subscription {
             };
             let interest = watch.interest();
             if let Some((kind, object)) = event.project(|o| interest.wants(o))
+                && let Ok(object) = self.server.converted_one(&self.entry, object).await
                 && let Ok(object) = present::object(&self.entry, &object)
             {
                 self.ready.push_back(if kind == EventType::Deleted { Change::Gone(object) } else { Change::Set(object) });

@@ -34,6 +34,8 @@ pub struct Custom {
     pub openapi: Option<Arc<serde_json::Value>>,
     /// Its CEL rules, when it has some.
     pub rules: Option<Arc<crate::crd::rules::Node>>,
+    /// The webhook that converts between its versions, when they differ in more than name.
+    pub conversion: Option<crate::crd::Converter>,
     /// JSON paths of the scale subresource: replicas in spec, replicas in status, selector in status.
     pub scale: Option<(String, String, Option<String>)>,
     /// JSON paths of the columns, in their order.

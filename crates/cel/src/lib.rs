@@ -26,6 +26,7 @@ mod lexer;
 mod macros;
 mod parser;
 mod plan;
+pub mod policy;
 mod schema;
 mod types;
 mod value;

@@ -21,7 +21,7 @@ pub mod policy;
 mod quota;
 mod service_account;
 mod storage;
-mod webhook;
+pub(crate) mod webhook;
 
 pub use config::{AdmissionConfig, AdmissionConfigError};
 pub use quota::Reservation;

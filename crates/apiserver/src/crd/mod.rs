@@ -6,12 +6,14 @@
 
 mod cleanup;
 mod conditions;
+mod conversion;
 mod rows;
 pub mod rules;
 mod schema;
 mod structural;
 
 pub use cleanup::hold;
+pub use conversion::Converter;
 
 use crate::ApiServer;
 use crate::cache::{Interest, KindCache};

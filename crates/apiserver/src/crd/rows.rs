@@ -128,6 +128,7 @@ fn entry(definition: &Value, names: &Value, version: &Value, prefix: &str, stora
     let custom = Custom {
         list_kind,
         crd: text(&definition["metadata"], "name").to_owned(),
+        conversion: super::Converter::of(definition),
         rules: openapi.as_deref().and_then(|s| super::rules::compile(s, true)).map(Arc::new),
         openapi,
         scale: scale(version),

@@ -41,6 +41,10 @@ pub fn object(entry: &Entry, object: &Arc<Object>) -> Result<Arc<Object>, Status
 pub fn value(entry: &Entry, object: &Object) -> Result<Value, Status> {
     let mut value: Value = object.decode().map_err(Status::internal)?;
     if !object.json.starts_with(entry.head.as_bytes()) {
+        if entry.custom.as_ref().is_some_and(|c| c.conversion.is_some()) {
+            // Whoever shows objects has them converted first; names alone must never be changed here.
+            return Err(Status::internal(format_args!("an object of {} was not converted", entry.kind.resource)));
+        }
         if let Some(convert) = entry.kind.hooks.from_storage {
             convert(&mut value);
         }

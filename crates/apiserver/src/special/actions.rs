@@ -148,6 +148,7 @@ impl Request<'_> {
     /// GET of a scale.
     pub async fn get_scale(&self) -> Result<Answer, Status> {
         let object = self.current(crate::verbs::options::Freshness::Latest).await?;
+        let object = self.server.converted_one(&self.entry, object).await?;
         let value = crate::output::present::value(&self.entry, &object)?;
         Ok(Answer::Value(200, super::views::scale_of(&self.entry, &value)?))
     }

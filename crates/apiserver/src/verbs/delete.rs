@@ -263,6 +263,7 @@ impl Request<'_> {
                 return Err(Status::not_found(&self.info.group, &self.info.resource, name));
             };
             self.fits(name, options, &stored)?;
+            let stored = self.server.converted_one(&self.entry, stored).await?;
             let old = present::value(&self.entry, &stored)?;
             let act = Act { operation: Operation::Delete, name, old: Some(&old), options: &options_value, dry_run: options.is_dry() };
             self.admit(act, self.own_kind(), None).await?;

@@ -87,7 +87,8 @@ impl Request<'_> {
             "0" => Freshness::Any,
             text => Freshness::NotOlderThan(revision(text)?),
         };
-        Ok(Answer::One(200, present::object(&self.entry, &self.current(freshness).await?)?))
+        let stored = self.server.converted_one(&self.entry, self.current(freshness).await?).await?;
+        Ok(Answer::One(200, present::object(&self.entry, &stored)?))
     }
 
     /// GET of a collection.
@@ -104,7 +105,7 @@ impl Request<'_> {
             (None, Freshness::Exact(revision)) => Some(revision),
             _ => None,
         };
-        let snapshot = match exact {
+        let mut snapshot = match exact {
             Some(revision) => {
                 self.fresh(Freshness::Exact(revision)).await?;
                 match cache.snapshot_at(range, revision, wanted) {
@@ -120,6 +121,7 @@ impl Request<'_> {
                 cache.snapshot(range, applied, wanted)
             }
         };
+        snapshot.objects = self.server.converted(&self.entry, snapshot.objects).await?;
         Ok(Answer::Many(page(snapshot, &options, selection)))
     }
 

@@ -140,6 +140,7 @@ impl Request<'_> {
 
     async fn attempt(&self, cache: &KindCache, stored: &Arc<Object>, change: &Change<'_>) -> Result<Turn, Status> {
         let (view, options) = (change.view, change.options);
+        let stored = &self.server.converted_one(&self.entry, stored.clone()).await?;
         let old = present::value(&self.entry, stored)?;
         let mut new = (change.make)(&old)?;
         self.preconditions(&new, stored)?;

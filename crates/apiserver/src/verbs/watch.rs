@@ -145,6 +145,30 @@ struct Running {
 }
 
 impl Running {
+    /// Whether objects may have to go through a conversion webhook, which is waited for.
+    fn converts(&self) -> bool {
+        self.framing.entry.custom.as_ref().is_some_and(|c| c.conversion.is_some())
+    }
+
+    /// As [`Running::put`], through the webhook.
+    async fn put_converted(&mut self, out: &mut BytesMut, event: &crate::cache::Event) {
+        let interest = self.watch.interest();
+        let Some((kind, object)) = event.project(|o| interest.wants(o)) else { return };
+        match self.server.converted_one(&self.framing.entry, object).await {
+            Ok(object) => self.framing.event(out, kind, &object),
+            Err(status) => self.framing.error(out, &status),
+        }
+    }
+
+    /// A bookmark after everything that waits, through the webhook.
+    async fn bookmark_converted(&mut self, out: &mut BytesMut) {
+        let revision = self.server.caches.applied();
+        while let Some(event) = self.watch.ready() {
+            self.put_converted(out, &event).await;
+        }
+        self.framing.bookmark(out, revision, false);
+    }
+
     fn drain(&mut self, out: &mut BytesMut) {
         while out.len() < BLOCK {
             let Some(event) = self.watch.ready() else { return };
@@ -187,7 +211,15 @@ impl Running {
     }
 
     async fn next(mut self) -> Option<(Bytes, Self)> {
-        if let Some((snapshot, bookmark)) = self.start.take() {
+        if let Some((mut snapshot, bookmark)) = self.start.take() {
+            match self.server.converted(&self.framing.entry, std::mem::take(&mut snapshot.objects)).await {
+                Ok(objects) => snapshot.objects = objects,
+                Err(status) => {
+                    let mut out = BytesMut::new();
+                    self.framing.error(&mut out, &status);
+                    return Some((out.freeze(), self));
+                }
+            }
             let out = self.initial(&snapshot, bookmark);
             if !out.is_empty() {
                 return Some((out, self));
@@ -202,14 +234,22 @@ impl Running {
                     if Instant::now() >= self.deadline {
                         return None;
                     }
-                    self.bookmark(&mut out);
+                    if self.converts() {
+                        self.bookmark_converted(&mut out).await;
+                    } else {
+                        self.bookmark(&mut out);
+                    }
                     let next = next_alarm(self.deadline, self.bookmarks);
                     self.alarm.as_mut().reset(next);
                 }
                 event = self.watch.next() => {
                     let event = event?;
-                    self.put(&mut out, &event);
-                    self.drain(&mut out);
+                    if self.converts() {
+                        self.put_converted(&mut out, &event).await;
+                    } else {
+                        self.put(&mut out, &event);
+                        self.drain(&mut out);
+                    }
                 }
             }
             if !out.is_empty() {

@@ -40,10 +40,14 @@ impl Request<'_> {
     }
 
     /// Bytes as stored: in the storage version, without revision.
-    pub fn stored_bytes(&self, cache: &KindCache, object: &Value) -> Bytes {
+    pub async fn stored_bytes(&self, cache: &KindCache, object: &Value) -> Result<Bytes, Status> {
         let row = cache.row();
         if row.group == self.entry.kind.group && row.version == self.entry.kind.version {
-            return canonical::encode(object).into();
+            return Ok(canonical::encode(object).into());
+        }
+        if let Some(converter) = self.converter() {
+            let stored = converter.convert(&*self.server.caches, &row.api_version(), vec![object.clone()]).await?;
+            return Ok(canonical::encode(stored.first().unwrap_or(object)).into());
         }
         let mut stored = object.clone();
         if let Some(convert) = self.entry.kind.hooks.to_storage {
@@ -53,7 +57,11 @@ impl Request<'_> {
             map.insert("kind".into(), Value::from(row.kind.as_ref()));
             map.insert("apiVersion".into(), Value::from(row.api_version()));
         }
-        canonical::encode(&stored).into()
+        Ok(canonical::encode(&stored).into())
+    }
+
+    fn converter(&self) -> Option<&crate::crd::Converter> {
+        self.entry.custom.as_ref()?.conversion.as_ref()
     }
 
     /// Whether the stored bytes were encrypted in another way than the configuration of now says, or not at all.
@@ -65,14 +73,15 @@ impl Request<'_> {
     /// Writes; the answer is the object as a reader sees it.
     pub async fn put(&self, cache: &KindCache, object: &Value, expect: Expect) -> Result<Arc<Object>, Lost> {
         let name = prepare::text(object, "name");
-        let stored = self.stored_bytes(cache, object);
+        let stored = self.stored_bytes(cache, object).await?;
         let key = self.key(cache, name)?;
         let ttl = super::rules::time_to_live(&self.entry);
         let committed = self.server.store.put(key, stored.clone(), expect, ttl).await.map_err(lost)?;
         // Whoever reads after this answer, admission and authorization included, reads what was written.
         self.server.caches.reach(committed.revision).await;
-        let object = outline::object(&cache.row().fields, &stored, committed.revision).map_err(Status::internal)?;
-        Ok(present::object(&self.entry, &Arc::new(object))?)
+        let stored = outline::object(&cache.row().fields, &stored, committed.revision).map_err(Status::internal)?;
+        let stored = self.server.converted_one(&self.entry, Arc::new(stored)).await?;
+        Ok(present::object(&self.entry, &stored)?)
     }
 
     /// Deletes what stands at `revision`.

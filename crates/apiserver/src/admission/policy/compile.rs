@@ -1,7 +1,7 @@
 //! Policies as programs.
 
 use super::list;
-use super::run::environment;
+use ferrokube_cel::policy::environment;
 use ferrokube_cel::{Decl, Env, Program, Type};
 use serde_json::Value;
 

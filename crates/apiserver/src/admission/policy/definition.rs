@@ -2,10 +2,10 @@
 
 use super::super::list;
 use super::compile::{self, Compiled, expression};
-use super::run::environment;
 use crate::registry::Entry;
 use ferrokube_api::field::{Errors, Path};
 use ferrokube_cel::Type;
+use ferrokube_cel::policy::environment;
 use serde_json::Value;
 
 /// Checks the expressions of a policy or of webhooks. What stood there before is accepted, as it has been.

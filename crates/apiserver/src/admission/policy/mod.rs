@@ -15,7 +15,6 @@ mod validating;
 
 pub(super) use conditions::admits;
 pub use definition::check;
-pub use run::environment;
 
 use super::webhook::GROUP;
 use super::{Context, Outcome, list};

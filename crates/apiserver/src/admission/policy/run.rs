@@ -5,82 +5,14 @@ use super::super::webhook;
 use super::super::{Context, Operation};
 use super::compile::Compiled;
 use crate::attributes::{Attributes, UserInfo};
-use ferrokube_cel::{Authorizer, Authz, Budget, Check, Decision, Decl, Env, EvalError, Evaluated, Lazy, Type, Value as Cel};
+use ferrokube_cel::policy::{NAMESPACE, REQUEST};
+use ferrokube_cel::{Authorizer, Authz, Budget, Check, Decision, EvalError, Evaluated, Lazy, Value as Cel};
 use serde_json::Value;
 use std::cell::OnceCell;
 use std::rc::Rc;
-use std::sync::LazyLock;
 
 /// Units that all expressions of a policy may cost for one request.
 pub(super) const PER_POLICY: u64 = 10_000_000;
-
-fn text() -> Decl {
-    Decl::simple(Type::String)
-}
-
-/// `kubernetes.AdmissionRequest`.
-static REQUEST: LazyLock<Decl> = LazyLock::new(|| {
-    let three = |name: &str, last: &'static str| Decl::object(name, [("group", text()), ("version", text()), (last, text())]);
-    let user = Decl::object(
-        "kubernetes.UserInfo",
-        [("username", text()), ("uid", text()), ("groups", Decl::list(text())), ("extra", Decl::map(Decl::list(text())))],
-    );
-    Decl::object(
-        "kubernetes.AdmissionRequest",
-        [
-            ("uid", text()),
-            ("kind", three("kubernetes.GroupVersionKind", "kind")),
-            ("resource", three("kubernetes.GroupVersionResource", "resource")),
-            ("subResource", text()),
-            ("requestKind", three("kubernetes.GroupVersionKind", "kind")),
-            ("requestResource", three("kubernetes.GroupVersionResource", "resource")),
-            ("requestSubResource", text()),
-            ("name", text()),
-            ("namespace", text()),
-            ("operation", text()),
-            ("userInfo", user),
-            ("dryRun", Decl::simple(Type::Bool)),
-            ("options", Decl::simple(Type::Dyn)),
-        ],
-    )
-});
-
-/// `kubernetes.Namespace`.
-static NAMESPACE: LazyLock<Decl> = LazyLock::new(|| {
-    let names = || Decl::map(text());
-    let meta = Decl::object(
-        "kubernetes.NamespaceMetadata",
-        [
-            ("name", text()),
-            ("generateName", text()),
-            ("namespace", text()),
-            ("labels", names()),
-            ("annotations", names()),
-            ("UID", text()),
-            ("creationTimestamp", Decl::simple(Type::Timestamp)),
-            ("deletionGracePeriodSeconds", Decl::simple(Type::Int)),
-            ("deletionTimestamp", Decl::simple(Type::Timestamp)),
-            ("generation", Decl::simple(Type::Int)),
-            ("resourceVersion", text()),
-            ("finalizers", Decl::list(text())),
-        ],
-    );
-    let spec = Decl::object("kubernetes.NamespaceSpec", [("finalizers", Decl::list(text()))]);
-    let status = Decl::object("kubernetes.NamespaceStatus", [("phase", text())]);
-    Decl::object("kubernetes.Namespace", [("metadata", meta), ("spec", spec), ("status", status)])
-});
-
-/// The variables of policies and match conditions, in the order of [`Scene::values`].
-pub fn environment(params: bool) -> Env {
-    let env = Env::new()
-        .with_type("object", Type::Dyn)
-        .with_type("oldObject", Type::Dyn)
-        .with("request", REQUEST.clone())
-        .with("namespaceObject", NAMESPACE.clone())
-        .with_type("authorizer", Type::Opaque("kubernetes.authorization.Authorizer"))
-        .with_type("authorizer.requestResource", Type::Opaque("kubernetes.authorization.ResourceCheck"));
-    if params { env.with_type("params", Type::Dyn) } else { env }
-}
 
 /// The facts of a request that expressions look at; made once per request.
 pub(super) struct Scene<'s> {
@@ -102,7 +34,7 @@ impl<'s> Scene<'s> {
         Scene { c: *c, request, namespace: namespace.and_then(|n| n.decode().ok()).unwrap_or(Value::Null) }
     }
 
-    /// The values of [`environment`].
+    /// The values of [`ferrokube_cel::policy::environment`].
     pub fn values<'a>(&'a self, object: Option<&'a Value>, params: Option<&'a Value>) -> Vec<Cel<'a>> {
         let json = |v: Option<&'a Value>| v.map_or(Cel::Null, Cel::json);
         let c = &self.c;

@@ -37,7 +37,7 @@ struct Address {
 }
 
 /// Sends the review; the body of a 2xx answer, or why there is none.
-pub(super) async fn post(objects: &dyn Objects, hook: &Value, review: &Value) -> Result<Bytes, String> {
+pub(crate) async fn post(objects: &dyn Objects, hook: &Value, review: &Value) -> Result<Bytes, String> {
     let config = &hook["clientConfig"];
     let address = address(objects, config)?;
     let seconds = hook["timeoutSeconds"].as_u64().unwrap_or(TIMEOUT);

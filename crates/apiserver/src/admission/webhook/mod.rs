@@ -4,7 +4,7 @@
 //! the write unless its `failurePolicy` is `Ignore`. Configurations and policies themselves are never intercepted, so that
 //! a broken webhook can always be removed. Source: `admission/plugin/webhook`, `admission/v1`.
 
-mod call;
+pub(crate) mod call;
 pub(super) mod matching;
 mod review;
 mod versions;

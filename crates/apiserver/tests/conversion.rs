@@ -1,0 +1,155 @@
+//! Versions of a custom resource that a webhook converts, through a real server and real TLS.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod common;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use common::Cluster;
+use ferrokube_store::Store;
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::TokioIo;
+use rcgen::KeyPair;
+use rustls::pki_types::PrivateKeyDer;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use tokio::net::TcpListener;
+
+const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+
+/// A webhook between `spec.host` + `spec.port` (v2) and `spec.address` (v1).
+struct Webhook {
+    port: u16,
+    ca: String,
+    asked: Arc<AtomicUsize>,
+}
+
+fn convert(mut object: Value, to: &str) -> Value {
+    let spec = object["spec"].clone();
+    object["spec"] = match to {
+        "example.com/v1" => json!({"address": format!("{}:{}", spec["host"].as_str().unwrap_or_default(), spec["port"])}),
+        _ => {
+            let (host, port) = spec["address"].as_str().and_then(|a| a.split_once(':')).unwrap_or(("", "0"));
+            json!({"host": host, "port": port.parse::<i64>().unwrap_or(0)})
+        }
+    };
+    object["apiVersion"] = json!(to);
+    object
+}
+
+fn review(body: &[u8]) -> Value {
+    let review: Value = serde_json::from_slice(body).unwrap();
+    let to = review["request"]["desiredAPIVersion"].as_str().unwrap();
+    let objects = review["request"]["objects"].as_array().unwrap();
+    let broken = objects.iter().any(|o| o["metadata"]["name"] == "broken" && to == "example.com/v1");
+    let result = if broken { json!({"status": "Failure", "message": "that cannot be"}) } else { json!({"status": "Success"}) };
+    let converted: Vec<Value> = objects.iter().map(|o| convert(o.clone(), to)).collect();
+    json!({"kind": "ConversionReview", "apiVersion": review["apiVersion"],
+        "response": {"uid": review["request"]["uid"], "result": result, "convertedObjects": converted}})
+}
+
+async fn webhook() -> Webhook {
+    let key = KeyPair::generate().unwrap();
+    let cert = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap().self_signed(&key).unwrap();
+    let builder = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()));
+    let builder = builder.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
+    let ca = STANDARD.encode(cert.pem());
+    let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(builder.with_single_cert(vec![cert.der().clone()], key).unwrap()));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = asked.clone();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (acceptor, count) = (acceptor.clone(), count.clone());
+            tokio::spawn(async move {
+                let Ok(stream) = acceptor.accept(stream).await else { return };
+                let service = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
+                    count.fetch_add(1, Ordering::SeqCst);
+                    async move {
+                        let body = request.into_body().collect().await.unwrap().to_bytes();
+                        Ok::<_, std::convert::Infallible>(http::Response::new(Full::new(Bytes::from(review(&body).to_string()))))
+                    }
+                });
+                let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+            });
+        }
+    });
+    Webhook { port, ca, asked }
+}
+
+fn definition(conversion: Value) -> Value {
+    let version = |name: &str, storage: bool, properties: Value| {
+        json!({"name": name, "served": true, "storage": storage, "subresources": {"status": {}},
+            "schema": {"openAPIV3Schema": {"type": "object", "properties": {"spec": {"type": "object", "properties": properties}}}}})
+    };
+    let (string, integer) = (json!({"type": "string"}), json!({"type": "integer"}));
+    json!({"metadata": {"name": "links.example.com"}, "spec": {"group": "example.com", "scope": "Namespaced",
+        "names": {"plural": "links", "kind": "Link"}, "conversion": conversion, "versions": [
+            version("v2", true, json!({"host": string, "port": integer, "secure": {"type": "boolean", "default": true}})),
+            version("v1", false, json!({"address": string}))]}})
+}
+
+async fn define(cluster: &Cluster, definition: &Value) {
+    let made = cluster.post(CRDS, definition).await;
+    assert_eq!(made.code, 201, "{}", made.text);
+    let mut watch = cluster.watch(&format!("{CRDS}?watch=1")).await;
+    loop {
+        let event = watch.next().await.expect("the watch goes on");
+        let conditions = event["object"]["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        if conditions.iter().any(|c| c["type"] == "Established" && c["status"] == "True") {
+            return;
+        }
+    }
+}
+
+fn at(version: &str) -> String {
+    format!("/apis/example.com/{version}/namespaces/default/links")
+}
+
+#[tokio::test]
+async fn objects_are_converted_on_every_way_between_store_and_client() {
+    let webhook = webhook().await;
+    let cluster = Cluster::start().await;
+    let client = json!({"url": format!("https://127.0.0.1:{}/convert", webhook.port), "caBundle": webhook.ca});
+    define(&cluster, &definition(json!({"strategy": "Webhook", "webhook": {"clientConfig": client, "conversionReviewVersions": ["v1"]}}))).await;
+    // The storage version asks nobody.
+    let made = cluster.post(&at("v2"), &json!({"apiVersion": "example.com/v2", "kind": "Link", "metadata": {"name": "a"}, "spec": {"host": "a", "port": 1}})).await;
+    assert_eq!(made.code, 201, "{}", made.text);
+    assert_eq!(webhook.asked.load(Ordering::SeqCst), 0);
+    // Written in another version.
+    let made = cluster.post(&at("v1"), &json!({"apiVersion": "example.com/v1", "kind": "Link", "metadata": {"name": "b"}, "spec": {"address": "b:2"}})).await;
+    assert_eq!((made.code, made.json["spec"].clone(), made.json["apiVersion"].as_str()), (201, json!({"address": "b:2"}), Some("example.com/v1")), "{}", made.text);
+    let stored = cluster.store.range("/registry/example.com/links/default/b".into(), "/registry/example.com/links/default/b\0".into(), None, 0).await.unwrap();
+    let stored: Value = serde_json::from_slice(&stored.items[0].value).unwrap();
+    assert_eq!((stored["apiVersion"].as_str(), &stored["spec"]["host"], &stored["spec"]["port"]), (Some("example.com/v2"), &json!("b"), &json!(2)));
+    // Read in either version; a list asks once.
+    assert_eq!(cluster.get(&format!("{}/a", at("v1"))).await.json["spec"], json!({"address": "a:1"}));
+    assert_eq!(cluster.get(&format!("{}/b", at("v2"))).await.json["spec"]["port"], json!(2));
+    let before = webhook.asked.load(Ordering::SeqCst);
+    let list = cluster.get(&at("v1")).await.json;
+    let addresses: Vec<&str> = list["items"].as_array().unwrap().iter().map(|i| i["spec"]["address"].as_str().unwrap()).collect();
+    assert_eq!((addresses, webhook.asked.load(Ordering::SeqCst) - before), (vec!["a:1", "b:2"], 1));
+    // Changed in one version, seen in the other, by a watch as well.
+    let version = list["metadata"]["resourceVersion"].as_str().unwrap().to_owned();
+    let mut watch = cluster.watch(&format!("{}?watch=1&resourceVersion={version}", at("v1"))).await;
+    let patched = cluster.patch(&format!("{}/a", at("v2")), "merge-patch", &json!({"spec": {"port": 9}})).await;
+    assert_eq!(patched.code, 200, "{}", patched.text);
+    let event = watch.next().await.unwrap();
+    assert_eq!((event["type"].as_str(), &event["object"]["spec"], &event["object"]["apiVersion"]), (Some("MODIFIED"), &json!({"address": "a:9"}), &json!("example.com/v1")));
+    let patched = cluster.patch(&format!("{}/a", at("v1")), "merge-patch", &json!({"spec": {"address": "z:3"}})).await;
+    assert_eq!((patched.code, patched.json["spec"].clone()), (200, json!({"address": "z:3"})), "{}", patched.text);
+    assert_eq!(cluster.get(&format!("{}/a", at("v2"))).await.json["spec"]["host"], json!("z"));
+    let gone = cluster.delete(&format!("{}/a", at("v1")), &Value::Null).await;
+    assert_eq!(gone.code, 200, "{}", gone.text);
+    // What the webhook refuses is told in upstream's words.
+    let made = cluster.post(&at("v2"), &json!({"apiVersion": "example.com/v2", "kind": "Link", "metadata": {"name": "broken"}, "spec": {}})).await;
+    assert_eq!(made.code, 201, "{}", made.text);
+    let refused = cluster.get(&format!("{}/broken", at("v1"))).await;
+    assert_eq!((refused.code, refused.message()), (500, "conversion webhook for example.com/v2, Kind=Link failed: that cannot be"));
+    assert_eq!(cluster.get(&at("v1")).await.code, 500);
+    assert_eq!(cluster.get(&at("v2")).await.code, 200);
+}
