@@ -115,17 +115,37 @@ async fn objects_are_converted_on_every_way_between_store_and_client() {
     let webhook = webhook().await;
     let cluster = Cluster::start().await;
     let client = json!({"url": format!("https://127.0.0.1:{}/convert", webhook.port), "caBundle": webhook.ca});
-    define(&cluster, &definition(json!({"strategy": "Webhook", "webhook": {"clientConfig": client, "conversionReviewVersions": ["v1"]}}))).await;
+    define(&cluster, &definition(json!({"strategy": "Webhook", "webhook": {"clientConfig": client, "conversionReviewVersions": ["v1"]}})))
+        .await;
     // The storage version asks nobody.
-    let made = cluster.post(&at("v2"), &json!({"apiVersion": "example.com/v2", "kind": "Link", "metadata": {"name": "a"}, "spec": {"host": "a", "port": 1}})).await;
+    let made = cluster
+        .post(
+            &at("v2"),
+            &json!({"apiVersion": "example.com/v2", "kind": "Link", "metadata": {"name": "a"}, "spec": {"host": "a", "port": 1}}),
+        )
+        .await;
     assert_eq!(made.code, 201, "{}", made.text);
     assert_eq!(webhook.asked.load(Ordering::SeqCst), 0);
     // Written in another version.
-    let made = cluster.post(&at("v1"), &json!({"apiVersion": "example.com/v1", "kind": "Link", "metadata": {"name": "b"}, "spec": {"address": "b:2"}})).await;
-    assert_eq!((made.code, made.json["spec"].clone(), made.json["apiVersion"].as_str()), (201, json!({"address": "b:2"}), Some("example.com/v1")), "{}", made.text);
-    let stored = cluster.store.range("/registry/example.com/links/default/b".into(), "/registry/example.com/links/default/b\0".into(), None, 0).await.unwrap();
+    let made = cluster
+        .post(&at("v1"), &json!({"apiVersion": "example.com/v1", "kind": "Link", "metadata": {"name": "b"}, "spec": {"address": "b:2"}}))
+        .await;
+    assert_eq!(
+        (made.code, made.json["spec"].clone(), made.json["apiVersion"].as_str()),
+        (201, json!({"address": "b:2"}), Some("example.com/v1")),
+        "{}",
+        made.text
+    );
+    let stored = cluster
+        .store
+        .range("/registry/example.com/links/default/b".into(), "/registry/example.com/links/default/b\0".into(), None, 0)
+        .await
+        .unwrap();
     let stored: Value = serde_json::from_slice(&stored.items[0].value).unwrap();
-    assert_eq!((stored["apiVersion"].as_str(), &stored["spec"]["host"], &stored["spec"]["port"]), (Some("example.com/v2"), &json!("b"), &json!(2)));
+    assert_eq!(
+        (stored["apiVersion"].as_str(), &stored["spec"]["host"], &stored["spec"]["port"]),
+        (Some("example.com/v2"), &json!("b"), &json!(2))
+    );
     // Read in either version; a list asks once.
     assert_eq!(cluster.get(&format!("{}/a", at("v1"))).await.json["spec"], json!({"address": "a:1"}));
     assert_eq!(cluster.get(&format!("{}/b", at("v2"))).await.json["spec"]["port"], json!(2));
@@ -139,14 +159,18 @@ async fn objects_are_converted_on_every_way_between_store_and_client() {
     let patched = cluster.patch(&format!("{}/a", at("v2")), "merge-patch", &json!({"spec": {"port": 9}})).await;
     assert_eq!(patched.code, 200, "{}", patched.text);
     let event = watch.next().await.unwrap();
-    assert_eq!((event["type"].as_str(), &event["object"]["spec"], &event["object"]["apiVersion"]), (Some("MODIFIED"), &json!({"address": "a:9"}), &json!("example.com/v1")));
+    assert_eq!(
+        (event["type"].as_str(), &event["object"]["spec"], &event["object"]["apiVersion"]),
+        (Some("MODIFIED"), &json!({"address": "a:9"}), &json!("example.com/v1"))
+    );
     let patched = cluster.patch(&format!("{}/a", at("v1")), "merge-patch", &json!({"spec": {"address": "z:3"}})).await;
     assert_eq!((patched.code, patched.json["spec"].clone()), (200, json!({"address": "z:3"})), "{}", patched.text);
     assert_eq!(cluster.get(&format!("{}/a", at("v2"))).await.json["spec"]["host"], json!("z"));
     let gone = cluster.delete(&format!("{}/a", at("v1")), &Value::Null).await;
     assert_eq!(gone.code, 200, "{}", gone.text);
     // What the webhook refuses is told in upstream's words.
-    let made = cluster.post(&at("v2"), &json!({"apiVersion": "example.com/v2", "kind": "Link", "metadata": {"name": "broken"}, "spec": {}})).await;
+    let made =
+        cluster.post(&at("v2"), &json!({"apiVersion": "example.com/v2", "kind": "Link", "metadata": {"name": "broken"}, "spec": {}})).await;
     assert_eq!(made.code, 201, "{}", made.text);
     let refused = cluster.get(&format!("{}/broken", at("v1"))).await;
     assert_eq!((refused.code, refused.message()), (500, "conversion webhook for example.com/v2, Kind=Link failed: that cannot be"));

@@ -199,7 +199,12 @@ fn each(spec: &Json, env: &Env, tell: &mut dyn FnMut(String, Issues)) {
         }
     }
     let full = with(&fields);
-    let places = [("matchConditions", "expression", env), ("validations", "expression", &full), ("validations", "messageExpression", &full), ("auditAnnotations", "valueExpression", &full)];
+    let places = [
+        ("matchConditions", "expression", env),
+        ("validations", "expression", &full),
+        ("validations", "messageExpression", &full),
+        ("auditAnnotations", "valueExpression", &full),
+    ];
     for (of, key, env) in places {
         for (i, item) in list(spec, of).enumerate() {
             if let Some(Err(issues)) = item[key].as_str().filter(|s| !s.is_empty()).map(|s| env.compile(s)) {

@@ -109,7 +109,10 @@ fn checked(original: &Value, mut new: Value, to: &str, at: usize) -> Result<Valu
         return Err(bad(format!("invalid kind (expected {}, received {})", text(original, "kind"), text(&new, "kind"))));
     }
     if !new["metadata"].is_object() {
-        return Err(format!("returned invalid metadata at index {at}: invalid metadata of type {}, expected map", type_of(&new["metadata"])));
+        return Err(format!(
+            "returned invalid metadata at index {at}: invalid metadata of type {}, expected map",
+            type_of(&new["metadata"])
+        ));
     }
     for key in ["name", "namespace", "uid"] {
         if text(&new["metadata"], key) != text(&original["metadata"], key) {
@@ -190,7 +193,8 @@ mod tests {
 
     #[test]
     fn a_webhook_changes_no_more_of_the_metadata_than_labels_and_annotations() {
-        let original = json!({"apiVersion": "a/v1", "kind": "K", "metadata": {"name": "n", "uid": "u", "labels": {"a": "1"}, "finalizers": ["f"]}});
+        let original =
+            json!({"apiVersion": "a/v1", "kind": "K", "metadata": {"name": "n", "uid": "u", "labels": {"a": "1"}, "finalizers": ["f"]}});
         let new = json!({"apiVersion": "a/v2", "kind": "K", "metadata": {"name": "n", "uid": "u", "annotations": {"b": "2"}}, "spec": 1});
         let made = checked(&original, new.clone(), "a/v2", 0).expect("usable");
         assert_eq!(made["metadata"], json!({"name": "n", "uid": "u", "annotations": {"b": "2"}, "finalizers": ["f"]}));
@@ -204,6 +208,9 @@ mod tests {
             "returned invalid converted object at index 3: invalid groupVersion (expected a/v2, received a/v3)"
         );
         assert_eq!(why(|n| n["kind"] = json!("L")), "returned invalid converted object at index 3: invalid kind (expected K, received L)");
-        assert_eq!(why(|n| n["metadata"]["name"] = json!("m")), "returned invalid metadata at index 3: must not mutate name: \"n\" -> \"m\"");
+        assert_eq!(
+            why(|n| n["metadata"]["name"] = json!("m")),
+            "returned invalid metadata at index 3: must not mutate name: \"n\" -> \"m\""
+        );
     }
 }
