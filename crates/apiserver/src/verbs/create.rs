@@ -72,6 +72,30 @@ impl Request<'_> {
         self.mutate(act, kind, &mut object).await?;
 
         let allocated = services::begin(self, &mut object, None, options.dry_run).await?;
+        match self.store_prepared(&cache, object, act, options, applied).await {
+            Ok(stored) if options.dry_run => Ok(stored),
+            Ok(stored) => {
+                allocated.commit().await;
+                Ok(stored)
+            }
+            Err(status) => {
+                // Who tries again finds free what this write had claimed.
+                allocated.give_back().await;
+                Err(status)
+            }
+        }
+    }
+
+    /// From an admitted object to a stored one.
+    async fn store_prepared(
+        &self,
+        cache: &KindCache,
+        mut object: Value,
+        act: Act<'_>,
+        options: &WriteOptions,
+        applied: bool,
+    ) -> Result<Arc<Object>, Status> {
+        let (kind, name) = (self.own_kind(), act.name);
         prepare::create(&self.entry, &mut object, self.now);
         if let Some(prepare) = self.entry.kind.hooks.prepare_create {
             prepare(&mut object, &self.hook_context());
@@ -90,21 +114,20 @@ impl Request<'_> {
         devices::check_admin_access(self, &object, &mut errors);
         crate::crd::validate(&self.entry, &object, None, &mut errors);
         crate::admission::policy::check(&self.entry, &object, None, &mut errors);
-        self.verdict(&name, errors)?;
+        self.verdict(name, errors)?;
         self.check_escalation(&object, None).await?;
         let reservation = self.admit(act, kind, Some(&object)).await?;
         self.warn_about(&object);
 
         if options.dry_run {
-            return self.dry_create(&cache, &object, &name);
+            return self.dry_create(cache, &object, name);
         }
-        match self.put(&cache, &object, Expect::Absent).await {
+        match self.put(cache, &object, Expect::Absent).await {
             Ok(stored) => {
                 reservation.commit(stored.revision);
-                allocated.commit().await;
                 Ok(stored)
             }
-            Err(Lost::Race(_)) => Err(Status::already_exists(&self.info.group, &self.info.resource, &name)),
+            Err(Lost::Race(_)) => Err(Status::already_exists(&self.info.group, &self.info.resource, name)),
             Err(Lost::Refused(status)) => Err(status),
         }
     }

@@ -121,6 +121,15 @@ impl Allocated {
     }
 }
 
+impl Allocated {
+    /// The write failed: what was claimed for it is free when this resolves.
+    pub async fn give_back(mut self) {
+        if let Some(server) = self.server.take() {
+            std::mem::take(&mut self.new).release(&server).await;
+        }
+    }
+}
+
 impl Drop for Allocated {
     fn drop(&mut self) {
         let (Some(server), false) = (self.server.take(), self.new.is_empty()) else { return };
