@@ -103,7 +103,7 @@ fn soonest(pod: &Pod, claims: &Cache<ResourceClaim>, slices: &Index, now: Timest
     let reserved = |c: &ResourceClaim| c.status.iter().flat_map(|s| s.reserved_for.iter().flatten()).any(|r| r.uid == pod.uid());
     let own: Vec<ResourceClaim> = names.filter_map(|name| claims.get(pod.namespace(), name)).filter(reserved).collect();
     let mut least = Left::Stays;
-    for result in own.iter().flat_map(|c| results(c)) {
+    for result in own.iter().flat_map(results) {
         let published: Vec<ResourceSlice> = slices.get(&pool(&result.driver, &result.pool)).iter().filter_map(|o| decoded(o)).collect();
         let taints: Vec<Taint> = taints(&published, &result.device).iter().map(as_taint).collect();
         let tolerations: Vec<Toleration> = result.tolerations.iter().flatten().map(as_toleration).collect();

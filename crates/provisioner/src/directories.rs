@@ -76,6 +76,7 @@ async fn off_runtime(path: PathBuf, work: impl FnOnce(&Path) -> std::io::Result<
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 
