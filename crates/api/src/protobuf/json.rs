@@ -7,6 +7,14 @@ use std::borrow::Cow;
 
 const BAD: Malformed = Malformed::Value("the object is not well-formed JSON");
 
+/// Where a text ends or an escape stands. Most texts are short: those are looked through without the cost of starting a search.
+#[inline]
+fn text_end(rest: &[u8]) -> Option<usize> {
+    const SHORT: usize = 24;
+    let short = rest.iter().take(SHORT).position(|b| matches!(b, b'"' | b'\\'));
+    short.or_else(|| memchr::memchr2(b'"', b'\\', rest.get(SHORT..)?).map(|at| at + SHORT))
+}
+
 /// A position in JSON text.
 pub(super) struct Json<'j> {
     bytes: &'j [u8],
@@ -61,7 +69,7 @@ impl<'j> Json<'j> {
     pub fn string(&mut self) -> Read<Cow<'j, [u8]>> {
         self.expect(b'"')?;
         let rest = &self.bytes[self.at..];
-        let end = memchr::memchr2(b'"', b'\\', rest).ok_or(BAD)?;
+        let end = text_end(rest).ok_or(BAD)?;
         if rest[end] == b'"' {
             self.at += end + 1;
             return Ok(Cow::Borrowed(&rest[..end]));
@@ -74,7 +82,7 @@ impl<'j> Json<'j> {
         let mut out = Vec::new();
         loop {
             let rest = &self.bytes[self.at..];
-            let end = memchr::memchr2(b'"', b'\\', rest).ok_or(BAD)?;
+            let end = text_end(rest).ok_or(BAD)?;
             out.extend_from_slice(&rest[..end]);
             self.at += end + 1;
             if rest[end] == b'"' {
@@ -144,7 +152,7 @@ impl<'j> Json<'j> {
         self.at += 1;
         loop {
             let rest = &self.bytes[self.at..];
-            let end = memchr::memchr2(b'"', b'\\', rest).ok_or(BAD)?;
+            let end = text_end(rest).ok_or(BAD)?;
             if rest[end] == b'"' {
                 self.at += end + 1;
                 return Ok(());
