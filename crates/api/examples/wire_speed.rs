@@ -11,7 +11,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let schema = Schema::builtin("io.k8s.api.core.v1.Pod").ok_or("no type for pods")?;
     let probe = json!({"httpGet": {"path": "/healthz", "port": 8080, "scheme": "HTTP"}, "periodSeconds": 10, "timeoutSeconds": 1, "failureThreshold": 3});
     let env: Vec<_> = (0..8).map(|n| json!({"name": format!("SETTING_{n}"), "value": format!("some value of setting {n}")})).collect();
-    let condition = |kind: &str| json!({"type": kind, "status": "True", "lastProbeTime": null, "lastTransitionTime": "2026-11-28T12:00:00Z"});
+    let condition =
+        |kind: &str| json!({"type": kind, "status": "True", "lastProbeTime": null, "lastTransitionTime": "2026-11-28T12:00:00Z"});
     let container = json!({"name": "main", "image": "registry.invalid/app:v1.2.3", "args": ["--listen=:8080"], "env": env, "imagePullPolicy": "IfNotPresent",
         "ports": [{"name": "http", "containerPort": 8080, "protocol": "TCP"}], "livenessProbe": probe, "readinessProbe": probe,
         "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}}, "terminationMessagePath": "/dev/termination-log",

@@ -12,7 +12,7 @@ use crate::audit::Trail;
 use crate::authn::{PeerCertificates, impersonate};
 use crate::output::negotiate::{self, Accept, Endpoint};
 use crate::output::table::{self, Include};
-use crate::output::{Body, Format, Shape, present, protobuf, yaml};
+use crate::output::{Body, Format, Shape, present, pretty, protobuf, yaml};
 use crate::registry::Entry;
 use crate::request::content::Content;
 use crate::request::{Query, RequestBody, RequestInfo};
@@ -288,6 +288,9 @@ impl<'s> Request<'s> {
             },
         };
         self.trail.response_body(&mut body);
+        if accept.format == Format::Json && pretty::wanted(&self.query, &self.headers) {
+            body = Body::Full(pretty::indent(&collected(body)).into());
+        }
         respond(code, body, accept.format, &self.headers)
     }
 

@@ -59,3 +59,24 @@ async fn every_resource_is_described_as_upstream_does() {
     let served = names(&ours);
     assert_eq!(served, names(&theirs).into_iter().filter(|n| served.contains(n)).collect::<Vec<_>>(), "groups in the order of upstream");
 }
+
+#[tokio::test]
+async fn health_is_told_as_a_whole_and_check_by_check() {
+    let cluster = Cluster::start().await;
+    assert_eq!(cluster.get("/readyz").await.text, "ok");
+    assert_eq!(cluster.get("/readyz/etcd").await.text, "ok");
+    assert_eq!(cluster.get("/livez/etcd-readiness").await.code, 404, "only readiness has it");
+    let verbose = cluster.get("/readyz?verbose&exclude=etcd&exclude=nothing").await.text;
+    for line in ["[+]etcd excluded: ok", "[+]etcd-readiness ok", "[+]shutdown ok", "no matches for \"nothing\"", "readyz check passed"] {
+        assert!(verbose.contains(line), "{line} in {verbose}");
+    }
+    let status = cluster.get("/statusz").await.text;
+    assert!(status.starts_with("\nkube-apiserver statusz\n") && status.contains("Up: 0 hr 00 min"), "{status}");
+    ferrokube_store::Store::revision(&*cluster.store).await.expect("the store serves");
+    cluster.store.close();
+    let failed = cluster.get("/readyz").await;
+    assert_eq!(failed.code, 500);
+    assert!(failed.text.contains("[-]etcd failed: reason withheld") && failed.text.ends_with("readyz check failed\n"), "{}", failed.text);
+    let why = cluster.get("/readyz/etcd").await;
+    assert!(why.code == 500 && why.text.starts_with("internal server error: etcd failed"), "{}", why.text);
+}

@@ -76,7 +76,8 @@ async fn options_that_contradict_each_other_are_refused() {
         ("resourceVersionMatch=Exact", 422),
         ("resourceVersionMatch=Exact&resourceVersion=0", 422),
         ("resourceVersionMatch=Foo&resourceVersion=1", 422),
-        ("limit=-1", 422),
+        ("resourceVersionMatch=NotOlderThan&resourceVersion=1&continue=x", 422),
+        ("watch=1&sendInitialEvents=true&resourceVersionMatch=Exact", 422),
         ("sendInitialEvents=true", 422),
         ("watch=1&sendInitialEvents=true", 422),
         ("watch=1&resourceVersionMatch=NotOlderThan", 422),
@@ -88,9 +89,36 @@ async fn options_that_contradict_each_other_are_refused() {
     for (query, code) in cases {
         assert_eq!(cluster.get(&format!("{MAPS}?{query}")).await.code, code, "{query}");
     }
+    // No limit at all.
+    assert_eq!(cluster.get(&format!("{MAPS}?limit=-1")).await.code, 200);
+    let both = cluster.get(&format!("{MAPS}?watch=1&sendInitialEvents=true&resourceVersionMatch=Exact")).await;
+    assert_eq!(both.json["details"]["causes"].as_array().map(Vec::len), Some(2), "{}", both.text);
+    for (uri, words) in [
+        (MAPS, "\"spec.nope\" is not a known field selector: only \"metadata.name\", \"metadata.namespace\""),
+        ("/api/v1/persistentvolumes", "\"spec.nope\" is not a known field selector: only \"metadata.name\""),
+        ("/api/v1/pods", "field label not supported: spec.nope"),
+    ] {
+        let refused = cluster.get(&format!("{uri}?fieldSelector=spec.nope%3D1")).await;
+        assert_eq!((refused.code, refused.message()), (400, words));
+    }
     let future = cluster.get(&format!("{MAPS}?resourceVersion=99999999&resourceVersionMatch=NotOlderThan")).await;
     assert_eq!(future.code, 504);
     assert_eq!(future.json["details"]["causes"][0]["reason"], "ResourceVersionTooLarge");
+}
+
+#[tokio::test]
+async fn json_is_indented_for_people() {
+    let cluster = Cluster::start().await;
+    cluster.config_map("a", &json!({"k": "x: [1, {}]\""})).await;
+    let plain = cluster.get(&format!("{MAPS}/a")).await;
+    let pretty = cluster.get(&format!("{MAPS}/a?pretty=true")).await;
+    assert!(
+        pretty.text.starts_with("{\n  \"kind\": \"ConfigMap\",\n  \"apiVersion\": \"v1\",\n  \"metadata\": {\n    \""),
+        "{}",
+        pretty.text
+    );
+    assert_eq!(pretty.json, plain.json);
+    assert_eq!(cluster.get(&format!("{MAPS}/a?pretty=false")).await.text, plain.text);
 }
 
 #[tokio::test]

@@ -111,9 +111,12 @@ impl FieldSelector {
                 "metadata.namespace" if kind.namespaced() => Source::Namespace,
                 field => match kind.fields.iter().position(|f| f.label == field) {
                     Some(at) => Source::Field(at),
-                    None if kind.fields.is_empty() => {
-                        return Err(format!("{field:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\""));
+                    // Custom resources (they have no type of ours) are refused in the words of their own converter.
+                    None if kind.fields.is_empty() && !kind.schema.is_empty() => {
+                        let known = if kind.namespaced() { "\"metadata.name\", \"metadata.namespace\"" } else { "\"metadata.name\"" };
+                        return Err(format!("{field:?} is not a known field selector: only {known}"));
                     }
+                    None if kind.group == "batch" => return Err(format!("field label {field:?} not supported for batchv1.Job")),
                     None => return Err(format!("field label not supported: {field}")),
                 },
             };

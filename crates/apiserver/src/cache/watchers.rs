@@ -172,3 +172,27 @@ impl Watchers {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::outline;
+    use super::*;
+
+    #[test]
+    fn a_watcher_that_does_not_read_is_cut_off_and_the_others_hear_everything() {
+        let stored = br#"{"kind":"A","apiVersion":"v1","metadata":{"name":"a"}}"#;
+        let object = Arc::new(outline::object(&[], stored, 1).expect("an object"));
+        let event = Arc::new(Event::new(1, None, Some(object)));
+        let mut watchers = Watchers::default();
+        let (_slow, mut unread) = watchers.add(Arc::new(Interest::all()));
+        let (_quick, mut read) = watchers.add(Arc::new(Interest::all()));
+        for n in 0..=QUEUE {
+            watchers.deliver(&event);
+            assert!(read.try_recv().is_ok(), "event {n}");
+        }
+        assert_eq!(watchers.count(), 1, "the slow one is gone");
+        // It still gets what waited for it, and then the end.
+        let waited = std::iter::from_fn(|| unread.try_recv().ok()).count();
+        assert_eq!((waited, unread.try_recv().err()), (QUEUE, Some(mpsc::error::TryRecvError::Disconnected)));
+    }
+}

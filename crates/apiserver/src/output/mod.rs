@@ -9,6 +9,7 @@ pub mod jsonpath;
 pub mod list;
 pub mod negotiate;
 pub mod present;
+pub mod pretty;
 pub mod protobuf;
 pub mod table;
 pub mod yaml;

@@ -5,6 +5,7 @@ use crate::output::Body;
 use crate::request::Query;
 use ferrokube_api::Status;
 use http::{HeaderValue, Response};
+use jiff::Timestamp;
 use std::fmt::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -13,12 +14,34 @@ use std::time::Duration;
 const STORE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What the server itself reports.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Health {
+    /// When the server began, for `/statusz`.
+    pub started: Timestamp,
     /// Everything that must exist in a cluster has been written.
     pub bootstrapped: AtomicBool,
     /// The server is about to stop: who balances load should look elsewhere.
     pub leaving: AtomicBool,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Health { started: Timestamp::now(), bootstrapped: AtomicBool::default(), leaving: AtomicBool::default() }
+    }
+}
+
+impl Health {
+    /// `/statusz`: for people, in no form that can be relied on.
+    pub fn status_page(&self, version: &str, paths: &[&str]) -> String {
+        let up = Timestamp::now().as_second() - self.started.as_second();
+        let up = format!("{} hr {:02} min {:02} sec", up / 3600, up / 60 % 60, up % 60);
+        let warning = "Warning: This endpoint is not meant to be machine parseable, has no formatting compatibility guarantees and is for debugging purposes only.";
+        let started = self.started.strftime("%a %b %e %H:%M:%S UTC %Y");
+        let paths = paths.join(" ");
+        format!(
+            "\nkube-apiserver statusz\n{warning}\n\nStarted: {started}\nUp: {up}\nBinary version: {version}\n\nUseful Endpoints: {paths}\n"
+        )
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -57,7 +80,7 @@ impl ApiServer {
                 let answer = tokio::time::timeout(STORE_PATIENCE, self.store.revision()).await;
                 return match answer {
                     Ok(Ok(_)) => Ok(()),
-                    Ok(Err(_)) => Err("etcd failed: reason withheld"),
+                    Ok(Err(_)) => Err("etcd failed: the store is unavailable"),
                     Err(_) => Err("etcd failed: timeout"),
                 };
             }
@@ -66,7 +89,34 @@ impl ApiServer {
             Check::Kms => self.sealed.as_ref().is_none_or(|sealed| sealed.unhealthy().is_none()),
             Check::Shutdown => !self.health.leaving.load(Ordering::Relaxed),
         };
-        if fine { Ok(()) } else { Err("reason withheld") }
+        if fine { Ok(()) } else { Err("not finished") }
+    }
+
+    /// Runs checks, but for those that the query excludes: whether one failed, and a line for each. Why one failed is told
+    /// only at its own path, which not everybody may read.
+    async fn checks(&self, checks: &[(&str, Check)], query: &Query) -> (bool, String) {
+        let mut excluded: Vec<&str> = query.all("exclude").collect();
+        let (mut text, mut failed) = (String::new(), false);
+        for (name, check) in checks {
+            if excluded.contains(name) {
+                excluded.retain(|e| e != name);
+                let _ = writeln!(text, "[+]{name} excluded: ok");
+                continue;
+            }
+            match self.check(*check).await {
+                Ok(()) => _ = writeln!(text, "[+]{name} ok"),
+                Err(why) => {
+                    failed = true;
+                    tracing::warn!(check = name, why, "a health check failed");
+                    let _ = writeln!(text, "[-]{name} failed: reason withheld");
+                }
+            }
+        }
+        if !excluded.is_empty() {
+            let names: Vec<String> = excluded.iter().map(|e| format!("{e:?}")).collect();
+            let _ = writeln!(text, "warn: some health checks cannot be excluded: no matches for {}", names.join(","));
+        }
+        (failed, text)
     }
 
     /// Answers `/<endpoint>` and `/<endpoint>/<check>`; `None` when there is no such path.
@@ -80,25 +130,20 @@ impl ApiServer {
         if known.is_empty() {
             return None;
         }
-        let excluded: Vec<&str> = query.all("exclude").collect();
-        let (mut text, mut failed) = (String::new(), false);
-        for (name, check, _) in known {
-            if excluded.contains(name) {
-                let _ = writeln!(text, "[+]{name} excluded: ok");
-                continue;
-            }
-            match self.check(*check).await {
-                Ok(()) => _ = writeln!(text, "[+]{name} ok"),
-                Err(why) => {
-                    failed = true;
-                    let _ = writeln!(text, "[-]{name} failed: {why}");
+        let (failed, body) = match known.as_slice() {
+            [(_, check, _)] if !one.is_empty() => match self.check(*check).await {
+                Ok(()) => (false, "ok".to_owned()),
+                Err(why) => (true, format!("internal server error: {why}\n")),
+            },
+            _ => {
+                let names: Vec<_> = known.iter().map(|(name, check, _)| (*name, *check)).collect();
+                let (failed, text) = self.checks(&names, query).await;
+                match (failed, query.find("verbose")) {
+                    (true, _) => (true, format!("{text}{endpoint} check failed\n")),
+                    (false, Some(_)) => (false, format!("{text}{endpoint} check passed\n")),
+                    (false, None) => (false, "ok".to_owned()),
                 }
             }
-        }
-        let verdict = if failed { "failed" } else { "passed" };
-        let body = match (failed, query.find("verbose").is_some() && one.is_empty()) {
-            (false, false) => "ok".to_owned(),
-            _ => format!("{text}{endpoint} check {verdict}\n"),
         };
         let mut response = Response::new(Body::Full(body.into()));
         *response.status_mut() = if failed { http::StatusCode::INTERNAL_SERVER_ERROR } else { http::StatusCode::OK };

@@ -25,6 +25,7 @@ const INDEX: &[&str] = &[
     "/openapi/v3",
     "/openid/v1/jwks",
     "/readyz",
+    "/statusz",
     "/version",
 ];
 
@@ -49,6 +50,10 @@ impl ApiServer {
             "" => Ok(whole("application/json", json!({"paths": self.index()}).to_string())),
             "/version" => Ok(whole("application/json", version::document())),
             "/metrics" => Ok(whole("text/plain; version=0.0.4; charset=utf-8", self.metrics_text().await)),
+            "/statusz" => {
+                let page = self.health.status_page(version::GIT_VERSION, INDEX);
+                Ok(whole("text/plain; charset=utf-8", page))
+            }
             "/.well-known/openid-configuration" => {
                 let uri = format!("https://{}/openid/v1/jwks", self.external_host());
                 Ok(whole("application/json", self.authenticator.tokens().openid_configuration(&uri)))

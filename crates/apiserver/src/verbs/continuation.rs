@@ -38,14 +38,21 @@ impl Position {
 
     /// From a token.
     pub fn decode(text: &str) -> Result<Self, Status> {
-        let wrong = |why: &str| Status::bad_request(format!("continue key is not valid: {why}"));
-        let bytes = URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).map_err(|e| wrong(&e.to_string()))?;
-        let token: Token = serde_json::from_slice(&bytes).map_err(|e| wrong(&e.to_string()))?;
+        let wrong = |why: String| Status::bad_request(format!("invalid continue token: continue key is not valid: {why}"));
+        let bytes = URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).map_err(|e| wrong(e.to_string()))?;
+        let token: Token = serde_json::from_slice(&bytes).map_err(|e| wrong(e.to_string()))?;
         if token.version != VERSION {
-            return Err(wrong(&format!("server does not recognize this encoded version {:?}", token.version)));
+            return Err(wrong(format!("server does not recognize this encoded version {}", token.version)));
         }
-        if token.start.is_empty() || token.revision == 0 {
-            return Err(wrong("encoded continue token has no position"));
+        if token.revision == 0 {
+            return Err(wrong(format!("incorrect encoded start resourceVersion (version {VERSION})")));
+        }
+        if token.start.is_empty() {
+            return Err(wrong(format!("encoded start key empty (version {VERSION})")));
+        }
+        // A position names an object of the collection and nothing above or beside it.
+        if token.start.split('/').any(|part| matches!(part, "" | "." | "..")) {
+            return Err(wrong(token.start));
         }
         let start = token.start.strip_suffix('\0').unwrap_or(&token.start);
         let (namespace, name) = start.split_once('/').unwrap_or(("", start));
@@ -62,6 +69,17 @@ mod tests {
         for (revision, namespace) in [(Some(7), "ns"), (None, ""), (Some(u64::from(u32::MAX)), "a-b")] {
             let position = Position { revision, namespace: namespace.into(), name: "x.y".into() };
             assert_eq!(Position::decode(&position.encode()).expect("valid"), position);
+        }
+        let token = |json: &str| URL_SAFE_NO_PAD.encode(json);
+        let cases = [
+            (token(r#"{"v":"meta.k8s.io/v1","rv":0,"start":"a"}"#), "incorrect encoded start resourceVersion (version meta.k8s.io/v1)"),
+            (token(r#"{"v":"meta.k8s.io/v1","rv":1,"start":""}"#), "encoded start key empty (version meta.k8s.io/v1)"),
+            (token(r#"{"v":"v2","rv":1,"start":"a"}"#), "server does not recognize this encoded version v2"),
+            (token(r#"{"v":"meta.k8s.io/v1","rv":1,"start":"../secrets"}"#), "../secrets"),
+        ];
+        for (text, why) in cases {
+            let refused = Position::decode(&text).expect_err("refused");
+            assert_eq!((refused.code, refused.message), (400, format!("invalid continue token: continue key is not valid: {why}")));
         }
         assert_eq!(Position::decode("!!!").expect_err("refused").code, 400);
     }

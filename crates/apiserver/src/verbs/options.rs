@@ -110,43 +110,43 @@ fn forbid(errors: &mut Errors, field: &str, why: &str) {
     errors.forbidden(&Path::new(field), why);
 }
 
-fn check(query: &Query, watch: bool, limit: i64, initial: Option<bool>) -> Result<Match, Status> {
+/// `ValidateListOptions`, its findings in its order.
+fn check(query: &Query, watch: bool, initial: Option<bool>) -> Result<Match, Status> {
     let (version, matching) = (query.get("resourceVersion"), query.get("resourceVersionMatch"));
     let continues = !query.get("continue").is_empty();
     let mut errors = Errors::default();
-    let mut found = Match::Unset;
-    match matching {
-        "" => {}
-        "Exact" => found = Match::Exact,
-        "NotOlderThan" => found = Match::NotOlderThan,
-        other => errors.not_supported(&Path::new("resourceVersionMatch"), &other.into(), &["Exact", "NotOlderThan", ""]),
+    let found = match matching {
+        "Exact" => Match::Exact,
+        "NotOlderThan" => Match::NotOlderThan,
+        _ => Match::Unset,
+    };
+    let unsupported =
+        |errors: &mut Errors, known: &[&str]| errors.not_supported(&Path::new("resourceVersionMatch"), &matching.into(), known);
+    if watch && initial.is_some() && found != Match::NotOlderThan {
+        forbid(&mut errors, "resourceVersionMatch", "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan");
     }
-    if watch {
-        if initial.is_none() && !matching.is_empty() {
+    if watch && !matching.is_empty() {
+        if initial.is_none() {
             forbid(&mut errors, "resourceVersionMatch", "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided");
         }
-        if initial.is_some() && matching.is_empty() {
-            forbid(&mut errors, "resourceVersionMatch", "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan");
-        }
-        if initial.is_some() && found == Match::Exact {
-            forbid(&mut errors, "resourceVersionMatch", "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan");
-        }
-    } else {
-        if initial.is_some() {
-            forbid(&mut errors, "sendInitialEvents", "sendInitialEvents is forbidden for list");
-        }
-        if !matching.is_empty() && version.is_empty() {
-            forbid(&mut errors, "resourceVersionMatch", "resourceVersionMatch is forbidden unless resourceVersion is provided");
-        }
-        if !matching.is_empty() && continues {
-            forbid(&mut errors, "resourceVersionMatch", "resourceVersionMatch is forbidden when continue is provided");
-        }
-        if found == Match::Exact && version == "0" {
-            forbid(&mut errors, "resourceVersionMatch", "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"");
+        if found != Match::NotOlderThan {
+            unsupported(&mut errors, &["NotOlderThan"]);
         }
     }
-    if limit < 0 {
-        errors.invalid(&Path::new("limit"), &limit.into(), "must be greater than or equal to 0");
+    if !watch && !matching.is_empty() && version.is_empty() {
+        forbid(&mut errors, "resourceVersionMatch", "resourceVersionMatch is forbidden unless resourceVersion is provided");
+    }
+    if !matching.is_empty() && continues {
+        forbid(&mut errors, "resourceVersionMatch", "resourceVersionMatch is forbidden when continue is provided");
+    }
+    if !watch && !matching.is_empty() && found == Match::Unset {
+        unsupported(&mut errors, &["Exact", "NotOlderThan", ""]);
+    }
+    if !watch && found == Match::Exact && version == "0" {
+        forbid(&mut errors, "resourceVersionMatch", "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"");
+    }
+    if !watch && initial.is_some() {
+        forbid(&mut errors, "sendInitialEvents", "sendInitialEvents is forbidden for list");
     }
     if errors.is_empty() { Ok(found) } else { Err(Status::invalid("meta.k8s.io", "ListOptions", "", errors.into_causes())) }
 }
@@ -157,7 +157,7 @@ impl ListOptions {
         let watch = info.verb == "watch";
         let limit = query.number("limit")?.unwrap_or(0);
         let initial = query.find("sendInitialEvents").map(|_| query.flag("sendInitialEvents"));
-        let matching = check(query, watch, limit, initial)?;
+        let matching = check(query, watch, initial)?;
         let version = query.get("resourceVersion").to_owned();
         let position = match query.get("continue") {
             "" => None,
