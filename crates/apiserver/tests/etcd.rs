@@ -148,3 +148,19 @@ async fn a_watch_goes_on_at_a_server_that_was_started_later() {
     let mut watch = second.watch(&format!("{MAPS}?watch=1&resourceVersion={position}")).await;
     assert_eq!(watch.told().await, pair("ADDED", "two"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn objects_that_a_go_server_stored_as_protobuf_are_refused_by_name_and_its_other_keys_are_not() {
+    let Some(etcd) = etcd() else { return };
+    let pki = Pki::make().unwrap();
+    let store: Arc<dyn Store> = Arc::new(Etcd::connect(Options::new(etcd.endpoints())).await.unwrap());
+    let put = async |key: &'static str| {
+        store.put(key.into(), bytes::Bytes::from_static(b"k8s\0\n\x0f"), ferrokube_store::Expect::Any, None).await
+    };
+    put("/registry/ranges/serviceips").await.unwrap();
+    put("/registry/masterleases/10.0.0.1").await.unwrap();
+    Server::start(&etcd, &pki).await.0.stop().await;
+    put("/registry/configmaps/default/theirs").await.unwrap();
+    let refused = ApiServer::start(pki.config(store.clone())).await.err().map(|e| e.to_string()).unwrap_or_default();
+    assert!(refused.contains("/registry/configmaps/default/theirs") && refused.contains("protobuf"), "{refused}");
+}

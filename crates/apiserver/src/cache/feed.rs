@@ -132,6 +132,15 @@ fn plain(kv: &KeyValue) -> Result<(), Error> {
     Err(Error::Corrupted { path: String::from_utf8_lossy(&kv.key).into_owned(), detail })
 }
 
+/// An error for an object that a Go API server stored in its own form. What it keeps beside objects (`ranges`, `masterleases`) is no concern.
+fn json(kv: &KeyValue) -> Result<(), Error> {
+    if !kv.value.starts_with(ferrokube_api::protobuf::MAGIC) {
+        return Ok(());
+    }
+    let detail = "the value is protobuf, written by another API server; have that one store JSON (--storage-media-type=application/json) and write its objects again".to_owned();
+    Err(Error::Corrupted { path: String::from_utf8_lossy(&kv.key).into_owned(), detail })
+}
+
 /// The batch, if all of it can be read.
 fn readable(batch: Batch) -> Result<Batch, Error> {
     batch.events.iter().try_for_each(|event| if let Event::Put(kv) = event { plain(kv) } else { Ok(()) })?;
@@ -203,6 +212,7 @@ impl Caches {
         for kv in &page.items {
             plain(kv)?;
             let Some((cache, _, _)) = std::str::from_utf8(&kv.key).ok().and_then(|key| split(&known, key)) else { continue };
+            json(kv)?;
             if let (Some(load), Some(object)) = (loads.get_mut(cache.prefix()), read(&cache, kv)) {
                 load.push(object);
             }
