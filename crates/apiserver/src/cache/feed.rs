@@ -95,7 +95,7 @@ async fn run(caches: Arc<Caches>, mut changes: Changes, mut inbox: mpsc::Receive
     loop {
         tokio::select! {
             batch = changes.next() => match batch {
-                Some(Ok(batch)) => match readable(batch) {
+                Some(Ok(batch)) => match caches.readable(batch) {
                     Ok(batch) => caches.apply(batch),
                     Err(error) => changes = caches.reload(error).await,
                 },
@@ -132,22 +132,26 @@ fn plain(kv: &KeyValue) -> Result<(), Error> {
     Err(Error::Corrupted { path: String::from_utf8_lossy(&kv.key).into_owned(), detail })
 }
 
-/// An error for an object that a Go API server stored in its own form. What it keeps beside objects (`ranges`, `masterleases`) is no concern.
-fn json(kv: &KeyValue) -> Result<(), Error> {
-    if !kv.value.starts_with(ferrokube_api::protobuf::MAGIC) {
-        return Ok(());
-    }
-    let detail = "the value is protobuf, written by another API server; have that one store JSON (--storage-media-type=application/json) and write its objects again".to_owned();
-    Err(Error::Corrupted { path: String::from_utf8_lossy(&kv.key).into_owned(), detail })
-}
-
-/// The batch, if all of it can be read.
-fn readable(batch: Batch) -> Result<Batch, Error> {
-    batch.events.iter().try_for_each(|event| if let Event::Put(kv) = event { plain(kv) } else { Ok(()) })?;
-    Ok(batch)
-}
-
 impl Caches {
+    /// An error for an object that a Go API server stored in its own form. What it keeps beside objects (`ranges`, `masterleases`) is
+    /// no concern.
+    fn json(&self, kv: &KeyValue) -> Result<(), Error> {
+        let foreign = kv.value.starts_with(ferrokube_api::protobuf::MAGIC);
+        let key = std::str::from_utf8(&kv.key).unwrap_or_default();
+        if !foreign || split(&self.directory.read().by_prefix, key).is_none() {
+            return Ok(());
+        }
+        let detail = "the value is protobuf, written by another API server; have that one store JSON (--storage-media-type=application/json) and write its objects again".to_owned();
+        Err(Error::Corrupted { path: key.to_owned(), detail })
+    }
+
+    /// The batch, if all of it can be read.
+    fn readable(&self, batch: Batch) -> Result<Batch, Error> {
+        let check = |kv: &KeyValue| plain(kv).and_then(|()| self.json(kv));
+        batch.events.iter().try_for_each(|event| if let Event::Put(kv) = event { check(kv) } else { Ok(()) })?;
+        Ok(batch)
+    }
+
     /// Makes the (empty) cache of a row, or lets the row share the one that its objects already have.
     fn enter(&self, row: &Arc<Kind>) {
         let Some(prefix) = row.storage_prefix.as_deref() else { return };
@@ -201,7 +205,7 @@ impl Caches {
         let (mut changes, _) = self.load(from).await?;
         while self.applied() < now {
             let batch = changes.next().await.ok_or_else(|| Error::Unavailable("the store's watch ended".into()))?;
-            self.apply(readable(batch?)?);
+            self.apply(self.readable(batch?)?);
         }
         Ok(changes)
     }
@@ -211,8 +215,8 @@ impl Caches {
         let mut loads: HashMap<&str, Vec<_>> = known.keys().map(|prefix| (prefix.as_str(), Vec::new())).collect();
         for kv in &page.items {
             plain(kv)?;
+            self.json(kv)?;
             let Some((cache, _, _)) = std::str::from_utf8(&kv.key).ok().and_then(|key| split(&known, key)) else { continue };
-            json(kv)?;
             if let (Some(load), Some(object)) = (loads.get_mut(cache.prefix()), read(&cache, kv)) {
                 load.push(object);
             }
