@@ -25,7 +25,7 @@ mod transport;
 mod typed;
 
 pub use cache::{Cache, Caches, Delta, Index, Scope};
-pub use client::{Client, DeleteOptions, ListOptions, Patch, Target};
+pub use client::{Client, DeleteOptions, ListOptions, Patch, Target, percent_encoded};
 pub use error::{Error, Optional};
 pub use ferrokube_api::{Change, Object, ObjectKey, Selection, Status};
 pub use k8s_openapi;

@@ -6,6 +6,7 @@
 //! derive from it.
 
 mod attach_detach;
+mod autoscaler;
 mod bootstrap_tokens;
 mod certificates;
 mod cluster_role_aggregation;
@@ -136,6 +137,7 @@ pub const CONTROLLERS: &[Controller] = controllers! {
     "disruption-controller"                    "disruption-controller"         "controllermanager"             true disruption;
     "ttl-after-finished-controller"            "ttl-after-finished-controller" "ttl-after-finished-controller" true ttl_after_finished;
     "replicationcontroller-controller"         "replication-controller"        "replication-controller"        true replication_controller;
+    "horizontal-pod-autoscaler-controller"     "horizontal-pod-autoscaler"     "horizontal-pod-autoscaler"     true autoscaler;
     "endpointslice-mirroring-controller"       "endpointslicemirroring-controller" "endpoint-slice-mirroring-controller" true endpoint_slice_mirroring;
     "certificatesigningrequest-signing-controller" "certificate-controller"    "csrsigning"                    true certificates::sign;
     "certificatesigningrequest-approving-controller" "certificate-controller"  "csrapproving"                  true certificates::approve;

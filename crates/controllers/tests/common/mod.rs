@@ -56,12 +56,33 @@ pub fn transport(server: &Arc<ApiServer>, user: &str, groups: &[&str]) -> Arc<dy
     Arc::new(InProcess { server: server.clone(), user: UserInfo::component(user, groups) })
 }
 
+/// Answers of extension API servers, by path.
+type Extensions = Arc<std::sync::Mutex<std::collections::HashMap<String, Value>>>;
+
+/// The API server with extension API servers that say what the test wants.
+struct Extended(InProcess, Extensions);
+
+impl Transport for Extended {
+    fn send(&self, request: http::Request<Bytes>) -> BoxFuture<'_, Result<http::Response<Bytes>, TransportError>> {
+        let said = self.1.lock().unwrap().get(request.uri().path()).cloned();
+        match said {
+            Some(answer) => Box::pin(async move { Ok(http::Response::new(Bytes::from(answer.to_string()))) }),
+            None => self.0.send(request),
+        }
+    }
+
+    fn subscribe(&self, selection: Selection) -> BoxStream<'static, Change> {
+        self.0.subscribe(selection)
+    }
+}
+
 fn client(server: &Arc<ApiServer>, user: &str, groups: &[&str]) -> Client {
     Client::new(transport(server, user, groups), user)
 }
 
 pub struct Cluster {
     pub client: Client,
+    extensions: Extensions,
     server: Arc<ApiServer>,
     metrics: ferrokube_client::metrics::Metrics,
     running: Option<Running>,
@@ -82,9 +103,13 @@ impl Cluster {
         let server = running.server.clone();
         let own = server.clone();
         let caches = Caches::new(client(&server, "system:kube-controller-manager", &[]));
+        let extensions = Extensions::default();
+        let said = extensions.clone();
         let client_for = Arc::new(move |account: &str| {
             let groups = ["system:serviceaccounts", "system:serviceaccounts:kube-system"];
-            client(&own, &format!("system:serviceaccount:kube-system:{account}"), &groups)
+            let user = format!("system:serviceaccount:kube-system:{account}");
+            let inner = InProcess { server: own.clone(), user: UserInfo::component(&user, &groups) };
+            Client::new(Arc::new(Extended(inner, said.clone())), &user)
         });
         let (authority, signer) = keys;
         let config = ferrokube_controllers::Config {
@@ -103,13 +128,18 @@ impl Cluster {
         let metrics = config.metrics.clone();
         let controllers = tokio::spawn(ferrokube_controllers::run(config));
         let client = client(&server, "kubernetes-admin", &["system:masters"]);
-        let cluster = Cluster { client, server, metrics, running: Some(running), controllers, _folder: folder };
+        let cluster = Cluster { client, extensions, server, metrics, running: Some(running), controllers, _folder: folder };
         cluster
             .eventually("the default service account", async || {
                 cluster.try_get("/api/v1/namespaces/default/serviceaccounts/default").await.is_some()
             })
             .await;
         cluster
+    }
+
+    /// What an extension API server says at a path.
+    pub fn extension_says(&self, path: &str, answer: Value) {
+        self.extensions.lock().unwrap().insert(path.to_owned(), answer);
     }
 
     /// A client as another user.
