@@ -1,6 +1,6 @@
 //! The command line.
 
-use crate::{down, image, store, up};
+use crate::{down, image, scheduler, store, up};
 use clap::{CommandFactory, Parser, Subcommand};
 use std::path::PathBuf;
 
@@ -37,6 +37,8 @@ pub enum Command {
         #[command(subcommand)]
         command: store::Command,
     },
+    /// Run the scheduler alone, beside any API server
+    Scheduler(scheduler::Options),
     /// Measure any conformant server given a kubeconfig
     Bench(ferrokube_bench::Args),
     /// Print a completion script

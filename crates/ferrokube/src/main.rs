@@ -9,6 +9,7 @@ mod image;
 mod kubeconfig;
 mod layout;
 mod pki;
+mod scheduler;
 mod store;
 mod up;
 mod wire;
@@ -61,6 +62,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Reset(options) => down::reset(&options).await,
         Command::Image { data_dir, command } => image::run(data_dir, command).await,
         Command::Store { command } => store::run(command).await,
+        Command::Scheduler(options) => scheduler::run(options).await,
         Command::Bench(args) => ferrokube_bench::run(args).await,
         Command::Completion { shell } => {
             cli::completion(shell);

@@ -47,11 +47,15 @@ pub struct Config {
     pub identity: Option<String>,
 }
 
-/// Schedules pods until dropped; where there is an election, while this scheduler is the leader.
-pub async fn run(client: Client, config: Config) {
+/// Schedules pods until dropped, or until `stop`. Where there is an election it waits for its turn first, gives the lease
+/// back when it stops, and returns when it loses the lease.
+pub async fn run_until(client: Client, config: Config, stop: impl Future<Output = ()>) {
     let rules = &config.configuration.leader_election;
     let Some(identity) = config.identity.clone().filter(|_| rules.elect) else {
-        return engine::Engine::new(client, config).run().await;
+        tokio::select! {
+            () = engine::Engine::new(client, config).run() => return,
+            () = stop => return,
+        }
     };
     let election = Election {
         namespace: rules.namespace.clone(),
@@ -61,8 +65,19 @@ pub async fn run(client: Client, config: Config) {
         renew_deadline: rules.renew_deadline,
         retry_period: rules.retry_period,
     };
+    let work = || engine::Engine::new(client.clone(), config.clone()).run();
+    election.lead_until(&client, work, stop).await;
+}
+
+/// As [`run_until`], until dropped or the subscriptions end; a lease that is lost is fought for again.
+pub async fn run(client: Client, config: Config) {
+    let elected = config.identity.is_some() && config.configuration.leader_election.elect;
     loop {
-        let work = || engine::Engine::new(client.clone(), config.clone()).run();
-        election.lead(&client, work).await;
+        run_until(client.clone(), config.clone(), std::future::pending()).await;
+        if !elected {
+            return;
+        }
+        // An API server that is going ends subscriptions at once, again and again; others must get their turn.
+        tokio::time::sleep(config.configuration.leader_election.retry_period).await;
     }
 }

@@ -36,6 +36,7 @@ impl Transport for InProcess {
 }
 
 struct Cluster {
+    as_scheduler: Client,
     _running: Running,
     admin: Client,
     server: Arc<ApiServer>,
@@ -68,12 +69,13 @@ impl Cluster {
         let client =
             |user: &str, groups: &[&str]| Client::new(Arc::new(InProcess(server.clone(), UserInfo::component(user, groups))), "test");
         let admin = client("admin", &["system:masters"]);
-        let scheduler = client("system:kube-scheduler", &["system:authenticated"]);
+        let as_scheduler = client("system:kube-scheduler", &["system:authenticated"]);
+        let scheduler = as_scheduler.clone();
         let scheduler = tokio::spawn(ferrokube_scheduler::run(
             scheduler,
             ferrokube_scheduler::Config { configuration, seed: Some(1), ..Default::default() },
         ));
-        let cluster = Cluster { _running: running, admin, server, _folder: folder, scheduler };
+        let cluster = Cluster { as_scheduler, _running: running, admin, server, _folder: folder, scheduler };
         cluster.post("/api/v1/namespaces/default/serviceaccounts", &json!({"metadata": {"name": "default"}})).await;
         cluster
     }
@@ -444,4 +446,39 @@ async fn an_extender_that_does_not_answer_fails_the_pod_unless_it_is_ignorable()
     cluster.pod("p", "1", &json!({})).await;
     let pod = cluster.wait("pods", "condition", |p| condition(p).0 == "False").await;
     assert_eq!(condition(&pod).1, "SchedulerError");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_of_several_schedulers_is_elected_and_gives_its_place_back_when_it_stops() {
+    let cluster = Cluster::start().await;
+    cluster.node("a", "8").await;
+    let candidate = |identity: &str| {
+        let election = json!({"leaseDuration": "3s", "renewDeadline": "2s", "retryPeriod": "100ms"});
+        let config = ferrokube_scheduler::Config {
+            configuration: configuration(&json!({"profiles": [{"schedulerName": "elected"}], "leaderElection": election})),
+            identity: Some(identity.to_owned()),
+            ..Default::default()
+        };
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let stopped = async { drop(stopped.await) };
+        (stop, tokio::spawn(ferrokube_scheduler::run_until(cluster.as_scheduler.clone(), config, stopped)))
+    };
+    let holder = async || {
+        let path = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/kube-scheduler";
+        let lease = cluster.admin.send(Method::GET, path, None, Bytes::new()).await.unwrap();
+        let lease: Value = serde_json::from_slice(lease.body()).unwrap();
+        lease["spec"]["holderIdentity"].as_str().unwrap().to_owned()
+    };
+    let elected = json!({"schedulerName": "elected"});
+    let (stop_first, first) = candidate("first");
+    cluster.pod("p", "1", &elected).await;
+    cluster.bound("p").await;
+    let (_stop_second, second) = candidate("second");
+    assert_eq!(holder().await, "first");
+    stop_first.send(()).unwrap();
+    first.await.unwrap();
+    cluster.pod("q", "1", &elected).await;
+    cluster.bound("q").await;
+    assert_eq!(holder().await, "second");
+    second.abort();
 }

@@ -2,7 +2,7 @@
 
 use super::progress::Progress;
 use super::supervise::supervise;
-use super::{Options, Plan, addons, server_url};
+use super::{Plan, addons, server_url};
 use crate::wire;
 use anyhow::{Context, Result};
 use ferrokube_apiserver::ApiServer;
@@ -50,7 +50,7 @@ impl ControlPlane {
 
 /// Starts the control plane; returns when the API server is ready.
 pub async fn start(plan: &Plan, progress: &Progress) -> Result<ControlPlane> {
-    let configuration = scheduler_configuration(&plan.options)?;
+    let configuration = crate::scheduler::configuration(plan.options.scheduler_config.as_deref())?;
     let began = Instant::now();
     let store = plan.options.etcd.open(&plan.layout.store()).await?;
     progress.done("store", began, &plan.options.etcd.spoken());
@@ -158,15 +158,6 @@ fn cloud(plan: &Plan, server: &Arc<ApiServer>) -> Option<JoinHandle<()>> {
         }
     });
     Some(part)
-}
-
-/// What `--scheduler-config` says, or the defaults.
-fn scheduler_configuration(options: &Options) -> anyhow::Result<Configuration> {
-    let Some(path) = &options.scheduler_config else { return Ok(Configuration::default()) };
-    let what = || format!("--scheduler-config {}", path.display());
-    let text = std::fs::read_to_string(path).with_context(what)?;
-    let file = serde_saphyr::from_str(&text).with_context(what)?;
-    Configuration::read(file).with_context(what)
 }
 
 fn scheduler(server: &Arc<ApiServer>, configuration: Configuration) -> JoinHandle<()> {

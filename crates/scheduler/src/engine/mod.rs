@@ -29,7 +29,7 @@ use futures_util::{FutureExt, StreamExt};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 /// Bindings under way at once; more would only wait in the API server.
 const MOST_BINDINGS: usize = 512;
@@ -103,6 +103,8 @@ pub struct Engine {
     /// The objects that extenders want to see; empty without extenders.
     raw_pods: HashMap<PodId, Bytes>,
     raw_nodes: HashMap<Box<str>, Bytes>,
+    /// Writes under way end with the engine: the next scheduler must not be surprised by them.
+    life: watch::Sender<()>,
 }
 
 impl Engine {
@@ -143,6 +145,7 @@ impl Engine {
             extenders,
             raw_pods: HashMap::new(),
             raw_nodes: HashMap::new(),
+            life: watch::Sender::new(()),
         }
     }
 
@@ -209,6 +212,18 @@ impl Engine {
             let cached = [self.state.order().len(), self.state.pod_count(), self.began.len()];
             self.metrics.sizes(self.queue.pending(), self.gated, cached);
         }
+    }
+
+    /// Runs a write beside, for as long as there is an engine.
+    fn beside(&self, write: impl Future<Output = ()> + Send + 'static) {
+        let mut life = self.life.subscribe();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = write => {}
+                // Nothing is ever sent: this is the sender's end.
+                _ = life.changed() => {}
+            }
+        });
     }
 
     /// The recorder of the profile that a pod is placed by.

@@ -53,7 +53,7 @@ impl Engine {
             id,
             Preparing { pod, node: name, steps: steps.clone(), reservations: reservations.clone(), deadline, written: false, selected },
         );
-        tokio::spawn(async move {
+        self.beside(async move {
             let result = writes::prepare_all(&client, &steps, &reservations).await;
             // An error means the engine is gone.
             let _ = done.send(Done::Prepared(id, subject, result));
@@ -65,7 +65,7 @@ impl Engine {
         let known = self.state.pod_named(&pod.key);
         let extenders = known.map(|id| self.interested(self.state.class_of(id))).unwrap_or_default();
         let binder = extenders.into_iter().find(|e| e.binds());
-        tokio::spawn(async move {
+        self.beside(async move {
             let result = match binder {
                 Some(extender) => extender.bind((&pod.key.namespace, &pod.key.name, &pod.uid), &node).await.map_err(Refused::Because),
                 None => writes::bind(&client, &pod, &node).await.map_err(|error| match Refused::from(error) {
@@ -124,7 +124,7 @@ impl Engine {
             let (victim, client, name) = (Subject::of(victim), self.client.clone(), self.name(preemptor.profile).to_owned());
             let message = format!("Preempted by pod {} on node {node}", preemptor.uid);
             self.recorder(preemptor.profile).event(victim.reference(), EventType::Normal, "Preempted", message);
-            tokio::spawn(async move {
+            self.beside(async move {
                 if let Err(error) = writes::evict(&client, &victim, &name).await
                     && !error.is_not_found()
                 {
@@ -137,7 +137,7 @@ impl Engine {
         for other in outranked {
             self.state.nominate(other, None);
             let (other, client) = (Subject::of(self.state.pod(other)), self.client.clone());
-            tokio::spawn(async move { log(&other, writes::clear_nomination(&client, &other).await) });
+            self.beside(async move { log(&other, writes::clear_nomination(&client, &other).await) });
         }
         self.state.nominate(id, Some(&node));
     }
@@ -149,7 +149,7 @@ impl Engine {
             return;
         }
         let client = self.client.clone();
-        tokio::spawn(async move {
+        self.beside(async move {
             let result = writes::report(&client, &pod, reason, &message, nominated.as_deref()).await;
             log(&pod, result);
         });
