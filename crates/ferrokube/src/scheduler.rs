@@ -141,7 +141,9 @@ mod tests {
     #[test]
     fn health_is_for_everybody_and_metrics_for_this_machine() {
         let metrics = Metrics::default();
-        for (path, local, want) in [("/healthz", false, 200), ("/readyz", true, 200), ("/metrics", true, 200), ("/metrics", false, 403), ("/x", true, 404)] {
+        for (path, local, want) in
+            [("/healthz", false, 200), ("/readyz", true, 200), ("/metrics", true, 200), ("/metrics", false, 403), ("/x", true, 404)]
+        {
             assert_eq!(page(path, local, &metrics).status().as_u16(), want, "{path} {local}");
         }
     }
