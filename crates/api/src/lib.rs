@@ -13,6 +13,7 @@ pub mod names;
 pub mod object;
 pub mod openapi;
 pub mod patch;
+pub mod project;
 pub mod protobuf;
 pub mod quantity;
 pub mod quota;

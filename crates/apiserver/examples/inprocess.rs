@@ -1,8 +1,13 @@
 //! What the pipeline itself costs: requests of callers in the same process, on a durable store in a folder of its own.
-//! `cargo run --release -p ferrokube-apiserver --example inprocess -- <folder> [objects]`
+//! `cargo run --release -p ferrokube-apiserver --example inprocess -- <folder> [objects] [only]`; `only` is a part of the names of the
+//! rows to run.
 
 #[path = "../tests/common/pki.rs"]
 mod pki;
+
+/// As the binary has it: allocation is a good part of what a request costs.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 use bytes::Bytes;
 use ferrokube_apiserver::{ApiServer, UserInfo};
@@ -15,9 +20,12 @@ use std::time::{Duration, Instant};
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 const PODS: &str = "/api/v1/namespaces/default/pods";
 
+const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/default/leases";
+
 struct Load {
     server: Arc<ApiServer>,
     user: UserInfo,
+    only: String,
 }
 
 impl Load {
@@ -36,6 +44,9 @@ impl Load {
         width: usize,
         make: impl Fn(usize) -> (&'static str, String, &'static str, Value),
     ) {
+        if !name.contains(&self.only) {
+            return;
+        }
         let started = Instant::now();
         let requests = (0..count).map(|n| {
             let (method, uri, media, body) = make(n);
@@ -74,12 +85,13 @@ async fn main() -> anyhow::Result<()> {
     let mut arguments = std::env::args().skip(1);
     let folder = std::path::PathBuf::from(arguments.next().unwrap_or_else(|| "/tmp/ferrokube-inprocess".to_owned()));
     let objects: usize = arguments.next().and_then(|n| n.parse().ok()).unwrap_or(10_000);
+    let only = arguments.next().unwrap_or_default();
     let started = Instant::now();
     let store = Arc::new(Embedded::open(&folder, Options::default())?);
     let running = ApiServer::start(pki::Pki::make()?.config(store)).await?;
     println!("start {:?}, resident {} MiB", started.elapsed(), resident());
     let user = UserInfo::component("kubernetes-admin", &["system:masters"]);
-    let load = Arc::new(Load { server: running.server.clone(), user });
+    let load = Arc::new(Load { server: running.server.clone(), user, only });
     let request = http::Request::post("/api/v1/namespaces/default/serviceaccounts").header("content-type", "application/json");
     load.server.call(load.user.clone(), request.body(r#"{"metadata":{"name":"default"}}"#.into())?).await;
     const JSON: &str = "application/json";
@@ -102,6 +114,24 @@ async fn main() -> anyhow::Result<()> {
     .await;
     load.run("create Pod at 64", objects, 64, |n| ("POST", PODS.to_owned(), JSON, pod(&format!("p{n}")))).await;
     println!("{objects} pods: resident {} MiB", resident());
+    let marked = |n: usize, round: usize| {
+        let mut pod = pod(&format!("p{n}"));
+        pod["metadata"]["labels"]["mark"] = json!(round.to_string());
+        pod
+    };
+    let changed = |n: usize| ("PATCH", format!("{PODS}/p{n}"), "application/strategic-merge-patch+json", marked(n, 1));
+    load.run("create Pod, then strategic patch at 64", objects, 64, changed).await;
+    let status = json!({"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": null}]}});
+    load.run("create Pod, then patch status at 64", objects, 64, |n| {
+        ("PATCH", format!("{PODS}/p{n}/status"), "application/strategic-merge-patch+json", status.clone())
+    })
+    .await;
+    let lease = |n: usize, round: usize| {
+        json!({"metadata": {"name": format!("l{n}")}, "spec": {"holderIdentity": "a", "leaseDurationSeconds": 40,
+            "renewTime": format!("2026-01-01T00:00:00.{round:06}Z")}})
+    };
+    load.run("create Lease at 64", 2000, 64, |n| ("PUT", format!("{LEASES}/l{n}"), JSON, lease(n, 0))).await;
+    load.run("create Lease, then patch at 64", 2000, 64, |n| ("PATCH", format!("{LEASES}/l{n}"), MERGE, lease(n, 1))).await;
     for (name, uri) in [
         ("list", PODS.to_owned()),
         ("list by label", format!("{PODS}?labelSelector=app%3Dload")),

@@ -4,6 +4,10 @@
 #[path = "../tests/common/pki.rs"]
 mod pki;
 
+/// As the binary has it, so that what is measured here holds there.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 use ferrokube_apiserver::ApiServer;
 use std::sync::Arc;
 use std::time::Instant;

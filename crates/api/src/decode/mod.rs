@@ -93,16 +93,22 @@ pub fn normalize(value: Value, schema: &Schema, strictness: Strictness) -> Resul
 }
 
 /// [`normalize`] for the result of a patch: what does not fit is a 422 whose cause shows the patch. `findings` are the duplicate fields of the
-/// patch itself ([`parse`]).
+/// patch itself ([`parse`]); `patch` shows it, for which few patches give a reason.
 ///
 /// # Errors
 /// 422 for wrong types, and, when strict, for unknown or duplicate fields.
-pub fn patched(value: Value, schema: &Schema, strictness: Strictness, patch: &str, mut findings: Vec<String>) -> Result<Decoded, Status> {
+pub fn patched(
+    value: Value,
+    schema: &Schema,
+    strictness: Strictness,
+    patch: &dyn Fn() -> String,
+    mut findings: Vec<String>,
+) -> Result<Decoded, Status> {
     let mut walk = go::Walk::new(strictness != Strictness::Ignore);
     let value = walk_value(&mut walk, value, schema);
     let refused = |why: String| {
         let mut errors = Errors::default();
-        errors.invalid(&Path::new("patch"), &Value::from(patch), &why);
+        errors.invalid(&Path::new("patch"), &Value::from(patch()), &why);
         Status::invalid("", "", "", errors.into_causes())
     };
     if let Some(failure) = walk.failure {

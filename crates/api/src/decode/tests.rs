@@ -187,16 +187,16 @@ fn a_patched_value_takes_the_same_form() {
 fn a_patched_object_that_does_not_fit_is_invalid_with_the_patch_shown() {
     let value = json!({"apiVersion": "v1", "kind": "Pod", "spec": {"x": 1}});
     let pod = schema("io.k8s.api.core.v1.Pod");
-    let error = patched(value.clone(), &pod, Strictness::Strict, "{\"spec\":{\"x\":1}}", vec!["duplicate field \"spec\"".into()])
+    let error = patched(value.clone(), &pod, Strictness::Strict, &|| "{\"spec\":{\"x\":1}}".to_owned(), vec!["duplicate field \"spec\"".into()])
         .expect_err("unknown field");
     assert_eq!(error.code, 422);
     assert_eq!(
         error.message,
         " \"\" is invalid: patch: Invalid value: \"{\\\"spec\\\":{\\\"x\\\":1}}\": strict decoding error: duplicate field \"spec\", unknown field \"spec.x\""
     );
-    let warned = patched(value, &pod, Strictness::Warn, "", vec!["duplicate field \"spec\"".into()]).expect("only warned");
+    let warned = patched(value, &pod, Strictness::Warn, &String::new, vec!["duplicate field \"spec\"".into()]).expect("only warned");
     assert_eq!(warned.warnings, ["duplicate field \"spec\"", "unknown field \"spec.x\""]);
-    let error = patched(json!({"spec": []}), &pod, Strictness::Warn, "p", Vec::new()).expect_err("wrong type");
+    let error = patched(json!({"spec": []}), &pod, Strictness::Warn, &|| "p".to_owned(), Vec::new()).expect_err("wrong type");
     assert!(error.message.ends_with("json: cannot unmarshal array into Go struct field Pod.spec of type v1.PodSpec"), "{}", error.message);
 }
 

@@ -177,6 +177,8 @@ pub struct Hooks {
     pub validate_name: Option<fn(&str) -> Vec<String>>,
     /// Cells of the Table, one per column. `None` as a cell is shown as `<none>`/null by the printer.
     pub cells: Option<fn(&Value, &HookContext) -> Vec<Value>>,
+    /// What `cells` looks at, as paths for [`crate::project`]; empty: it may look at anything but managed fields.
+    pub cell_paths: &'static [&'static str],
     /// Converts from the storage version to this row's version and back, for rows that are stored as another version.
     pub from_storage: Option<fn(&mut Value)>,
     /// The way back.
@@ -213,6 +215,7 @@ impl Hooks {
         validate_status: None,
         validate_name: None,
         cells: None,
+        cell_paths: &[],
         from_storage: None,
         to_storage: None,
         grace: None,

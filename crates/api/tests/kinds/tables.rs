@@ -2,12 +2,18 @@
 
 use crate::{context, merge, object, row};
 use ferrokube_api::kinds;
+use ferrokube_api::project::project;
 use serde_json::{Value, json};
 
 fn cells(kind: &str, rest: Value) -> Vec<Value> {
     let mut o = object(kind, json!({"metadata": {"creationTimestamp": "2026-06-01T11:00:00Z"}}));
     merge(&mut o, rest);
-    row(kind).hooks.cells.unwrap()(&o, &context())
+    let hooks = row(kind).hooks;
+    let cells = hooks.cells.unwrap();
+    let shown = cells(&o, &context());
+    let read = project(o.to_string().as_bytes(), hooks.cell_paths).unwrap();
+    assert_eq!(cells(&read, &context()), shown, "{kind} looks at more than its row says");
+    shown
 }
 
 fn texts(cells: &[Value]) -> Vec<String> {

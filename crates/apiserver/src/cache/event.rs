@@ -45,7 +45,7 @@ pub struct Event {
     pub(super) at: Instant,
     /// `before` under the revision of this change, made when the first watcher needs it.
     departed: OnceLock<Option<Arc<Object>>>,
-    /// Encodings other than plain JSON, by a number of the encoder's choice.
+    /// Encoded for watchers, by a number of the encoder's choice.
     frames: Mutex<SmallVec<[(u64, Bytes); 1]>>,
 }
 

@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
@@ -207,6 +208,10 @@ impl KindCache {
         Watch { cache: self.clone(), interest, seat, backlog, queue }
     }
 
+    pub(super) fn end_watches(&self) {
+        self.watchers.lock().close();
+    }
+
     /// Fills an empty cache with what stood in the store at `revision`.
     pub(super) fn load(&self, objects: Vec<Object>, revision: u64) {
         let mut watchers = self.watchers.lock();
@@ -327,6 +332,14 @@ impl Watch {
         match self.backlog.pop_front() {
             Some(event) => Some(event),
             None => self.queue.recv().await,
+        }
+    }
+
+    /// The same for a stream to poll.
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Arc<Event>>> {
+        match self.backlog.pop_front() {
+            Some(event) => Poll::Ready(Some(event)),
+            None => self.queue.poll_recv(cx),
         }
     }
 

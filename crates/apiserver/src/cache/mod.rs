@@ -69,6 +69,11 @@ impl Caches {
         self.directory.read().by_prefix.values().cloned().collect()
     }
 
+    /// Ends every watch, for the server stops.
+    pub fn end_watches(&self) {
+        self.all().iter().for_each(|cache| cache.end_watches());
+    }
+
     /// Everything at or before this revision is applied to all caches.
     pub fn applied(&self) -> u64 {
         *self.applied.borrow()

@@ -26,6 +26,34 @@ pub enum Unreadable {
     NoMetadata,
 }
 
+/// The metadata of an encoded object, as it stands there. It comes first, so nothing behind it is looked at.
+pub fn metadata(json: &[u8]) -> Result<&[u8], Unreadable> {
+    let start = memchr::memmem::find(json, META).ok_or(Unreadable::NoMetadata)? + META.len() - 1;
+    let (mut depth, mut at) = (0, start);
+    while let Some(found) = memchr::memchr3(b'"', b'{', b'}', &json[at..]) {
+        at += found + 1;
+        match json[at - 1] {
+            b'{' => depth += 1,
+            b'}' if depth == 1 => return Ok(&json[start..at]),
+            b'}' => depth -= 1,
+            _ => at += string_end(&json[at..]).ok_or(Unreadable::NoMetadata)?,
+        }
+    }
+    Err(Unreadable::NoMetadata)
+}
+
+/// Length of what is left of a string, its closing quote included.
+fn string_end(rest: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    loop {
+        at += memchr::memchr2(b'"', b'\\', rest.get(at..)?)? + 1;
+        if rest[at - 1] == b'"' {
+            return Some(at);
+        }
+        at += 1; // what the backslash escapes
+    }
+}
+
 /// Puts the revision into stored bytes.
 pub fn splice(stored: &[u8], revision: u64) -> Result<Bytes, Unreadable> {
     let at = memchr::memmem::find(stored, META).ok_or(Unreadable::NoMetadata)? + META.len();
@@ -253,6 +281,16 @@ mod tests {
         let value: serde_json::Value = object.decode().expect("JSON");
         assert_eq!(value["metadata"]["resourceVersion"], "42");
         assert_eq!(unsplice(&object.json), stored);
+    }
+
+    #[test]
+    fn metadata_is_found_without_reading_on() {
+        let json = br#"{"kind":"A","apiVersion":"v1","metadata":{"name":"a","annotations":{"x":"}\\\"{","y":"\\\\"},"f":{}},"spec":{"broken"#;
+        let found = metadata(json).expect("metadata");
+        assert_eq!(found, br#"{"name":"a","annotations":{"x":"}\\\"{","y":"\\\\"},"f":{}}"#);
+        for cut in [0, 35, 40, 70, 95] {
+            assert!(metadata(&json[..cut]).is_err(), "{cut}");
+        }
     }
 
     #[test]

@@ -73,7 +73,7 @@ impl Many {
             if at > 0 {
                 out.push(b',');
             }
-            out.extend_from_slice(&present::partial(&object.json, beta)?);
+            present::write_partial(&mut out, &object.json, beta)?;
         }
         out.extend_from_slice(b"]}\n");
         Ok(Body::Full(out.into()))

@@ -5,9 +5,7 @@ use crate::output::canonical;
 use crate::registry::Entry;
 use bytes::Bytes;
 use ferrokube_api::{Object, Status};
-use serde::Deserialize;
 use serde_json::Value;
-use serde_json::value::RawValue;
 use std::sync::Arc;
 
 /// Puts the row's kind and version on a value.
@@ -63,13 +61,18 @@ pub fn take_version(value: &mut Value) -> Option<String> {
 
 /// `PartialObjectMetadata` of an encoded object, spliced.
 pub fn partial(json: &[u8], beta: bool) -> Result<Bytes, Status> {
-    #[derive(Deserialize)]
-    struct Outer<'a> {
-        #[serde(borrow)]
-        metadata: &'a RawValue,
-    }
-    let outer: Outer<'_> = serde_json::from_slice(json).map_err(Status::internal)?;
-    let version = if beta { "v1beta1" } else { "v1" };
-    let metadata = outer.metadata.get();
-    Ok(format!("{{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"meta.k8s.io/{version}\",\"metadata\":{metadata}}}").into())
+    let mut out = Vec::with_capacity(1024);
+    write_partial(&mut out, json, beta)?;
+    Ok(out.into())
+}
+
+/// The same, written behind what is there. Only the metadata is looked at.
+pub fn write_partial(out: &mut Vec<u8>, json: &[u8], beta: bool) -> Result<(), Status> {
+    let metadata = outline::metadata(json).map_err(Status::internal)?;
+    out.extend_from_slice(b"{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"meta.k8s.io/");
+    out.extend_from_slice(if beta { b"v1beta1" } else { b"v1" });
+    out.extend_from_slice(b"\",\"metadata\":");
+    out.extend_from_slice(metadata);
+    out.push(b'}');
+    Ok(())
 }

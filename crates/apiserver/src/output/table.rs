@@ -6,11 +6,10 @@ use super::present;
 use crate::registry::Entry;
 use bytes::Bytes;
 use ferrokube_api::kinds::{Column, HookContext};
+use ferrokube_api::project::project;
 use ferrokube_api::{Object, Status, time};
 use jiff::Timestamp;
-use serde::de::{Deserialize, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
-use serde_json::{Map, Value, json};
-use std::fmt;
+use serde_json::{Value, json};
 use std::sync::Arc;
 
 /// What `includeObject` asks to put beside the cells.
@@ -81,54 +80,11 @@ fn plain_cells(entry: &Entry, value: &Value, now: Timestamp) -> Vec<Value> {
     entry.kind.columns.iter().map(cell).collect()
 }
 
-/// An object decoded for its cells: who manages which field is never shown, and is half of many objects.
-struct Lean(Value);
-
-impl<'de> Deserialize<'de> for Lean {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(LeanVisitor { top: true }).map(Lean)
-    }
-}
-
-struct LeanVisitor {
-    top: bool,
-}
-
-impl<'de> DeserializeSeed<'de> for LeanVisitor {
-    type Value = Value;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
-        deserializer.deserialize_map(self)
-    }
-}
-
-impl<'de> Visitor<'de> for LeanVisitor {
-    type Value = Value;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
-        let mut map = Map::new();
-        while let Some(key) = access.next_key::<String>()? {
-            if !self.top && key == "managedFields" {
-                access.next_value::<IgnoredAny>()?;
-            } else if self.top && key == "metadata" {
-                map.insert(key, access.next_value_seed(LeanVisitor { top: false })?);
-            } else {
-                map.insert(key, access.next_value()?);
-            }
-        }
-        Ok(Value::Object(map))
-    }
-}
-
 fn cells(entry: &Entry, object: &Object, now: Timestamp) -> Result<Vec<Value>, Status> {
     let value = if entry.kind.hooks.from_storage.is_some() {
         present::value(entry, object)?
     } else {
-        object.decode::<Lean>().map_err(Status::internal)?.0
+        project(&object.json, entry.kind.hooks.cell_paths).map_err(Status::internal)?
     };
     Ok(match (&entry.custom, entry.kind.hooks.cells) {
         (Some(custom), _) => custom_cells(entry, &custom.columns, &value, now),
@@ -149,7 +105,7 @@ pub fn row(out: &mut Vec<u8>, entry: &Entry, object: &Arc<Object>, include: Incl
         }
         Include::Metadata => {
             out.extend_from_slice(b",\"object\":");
-            out.extend_from_slice(&present::partial(&object.json, beta)?);
+            present::write_partial(out, &object.json, beta)?;
         }
     }
     out.push(b'}');

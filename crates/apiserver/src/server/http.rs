@@ -2,6 +2,7 @@
 //!
 //! A panic in a request costs that request. A stop lets requests finish, ends watches, and closes what is left.
 
+use super::turn;
 use crate::ApiServer;
 use crate::admission::Outcome;
 use crate::audit::Trail;
@@ -100,19 +101,23 @@ async fn connection(server: Arc<ApiServer>, stream: TcpStream, address: IpAddr, 
         .initial_stream_window_size(256 * 1024)
         .initial_connection_window_size(1024 * 1024)
         .max_send_buf_size(256 * 1024);
+    let (stream, turns) = turn::gather(stream);
     let running = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
-    tokio::pin!(running);
-    let result = tokio::select! {
-        result = running.as_mut() => result,
-        () = server.draining.cancelled() => {
-            running.as_mut().graceful_shutdown();
-            running.await
+    let until_drained = async {
+        tokio::pin!(running);
+        tokio::select! {
+            result = running.as_mut() => result,
+            () = server.draining.cancelled() => {
+                running.as_mut().graceful_shutdown();
+                running.await
+            }
         }
         () = goodbye.notified() => {
             running.as_mut().graceful_shutdown();
             running.await
         }
     };
+    let result = turns.run(until_drained).await;
     if let Err(error) = result {
         tracing::debug!(%error, "connection ended");
     }

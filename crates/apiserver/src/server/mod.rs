@@ -10,6 +10,7 @@ pub mod reload;
 pub mod serving;
 pub mod start;
 pub mod tls;
+mod turn;
 
 pub use config::{Config, KubeletAccess, Tls};
 pub use reload::ConfigFile;

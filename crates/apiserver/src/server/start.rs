@@ -88,7 +88,7 @@ impl Running {
         {
             self.serving = None;
         }
-        self.server.stopping.cancel();
+        self.server.end_streams();
         if let Some(serving) = self.serving.take() {
             let _ = serving.await;
         }
@@ -106,12 +106,19 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         self.server.draining.cancel();
-        self.server.stopping.cancel();
+        self.server.end_streams();
         self.background.iter().chain(&self.serving).for_each(JoinHandle::abort);
     }
 }
 
 impl ApiServer {
+    /// An end to all that would go on by itself.
+    fn end_streams(&self) {
+        self.stopping.cancel();
+        // Only after the token: a watch that begins now sees it, one that began before is in a cache.
+        self.caches.end_watches();
+    }
+
     /// Starts a server. Resolves when it serves and the bootstrap objects are there.
     pub async fn start(config: Config) -> Result<Running, StartError> {
         let listener = match config.listen {

@@ -53,7 +53,7 @@ impl Request<'_> {
             return self.apply(document, view, &options).await;
         }
         // Upstream has the patch as a Go map when it is strategic, else as the bytes it came in.
-        let shown = if flavour == Flavour::Strategic { go_print(&document) } else { String::from_utf8_lossy(&body).into_owned() };
+        let shown = || if flavour == Flavour::Strategic { go_print(&document) } else { String::from_utf8_lossy(&body).into_owned() };
         let schema = if view == View::Scale { scale_schema()? } else { self.entry.schema.clone() };
         let make = |old: &Value| {
             let mut new = if view == View::Scale { views::scale_of(&self.entry, old)? } else { old.clone() };
@@ -150,7 +150,7 @@ fn old_kind(view: View, entry: &Entry) -> [(&'static str, String); 2] {
 }
 
 /// A patch can neither take the kind away nor make another of it.
-fn same_kind(mut value: Value, expected: [(&'static str, String); 2], patch: &str) -> Result<Value, Status> {
+fn same_kind(mut value: Value, expected: [(&'static str, String); 2], patch: &dyn Fn() -> String) -> Result<Value, Status> {
     if value.is_null() {
         value = Value::Object(serde_json::Map::new());
     }
@@ -162,7 +162,7 @@ fn same_kind(mut value: Value, expected: [(&'static str, String); 2], patch: &st
                 let mut errors = Errors::default();
                 errors.invalid(
                     &Path::new("patch"),
-                    &patch.into(),
+                    &patch().into(),
                     &format!("the {key} in the data ({other}) does not match the expected {key} ({wanted})"),
                 );
                 return Err(Status::invalid("", "", "", errors.into_causes()));

@@ -53,13 +53,14 @@ fn same(new: &Value, old: &Value) -> bool {
 }
 
 fn same_managers(new: Option<&Value>, old: Option<&Value>) -> bool {
-    let list = |v: Option<&Value>| v.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default().to_vec();
-    let timeless = |mut v: Value| {
-        v.as_object_mut().map(|m| m.remove("time"));
-        v
-    };
+    fn list(managers: Option<&Value>) -> &[Value] {
+        managers.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
+    }
+    fn timeless(entry: &Value) -> impl Iterator<Item = (&String, &Value)> {
+        entry.as_object().into_iter().flatten().filter(|(key, _)| *key != "time")
+    }
     let (new, old) = (list(new), list(old));
-    new.len() == old.len() && new.into_iter().map(timeless).eq(old.into_iter().map(timeless))
+    new.len() == old.len() && new.iter().zip(old).all(|(new, old)| timeless(new).eq(timeless(old)))
 }
 
 /// Whether the last obstacle to a deletion is gone.

@@ -5,7 +5,7 @@
 
 use super::Answer;
 use super::options::{Freshness, ListOptions, revision};
-use crate::cache::{EventType, Snapshot, Watch};
+use crate::cache::{Event, EventType, Snapshot, Watch};
 use crate::output::negotiate::Accept;
 use crate::output::table::{self, Include};
 use crate::output::{Body, Format, Shape, present, protobuf};
@@ -13,13 +13,14 @@ use crate::pipeline::Request;
 use crate::registry::{Entry, hash_of};
 use bytes::{Bytes, BytesMut};
 use ferrokube_api::{Object, Status};
-use futures_util::StreamExt;
+use futures_util::{Stream, StreamExt};
 use serde_json::{Value, json};
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::time::{Instant, Sleep};
-use tokio_util::sync::WaitForCancellationFutureOwned;
 
 /// Between bookmarks.
 const BOOKMARKS: Duration = Duration::from_secs(60);
@@ -35,9 +36,17 @@ struct Framing {
     include: Include,
     /// Columns are sent once.
     columns: bool,
+    /// Names this way of writing among those of other watchers, for what is shared ([`Event::frame`]).
+    way: u64,
 }
 
 impl Framing {
+    fn new(entry: &Arc<Entry>, accept: Accept, include: Include) -> Self {
+        let kind = &entry.kind;
+        let way = hash_of((&*kind.group, &*kind.version, accept));
+        Framing { entry: entry.clone(), accept, include, columns: true, way }
+    }
+
     fn object(&mut self, object: &Arc<Object>) -> Result<Bytes, Status> {
         match self.accept.shape {
             Shape::Object => Ok(present::object(&self.entry, object)?.json.clone()),
@@ -49,7 +58,13 @@ impl Framing {
         }
     }
 
-    fn event(&mut self, out: &mut BytesMut, kind: EventType, object: &Arc<Object>) {
+    /// The object in protobuf. Its metadata alone is of no version of the row.
+    fn wire(&self, object: &Arc<Object>) -> Result<Bytes, Status> {
+        let shown = if self.accept.shape == Shape::Object { present::object(&self.entry, object)? } else { object.clone() };
+        protobuf::one(&self.entry, &shown.json, self.accept.shape, self.accept.beta)
+    }
+
+    fn state(&mut self, out: &mut BytesMut, kind: EventType, object: &Arc<Object>) {
         let encoded = match self.accept.format {
             Format::Protobuf => self.wire(object),
             Format::Json | Format::Yaml => self.object(object),
@@ -57,26 +72,6 @@ impl Framing {
         match encoded {
             Ok(encoded) => self.frame(out, kind.as_str(), &encoded),
             Err(status) => self.error(out, &status),
-        }
-    }
-
-    /// The object in protobuf. Its metadata alone is of no version of the row.
-    fn wire(&self, object: &Arc<Object>) -> Result<Bytes, Status> {
-        let shown = if self.accept.shape == Shape::Object { present::object(&self.entry, object)? } else { object.clone() };
-        protobuf::one(&self.entry, &shown.json, self.accept.shape, self.accept.beta)
-    }
-
-    /// As [`Framing::event`], but encoded once for all watchers that share the event and the format.
-    fn shared(&mut self, out: &mut BytesMut, event: &crate::cache::Event, kind: EventType, object: &Arc<Object>) {
-        if self.accept.format != Format::Protobuf {
-            return self.event(out, kind, object);
-        }
-        let name = hash_of((&self.entry.kind.version, &self.entry.kind.group, self.accept, kind == EventType::Deleted));
-        let mut failed = None;
-        let encoded = event.frame(name, || self.wire(object).map_err(|status| failed = Some(status)).unwrap_or_default());
-        match failed {
-            Some(status) => self.error(out, &status),
-            None => self.frame(out, kind.as_str(), &encoded),
         }
     }
 
@@ -93,6 +88,18 @@ impl Framing {
             Format::Protobuf => self.frame(out, "ERROR", &protobuf::value(&json).unwrap_or_default()),
             Format::Json | Format::Yaml => self.frame(out, "ERROR", &json),
         }
+    }
+
+    /// One event, encoded once for all watchers that read it the same way. A Table tells the age of things, so it is
+    /// each watcher's own.
+    fn event(&mut self, event: &Event, kind: EventType, object: &Arc<Object>) -> Bytes {
+        let (own, way) = (self.accept.shape == Shape::Table, self.way.wrapping_add(kind as u64));
+        let mut encode = || {
+            let mut out = BytesMut::new();
+            self.state(&mut out, kind, object);
+            out.freeze()
+        };
+        if own { encode() } else { event.frame(way, encode) }
     }
 
     fn bookmark(&self, out: &mut BytesMut, revision: u64, initial_end: bool) {
@@ -140,87 +147,129 @@ struct Running {
     deadline: Instant,
     /// The next bookmark or the end. Set once and polled, not made anew for every event.
     alarm: Pin<Box<Sleep>>,
-    /// The server stops.
-    stop: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
 impl Running {
-    /// Whether objects may have to go through a conversion webhook, which is waited for.
-    fn converts(&self) -> bool {
-        self.framing.entry.custom.as_ref().is_some_and(|c| c.conversion.is_some())
-    }
-
-    /// As [`Running::put`], through the webhook.
-    async fn put_converted(&mut self, out: &mut BytesMut, event: &crate::cache::Event) {
+    fn frame(&mut self, event: &Event) -> Option<Bytes> {
         let interest = self.watch.interest();
-        let Some((kind, object)) = event.project(|o| interest.wants(o)) else { return };
-        match self.server.converted_one(&self.framing.entry, object).await {
-            Ok(object) => self.framing.event(out, kind, &object),
-            Err(status) => self.framing.error(out, &status),
+        let (kind, object) = event.project(|o| interest.wants(o))?;
+        Some(self.framing.event(event, kind, &object))
+    }
+
+    /// The next frame that is there already.
+    fn ready(&mut self) -> Option<Bytes> {
+        loop {
+            let event = self.watch.ready()?;
+            if let Some(frame) = self.frame(&event) {
+                return Some(frame);
+            }
         }
     }
 
-    /// A bookmark after everything that waits, through the webhook.
-    async fn bookmark_converted(&mut self, out: &mut BytesMut) {
-        let revision = self.server.caches.applied();
-        while let Some(event) = self.watch.ready() {
-            self.put_converted(out, &event).await;
-        }
-        self.framing.bookmark(out, revision, false);
+    /// A frame and those that wait behind it. Most of the time there is one, and it is everybody's.
+    fn block(&mut self, first: Bytes) -> Bytes {
+        let Some(second) = self.ready() else { return first };
+        let mut out = BytesMut::with_capacity((first.len() + second.len()) * 2);
+        out.extend_from_slice(&first);
+        out.extend_from_slice(&second);
+        self.fill(&mut out);
+        out.freeze()
     }
 
-    fn drain(&mut self, out: &mut BytesMut) {
+    fn fill(&mut self, out: &mut BytesMut) {
         while out.len() < BLOCK {
-            let Some(event) = self.watch.ready() else { return };
-            self.put(out, &event);
-        }
-    }
-
-    fn put(&mut self, out: &mut BytesMut, event: &crate::cache::Event) {
-        let interest = self.watch.interest();
-        if let Some((kind, object)) = event.project(|o| interest.wants(o)) {
-            self.framing.shared(out, event, kind, &object);
+            let Some(frame) = self.ready() else { return };
+            out.extend_from_slice(&frame);
         }
     }
 
     /// Everything applied so far is in the queue, so after the queue the bookmark holds.
-    fn bookmark(&mut self, out: &mut BytesMut) {
+    fn bookmark(&mut self) -> Bytes {
         let revision = self.server.caches.applied();
-        let mut more = true;
-        while more {
-            let before = out.len();
-            self.drain(out);
-            more = out.len() >= BLOCK && out.len() > before;
-            if more {
-                return; // Too much waits: events first, the bookmark another time.
-            }
+        let mut out = BytesMut::new();
+        self.fill(&mut out);
+        // When too much waits, events go first and the bookmark another time.
+        if out.len() < BLOCK {
+            self.framing.bookmark(&mut out, revision, false);
         }
-        self.framing.bookmark(out, revision, false);
+        out.freeze()
     }
 
     fn initial(&mut self, snapshot: &Snapshot, bookmark: bool) -> Bytes {
         let size: usize = snapshot.objects.iter().map(|o| o.json.len() + 40).sum();
         let mut out = BytesMut::with_capacity(size + 256);
         for object in &snapshot.objects {
-            self.framing.event(&mut out, EventType::Added, object);
+            self.framing.state(&mut out, EventType::Added, object);
         }
         if bookmark {
             self.framing.bookmark(&mut out, snapshot.revision, true);
         }
         out.freeze()
     }
+}
 
-    async fn next(mut self) -> Option<(Bytes, Self)> {
-        if let Some((mut snapshot, bookmark)) = self.start.take() {
-            match self.server.converted(&self.framing.entry, std::mem::take(&mut snapshot.objects)).await {
-                Ok(objects) => snapshot.objects = objects,
-                Err(status) => {
-                    let mut out = BytesMut::new();
-                    self.framing.error(&mut out, &status);
-                    return Some((out.freeze(), self));
-                }
+impl Stream for Running {
+    type Item = Bytes;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        let this = &mut *self;
+        if let Some((snapshot, bookmark)) = this.start.take() {
+            let out = this.initial(&snapshot, bookmark);
+            if !out.is_empty() {
+                return Poll::Ready(Some(out));
             }
-            let out = self.initial(&snapshot, bookmark);
+        }
+        loop {
+            match this.watch.poll_next(cx) {
+                Poll::Ready(Some(event)) => {
+                    if let Some(first) = this.frame(&event) {
+                        return Poll::Ready(Some(this.block(first)));
+                    }
+                }
+                Poll::Ready(None) => return Poll::Ready(None),
+                Poll::Pending => break,
+            }
+        }
+        ready!(this.alarm.as_mut().poll(cx));
+        if Instant::now() >= this.deadline {
+            return Poll::Ready(None);
+        }
+        let next = next_alarm(this.deadline, this.bookmarks);
+        this.alarm.as_mut().reset(next);
+        // Registers for the next alarm; it is in the future.
+        let _ = this.alarm.as_mut().poll(cx);
+        Poll::Ready(Some(this.bookmark()))
+    }
+}
+
+/// The same for objects that a conversion webhook brings into the version watched, which is waited for event by event.
+impl Running {
+    async fn put_converted(&mut self, out: &mut BytesMut, event: &Event) {
+        let interest = self.watch.interest();
+        let Some((kind, object)) = event.project(|o| interest.wants(o)) else { return };
+        match self.server.converted_one(&self.framing.entry, object).await {
+            Ok(object) => self.framing.state(out, kind, &object),
+            Err(status) => self.framing.error(out, &status),
+        }
+    }
+
+    async fn initial_converted(&mut self, mut snapshot: Snapshot, bookmark: bool) -> Bytes {
+        match self.server.converted(&self.framing.entry, std::mem::take(&mut snapshot.objects)).await {
+            Ok(objects) => {
+                snapshot.objects = objects;
+                self.initial(&snapshot, bookmark)
+            }
+            Err(status) => {
+                let mut out = BytesMut::new();
+                self.framing.error(&mut out, &status);
+                out.freeze()
+            }
+        }
+    }
+
+    async fn next_converted(mut self) -> Option<(Bytes, Self)> {
+        if let Some((snapshot, bookmark)) = self.start.take() {
+            let out = self.initial_converted(snapshot, bookmark).await;
             if !out.is_empty() {
                 return Some((out, self));
             }
@@ -229,27 +278,15 @@ impl Running {
             let mut out = BytesMut::new();
             tokio::select! {
                 biased;
-                () = self.stop.as_mut() => return None,
+                event = self.watch.next() => self.put_converted(&mut out, &event?).await,
                 () = self.alarm.as_mut() => {
                     if Instant::now() >= self.deadline {
                         return None;
                     }
-                    if self.converts() {
-                        self.bookmark_converted(&mut out).await;
-                    } else {
-                        self.bookmark(&mut out);
-                    }
+                    // Whatever waited was sent before: the watch comes first.
+                    self.framing.bookmark(&mut out, self.server.caches.applied(), false);
                     let next = next_alarm(self.deadline, self.bookmarks);
                     self.alarm.as_mut().reset(next);
-                }
-                event = self.watch.next() => {
-                    let event = event?;
-                    if self.converts() {
-                        self.put_converted(&mut out, &event).await;
-                    } else {
-                        self.put(&mut out, &event);
-                        self.drain(&mut out);
-                    }
                 }
             }
             if !out.is_empty() {
@@ -272,7 +309,7 @@ impl Request<'_> {
         let cache = self.cache()?;
         let interest = Arc::new(options.selection.clone().interest(self.namespace(), &self.info.name));
         let include = Include::parse(self.query.get("includeObject"))?;
-        let framing = Framing { entry: self.entry.clone(), accept: self.accept, include, columns: true };
+        let framing = Framing::new(&self.entry, self.accept, include);
         let initial = options.initial_events;
         let (start, watch) = match (options.version.as_str(), initial) {
             // From now or from any state: synthetic events for what exists, then what happens.
@@ -309,10 +346,15 @@ impl Request<'_> {
             bookmarks: options.bookmarks,
             deadline,
             alarm: Box::pin(tokio::time::sleep_until(next_alarm(deadline, options.bookmarks))),
-            stop: Box::pin(self.server.stopping.clone().cancelled_owned()),
         };
-        let stream = futures_util::stream::unfold(running, Running::next).boxed();
-        Ok(self.streamed(Body::Stream(stream)))
+        // A server that stops ends all watches in its caches; this one may have come a moment later.
+        let converts = self.entry.custom.as_ref().is_some_and(|c| c.conversion.is_some());
+        let body = match (self.server.is_stopping(), converts) {
+            (true, _) => Body::Empty,
+            (false, true) => Body::Stream(futures_util::stream::unfold(running, Running::next_converted).boxed()),
+            (false, false) => Body::Stream(running.boxed()),
+        };
+        Ok(self.streamed(body))
     }
 
     /// A watch that ends at once: what happened since `revision` is no longer known.

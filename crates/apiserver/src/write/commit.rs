@@ -79,8 +79,13 @@ impl Request<'_> {
         let committed = self.server.store.put(key, stored.clone(), expect, ttl).await.map_err(lost)?;
         // Whoever reads after this answer, admission and authorization included, reads what was written.
         self.server.caches.reach(committed.revision).await;
-        let stored = outline::object(&cache.row().fields, &stored, committed.revision).map_err(Status::internal)?;
-        let stored = self.server.converted_one(&self.entry, Arc::new(stored)).await?;
+        // Most of the time nobody has written since, and the cache holds the very object.
+        let cached = cache.get(self.namespace(), name).filter(|o| o.revision == committed.revision);
+        let stored = match cached {
+            Some(object) => object,
+            None => Arc::new(outline::object(&cache.row().fields, &stored, committed.revision).map_err(Status::internal)?),
+        };
+        let stored = self.server.converted_one(&self.entry, stored).await?;
         Ok(present::object(&self.entry, &stored)?)
     }
 

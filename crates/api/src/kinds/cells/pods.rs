@@ -12,6 +12,19 @@ struct Summary {
     ready: usize,
 }
 
+/// What [`pod`] looks at.
+pub const POD_PATHS: &[&str] = &[
+    "metadata.name",
+    "metadata.creationTimestamp",
+    "metadata.deletionTimestamp",
+    "spec.nodeName",
+    "spec.readinessGates",
+    "spec.containers.name",
+    "spec.initContainers.name",
+    "spec.initContainers.restartPolicy",
+    "status",
+];
+
 pub fn pod(o: &Value, c: &HookContext) -> Cells {
     let empty = Value::Null;
     let (spec, status) = (o.get("spec").unwrap_or(&empty), o.get("status").unwrap_or(&empty));

@@ -133,6 +133,7 @@ fn workload() -> Vec<Kind> {
             .select(&[("status.podIP", ""), ("status.podIPs", ""), ("status.nominatedNodeName", "")])
             .select_at("spec.host", &["spec", "nodeName"], "")
             .table(columns::POD, cells::pod)
+            .looks_at(cells::POD_PATHS)
             .hooks(pod::HOOKS)
             .done(),
         V1.namespaced("PodTemplate", "podtemplates").table(columns::POD_TEMPLATE, cells::pod_template).hooks(pod::templates::HOOKS).done(),

@@ -165,9 +165,15 @@ impl Row {
         self
     }
 
+    /// What the function that fills the columns looks at: for kinds with large objects.
+    pub fn looks_at(mut self, paths: &'static [&'static str]) -> Self {
+        self.0.hooks.cell_paths = paths;
+        self
+    }
+
     /// Behaviour; the cells stay those of the table.
     pub fn hooks(mut self, hooks: Hooks) -> Self {
-        self.0.hooks = Hooks { cells: self.0.hooks.cells, ..hooks };
+        self.0.hooks = Hooks { cells: self.0.hooks.cells, cell_paths: self.0.hooks.cell_paths, ..hooks };
         self
     }
 
