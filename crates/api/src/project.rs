@@ -40,8 +40,10 @@ impl<'p> Step<'p> {
     /// The place below a key; `None` when no path goes there.
     fn below(self, key: &str) -> Option<Step<'p>> {
         if self.whole {
+            // Only metadata is looked into; everything else is taken as it is.
             let managed = self.depth == 1 && key == "managedFields";
-            return (!managed).then_some(Step { depth: self.depth + 1, ..self });
+            let depth = if self.depth == 0 && key == "metadata" { 1 } else { 2 };
+            return (!managed).then_some(Step { depth, ..self });
         }
         let (mut active, mut whole) = (0, false);
         for (bit, path) in self.paths.iter().enumerate().filter(|(bit, _)| self.active & (1 << bit) != 0) {
