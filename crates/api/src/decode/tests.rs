@@ -187,8 +187,9 @@ fn a_patched_value_takes_the_same_form() {
 fn a_patched_object_that_does_not_fit_is_invalid_with_the_patch_shown() {
     let value = json!({"apiVersion": "v1", "kind": "Pod", "spec": {"x": 1}});
     let pod = schema("io.k8s.api.core.v1.Pod");
-    let error = patched(value.clone(), &pod, Strictness::Strict, &|| "{\"spec\":{\"x\":1}}".to_owned(), vec!["duplicate field \"spec\"".into()])
-        .expect_err("unknown field");
+    let error =
+        patched(value.clone(), &pod, Strictness::Strict, &|| "{\"spec\":{\"x\":1}}".to_owned(), vec!["duplicate field \"spec\"".into()])
+            .expect_err("unknown field");
     assert_eq!(error.code, 422);
     assert_eq!(
         error.message,

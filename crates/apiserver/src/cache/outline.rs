@@ -285,7 +285,8 @@ mod tests {
 
     #[test]
     fn metadata_is_found_without_reading_on() {
-        let json = br#"{"kind":"A","apiVersion":"v1","metadata":{"name":"a","annotations":{"x":"}\\\"{","y":"\\\\"},"f":{}},"spec":{"broken"#;
+        let json =
+            br#"{"kind":"A","apiVersion":"v1","metadata":{"name":"a","annotations":{"x":"}\\\"{","y":"\\\\"},"f":{}},"spec":{"broken"#;
         let found = metadata(json).expect("metadata");
         assert_eq!(found, br#"{"name":"a","annotations":{"x":"}\\\"{","y":"\\\\"},"f":{}}"#);
         for cut in [0, 35, 40, 70, 95] {

@@ -111,10 +111,10 @@ async fn connection(server: Arc<ApiServer>, stream: TcpStream, address: IpAddr, 
                 running.as_mut().graceful_shutdown();
                 running.await
             }
-        }
-        () = goodbye.notified() => {
-            running.as_mut().graceful_shutdown();
-            running.await
+            () = goodbye.notified() => {
+                running.as_mut().graceful_shutdown();
+                running.await
+            }
         }
     };
     let result = turns.run(until_drained).await;
