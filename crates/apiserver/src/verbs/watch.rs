@@ -253,6 +253,15 @@ impl Running {
         }
     }
 
+    /// As [`Running::bookmark`]: the revision is read before the queue is emptied.
+    async fn bookmark_converted(&mut self, out: &mut BytesMut) {
+        let revision = self.server.caches.applied();
+        while let Some(event) = self.watch.ready() {
+            self.put_converted(out, &event).await;
+        }
+        self.framing.bookmark(out, revision, false);
+    }
+
     async fn initial_converted(&mut self, mut snapshot: Snapshot, bookmark: bool) -> Bytes {
         match self.server.converted(&self.framing.entry, std::mem::take(&mut snapshot.objects)).await {
             Ok(objects) => {
@@ -278,13 +287,15 @@ impl Running {
             let mut out = BytesMut::new();
             tokio::select! {
                 biased;
-                event = self.watch.next() => self.put_converted(&mut out, &event?).await,
+                event = self.watch.next() => {
+                    let event = event?;
+                    self.put_converted(&mut out, &event).await;
+                }
                 () = self.alarm.as_mut() => {
                     if Instant::now() >= self.deadline {
                         return None;
                     }
-                    // Whatever waited was sent before: the watch comes first.
-                    self.framing.bookmark(&mut out, self.server.caches.applied(), false);
+                    self.bookmark_converted(&mut out).await;
                     let next = next_alarm(self.deadline, self.bookmarks);
                     self.alarm.as_mut().reset(next);
                 }
