@@ -92,9 +92,14 @@ async fn what_users_bound_by_name_is_honoured_from_both_sides() {
     // A volume kept for its data is not given to the next claim, and a lost volume is said to be lost.
     cluster.delete(&format!("{CLAIMS}/one"), "Background").await;
     becomes(&cluster, &format!("{VOLUMES}/mine"), "Released").await;
-    cluster.patch(&format!("{VOLUMES}/any"), json!({"metadata": {"finalizers": null}})).await;
-    drop(cluster.ask(http::Method::DELETE, &format!("{VOLUMES}/any"), None).await);
-    cluster.patch(&format!("{VOLUMES}/any"), json!({"metadata": {"finalizers": null}})).await;
+    let (any, unprotected) = (format!("{VOLUMES}/any"), json!({"metadata": {"finalizers": null}}));
+    // The protection is put back as often as it is taken away, until the volume is gone.
+    let gone = async || {
+        drop(cluster.ask(http::Method::DELETE, &any, None).await);
+        drop(cluster.ask(http::Method::PATCH, &any, Some(&unprotected)).await);
+        cluster.try_get(&any).await.is_none()
+    };
+    cluster.eventually("the volume is lost", gone).await;
     becomes(&cluster, &format!("{CLAIMS}/two"), "Lost").await;
     cluster.stop().await;
 }
