@@ -1,11 +1,8 @@
 //! Reads a few fields of an encoded object and steps over the rest without building it: what a Table row shows of a pod is
 //! a tenth of the pod.
 
-use serde::Deserialize;
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde_json::{Map, Number, Value};
-use std::borrow::Cow;
-use std::fmt;
+use serde::de::Error as _;
+use serde_json::{Map, Value};
 
 /// Most paths that one projection can hold.
 pub const MOST_PATHS: usize = 64;
@@ -13,18 +10,53 @@ pub const MOST_PATHS: usize = 64;
 /// Decodes only what stands at or below `paths` (dotted; lists are looked through). No path at all stands for everything
 /// but `metadata.managedFields`, which no reader of a projection wants and which is half of many objects.
 ///
+/// The bytes are ones that we encoded: what is stepped over is not checked, except that it ends.
+///
 /// # Errors
-/// When the bytes are not JSON.
+/// When the bytes end early, or a value that is read is not JSON.
 pub fn project(json: &[u8], paths: &[&str]) -> serde_json::Result<Value> {
     debug_assert!(paths.len() <= MOST_PATHS);
-    let mut source = serde_json::Deserializer::from_slice(json);
     let all = if paths.is_empty() { 0 } else { u64::MAX >> (64 - paths.len().min(MOST_PATHS)) };
-    Step { paths, depth: 0, active: all, whole: paths.is_empty() }.deserialize(&mut source)
+    Reader { json, at: 0 }.value(Step { paths, depth: 0, active: all, whole: paths.is_empty() })
 }
 
-#[derive(Deserialize)]
-#[serde(transparent)]
-struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+/// Where the value that starts at `at` ends; `None` when the bytes end first.
+pub fn value_end(json: &[u8], at: usize) -> Option<usize> {
+    match json.get(at)? {
+        b'{' => nested_end(json, at, b'{', b'}'),
+        b'[' => nested_end(json, at, b'[', b']'),
+        b'"' => string_end(json, at + 1),
+        _ => {
+            let rest = &json[at..];
+            Some(at + rest.iter().position(|b| matches!(b, b',' | b'}' | b']' | b' ' | b'\n' | b'\t' | b'\r')).unwrap_or(rest.len()))
+        }
+    }
+}
+
+/// Brackets of the other kind are balanced in between, so only those of one kind are counted.
+fn nested_end(json: &[u8], mut at: usize, open: u8, close: u8) -> Option<usize> {
+    let mut depth = 0_usize;
+    loop {
+        at += memchr::memchr3(b'"', open, close, json.get(at..)?)? + 1;
+        match json[at - 1] {
+            b'"' => at = string_end(json, at)?,
+            byte if byte == open => depth += 1,
+            _ if depth == 1 => return Some(at),
+            _ => depth -= 1,
+        }
+    }
+}
+
+/// Where a string ends whose opening quote is behind; its closing quote included.
+fn string_end(json: &[u8], mut at: usize) -> Option<usize> {
+    loop {
+        at += memchr::memchr2(b'"', b'\\', json.get(at..)?)? + 1;
+        if json[at - 1] == b'"' {
+            return Some(at);
+        }
+        at += 1; // what the backslash escapes
+    }
+}
 
 /// A place in the value: the paths (as bits) that lead here or further.
 #[derive(Clone, Copy)]
@@ -53,70 +85,103 @@ impl<'p> Step<'p> {
                 whole |= steps.next().is_none();
             }
         }
-        (active != 0).then_some(Step { depth: self.depth + 1, active, whole, ..self })
+        // Where a path ends, all is taken.
+        let depth = if whole { self.depth.max(1) + 1 } else { self.depth + 1 };
+        (active != 0).then_some(Step { depth, active, whole, ..self })
+    }
+
+    /// Whether all of what stands here is wanted.
+    fn takes_all(self) -> bool {
+        self.whole && self.depth > 1
     }
 }
 
-impl<'de> DeserializeSeed<'de> for Step<'_> {
-    type Value = Value;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
-        if self.whole && self.depth > 1 { Value::deserialize(deserializer) } else { deserializer.deserialize_any(self) }
-    }
+struct Reader<'a> {
+    json: &'a [u8],
+    at: usize,
 }
 
-impl<'de> Visitor<'de> for Step<'_> {
-    type Value = Value;
+fn cut<T>() -> serde_json::Result<T> {
+    Err(serde_json::Error::custom("the object ends early"))
+}
 
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("JSON")
+impl Reader<'_> {
+    /// The next byte that is no space.
+    fn peek(&mut self) -> Option<u8> {
+        while matches!(self.json.get(self.at)?, b' ' | b'\n' | b'\t' | b'\r') {
+            self.at += 1;
+        }
+        self.json.get(self.at).copied()
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
+    /// The bytes of the next value, stepped over.
+    fn raw(&mut self) -> serde_json::Result<&[u8]> {
+        self.peek();
+        let start = self.at;
+        let Some(end) = value_end(self.json, start) else { return cut() };
+        self.at = end;
+        Ok(&self.json[start..end])
+    }
+
+    fn value(&mut self, step: Step<'_>) -> serde_json::Result<Value> {
+        match self.peek() {
+            Some(b'{') if !step.takes_all() => self.object(step),
+            Some(b'[') if !step.takes_all() => self.list(step),
+            Some(_) => serde_json::from_slice(self.raw()?),
+            None => cut(),
+        }
+    }
+
+    fn object(&mut self, step: Step<'_>) -> serde_json::Result<Value> {
         let mut map = Map::new();
-        while let Some(Name(key)) = access.next_key::<Name<'de>>()? {
-            match self.below(&key) {
-                Some(below) => _ = map.insert(key.into_owned(), access.next_value_seed(below)?),
-                None => drop(access.next_value::<IgnoredAny>()?),
+        self.at += 1;
+        loop {
+            match self.peek() {
+                Some(b'}') => {
+                    self.at += 1;
+                    return Ok(Value::Object(map));
+                }
+                Some(b',') => self.at += 1,
+                Some(b'"') => {
+                    let key: std::borrow::Cow<'_, str> = read_key(self.raw()?)?;
+                    let (below, key) = (step.below(&key), key.into_owned());
+                    if self.peek() != Some(b':') {
+                        return cut();
+                    }
+                    self.at += 1;
+                    match below {
+                        Some(below) => _ = map.insert(key, self.value(below)?),
+                        None => _ = self.raw()?,
+                    }
+                }
+                _ => return cut(),
             }
         }
-        Ok(Value::Object(map))
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
+    fn list(&mut self, step: Step<'_>) -> serde_json::Result<Value> {
         let mut list = Vec::new();
-        while let Some(element) = access.next_element_seed(self)? {
-            list.push(element);
+        self.at += 1;
+        loop {
+            match self.peek() {
+                Some(b']') => {
+                    self.at += 1;
+                    return Ok(Value::Array(list));
+                }
+                Some(b',') => self.at += 1,
+                Some(_) => list.push(self.value(step)?),
+                None => return cut(),
+            }
         }
-        Ok(Value::Array(list))
     }
+}
 
-    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
-        Ok(Value::Bool(value))
-    }
-
-    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
-        Ok(Value::from(value))
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
-        Ok(Value::from(value))
-    }
-
-    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
-        Ok(Number::from_f64(value).map_or(Value::Null, Value::Number))
-    }
-
-    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
-        Ok(Value::from(value))
-    }
-
-    fn visit_string<E>(self, value: String) -> Result<Value, E> {
-        Ok(Value::from(value))
-    }
-
-    fn visit_unit<E>(self) -> Result<Value, E> {
-        Ok(Value::Null)
+/// A key from its bytes, quotes included; most have nothing escaped.
+fn read_key(raw: &[u8]) -> serde_json::Result<std::borrow::Cow<'_, str>> {
+    let inner = raw.get(1..raw.len().saturating_sub(1)).unwrap_or_default();
+    match std::str::from_utf8(inner) {
+        Ok(text) if !inner.contains(&b'\\') => Ok(text.into()),
+        _ => serde_json::from_slice::<String>(raw).map(Into::into),
     }
 }
 
@@ -138,6 +203,18 @@ mod tests {
         let expected = json!({"metadata": {"name": "a"}, "spec": {"containers": [{"name": "c"}, {"name": "d"}]},
             "status": {"phase": "Running", "conditions": [{"type": "Ready"}]}});
         assert_eq!(of(pod, &paths), expected);
+    }
+
+    #[test]
+    fn texts_that_look_like_structure_and_cut_bytes_do_no_harm() {
+        let object = json!({"a": {"x": "}]\\\"{[,", "k\\\"": {"y": []}}, "b": [1, {"c": "\\\\"}], "n": -1.5e3, "t": null});
+        assert_eq!(of(object.clone(), &["b", "n", "t"]), json!({"b": [1, {"c": "\\\\"}], "n": -1.5e3, "t": null}));
+        assert_eq!(of(object.clone(), &["a.k\\\".y"]), json!({"a": {"k\\\"": {"y": []}}}));
+        let text = serde_json::to_string_pretty(&object).expect("JSON");
+        assert_eq!(project(text.as_bytes(), &[]).expect("JSON"), object);
+        for cut in 0..text.len() {
+            assert!(project(&text.as_bytes()[..cut], &["a.x", "n"]).is_err(), "{cut}");
+        }
     }
 
     #[test]

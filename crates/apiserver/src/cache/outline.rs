@@ -29,29 +29,8 @@ pub enum Unreadable {
 /// The metadata of an encoded object, as it stands there. It comes first, so nothing behind it is looked at.
 pub fn metadata(json: &[u8]) -> Result<&[u8], Unreadable> {
     let start = memchr::memmem::find(json, META).ok_or(Unreadable::NoMetadata)? + META.len() - 1;
-    let (mut depth, mut at) = (0, start);
-    while let Some(found) = memchr::memchr3(b'"', b'{', b'}', &json[at..]) {
-        at += found + 1;
-        match json[at - 1] {
-            b'{' => depth += 1,
-            b'}' if depth == 1 => return Ok(&json[start..at]),
-            b'}' => depth -= 1,
-            _ => at += string_end(&json[at..]).ok_or(Unreadable::NoMetadata)?,
-        }
-    }
-    Err(Unreadable::NoMetadata)
-}
-
-/// Length of what is left of a string, its closing quote included.
-fn string_end(rest: &[u8]) -> Option<usize> {
-    let mut at = 0;
-    loop {
-        at += memchr::memchr2(b'"', b'\\', rest.get(at..)?)? + 1;
-        if rest[at - 1] == b'"' {
-            return Some(at);
-        }
-        at += 1; // what the backslash escapes
-    }
+    let end = ferrokube_api::project::value_end(json, start).ok_or(Unreadable::NoMetadata)?;
+    Ok(&json[start..end])
 }
 
 /// Puts the revision into stored bytes.
