@@ -70,7 +70,6 @@ pub struct Pki {
     /// The API server towards kubelets.
     pub apiserver_kubelet_client: Credential,
     /// The API server towards extension API servers.
-    #[expect(dead_code, reason = "the file is kubeadm's; aggregation, which presents it, is a later issue")]
     pub front_proxy_client: Credential,
     /// `kubernetes-admin` in group `kubeadm:cluster-admins`.
     pub admin: Credential,
