@@ -24,7 +24,7 @@ const TOGETHER: usize = 2048;
 /// Bytes of records in a frame of a restored log.
 const FRAME: usize = 1 << 20;
 /// How often a log is read again that changed under the reading.
-const ATTEMPTS: usize = 5;
+const ATTEMPTS: usize = 10;
 
 /// Writes a backup of the store in `dir`, which may be in use.
 ///

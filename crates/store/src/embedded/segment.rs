@@ -193,7 +193,13 @@ impl Window<'_> {
             self.start = at;
             if let Err(e) = self.segment.read(at, &mut self.buffer) {
                 self.buffer.clear();
-                return Err(e);
+                // A log in use (a backup reads it) is cut to its length when its next segment begins.
+                let len = self.segment.file_len()?;
+                if len >= self.len {
+                    return Err(e);
+                }
+                self.len = len;
+                return self.bytes(at, count);
             }
         }
         let from = (at - self.start) as usize;
