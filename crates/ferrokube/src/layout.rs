@@ -63,11 +63,6 @@ impl Layout {
         self.data.join("cni/bin")
     }
 
-    /// Kubeconfig of the administrator.
-    pub fn admin_conf(&self) -> PathBuf {
-        self.data.join("admin.conf")
-    }
-
     /// The CRI socket of the built-in runtime.
     pub fn cri_socket(&self) -> PathBuf {
         self.run.join("cri.sock")
