@@ -252,7 +252,7 @@ async fn discovery_and_openapi_show_both_servers_as_one() {
     // And it is gone with its APIService.
     assert_eq!(cluster.delete(&format!("{SERVICES}/{NAME}"), &Value::Null).await.code, 200);
     let gone = async || anyhow::Ok(anyhow::ensure!(cluster.get(&format!("{GROUP}/nodes")).await.code == 404, "still there"));
-    ferrokube_testkit::wait_for("the group to go", Duration::from_secs(10), gone).await.unwrap();
+    ferrokube_testkit::wait_for("the group to go", Duration::from_secs(60), gone).await.unwrap();
     assert!(!cluster.get("/apis").await.text.contains("metrics.k8s.io"));
 }
 
@@ -298,7 +298,7 @@ async fn groups_of_crds_are_registered_and_forgotten_with_them() {
     assert_eq!((&made["spec"]["groupPriorityMinimum"], &made["spec"]["versionPriority"]), (&json!(1000), &json!(100)));
     assert_eq!(cluster.delete(&format!("{crds}/widgets.example.com"), &Value::Null).await.code, 200);
     let gone = async || anyhow::Ok(anyhow::ensure!(cluster.get(&format!("{SERVICES}/v1.example.com")).await.code == 404, "still there"));
-    ferrokube_testkit::wait_for("the APIService to go", Duration::from_secs(10), gone).await.unwrap();
+    ferrokube_testkit::wait_for("the APIService to go", Duration::from_secs(60), gone).await.unwrap();
 }
 
 async fn listening() -> (Cluster, Extension) {

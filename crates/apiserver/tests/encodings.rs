@@ -153,7 +153,7 @@ impl Events {
                     return Self::read(&event, schema);
                 }
             }
-            let frame = tokio::time::timeout(Duration::from_secs(10), self.0.next()).await.expect("an event in time");
+            let frame = tokio::time::timeout(Duration::from_secs(60), self.0.next()).await.expect("an event in time");
             self.1.extend_from_slice(frame.expect("an event").unwrap().data_ref().unwrap());
         }
     }

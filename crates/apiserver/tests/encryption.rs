@@ -72,7 +72,7 @@ async fn no_byte_of_a_secret_stands_on_the_disk_and_keys_are_rotated_while_it_ru
     assert_eq!(cluster.stored(KEY).await, before, "an update that changes nothing writes nothing");
 
     configure(&path, &format!("{{aesgcm: {{keys: [{}, {}]}}}}", key("new"), key("old")));
-    tokio::time::timeout(Duration::from_secs(10), async {
+    tokio::time::timeout(Duration::from_secs(60), async {
         while !cluster.stored(KEY).await.starts_with(b"k8s:enc:aesgcm:v1:new:") {
             rewrite(&cluster).await;
             tokio::task::yield_now().await;
@@ -175,7 +175,7 @@ async fn what_was_stored_in_the_clear_is_encrypted_when_asked_to() {
         config.encryption_rewrite = true;
     };
     let cluster = cluster.restart_with(change).await.unwrap();
-    tokio::time::timeout(Duration::from_secs(10), async {
+    tokio::time::timeout(Duration::from_secs(60), async {
         while !cluster.stored(KEY).await.starts_with(b"k8s:enc:secretbox:v1:key1:") {
             tokio::task::yield_now().await;
         }

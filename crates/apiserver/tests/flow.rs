@@ -25,7 +25,7 @@ async fn until(cluster: &Cluster, user: &UserInfo, uri: &str, wanted: impl Fn(&R
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(10), asking).await.expect("within ten seconds")
+    tokio::time::timeout(Duration::from_secs(60), asking).await.expect("in time")
 }
 
 async fn uid(cluster: &Cluster, resource: &str, name: &str) -> String {

@@ -182,7 +182,7 @@ async fn names_follow_the_objects_over_udp_and_tcp() {
     let started = Instant::now();
     let late = || udp(server, &question("late.default.svc.cluster.local.", RecordType::A, None));
     while addresses(&late()) != ["10.96.0.30"] {
-        assert!(started.elapsed() < Duration::from_secs(5), "a new service gets its name");
+        assert!(started.elapsed() < Duration::from_secs(60), "a new service gets its name");
     }
     println!("from the object to its name: {:?}", started.elapsed());
 }
@@ -204,7 +204,7 @@ async fn what_does_not_fit_is_truncated_and_tcp_has_it_all() {
     let many = |edns| question("many.default.svc.cluster.local.", RecordType::A, edns);
     let started = Instant::now();
     while tcp(server, &many(None)).answers.len() != 100 {
-        assert!(started.elapsed() < Duration::from_secs(5), "all endpoints have the name");
+        assert!(started.elapsed() < Duration::from_secs(60), "all endpoints have the name");
     }
     for (edns, limit) in [(None, 512), (Some(1232), 1232), (Some(65535), 1232)] {
         let answer = udp(server, &many(edns));
@@ -258,7 +258,7 @@ async fn other_names_are_forwarded_and_remembered() {
     let started = Instant::now();
     let far = || tcp(server, &question("far.default.svc.cluster.local.", RecordType::A, None));
     while addresses(&far()) != ["192.0.2.7"] {
-        assert!(started.elapsed() < Duration::from_secs(5), "an alias is followed upstream: {:?}", far());
+        assert!(started.elapsed() < Duration::from_secs(60), "an alias is followed upstream: {:?}", far());
     }
     assert_eq!(far().answers[0].record_type(), RecordType::CNAME);
 }
@@ -317,7 +317,7 @@ async fn the_service_is_registered_and_put_back() {
             if let Some(object) = lab.memory.get(key) {
                 return object;
             }
-            assert!(started.elapsed() < Duration::from_secs(5), "{key}");
+            assert!(started.elapsed() < Duration::from_secs(60), "{key}");
         }
     };
     let (service, slice) = ("services/kube-system/kube-dns", "endpointslices/kube-system/kube-dns-n");
@@ -330,7 +330,7 @@ async fn the_service_is_registered_and_put_back() {
     let server = lab.server.addresses()[0];
     let started = Instant::now();
     while addresses(&udp(server, &question("kube-dns.kube-system.svc.cluster.local.", RecordType::A, None))).is_empty() {
-        assert!(started.elapsed() < Duration::from_secs(5), "the service has its own name");
+        assert!(started.elapsed() < Duration::from_secs(60), "the service has its own name");
     }
 }
 

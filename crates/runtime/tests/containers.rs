@@ -195,7 +195,7 @@ async fn confinement_is_what_the_pod_asks_for() -> Result<()> {
         let id = node.run(&sandbox, config).await?;
         let shown = node.exec(&id, &["sh", "-c", show.trim_end_matches("; sleep 1000")]).await?;
         let lines: Vec<String> = String::from_utf8(shown.stdout)?.lines().map(|line| line.replace('\t', " ")).collect();
-        ferrokube_testkit::wait_for("the container's own lines", std::time::Duration::from_secs(5), async || {
+        ferrokube_testkit::wait_for("the container's own lines", std::time::Duration::from_secs(60), async || {
             let own: Vec<String> =
                 node.log(&name)?.iter().filter_map(|line| line.strip_prefix("stdout F ")).map(|line| line.replace('\t', " ")).collect();
             anyhow::ensure!(own == lines, "{own:?} {lines:?}");

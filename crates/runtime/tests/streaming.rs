@@ -25,7 +25,7 @@ fn connect(node: &RuntimeNode, url: &str) -> Result<(TcpStream, String)> {
         Ok(TcpStream::connect(address)?)
     });
     let socket = socket.join().expect("the thread does not panic")?;
-    socket.set_read_timeout(Some(Duration::from_secs(10)))?;
+    socket.set_read_timeout(Some(Duration::from_secs(60)))?;
     Ok((socket, format!("/{path}")))
 }
 
@@ -268,7 +268,7 @@ async fn ports_are_forwarded_into_the_pods_network() -> Result<()> {
     let mut node = RuntimeNode::start().await?;
     let sandbox = node.pod(pod("web")).await?;
     let id = node.run(&sandbox, script("main", "httpd -p 127.0.0.1:8080 -h /www; touch /ready; sleep 1000")).await?;
-    ferrokube_testkit::wait_for("the server", Duration::from_secs(5), async || {
+    ferrokube_testkit::wait_for("the server", Duration::from_secs(60), async || {
         let request = ExecSyncRequest { container_id: id.clone(), cmd: vec!["ls".into(), "/ready".into()], timeout: 5 };
         ensure!(node.runtime.clone().exec_sync(request).await?.into_inner().exit_code == 0);
         Ok(())

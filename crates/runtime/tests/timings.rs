@@ -63,6 +63,6 @@ async fn a_pods_steps() -> Result<()> {
             }
         }
     }
-    assert!(median(&mut times[3]) < Duration::from_secs(1));
+    assert!(median(&mut times[3]) < Duration::from_secs(10));
     Ok(())
 }

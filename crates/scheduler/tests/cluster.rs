@@ -241,7 +241,7 @@ async fn an_idle_scheduler_binds_at_once() {
     times.sort();
     println!("create to bound: median {:?}, worst {:?}", times[10], times[19]);
     // Generous: debug builds on a busy machine. The point is that nothing is polled.
-    assert!(times[10] < Duration::from_millis(500), "{times:?}");
+    assert!(times[10] < Duration::from_secs(3), "{times:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -47,7 +47,7 @@ async fn a_deadline_survives_a_restart_and_being_copied_forward() {
     }
     while store.get(key(1)).await.expect("reads").is_some() {
         tokio::task::yield_now().await;
-        assert!(written.elapsed() < Duration::from_secs(10));
+        assert!(written.elapsed() < Duration::from_secs(60));
     }
     assert!(store.get(key(2)).await.expect("reads").is_some());
 }
@@ -59,7 +59,7 @@ async fn churn_until_dropped(store: &Embedded, dir: &Path, segment: u32) {
     while file.exists() {
         let done = store.put(key(500), Bytes::from(vec![1; 1000]), Expect::Any, None).await.expect("written");
         store.compact(done.revision).await.expect("compacts");
-        assert!(started.elapsed() < Duration::from_secs(30), "segment {segment} is never dropped");
+        assert!(started.elapsed() < Duration::from_secs(90), "segment {segment} is never dropped");
     }
 }
 
@@ -81,7 +81,7 @@ async fn disk_use_follows_the_data_and_not_the_number_of_writes() {
     // thread, so on a busy machine it may come later.
     let started = Instant::now();
     while store.size_on_disk().await.expect("size") > 300 << 10 {
-        assert!(started.elapsed() < Duration::from_secs(30), "{:?} bytes", store.size_on_disk().await);
+        assert!(started.elapsed() < Duration::from_secs(90), "{:?} bytes", store.size_on_disk().await);
         tokio::task::yield_now().await;
     }
     drop(store);
@@ -109,7 +109,7 @@ async fn history_is_bounded_even_when_nobody_compacts() {
                 Err(Error::Compacted { .. }) | Ok(_) => {}
                 Err(e) => panic!("{e}"),
             }
-            assert!(started.elapsed() < Duration::from_secs(30), "history is not bounded");
+            assert!(started.elapsed() < Duration::from_secs(90), "history is not bounded");
         }
     }
 }

@@ -31,7 +31,7 @@ async fn nodes_are_hosts_of_their_own_on_one_lan() -> anyhow::Result<()> {
     // The LAN connects.
     let registry = Registry::start_in(Some(two.netns()), format!("{}:5000", two.address()).parse()?)?;
     let get = format!("exec 3<>/dev/tcp/{}/5000 && printf 'GET /v2/ HTTP/1.0\\r\\n\\r\\n' >&3 && head -1 <&3", two.address());
-    let answer = wait_for("the other node to answer", Duration::from_secs(5), async || one.exec(["bash", "-c", &get]).await).await?;
+    let answer = wait_for("the other node to answer", Duration::from_secs(60), async || one.exec(["bash", "-c", &get]).await).await?;
     assert!(answer.contains("200"), "{answer}");
     drop(registry);
 
@@ -41,10 +41,10 @@ async fn nodes_are_hosts_of_their_own_on_one_lan() -> anyhow::Result<()> {
         let sleeping = one.processes().into_iter().find(|process| process.command.first().is_some_and(|name| name == "sleep"));
         sleeping.ok_or_else(|| anyhow::anyhow!("{:?}", one.processes()))
     };
-    let sleep = wait_for("the sleep to start", Duration::from_secs(5), found).await?;
+    let sleep = wait_for("the sleep to start", Duration::from_secs(60), found).await?;
     let (name, dir) = (lab.name().to_owned(), lab.dir().to_owned());
     drop((child, one));
-    wait_for("the sleep to die", Duration::from_secs(5), async || {
+    wait_for("the sleep to die", Duration::from_secs(60), async || {
         anyhow::ensure!(nix::sys::signal::kill(nix::unistd::Pid::from_raw(sleep.pid), None).is_err(), "it lives");
         Ok(())
     })

@@ -79,8 +79,8 @@ impl Hook {
 
     /// Waits until what it was asked satisfies the condition.
     pub async fn until(&mut self, enough: impl FnMut(&Vec<Value>) -> bool) -> Vec<Value> {
-        let waited = tokio::time::timeout(Duration::from_secs(10), self.seen.wait_for(enough)).await;
-        waited.expect("asked within ten seconds").unwrap().clone()
+        let waited = tokio::time::timeout(Duration::from_secs(60), self.seen.wait_for(enough)).await;
+        waited.expect("asked in time").unwrap().clone()
     }
 
     pub fn kubeconfig(&self, folder: &Path) -> PathBuf {

@@ -171,7 +171,7 @@ impl Frames {
                 let line: Vec<u8> = self.rest.drain(..=end).collect();
                 return Some(serde_json::from_slice(&line).unwrap());
             }
-            let frame = tokio::time::timeout(Duration::from_secs(10), self.body.next()).await.expect("an event within ten seconds")?;
+            let frame = tokio::time::timeout(Duration::from_secs(60), self.body.next()).await.expect("an event in time")?;
             self.rest.extend_from_slice(frame.unwrap().data_ref().unwrap());
         }
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::process::Child;
 
 /// How long anything may take that a user would wait for. Generous: debug builds on busy machines run this.
-pub const PATIENCE: Duration = Duration::from_secs(90);
+pub const PATIENCE: Duration = Duration::from_secs(180);
 
 /// The image of the examples, under the name that they use.
 pub const IMAGE: &str = "busybox:1.36";
@@ -164,6 +164,15 @@ impl Cluster {
             let reason = waiting["reason"].as_str().unwrap_or_default();
             ensure!(reasons.contains(&reason), "status: {}", pod["status"]);
             Ok(waiting["message"].as_str().unwrap_or_default().to_owned())
+        })
+        .await
+    }
+
+    /// Waits for the events about a pod to say all of these words.
+    pub async fn told(&self, pod: &str, words: &[&str]) -> Result<()> {
+        self.until(&format!("events of {pod} with {words:?}"), &format!("events --field-selector involvedObject.name={pod}"), |events| {
+            let text = events.to_string();
+            words.iter().try_for_each(|word| Ok(ensure!(text.contains(word), "no {word:?} in {text}")))
         })
         .await
     }

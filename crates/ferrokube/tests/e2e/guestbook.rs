@@ -37,8 +37,8 @@ pub async fn deploy(cluster: &Cluster) -> Result<()> {
     // kubectl cannot compare `stringData`, so it always says that the secret was configured.
     let same = |line: &str| line.ends_with("unchanged") || line.starts_with("secret/");
     ensure!(again.lines().all(same), "a second apply changes nothing:\n{again}");
-    cluster.kubectl("rollout status deployment/guestbook --timeout=90s").await?;
-    cluster.kubectl("wait --for=condition=complete job/guestbook-first-entry --timeout=90s").await?;
+    cluster.kubectl("rollout status deployment/guestbook --timeout=180s").await?;
+    cluster.kubectl("wait --for=condition=complete job/guestbook-first-entry --timeout=180s").await?;
     cluster.pods_ready("tier=frontend", 3).await?;
     Ok(())
 }
@@ -71,7 +71,7 @@ async fn reach(cluster: &Cluster) -> Result<()> {
 
     // What nobody serves is refused at once instead of leaking or hanging.
     let prefix = ip.rsplit_once('.').context("IPv4")?.0;
-    let refused = cluster.node.exec(["timeout", "3", "bash", "-c", &format!("exec 3<>/dev/tcp/{prefix}.251/80")]).await;
+    let refused = cluster.node.exec(["timeout", "30", "bash", "-c", &format!("exec 3<>/dev/tcp/{prefix}.251/80")]).await;
     let text = format!("{:#}", refused.err().context("nobody serves there")?);
     ensure!(!text.contains("exit status: 124"), "an unallocated service address hangs: {text}");
     Ok(())
@@ -129,12 +129,12 @@ async fn change(cluster: &Cluster) -> Result<()> {
     cluster.pods_ready("tier=frontend", 2).await?;
 
     cluster.kubectl_args(&["set", "env", "deployment/guestbook", "TITLE=Another title"]).await?;
-    cluster.kubectl("rollout status deployment/guestbook --timeout=90s").await?;
+    cluster.kubectl("rollout status deployment/guestbook --timeout=180s").await?;
     answers(cluster, "Another title").await?;
     let history = cluster.kubectl("rollout history deployment/guestbook").await?;
     ensure!(history.lines().filter(|line| line.starts_with(|c: char| c.is_ascii_digit())).count() == 2, "{history}");
     cluster.kubectl("rollout undo deployment/guestbook").await?;
-    cluster.kubectl("rollout status deployment/guestbook --timeout=90s").await?;
+    cluster.kubectl("rollout status deployment/guestbook --timeout=180s").await?;
     answers(cluster, "The guestbook").await?;
 
     let diff = cluster.kubectl_args(&["diff", "-f", &example_path()]).await;
@@ -160,13 +160,16 @@ async fn answers(cluster: &Cluster, title: &str) -> Result<()> {
 }
 
 async fn delete(cluster: &Cluster) -> Result<()> {
-    cluster.kubectl_args(&["delete", "-f", &example_path(), "--timeout=90s"]).await?;
+    cluster.kubectl_args(&["delete", "-f", &example_path(), "--timeout=180s"]).await?;
     cluster
         .until("every object to be gone", "pods,services,deployments,replicasets,jobs,configmaps,endpointslices -l app=guestbook", nothing)
         .await?;
     cluster.until("the job's pod to be gone", "pods", nothing).await?;
-    ensure!(cluster.fetch(&format!("http://{}:30080/", cluster.node.address())).await.is_err(), "the node port is closed");
-    Ok(())
+    wait_for("the node port to be closed", PATIENCE, async || {
+        ensure!(cluster.fetch(&format!("http://{}:30080/", cluster.node.address())).await.is_err(), "it answers");
+        Ok(())
+    })
+    .await
 }
 
 fn nothing(list: &Value) -> Result<()> {

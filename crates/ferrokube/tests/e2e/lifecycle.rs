@@ -38,7 +38,7 @@ async fn a_killed_cluster_continues_with_its_pods() {
         cluster.pods_ready("tier=frontend", 4).await?;
         let pod = cluster.get("pods -l tier=store").await?["items"][0]["metadata"]["name"].as_str().context("the store")?.to_owned();
         ensure!(cluster.in_pod(&pod, "cat /data/entries").await?.contains("hello"), "exec works in containers from before");
-        cluster.kubectl_args(&["delete", "pod", &pod, "--timeout=60s"]).await?;
+        cluster.kubectl_args(&["delete", "pod", &pod, "--timeout=180s"]).await?;
         cluster.pods_ready("tier=store", 1).await?;
         Ok(())
     })

@@ -104,12 +104,14 @@ fn terminated(facts: &Facts<'_>, instance: &Container) -> ContainerStateTerminat
         ("", _) => "Error",
         (given, _) => given,
     };
-    let message = facts.messages.get(&status.id).cloned().or(Some(status.message.clone())).filter(|m| !m.is_empty());
+    // What the runtime says comes first, then what the container has left as its termination message.
+    let said = [Some(status.message.as_str()), facts.messages.get(&status.id).map(String::as_str)];
+    let message = said.into_iter().flatten().filter(|m| !m.is_empty()).collect::<Vec<_>>().join(": ");
     ContainerStateTerminated {
         container_id: Some(container_id(facts, &status.id)),
         exit_code: status.exit_code,
         reason: Some(reason.to_owned()),
-        message,
+        message: Some(message).filter(|m| !m.is_empty()),
         started_at: time(status.started_at),
         finished_at: time(status.finished_at),
         signal: None,

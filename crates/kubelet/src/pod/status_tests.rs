@@ -86,7 +86,7 @@ impl World {
             waiting: &self.waiting,
             ready: &self.ready,
             started: &self.started,
-            messages: &BTreeMap::from([("c0".to_owned(), "last words".to_owned())]),
+            messages: &BTreeMap::from([("c0".to_owned(), "last words".to_owned()), ("i0".to_owned(), String::new())]),
             host_ips: &["192.0.2.1".to_owned()],
             runtime: "rt",
             start_time: Timestamp::UNIX_EPOCH,
@@ -207,6 +207,19 @@ fn the_state_before_is_kept_with_its_last_words() {
     assert_eq!((container.restart_count, container.ready, container.started), (1, true, Some(true)));
     let last = container.last_state.clone().unwrap().terminated.unwrap();
     assert_eq!((last.message.as_deref(), last.container_id.as_deref()), (Some("last words"), Some("rt://c0")));
+}
+
+#[test]
+fn what_the_runtime_says_of_an_end_comes_before_the_last_words_and_is_not_lost_without_any() {
+    for (words, name, expected) in
+        [("no such file", "c", "no such file: last words"), ("no such file", "i", "no such file"), ("", "c", "last words")]
+    {
+        let mut world = world(json!({"restartPolicy": "Never", "containers": [{"name": name}]})).with(name, 0, Is::Exited(128));
+        world.observed.containers[0].status.message = words.into();
+        let status = world.status();
+        let ended = find(&status, name).state.as_ref().and_then(|s| s.terminated.as_ref()).unwrap();
+        assert_eq!(ended.message.as_deref(), Some(expected));
+    }
 }
 
 #[test]

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 const MARK: &str = "FERROKUBE_NETWORK_LAB";
 /// Longer than anything here takes, shorter than a connection attempt that is dropped.
-pub const PATIENCE: Duration = Duration::from_millis(1500);
+pub const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Runs `test` inside a lab. Without root it says so and skips.
 pub fn inside(name: &str, test: impl FnOnce(&Lab)) {

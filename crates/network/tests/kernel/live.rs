@@ -94,7 +94,7 @@ fn until(what: &str, ask: impl Fn() -> io::Result<Answer>, good: impl Fn(&io::Re
         if good(&answer) {
             return started.elapsed();
         }
-        assert!(started.elapsed() < Duration::from_secs(10), "{what}: {answer:?}");
+        assert!(started.elapsed() < Duration::from_secs(60), "{what}: {answer:?}");
     }
 }
 

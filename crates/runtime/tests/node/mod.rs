@@ -156,7 +156,7 @@ async fn serve(lab: &Lab, node: &Node, network: &[String]) -> Result<(tokio::pro
         Ok(channel)
     };
     let log = lab.dir().join("server.log");
-    let channel = wait_for("the runtime to serve", Duration::from_secs(10), connect)
+    let channel = wait_for("the runtime to serve", Duration::from_secs(60), connect)
         .await
         .with_context(|| std::fs::read_to_string(log).unwrap_or_default())?;
     Ok((server, channel))

@@ -14,7 +14,7 @@ async fn goes(harness: &Harness) {
     assert!(matches!(next_event(&mut watch).await, Event::Put(kv) if kv.mod_revision == put.revision));
     assert!(matches!(next_event(&mut watch).await, Event::Delete { key: k, revision } if k == key(1) && revision > put.revision));
     assert!(asked.elapsed() >= ttl, "not before its time");
-    assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
+    assert!(asked.elapsed() < Duration::from_secs(60), "{:?}", asked.elapsed());
     assert_eq!(store.get(key(1)).await.expect("reads"), None);
 }
 
