@@ -19,7 +19,7 @@ pub enum Next {
     After(Duration),
 }
 
-/// Runs `workers` workers over the queue until it is closed. `reconcile` looks at the whole state of its key every time.
+/// Runs `workers` workers (or as many as the queue says) over the queue until it is closed. `reconcile` looks at the whole state of its key every time.
 pub async fn run<K, E, F, Fut>(name: &'static str, queue: Queue<K>, workers: usize, reconcile: F)
 where
     K: Clone + Eq + Hash + Debug + Send + Sync + 'static,
@@ -27,7 +27,7 @@ where
     F: Fn(K) -> Fut + Send + Sync,
     Fut: Future<Output = Result<Next, E>> + Send,
 {
-    let work = (0..workers.max(1)).map(|_| worker(name, &queue, &reconcile));
+    let work = (0..queue.workers().unwrap_or(workers).max(1)).map(|_| worker(name, &queue, &reconcile));
     futures_util::future::join_all(work).await;
 }
 

@@ -3,6 +3,7 @@
 //! One HTTP/2 connection carries everything (requests and watches are streams of it); it is dialled anew when it breaks.
 //! A server that only speaks HTTP/1.1 gets a connection per request.
 
+use crate::accounts::Tokens;
 use crate::transport::{Transport, TransportError};
 use bytes::{Bytes, BytesMut};
 use ferrokube_api::{Change, Object, Reason, Selection, Status};
@@ -48,6 +49,8 @@ pub struct Credentials {
     pub token: Option<String>,
     /// File with a bearer token, read for each request so that rotation is seen.
     pub token_file: Option<PathBuf>,
+    /// Where bearer tokens come from otherwise.
+    pub tokens: Option<Arc<dyn Tokens>>,
 }
 
 impl std::fmt::Debug for Credentials {
@@ -73,7 +76,7 @@ struct Inner {
     server_name: ServerName<'static>,
     tls: TlsConnector,
     credentials: Credentials,
-    connection: Mutex<Option<http2::SendRequest<Full<Bytes>>>>,
+    connection: Arc<Mutex<Option<http2::SendRequest<Full<Bytes>>>>>,
 }
 
 enum Connection {
@@ -96,9 +99,21 @@ impl HttpTransport {
             host,
             tls: TlsConnector::from(Arc::new(tls_config(endpoint, &credentials)?)),
             credentials,
-            connection: Mutex::new(None),
+            connection: Arc::default(),
         };
         Ok(HttpTransport { inner: Arc::new(inner) })
+    }
+
+    /// The same server over the same connection, as whoever these tokens belong to. The connection itself must carry no
+    /// identity: a client certificate would count before the token.
+    #[must_use]
+    pub fn acting_with(&self, tokens: Arc<dyn Tokens>) -> Self {
+        let inner = &self.inner;
+        let credentials = Credentials { tokens: Some(tokens), ..Credentials::default() };
+        let (host, server_name) = (inner.host.clone(), inner.server_name.clone());
+        let inner =
+            Inner { host, port: inner.port, server_name, tls: inner.tls.clone(), credentials, connection: inner.connection.clone() };
+        HttpTransport { inner: Arc::new(inner) }
     }
 
     /// Sends one request and hands over the answer as it comes, without a time limit: a raw watch, a log that is followed.
@@ -208,10 +223,21 @@ impl Inner {
 
     async fn start(&self, request: Request<Bytes>) -> Result<Response<Incoming>, TransportError> {
         let (mut parts, body) = request.into_parts();
-        let path = parts.uri.path_and_query().map_or("/", |p| p.as_str()).to_owned();
-        if let Some(token) = self.token().await? {
-            parts.headers.insert(header::AUTHORIZATION, token);
+        let token = self.token().await?;
+        if let Some(token) = &token {
+            parts.headers.insert(header::AUTHORIZATION, bearer(token)?);
         }
+        let answer = self.exchange(parts, body).await?;
+        if answer.status() == http::StatusCode::UNAUTHORIZED
+            && let (Some(tokens), Some(token)) = (&self.credentials.tokens, token)
+        {
+            tokens.refused(&token).await;
+        }
+        Ok(answer)
+    }
+
+    async fn exchange(&self, mut parts: http::request::Parts, body: Bytes) -> Result<Response<Incoming>, TransportError> {
+        let path = parts.uri.path_and_query().map_or("/", |p| p.as_str()).to_owned();
         match self.connection().await? {
             Connection::Two(mut sender) => {
                 let authority = format!("https://{}:{}{path}", bracketed(&self.host), self.port);
@@ -227,16 +253,22 @@ impl Inner {
         }
     }
 
-    async fn token(&self) -> Result<Option<HeaderValue>, TransportError> {
-        let token = match (&self.credentials.token, &self.credentials.token_file) {
-            (Some(token), _) => token.clone(),
-            (None, Some(file)) => tokio::fs::read_to_string(file).await.map_err(TransportError::new)?,
-            (None, None) => return Ok(None),
+    async fn token(&self) -> Result<Option<String>, TransportError> {
+        let credentials = &self.credentials;
+        let token = match (&credentials.token, &credentials.token_file, &credentials.tokens) {
+            (Some(token), ..) => token.clone(),
+            (None, Some(file), _) => tokio::fs::read_to_string(file).await.map_err(TransportError::new)?,
+            (None, None, Some(tokens)) => tokens.token().await?,
+            (None, None, None) => return Ok(None),
         };
-        let mut value = HeaderValue::from_str(&format!("Bearer {}", token.trim())).map_err(TransportError::new)?;
-        value.set_sensitive(true);
-        Ok(Some(value))
+        Ok(Some(token.trim().to_owned()))
     }
+}
+
+fn bearer(token: &str) -> Result<HeaderValue, TransportError> {
+    let mut value = HeaderValue::from_str(&format!("Bearer {token}")).map_err(TransportError::new)?;
+    value.set_sensitive(true);
+    Ok(value)
 }
 
 fn bracketed(host: &str) -> String {

@@ -118,6 +118,7 @@ impl Loader<'_> {
             key_pem: self.either("client-key-data", &user.client_key_data, &user.client_key)?,
             token: user.token.clone(),
             token_file: user.token_file.as_ref().map(|p| self.beside(p)),
+            tokens: None,
         };
         Ok((endpoint, credentials))
     }

@@ -9,8 +9,9 @@
 //! - [`Caches`]/[`Cache`]: shared local copies of a kind, fed by one subscription each.
 //! - [`queue::Queue`] and [`controller::run`]: the harness of a level-triggered controller.
 //! - [`events::Recorder`], [`leader::Election`], [`metrics::Metrics`].
-//! - [`http::HttpTransport`] and [`kubeconfig`]: the network side.
+//! - [`http::HttpTransport`], [`kubeconfig`] and [`accounts`]: the network side; [`reviews`]: who asks a component's own server.
 
+pub mod accounts;
 pub mod cache;
 mod client;
 pub mod controller;
@@ -21,6 +22,7 @@ pub mod kubeconfig;
 pub mod leader;
 pub mod metrics;
 pub mod queue;
+pub mod reviews;
 mod transport;
 mod typed;
 

@@ -85,11 +85,13 @@ pub struct Queue<K> {
     changed: Arc<Notify>,
     counters: Option<Arc<Counters>>,
     backoff: Backoff,
+    workers: Option<usize>,
 }
 
 impl<K> Clone for Queue<K> {
     fn clone(&self) -> Self {
-        Queue { state: self.state.clone(), changed: self.changed.clone(), counters: self.counters.clone(), backoff: self.backoff }
+        let (state, changed, counters) = (self.state.clone(), self.changed.clone(), self.counters.clone());
+        Queue { state, changed, counters, ..*self }
     }
 }
 
@@ -114,7 +116,7 @@ impl<K: Clone + Eq + Hash> Queue<K> {
             closed: false,
         };
         let backoff = Backoff { first: FIRST_DELAY, longest: LONGEST_DELAY, tries: None };
-        Queue { state: Arc::new(Mutex::new(state)), changed: Arc::new(Notify::new()), counters: None, backoff }
+        Queue { state: Arc::new(Mutex::new(state)), changed: Arc::new(Notify::new()), counters: None, backoff, workers: None }
     }
 
     /// An empty queue that counts itself under a name.
@@ -153,6 +155,17 @@ impl<K: Clone + Eq + Hash> Queue<K> {
     #[must_use]
     pub fn giving_up_after(self, tries: u32) -> Self {
         Queue { backoff: Backoff { tries: Some(tries), ..self.backoff }, ..self }
+    }
+
+    /// With another number of workers than the controller's own.
+    #[must_use]
+    pub fn worked_by(self, workers: Option<usize>) -> Self {
+        Queue { workers, ..self }
+    }
+
+    /// The number of workers, where it is said otherwise.
+    pub(crate) fn workers(&self) -> Option<usize> {
+        self.workers
     }
 
     /// Adds a key, to be worked on as soon as possible.

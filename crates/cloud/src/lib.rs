@@ -16,7 +16,6 @@ mod route;
 mod service;
 
 use ferrokube_client::events::Recorder;
-use ferrokube_client::leader::Election;
 use ferrokube_client::{Caches, Client};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -36,8 +35,8 @@ pub struct Config {
     pub provider: Arc<dyn Provider>,
     /// `--cluster-name`: which routes of the place are this cluster's.
     pub cluster_name: String,
-    /// With other candidates: the lease to hold (`kube-system/cloud-controller-manager`).
-    pub election: Option<Election>,
+    /// `*` all that the provider serves, `name` this one, `-name` not this one.
+    pub controllers: Vec<String>,
 }
 
 /// What one controller is given.
@@ -88,16 +87,32 @@ pub const CONTROLLERS: &[Controller] = &[
     },
 ];
 
-/// Runs the controllers that the provider serves, until dropped; with an election, while the lease is held.
-pub async fn run(config: Config) {
-    let Some(election) = config.election.clone() else { return work(config).await };
-    let client = config.client.clone();
-    election.lead(&client, || work(config)).await;
+/// Whether a selection starts a controller; older names (`service`, `route`, `cloud-node`) are known.
+fn selected(selection: &[String], name: &str) -> bool {
+    let without = |word: &str| word.strip_prefix('-').is_some_and(|word| names(word, name));
+    !selection.iter().any(|w| without(w)) && selection.iter().any(|w| w == "*" || names(w, name))
 }
 
-async fn work(config: Config) {
+fn names(word: &str, name: &str) -> bool {
+    let older = match name {
+        "service-lb-controller" => "service",
+        "node-route-controller" => "route",
+        other => other.strip_suffix("-controller").unwrap_or(other),
+    };
+    word == name || word == older
+}
+
+/// A word of `--controllers` that names none.
+pub fn unknown(selection: &[String]) -> Option<&String> {
+    let known = |word: &str| word == "*" || CONTROLLERS.iter().any(|c| names(word, c.name));
+    selection.iter().find(|word| !known(word.strip_prefix('-').unwrap_or(word)))
+}
+
+/// Runs the selected controllers that the provider serves, until dropped.
+pub async fn run(config: Config) {
     let mut tasks = tokio::task::JoinSet::new();
-    for controller in CONTROLLERS.iter().filter(|c| (c.wanted)(&*config.provider)) {
+    let wanted = |c: &&Controller| selected(&config.controllers, c.name) && (c.wanted)(&*config.provider);
+    for controller in CONTROLLERS.iter().filter(wanted) {
         tasks.spawn(keep(controller, config.clone()));
     }
     while tasks.join_next().await.is_some() {}
@@ -117,5 +132,20 @@ async fn keep(controller: &'static Controller, config: Config) {
             tracing::error!(controller = controller.name, "controller panicked, starting it again");
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn controllers_are_selected_by_their_names_of_then_and_now() {
+        let words = |text: &str| text.split(',').map(str::to_owned).collect::<Vec<_>>();
+        for (flag, want) in [("*", true), ("*,-service", false), ("service", true), ("-service-lb-controller,*", false), ("route", false)] {
+            assert_eq!(selected(&words(flag), "service-lb-controller"), want, "{flag}");
+        }
+        assert_eq!(unknown(&words("*,-route,cloud-node,cloud-node-lifecycle-controller")), None);
+        assert_eq!(unknown(&words("*,-nodes")), Some(&"-nodes".to_owned()));
     }
 }

@@ -81,7 +81,7 @@ async fn start(provider: impl FnOnce(&Caches) -> Arc<dyn Provider>) -> (Cluster,
     let client = cluster.client_as(&user);
     let caches = Caches::new(client.clone());
     let provider = provider(&caches);
-    let config = Config { caches, client, provider, cluster_name: "kubernetes".into(), election: None };
+    let config = Config { caches, client, provider, cluster_name: "kubernetes".into(), controllers: vec!["*".to_owned()] };
     (cluster, tokio::spawn(ferrokube_cloud::run(config)))
 }
 

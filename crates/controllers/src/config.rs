@@ -4,6 +4,7 @@
 use ferrokube_client::metrics::Metrics;
 use ferrokube_client::{Caches, Client};
 use serde_json::Value;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -59,6 +60,8 @@ pub struct Config {
     pub node_cidrs: Option<NodeCidrs>,
     /// `--service-account-private-key-file`; without it Secrets get no tokens.
     pub sign_token: Option<SignToken>,
+    /// Workers by name of the work queue, where there are not as many as upstream has (`--concurrent-*-syncs`).
+    pub workers: HashMap<&'static str, usize>,
 }
 
 impl Config {
@@ -73,6 +76,7 @@ impl Config {
             signing: None,
             node_cidrs: None,
             sign_token: None,
+            workers: HashMap::new(),
         }
     }
 }

@@ -53,7 +53,6 @@ mod ttl_after_finished;
 mod vac_protection;
 
 use ferrokube_client::events::Recorder;
-use ferrokube_client::leader::Election;
 use ferrokube_client::metrics::{Desc, Kind, Metrics};
 use ferrokube_client::queue::Queue;
 use ferrokube_client::{Caches, Client};
@@ -63,7 +62,7 @@ use std::hash::Hash;
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
-pub use config::{Config, NodeCidrs, Signing};
+pub use config::{Config, NodeCidrs, SignToken, Signing};
 pub use selection::{UnknownController, check, selected};
 
 /// What one controller is given.
@@ -84,7 +83,7 @@ pub(crate) struct Context {
 impl Context {
     /// A queue that counts itself under its name (`workqueue_*`).
     pub fn queue<K: Clone + Eq + Hash + Send + 'static>(&self, name: &str) -> Queue<K> {
-        Queue::named(name, &self.metrics)
+        Queue::named(name, &self.metrics).worked_by(self.config.workers.get(name).copied())
     }
 }
 
@@ -169,13 +168,6 @@ pub async fn run(config: Config) {
     while tasks.join_next().await.is_some() {}
     // Without any controller there is nothing to do, for ever.
     std::future::pending().await
-}
-
-/// Waits to hold the lease, then runs the selected controllers for as long as it is held; returns when it is lost or `stop`
-/// resolves. A stop gives the lease back, so that another candidate takes over at its next try.
-pub async fn lead(config: Config, election: &Election, stop: impl Future<Output = ()>) {
-    let client = config.caches.client().clone();
-    election.lead_until(&client, || run(config), stop).await;
 }
 
 /// Sets the gauge for as long as the controller runs.

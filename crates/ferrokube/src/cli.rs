@@ -1,6 +1,6 @@
 //! The command line.
 
-use crate::{down, image, scheduler, store, up};
+use crate::{apiserver, cloud_controller_manager, controller_manager, down, image, scheduler, store, up};
 use clap::{CommandFactory, Parser, Subcommand};
 use std::path::PathBuf;
 
@@ -37,8 +37,14 @@ pub enum Command {
         #[command(subcommand)]
         command: store::Command,
     },
+    /// Run the API server alone
+    Apiserver(Box<apiserver::Options>),
+    /// Run the controllers alone, beside any API server
+    ControllerManager(Box<controller_manager::Options>),
+    /// Run the controllers of the place that the cluster runs in, beside any API server
+    CloudControllerManager(Box<cloud_controller_manager::Options>),
     /// Run the scheduler alone, beside any API server
-    Scheduler(scheduler::Options),
+    Scheduler(Box<scheduler::Options>),
     /// Measure any conformant server given a kubeconfig
     Bench(ferrokube_bench::Args),
     /// Print a completion script
@@ -46,6 +52,22 @@ pub enum Command {
         /// The shell
         shell: clap_complete::Shell,
     },
+}
+
+/// The flags that this process was started with, by name, defaults included.
+pub fn flags() -> Vec<(String, String)> {
+    let all = Cli::command();
+    let matches = all.clone().get_matches();
+    let Some((name, matches)) = matches.subcommand() else { return Vec::new() };
+    let Some(command) = all.find_subcommand(name) else { return Vec::new() };
+    let value = |id: &str| {
+        let values = matches.get_raw(id)?;
+        Some(values.map(|v| v.to_string_lossy()).collect::<Vec<_>>().join(","))
+    };
+    let flags = command.get_arguments().filter_map(|a| Some((a.get_long()?.to_owned(), value(a.get_id().as_str())?)));
+    let mut flags: Vec<_> = flags.collect();
+    flags.sort();
+    flags
 }
 
 /// Writes the completion script of a shell to standard output.

@@ -3,8 +3,13 @@
 //! Before anything else it looks whether it was started as something small: a CNI plugin, or a pod's shim. Those must not
 //! pay for (or be disturbed by) threads and an async runtime.
 
+mod apiserver;
 mod cli;
+mod cloud_controller_manager;
+mod component;
+mod controller_manager;
 mod down;
+mod flags;
 mod image;
 mod kubeconfig;
 mod layout;
@@ -62,7 +67,10 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Reset(options) => down::reset(&options).await,
         Command::Image { data_dir, command } => image::run(data_dir, command).await,
         Command::Store { command } => store::run(command).await,
-        Command::Scheduler(options) => scheduler::run(options).await,
+        Command::Apiserver(options) => apiserver::run(*options).await,
+        Command::ControllerManager(options) => controller_manager::run(*options).await,
+        Command::CloudControllerManager(options) => cloud_controller_manager::run(*options).await,
+        Command::Scheduler(options) => scheduler::run(*options).await,
         Command::Bench(args) => ferrokube_bench::run(args).await,
         Command::Completion { shell } => {
             cli::completion(shell);

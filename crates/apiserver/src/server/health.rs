@@ -31,17 +31,20 @@ impl Default for Health {
 }
 
 impl Health {
-    /// `/statusz`: for people, in no form that can be relied on.
+    /// `/statusz` of this server.
     pub fn status_page(&self, version: &str, paths: &[&str]) -> String {
-        let up = Timestamp::now().as_second() - self.started.as_second();
-        let up = format!("{} hr {:02} min {:02} sec", up / 3600, up / 60 % 60, up % 60);
-        let warning = "Warning: This endpoint is not meant to be machine parseable, has no formatting compatibility guarantees and is for debugging purposes only.";
-        let started = self.started.strftime("%a %b %e %H:%M:%S UTC %Y");
-        let paths = paths.join(" ");
-        format!(
-            "\nkube-apiserver statusz\n{warning}\n\nStarted: {started}\nUp: {up}\nBinary version: {version}\n\nUseful Endpoints: {paths}\n"
-        )
+        status_page("kube-apiserver", self.started, version, paths)
     }
+}
+
+/// `/statusz` of a component: for people, in no form that can be relied on.
+pub fn status_page(component: &str, started: Timestamp, version: &str, paths: &[&str]) -> String {
+    let up = Timestamp::now().as_second() - started.as_second();
+    let up = format!("{} hr {:02} min {:02} sec", up / 3600, up / 60 % 60, up % 60);
+    let warning = "Warning: This endpoint is not meant to be machine parseable, has no formatting compatibility guarantees and is for debugging purposes only.";
+    let started = started.strftime("%a %b %e %H:%M:%S UTC %Y");
+    let paths = paths.join(" ");
+    format!("\n{component} statusz\n{warning}\n\nStarted: {started}\nUp: {up}\nBinary version: {version}\n\nUseful Endpoints: {paths}\n")
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

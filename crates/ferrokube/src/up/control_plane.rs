@@ -1,14 +1,14 @@
 //! The control plane in this process: store, API server, controllers, scheduler, cloud-controller-manager.
 
+use super::apiserver::Material;
 use super::progress::Progress;
 use super::supervise::supervise;
 use super::{Plan, addons, server_url};
 use crate::wire;
 use anyhow::{Context, Result};
 use ferrokube_apiserver::ApiServer;
-use ferrokube_apiserver::authn::{AuthnConfig, RequestHeaders};
-use ferrokube_apiserver::server::{Config, KubeletAccess, Running, Tls};
-use ferrokube_apiserver::tokens::{Signer, TokenConfig};
+use ferrokube_apiserver::server::{Config, Running};
+use ferrokube_apiserver::tokens::Signer;
 use ferrokube_client::{Caches, Client};
 use ferrokube_cloud::bare_metal::BareMetal;
 use ferrokube_controllers::{NodeCidrs, Signing};
@@ -66,37 +66,13 @@ pub async fn start(plan: &Plan, progress: &Progress) -> Result<ControlPlane> {
 }
 
 fn config(plan: &Plan, store: Arc<dyn ferrokube_store::Store>) -> Result<Config> {
-    let (pki, options) = (&plan.pki, &plan.options);
+    let options = &plan.options;
     let issuer = format!("https://kubernetes.default.svc.{}", options.cluster_domain);
-    let tokens = TokenConfig {
-        issuer,
-        api_audiences: Vec::new(),
-        signing_key: pki.service_account_key.clone(),
-        verify_keys: Vec::new(),
-        extend_expiration: true,
-        max_expiration_seconds: 0,
-    };
-    let authn = AuthnConfig {
-        client_ca: pki.ca().to_owned(),
-        front_proxy: Some(RequestHeaders::standard(pki.front_proxy_ca().to_owned())),
-        static_tokens: String::new(),
-        bootstrap_tokens: true,
-        ..AuthnConfig::default()
-    };
-    let kubelet = KubeletAccess {
-        certificate: pki.apiserver_kubelet_client.certificate.clone(),
-        key: pki.apiserver_kubelet_client.key.clone(),
-        ca: pki.ca().to_owned(),
-    };
     let mut config = Config {
         listen: Some(options.listen()),
-        tls: Tls { certificate: pki.apiserver.certificate.clone(), key: pki.apiserver.key.clone() },
-        authn,
         service_cidrs: vec![options.service_cidr.to_string()],
         advertise: plan.node_ip,
-        kubelet: Some(kubelet),
-        proxy_client: Some(Tls { certificate: pki.front_proxy_client.certificate.clone(), key: pki.front_proxy_client.key.clone() }),
-        ..Config::new(store, tokens)
+        ..Material::of(&plan.pki).config(store, issuer)
     };
     options.apiserver.apply(&mut config, &plan.layout.pki())?;
     Ok(config)
@@ -149,7 +125,8 @@ fn cloud(plan: &Plan, server: &Arc<ApiServer>) -> Option<JoinHandle<()>> {
         let client = wire::controller_client(&server, ferrokube_cloud::role::ACCOUNT);
         let caches = Caches::new(client.clone());
         let provider = Arc::new(BareMetal::new(addresses.clone(), &caches));
-        let config = ferrokube_cloud::Config { caches, client, provider, cluster_name: "kubernetes".to_owned(), election: None };
+        let config =
+            ferrokube_cloud::Config { caches, client, provider, cluster_name: "kubernetes".to_owned(), controllers: vec!["*".to_owned()] };
         async move {
             match addons::cloud_role(&admin).await {
                 Ok(()) => ferrokube_cloud::run(config).await,

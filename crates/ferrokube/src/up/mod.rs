@@ -5,9 +5,9 @@
 //! Pods outlive this process: a second `up` continues the same cluster with its containers.
 
 mod addons;
-mod apiserver;
+pub mod apiserver;
 mod control_plane;
-mod load_balancers;
+pub mod load_balancers;
 mod node;
 pub mod preflight;
 pub mod progress;

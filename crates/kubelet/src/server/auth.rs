@@ -1,28 +1,11 @@
 //! Who may ask the kubelet: TokenReview and SubjectAccessReview at the API server, as `--authentication-token-webhook`
-//! and `--authorization-mode=Webhook` do, with the same cache times.
+//! and `--authorization-mode=Webhook` do.
 
-use ferrokube_client::{Client, Result, Target};
-use http::{HeaderMap, Method, header};
-use parking_lot::Mutex;
+use ferrokube_client::reviews::{Reviews, User};
+use ferrokube_client::{Client, Result};
+use http::{HeaderMap, Method};
 use rustls::pki_types::CertificateDer;
-use serde_json::{Value, json};
-use std::collections::HashMap;
-use std::time::Duration;
-use tokio::time::Instant;
-
-const TOKENS_KEPT: Duration = Duration::from_secs(120);
-const ALLOWED_KEPT: Duration = Duration::from_secs(300);
-const DENIED_KEPT: Duration = Duration::from_secs(30);
-const CACHE_SIZE: usize = 1024;
-
-/// An authenticated user.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct User {
-    /// Name.
-    pub name: String,
-    /// Groups.
-    pub groups: Vec<String>,
-}
+use serde_json::json;
 
 /// What a request wants, as attributes of the Node resource: any of the subresources will do.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -59,105 +42,35 @@ pub fn attributes(method: &Method, path: &str) -> Wanted {
 
 /// Asks the API server and remembers for a while.
 pub struct Auth {
-    client: Client,
+    reviews: Reviews,
     node: String,
-    tokens: Mutex<HashMap<String, (Option<User>, Instant)>>,
-    decisions: Mutex<HashMap<(User, Wanted), (bool, Instant)>>,
 }
 
 impl Auth {
     /// For the node of that name.
     pub fn new(client: Client, node: &str) -> Self {
-        Auth { client, node: node.to_owned(), tokens: Mutex::default(), decisions: Mutex::default() }
+        Auth { reviews: Reviews::new(client), node: node.to_owned() }
     }
 
     /// Who is asking; `None` when nobody we know.
     pub async fn user(&self, headers: &HeaderMap, peer: Option<&CertificateDer<'_>>) -> Option<User> {
-        if let Some(certificate) = peer {
-            return subject(certificate);
+        match peer {
+            Some(certificate) => User::of_certificate(certificate),
+            None => self.reviews.bearer(headers).await,
         }
-        let token = headers.get(header::AUTHORIZATION)?.to_str().ok()?.strip_prefix("Bearer ")?.trim().to_owned();
-        if let Some((user, until)) = self.tokens.lock().get(&token)
-            && *until > Instant::now()
-        {
-            return user.clone();
-        }
-        let user = self.review(&token).await.inspect_err(|e| tracing::warn!("token review: {e}")).ok()?;
-        let mut tokens = self.tokens.lock();
-        trim(&mut tokens, |(_, until)| *until);
-        tokens.insert(token, (user.clone(), Instant::now() + TOKENS_KEPT));
-        user
-    }
-
-    async fn review(&self, token: &str) -> Result<Option<User>> {
-        let body = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": token}});
-        let answer = self.post("authentication.k8s.io", "tokenreviews", &body).await?;
-        let status = &answer["status"];
-        if status["authenticated"] != Value::Bool(true) {
-            return Ok(None);
-        }
-        let groups = status["user"]["groups"].as_array().into_iter().flatten().filter_map(|g| g.as_str().map(str::to_owned)).collect();
-        Ok(Some(User { name: status["user"]["username"].as_str().unwrap_or_default().to_owned(), groups }))
     }
 
     /// Whether the user may do this to the node.
     pub async fn allowed(&self, user: &User, wanted: &Wanted) -> Result<bool> {
-        let key = (user.clone(), wanted.clone());
-        if let Some((allowed, until)) = self.decisions.lock().get(&key)
-            && *until > Instant::now()
-        {
-            return Ok(*allowed);
-        }
-        let mut allowed = false;
         for subresource in &wanted.subresources {
-            if self.access(user, wanted.verb, subresource).await? {
-                allowed = true;
-                break;
+            let attributes = json!({"resourceAttributes":
+                {"verb": wanted.verb, "version": "v1", "resource": "nodes", "subresource": subresource, "name": self.node}});
+            if self.reviews.allowed(user, attributes).await? {
+                return Ok(true);
             }
         }
-        let kept = if allowed { ALLOWED_KEPT } else { DENIED_KEPT };
-        let mut decisions = self.decisions.lock();
-        trim(&mut decisions, |(_, until)| *until);
-        decisions.insert(key, (allowed, Instant::now() + kept));
-        Ok(allowed)
+        Ok(false)
     }
-
-    async fn access(&self, user: &User, verb: &str, subresource: &str) -> Result<bool> {
-        let body = json!({
-            "apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview",
-            "spec": {
-                "user": user.name, "groups": user.groups,
-                "resourceAttributes": {"verb": verb, "version": "v1", "resource": "nodes", "subresource": subresource, "name": self.node},
-            },
-        });
-        let answer = self.post("authorization.k8s.io", "subjectaccessreviews", &body).await?;
-        Ok(answer["status"]["allowed"] == Value::Bool(true))
-    }
-
-    async fn post(&self, group: &str, resource: &str, body: &Value) -> Result<Value> {
-        let target = Target { group: group.into(), version: "v1".into(), resource: resource.into(), ..Target::default() };
-        self.client.request(Method::POST, &target, "", Some(body)).await
-    }
-}
-
-fn trim<K: std::hash::Hash + Eq, V>(map: &mut HashMap<K, V>, until: impl Fn(&V) -> Instant) {
-    if map.len() >= CACHE_SIZE {
-        let now = Instant::now();
-        map.retain(|_, v| until(v) > now);
-        if map.len() >= CACHE_SIZE {
-            map.clear();
-        }
-    }
-}
-
-/// Common name and organizations of a verified client certificate.
-fn subject(certificate: &CertificateDer<'_>) -> Option<User> {
-    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
-    let text = |a: &x509_parser::x509::AttributeTypeAndValue<'_>| a.as_str().ok().map(str::to_owned);
-    let name = parsed.subject().iter_common_name().next().and_then(text)?;
-    let mut groups: Vec<String> = parsed.subject().iter_organization().filter_map(text).collect();
-    groups.push("system:authenticated".into());
-    Some(User { name, groups })
 }
 
 #[cfg(test)]

@@ -1,10 +1,11 @@
 //! Who is believed to be who, and who may do what: `--authentication-*`, `--oidc-*`, `--service-account-*`,
 //! `--authorization-*`.
 
-use super::{duration, followed, read, read_optional};
+use super::followed;
+use crate::flags::{duration, read, read_optional};
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use ferrokube_apiserver::authn::{Anonymous, AuthnConfig, JwtConfig, Mapping, Rule, Source, TokenWebhookConfig};
+use ferrokube_apiserver::authn::{Anonymous, AuthnConfig, JwtConfig, Mapping, RequestHeaders, Rule, Source, TokenWebhookConfig};
 use ferrokube_apiserver::authz::{AuthzConfig, AuthzWebhookConfig};
 use ferrokube_apiserver::tokens::TokenConfig;
 use std::path::PathBuf;
@@ -142,6 +143,9 @@ impl AuthenticationFlags {
 
     /// What is said replaces what kubeadm would set.
     fn front_proxy(&self, config: &mut AuthnConfig) -> Result<()> {
+        if config.front_proxy.is_none() && self.requestheader_client_ca_file.is_some() {
+            config.front_proxy = Some(RequestHeaders::standard(String::new()));
+        }
         let Some(proxy) = &mut config.front_proxy else { return Ok(()) };
         if let Some(ca) = &self.requestheader_client_ca_file {
             proxy.ca = read(ca)?;

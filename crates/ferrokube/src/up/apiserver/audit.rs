@@ -1,6 +1,6 @@
 //! `--audit-*`.
 
-use super::{duration, read};
+use crate::flags::{duration, read};
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 use ferrokube_apiserver::audit::{AuditConfig, BatchConfig, LogConfig, Mode, Truncate, WebhookConfig};

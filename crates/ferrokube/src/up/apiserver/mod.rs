@@ -8,10 +8,15 @@ mod audit;
 mod encryption;
 mod serving;
 
-use anyhow::{Context, Result};
+use crate::pki::Pki;
+use anyhow::Result;
 use clap::Args;
-use ferrokube_apiserver::{Config, ConfigFile};
+use ferrokube_apiserver::authn::{AuthnConfig, RequestHeaders};
+use ferrokube_apiserver::server::{Config, ConfigFile, KubeletAccess, Tls};
+use ferrokube_apiserver::tokens::TokenConfig;
+use ferrokube_store::Store;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Flags of the API server.
@@ -32,22 +37,61 @@ pub struct ApiserverFlags {
     encryption: encryption::EncryptionFlags,
 }
 
+/// Certificates and keys of a server, PEM.
+#[derive(Default)]
+pub struct Material {
+    /// What it serves with.
+    pub serving: Tls,
+    /// CA of client certificates.
+    pub client_ca: String,
+    /// CA of front proxies.
+    pub front_proxy_ca: String,
+    /// Who it is to the servers behind APIServices.
+    pub proxy_client: Option<Tls>,
+    /// How it reaches kubelets.
+    pub kubelet: Option<KubeletAccess>,
+    /// Key of service-account tokens.
+    pub signing_key: String,
+}
+
+impl Material {
+    /// What the cluster's own certificates give.
+    pub fn of(pki: &Pki) -> Self {
+        let pair = |c: &crate::pki::Credential| Tls { certificate: c.certificate.clone(), key: c.key.clone() };
+        let kubelet = pair(&pki.apiserver_kubelet_client);
+        Material {
+            serving: pair(&pki.apiserver),
+            client_ca: pki.ca().to_owned(),
+            front_proxy_ca: pki.front_proxy_ca().to_owned(),
+            proxy_client: Some(pair(&pki.front_proxy_client)),
+            kubelet: Some(KubeletAccess { certificate: kubelet.certificate, key: kubelet.key, ca: pki.ca().to_owned() }),
+            signing_key: pki.service_account_key.clone(),
+        }
+    }
+
+    /// The configuration of a server with these keys.
+    pub fn config(self, store: Arc<dyn Store>, issuer: String) -> Config {
+        let tokens = TokenConfig {
+            issuer,
+            api_audiences: Vec::new(),
+            signing_key: self.signing_key,
+            verify_keys: Vec::new(),
+            extend_expiration: true,
+            max_expiration_seconds: 0,
+        };
+        let authn = AuthnConfig {
+            client_ca: self.client_ca,
+            front_proxy: Some(self.front_proxy_ca).filter(|ca| !ca.is_empty()).map(RequestHeaders::standard),
+            static_tokens: String::new(),
+            bootstrap_tokens: true,
+            ..AuthnConfig::default()
+        };
+        Config { tls: self.serving, authn, kubelet: self.kubelet, proxy_client: self.proxy_client, ..Config::new(store, tokens) }
+    }
+}
+
 /// How often files that may change are looked at.
 const RELOAD: Duration = Duration::from_secs(60);
-
-/// Go's duration syntax.
-fn duration(text: &str) -> Result<Duration, String> {
-    ferrokube_apiserver::request::query::parse_duration(text).ok_or_else(|| format!("{text:?} is no duration such as 30s or 1m30s"))
-}
-
-fn read(path: &Path) -> Result<String> {
-    std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))
-}
-
-/// The content of a file that may not be given.
-fn read_optional(path: Option<&PathBuf>) -> Result<String> {
-    path.map_or(Ok(String::new()), |path| read(path))
-}
 
 fn followed(path: Option<&PathBuf>) -> Option<ConfigFile> {
     path.map(|path| ConfigFile { path: path.clone(), reload: Some(RELOAD) })

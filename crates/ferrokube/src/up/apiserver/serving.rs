@@ -1,6 +1,6 @@
 //! How requests are served: limits, times, TLS, browsers, the end.
 
-use super::duration;
+use crate::flags::duration;
 use clap::{Args, ValueEnum};
 use ferrokube_apiserver::{Config, MinTls, ServingConfig};
 use std::time::Duration;

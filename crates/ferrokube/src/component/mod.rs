@@ -1,0 +1,88 @@
+//! What the components that run as processes of their own have in common: the way to the API server, the port they serve
+//! health and metrics on, the election among their like, and the signals that end them.
+
+mod election;
+mod pages;
+mod serve;
+
+pub use election::{ElectionFlags, identity, lead};
+pub use serve::ServingFlags;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use ferrokube_client::http::{Credentials, HttpTransport};
+use ferrokube_client::metrics::Metrics;
+use ferrokube_client::{Client, kubeconfig};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// One component of this process.
+pub struct Component {
+    /// Its name, in metrics, events and at `/statusz`.
+    pub name: &'static str,
+    /// Its own requests.
+    pub client: Client,
+    /// What it counts.
+    pub metrics: Metrics,
+    /// What `/configz` shows.
+    pub configuration: Value,
+}
+
+/// The way to the API server.
+#[derive(Args, Clone, Debug)]
+pub struct ConnectionFlags {
+    /// Where the API server is and who we are
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    #[command(flatten)]
+    ignored: Ignored,
+}
+
+/// Flags of upstream that a command line may have and that have no meaning here.
+#[derive(Args, Clone, Debug)]
+struct Ignored {
+    #[arg(long, hide = true)]
+    kube_api_qps: Option<f64>,
+    #[arg(long, hide = true)]
+    kube_api_burst: Option<i64>,
+    #[arg(long, hide = true)]
+    kube_api_content_type: Option<String>,
+    #[arg(long, hide = true)]
+    min_resync_period: Option<String>,
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    profiling: Option<bool>,
+    #[arg(long, hide = true)]
+    logging_format: Option<String>,
+    #[arg(long, short = 'v', hide = true)]
+    v: Option<u8>,
+}
+
+/// A client as the user of a kubeconfig.
+pub fn client(path: &Path, agent: &str) -> Result<Client> {
+    let (endpoint, credentials) = kubeconfig::load(path, crate::kubeconfig::parse_yaml)?;
+    Ok(Client::new(Arc::new(HttpTransport::new(&endpoint, credentials)?), agent))
+}
+
+impl ConnectionFlags {
+    fn path(&self) -> Result<&Path> {
+        self.kubeconfig.as_deref().context("--kubeconfig is missing: it says where the API server is and who we are")
+    }
+
+    /// A client as ourselves.
+    pub fn client(&self, agent: &str) -> Result<Client> {
+        client(self.path()?, agent)
+    }
+
+    /// The CA of the kubeconfig's cluster, PEM; empty when it names none.
+    pub fn ca(&self) -> Result<String> {
+        let (endpoint, _) = kubeconfig::load(self.path()?, crate::kubeconfig::parse_yaml)?;
+        Ok(endpoint.ca_pem.map(|pem| String::from_utf8_lossy(&pem).into_owned()).unwrap_or_default())
+    }
+
+    /// The same server without any identity yet; see [`HttpTransport::acting_with`].
+    pub fn nobody(&self) -> Result<HttpTransport> {
+        let (endpoint, _) = kubeconfig::load(self.path()?, crate::kubeconfig::parse_yaml)?;
+        Ok(HttpTransport::new(&endpoint, Credentials::default())?)
+    }
+}

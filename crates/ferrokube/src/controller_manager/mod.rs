@@ -1,0 +1,186 @@
+//! `ferrokube controller-manager`: the controllers alone, beside any API server, elected among their like.
+//!
+//! Flags have kube-controller-manager's names and defaults; one that is not here has no meaning here, and is refused rather
+//! than ignored. A flag becomes a field of the controllers' configuration here and nowhere else.
+
+mod syncs;
+
+use crate::component::{Component, ConnectionFlags, ElectionFlags, ServingFlags, lead};
+use crate::flags::{duration, read, read_optional};
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+use ferrokube_apiserver::tokens::Signer;
+use ferrokube_client::accounts::AccountTokens;
+use ferrokube_client::metrics::Metrics;
+use ferrokube_client::{Caches, Client};
+use ferrokube_controllers::{NodeCidrs, Signing};
+use serde_json::{Value, json};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+const NAME: &str = "kube-controller-manager";
+
+/// What it is told.
+#[derive(Args, Debug)]
+pub struct Options {
+    #[command(flatten)]
+    connection: ConnectionFlags,
+    /// Controllers to run: `*` all that are on by default, `name` this one, `-name` not this one
+    #[arg(long, value_delimiter = ',', default_value = "*", allow_hyphen_values = true)]
+    controllers: Vec<String>,
+    /// Name of the cluster
+    #[arg(long, default_value = "kubernetes")]
+    cluster_name: String,
+    /// Let each controller act as a service account of its own. Upstream's default is false; the roles of a cluster are made for true
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value_t = true, default_missing_value = "true", action = clap::ArgAction::Set)]
+    use_service_account_credentials: bool,
+    #[command(flatten)]
+    keys: Keys,
+    #[command(flatten)]
+    network: Network,
+    #[command(flatten)]
+    syncs: syncs::SyncFlags,
+    #[command(flatten)]
+    election: ElectionFlags,
+    #[command(flatten)]
+    serving: ServingFlags<10257>,
+}
+
+/// Certificates and keys.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Certificates and keys")]
+struct Keys {
+    /// CA that signs certificate requests
+    #[arg(long, value_name = "FILE", requires = "cluster_signing_key_file")]
+    cluster_signing_cert_file: Option<PathBuf>,
+    /// Its key
+    #[arg(long, value_name = "FILE", requires = "cluster_signing_cert_file")]
+    cluster_signing_key_file: Option<PathBuf>,
+    /// Longest life of a certificate that is signed
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "8760h")]
+    cluster_signing_duration: Duration,
+    /// CA that token Secrets and kube-root-ca.crt publish [default: that of the kubeconfig's cluster]
+    #[arg(long, value_name = "FILE")]
+    root_ca_file: Option<PathBuf>,
+    /// Key that signs the tokens of token Secrets
+    #[arg(long, value_name = "FILE")]
+    service_account_private_key_file: Option<PathBuf>,
+}
+
+/// Ranges of addresses.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Pod ranges of nodes")]
+struct Network {
+    /// Give each node a range of pod addresses
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", action = clap::ArgAction::Set)]
+    allocate_node_cidrs: bool,
+    /// Ranges of pod addresses, one or one of each family
+    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
+    cluster_cidr: Vec<String>,
+    /// Ranges of service addresses
+    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
+    service_cluster_ip_range: Vec<String>,
+    /// Size of a node's range where there is one family
+    #[arg(long, value_name = "BITS", conflicts_with_all = ["node_cidr_mask_size_ipv4", "node_cidr_mask_size_ipv6"])]
+    node_cidr_mask_size: Option<u8>,
+    /// Size of a node's IPv4 range
+    #[arg(long, value_name = "BITS", default_value_t = 24)]
+    node_cidr_mask_size_ipv4: u8,
+    /// Size of a node's IPv6 range
+    #[arg(long, value_name = "BITS", default_value_t = 64)]
+    node_cidr_mask_size_ipv6: u8,
+}
+
+impl Keys {
+    fn signing(&self) -> Result<Option<Signing>> {
+        let (Some(certificate), Some(key)) = (&self.cluster_signing_cert_file, &self.cluster_signing_key_file) else { return Ok(None) };
+        Ok(Some(Signing { certificate: read(certificate)?, key: read(key)?, duration: self.cluster_signing_duration }))
+    }
+
+    fn sign_token(&self) -> Result<Option<ferrokube_controllers::SignToken>> {
+        let Some(path) = &self.service_account_private_key_file else { return Ok(None) };
+        let signer = Signer::new(&read(path)?).with_context(|| format!("the key of service-account tokens {}", path.display()))?;
+        Ok(Some(Arc::new(move |claims| Some(signer.sign(claims)))))
+    }
+}
+
+impl Network {
+    fn node_cidrs(&self) -> Result<Option<NodeCidrs>> {
+        if !self.allocate_node_cidrs {
+            return Ok(None);
+        }
+        ensure!(!self.cluster_cidr.is_empty(), "--allocate-node-cidrs needs --cluster-cidr");
+        Ok(Some(NodeCidrs {
+            cluster: self.cluster_cidr.clone(),
+            services: self.service_cluster_ip_range.clone(),
+            mask_ipv4: self.node_cidr_mask_size.unwrap_or(self.node_cidr_mask_size_ipv4),
+            mask_ipv6: self.node_cidr_mask_size.unwrap_or(self.node_cidr_mask_size_ipv6),
+        }))
+    }
+}
+
+impl Options {
+    /// A client as a controller's service account, or as ourselves for all of them.
+    fn client_for(&self, own: &Client) -> Result<Arc<dyn Fn(&str) -> Client + Send + Sync>> {
+        let own = own.clone();
+        if !self.use_service_account_credentials {
+            return Ok(Arc::new(move |_| own.clone()));
+        }
+        let server = self.connection.nobody()?;
+        Ok(Arc::new(move |account| {
+            let tokens = AccountTokens::new(own.clone(), "kube-system", account);
+            Client::new(Arc::new(server.acting_with(Arc::new(tokens))), account)
+        }))
+    }
+
+    fn config(&self, client: &Client, metrics: Metrics) -> Result<ferrokube_controllers::Config> {
+        let root_ca = match &self.keys.root_ca_file {
+            Some(path) => read_optional(Some(path))?,
+            None => self.connection.ca()?,
+        };
+        Ok(ferrokube_controllers::Config {
+            controllers: self.controllers.clone(),
+            root_ca,
+            metrics,
+            signing: self.keys.signing()?,
+            node_cidrs: self.network.node_cidrs()?,
+            sign_token: self.keys.sign_token()?,
+            workers: self.syncs.workers(),
+            ..ferrokube_controllers::Config::new(Caches::new(client.clone()), self.client_for(client)?)
+        })
+    }
+
+    /// `/configz`: what of KubeControllerManagerConfiguration has a meaning here.
+    fn configuration(&self) -> Value {
+        let path = |p: &Option<PathBuf>| p.as_ref().map(|p| p.display().to_string()).unwrap_or_default();
+        let mut shown = self.syncs.configuration();
+        shown["Generic"] = json!({
+            "Address": self.serving.bind_address, "Port": self.serving.secure_port, "Controllers": self.controllers,
+            "LeaderElection": self.election.configuration(NAME),
+        });
+        shown["KubeCloudShared"] = json!({
+            "AllocateNodeCIDRs": self.network.allocate_node_cidrs, "ClusterCIDR": self.network.cluster_cidr.join(","),
+            "ClusterName": self.cluster_name, "UseServiceAccountCredentials": self.use_service_account_credentials,
+        });
+        shown["CSRSigningController"] = json!({
+            "ClusterSigningCertFile": path(&self.keys.cluster_signing_cert_file),
+            "ClusterSigningKeyFile": path(&self.keys.cluster_signing_key_file),
+            "ClusterSigningDuration": format!("{}s", self.keys.cluster_signing_duration.as_secs()),
+        });
+        shown["SAController"]["RootCAFile"] = path(&self.keys.root_ca_file).into();
+        shown["SAController"]["ServiceAccountKeyFile"] = path(&self.keys.service_account_private_key_file).into();
+        json!({"kubecontrollermanager.config.k8s.io": shown})
+    }
+}
+
+/// Runs until told to stop, or until another is elected.
+pub async fn run(options: Options) -> Result<()> {
+    ferrokube_controllers::check(&options.controllers).context("--controllers")?;
+    let election = options.election.election(NAME)?;
+    let client = options.connection.client(NAME)?;
+    let component = Component { name: NAME, client, metrics: Metrics::default(), configuration: options.configuration() };
+    let config = options.config(&component.client, component.metrics.clone())?;
+    options.serving.serve(&component, crate::cli::flags()).await?;
+    lead(&component, election.as_ref(), || ferrokube_controllers::run(config)).await
+}
