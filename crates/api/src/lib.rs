@@ -17,6 +17,7 @@ pub mod project;
 pub mod protobuf;
 pub mod quantity;
 pub mod quota;
+pub mod scan;
 pub mod schema;
 pub mod status;
 pub mod time;

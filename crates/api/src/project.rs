@@ -1,6 +1,7 @@
 //! Reads a few fields of an encoded object and steps over the rest without building it: what a Table row shows of a pod is
 //! a tenth of the pod.
 
+use crate::scan::value_end;
 use serde::de::Error as _;
 use serde_json::{Map, Value};
 
@@ -17,52 +18,16 @@ pub const MOST_PATHS: usize = 64;
 pub fn project(json: &[u8], paths: &[&str]) -> serde_json::Result<Value> {
     debug_assert!(paths.len() <= MOST_PATHS);
     let all = if paths.is_empty() { 0 } else { u64::MAX >> (64 - paths.len().min(MOST_PATHS)) };
-    Reader { json, at: 0 }.value(Step { paths, depth: 0, active: all, whole: paths.is_empty() })
+    Reader { json, at: 0 }.value(Step { paths, depth: 0, from: 0, active: all, whole: paths.is_empty() })
 }
 
-/// Where the value that starts at `at` ends; `None` when the bytes end first.
-pub fn value_end(json: &[u8], at: usize) -> Option<usize> {
-    match json.get(at)? {
-        b'{' => nested_end(json, at, b'{', b'}'),
-        b'[' => nested_end(json, at, b'[', b']'),
-        b'"' => string_end(json, at + 1),
-        _ => {
-            let rest = &json[at..];
-            Some(at + rest.iter().position(|b| matches!(b, b',' | b'}' | b']' | b' ' | b'\n' | b'\t' | b'\r')).unwrap_or(rest.len()))
-        }
-    }
-}
-
-/// Brackets of the other kind are balanced in between, so only those of one kind are counted.
-fn nested_end(json: &[u8], mut at: usize, open: u8, close: u8) -> Option<usize> {
-    let mut depth = 0_usize;
-    loop {
-        at += memchr::memchr3(b'"', open, close, json.get(at..)?)? + 1;
-        match json[at - 1] {
-            b'"' => at = string_end(json, at)?,
-            byte if byte == open => depth += 1,
-            _ if depth == 1 => return Some(at),
-            _ => depth -= 1,
-        }
-    }
-}
-
-/// Where a string ends whose opening quote is behind; its closing quote included.
-fn string_end(json: &[u8], mut at: usize) -> Option<usize> {
-    loop {
-        at += memchr::memchr2(b'"', b'\\', json.get(at..)?)? + 1;
-        if json[at - 1] == b'"' {
-            return Some(at);
-        }
-        at += 1; // what the backslash escapes
-    }
-}
-
-/// A place in the value: the paths (as bits) that lead here or further.
+/// A place in the value: the paths (as bits) that lead here or further. They all begin with the same steps.
 #[derive(Clone, Copy)]
 struct Step<'p> {
     paths: &'p [&'p str],
     depth: usize,
+    /// Where in the paths the steps begin that are still to be taken.
+    from: usize,
     active: u64,
     /// Everything from here on, except for managed fields.
     whole: bool,
@@ -78,16 +43,23 @@ impl<'p> Step<'p> {
             return (!managed).then_some(Step { depth, ..self });
         }
         let (mut active, mut whole) = (0, false);
-        for (bit, path) in self.paths.iter().enumerate().filter(|(bit, _)| self.active & (1 << bit) != 0) {
-            let mut steps = path.split('.').skip(self.depth);
-            if steps.next() == Some(key) {
-                active |= 1 << bit;
-                whole |= steps.next().is_none();
+        let mut left = self.active;
+        while left != 0 {
+            let bit = left.trailing_zeros();
+            left &= left - 1;
+            match self.paths[bit as usize].get(self.from..).and_then(|rest| rest.strip_prefix(key)).map(str::as_bytes) {
+                Some([]) => (active, whole) = (active | 1 << bit, true),
+                Some([b'.', ..]) => active |= 1 << bit,
+                _ => {}
             }
+        }
+        // A key with a dot in it is no step of a path, whatever it looks like.
+        if active == 0 || key.contains('.') {
+            return None;
         }
         // Where a path ends, all is taken.
         let depth = if whole { self.depth.max(1) + 1 } else { self.depth + 1 };
-        (active != 0).then_some(Step { depth, active, whole, ..self })
+        Some(Step { depth, from: self.from + key.len() + 1, active, whole, ..self })
     }
 
     /// Whether all of what stands here is wanted.
@@ -144,13 +116,13 @@ impl Reader<'_> {
                 Some(b',') => self.at += 1,
                 Some(b'"') => {
                     let key: std::borrow::Cow<'_, str> = read_key(self.raw()?)?;
-                    let (below, key) = (step.below(&key), key.into_owned());
+                    let below = step.below(&key).map(|below| (below, key.into_owned()));
                     if self.peek() != Some(b':') {
                         return cut();
                     }
                     self.at += 1;
                     match below {
-                        Some(below) => _ = map.insert(key, self.value(below)?),
+                        Some((below, key)) => _ = map.insert(key, self.value(below)?),
                         None => _ = self.raw()?,
                     }
                 }
@@ -209,6 +181,7 @@ mod tests {
     fn texts_that_look_like_structure_and_cut_bytes_do_no_harm() {
         let object = json!({"a": {"x": "}]\\\"{[,", "k\\\"": {"y": []}}, "b": [1, {"c": "\\\\"}], "n": -1.5e3, "t": null});
         assert_eq!(of(object.clone(), &["b", "n", "t"]), json!({"b": [1, {"c": "\\\\"}], "n": -1.5e3, "t": null}));
+        assert_eq!(of(json!({"a.b": 1, "a": {"b": 2, "bc": 3}}), &["a.b"]), json!({"a": {"b": 2}}));
         assert_eq!(of(object.clone(), &["a.k\\\".y"]), json!({"a": {"k\\\"": {"y": []}}}));
         let text = serde_json::to_string_pretty(&object).expect("JSON");
         assert_eq!(project(text.as_bytes(), &[]).expect("JSON"), object);

@@ -283,8 +283,8 @@ impl<'s> Request<'s> {
             },
             Answer::Many(many) => match accept.shape {
                 Shape::Object => (200, many.plain(&self.entry)?),
-                Shape::Partial | Shape::PartialList => (200, many.partial(accept.beta)?),
-                Shape::Table => (200, many.table(&self.entry, include()?, accept.beta)?),
+                Shape::Partial | Shape::PartialList => (200, many.partial(accept.beta).await?),
+                Shape::Table => (200, many.table(&self.entry, include()?, accept.beta).await?),
             },
         };
         self.trail.response_body(&mut body);

@@ -12,6 +12,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use std::borrow::Cow;
 
+/// A message of a type with no more fields than this is most likely shorter than 128 bytes.
+const SMALL: u32 = 6;
+
 /// Wire types.
 const VARINT: u32 = 0;
 const FIXED64: u32 = 1;
@@ -111,33 +114,44 @@ fn integer(number: u32, value: i64, out: &mut Vec<u8>) {
     varint(value as u64, out);
 }
 
-/// Where a nested message starts whose length is not known yet. One byte is kept for it.
-struct Mark(usize);
-
-fn begin(number: u32, out: &mut Vec<u8>) -> Mark {
-    tag(number, BYTES, out);
-    out.push(0);
-    Mark(out.len())
+/// Where a nested message starts whose length is not known yet, and the bytes that are kept for it.
+struct Mark {
+    start: usize,
+    room: usize,
 }
 
-/// Puts the length before a nested message; a long one moves up to make room.
-fn finish(Mark(start): Mark, out: &mut Vec<u8>) {
+/// A message that is most likely shorter than 128 bytes.
+fn begin(number: u32, out: &mut Vec<u8>) -> Mark {
+    begin_with(number, 1, out)
+}
+
+fn begin_with(number: u32, room: usize, out: &mut Vec<u8>) -> Mark {
+    tag(number, BYTES, out);
+    out.resize(out.len() + room, 0);
+    Mark { start: out.len(), room }
+}
+
+/// Bytes that a length takes.
+fn varint_len(value: usize) -> usize {
+    (usize::BITS - value.leading_zeros()).div_ceil(7).max(1) as usize
+}
+
+/// Puts the length before a nested message; the message moves when the guess about it was wrong.
+fn finish(Mark { start, room }: Mark, out: &mut Vec<u8>) {
     let length = out.len() - start;
-    if length < 0x80 {
-        out[start - 1] = length as u8;
-        return;
+    let needed = varint_len(length);
+    if needed != room {
+        let begins = start - room + needed;
+        out.resize(out.len().max(begins + length), 0);
+        out.copy_within(start..start + length, begins);
+        out.truncate(begins + length);
     }
-    let mut digits = ([0u8; 10], 0);
-    let mut rest = length as u64;
-    while rest > 0 {
-        digits.0[digits.1] = rest as u8 & 0x7f | if rest >= 0x80 { 0x80 } else { 0 };
-        digits.1 += 1;
-        rest >>= 7;
+    let (mut at, mut rest) = (start - room, length);
+    while rest >= 0x80 {
+        out[at] = rest as u8 | 0x80;
+        (at, rest) = (at + 1, rest >> 7);
     }
-    let more = digits.1 - 1;
-    out.resize(out.len() + more, 0);
-    out.copy_within(start..start + length, start + more);
-    out[start - 1..start + more].copy_from_slice(&digits.0[..digits.1]);
+    out[at] = rest as u8;
 }
 
 /// A field that is written: its number, and where it stands.
@@ -160,20 +174,18 @@ fn group(segments: &[Segment], depth: usize, from: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-/// The field of that name. Names come sorted, as the fields are, so the search goes on where it ended; what stands out of
-/// order is looked up.
-fn find<'t>(fields: &'t [Field], name: &[u8], next: &mut usize) -> Option<&'t Field> {
+/// Reads a member's name and finds its field. Names come sorted, as the fields are, so the search goes on where it ended and most
+/// names need not be read to be known; what stands out of order is looked up.
+fn find<'t>(fields: &'t [Field], json: &mut Json<'_>, next: &mut usize) -> Read<Option<&'t Field>> {
     for (at, field) in fields.iter().enumerate().skip(*next) {
-        match field.name.as_bytes().cmp(name) {
-            std::cmp::Ordering::Equal => {
-                *next = at + 1;
-                return Some(field);
-            }
-            std::cmp::Ordering::Less => {}
-            std::cmp::Ordering::Greater => break,
+        if json.take_key(field.name.as_bytes()) {
+            *next = at + 1;
+            return Ok(Some(field));
         }
     }
-    fields.binary_search_by(|f| f.name.as_bytes().cmp(name)).ok().map(|at| &fields[at])
+    let name = json.key()?;
+    let found = fields.binary_search_by(|f| f.name.as_bytes().cmp(&name));
+    Ok(found.ok().map(|at| &fields[at]))
 }
 
 /// Writes messages; keep it to write many.
@@ -220,7 +232,7 @@ impl Encoder {
     /// # Errors
     /// As [`Encoder::partial`].
     pub fn nested_partial(&mut self, number: u32, json: &[u8], out: &mut Vec<u8>) -> Read<()> {
-        let mark = begin(number, out);
+        let mark = begin_with(number, 2, out);
         self.partial(json, out)?;
         finish(mark, out);
         Ok(())
@@ -231,7 +243,7 @@ impl Encoder {
     /// # Errors
     /// As [`Encoder::message`].
     pub fn nested(&mut self, number: u32, json: &[u8], ty: TypeRef<'_>, out: &mut Vec<u8>) -> Read<()> {
-        let mark = begin(number, out);
+        let mark = begin_with(number, 2, out);
         self.message(json, ty, out)?;
         finish(mark, out);
         Ok(())
@@ -246,8 +258,7 @@ impl Encoder {
         let (fields, mut next, mut first) = (ty.fields(), 0, true);
         json.expect(b'{')?;
         while json.more(b'}', &mut first)? {
-            let key = json.key()?;
-            match find(fields, &key, &mut next) {
+            match find(fields, json, &mut next)? {
                 Some(field) if field.wire[0] != 0 && json.peek() != b'n' => {
                     let start = out.len();
                     let number = field.wire.iter().rev().find(|n| **n != 0).map_or(0, |n| u32::from(*n));
@@ -317,8 +328,18 @@ impl Encoder {
             }
             (Shape::String, b'"') => bytes(number, &json.string()?, out),
             (Shape::Bytes, b'"') => bytes(number, &STANDARD.decode(&*json.string()?).unwrap_or_default(), out),
-            (Shape::List(_) | Shape::Struct(..) | Shape::Quantity | Shape::Time | Shape::MicroTime | Shape::IntOrString, _)
-            | (Shape::Free | Shape::Any, _) => {
+            (Shape::Free, _) => {
+                let raw = json.skip()?;
+                tag(number, BYTES, out);
+                varint((1 + varint_len(raw.len()) + raw.len()) as u64, out);
+                bytes(1, raw, out);
+            }
+            (Shape::Struct(first, end), _) => {
+                let mark = begin_with(number, if end - first > SMALL { 2 } else { 1 }, out);
+                self.inner(json, ty, out)?;
+                finish(mark, out);
+            }
+            (Shape::List(_) | Shape::Quantity | Shape::Time | Shape::MicroTime | Shape::IntOrString | Shape::Any, _) => {
                 let mark = begin(number, out);
                 self.inner(json, ty, out)?;
                 finish(mark, out);
@@ -335,7 +356,6 @@ impl Encoder {
             // A list as the value of a map is a message of its own (`ExtraValue`).
             (Shape::List(_), b'[') => return self.field(1, json, ty, out),
             (Shape::Any, _) => return self.schema_form(json, ty, out),
-            (Shape::Free, _) => bytes(1, json.skip()?, out),
             (Shape::Quantity, b'"') => bytes(1, &json.string()?, out),
             (Shape::Quantity, b'-' | b'0'..=b'9') => bytes(1, json.scalar()?, out),
             (Shape::Time | Shape::MicroTime, b'"') => time(&json.string()?, out),
@@ -424,6 +444,24 @@ mod tests {
         write(object.to_string().as_bytes(), schema).expect("an object")
     }
 
+    /// The members of what is certainly no map in reverse order, with spaces.
+    fn reversed(object: &Value) -> Vec<u8> {
+        let members: Vec<_> = object.as_object().into_iter().flatten().map(|(key, value)| format!("{key:?} : {value}")).rev().collect();
+        format!("{{ {} }}", members.join(" ,\n ")).into_bytes()
+    }
+
+    #[test]
+    fn a_length_stands_right_whatever_was_guessed() {
+        for (length, room) in [0, 1, 127, 128, 129, 16_383, 16_384, 70_000].into_iter().flat_map(|l| [(l, 1), (l, 2)]) {
+            let (content, mut out, mut wanted) = (vec![7; length], b"before".to_vec(), b"before".to_vec());
+            let mark = begin_with(3, room, &mut out);
+            out.extend_from_slice(&content);
+            finish(mark, &mut out);
+            bytes(3, &content, &mut wanted);
+            assert!(out == wanted, "{length} bytes, room for a length of {room}");
+        }
+    }
+
     #[test]
     fn an_object_comes_back_as_it_was() {
         let pod = Schema::builtin("io.k8s.api.core.v1.Pod").expect("a built-in type");
@@ -506,6 +544,8 @@ mod tests {
             let schema = Schema::builtin(name).expect("just found");
             seen += 1;
             let ours = written(&value, &schema);
+            // Names that stand where they are expected are not read, others are: both ways lead to the same bytes.
+            assert_eq!(write(&reversed(&value), &schema).expect("an object"), ours, "{name}");
             // The schema of a CRD holds empty schemas, for which Go writes all zeros.
             if ours != wire && !(group == "apiextensions.k8s.io" && read(&ours, &schema) == read(&wire, &schema)) {
                 wrong.push(name);

@@ -3,17 +3,10 @@
 //! Stored objects are well-formed. Anything else is an error, never a panic.
 
 use super::{Malformed, Read};
+use crate::scan::{text_end, value_end};
 use std::borrow::Cow;
 
 const BAD: Malformed = Malformed::Value("the object is not well-formed JSON");
-
-/// Where a text ends or an escape stands. Most texts are short: those are looked through without the cost of starting a search.
-#[inline]
-fn text_end(rest: &[u8]) -> Option<usize> {
-    const SHORT: usize = 24;
-    let short = rest.iter().take(SHORT).position(|b| matches!(b, b'"' | b'\\'));
-    short.or_else(|| memchr::memchr2(b'"', b'\\', rest.get(SHORT..)?).map(|at| at + SHORT))
-}
 
 /// A position in JSON text.
 pub(super) struct Json<'j> {
@@ -66,6 +59,19 @@ impl<'j> Json<'j> {
         Ok(key)
     }
 
+    /// Steps over a member's name, with the colon, when it is `name` as it stands; `name` has nothing to escape.
+    #[inline]
+    pub fn take_key(&mut self, name: &[u8]) -> bool {
+        let rest = &self.bytes[self.at..];
+        let end = name.len() + 1;
+        let taken = rest.get(end..end + 2) == Some(b"\":") && rest[0] == b'"' && rest[1..end] == *name;
+        if taken {
+            self.at += end + 2;
+        }
+        taken
+    }
+
+    #[inline]
     pub fn string(&mut self) -> Read<Cow<'j, [u8]>> {
         self.expect(b'"')?;
         let rest = &self.bytes[self.at..];
@@ -148,46 +154,14 @@ impl<'j> Json<'j> {
         std::str::from_utf8(self.scalar()?).ok().and_then(|t| t.parse().ok()).ok_or(BAD)
     }
 
-    fn skip_string(&mut self) -> Read<()> {
-        self.at += 1;
-        loop {
-            let rest = &self.bytes[self.at..];
-            let end = text_end(rest).ok_or(BAD)?;
-            if rest[end] == b'"' {
-                self.at += end + 1;
-                return Ok(());
-            }
-            // Past the backslash and what it escapes.
-            self.at = (self.at + end + 2).min(self.bytes.len());
-        }
-    }
-
     /// Steps over a value of any form; its text.
     pub fn skip(&mut self) -> Read<&'j [u8]> {
         let first = self.peek();
         let start = self.at;
-        match first {
-            b'"' => self.skip_string()?,
-            b'{' | b'[' => {
-                let mut depth = 0usize;
-                loop {
-                    match *self.bytes.get(self.at).ok_or(BAD)? {
-                        b'"' => {
-                            self.skip_string()?;
-                            continue;
-                        }
-                        b'{' | b'[' => depth += 1,
-                        b'}' | b']' => depth -= 1,
-                        _ => {}
-                    }
-                    self.at += 1;
-                    if depth == 0 {
-                        break;
-                    }
-                }
-            }
-            _ => _ = self.scalar()?,
+        if !matches!(first, b'"' | b'{' | b'[') {
+            return self.scalar();
         }
+        self.at = value_end(self.bytes, start).ok_or(BAD)?;
         Ok(&self.bytes[start..self.at])
     }
 }

@@ -29,7 +29,7 @@ pub enum Unreadable {
 /// The metadata of an encoded object, as it stands there. It comes first, so nothing behind it is looked at.
 pub fn metadata(json: &[u8]) -> Result<&[u8], Unreadable> {
     let start = memchr::memmem::find(json, META).ok_or(Unreadable::NoMetadata)? + META.len() - 1;
-    let end = ferrokube_api::project::value_end(json, start).ok_or(Unreadable::NoMetadata)?;
+    let end = ferrokube_api::scan::value_end(json, start).ok_or(Unreadable::NoMetadata)?;
     Ok(&json[start..end])
 }
 

@@ -1,9 +1,9 @@
 //! Lists on their way out: spliced, as Table, or as partial metadata.
 
 use super::table::{self, Include};
-use super::{Body, present};
+use super::{Body, pieces, present};
 use crate::registry::Entry;
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use ferrokube_api::{Object, Status};
 use serde_json::{Map, Value};
 use std::sync::Arc;
@@ -51,31 +51,39 @@ impl Many {
     }
 
     /// `Table` in JSON.
-    pub fn table(self, entry: &Entry, include: Include, beta: bool) -> Result<Body, Status> {
-        let now = jiff::Timestamp::now();
-        let mut out = Vec::with_capacity(1024 + self.objects.len() * 512);
-        table::head(&mut out, &self.metadata(), &table::columns(entry), beta);
-        for (at, object) in self.objects.iter().enumerate() {
-            if at > 0 {
-                out.push(b',');
-            }
-            table::row(&mut out, entry, object, include, beta, now)?;
-        }
-        out.extend_from_slice(table::TAIL);
-        Ok(Body::Full(out.into()))
+    pub async fn table(self, entry: &Arc<Entry>, include: Include, beta: bool) -> Result<Body, Status> {
+        let (now, row_entry) = (jiff::Timestamp::now(), entry.clone());
+        let mut head = Vec::with_capacity(1024);
+        table::head(&mut head, &self.metadata(), &table::columns(entry), beta);
+        let row = move |object: &Arc<Object>, out: &mut Vec<u8>| table::row(out, &row_entry, object, include, beta, now);
+        joined(head.into(), self.objects, row, table::TAIL).await
     }
 
     /// `PartialObjectMetadataList` in JSON.
-    pub fn partial(self, beta: bool) -> Result<Body, Status> {
+    pub async fn partial(self, beta: bool) -> Result<Body, Status> {
         let version = if beta { "meta.k8s.io/v1beta1" } else { "meta.k8s.io/v1" };
-        let mut out = self.head("PartialObjectMetadataList", version).to_vec();
-        for (at, object) in self.objects.iter().enumerate() {
-            if at > 0 {
-                out.push(b',');
-            }
-            present::write_partial(&mut out, &object.json, beta)?;
-        }
-        out.extend_from_slice(b"]}\n");
-        Ok(Body::Full(out.into()))
+        let head = self.head("PartialObjectMetadataList", version);
+        joined(head, self.objects, move |object, out| present::write_partial(out, &object.json, beta), b"]}\n").await
     }
+}
+
+/// A JSON list: what `item` writes for each object, between commas.
+async fn joined<F>(head: Bytes, objects: Vec<Arc<Object>>, item: F, tail: &'static [u8]) -> Result<Body, Status>
+where
+    F: Fn(&Arc<Object>, &mut Vec<u8>) -> Result<(), Status> + Send + Sync + 'static,
+{
+    let items = move |objects: &[Arc<Object>], out: &mut Vec<u8>| {
+        objects.iter().try_for_each(|object| {
+            out.push(b',');
+            item(object, out)
+        })
+    };
+    let mut blocks = pieces::written(objects, items).await?;
+    if let Some(first) = blocks.first_mut() {
+        // No comma stands before the first one.
+        first.advance(first.len().min(1));
+    }
+    blocks.insert(0, head);
+    blocks.push(Bytes::from_static(tail));
+    Ok(Body::blocks(blocks))
 }

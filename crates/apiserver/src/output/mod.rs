@@ -8,6 +8,7 @@ pub mod canonical;
 pub mod jsonpath;
 pub mod list;
 pub mod negotiate;
+pub mod pieces;
 pub mod present;
 pub mod pretty;
 pub mod protobuf;

@@ -1,22 +1,20 @@
 //! Answers in Kubernetes protobuf, written straight from the stored bytes.
 //!
-//! The length of a list stands before its items, so a list is written as a whole before it is sent; between blocks other
-//! requests get their turn.
+//! The length of a list stands before its items, so a list is written as a whole before it is sent.
 
 use super::list::Many;
 use super::negotiate::not_acceptable;
-use super::{Body, Shape, present};
+use super::{Body, Shape, pieces, present};
 use crate::registry::Entry;
 use bytes::Bytes;
-use ferrokube_api::Status;
 use ferrokube_api::protobuf::{self, ENVELOPE_TAIL, Encoder};
 use ferrokube_api::schema::{Schema, Types};
+use ferrokube_api::{Object, Status};
+use std::sync::Arc;
 
 const LIST_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta";
 const PARTIAL: &str = "PartialObjectMetadata";
 const PARTIAL_LIST: &str = "PartialObjectMetadataList";
-/// Bytes written between two turns of others: about half a millisecond.
-const BLOCK: usize = 128 * 1024;
 
 fn meta_version(beta: bool) -> &'static str {
     if beta { "meta.k8s.io/v1beta1" } else { "meta.k8s.io/v1" }
@@ -33,24 +31,23 @@ pub fn one(entry: &Entry, json: &[u8], shape: Shape, beta: bool) -> Result<Bytes
 }
 
 /// A page of objects, or of their metadata.
-pub async fn many(entry: &Entry, many: Many, shape: Shape, beta: bool) -> Result<Body, Status> {
+pub async fn many(entry: &Arc<Entry>, many: Many, shape: Shape, beta: bool) -> Result<Body, Status> {
     let list_meta = Types::builtin().get(LIST_META).ok_or_else(|| Status::internal("no type for the metadata of lists"))?;
-    let mut encoder = Encoder::default();
-    let mut block = Vec::with_capacity(BLOCK + BLOCK / 8);
-    let mut blocks = Vec::new();
-    encoder.nested(1, many.metadata().to_string().as_bytes(), list_meta, &mut block).map_err(Status::internal)?;
-    for object in &many.objects {
-        let written = match shape {
-            Shape::Object => encoder.nested(2, &present::object(entry, object)?.json, entry.schema.root(), &mut block),
-            _ => encoder.nested_partial(2, &object.json, &mut block),
-        };
-        written.map_err(Status::internal)?;
-        if block.len() >= BLOCK {
-            blocks.push(Bytes::from(std::mem::replace(&mut block, Vec::with_capacity(BLOCK + BLOCK / 8))));
-            tokio::task::yield_now().await;
-        }
-    }
-    blocks.push(block.into());
+    let mut metadata = Vec::with_capacity(256);
+    Encoder::default().nested(1, many.metadata().to_string().as_bytes(), list_meta, &mut metadata).map_err(Status::internal)?;
+    let item_entry = entry.clone();
+    let items = move |objects: &[Arc<Object>], out: &mut Vec<u8>| {
+        let mut encoder = Encoder::default();
+        objects.iter().try_for_each(|object| match shape {
+            Shape::Object => {
+                let shown = present::object(&item_entry, object)?;
+                encoder.nested(2, &shown.json, item_entry.schema.root(), out).map_err(Status::internal)
+            }
+            _ => encoder.nested_partial(2, &object.json, out).map_err(Status::internal),
+        })
+    };
+    let mut blocks = pieces::written(many.objects, items).await?;
+    blocks.insert(0, metadata.into());
     let raw = blocks.iter().map(Bytes::len).sum();
     let head = match shape {
         Shape::Object => protobuf::envelope_head(&entry.kind.api_version(), &entry.list_kind(), raw),
