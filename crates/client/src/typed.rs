@@ -109,6 +109,7 @@ resources! {
     api::storage::v1::CSIDriver, false;
     api::storage::v1::VolumeAttachment, false;
     api::storage::v1::VolumeAttributesClass, false;
+    api::admissionregistration::v1::ValidatingAdmissionPolicy, false;
     api::node::v1::RuntimeClass, false;
     api::resource::v1::ResourceClaim, true;
     api::resource::v1::ResourceClaimTemplate, true;

@@ -1,25 +1,29 @@
 //! Disruption budgets: how many pods may be evicted now.
 //!
-//! Reads budgets, pods and what owns them; writes the status of budgets, which the eviction subresource decides by.
+//! Reads budgets, pods and what owns them; writes the status of budgets, which the eviction subresource decides by, and takes
+//! back the condition `DisruptionTarget` of pods that nobody deleted after all.
 //! Source: `pkg/controller/disruption`.
 
 use crate::Context;
-use crate::pods::{is_ready, matches};
+use crate::pods::{condition, is_ready, matches, phase};
 use ferrokube_client::cache::decoded;
 use ferrokube_client::controller::{self, Next};
 use ferrokube_client::events::EventType;
 use ferrokube_client::queue::Queue;
-use ferrokube_client::{Cache, Error, Named, Object, ObjectKey, Optional, Target};
+use ferrokube_client::{Cache, Error, Named, Object, ObjectKey, Optional, Patch, Target};
 use http::Method;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::core::v1::{Pod, ReplicationController};
 use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetStatus};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, OwnerReference, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector, LabelSelectorRequirement, OwnerReference, Time};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use serde_json::json;
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
+/// A pod that was to be disrupted and is still there after this time is no longer to be.
+const STALE: i64 = 120;
 /// An eviction that was allowed counts as a disruption for this long, until the pod is seen going.
 const DELETION_TIMEOUT: i64 = 120;
 
@@ -47,8 +51,12 @@ pub(crate) async fn run(context: Context) {
     };
     let add = queue.clone();
     all.budgets.on_change(move |d| add.add(d.key().clone()));
-    let (add, known) = (queue.clone(), all.budgets.clone());
+    let stale: Queue<ObjectKey> = all.context.queue("stale_pod_disruption");
+    let (add, add_stale, known) = (queue.clone(), stale.clone(), all.budgets.clone());
     all.pods.on_change(move |d| {
+        if d.new.is_some_and(|p| may_be_disrupted(p)) {
+            add_stale.add(d.key().clone());
+        }
         for side in [d.old, d.new].into_iter().flatten() {
             known.objects_in(&d.key().namespace).iter().filter(|b| selects(b, side)).for_each(|b| add.add(b.key.clone()));
         }
@@ -71,7 +79,26 @@ pub(crate) async fn run(context: Context) {
         all.controllers.synced()
     );
     let reconcile = |key: ObjectKey| all.reconcile(key);
-    controller::run::<_, Error, _, _>("disruption", queue, 1, reconcile).await;
+    let spare = |key: ObjectKey| all.spare(key);
+    tokio::join!(
+        controller::run::<_, Error, _, _>("disruption", queue, 1, reconcile),
+        controller::run::<_, Error, _, _>("stale-pod-disruption", stale, 1, spare),
+    );
+}
+
+/// A cheap test before decoding.
+fn may_be_disrupted(pod: &Object) -> bool {
+    const WORD: &[u8] = b"DisruptionTarget";
+    pod.json.windows(WORD.len()).any(|w| w == WORD)
+}
+
+/// Seconds until a pod's `DisruptionTarget` is stale; what the kubelet says, and what is said of pods that end, stays.
+fn stale_in(pod: &Pod, now: Timestamp) -> Option<i64> {
+    let target =
+        condition(pod, "DisruptionTarget").filter(|c| c.status == "True" && c.reason.as_deref() != Some("TerminationByKubelet"))?;
+    let ends = pod.metadata.deletion_timestamp.is_some() || matches!(phase(pod), "Succeeded" | "Failed");
+    let since = target.last_transition_time.as_ref().map_or(0, |t| t.0.as_second());
+    (!ends).then(|| (since + STALE - now.as_second()).max(0))
 }
 
 fn selects(budget: &Object, pod: &Object) -> bool {
@@ -94,6 +121,13 @@ impl Budgets {
             self.context.recorder.about(&budget, EventType::Normal, "NoPods", "No matching pods found");
         }
         let scale = if needs_scale(&budget) { self.scale(&pods).await } else { Ok(0) };
+        if let (true, true, Some(selector)) = (needs_scale(&budget), pods.iter().any(is_unmanaged), &selector) {
+            let message = format!(
+                "Pods selected by this PodDisruptionBudget (selector: {}) were found to be unmanaged. As a result, the status of the PDB cannot be calculated correctly, which may result in undefined behavior. To account for these pods please set \".spec.minAvailable\" field of the PDB to an integer value.",
+                shown(selector)
+            );
+            self.context.recorder.about(&budget, EventType::Warning, "UnmanagedPods", message);
+        }
         let now = Timestamp::now();
         let (status, again) = match scale {
             Ok(scale) => plan(&budget, &pods, scale, now),
@@ -115,6 +149,24 @@ impl Budgets {
             self.context.client.update_status(&changed).await.optional()?;
         }
         Ok(again.map_or(Next::Wait, Next::After))
+    }
+
+    /// Takes the condition back when its time is over.
+    async fn spare(&self, key: ObjectKey) -> Result<Next, Error> {
+        let Some(pod) = self.pods.read(&key.namespace, &key.name)? else { return Ok(Next::Wait) };
+        let now = Timestamp::now();
+        match stale_in(&pod, now).map(u64::try_from) {
+            None | Some(Err(_)) => Ok(Next::Wait),
+            Some(Ok(left)) if left > 0 => Ok(Next::After(Duration::from_secs(left))),
+            Some(Ok(_)) => {
+                let at = now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+                let spared =
+                    json!({"type": "DisruptionTarget", "status": "False", "reason": null, "message": null, "lastTransitionTime": at});
+                let patch = json!({"metadata": {"uid": pod.uid()}, "status": {"conditions": [spared]}});
+                self.context.client.patch_status::<Pod>(&key.namespace, &key.name, &Patch::Strategic(patch)).await.optional()?;
+                Ok(Next::Wait)
+            }
+        }
     }
 
     /// Pods that the owners of these pods want, each owner once.
@@ -178,6 +230,25 @@ impl Budgets {
     }
 }
 
+fn is_unmanaged(pod: &Pod) -> bool {
+    !pod.metadata.owner_references.iter().flatten().any(|r| r.controller == Some(true))
+}
+
+/// A selector as Go prints it.
+fn shown(selector: &LabelSelector) -> String {
+    let labels: String = selector.match_labels.iter().flatten().map(|(k, v)| format!("{k}: {v},")).collect();
+    let rule = |e: &LabelSelectorRequirement| {
+        format!(
+            "LabelSelectorRequirement{{Key:{},Operator:{},Values:[{}],}},",
+            e.key,
+            e.operator,
+            e.values.clone().unwrap_or_default().join(" ")
+        )
+    };
+    let rules: String = selector.match_expressions.iter().flatten().map(rule).collect();
+    format!("&LabelSelector{{MatchLabels:map[string]string{{{labels}}},MatchExpressions:[]LabelSelectorRequirement{{{rules}}},}}")
+}
+
 fn needs_scale(budget: &PodDisruptionBudget) -> bool {
     let spec = budget.spec.as_ref();
     spec.is_some_and(|s| s.max_unavailable.is_some() || matches!(s.min_available, Some(IntOrString::String(_))))
@@ -239,7 +310,7 @@ fn note(status: &mut PodDisruptionBudgetStatus, generation: Option<i64>, value: 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::{Value, json};
+    use serde_json::Value;
 
     #[test]
     fn as_many_disruptions_are_allowed_as_leave_enough_healthy_pods() {
@@ -269,5 +340,28 @@ mod tests {
                 "{spec}"
             );
         }
+    }
+
+    #[test]
+    fn a_pod_that_nobody_deleted_is_no_longer_to_be_disrupted() {
+        let now: Timestamp = "2026-01-01T00:02:00Z".parse().unwrap();
+        let pod = |reason: &str, at: &str, phase: &str| -> Pod {
+            serde_json::from_value(json!({"metadata": {"name": "p"}, "status": {"phase": phase, "conditions": [
+                {"type": "DisruptionTarget", "status": "True", "reason": reason, "lastTransitionTime": at}]}}))
+            .unwrap()
+        };
+        assert_eq!(stale_in(&pod("PreemptionByScheduler", "2026-01-01T00:01:30Z", "Running"), now), Some(90));
+        assert_eq!(stale_in(&pod("EvictionByEvictionAPI", "2026-01-01T00:00:00Z", "Running"), now), Some(0));
+        assert_eq!(stale_in(&pod("TerminationByKubelet", "2026-01-01T00:00:00Z", "Running"), now), None);
+        assert_eq!(stale_in(&pod("PreemptionByScheduler", "2026-01-01T00:00:00Z", "Failed"), now), None);
+    }
+
+    #[test]
+    fn a_selector_is_shown_as_go_prints_it() {
+        let selector: LabelSelector = serde_json::from_value(json!({"matchLabels": {"app": "web"}})).unwrap();
+        assert_eq!(
+            shown(&selector),
+            "&LabelSelector{MatchLabels:map[string]string{app: web,},MatchExpressions:[]LabelSelectorRequirement{},}"
+        );
     }
 }

@@ -3,7 +3,7 @@
 //! Reads services and pods; writes endpoints of services with a selector. Source: `pkg/controller/endpoint`.
 
 use crate::Context;
-use crate::endpoint_slice::{address, selected, selecting, target_port};
+use crate::endpoint_slice::{Triggers, address, annotated, selected, selecting, target_port};
 use crate::pods::is_ready;
 use ferrokube_client::controller::{self, Next};
 use ferrokube_client::queue::Queue;
@@ -11,6 +11,7 @@ use ferrokube_client::{Cache, DeleteOptions, Error, Named, ObjectKey, Optional};
 use k8s_openapi::api::core::v1::{EndpointAddress, EndpointPort, EndpointSubset, Endpoints, ObjectReference, Pod, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// More addresses than this are cut off, and an annotation says so.
 const MOST: usize = 1000;
@@ -18,9 +19,14 @@ const OVER_CAPACITY: &str = "endpoints.kubernetes.io/over-capacity";
 const MANAGED_BY: &str = "endpoints.kubernetes.io/managed-by";
 const MANAGER: &str = "endpoint-controller";
 
+/// Retries of one key.
+const TRIES: u32 = 15;
+
 /// Runs the controller.
 pub(crate) async fn run(context: Context) {
-    let queue: Queue<ObjectKey> = context.queue("endpoint");
+    let queue: Queue<ObjectKey> =
+        context.queue("endpoint").backoff(Duration::from_secs(1), Duration::from_secs(1000)).giving_up_after(TRIES);
+    let triggers = Triggers::default();
     let (services, pods, endpoints): (Cache<Service>, Cache<Pod>, Cache<Endpoints>) =
         (context.caches.of(), context.caches.of(), context.caches.of());
     let add = queue.clone();
@@ -35,13 +41,21 @@ pub(crate) async fn run(context: Context) {
     });
     tokio::join!(services.synced(), pods.synced(), endpoints.synced());
     let reconcile = |key: ObjectKey| {
-        let (context, services, pods, endpoints) = (&context, &services, &pods, &endpoints);
+        let (context, services, pods, endpoints, triggers) = (&context, &services, &pods, &endpoints, &triggers);
         async move {
             let current = endpoints.read(&key.namespace, &key.name)?;
             match services.read(&key.namespace, &key.name)? {
-                None => remove(context, current).await,
+                None => {
+                    triggers.forget(&key);
+                    remove(context, current).await
+                }
                 Some(service) if service.spec.as_ref().and_then(|s| s.selector.as_ref()).is_none_or(BTreeMap::is_empty) => Ok(Next::Wait),
-                Some(service) => write(context, &service, plan(&service, &selected(&service, pods)), current).await,
+                Some(service) => {
+                    let pods = selected(&service, pods);
+                    let mut wanted = plan(&service, &pods);
+                    wanted.metadata.annotations = annotated(wanted.metadata.annotations.take(), triggers.look(&key, &service, &pods));
+                    write(context, &service, wanted, current).await
+                }
             }
         }
     };
@@ -62,7 +76,9 @@ async fn write(context: &Context, service: &Service, wanted: Endpoints, current:
     let done = match current {
         None => context.client.create(&wanted).await,
         Some(current) => {
-            let same = current.subsets == wanted.subsets && current.metadata.labels == wanted.metadata.labels;
+            let cut = |e: &Endpoints| e.metadata.annotations.as_ref().and_then(|a| a.get(OVER_CAPACITY)).cloned();
+            let same =
+                current.subsets == wanted.subsets && current.metadata.labels == wanted.metadata.labels && cut(&current) == cut(&wanted);
             if same {
                 return Ok(Next::Wait);
             }

@@ -26,6 +26,7 @@ mod finalizers;
 mod garbage_collector;
 mod job;
 mod latest;
+mod legacy_tokens;
 mod namespace;
 mod node_ipam;
 mod node_lifecycle;
@@ -35,6 +36,7 @@ mod persistent_volume;
 mod pod_claims;
 mod pod_gc;
 mod pods;
+mod policy_status;
 mod pv_protection;
 mod pvc_protection;
 mod replica_set;
@@ -155,6 +157,8 @@ pub const CONTROLLERS: &[Controller] = controllers! {
     "persistentvolume-attach-detach-controller" "attachdetach-controller"      "attachdetach-controller"       true attach_detach;
     "persistentvolume-expander-controller"     "expand-controller"             "volume_expand"                 true expander;
     "resourceclaim-controller"                 "resource-claim-controller"     "resource_claim"                true resource_claim;
+    "legacy-serviceaccount-token-cleaner-controller" "legacy-service-account-token-cleaner" "legacy-service-account-token-cleaner" true legacy_tokens;
+    "validatingadmissionpolicy-status-controller" "validatingadmissionpolicy-status-controller" "validatingadmissionpolicy-status" true policy_status;
     "device-taint-eviction-controller"         "device-taint-eviction-controller" "device-taint-eviction"      true device_taint_eviction;
 };
 

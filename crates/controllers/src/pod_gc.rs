@@ -6,6 +6,7 @@
 use crate::Context;
 use crate::pods;
 use crate::taint_eviction::disrupt;
+use ferrokube_client::metrics::{Desc, Kind};
 use ferrokube_client::{Cache, Client, DeleteOptions, Error, Named, Object, ObjectKey, Optional};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use std::collections::{HashMap, HashSet};
@@ -20,6 +21,19 @@ const QUARANTINE: Duration = Duration::from_secs(40);
 const THRESHOLD: usize = 12500;
 const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
 
+static COLLECTED: Desc = Desc {
+    name: "pod_gc_collector_force_delete_pods_total",
+    help: "[ALPHA] Number of pods that are being forcefully deleted since the Pod GC Controller started.",
+    kind: Kind::Counter,
+    labels: &["namespace", "reason"],
+};
+static FAILED: Desc = Desc {
+    name: "pod_gc_collector_force_delete_pod_errors_total",
+    help: "[ALPHA] Number of errors encountered when forcefully deleting the pods since the Pod GC Controller started.",
+    kind: Kind::Counter,
+    labels: &["namespace", "reason"],
+};
+
 /// Why a pod goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Why {
@@ -29,12 +43,25 @@ enum Why {
     OutOfService,
 }
 
+impl Why {
+    /// As the metrics name it.
+    fn reason(self) -> &'static str {
+        match self {
+            Why::Terminated => "terminated",
+            Why::Orphaned => "orphaned",
+            Why::Unscheduled => "unscheduled",
+            Why::OutOfService => "out-of-service",
+        }
+    }
+}
+
 /// What of a pod decides; pods are many and mostly none of ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Facts {
     key: ObjectKey,
     node: String,
     over: bool,
+    evicted: bool,
     deleting: bool,
     created: String,
 }
@@ -66,12 +93,15 @@ fn facts(object: &Object) -> Option<Facts> {
     struct Status {
         #[serde(default)]
         phase: Option<String>,
+        #[serde(default)]
+        reason: Option<String>,
     }
     let outline: Outline = object.decode().ok()?;
     Some(Facts {
         key: object.key.clone(),
         node: outline.spec.node_name.unwrap_or_default(),
         over: matches!(outline.status.phase.as_deref(), Some("Succeeded" | "Failed")),
+        evicted: outline.status.reason.as_deref() == Some("Evicted"),
         deleting: outline.metadata.deletion_timestamp.is_some(),
         created: outline.metadata.creation_timestamp.unwrap_or_default(),
     })
@@ -91,8 +121,13 @@ pub(crate) async fn run(context: Context) {
         let gone = gone_nodes(&context.client, &all, &present, &mut missing).await;
         for (key, why) in plan(&all, &present, &gone, THRESHOLD) {
             let Some(pod) = pods.get(&key.namespace, &key.name) else { continue };
-            if let Err(e) = remove(&context.client, &pod, why).await {
-                tracing::debug!(pod = pod.name(), "not collected: {e}");
+            let count = |desc| context.metrics.count(desc, &[pod.namespace(), why.reason()]);
+            match remove(&context.client, &pod, why).await {
+                Ok(()) => count(&COLLECTED),
+                Err(e) => {
+                    count(&FAILED);
+                    tracing::debug!(pod = pod.name(), "not collected: {e}");
+                }
             }
         }
     }
@@ -118,7 +153,8 @@ fn plan(pods: &[Facts], nodes: &[Node], gone: &HashSet<String>, threshold: usize
     let ready = |n: &Node| crate::nodes::condition(n, "Ready").is_some_and(|c| c.status == "True");
     let out: HashSet<&str> = nodes.iter().filter(tainted).filter(|n| !ready(n)).map(Named::name).collect();
     let mut terminated: Vec<&Facts> = pods.iter().filter(|p| p.over && !p.deleting).collect();
-    terminated.sort_by_key(|p| (&p.created, &p.key));
+    // Those that were evicted first, then the oldest.
+    terminated.sort_by_key(|p| (!p.evicted, &p.created, &p.key));
     let surplus = terminated.len().saturating_sub(threshold);
     let mut list: Vec<(ObjectKey, Why)> = terminated.into_iter().take(surplus).map(|p| (p.key.clone(), Why::Terminated)).collect();
     for pod in pods {
@@ -139,13 +175,8 @@ async fn remove(client: &Client, pod: &Pod, why: Why) -> Result<(), Error> {
     let name = pod.spec.as_ref().and_then(|s| s.node_name.clone()).unwrap_or_default();
     tracing::info!(pod = pod.name(), namespace = pod.namespace(), ?why, node = name, "collecting pod");
     if !matches!(pods::phase(pod), "Succeeded" | "Failed") {
-        let message = match why {
-            Why::Orphaned => "PodGC: node no longer exists",
-            Why::OutOfService => "PodGC: node is out of service",
-            Why::Unscheduled | Why::Terminated => "PodGC: pod was terminated without a node",
-        };
         if why == Why::Orphaned {
-            disrupt(client, pod, "DeletionByPodGC", message, Some("Failed")).await?;
+            disrupt(client, pod, "DeletionByPodGC", "PodGC: node no longer exists", Some("Failed")).await?;
         } else {
             fail(client, pod).await?;
         }

@@ -227,3 +227,36 @@ async fn endpoints_written_by_hand_are_mirrored_through_create_update_and_delete
     cluster.eventually("the slice goes", async || shown().await.is_empty()).await;
     cluster.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_is_told_which_fields_its_types_do_not_have() {
+    let cluster = Cluster::start().await;
+    let definition = json!({"metadata": {"name": "widgets.example.com"}, "spec": {"group": "example.com", "scope": "Namespaced",
+        "names": {"plural": "widgets", "singular": "widget", "kind": "Widget", "listKind": "WidgetList"},
+        "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": {"type": "object", "properties": {
+            "spec": {"type": "object", "properties": {"size": {"type": "integer"}}}}}}}]}});
+    let definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    cluster.post(definitions, definition).await;
+    cluster
+        .eventually("widgets are served", async || has(&cluster.get(&format!("{definitions}/widgets.example.com")).await, "Established"))
+        .await;
+    let policies = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies";
+    let rule = |group: &str, resource: &str| json!({"apiGroups": [group], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": [resource]});
+    let policy = json!({"metadata": {"name": "sizes"}, "spec": {
+        "matchConstraints": {"resourceRules": [rule("apps", "deployments"), rule("example.com", "widgets")]},
+        "validations": [{"expression": "object.spec.replicas > 1"}, {"expression": "object.metadata.name != ''"}]}});
+    cluster.post(policies, policy).await;
+    cluster
+        .eventually("the policy is checked", async || {
+            let policy = cluster.get(&format!("{policies}/sizes")).await;
+            policy["status"]["observedGeneration"] == policy["metadata"]["generation"]
+        })
+        .await;
+    let status = cluster.get(&format!("{policies}/sizes")).await["status"].clone();
+    let warnings = status["typeChecking"]["expressionWarnings"].as_array().unwrap();
+    assert_eq!(warnings.len(), 1, "{status}");
+    assert_eq!(warnings[0]["fieldRef"], "spec.validations[0].expression");
+    let warning = warnings[0]["warning"].as_str().unwrap();
+    assert!(warning.starts_with("example.com/v1, Kind=Widget: ERROR: <input>:1:12: undefined field 'replicas'"), "{warning}");
+    cluster.stop().await;
+}

@@ -135,6 +135,8 @@ async fn a_cron_job_makes_the_job_of_its_time() {
 async fn conditions_of_a_node_become_taints_and_evict() {
     let cluster = Cluster::start().await;
     node(&cluster, "n1").await;
+    // Were it the only one, nobody would be evicted.
+    node(&cluster, "n2").await;
     cluster.post(PODS, json!({"metadata": {"name": "p"}, "spec": {"nodeName": "n1", "terminationGracePeriodSeconds": 0, "containers": [{"name": "c", "image": "i"}],
         "tolerations": [{"key": "node.kubernetes.io/not-ready", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 0}]}}))
         .await;
@@ -180,5 +182,51 @@ async fn a_quota_shows_what_its_namespace_uses() {
     let pod = cluster.get(&format!("{PODS}/p")).await;
     cluster.set_pod(&pod, "Succeeded", false).await;
     cluster.eventually("a pod that is over does not", async || used("pods").await == "0" && used("requests.cpu").await == "0").await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn claims_of_a_stateful_set_go_with_what_owns_them() {
+    let cluster = Cluster::start().await;
+    let path = format!("{APPS}/statefulsets");
+    let claims = "/api/v1/namespaces/default/persistentvolumeclaims";
+    let claim =
+        json!([{"metadata": {"name": "data"}, "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}}]);
+    let spec = json!({"serviceName": "db", "replicas": 2, "podManagementPolicy": "Parallel", "volumeClaimTemplates": claim,
+        "persistentVolumeClaimRetentionPolicy": {"whenDeleted": "Delete", "whenScaled": "Delete"}});
+    cluster.post(&path, workload("db", "one", spec)).await;
+    let owner =
+        async |name: &str| cluster.try_get(&format!("{claims}/{name}")).await.map(|c| c["metadata"]["ownerReferences"][0]["kind"].clone());
+    cluster
+        .eventually("both claims belong to the set", async || {
+            cluster.run_pods().await;
+            owner("data-db-0").await == Some(json!("StatefulSet")) && owner("data-db-1").await == Some(json!("StatefulSet"))
+        })
+        .await;
+    cluster
+        .eventually("both pods are ready", async || {
+            cluster.run_pods().await;
+            cluster.get(&format!("{path}/db")).await["status"]["readyReplicas"] == 2
+        })
+        .await;
+    cluster.patch(&format!("{path}/db"), json!({"spec": {"replicas": 1}})).await;
+    // Its finalizer is removed by whoever protects claims, once no pod uses it.
+    cluster.eventually("the claim of the pod that went goes too", async || owner("data-db-1").await.is_none()).await;
+    assert_eq!(owner("data-db-0").await, Some(json!("StatefulSet")), "the other one stays");
+    cluster
+        .patch(
+            &format!("{path}/db"),
+            json!({"spec": {"persistentVolumeClaimRetentionPolicy": {"whenDeleted": "Retain", "whenScaled": "Retain"}}}),
+        )
+        .await;
+    cluster.eventually("nobody owns a claim that stays", async || owner("data-db-0").await == Some(Value::Null)).await;
+    cluster.delete(&format!("{path}/db"), "Foreground").await;
+    cluster
+        .eventually("the set is gone", async || {
+            bind_and_run(&cluster).await;
+            cluster.try_get(&format!("{path}/db")).await.is_none()
+        })
+        .await;
+    assert!(owner("data-db-0").await.is_some());
     cluster.stop().await;
 }

@@ -12,6 +12,7 @@ use crate::Context;
 use crate::discovery::{self, ApiResource};
 use behave::{History, allow};
 use calculate::{Goal, Proposal, Tolerance};
+use ferrokube_api::labels::Selector;
 use ferrokube_api::quantity::Quantity;
 use ferrokube_client::controller::{self, Next};
 use ferrokube_client::events::EventType;
@@ -36,6 +37,8 @@ struct Autoscalers {
     context: Context,
     autoscalers: Cache<HorizontalPodAutoscaler>,
     history: Mutex<HashMap<ObjectKey, History>>,
+    /// Selectors of the targets of autoscalers: two must not size the same pods.
+    selectors: Mutex<HashMap<ObjectKey, Selector>>,
     /// Resources by group and kind, learned when first needed.
     resources: Mutex<HashMap<(String, String), ApiResource>>,
 }
@@ -53,8 +56,17 @@ pub(crate) async fn run(context: Context) {
         }
     });
     autoscalers.synced().await;
-    let all = Autoscalers { context, autoscalers, history: Mutex::default(), resources: Mutex::default() };
+    let all = Autoscalers { context, autoscalers, history: Mutex::default(), selectors: Mutex::default(), resources: Mutex::default() };
     controller::run::<_, Error, _, _>("horizontalpodautoscaler", queue, 5, |key| all.reconcile(key)).await;
+}
+
+/// Autoscalers whose targets select some of the pods, when there are several.
+fn sharing(selectors: &HashMap<ObjectKey, Selector>, key: &ObjectKey, pods: &[Pod]) -> Vec<String> {
+    let selects = |s: &Selector| pods.iter().any(|p| s.matches_with(|l| p.metadata.labels.as_ref()?.get(l).map(String::as_str)));
+    let all = selectors.iter().filter(|(k, s)| k.namespace == key.namespace && selects(s)).map(|(k, _)| k.to_string());
+    let mut all: Vec<String> = all.collect();
+    all.sort();
+    if all.len() > 1 { all } else { Vec::new() }
 }
 
 /// The target's scale as far as it matters here.
@@ -88,6 +100,7 @@ impl Autoscalers {
     async fn reconcile(&self, key: ObjectKey) -> Result<Next, Error> {
         let Some(mut hpa) = self.autoscalers.read(&key.namespace, &key.name)? else {
             self.history.lock().remove(&key);
+            self.selectors.lock().remove(&key);
             return Ok(Next::Wait);
         };
         let before = hpa.status.clone();
@@ -219,6 +232,13 @@ impl Autoscalers {
         }
         let options = ListOptions { labels: scale.selector.clone(), ..ListOptions::default() };
         let pods: Vec<Pod> = self.context.client.list(hpa.namespace(), &options).await.map_err(|e| e.to_string())?;
+        let others = self.others(hpa, scale, &pods);
+        if !others.is_empty() {
+            let message = format!("pods by selector {} are controlled by multiple HPAs: [{}]", scale.selector, others.join(" "));
+            self.warn(hpa, "AmbiguousSelector", &message);
+            condition(hpa, "ScalingActive", false, "AmbiguousSelector", &message, now);
+            return Err(message);
+        }
         let specs = json!(hpa.spec.metrics).as_array().cloned().unwrap_or_default();
         let mut asked = Asked { replicas: 0, metric: String::new(), statuses: Vec::new(), partial: None };
         let (mut first, mut failed) = (None, 0);
@@ -249,6 +269,15 @@ impl Autoscalers {
         let message = format!("the HPA was able to successfully calculate a replica count from {}", asked.metric);
         condition(hpa, "ScalingActive", true, "ValidMetricFound", &message, now);
         Ok(asked)
+    }
+
+    /// All autoscalers of the pods, when this is not the only one.
+    fn others(&self, hpa: &HorizontalPodAutoscaler, scale: &Scale, pods: &[Pod]) -> Vec<String> {
+        let Ok(selector) = Selector::parse(&scale.selector) else { return Vec::new() };
+        let key = ObjectKey::new(hpa.namespace(), hpa.name());
+        let mut selectors = self.selectors.lock();
+        selectors.insert(key.clone(), selector);
+        sharing(&selectors, &key, pods)
     }
 
     /// What one metric asks for, its name in messages, and its status.
@@ -442,5 +471,22 @@ fn tell(hpa: &mut HorizontalPodAutoscaler, current: i32, desired: i32, metrics: 
     }
     if scaled {
         status.last_scale_time = Some(Time(now));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_autoscalers_of_the_same_pods_are_noticed() {
+        let pod: Pod = serde_json::from_value(json!({"metadata": {"labels": {"app": "web", "tier": "front"}}})).unwrap();
+        let selectors = |list: &[(&str, &str, &str)]| -> HashMap<ObjectKey, Selector> {
+            list.iter().map(|(ns, name, text)| (ObjectKey::new(ns, name), Selector::parse(text).unwrap())).collect()
+        };
+        let key = ObjectKey::new("a", "one");
+        let pods = [pod];
+        assert!(sharing(&selectors(&[("a", "one", "app=web"), ("a", "two", "app=db"), ("b", "three", "app=web")]), &key, &pods).is_empty());
+        assert_eq!(sharing(&selectors(&[("a", "one", "app=web"), ("a", "two", "tier in (front)")]), &key, &pods), ["a/one", "a/two"]);
     }
 }

@@ -3,10 +3,10 @@
 //! Reads requests; asks the API server by SubjectAccessReview whether the user may create
 //! `certificatesigningrequests/selfnodeclient` (its own certificate anew) or `/nodeclient` (a first one); writes the approval.
 
-use super::{add_condition, certificate, condition, queue, rules};
+use super::{add_condition, certificate, condition, each, rules};
 use crate::Context;
-use ferrokube_client::controller::{self, Next};
-use ferrokube_client::{Cache, Error, Optional, Resource, Target};
+use ferrokube_client::controller::Next;
+use ferrokube_client::{Error, Optional, Resource, Target};
 use http::Method;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use serde_json::{Value, json};
@@ -19,21 +19,8 @@ const RECOGNIZED: [(&str, &str); 2] = [
 
 /// Runs the controller.
 pub(crate) async fn run(context: Context) {
-    let queue = queue(&context);
-    let requests: Cache<CertificateSigningRequest> = context.caches.of();
-    let add = queue.clone();
-    requests.on_change(move |d| add.add(d.key().name.clone()));
-    requests.synced().await;
-    let reconcile = |name: Box<str>| {
-        let (context, requests) = (&context, &requests);
-        async move {
-            match requests.read("", &name)? {
-                Some(csr) => reconcile(context, csr).await,
-                None => Ok(Next::Wait),
-            }
-        }
-    };
-    controller::run::<_, Error, _, _>("csrapproving", queue, 5, reconcile).await;
+    let context = &context;
+    each(context, "csrapproving", |csr| reconcile(context, csr)).await;
 }
 
 async fn reconcile(context: &Context, mut csr: CertificateSigningRequest) -> Result<Next, Error> {

@@ -9,13 +9,34 @@ mod issue;
 mod rules;
 pub(crate) mod sign;
 
+use crate::Context;
+use ferrokube_client::controller::{self, Next};
 use ferrokube_client::queue::Queue;
+use ferrokube_client::{Cache, Error};
 use k8s_openapi::api::certificates::v1::{CertificateSigningRequest, CertificateSigningRequestCondition};
 use std::time::Duration;
 
-/// The queue of both loops that work on requests, with their own backoff.
-fn queue(context: &crate::Context) -> Queue<Box<str>> {
-    context.queue("certificate").backoff(Duration::from_millis(200), Duration::from_secs(1000))
+/// Looks at each request whenever it changes, with the backoff of both loops that work on requests.
+async fn each<F, Fut>(context: &Context, name: &'static str, reconcile: F)
+where
+    F: Fn(CertificateSigningRequest) -> Fut + Send + Sync,
+    Fut: Future<Output = Result<Next, Error>> + Send,
+{
+    let queue: Queue<Box<str>> = context.queue("certificate").backoff(Duration::from_millis(200), Duration::from_secs(1000));
+    let requests: Cache<CertificateSigningRequest> = context.caches.of();
+    let add = queue.clone();
+    requests.on_change(move |d| add.add(d.key().name.clone()));
+    requests.synced().await;
+    let look = |name: Box<str>| {
+        let (requests, reconcile) = (&requests, &reconcile);
+        async move {
+            match requests.read("", &name)? {
+                Some(csr) => reconcile(csr).await,
+                None => Ok(Next::Wait),
+            }
+        }
+    };
+    controller::run::<_, Error, _, _>(name, queue, 5, look).await;
 }
 
 fn condition<'a>(csr: &'a CertificateSigningRequest, kind: &str) -> Option<&'a CertificateSigningRequestCondition> {

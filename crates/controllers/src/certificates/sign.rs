@@ -3,10 +3,10 @@
 //! Reads requests; writes their status: the certificate, or condition `Failed` when a request is not what its signer signs.
 
 use super::issue::Authority;
-use super::{add_condition, certificate, condition, queue, rules};
+use super::{add_condition, certificate, condition, each, rules};
 use crate::Context;
-use ferrokube_client::controller::{self, Next};
-use ferrokube_client::{Cache, Error, Named, Optional};
+use ferrokube_client::controller::Next;
+use ferrokube_client::{Named, Optional};
 use jiff::Timestamp;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
@@ -21,22 +21,14 @@ pub(crate) async fn run(context: Context) {
             return std::future::pending().await;
         }
     };
-    let queue = queue(&context);
-    let requests: Cache<CertificateSigningRequest> = context.caches.of();
-    let add = queue.clone();
-    requests.on_change(move |d| add.add(d.key().name.clone()));
-    requests.synced().await;
-    let reconcile = |name: Box<str>| {
-        let (context, requests, authority) = (&context, &requests, &authority);
-        async move {
-            let Some(mut csr) = requests.read("", &name)? else { return Ok(Next::Wait) };
-            if decide(&mut csr, authority, Timestamp::now()) {
-                context.client.update_status(&csr).await.optional()?;
-            }
-            Ok(Next::Wait)
+    let (client, authority) = (&context.client, &authority);
+    let sign = |mut csr: CertificateSigningRequest| async move {
+        if decide(&mut csr, authority, Timestamp::now()) {
+            client.update_status(&csr).await.optional()?;
         }
+        Ok(Next::Wait)
     };
-    controller::run::<_, Error, _, _>("csrsigning", queue, 5, reconcile).await;
+    each(&context, "csrsigning", sign).await;
 }
 
 /// Signs or refuses; whether there was anything to do.

@@ -11,6 +11,7 @@ use crate::pods::controller_reference;
 use ferrokube_client::cache::decoded;
 use ferrokube_client::controller::{self, Next};
 use ferrokube_client::events::{EventType, reference};
+use ferrokube_client::metrics::{Desc, Kind};
 use ferrokube_client::queue::Queue;
 use ferrokube_client::{Cache, DeleteOptions, Error, Index, Named, ObjectKey, Optional, Resource};
 use jiff::Timestamp;
@@ -27,6 +28,13 @@ const SCHEDULED: &str = "batch.kubernetes.io/cronjob-scheduled-timestamp";
 const DELTA: Duration = Duration::from_millis(100);
 /// More missed times than this are complained about.
 const TOO_MANY: usize = 100;
+
+static SKEW: Desc = Desc {
+    name: "cronjob_controller_job_creation_skew_duration_seconds",
+    help: "[STABLE] Time between when a cronjob is scheduled to be run, and when the corresponding job is created",
+    kind: Kind::Histogram(&[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0]),
+    labels: &[],
+};
 
 struct Crons {
     context: Context,
@@ -122,6 +130,13 @@ fn superfluous(spec: &CronJobSpec, jobs: &[Job]) -> Vec<Job> {
     list
 }
 
+/// Whether a job was made for a time of the schedule, though the status did not get to say so.
+fn is_made_here(cron: &CronJob, job: &Job) -> bool {
+    let of_schedule = job.metadata.annotations.as_ref().is_some_and(|a| a.contains_key(SCHEDULED));
+    let minutes = job.name().strip_prefix(cron.name()).and_then(|rest| rest.strip_prefix('-'));
+    of_schedule && minutes.is_some_and(|m| m.parse::<u64>().is_ok())
+}
+
 fn job_reference(job: &Job) -> ObjectReference {
     reference(job)
 }
@@ -158,13 +173,12 @@ impl Crons {
         for job in jobs {
             let listed = active.iter().any(|r| r.uid.as_deref() == Some(job.uid()));
             if !listed && !is_finished(job) {
-                self.tell(
-                    cron,
-                    EventType::Warning,
-                    "UnexpectedJob",
-                    format!("Saw a job that the controller did not create or forgot: {}", job.name()),
-                );
-                active.push(job_reference(job));
+                if is_made_here(cron, job) || self.is_listed(cron, job).await? {
+                    active.push(job_reference(job));
+                } else {
+                    let message = format!("Saw a job that the controller did not create or forgot: {}", job.name());
+                    self.tell(cron, EventType::Warning, "UnexpectedJob", message);
+                }
             } else if listed && is_finished(job) {
                 active.retain(|r| r.uid.as_deref() != Some(job.uid()));
                 let ended = if succeeded(job) { "Complete" } else { "Failed" };
@@ -193,13 +207,21 @@ impl Crons {
         Ok(status)
     }
 
+    /// Whether the present status, which the cache may not show yet, lists a job.
+    async fn is_listed(&self, cron: &CronJob, job: &Job) -> Result<bool, Error> {
+        let live: Option<CronJob> = self.context.client.get(cron.namespace(), cron.name()).await.optional()?;
+        let active = live.and_then(|c| c.status).and_then(|s| s.active).unwrap_or_default();
+        Ok(active.iter().any(|r| r.uid.as_deref() == Some(job.uid())))
+    }
+
     async fn start(&self, cron: &CronJob, spec: &CronJobSpec, status: &mut CronJobStatus) -> Result<Next, Error> {
         let zone = match spec.time_zone.as_deref() {
             None | Some("Etc/UTC" | "UTC") => TimeZone::UTC,
             Some(name) => match TimeZone::get(name) {
                 Ok(zone) => zone,
-                Err(e) => {
-                    self.tell(cron, EventType::Warning, "UnknownTimeZone", format!("invalid timeZone: {name:?}: {e}"));
+                Err(_) => {
+                    let message = format!("invalid timeZone: {name:?}: unknown time zone {name}");
+                    self.tell(cron, EventType::Warning, "UnknownTimeZone", message);
                     return Ok(Next::Wait);
                 }
             },
@@ -211,6 +233,13 @@ impl Crons {
                 return Ok(Next::Wait);
             }
         };
+        if spec.schedule.contains("TZ") {
+            let message = format!(
+                "CRON_TZ or TZ used in schedule {:?} is not officially supported, see https://kubernetes.io/docs/concepts/workloads/controllers/cron-jobs/ for more details",
+                spec.schedule
+            );
+            self.tell(cron, EventType::Warning, "UnsupportedSchedule", message);
+        }
         let now = Timestamp::now();
         let due = due(cron, &schedule, &zone, now);
         let until = |at: Timestamp| Duration::try_from(at.duration_since(now)).unwrap_or_default() + DELTA;
@@ -248,11 +277,21 @@ impl Crons {
         let wanted = job_for(cron, spec, at, &zone);
         let made = match self.context.client.create(&wanted).await {
             Ok(job) => {
+                #[allow(clippy::cast_precision_loss, reason = "seconds of delay")]
+                let skew = Timestamp::now().duration_since(at).as_secs_f64();
+                self.context.metrics.series(&SKEW, &[]).observe(skew);
                 self.tell(cron, EventType::Normal, "SuccessfulCreate", format!("Created job {}", job.name()));
                 job
             }
             // Made before, and the status did not get to say so.
-            Err(e) if e.is_already_exists() => self.context.client.get(wanted.namespace(), wanted.name()).await?,
+            Err(e) if e.is_already_exists() => {
+                let there: Job = self.context.client.get(wanted.namespace(), wanted.name()).await?;
+                if !there.metadata.owner_references.iter().flatten().any(|r| r.uid == cron.uid() && r.controller == Some(true)) {
+                    // Somebody else's: who made it keeps the books.
+                    return Ok(again);
+                }
+                there
+            }
             Err(e) if e.is_namespace_terminating() => return Ok(Next::Wait),
             Err(e) => {
                 self.tell(cron, EventType::Warning, "FailedCreate", format!("Error creating job: {e}"));
@@ -325,5 +364,35 @@ mod tests {
         let cron = cron(None, None);
         let gone: Vec<String> = superfluous(&cron.spec, &jobs).iter().map(|j| j.name().to_owned()).collect();
         assert_eq!(gone, ["j1", "j2"]);
+    }
+
+    #[test]
+    fn more_than_a_hundred_missed_times_are_complained_about_and_the_newest_counts() {
+        let schedule = schedule::parse("*/10 * * * *").unwrap();
+        let cron = cron(Some("2025-12-31T00:00:00Z"), None);
+        let found = due(&cron, &schedule, &TimeZone::UTC, "2026-01-01T00:25:00Z".parse().unwrap());
+        assert_eq!((found.many, found.missed), (true, Some("2026-01-01T00:20:00Z".parse().unwrap())));
+    }
+
+    #[test]
+    fn a_schedule_follows_the_clock_of_its_time_zone() {
+        let schedule = schedule::parse("0 3 * * *").unwrap();
+        let cron = cron(None, None);
+        let zone = TimeZone::get("Europe/Berlin").unwrap();
+        let found = due(&cron, &schedule, &zone, "2026-07-01T00:30:00Z".parse().unwrap());
+        assert_eq!(found.next, Some("2026-07-01T01:00:00Z".parse().unwrap()));
+        let job = job_for(&cron, &cron.spec, "2026-07-01T01:00:00Z".parse().unwrap(), &zone);
+        assert_eq!(job.metadata.annotations.unwrap()[SCHEDULED], "2026-07-01T03:00:00+02:00");
+    }
+
+    #[test]
+    fn a_job_that_somebody_made_by_hand_is_not_one_of_the_schedule() {
+        let cron = cron(None, None);
+        let ours = job_for(&cron, &cron.spec, "2026-01-01T00:10:00Z".parse().unwrap(), &TimeZone::UTC);
+        assert!(is_made_here(&cron, &ours));
+        let by_hand: Job =
+            serde_json::from_value(json!({"metadata": {"name": "c-now", "annotations": {"cronjob.kubernetes.io/instantiate": "manual"}}}))
+                .unwrap();
+        assert!(!is_made_here(&cron, &by_hand));
     }
 }

@@ -15,7 +15,7 @@ use crate::pods::{controller_reference, matches};
 use crate::replica_set::with;
 use ferrokube_client::cache::decoded;
 use ferrokube_client::controller::{self, Next};
-use ferrokube_client::events::EventType::Normal;
+use ferrokube_client::events::EventType::{Normal, Warning};
 use ferrokube_client::queue::Queue;
 use ferrokube_client::{Cache, DeleteOptions, Error, Index, Named, ObjectKey, Optional, Patch, Resource};
 use jiff::Timestamp;
@@ -90,6 +90,8 @@ impl Deployments {
         let Some(deployment) = self.deployments.read(&key.namespace, &key.name)? else { return Ok(Next::Wait) };
         let selector = deployment.spec.as_ref().map(|s| s.selector.clone()).unwrap_or_default();
         if selector == Default::default() {
+            let message = "This deployment is selecting all pods. A non-empty selector is required.";
+            self.context.recorder.about(&deployment, Warning, "SelectingAll", message);
             return Ok(Next::Wait);
         }
         let sets = self.claim(&deployment).await?;
@@ -254,7 +256,18 @@ impl Deployments {
                 Ok(made)
             }
             Err(e) if e.is_already_exists() => self.collided(deployment, &set, e).await,
-            Err(e) => Err(e),
+            Err(e) if e.is_namespace_terminating() => Err(e),
+            Err(e) => {
+                let message = format!("Failed to create new replica set {:?}: {e}", set.name());
+                let status = status::not_created(deployment, &message, Timestamp::now());
+                if deployment.status != status {
+                    let changed = Deployment { status, ..deployment.clone() };
+                    // There is a bigger problem than a status that is not written.
+                    drop(self.context.client.update_status(&changed).await);
+                }
+                self.context.recorder.about(deployment, Warning, status::NOT_CREATED, message);
+                Err(e)
+            }
         }
     }
 

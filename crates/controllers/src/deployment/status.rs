@@ -67,6 +67,19 @@ pub fn status(
     (fresh, look_again)
 }
 
+/// Reason of what prevents the new replica set.
+pub const NOT_CREATED: &str = "ReplicaSetCreateError";
+
+/// The status when the new replica set could not be made.
+pub fn not_created(deployment: &Deployment, message: &str, now: Timestamp) -> Option<DeploymentStatus> {
+    let mut status = deployment.status.clone().unwrap_or_default();
+    let deadline = deployment.spec.as_ref().and_then(|s| s.progress_deadline_seconds).filter(|s| *s < i32::MAX);
+    if deadline.is_some() {
+        set(status.conditions.get_or_insert_default(), "Progressing", "False", NOT_CREATED, message, now);
+    }
+    Some(status)
+}
+
 fn set(list: &mut Vec<DeploymentCondition>, kind: &str, status: &str, reason: &str, message: &str, now: Timestamp) {
     let known = list.iter().find(|c| c.type_ == kind).cloned();
     let same = known.as_ref().is_some_and(|k| k.status == status && k.reason.as_deref() == Some(reason));
@@ -119,8 +132,11 @@ fn progress(
         } else {
             ("ReplicaSetUpdated", format!("{about} is progressing."))
         };
-        let (reason, verb) = if was_paused { ("DeploymentResumed", "Deployment is resumed".to_owned()) } else { (reason, verb) };
-        set(list, "Progressing", "True", reason, &verb, now);
+        if was_paused {
+            set(list, "Progressing", "Unknown", "DeploymentResumed", "Deployment is resumed", now);
+        } else {
+            set(list, "Progressing", "True", reason, &verb, now);
+        }
         return Some(seconds(deadline));
     }
     if advanced(old, fresh) {
@@ -206,5 +222,34 @@ mod tests {
         assert_eq!(reason(&done, "Progressing"), "NewReplicaSetAvailable");
         assert_eq!(reason(&done, "Available"), "MinimumReplicasAvailable");
         assert_eq!(again, None);
+    }
+
+    #[test]
+    fn pausing_and_resuming_is_told_until_something_moves() {
+        let now: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+        let mut d = deployment();
+        d.spec.as_mut().unwrap().paused = Some(true);
+        let told = |s: &DeploymentStatus| {
+            let c = s.conditions.iter().flatten().find(|c| c.type_ == "Progressing").unwrap().clone();
+            (c.status, c.reason.unwrap())
+        };
+        let (paused, again) = status(&d, &[set(0)], Some(&set(0)), now);
+        assert_eq!((told(&paused), again), (("Unknown".into(), "DeploymentPaused".into()), None));
+        d.status = Some(paused);
+        d.spec.as_mut().unwrap().paused = Some(false);
+        let (resumed, again) = status(&d, &[set(0)], Some(&set(0)), now);
+        assert_eq!(told(&resumed), ("Unknown".into(), "DeploymentResumed".into()));
+        assert!(again.is_some());
+        d.status = Some(resumed);
+        let (moves, _) = status(&d, &[set(1)], Some(&set(1)), now);
+        assert_eq!(told(&moves), ("True".into(), "ReplicaSetUpdated".into()));
+    }
+
+    #[test]
+    fn a_replica_set_that_cannot_be_made_is_told() {
+        let now: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+        let told = not_created(&deployment(), "Failed to create new replica set \"web-1\": no", now).unwrap();
+        let progressing = told.conditions.unwrap().remove(0);
+        assert_eq!((progressing.status.as_str(), progressing.reason.as_deref()), ("False", Some(NOT_CREATED)));
     }
 }

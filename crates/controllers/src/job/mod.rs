@@ -4,6 +4,7 @@
 //! before a finalizer says that it was: a crash between the two loses and doubles nothing. Source: `pkg/controller/job`.
 
 mod indexes;
+mod measure;
 mod plan;
 mod policy;
 #[cfg(test)]
@@ -27,6 +28,7 @@ use plan::{Backoff, NewPod, Plan, View};
 use serde_json::json;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use tokio::time::Instant;
 
 /// Finalizer of pods that are not counted yet.
 pub(crate) const FINALIZER: &str = "batch.kubernetes.io/job-tracking";
@@ -56,8 +58,13 @@ pub(crate) async fn run(context: Context) {
     let queue: Queue<ObjectKey> = context.queue("job");
     let orphans: Queue<ObjectKey> = context.queue("job_orphan_pod");
     let jobs: Cache<Job> = context.caches.of();
-    let add = queue.clone();
-    jobs.on_change(move |d| add.add(d.key().clone()));
+    let (add, metrics) = (queue.clone(), context.metrics.clone());
+    jobs.on_change(move |d| {
+        add.add(d.key().clone());
+        if let (None, Some(made)) = (d.old, d.new) {
+            external_manager(made).iter().for_each(|m| measure::external(&metrics, m));
+        }
+    });
     let (add, add_all, known) = (queue.clone(), queue.clone(), jobs.clone());
     let pods = Pods::new(
         context.caches.of(),
@@ -80,6 +87,13 @@ pub(crate) async fn run(context: Context) {
     let work = controller::run::<_, Error, _, _>("job", queue, 5, reconcile);
     tokio::join!(work, controller::run::<_, Error, _, _>("job-orphans", orphans, 1, free));
     drop(tracked);
+}
+
+/// Who runs a job, when it is not this controller.
+fn external_manager(job: &Object) -> Option<String> {
+    // Mostly nobody does, and then nothing is decoded.
+    let manager = memory_contains(job, "\"managedBy\"").then(|| decoded::<Job>(job)).flatten().and_then(|j| j.spec?.managed_by);
+    manager.filter(|m| m != MANAGER)
 }
 
 /// Pods that still have the finalizer when their job is gone must be let go, or they would never vanish.
@@ -148,7 +162,10 @@ impl Jobs {
         let pods = self.without_released(&job, pods).await?;
         let backoff = self.backoffs.lock().get(job.uid()).copied().unwrap_or_default();
         let plan = plan::plan(&View { job: &job, pods: &pods, settled, backoff, now: Timestamp::now() });
-        self.apply(job, plan).await
+        let (started, action) = (Instant::now(), measure::action(&plan));
+        let outcome = self.apply(&job, plan).await;
+        measure::synced(&self.context.metrics, &job, action, outcome.is_ok(), started.elapsed());
+        outcome
     }
 
     /// The pods as they are after what is known to have been released, so that none is counted twice: the cache of pods may
@@ -188,12 +205,12 @@ impl Jobs {
     }
 
     /// Pods, then the status, then the finalizers of what the status counts.
-    async fn apply(&self, job: Job, mut plan: Plan) -> Result<Next, Error> {
+    async fn apply(&self, job: &Job, mut plan: Plan) -> Result<Next, Error> {
         let (client, recorder) = (&self.context.client, &self.context.recorder);
-        let deletes = plan.delete.iter().map(|pod| self.pods.delete(client, recorder, &job, pod));
+        let deletes = plan.delete.iter().map(|pod| self.pods.delete(client, recorder, job, pod));
         let mut failure = futures_util::future::join_all(deletes).await.into_iter().find_map(Result::err);
         if !plan.create.is_empty() {
-            let (job, create) = (&job, &plan.create);
+            let create = &plan.create;
             let (made, error) = pods::slow_start(create.len(), |at| self.create(job, create[at])).await;
             let missing = i32::try_from(create.len() - made).unwrap_or(0);
             plan.status.active = plan.status.active.map(|n| n - missing).filter(|n| *n > 0);
@@ -202,16 +219,19 @@ impl Jobs {
         if job.status.as_ref() != Some(&plan.status) {
             let changed = Job { status: Some(plan.status), ..job.clone() };
             match client.update_status(&changed).await.optional()? {
-                Some(written) => self.written.wrote(&written),
+                Some(written) => {
+                    measure::written(&self.context.metrics, job, &written.status.clone().unwrap_or_default());
+                    self.written.wrote(&written);
+                }
                 None => return Ok(Next::Wait),
             }
             for (warning, reason, message) in plan.events {
                 let kind = if warning { EventType::Warning } else { EventType::Normal };
-                recorder.about(&job, kind, &reason, message);
+                recorder.about(job, kind, &reason, message);
             }
         }
         self.backoffs.lock().insert(job.uid().to_owned(), plan.backoff);
-        let releases = plan.release.iter().map(|pod| self.release(&job, pod));
+        let releases = plan.release.iter().map(|pod| self.release(job, pod));
         futures_util::future::join_all(releases).await.into_iter().collect::<Result<Vec<()>, Error>>()?;
         match failure {
             Some(e) if e.is_namespace_terminating() => Ok(Next::Wait),

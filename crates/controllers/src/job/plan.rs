@@ -327,7 +327,7 @@ pub fn plan(view: &View) -> Plan {
     all.status.terminating = Some(count(terminating));
     let quiet = all.uncounted.0.is_empty() && all.uncounted.1.is_empty();
     if quiet && left == 0 && terminating == 0 {
-        finish(&mut all.status, view.now, &mut events);
+        finish(&mut all.status, rules.completions, view.now, &mut events);
     }
     let list = |uids: Vec<String>| Some(uids).filter(|l| !l.is_empty());
     all.status.uncounted_terminated_pods =
@@ -381,12 +381,16 @@ fn suspension(status: &mut JobStatus, suspended: bool, now: Timestamp, events: &
     }
 }
 
-fn finish(status: &mut JobStatus, now: Timestamp, events: &mut Vec<(bool, String, String)>) {
+/// Ends the job when it is decided and nothing of it runs; more successes than `over` are complained about.
+fn finish(status: &mut JobStatus, over: Option<i32>, now: Timestamp, events: &mut Vec<(bool, String, String)>) {
     let text = |c: &JobCondition| (c.reason.clone().unwrap_or_default(), c.message.clone().unwrap_or_default());
     if let Some((reason, message)) = condition(Some(status), "FailureTarget").map(text) {
         note(status, "Failed", "True", &reason, &message, now);
         events.push((true, reason, message));
     } else if let Some((reason, message)) = condition(Some(status), "SuccessCriteriaMet").map(text) {
+        if over.is_some_and(|n| status.succeeded.unwrap_or(0) > n) {
+            events.push((true, "TooManySucceededPods".into(), "Too many succeeded pods running after completion count reached".into()));
+        }
         note(status, "Complete", "True", &reason, &message, now);
         status.completion_time = Some(Time(now));
         events.push((false, "Completed".into(), "Job completed".into()));
@@ -414,7 +418,8 @@ fn manage(rules: &Rules, view: &View, all: &Counted, active: &[&Pod], plan: &mut
     }
     let parallelism = rules.spec.parallelism.unwrap_or(1);
     let wanted = match rules.completions {
-        None if all.succeeded() > 0 => count(active.len()).min(parallelism),
+        // After the first success what runs goes on to its end, and nothing is added.
+        None if all.succeeded() > 0 => count(active.len()),
         None => parallelism,
         Some(n) => (n - all.succeeded() - count(all.failed_indexes.len())).min(parallelism),
     };

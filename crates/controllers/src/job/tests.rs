@@ -48,6 +48,7 @@ fn as_many_pods_run_as_are_wanted_and_still_missing() {
         (json!({"parallelism": 3}), json!({}), vec![pod("a", "Running", true)], 2, 0),
         (json!({"parallelism": 1}), json!({}), vec![pod("a", "Running", true), pod("b", "Pending", true)], 0, 1),
         (json!({"parallelism": 3}), json!({"succeeded": 1}), vec![pod("a", "Running", true)], 0, 0),
+        (json!({"parallelism": 1}), json!({"succeeded": 1}), vec![pod("a", "Running", true), pod("b", "Running", true)], 0, 0),
         (json!({"parallelism": 2, "suspend": true}), json!({}), vec![pod("a", "Running", true)], 0, 1),
     ];
     for (spec, status, pods, create, delete) in cases {
@@ -135,4 +136,48 @@ fn suspending_and_resuming_is_told() {
     assert_eq!(resumed.events[0].1, "Resumed");
     assert!(resumed.status.start_time.is_some());
     assert!(kinds(&resumed).is_empty());
+}
+
+#[test]
+fn replacements_wait_for_the_end_of_pods_when_only_failed_ones_are_replaced() {
+    let mut going = pod("a", "Running", true);
+    going.metadata.deletion_timestamp = serde_json::from_value(json!("2026-01-01T00:59:00Z")).unwrap();
+    let pods = [going];
+    let spec = |policy: &str| json!({"parallelism": 1, "completions": 1, "podReplacementPolicy": policy});
+    let at_once = planned(&job(spec("TerminatingOrFailed"), json!({})), &pods);
+    assert_eq!((at_once.status.terminating, at_once.status.uncounted_terminated_pods.unwrap().failed.is_some()), (Some(1), true));
+    let later = planned(&job(spec("Failed"), json!({})), &pods);
+    assert_eq!((later.create.len(), later.status.terminating, later.status.uncounted_terminated_pods.unwrap().failed), (0, Some(1), None));
+}
+
+#[test]
+fn an_elastic_indexed_job_shrinks_from_the_top() {
+    let spec = |n: i32| json!({"parallelism": n, "completions": n, "completionMode": "Indexed"});
+    let pods: Vec<Pod> = (0..4).map(|n| at_index(pod(&format!("p{n}"), "Running", true), n)).collect();
+    let plan = planned(&job(spec(2), json!({"completedIndexes": "3", "succeeded": 1})), &pods);
+    let gone: Vec<_> = plan.delete.iter().map(|p| p.metadata.name.clone().unwrap()).collect();
+    assert_eq!(gone.len(), 2, "{gone:?}");
+    assert!(gone.contains(&"p2".to_owned()) && gone.contains(&"p3".to_owned()));
+    assert_eq!((plan.status.succeeded, plan.status.completed_indexes), (None, None), "what is out of range no longer counts");
+}
+
+#[test]
+fn an_indexed_job_ends_by_its_failed_indexes() {
+    let spec = json!({"parallelism": 2, "completions": 2, "completionMode": "Indexed", "backoffLimitPerIndex": 0, "maxFailedIndexes": 0});
+    let plan = planned(&job(spec, json!({})), &[at_index(pod("a", "Failed", true), 0), at_index(pod("b", "Running", true), 1)]);
+    let reason = |p: &Plan| condition(Some(&p.status), "FailureTarget").unwrap().reason.clone().unwrap();
+    assert_eq!((reason(&plan).as_str(), plan.delete.len()), ("MaxFailedIndexesExceeded", 1));
+    let spec = json!({"parallelism": 2, "completions": 2, "completionMode": "Indexed", "backoffLimitPerIndex": 0, "backoffLimit": 100});
+    let plan = planned(&job(spec, json!({})), &[at_index(pod("a", "Failed", true), 0), at_index(pod("b", "Succeeded", true), 1)]);
+    assert_eq!(reason(&plan), "FailedIndexes");
+}
+
+#[test]
+fn a_success_policy_ends_the_job_while_others_run() {
+    let spec =
+        json!({"parallelism": 3, "completions": 3, "completionMode": "Indexed", "successPolicy": {"rules": [{"succeededIndexes": "0"}]}});
+    let plan = planned(&job(spec, json!({})), &[at_index(pod("a", "Succeeded", true), 0), at_index(pod("b", "Running", true), 1)]);
+    let met = condition(Some(&plan.status), "SuccessCriteriaMet").unwrap();
+    assert_eq!((met.reason.as_deref(), met.message.as_deref()), (Some("SuccessPolicy"), Some("Matched rules at index 0")));
+    assert_eq!(plan.delete.len(), 1);
 }

@@ -1,9 +1,10 @@
 //! Node health: a node whose lease is not renewed becomes Unknown, its conditions become taints, and its pods unready.
 //!
-//! Reads nodes, their leases and pods; writes conditions and taints of nodes and the Ready condition of pods. It evicts
-//! nobody: `taint_eviction` does. Source: `pkg/controller/nodelifecycle`.
+//! Reads nodes, their leases and pods; writes conditions, taints and older labels of nodes and the Ready condition of pods.
+//! It evicts nobody: `taint_eviction` does; but a taint that evicts comes only when it is the node's turn in its zone. Source: `pkg/controller/nodelifecycle`.
 
 mod plan;
+mod zones;
 
 use crate::Context;
 use crate::nodes::condition;
@@ -11,23 +12,25 @@ use crate::pods;
 use ferrokube_client::cache::decoded;
 use ferrokube_client::controller::{self, Next};
 use ferrokube_client::events::EventType;
+use ferrokube_client::metrics::Metrics;
 use ferrokube_client::queue::Queue;
 use ferrokube_client::{Cache, Error, Index, Named, Optional, Patch, Selection};
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, ObjectReference, Pod};
 use parking_lot::Mutex;
-use plan::{GRACE, NOT_READY, STARTUP_GRACE, UNREACHABLE};
+use plan::{Evict, GRACE, NOT_READY, STARTUP_GRACE, UNREACHABLE};
 use serde_json::json;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
+use zones::{Fact, Zones};
 
 /// Where kubelets renew their leases.
 const LEASES: &str = "kube-node-lease";
-/// Time between two evictions in a healthy zone (`--node-eviction-rate` 0.1 per second).
-const EVICTION_PAUSE: Duration = Duration::from_secs(10);
+/// Nodes with this label say nothing about their zone.
+const EXCLUDED: &str = "node.kubernetes.io/exclude-disruption";
 
 /// When a node last gave a sign of life, by this process's own clock: clocks of nodes may be wrong.
 struct Sign {
@@ -41,9 +44,10 @@ struct Lifecycle {
     nodes: Cache<Node>,
     leases: Cache<Lease>,
     pods_by_node: Arc<Index>,
-    signs: Mutex<HashMap<String, Sign>>,
-    /// Evictions of a node at a time.
-    next_eviction: Mutex<Option<Instant>>,
+    signs: Arc<Mutex<HashMap<String, Sign>>>,
+    zones: Arc<Mutex<Zones>>,
+    /// Nodes that people were told of.
+    known: Mutex<HashMap<String, String>>,
 }
 
 /// Runs the controller.
@@ -53,14 +57,59 @@ pub(crate) async fn run(context: Context) {
     let leases: Cache<Lease> = context.caches.select(Selection { namespace: LEASES.into(), ..Selection::default() });
     let pods: Cache<Pod> = context.caches.of();
     let pods_by_node = by_node(&pods);
-    let add = queue.clone();
-    nodes.on_change(move |d| add.add(d.key().name.to_string()));
+    let (zones, signs) = (Arc::<Mutex<Zones>>::default(), Arc::<Mutex<HashMap<String, Sign>>>::default());
+    watch(&nodes, &queue, &zones, &signs, context.metrics.clone());
     let add = queue.clone();
     leases.on_change(move |d| add.add(d.key().name.to_string()));
     tokio::join!(nodes.synced(), leases.synced(), pods.synced());
-    let all = Lifecycle { context, nodes, leases, pods_by_node, signs: Mutex::default(), next_eviction: Mutex::default() };
+    let all = Lifecycle { context, nodes, leases, pods_by_node, signs, zones, known: Mutex::default() };
     let reconcile = |name: String| all.reconcile(name);
     controller::run::<_, Error, _, _>("nodelifecycle", queue, 8, reconcile).await;
+}
+
+/// Follows the zones. A node that changes may change the pace of its whole zone, or stop or start evictions everywhere.
+fn watch(
+    nodes: &Cache<Node>,
+    queue: &Queue<String>,
+    zones: &Arc<Mutex<Zones>>,
+    signs: &Arc<Mutex<HashMap<String, Sign>>>,
+    metrics: Metrics,
+) {
+    let (add, zones, signs) = (queue.clone(), zones.clone(), signs.clone());
+    nodes.on_change(move |d| {
+        let fact = d.new.and_then(|o| decoded::<Node>(o)).map(|n| fact(&n));
+        let mut zones = zones.lock();
+        let turn = zones.set(&d.key().name, fact);
+        zones.measure(&metrics);
+        add.add(d.key().name.to_string());
+        turn.zones.iter().flat_map(|zone| zones.silent_in(zone)).for_each(|name| add.add(name));
+        if let Some(all_silent) = turn.all_silent {
+            if !all_silent {
+                // Nobody could be heard: everybody gets the time anew.
+                signs.lock().clear();
+            }
+            zones.names().into_iter().for_each(|name| add.add(name));
+        }
+    });
+}
+
+/// Region and zone of a node in one word, as the metrics show it; empty when it has neither.
+pub(crate) fn zone_of(node: &Node) -> String {
+    let label = |names: [&str; 2]| {
+        let labels = node.metadata.labels.as_ref();
+        names.iter().find_map(|n| labels.and_then(|l| l.get(*n))).map_or("", String::as_str)
+    };
+    let region = label(["topology.kubernetes.io/region", "failure-domain.beta.kubernetes.io/region"]);
+    let zone = label(["topology.kubernetes.io/zone", "failure-domain.beta.kubernetes.io/zone"]);
+    if region.is_empty() && zone.is_empty() { String::new() } else { format!("{region}:\0:{zone}") }
+}
+
+fn fact(node: &Node) -> Fact {
+    Fact {
+        zone: zone_of(node),
+        ready: condition(node, "Ready").is_some_and(|c| c.status == "True"),
+        counts: !node.metadata.labels.as_ref().is_some_and(|l| l.contains_key(EXCLUDED)),
+    }
 }
 
 /// Pods by the node they are bound to.
@@ -82,8 +131,22 @@ impl Lifecycle {
     async fn reconcile(&self, name: String) -> Result<Next, Error> {
         let Some(node) = self.nodes.get("", &name) else {
             self.signs.lock().remove(&name);
+            let uid = self.known.lock().remove(&name);
+            if let Some(uid) = uid {
+                self.tell(&name, uid, "RemovingNode", format!("Node {name} event: Removing Node {name} from Controller"));
+            }
             return Ok(Next::Wait);
         };
+        let uid = node.uid().to_owned();
+        if self.known.lock().insert(name.clone(), uid.clone()).is_none() {
+            self.tell(&name, uid, "RegisteredNode", format!("Node {name} event: Registered Node {name} in Controller"));
+        }
+        let older = plan::older_labels(&node);
+        if !older.is_empty() {
+            let patch = Patch::Strategic(json!({"metadata": {"labels": older}}));
+            // The change brings the node back.
+            return self.context.client.patch::<Node>("", &name, &patch).await.optional().map(|_| Next::Wait);
+        }
         let left = self.left(&node);
         let node = if left.is_zero() { self.silence(node).await? } else { node };
         let (node, pause) = self.taint(node).await?;
@@ -120,18 +183,17 @@ impl Lifecycle {
         changed.status.get_or_insert_default().conditions = Some(conditions);
         let written = self.context.client.update_status(&changed).await?;
         if was_ready {
-            self.tell(&written, "NodeNotReady", format!("Node {} status is now: NodeNotReady", written.name()));
+            let message = format!("Node {} status is now: NodeNotReady", written.name());
+            self.tell(written.name(), written.uid().to_owned(), "NodeNotReady", message);
         }
         Ok(written)
     }
 
-    fn tell(&self, node: &Node, reason: &str, message: String) {
-        // Events about nodes name the node by its name, as the kubelet does.
-        let name = Some(node.name().to_owned());
+    fn tell(&self, name: &str, uid: String, reason: &str, message: String) {
         let about = ObjectReference {
             kind: Some("Node".into()),
-            name: name.clone(),
-            uid: node.metadata.uid.clone().or(name),
+            name: Some(name.to_owned()),
+            uid: Some(uid),
             api_version: Some("v1".into()),
             ..ObjectReference::default()
         };
@@ -142,36 +204,28 @@ impl Lifecycle {
     async fn taint(&self, node: Node) -> Result<(Node, Option<Duration>), Error> {
         let now = Timestamp::now();
         let old = node.spec.as_ref().and_then(|s| s.taints.clone()).unwrap_or_default();
-        let executes = |list: &[k8s_openapi::api::core::v1::Taint]| {
-            list.iter().any(|t| t.effect == "NoExecute" && [NOT_READY, UNREACHABLE].contains(&t.key.as_str()))
+        let leaving = old.iter().any(|t| t.effect == "NoExecute" && [NOT_READY, UNREACHABLE].contains(&t.key.as_str()));
+        let fresh = plan::executed(&node).is_some() && !leaving;
+        let zone = zone_of(&node);
+        let (evict, wait) = {
+            let mut zones = self.zones.lock();
+            match fresh.then(|| zones.may_evict(&zone, Instant::now())) {
+                _ if zones.all_silent() => (Evict::No, None),
+                Some(Err(wait)) => (Evict::Later, wait),
+                Some(Ok(())) | None => (Evict::Yes, None),
+            }
         };
-        let wanted = plan::taints(&node, true, now);
-        let fresh = executes(&wanted) && !executes(&old);
-        let wait = if fresh { self.eviction_pause() } else { None };
-        let wanted = if wait.is_some() { plan::taints(&node, false, now) } else { wanted };
+        let wanted = plan::taints(&node, evict, now);
         if wanted == old {
             return Ok((node, wait));
         }
         let mut changed = node;
         changed.spec.get_or_insert_default().taints = Some(wanted);
         let written = self.context.client.update(&changed).await?;
+        if fresh && evict == Evict::Yes {
+            self.context.metrics.count(&zones::EVICTIONS, &[&zone]);
+        }
         Ok((written, wait))
-    }
-
-    /// How long the next eviction of a node must wait: one per pause; none while every node of several is silent.
-    fn eviction_pause(&self) -> Option<Duration> {
-        let nodes = self.nodes.list();
-        let silent = nodes.iter().filter(|n| condition(n, "Ready").is_none_or(|c| c.status != "True")).count();
-        if nodes.len() > 1 && silent == nodes.len() {
-            return Some(EVICTION_PAUSE);
-        }
-        let now = Instant::now();
-        let mut next = self.next_eviction.lock();
-        if let Some(at) = next.filter(|at| *at > now) {
-            return Some(at - now);
-        }
-        *next = Some(now + EVICTION_PAUSE);
-        None
     }
 
     /// Pods of a node that is not ready are not ready: services must not send to them.

@@ -6,6 +6,7 @@ use crate::nodes::condition;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, NodeCondition, Taint};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// `--node-monitor-grace-period`.
@@ -29,6 +30,16 @@ const NO_SCHEDULE: [(&str, &str, &str); 6] = [
 
 /// Conditions that become Unknown with the node.
 const FROM_KUBELET: [&str; 4] = ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"];
+
+/// Older names of labels that are still read, and the present ones.
+const OLDER_LABELS: [(&str, &str); 2] = [("beta.kubernetes.io/os", "kubernetes.io/os"), ("beta.kubernetes.io/arch", "kubernetes.io/arch")];
+
+/// Older labels that a node lacks or has with another value.
+pub fn older_labels(node: &Node) -> BTreeMap<&'static str, String> {
+    let label = |key: &str| node.metadata.labels.as_ref().and_then(|l| l.get(key));
+    let missing = |(older, present): &(&'static str, &str)| label(present).filter(|v| label(older) != Some(v)).map(|v| (*older, v.clone()));
+    OLDER_LABELS.iter().filter_map(missing).collect()
+}
 
 /// Conditions of a node that has not been heard of for too long; `None` when nothing changes.
 pub fn silent(node: &Node, now: Timestamp) -> Option<Vec<NodeCondition>> {
@@ -60,9 +71,28 @@ fn taint(key: &str, effect: &str, now: Option<Timestamp>) -> Taint {
     Taint { key: key.into(), effect: effect.into(), value: None, time_added: now.map(Time) }
 }
 
-/// The taints a node should have; those of others stay. `evict` is false while whole zones are silent: then nothing new
-/// is evicted (`FullDisruption`).
-pub fn taints(node: &Node, evict: bool, now: Timestamp) -> Vec<Taint> {
+/// Whether taints may evict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Evict {
+    /// They may.
+    Yes,
+    /// Not yet, but what evicts already stays.
+    Later,
+    /// No: nothing is heard from anywhere.
+    No,
+}
+
+/// The taint that evicts from a node as it is now.
+pub fn executed(node: &Node) -> Option<&'static str> {
+    match condition(node, "Ready").map(|c| c.status.as_str()) {
+        Some("False") => Some(NOT_READY),
+        Some("Unknown") => Some(UNREACHABLE),
+        _ => None,
+    }
+}
+
+/// The taints a node should have; those of others stay.
+pub fn taints(node: &Node, evict: Evict, now: Timestamp) -> Vec<Taint> {
     let old = node.spec.as_ref().and_then(|s| s.taints.clone()).unwrap_or_default();
     let is = |kind: &str, status: &str| condition(node, kind).is_some_and(|c| c.status == status);
     let mut wanted: Vec<Taint> =
@@ -70,13 +100,10 @@ pub fn taints(node: &Node, evict: bool, now: Timestamp) -> Vec<Taint> {
     if node.spec.as_ref().and_then(|s| s.unschedulable) == Some(true) {
         wanted.push(taint(UNSCHEDULABLE, "NoSchedule", None));
     }
-    let executed = match condition(node, "Ready").map(|c| c.status.as_str()) {
-        Some("False") => Some(NOT_READY),
-        Some("Unknown") => Some(UNREACHABLE),
-        _ => None,
-    };
-    let has = |key: &str| old.iter().any(|t| t.key == key && t.effect == "NoExecute");
-    wanted.extend(executed.filter(|key| evict || has(key)).map(|key| taint(key, "NoExecute", Some(now))));
+    // One of the two becomes the other at once: its pods are leaving already.
+    let leaving = old.iter().any(|t| t.effect == "NoExecute" && [NOT_READY, UNREACHABLE].contains(&t.key.as_str()));
+    let evicts = evict == Evict::Yes || (evict == Evict::Later && leaving);
+    wanted.extend(executed(node).filter(|_| evicts).map(|key| taint(key, "NoExecute", Some(now))));
     let ours = |t: &Taint| match t.effect.as_str() {
         "NoSchedule" => t.key == UNSCHEDULABLE || NO_SCHEDULE.iter().any(|(_, _, key)| *key == t.key),
         "NoExecute" => [NOT_READY, UNREACHABLE].contains(&t.key.as_str()),
@@ -134,11 +161,33 @@ mod tests {
             (json!([{"type": "Ready", "status": "True"}]), json!({"unschedulable": true}), vec![(UNSCHEDULABLE, "NoSchedule")]),
         ];
         for (conditions, spec, expected) in cases {
-            let made = taints(&node(conditions.clone(), spec), true, now());
+            let made = taints(&node(conditions.clone(), spec), Evict::Yes, now());
             let shown: Vec<(&str, &str)> = made.iter().map(|t| (t.key.as_str(), t.effect.as_str())).collect();
             assert_eq!(shown, expected, "{conditions}");
         }
-        let calm = taints(&node(json!([{"type": "Ready", "status": "Unknown"}]), json!({})), false, now());
-        assert!(calm.iter().all(|t| t.effect == "NoSchedule"), "nothing is evicted while everything is silent");
+    }
+
+    #[test]
+    fn what_evicts_comes_in_its_turn_and_goes_when_nothing_is_heard() {
+        let unknown = json!([{"type": "Ready", "status": "Unknown"}]);
+        let leaving = json!({"taints": [{"key": NOT_READY, "effect": "NoExecute"}]});
+        let cases: [(Value, Evict, &[&str]); 5] = [
+            (json!({}), Evict::Yes, &[UNREACHABLE]),
+            (json!({}), Evict::Later, &[]),
+            (leaving.clone(), Evict::Later, &[UNREACHABLE]),
+            (json!({}), Evict::No, &[]),
+            (leaving, Evict::No, &[]),
+        ];
+        for (spec, evict, expected) in cases {
+            let made = taints(&node(unknown.clone(), spec.clone()), evict, now());
+            let executing: Vec<&str> = made.iter().filter(|t| t.effect == "NoExecute").map(|t| t.key.as_str()).collect();
+            assert_eq!(executing, expected, "{spec} {evict:?}");
+        }
+    }
+
+    #[test]
+    fn older_labels_follow_the_present_ones() {
+        let n: Node = serde_json::from_value(json!({"metadata": {"name": "n", "labels": {"kubernetes.io/os": "linux", "kubernetes.io/arch": "amd64", "beta.kubernetes.io/arch": "amd64"}}})).unwrap();
+        assert_eq!(older_labels(&n), [("beta.kubernetes.io/os", "linux".to_owned())].into());
     }
 }

@@ -2,10 +2,14 @@
 //!
 //! Source: `pkg/controller/statefulset/stateful_set_utils.go`.
 
+use super::retention;
 use crate::revisions::HASH;
 use ferrokube_client::Named;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, PersistentVolumeClaimVolumeSource, Pod, Volume};
+
+const POD_NAME: &str = "statefulset.kubernetes.io/pod-name";
+const POD_INDEX: &str = "apps.kubernetes.io/pod-index";
 
 /// Ordinal of a pod name of this set.
 pub fn ordinal(set: &str, pod: &str) -> Option<i32> {
@@ -25,9 +29,24 @@ pub fn claims(set: &StatefulSet, at: i32) -> Vec<PersistentVolumeClaim> {
         claim.metadata.name = Some(claim_name(set, template, at));
         claim.metadata.namespace = set.metadata.namespace.clone();
         claim.metadata.labels.get_or_insert_default().extend(selector.clone());
+        claim.metadata.owner_references = retention::of_new(set);
         claim
     };
     templates.map(claim).collect()
+}
+
+/// Labels by which a pod of this ordinal is found.
+pub fn label(at: i32, pod: &mut Pod) {
+    let name = pod.name().to_owned();
+    let labels = pod.metadata.labels.get_or_insert_default();
+    labels.insert(POD_NAME.into(), name);
+    labels.insert(POD_INDEX.into(), at.to_string());
+}
+
+/// Whether a pod has them.
+pub fn is_labelled(at: i32, pod: &Pod) -> bool {
+    let has = |key: &str, value: &str| pod.metadata.labels.as_ref().and_then(|l| l.get(key)).is_some_and(|v| v == value);
+    has(POD_NAME, pod.name()) && has(POD_INDEX, &at.to_string())
 }
 
 /// Gives a pod its identity.
@@ -35,10 +54,8 @@ pub fn shape(set: &StatefulSet, at: i32, revision: &str, pod: &mut Pod) {
     let name = format!("{}-{at}", set.name());
     pod.metadata.generate_name = Some(format!("{}-", set.name()));
     pod.metadata.name = Some(name.clone());
-    let labels = pod.metadata.labels.get_or_insert_default();
-    labels.insert("statefulset.kubernetes.io/pod-name".into(), name.clone());
-    labels.insert("apps.kubernetes.io/pod-index".into(), at.to_string());
-    labels.insert(HASH.into(), revision.into());
+    label(at, pod);
+    pod.metadata.labels.get_or_insert_default().insert(HASH.into(), revision.into());
     let Some(spec) = &mut pod.spec else { return };
     spec.hostname = Some(name);
     spec.subdomain = set.spec.as_ref().and_then(|s| s.service_name.clone()).filter(|s| !s.is_empty());

@@ -5,6 +5,7 @@
 
 mod identity;
 mod plan;
+mod retention;
 
 use crate::Context;
 use crate::pods::{Pods, from_template};
@@ -17,6 +18,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use plan::{Step, View};
+use retention::Owners;
 use std::collections::BTreeSet;
 
 struct Sets {
@@ -34,6 +36,14 @@ pub(crate) async fn run(context: Context) {
     let claims: Cache<PersistentVolumeClaim> = context.caches.of();
     let add = queue.clone();
     sets.on_change(move |d| add.add(d.key().clone()));
+    let (add, known) = (queue.clone(), sets.clone());
+    claims.on_change(move |d| {
+        // A pod may wait for the end of the claim of the one before it.
+        if d.new.is_none() {
+            let name = &d.key().name;
+            known.objects_in(&d.key().namespace).iter().filter(|s| name.contains(&*s.key.name)).for_each(|s| add.add(s.key.clone()));
+        }
+    });
     let (add, add_all, known) = (queue.clone(), queue.clone(), sets.clone());
     let pods = Pods::new(
         context.caches.of(),
@@ -68,12 +78,15 @@ impl Sets {
         let update = history.current.name().to_owned();
         let current =
             set.status.as_ref().and_then(|s| s.current_revision.clone()).filter(|r| !r.is_empty()).unwrap_or_else(|| update.clone());
-        let view = View { set: &set, pods: &pods, current: &current, update: &update, now: Timestamp::now() };
+        let claim = |name: &str| self.claims.get(&key.namespace, name);
+        let view = View { set: &set, pods: &pods, current: &current, update: &update, claim: &claim, now: Timestamp::now() };
         let mut failure = None;
         if settled {
             for step in plan::steps(&view) {
+                // The next steps count on this one: a pod must not go before its claims have their owners.
                 if let Err(e) = self.apply(&set, &history, &current, step).await {
-                    failure.get_or_insert(e);
+                    failure = Some(e);
+                    break;
                 }
             }
         }
@@ -101,7 +114,10 @@ impl Sets {
     async fn apply(&self, set: &StatefulSet, history: &History, current: &str, step: Step) -> Result<(), Error> {
         match step {
             Step::Create { ordinal, updated } => self.create(set, history, current, ordinal, updated).await,
-            Step::Delete(pod, why) => self.delete(set, &pod, why).await,
+            Step::Claim { ordinal } => self.claim_volumes(set, ordinal).await,
+            Step::Relabel(pod) => self.relabel(set, &pod).await,
+            Step::Own(claim, owners) => self.own(set, *claim, owners).await,
+            Step::Delete(pod) => self.delete(set, &pod).await,
         }
     }
 
@@ -142,12 +158,16 @@ impl Sets {
             if self.claims.object(claim.namespace(), claim.name()).is_some() {
                 continue;
             }
-            let told = format!("Claim {} Pod {}-{at} in StatefulSet {}", claim.name(), set.name(), set.name());
+            let pod = format!("Pod {}-{at} in StatefulSet {}", set.name(), set.name());
             match self.context.client.create(&claim).await {
-                Ok(_) => self.context.recorder.about(set, EventType::Normal, "SuccessfulCreate", format!("create {told} success")),
+                Ok(_) => {
+                    let message = format!("create Claim {} {pod} success", claim.name());
+                    self.context.recorder.about(set, EventType::Normal, "SuccessfulCreate", message);
+                }
                 Err(e) if e.is_already_exists() => {}
                 Err(e) => {
-                    self.context.recorder.about(set, EventType::Warning, "FailedCreate", format!("create {told} failed error: {e}"));
+                    let message = format!("create Claim {} for {pod} failed error: {e}", claim.name());
+                    self.context.recorder.about(set, EventType::Warning, "FailedCreate", message);
                     return Err(e);
                 }
             }
@@ -155,15 +175,39 @@ impl Sets {
         Ok(())
     }
 
-    async fn delete(&self, set: &StatefulSet, pod: &Pod, why: Option<&'static str>) -> Result<(), Error> {
-        if let Some(reason) = why {
-            let word = if reason == "RecreatingFailedPod" { "failed" } else { "terminated" };
-            let message = format!("StatefulSet {}/{} is recreating {word} Pod {}", set.namespace(), set.name(), pod.name());
-            self.context.recorder.about(set, EventType::Warning, reason, message);
+    /// Says how a verb on a pod went, unless the pod was gone already.
+    fn tell(&self, set: &StatefulSet, verb: &str, pod: &Pod, outcome: &Result<(), Error>) {
+        let (kind, reason, end) = match outcome {
+            Ok(()) => (EventType::Normal, "Successful", "successful".to_owned()),
+            Err(e) => (EventType::Warning, "Failed", format!("failed error: {e}")),
+        };
+        let verb_in_reason = format!("{}{}", verb[..1].to_uppercase(), &verb[1..]);
+        let message = format!("{verb} Pod {} in StatefulSet {} {end}", pod.name(), set.name());
+        self.context.recorder.about(set, kind, &format!("{reason}{verb_in_reason}"), message);
+    }
+
+    async fn relabel(&self, set: &StatefulSet, pod: &Pod) -> Result<(), Error> {
+        let outcome = self.context.client.update(pod).await.optional().map(drop);
+        self.tell(set, "update", pod, &outcome);
+        outcome
+    }
+
+    async fn own(&self, set: &StatefulSet, mut claim: PersistentVolumeClaim, owners: Owners) -> Result<(), Error> {
+        if owners.conflict {
+            let message = format!(
+                "PersistentVolumeClaim {} has a conflicting OwnerReference that acts as a managing controller, the retention policy is ignored for this claim",
+                claim.name()
+            );
+            self.context.recorder.about(set, EventType::Warning, "ConflictingController", message);
         }
-        self.context.client.delete::<Pod>(pod.namespace(), pod.name(), &DeleteOptions::of_uid(pod.uid())).await.optional()?;
-        let message = format!("delete Pod {} in StatefulSet {} successful", pod.name(), set.name());
-        self.context.recorder.about(set, EventType::Normal, "SuccessfulDelete", message);
-        Ok(())
+        claim.metadata.owner_references = Some(owners.references);
+        self.context.client.update(&claim).await.optional().map(drop)
+    }
+
+    async fn delete(&self, set: &StatefulSet, pod: &Pod) -> Result<(), Error> {
+        let options = DeleteOptions::of_uid(pod.uid());
+        let outcome = self.context.client.delete::<Pod>(pod.namespace(), pod.name(), &options).await.optional().map(drop);
+        self.tell(set, "delete", pod, &outcome);
+        outcome
     }
 }

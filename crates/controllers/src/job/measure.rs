@@ -1,0 +1,82 @@
+//! What the controller counts (`job_controller_*`).
+
+use super::plan::{Plan, condition};
+use ferrokube_client::metrics::{Desc, Kind, Metrics};
+use k8s_openapi::api::batch::v1::{Job, JobStatus};
+use std::time::Duration;
+
+static DURATION: Desc = Desc {
+    name: "job_controller_job_sync_duration_seconds",
+    help: "[STABLE] The time it took to sync a job",
+    kind: Kind::Histogram(&[0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.024, 2.048, 4.096, 8.192, 16.384, 32.768, 65.536]),
+    labels: &["completion_mode", "result", "action"],
+};
+static SYNCS: Desc = Desc {
+    name: "job_controller_job_syncs_total",
+    help: "[STABLE] The number of job syncs",
+    kind: Kind::Counter,
+    labels: &["completion_mode", "result", "action"],
+};
+static FINISHED: Desc = Desc {
+    name: "job_controller_jobs_finished_total",
+    help: "[STABLE] The number of finished jobs",
+    kind: Kind::Counter,
+    labels: &["completion_mode", "result", "reason"],
+};
+static PODS_FINISHED: Desc = Desc {
+    name: "job_controller_job_pods_finished_total",
+    help: "[STABLE] The number of finished Pods that are fully tracked",
+    kind: Kind::Counter,
+    labels: &["completion_mode", "result"],
+};
+static EXTERNAL: Desc = Desc {
+    name: "job_controller_jobs_by_external_controller_total",
+    help: "[ALPHA] The number of Jobs managed by an external controller",
+    kind: Kind::Counter,
+    labels: &["controller_name"],
+};
+
+fn mode(job: &Job) -> &str {
+    job.spec.as_ref().and_then(|s| s.completion_mode.as_deref()).unwrap_or("NonIndexed")
+}
+
+/// What a round mainly did.
+pub fn action(plan: &Plan) -> &'static str {
+    if !plan.create.is_empty() {
+        "pods_created"
+    } else if !plan.delete.is_empty() {
+        "pods_deleted"
+    } else if !plan.release.is_empty() {
+        "tracking"
+    } else {
+        "reconciling"
+    }
+}
+
+/// A round is over.
+pub fn synced(metrics: &Metrics, job: &Job, action: &str, ok: bool, took: Duration) {
+    let labels = [mode(job), if ok { "success" } else { "error" }, action];
+    metrics.count(&SYNCS, &labels);
+    metrics.series(&DURATION, &labels).observe(took.as_secs_f64());
+}
+
+/// A new status was written.
+pub fn written(metrics: &Metrics, job: &Job, status: &JobStatus) {
+    let before = job.status.clone().unwrap_or_default();
+    for (result, old, new) in [("succeeded", before.succeeded, status.succeeded), ("failed", before.failed, status.failed)] {
+        let more = new.unwrap_or(0) - old.unwrap_or(0);
+        if more > 0 {
+            metrics.series(&PODS_FINISHED, &[mode(job), result]).add(f64::from(more));
+        }
+    }
+    for (kind, result) in [("Complete", "succeeded"), ("Failed", "failed")] {
+        if let (Some(end), None) = (condition(Some(status), kind), condition(Some(&before), kind)) {
+            metrics.count(&FINISHED, &[mode(job), result, end.reason.as_deref().unwrap_or_default()]);
+        }
+    }
+}
+
+/// A job that somebody else runs was made.
+pub fn external(metrics: &Metrics, manager: &str) {
+    metrics.count(&EXTERNAL, &[manager]);
+}
