@@ -256,7 +256,10 @@ fn one_family(view: &View, family: &str, present: Vec<EndpointSlice>, plan: &mut
     plan.endpoints += groups.values().map(|g| g.endpoints.len()).sum::<usize>();
     plan.ideal += groups.values().map(|g| g.endpoints.len().div_ceil(pack::MOST)).sum::<usize>().max(1);
     let mut sorted: Sorted = pack::pack(groups, present, &|ports| made(view.service, family, ports), &|s| refreshed(view.service, s));
-    let given = hints::give(Wish::of(view.service), &mut sorted, view.ratios, view.had, family, &mut plan.events);
+    let wish = Wish::of(view.service);
+    // Beginning and end are told once, not once per family.
+    let had = if wish == Wish::Shares { view.had || !plan.shared.is_empty() } else { view.had && plan.events.is_empty() };
+    let given = hints::give(wish, &mut sorted, view.ratios, had, family, &mut plan.events);
     plan.shared.extend(given.map(|g| (family.to_owned(), g)));
     sorted.reuse();
     plan.added += sorted.added;

@@ -107,10 +107,9 @@ pub fn steps(view: &View) -> Vec<Step> {
             None => {
                 // A claim that goes with the pod before this one must be gone first.
                 let pod = format!("{}-{at}", view.set.name());
-                if claims_of(view, at).any(|c| retention::is_stale(view.set, &pod, &c)) {
-                    return steps;
+                if !claims_of(view, at).any(|c| retention::is_stale(view.set, &pod, &c)) {
+                    steps.push(Step::Create { ordinal: at, updated: at >= view.start() + view.partition() });
                 }
-                steps.push(Step::Create { ordinal: at, updated: at >= view.start() + view.partition() });
                 true
             }
             Some(pod) if matches!(pods::phase(pod), "Failed" | "Succeeded") => {
