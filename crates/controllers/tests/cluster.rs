@@ -238,7 +238,10 @@ async fn a_policy_is_told_which_fields_its_types_do_not_have() {
     let definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
     cluster.post(definitions, definition).await;
     cluster
-        .eventually("widgets are served", async || has(&cluster.get(&format!("{definitions}/widgets.example.com")).await, "Established"))
+        .eventually("widgets are served and described", async || {
+            let described = cluster.try_get("/openapi/v3/apis/example.com/v1").await.is_some_and(|d| d.to_string().contains("Widget"));
+            described && cluster.try_get("/apis/example.com/v1").await.is_some_and(|d| d["resources"][0]["kind"] == "Widget")
+        })
         .await;
     let policies = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies";
     let rule = |group: &str, resource: &str| json!({"apiGroups": [group], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": [resource]});
