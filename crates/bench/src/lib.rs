@@ -5,6 +5,8 @@
 
 mod api;
 mod connect;
+mod controllers;
+mod hollow;
 mod list;
 mod load;
 mod objects;
@@ -26,6 +28,8 @@ pub struct Args {
 enum Command {
     /// Requests to an API server: throughput, latency, and what they cost the server
     Api(api::Args),
+    /// The controllers: a Deployment through its life, latency under churn, memory; on hollow nodes
+    Controllers(controllers::Args),
     /// Pods on a running cluster: from create to Ready, one by one and many at once
     Pods(pods::Args),
     /// The workloads of kube-scheduler's own benchmark: in memory, or against a server with hollow nodes
@@ -42,6 +46,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     println!("{}\n", process::machine());
     match args.command {
         Command::Api(args) => api::run(args).await,
+        Command::Controllers(args) => controllers::run(args).await,
         Command::Pods(args) => pods::run(args).await,
         Command::Scheduler(args) => scheduler::run(args).await,
         Command::Up(args) => up::run(args).await,

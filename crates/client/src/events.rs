@@ -2,12 +2,18 @@
 //!
 //! Same event again (object, reason, message, source): its count goes up instead of a new one being made, as client-go's
 //! correlator does. Recording never blocks and never fails the caller; a full queue drops the event with a log line.
+//! Several events are written at once, of which no two are the same one: what happens again while it is being written is
+//! counted and written afterwards, once.
 
 use crate::{Client, Patch, Resource};
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use std::collections::HashMap;
+use std::sync::Arc;
 use tokio::sync::mpsc;
 
 /// `type` of an event.
@@ -43,7 +49,9 @@ pub struct Recorder {
 }
 
 /// How many events may wait to be written.
-const BACKLOG: usize = 1000;
+const BACKLOG: usize = 10_000;
+/// How many are written at once.
+const WRITES: usize = 16;
 /// How many recent events are remembered for counting (as client-go's correlator).
 const REMEMBERED: usize = 4096;
 
@@ -51,7 +59,8 @@ impl Recorder {
     /// A recorder that writes through `client` as `component` (on `host`, for node components).
     pub fn new(client: Client, component: &str, host: &str) -> Self {
         let (notes, inbox) = mpsc::channel(BACKLOG);
-        let writer = Writer { client, component: component.into(), host: host.into(), known: HashMap::new() };
+        let source = Arc::new(Source { client, component: component.into(), host: host.into() });
+        let writer = Writer { source, known: HashMap::new(), writing: FuturesUnordered::new(), again: HashMap::new() };
         tokio::spawn(writer.run(inbox));
         Recorder { notes }
     }
@@ -94,48 +103,97 @@ struct Known {
     at: Timestamp,
 }
 
+/// A write that is done, and what is known of the event afterwards.
+type Written = (Fingerprint, Option<Known>);
+
 struct Writer {
-    client: Client,
-    component: String,
-    host: String,
+    source: Arc<Source>,
     known: HashMap<Fingerprint, Known>,
+    writing: FuturesUnordered<BoxFuture<'static, Written>>,
+    /// Events being written, with how often they came again meanwhile and the last time.
+    again: HashMap<Fingerprint, Option<(Note, i32)>>,
 }
 
 impl Writer {
+    /// Ends when the last recorder has gone and everything is written.
     async fn run(mut self, mut inbox: mpsc::Receiver<Note>) {
-        while let Some(note) = inbox.recv().await {
-            if let Err(e) = self.write(&note).await {
-                tracing::debug!(reason = note.reason, "event not written: {e}");
+        let mut open = true;
+        while open || !self.writing.is_empty() {
+            tokio::select! {
+                note = inbox.recv(), if open && self.writing.len() < WRITES => match note {
+                    Some(note) => self.take(note, 1),
+                    None => open = false,
+                },
+                Some(written) = self.writing.next() => self.is_written(written),
             }
         }
     }
 
-    async fn write(&mut self, note: &Note) -> crate::Result<()> {
-        let key = fingerprint(note);
-        if let Some(known) = self.known.get_mut(&key) {
-            known.count += 1;
-            known.at = note.at;
-            let patch = serde_json::json!({"count": known.count, "lastTimestamp": seconds(note.at)});
-            match self.client.patch::<Event>(&known.namespace, &known.name, &Patch::Strategic(patch)).await {
-                Err(e) if e.is_not_found() => drop(self.known.remove(&key)), // It expired: make a new one.
-                other => return other.map(drop),
-            }
+    fn take(&mut self, note: Note, times: i32) {
+        let key = fingerprint(&note);
+        if let Some(again) = self.again.get_mut(&key) {
+            let before = again.take().map_or(0, |(_, n)| n);
+            *again = Some((note, before + times));
+            return;
         }
-        let event = self.new_event(note);
-        let (namespace, name) = (event.metadata.namespace.clone(), event.metadata.name.clone());
-        self.client.create(&event).await?;
-        self.remember(key, namespace.unwrap_or_default(), name.unwrap_or_default(), note.at);
-        Ok(())
+        self.again.insert(key.clone(), None);
+        let (source, known) = (self.source.clone(), self.known.remove(&key));
+        self.writing.push(Box::pin(async move {
+            let reason = note.reason.clone();
+            let known = source.write(note, times, known).await;
+            let known = known.inspect_err(|e| tracing::debug!(reason, "event not written: {e}"));
+            (key, known.ok())
+        }));
     }
 
-    fn remember(&mut self, key: Fingerprint, namespace: String, name: String, at: Timestamp) {
+    fn is_written(&mut self, (key, known): Written) {
+        let again = self.again.remove(&key).flatten();
+        if let Some(known) = known {
+            self.remember(key, known);
+        }
+        if let Some((note, times)) = again {
+            self.take(note, times);
+        }
+    }
+
+    fn remember(&mut self, key: Fingerprint, known: Known) {
         if self.known.len() >= REMEMBERED {
             let mut ages: Vec<Timestamp> = self.known.values().map(|k| k.at).collect();
             ages.sort_unstable();
             let middle = ages[ages.len() / 2];
             self.known.retain(|_, k| k.at > middle);
         }
-        self.known.insert(key, Known { namespace, name, count: 1, at });
+        self.known.insert(key, known);
+    }
+}
+
+/// Who records.
+struct Source {
+    client: Client,
+    component: String,
+    host: String,
+}
+
+impl Source {
+    async fn write(&self, note: Note, times: i32, known: Option<Known>) -> crate::Result<Known> {
+        if let Some(known) = known {
+            let known = Known { count: known.count + times, at: note.at, ..known };
+            let patch = serde_json::json!({"count": known.count, "lastTimestamp": seconds(note.at)});
+            match self.client.patch::<Event>(&known.namespace, &known.name, &Patch::Strategic(patch)).await {
+                // It expired: make a new one.
+                Err(e) if e.is_not_found() => {}
+                Err(e) => {
+                    tracing::debug!(reason = note.reason, "event not written: {e}");
+                    return Ok(known);
+                }
+                Ok(_) => return Ok(known),
+            }
+        }
+        let mut event = self.new_event(&note);
+        event.count = Some(times);
+        let (namespace, name) = (event.metadata.namespace.clone(), event.metadata.name.clone());
+        self.client.create(&event).await?;
+        Ok(Known { namespace: namespace.unwrap_or_default(), name: name.unwrap_or_default(), count: times, at: note.at })
     }
 
     fn new_event(&self, note: &Note) -> Event {

@@ -91,6 +91,7 @@ pub(crate) struct Pods {
     by_owner: Arc<Index>,
     orphans: Arc<Index>,
     expectations: Arc<Expectations>,
+    decode: fn(&Object) -> Result<Pod, Error>,
 }
 
 impl Pods {
@@ -123,7 +124,12 @@ impl Pods {
                 changed(&delta.key().namespace, &before);
             }
         });
-        Pods { cache, by_owner, orphans, expectations }
+        Pods { cache, by_owner, orphans, expectations, decode: readable }
+    }
+
+    /// For a controller that only counts and ranks them; see [`crate::counted`].
+    pub fn counting(self) -> Self {
+        Pods { decode: crate::counted::pod, ..self }
     }
 
     /// Whether the cache shows all that was done for this owner.
@@ -133,7 +139,7 @@ impl Pods {
 
     /// The owner's pods, decoded. One that cannot be decoded fails them all: who counts without it makes one too many.
     pub fn of(&self, owner_uid: &str) -> Result<Vec<Pod>, Error> {
-        self.by_owner.get(owner_uid).iter().map(|o| readable(o)).collect()
+        self.by_owner.get(owner_uid).iter().map(|o| (self.decode)(o)).collect()
     }
 
     /// Takes orphans that match the selector, and lets go of own pods that do not; returns the owner's pods.

@@ -87,7 +87,8 @@ pub(crate) async fn run_for<R: Replicated>(context: Context, name: &'static str)
                 add_all.add(set.key.clone());
             }
         },
-    );
+    )
+    .counting();
     tokio::join!(sets.synced(), pods.cache.synced());
     let reconcile = |key: ObjectKey| {
         let (context, sets, pods, siblings) = (&context, &sets, &pods, &siblings);
@@ -105,9 +106,9 @@ async fn reconcile<R: Replicated>(context: &Context, pods: &Pods, siblings: &Ind
     let wanted = set.wanted();
     let settled = pods.settled(set.uid());
     let own = pods.claim(&context.client, &set, &wanted.selector).await?;
-    let active: Vec<Pod> = own.iter().filter(|p| is_active(p)).cloned().collect();
     let mut failure = None;
     if settled && set.meta().deletion_timestamp.is_none() {
+        let active: Vec<Pod> = own.iter().filter(|p| is_active(p)).cloned().collect();
         let action = plan(wanted.replicas, &active, || related(pods, siblings, &set, &active));
         failure = apply(context, pods, &set, &wanted.template, action).await;
     }

@@ -2,10 +2,11 @@
 //!
 //! In memory they show what deciding costs; against a server they show what a cluster of hollow nodes gets.
 
-mod hollow;
 mod memory;
 mod server;
 mod workloads;
+
+pub(crate) use workloads::node;
 
 use crate::connect::Target;
 use anyhow::bail;
@@ -37,6 +38,12 @@ pub(crate) struct Args {
     /// How long to wait for pods to be bound, in seconds
     #[arg(long, default_value_t = 300)]
     timeout: u64,
+    /// Let the hollow nodes say that pods run; scheduler_perf has no kubelets and counts until pods are bound
+    #[arg(long)]
+    run_pods: bool,
+    /// Process of the server, to show its memory at the end
+    #[arg(long, value_delimiter = ',', value_name = "PID")]
+    server_pid: Vec<u32>,
     /// Divide the numbers of nodes and pods of every workload by this
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     scale: u16,

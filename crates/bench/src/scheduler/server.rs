@@ -2,9 +2,9 @@
 //! counts is the time from the create request of a pod until a watch shows it on a node.
 
 use super::Args;
-use super::hollow::{Bound, Kubelets, PREFIX};
 use super::workloads::{Thing, Workload};
 use crate::connect::{Call, Server};
+use crate::hollow::{Bound, Kubelets, PREFIX, Work};
 use crate::load::{self, Until};
 use crate::objects::revision_of;
 use crate::process::Meter;
@@ -26,7 +26,18 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// Measures.
 pub(super) async fn run(args: &Args, workloads: &[Workload]) -> anyhow::Result<()> {
     let server = args.target.server()?;
-    let rows = Table::new(&["workload (server, hollow nodes)", "nodes", "before", "pods", "pods/s", "p50", "p99", "threshold"]);
+    let rows = Table::new(&[
+        "workload (server, hollow nodes)",
+        "nodes",
+        "before",
+        "pods",
+        "pods/s",
+        "p50",
+        "p99",
+        "threshold",
+        "CPU each",
+        "memory",
+    ]);
     for workload in workloads {
         let scene = Scene { args, server: server.clone(), workload: *workload };
         let result = tokio::select! {
@@ -56,16 +67,20 @@ impl Scene<'_> {
         self.prepare().await?;
         let list = self.server.ok(0, Call::get("/api/v1/pods?limit=1")).await?;
         let revision = revision_of(&list).context("a list without resourceVersion")?;
-        let mut kubelets = Kubelets::start(&self.server, workload.nodes, &revision).await?;
+        let mut kubelets = Kubelets::start(&self.server, workload.nodes, &revision, self.work()).await?;
         self.create_pods((0..workload.init).map(workload.init_pod).collect()).await?;
         if workload.init_placed {
             self.wait(&mut kubelets, workload.init, &mut HashMap::new()).await?;
         }
         let pods: Vec<Value> = (0..workload.pods).map(workload.pod).collect();
-        let began = Instant::now();
+        let meter = Meter::new(self.args.server_pid.clone())?;
+        let (began, before) = (Instant::now(), meter.read());
         let sent = self.create_pods(pods).await?;
         let mut bound = HashMap::new();
         self.wait(&mut kubelets, workload.pods, &mut bound).await?;
+        let after = meter.read();
+        let cpu =
+            before.as_ref().zip(after.as_ref()).map(|(a, b)| (b.cpu - a.cpu) / u32::try_from(workload.pods.max(1)).unwrap_or(u32::MAX));
         let mut took = Vec::with_capacity(bound.len());
         for (key, at) in &sent {
             took.extend(bound.get(key).map(|seen: &Instant| seen.duration_since(*at)));
@@ -81,8 +96,14 @@ impl Scene<'_> {
             table::time(table::quantile(&took, 0.5)),
             table::time(table::quantile(&took, 0.99)),
             table::known(workload.threshold.map(|t| t.to_string())),
+            table::known(cpu.map(table::time)),
+            table::known(after.map(|u| table::mebibytes(u.resident))),
         ]);
         Ok(())
+    }
+
+    fn work(&self) -> Work {
+        if self.args.run_pods { Work::Run } else { Work::Watch }
     }
 
     /// Everything but pods.

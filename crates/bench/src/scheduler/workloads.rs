@@ -39,7 +39,7 @@ pub(super) struct Workload {
     pub things: fn() -> Vec<Thing>,
 }
 
-pub(super) fn node(i: usize) -> Value {
+pub(crate) fn node(i: usize) -> Value {
     let name = format!("bench-node-{i}");
     json!({
         "apiVersion": "v1", "kind": "Node",

@@ -2,8 +2,8 @@
 //! away for a minute, a clock that jumps. Whatever happens, no pod is lost and none is there twice once it is over; and
 //! while it lasts there are never more pods than asked for, save those whose making the controller could not know of.
 //!
-//! Each seed is a run of its own on a paused clock. `SIMULATION_SEEDS=2000` runs that many, `SIMULATION_SEED=17` only
-//! that one.
+//! Each seed is a run of its own on a paused clock. `SIMULATION_SEEDS=2000` runs that many (from `SIMULATION_FIRST` on),
+//! `SIMULATION_SEED=17` only that one.
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
 #[path = "../common/mod.rs"]
@@ -207,7 +207,10 @@ fn seeds() -> Vec<u64> {
     let of = |name: &str| std::env::var(name).ok().map(|v| v.parse::<u64>().unwrap_or_else(|e| panic!("{name}={v:?}: {e}")));
     match of("SIMULATION_SEED") {
         Some(seed) => vec![seed],
-        None => (0..of("SIMULATION_SEEDS").unwrap_or(SEEDS)).collect(),
+        None => {
+            let first = of("SIMULATION_FIRST").unwrap_or(0);
+            (first..first + of("SIMULATION_SEEDS").unwrap_or(SEEDS)).collect()
+        }
     }
 }
 

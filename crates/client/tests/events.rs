@@ -1,0 +1,87 @@
+//! Events over a transport that answers when the test says so.
+
+use bytes::Bytes;
+use ferrokube_client::events::{EventType, Recorder};
+use ferrokube_client::k8s_openapi::api::core::v1::ObjectReference;
+use ferrokube_client::{Change, Client, Selection, Transport, TransportError};
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
+use serde_json::Value;
+use std::sync::Arc;
+use tokio::sync::{Semaphore, mpsc};
+
+/// Tells of each request when it comes, answers it when it is let, with what was sent.
+struct Held {
+    requests: mpsc::UnboundedSender<(http::Method, Value)>,
+    answers: Semaphore,
+}
+
+impl Transport for Held {
+    fn send(&self, request: http::Request<Bytes>) -> BoxFuture<'_, Result<http::Response<Bytes>, TransportError>> {
+        Box::pin(async move {
+            let (parts, body) = request.into_parts();
+            let event = serde_json::from_slice(&body).map_err(TransportError::new)?;
+            self.requests.send((parts.method, event)).map_err(TransportError::new)?;
+            self.answers.acquire().await.map_err(TransportError::new)?.forget();
+            Ok(http::Response::new(body))
+        })
+    }
+
+    fn subscribe(&self, _: Selection) -> BoxStream<'static, Change> {
+        futures_util::stream::pending().boxed()
+    }
+}
+
+fn held() -> (Arc<Held>, Recorder, mpsc::UnboundedReceiver<(http::Method, Value)>) {
+    let (requests, seen) = mpsc::unbounded_channel();
+    let transport = Arc::new(Held { requests, answers: Semaphore::new(0) });
+    (transport.clone(), Recorder::new(Client::new(transport, "test"), "tester", ""), seen)
+}
+
+fn pod(name: &str) -> ObjectReference {
+    ObjectReference {
+        kind: Some("Pod".into()),
+        namespace: Some("default".into()),
+        name: Some(name.into()),
+        uid: Some(name.into()),
+        ..ObjectReference::default()
+    }
+}
+
+#[tokio::test]
+async fn what_happens_again_while_it_is_written_is_counted_and_written_once() {
+    let (transport, recorder, mut seen) = held();
+    recorder.event(pod("a"), EventType::Normal, "Happened", "it did");
+    let (method, event) = seen.recv().await.unwrap();
+    assert_eq!((method, &event["count"]), (http::Method::POST, &1.into()));
+    for _ in 0..3 {
+        recorder.event(pod("a"), EventType::Normal, "Happened", "it did");
+    }
+    // Another one comes behind them: once it is seen, they have been taken in.
+    recorder.event(pod("b"), EventType::Normal, "Happened", "it did");
+    let (method, event) = seen.recv().await.unwrap();
+    assert_eq!((method, &event["involvedObject"]["name"]), (http::Method::POST, &"b".into()));
+    transport.answers.add_permits(2);
+    let (method, patch) = seen.recv().await.unwrap();
+    assert_eq!((method, &patch["count"]), (http::Method::PATCH, &4.into()));
+    transport.answers.add_permits(1);
+    drop(recorder);
+    assert!(seen.try_recv().is_err(), "nothing else is written");
+}
+
+#[tokio::test]
+async fn one_event_that_takes_long_does_not_hold_up_the_others() {
+    let (transport, recorder, mut seen) = held();
+    for name in ["a", "b", "c", "d"] {
+        recorder.event(pod(name), EventType::Warning, "Happened", "it did");
+    }
+    let mut names = Vec::new();
+    for _ in 0..4 {
+        let (_, event) = seen.recv().await.unwrap();
+        names.push(event["involvedObject"]["name"].as_str().unwrap().to_owned());
+    }
+    names.sort();
+    assert_eq!(names, ["a", "b", "c", "d"]);
+    transport.answers.add_permits(4);
+}
