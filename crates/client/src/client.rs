@@ -7,6 +7,7 @@ use futures_util::stream::BoxStream;
 use http::{Method, Request, Response, header};
 use serde_json::{Value, json};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What a dynamic request is about: an object, a collection or a subresource of any kind.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -121,6 +122,9 @@ pub enum Patch {
     Apply(&'static str, Value),
 }
 
+/// How often a request is repeated because the server asks for it.
+const MOST_RETRIES: usize = 10;
+
 /// Requests under one identity. Cheap to clone.
 #[derive(Clone)]
 pub struct Client {
@@ -140,8 +144,25 @@ impl Client {
         Client { transport, agent: agent.into() }
     }
 
-    /// Sends a raw request.
+    /// Sends a raw request. A server that asks to come again later (`Retry-After`, as it does when its queues are full) is
+    /// asked again, as often as client-go asks.
     pub async fn send(&self, method: Method, path_and_query: &str, content_type: Option<&str>, body: Bytes) -> Result<Response<Bytes>> {
+        let mut tries = 0;
+        loop {
+            let request = self.raw(method.clone(), path_and_query, content_type, body.clone())?;
+            let response = self.transport.send(request).await?;
+            if response.status().is_success() {
+                return Ok(response);
+            }
+            match later(&response).filter(|_| tries < MOST_RETRIES) {
+                Some(wait) => tokio::time::sleep(wait).await,
+                None => return Err(failure(&response)),
+            }
+            tries += 1;
+        }
+    }
+
+    fn raw(&self, method: Method, path_and_query: &str, content_type: Option<&str>, body: Bytes) -> Result<Request<Bytes>> {
         let mut request = Request::builder()
             .method(method)
             .uri(path_and_query)
@@ -150,9 +171,7 @@ impl Client {
         if let Some(kind) = content_type {
             request = request.header(header::CONTENT_TYPE, kind);
         }
-        let request = request.body(body).map_err(crate::TransportError::new)?;
-        let response = self.transport.send(request).await?;
-        if response.status().is_success() { Ok(response) } else { Err(failure(&response)) }
+        Ok(request.body(body).map_err(crate::TransportError::new)?)
     }
 
     /// Sends a request about a target and reads the answer as JSON.
@@ -258,6 +277,16 @@ impl Client {
     pub fn subscribe(&self, selection: Selection) -> BoxStream<'static, Change> {
         self.transport.subscribe(selection)
     }
+}
+
+/// When the server wants to be asked again: it was too busy, or broken for a moment, and says so. Nothing was done then.
+fn later(response: &Response<Bytes>) -> Option<Duration> {
+    let status = response.status();
+    if status != http::StatusCode::TOO_MANY_REQUESTS && !status.is_server_error() {
+        return None;
+    }
+    let seconds = response.headers().get(header::RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
+    Some(Duration::from_secs(seconds))
 }
 
 fn decoded<R: Resource>(response: &Response<Bytes>) -> Result<R> {

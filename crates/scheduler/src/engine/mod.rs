@@ -31,8 +31,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 
-/// Bindings under way at once; more would only wait in the API server.
-const MOST_BINDINGS: usize = 512;
+/// Bindings under way at once. More would only wait in the API server, and what does not fit into its queues is refused: the
+/// level of system components has about a hundred seats of the default six hundred.
+const MOST_BINDINGS: usize = 128;
 /// After so long without rest, other tasks of the runtime get their turn.
 const SLICE: Duration = Duration::from_micros(500);
 /// Sizes are counted no more often than this.
