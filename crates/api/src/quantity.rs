@@ -206,10 +206,11 @@ fn check_suffix_shape(suffix: &str) -> Result<(), NotAQuantity> {
 fn magnitude(whole: &str, fraction: &str, base: i128, exponent: i32) -> Option<i128> {
     let (whole, fraction) = (whole.trim_start_matches('0'), fraction.trim_end_matches('0'));
     if whole.len() + fraction.len() > 36 {
-        // More digits than fit: what is below a billionth only decides the rounding.
+        // More digits than fit: what is below a billionth only decides the rounding, so one digit stands for all the rest.
         let kept = fraction.get(..fraction.len().min(36usize.saturating_sub(whole.len())))?;
-        let mantissa: i128 = format!("0{whole}{kept}").parse().ok()?;
-        return scaled(mantissa, kept.len() as i32, base, exponent)?.checked_add(1);
+        let rest = if kept.len() < fraction.len() { "1" } else { "" };
+        let mantissa: i128 = format!("0{whole}{kept}{rest}").parse().ok()?;
+        return scaled(mantissa, (kept.len() + rest.len()) as i32, base, exponent);
     }
     let mantissa: i128 = format!("0{whole}{fraction}").parse().ok()?;
     scaled(mantissa, fraction.len() as i32, base, exponent)

@@ -4,6 +4,16 @@
 use super::*;
 
 #[test]
+fn an_amount_of_very_many_digits_prints_so_that_it_is_read_as_itself() {
+    for text in ["2669018897389834033892233720348547751n", "1234567890123456789012345678901234567n"] {
+        assert_eq!(Quantity::parse(text).map(|q| q.to_string()), Ok(text.to_owned()));
+    }
+    // What is below a billionth counts as one, once.
+    let long = format!("1.{}", "1".repeat(60));
+    assert_eq!(Quantity::parse(&long).map(|q| q.to_string()), Ok("1111111112n".to_owned()));
+}
+
+#[test]
 fn canonical_form_is_the_largest_suffix_without_loss() {
     for (text, want) in [
         ("0", "0"),

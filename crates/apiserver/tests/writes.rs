@@ -252,10 +252,13 @@ async fn a_running_pod_gets_its_grace() {
     cluster.delete(&format!("{pods}/never"), &Value::Null).await;
     assert_eq!(cluster.get(&format!("{pods}/never")).await.code, 404);
     cluster.post(pods, &pod("p")).await;
+    let nominated = cluster.patch(&format!("{pods}/p/status"), "merge-patch", &json!({"status": {"nominatedNodeName": "n2"}})).await;
+    assert_eq!(nominated.json["status"]["nominatedNodeName"], "n2");
     let binding = json!({"metadata": {"name": "p"}, "target": {"kind": "Node", "name": "n1"}});
     assert_eq!(cluster.post(&format!("{pods}/p/binding"), &binding).await.code, 201);
     let bound = cluster.get(&format!("{pods}/p")).await.json;
     assert_eq!(bound["spec"]["nodeName"], "n1");
+    assert_eq!(bound["status"].get("nominatedNodeName"), None, "a pod that has its node waits for none");
     assert_eq!(bound["status"]["conditions"][0]["type"], "PodScheduled");
     let twice = cluster.post(&format!("{pods}/p/binding"), &binding).await;
     assert_eq!(twice.code, 409, "{}", twice.text);

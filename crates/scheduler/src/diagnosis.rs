@@ -21,6 +21,8 @@ pub struct Diagnosis {
     pub plugins: u32,
     /// What preemption said, when it was tried.
     pub preemption: Option<String>,
+    /// What the dynamic resources plugin said before that; it says this when it has nothing to give back.
+    pub claims: Option<&'static str>,
 }
 
 impl Diagnosis {
@@ -97,9 +99,8 @@ impl Diagnosis {
             }
         };
         if let Some(preemption) = &self.preemption {
-            // The dynamic resources plugin speaks first, and has nothing to give back.
-            text.push_str(" no new claims to deallocate, preemption: ");
-            text.push_str(preemption);
+            let claims = self.claims.unwrap_or("no new claims to deallocate");
+            text.push_str(&format!(" {claims}, preemption: {preemption}"));
         }
         text
     }

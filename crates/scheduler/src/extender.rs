@@ -14,6 +14,21 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Extenders score from 0 to 10, plugins from 0 to 100.
 const SCALE: i64 = 10;
 
+/// Room on a node, as an extender sees it: the pods that would go (UID, and the object where the extender wants it), and
+/// how many of them go against a disruption budget.
+#[derive(Debug)]
+pub struct Room<'a> {
+    /// Name of the node.
+    pub node: &'a str,
+    /// Who would go.
+    pub victims: Vec<(&'a str, Option<Value>)>,
+    /// Against budgets.
+    pub violations: usize,
+}
+
+/// Nodes that an extender leaves, each with the UIDs of the pods that would go and the number of violated budgets.
+pub type Trimmed = HashMap<String, (Vec<String>, usize)>;
+
 /// One extender.
 #[derive(Debug)]
 pub struct Extender {
@@ -81,6 +96,16 @@ impl Extender {
         !self.config.bind_verb.is_empty()
     }
 
+    /// Whether it has a say in who must go.
+    pub fn preempts(&self) -> bool {
+        !self.config.preempt_verb.is_empty()
+    }
+
+    /// Where it is.
+    pub fn name(&self) -> &str {
+        &self.config.url_prefix
+    }
+
     /// Whether pods are placed without it when it does not answer.
     pub fn is_ignorable(&self) -> bool {
         self.config.ignorable
@@ -127,6 +152,23 @@ impl Extender {
         Ok(scores.filter_map(score).map(|(host, score)| (host, score * self.config.weight * SCALE)).collect())
     }
 
+    /// Which of the places where room can be made it agrees with, and at whose cost.
+    pub async fn preempt(&self, pod: &Value, rooms: &[Room<'_>]) -> Result<Trimmed, String> {
+        let whole = self.wants_nodes();
+        let victim = |(uid, object): &(&str, Option<Value>)| match object {
+            Some(object) if whole => object.clone(),
+            _ => json!({"UID": uid}),
+        };
+        let room = |r: &Room<'_>| {
+            let pods: Vec<Value> = r.victims.iter().map(victim).collect();
+            (r.node.to_owned(), json!({"Pods": pods, "NumPDBViolations": r.violations}))
+        };
+        let map = Value::Object(rooms.iter().map(room).collect());
+        let (victims, names) = if whole { (map, Value::Null) } else { (Value::Null, map) };
+        let body = json!({"Pod": pod, "NodeNameToVictims": victims, "NodeNameToMetaVictims": names});
+        Ok(trimmed(&self.post(&self.config.preempt_verb, &body).await?))
+    }
+
     /// Binds a pod (namespace, name, UID) to a node.
     pub async fn bind(&self, pod: (&str, &str, &str), node: &str) -> Result<(), String> {
         let body = json!({"PodNamespace": pod.0, "PodName": pod.1, "PodUID": pod.2, "Node": node});
@@ -163,6 +205,18 @@ fn filtered(answer: &Value) -> Result<Filtered, String> {
         }
     }
     Ok(found)
+}
+
+fn trimmed(answer: &Value) -> Trimmed {
+    let nodes = answer.as_object().and_then(|o| field(o, "nodenametometavictims").as_object());
+    let room = |(node, victims): (&String, &Value)| {
+        let victims = victims.as_object();
+        let pods = victims.and_then(|v| field(v, "pods").as_array()).into_iter().flatten().filter_map(Value::as_object);
+        let uids = pods.filter_map(|p| field(p, "uid").as_str()).map(str::to_owned).collect();
+        let violations = victims.and_then(|v| field(v, "numpdbviolations").as_u64()).unwrap_or(0);
+        (node.clone(), (uids, usize::try_from(violations).unwrap_or(usize::MAX)))
+    };
+    nodes.into_iter().flatten().map(room).collect()
 }
 
 #[cfg(test)]

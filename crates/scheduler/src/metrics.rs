@@ -1,7 +1,7 @@
 //! What the scheduler counts, under upstream's names.
 
 use crate::plugins::Plugin;
-use crate::queue::Pending;
+use crate::queue::{Moved, Pending};
 use ferrokube_client::metrics::{Desc, Kind, Metrics as Registry};
 use std::time::Duration;
 
@@ -141,6 +141,12 @@ impl Metrics {
         if pods > 0 {
             self.registry.series(&INCOMING, &[event, queue]).add(pods as f64);
         }
+    }
+
+    /// Pods that waited came into other parts of the queue.
+    pub fn moved(&self, event: &str, moved: Moved) {
+        self.queued(event, "active", moved.active);
+        self.queued(event, "backoff", moved.backoff);
     }
 
     /// Room is made by sending so many pods away.

@@ -87,7 +87,6 @@ impl Planner {
 
     /// As [`Planner::decide`], looking at nodes one by one.
     pub fn one_by_one(&mut self, state: &State, profile: &Profile, pod: PodId) -> Decision {
-        let class = state.class_of(pod);
         let pre = match Pre::of(state, profile, pod) {
             Ok(pre) => pre,
             Err(failure) => return Decision::Nowhere(Box::new(Diagnosis::before_nodes(state.order().len(), failure))),
@@ -98,7 +97,7 @@ impl Planner {
             0 => Decision::Nowhere(Box::new(diagnosis)),
             1 => Decision::Place(self.feasible[0]),
             _ => {
-                self.score(state, profile, class);
+                self.score(state, &pre);
                 Decision::Place(self.best())
             }
         }
@@ -117,7 +116,7 @@ impl Planner {
         if self.feasible.is_empty() {
             return Err(Box::new(diagnosis));
         }
-        self.score(state, profile, state.class_of(pod));
+        self.score(state, &pre);
         Ok((self.scored().collect(), diagnosis))
     }
 
@@ -147,6 +146,14 @@ impl Planner {
         preempt::plan(state, profile, pod, diagnosis, offset)
     }
 
+    /// All places where room can be made, for those who have a say in it; at least one, or why there is none.
+    pub fn rooms(&mut self, state: &State, pod: PodId, diagnosis: &Diagnosis) -> Result<Vec<Preemption>, String> {
+        let profiles = self.profiles.clone();
+        let Some(profile) = state.pod(pod).profile.and_then(|n| profiles.get(usize::from(n))) else { return Err(String::new()) };
+        let offset = self.rng.random_range(0..diagnosis.resolvable.len().max(1));
+        preempt::candidates(state, profile, pod, diagnosis, offset)
+    }
+
     /// The feasible nodes of the last search one by one, with their totals.
     pub fn scored(&self) -> impl Iterator<Item = (NodeId, i64)> {
         self.feasible.iter().copied().zip(self.totals.iter().copied())
@@ -161,10 +168,14 @@ impl Planner {
             true => volumes::Bound::default(),
             false => volumes::Bound::of(state, profile, pod).ok().filter(|b| !b.restricts_nodes())?,
         };
-        let wanted = devices::Wanted::of(state, profile, pod).ok().filter(|w| !w.restricts_nodes())?;
+        let wanted = devices::Wanted::of(state, profile, pod).ok().filter(|w| !w.restricts_nodes() && !w.has_preferences())?;
         let plain = own.claims.is_empty() && own.devices.is_empty();
         let mut rng = SmallRng::from_rng(&mut self.rng);
         let ranking = self.ranking(state, number, profile, pod)?;
+        if !plain && !ranking.is_uniform() {
+            // Scores are shares of the largest among the nodes that will do, and which will is not known beforehand.
+            return None;
+        }
         let alone = ranking.is_local();
         let fits = |id: NodeId| {
             let (node, class) = (state.node(id), &**state.class_of(pod));
@@ -248,7 +259,8 @@ impl Planner {
         self.next_start = (self.next_start + looked_at) % nodes.len().max(1);
     }
 
-    fn score(&mut self, state: &State, profile: &Profile, class: &Class) {
+    fn score(&mut self, state: &State, pre: &Pre<'_>) {
+        let (profile, class): (&Profile, &Class) = (pre.profile, pre.class);
         let feasible = std::mem::take(&mut self.feasible);
         self.totals.clear();
         self.totals.extend(feasible.iter().map(|id| local_score(state, profile, class, *id)));
@@ -272,6 +284,11 @@ impl Planner {
             self.column = scores;
             stretch(&mut self.column);
             self.add(profile.weight(Plugin::InterPodAffinity));
+        }
+        if profile.weight(Plugin::DynamicResources) > 0 && pre.devices.has_preferences() {
+            self.fill(&feasible, |id| devices::score(state, &pre.devices, id));
+            share(&mut self.column, false);
+            self.add(profile.weight(Plugin::DynamicResources));
         }
         self.feasible = feasible;
     }

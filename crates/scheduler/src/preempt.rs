@@ -14,6 +14,8 @@ use std::cmp::Reverse;
 const NEVER: &str = "not eligible due to preemptionPolicy=Never.";
 const UNDER_WAY: &str = "not eligible due to a terminating pod on the nominated node.";
 const NOT_HELPFUL: &str = "Preemption is not helpful for scheduling";
+/// What is said when extenders leave nothing of what was found.
+pub const NO_CANDIDATE: &str = "no candidate node for preemption";
 const NO_VICTIMS: &str = "No preemption victims found for incoming pod";
 
 /// Room to be made.
@@ -23,7 +25,8 @@ pub struct Preemption {
     pub node: NodeId,
     /// At whose cost, the most important first.
     pub victims: Vec<PodId>,
-    violations: usize,
+    /// How many of them go against a disruption budget.
+    pub violations: usize,
 }
 
 /// Whether a pod may make room at all, or why not, in words.
@@ -51,9 +54,20 @@ pub fn hopeless(diagnosis: &Diagnosis, why: &Histogram) -> String {
     sentence(diagnosis.nodes(), &why)
 }
 
-/// Where room can be made for a pod that fits nowhere, trying nodes from `offset` until enough are compared; or why
-/// nowhere, in words.
+/// Where room can be made best for a pod that fits nowhere; or why nowhere, in words.
 pub fn plan(state: &State, profile: &Profile, id: PodId, diagnosis: &Diagnosis, offset: usize) -> Result<Preemption, String> {
+    let candidates = candidates(state, profile, id, diagnosis, offset)?;
+    choose(state, candidates).ok_or_else(|| NO_CANDIDATE.to_owned())
+}
+
+/// The room that costs least.
+pub fn choose(state: &State, candidates: Vec<Preemption>) -> Option<Preemption> {
+    candidates.into_iter().min_by_key(|c| cost(state, c))
+}
+
+/// Where room can be made for a pod that fits nowhere, trying nodes from `offset` until enough are compared; at least one
+/// place, or why there is none, in words.
+pub fn candidates(state: &State, profile: &Profile, id: PodId, diagnosis: &Diagnosis, offset: usize) -> Result<Vec<Preemption>, String> {
     eligible(state, id, diagnosis)?;
     let resolvable = &diagnosis.resolvable;
     let mut why = Histogram::new();
@@ -71,7 +85,7 @@ pub fn plan(state: &State, profile: &Profile, id: PodId, diagnosis: &Diagnosis, 
             }
         }
     }
-    candidates.into_iter().min_by_key(|c| cost(state, c)).ok_or_else(|| hopeless(diagnosis, &why))
+    if candidates.is_empty() { Err(hopeless(diagnosis, &why)) } else { Ok(candidates) }
 }
 
 /// [`victims`] for any pod of a class that looks at nothing but the node.

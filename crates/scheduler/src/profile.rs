@@ -4,6 +4,7 @@
 
 use crate::class::{NodeTerm, Spread};
 use crate::plugins::Plugin;
+use std::time::Duration;
 
 /// How NodeResourcesFit compares nodes (`scoringStrategy.type`).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,6 +72,8 @@ pub struct Profile {
     pub percentage: usize,
     /// `bindTimeoutSeconds` of VolumeBinding.
     pub bind_timeout_seconds: u64,
+    /// `bindingTimeout` of DynamicResources: how long a pod waits for its devices to be made ready.
+    pub device_timeout: Duration,
 }
 
 impl Default for Profile {
@@ -98,6 +101,7 @@ impl Default for Profile {
             candidates: Share { percent: 10, at_least: 100 },
             percentage: 0,
             bind_timeout_seconds: 600,
+            device_timeout: Duration::from_secs(600),
         }
     }
 }

@@ -78,6 +78,14 @@ pub struct Pending {
     pub unschedulable: usize,
 }
 
+/// How many pods came from waiting to where.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names are those of the metric's label")]
+pub struct Moved {
+    pub active: usize,
+    pub backoff: usize,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
     Ready,
@@ -282,43 +290,52 @@ impl Queue {
         }
     }
 
-    fn release(&mut self, id: PodId, now: Instant) {
-        let Some(until) = self.entries.get(&id).map(|e| e.backoff_ends(self.backoff)) else { return };
+    /// Whether it is ready at once.
+    fn release(&mut self, id: PodId, now: Instant) -> bool {
+        let Some(until) = self.entries.get(&id).map(|e| e.backoff_ends(self.backoff)) else { return false };
         self.put(id, if until <= now { Place::Ready } else { Place::BackingOff(until, false) });
+        until <= now
     }
 
     /// Something happened in the cluster: pods that it may help get another try. `hint` says whether it may for a pod
-    /// that these plugins rejected and may now accept (queueing hints). The answer is how many were moved.
-    pub fn happened(&mut self, events: u32, now: Instant, hint: impl Fn(PodId, u32) -> bool) -> usize {
+    /// that these plugins rejected and may now accept (queueing hints). The answer is how many are ready, and how many
+    /// still back off.
+    pub fn happened(&mut self, events: u32, now: Instant, hint: impl Fn(PodId, u32) -> bool) -> Moved {
         if self.waiting.is_empty() || events == 0 {
-            return 0;
+            return Moved::default();
         }
         let helped = |id: &PodId| {
             let plugins = self.entries.get(id).map_or(0, |e| interested(e.rejectors, events));
             plugins != 0 && hint(*id, plugins)
         };
         let moved: Vec<PodId> = self.waiting.iter().map(|(_, id)| *id).filter(helped).collect();
-        moved.iter().for_each(|id| self.release(*id, now));
-        moved.len()
+        let active = moved.iter().filter(|id| self.release(**id, now)).count();
+        Moved { active, backoff: moved.len() - active }
     }
 
-    /// Time passes.
-    pub fn tick(&mut self, now: Instant) {
+    /// Time passes. Says how many pods have backed off for long enough, and how many waited for too long for an event.
+    pub fn tick(&mut self, now: Instant) -> (usize, Moved) {
+        let (mut done, mut late) = (0, Moved::default());
         while let Some((until, id)) = self.after_errors.first().copied()
             && until <= now
         {
             self.put(id, Place::Ready);
+            done += 1;
         }
         while let Some((until, id)) = self.backing_off.first().copied()
             && until <= now
         {
             self.put(id, Place::Ready);
+            done += 1;
         }
         while let Some((since, id)) = self.waiting.first().copied()
             && since + LONGEST_WAIT <= now
         {
-            self.release(id, now);
+            let active = self.release(id, now);
+            late.active += usize::from(active);
+            late.backoff += usize::from(!active);
         }
+        (done, late)
     }
 
     /// When [`Queue::tick`] has something to do next.

@@ -1,6 +1,6 @@
 //! What the scheduler writes: bindings, conditions, evictions of victims. Each is one small task; the loop never waits.
 
-use crate::devices::Reservation;
+use crate::devices::{Release, Reservation};
 use crate::state::Pod;
 use crate::storage::{SELECTED_NODE, Step};
 use ferrokube_api::ObjectKey;
@@ -135,9 +135,26 @@ async fn try_reserve(client: &Client, reservation: &Reservation) -> Result<(), E
     let mut status = json!({"reservedFor": reservation.reserved_for});
     if let Some(allocation) = &reservation.allocation {
         status["allocation"] = allocation.clone();
+        // From now on drivers have so much time to make the devices ready.
+        status["allocation"]["allocationTimestamp"] = format_time(Timestamp::now()).into();
     }
     let patch = Patch::Merge(json!({"metadata": {"resourceVersion": revision}, "status": status}));
     client.patch_target(&target.sub("status"), &patch).await.map(drop)
+}
+
+/// Takes the devices of a claim back that has not changed since that was decided.
+pub async fn release(client: &Client, release: &Release) -> Result<(), Error> {
+    let target = Target::of::<ResourceClaim>(&release.claim.namespace, &release.claim.name).sub("status");
+    let status = json!({"allocation": null, "reservedFor": null, "devices": null});
+    let patch = Patch::Merge(json!({"metadata": {"resourceVersion": release.revision.to_string()}, "status": status}));
+    client.patch_target(&target, &patch).await.map(drop)
+}
+
+/// Takes a pod off the consumers of a claim.
+pub async fn unreserve(client: &Client, claim: &ObjectKey, pod: &Subject) -> Result<(), Error> {
+    let target = Target::of::<ResourceClaim>(&claim.namespace, &claim.name).sub("status");
+    let patch = Patch::Strategic(json!({"status": {"reservedFor": [{"$patch": "delete", "uid": pod.uid}]}}));
+    client.patch_target(&target, &patch).await.map(drop)
 }
 
 /// Tells a volume about its claim, or a claim about its node, so that others bind them to each other.
@@ -170,6 +187,11 @@ pub async fn report(client: &Client, pod: &Subject, reason: &str, message: &str,
         status["nominatedNodeName"] = node.into();
     }
     patch_status(client, pod, status).await
+}
+
+/// Says where a pod is about to be, for those who add and remove nodes: it may take a while until it is bound.
+pub async fn nominate(client: &Client, pod: &Subject, node: &str) -> Result<(), Error> {
+    patch_status(client, pod, json!({"nominatedNodeName": node})).await
 }
 
 /// Takes the nomination of a pod back.

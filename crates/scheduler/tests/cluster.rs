@@ -329,6 +329,47 @@ async fn a_claim_is_allocated_and_reserved_before_its_pod_is_bound() {
     assert_eq!(claim["metadata"]["finalizers"], json!(["resource.kubernetes.io/delete-protection"]));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_waits_until_its_driver_has_made_its_device_ready() {
+    let cluster = Cluster::start().await;
+    cluster.node("a", "2").await;
+    cluster.post("/apis/resource.k8s.io/v1/deviceclasses", &json!({"metadata": {"name": "gpu"}, "spec": {}})).await;
+    let device = json!({"name": "d0", "bindsToNode": true, "bindingConditions": ["ready"], "bindingFailureConditions": ["broken"]});
+    let slice = json!({"metadata": {"name": "fabric"}, "spec": {"driver": "gpu.example.com", "allNodes": true,
+        "pool": {"name": "fabric", "generation": 1, "resourceSliceCount": 1}, "devices": [device]}});
+    cluster.post("/apis/resource.k8s.io/v1/resourceslices", &slice).await;
+    let claim =
+        json!({"metadata": {"name": "c"}, "spec": {"devices": {"requests": [{"name": "r", "exactly": {"deviceClassName": "gpu"}}]}}});
+    let claims = "/apis/resource.k8s.io/v1/namespaces/default/resourceclaims";
+    cluster.post(claims, &claim).await;
+    cluster.pod("p", "1", &json!({"resourceClaims": [{"name": "d", "resourceClaimName": "c"}]})).await;
+    let event = cluster.wait("events", "event", |e| e["reason"] == "BindingConditionsPending").await;
+    assert_eq!(event["message"], "waiting for binding conditions for device on node a");
+    // The event is told when it is decided; the claim is written beside.
+    let path = format!("{claims}/c");
+    let claim = loop {
+        let claim = cluster.admin.send(Method::GET, &path, None, Bytes::new()).await.unwrap();
+        let claim: Value = serde_json::from_slice(claim.body()).unwrap();
+        if claim["status"]["reservedFor"].is_array() {
+            break claim;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    assert!(claim["status"]["allocation"]["allocationTimestamp"].is_string(), "{claim:#}");
+    let pod = cluster.admin.send(Method::GET, "/api/v1/namespaces/default/pods/p", None, Bytes::new()).await.unwrap();
+    let pod: Value = serde_json::from_slice(pod.body()).unwrap();
+    assert_eq!((&pod["spec"]["nodeName"], &pod["status"]["nominatedNodeName"]), (&Value::Null, &json!("a")), "not yet, but soon");
+    let condition =
+        json!({"type": "ready", "status": "True", "reason": "Attached", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"});
+    let devices = json!([{"driver": "gpu.example.com", "pool": "fabric", "device": "d0", "conditions": [condition]}]);
+    let patch = json!({"status": {"devices": devices}});
+    cluster.send(Method::PATCH, &format!("{path}/status"), "application/merge-patch+json", &patch).await;
+    assert_eq!(cluster.bound("p").await, "a");
+    let pod = cluster.admin.send(Method::GET, "/api/v1/namespaces/default/pods/p", None, Bytes::new()).await.unwrap();
+    let pod: Value = serde_json::from_slice(pod.body()).unwrap();
+    assert_eq!(pod["status"].get("nominatedNodeName"), None, "{pod:#}");
+}
+
 fn configuration(more: &Value) -> Configuration {
     let mut file = json!({"apiVersion": "kubescheduler.config.k8s.io/v1", "kind": "KubeSchedulerConfiguration"});
     for (key, value) in more.as_object().into_iter().flatten() {
@@ -392,6 +433,13 @@ async fn extender(asked: tokio::sync::mpsc::UnboundedSender<(String, Value)>) ->
                             let failed: serde_json::Map<String, Value> = bad.into_iter().map(|n| (n, "it is bad".into())).collect();
                             json!({"nodenames": good, "failedNodes": failed})
                         }
+                        // Room may be made on nodes that are not bad, at the cost that was found.
+                        "preempt" => {
+                            let rooms = body["NodeNameToMetaVictims"].as_object().unwrap().iter();
+                            let left: serde_json::Map<String, Value> =
+                                rooms.filter(|(n, _)| !n.starts_with("bad")).map(|(n, v)| (n.clone(), v.clone())).collect();
+                            json!({"NodeNameToMetaVictims": left})
+                        }
                         "prioritize" => good.iter().map(|n| json!({"Host": n, "Score": if n == "best" { 10 } else { 0 }})).collect(),
                         _ => json!({}),
                     };
@@ -430,6 +478,29 @@ async fn an_extender_filters_and_scores_and_is_told_about_its_resources_only() {
     cluster.pod("nowhere", "1", &cards).await;
     let pod = cluster.wait("pods", "condition", |p| p["metadata"]["name"] == "nowhere" && condition(p).0 == "False").await;
     assert!(condition(&pod).2.starts_with("0/1 nodes are available: 1 it is bad."), "{}", condition(&pod).2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_extender_says_where_room_may_be_made() {
+    let (sender, mut asked) = tokio::sync::mpsc::unbounded_channel();
+    let url = extender(sender).await;
+    let extender = json!({"urlPrefix": url, "preemptVerb": "preempt", "nodeCacheCapable": true});
+    let cluster = Cluster::start_with(configuration(&json!({"extenders": [extender]}))).await;
+    cluster.post("/apis/scheduling.k8s.io/v1/priorityclasses", &json!({"metadata": {"name": "high"}, "value": 1000})).await;
+    cluster.node("bad", "2").await;
+    cluster.node("good", "2").await;
+    for (name, node) in [("cheap", "bad"), ("dear", "good"), ("dearer", "good")] {
+        let cpu = if node == "bad" { "2" } else { "1" };
+        cluster.pod(name, cpu, &json!({"nodeName": node})).await;
+    }
+    cluster.pod("urgent", "2", &json!({"priorityClassName": "high"})).await;
+    let pod =
+        cluster.wait("pods", "nomination", |p| p["metadata"]["name"] == "urgent" && p["status"]["nominatedNodeName"].is_string()).await;
+    // On the other node fewer pods would have had to go.
+    assert_eq!(pod["status"]["nominatedNodeName"], "good");
+    let (verb, body) = asked.recv().await.unwrap();
+    assert_eq!((&*verb, body["Pod"]["metadata"]["name"].as_str()), ("preempt", Some("urgent")));
+    assert_eq!(body["NodeNameToMetaVictims"]["good"]["Pods"].as_array().map(Vec::len), Some(2));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -4,7 +4,8 @@
 mod common;
 
 use common::{World, node, pod};
-use ferrokube_scheduler::devices::Reservation;
+use ferrokube_api::ObjectKey;
+use ferrokube_scheduler::devices::{Readiness, Reservation};
 use ferrokube_scheduler::feeds::Feed;
 use ferrokube_scheduler::plugins::devices;
 use serde_json::{Value, json};
@@ -279,8 +280,12 @@ fn expressions_of_classes_and_requests_choose_devices() {
         ("true", "device.capacity['gpu.example.com'].memory.compareTo(quantity('20Gi')) > 0", Ok("d1")),
         ("true", "device.attributes['other.example.com'].index == 3 && device.attributes['gpu.example.com'].model == 'new'", Ok("d1")),
         ("device.driver == 'other'", "true", Err("cannot allocate all claims")),
-        ("true", "device.attributes['gpu.example.com'].absent == 1", Err("request r: CEL runtime error: no such key: absent")),
-        ("true", "device.", Err("request r: CEL selector \"device.\" does not compile")),
+        (
+            "true",
+            "device.attributes['gpu.example.com'].absent == 1",
+            Err("claim default/c: selector #0 on device gpu.example.com/a/d0: CEL runtime error: no such key: absent"),
+        ),
+        ("true", "device.", Err("claim default/c: selector #0: CEL compile error: compilation failed: ")),
     ] {
         world.tell(Feed::DeviceClasses, &class(of_class));
         let mut wanted = gpus(1);
@@ -292,4 +297,178 @@ fn expressions_of_classes_and_requests_choose_devices() {
             Err(why) => assert!(reason(&world, id, "a").starts_with(why), "{of_class} {of_request}: {}", reason(&world, id, "a")),
         }
     }
+}
+
+/// A network card of 10G that several claims share, in steps of 1G and at least 2G.
+fn shared_card() -> Value {
+    let policy = json!({"default": "2G", "validRange": {"min": "2G", "step": "1G", "max": "8G"}});
+    json!({"name": "nic", "allowMultipleAllocations": true, "capacity": {"bandwidth": {"value": "10G", "requestPolicy": policy}}})
+}
+
+fn bandwidth(amount: &str) -> Value {
+    let mut devices = gpus(1);
+    if !amount.is_empty() {
+        devices["requests"][0]["exactly"]["capacity"] = json!({"requests": {"bandwidth": amount}});
+    }
+    devices
+}
+
+#[test]
+fn claims_share_the_capacity_of_a_device_that_allows_it() {
+    let mut world = world();
+    world.tell(Feed::Slices, &slice("a", &[shared_card()]));
+    let mut taken = Vec::new();
+    for (name, asked, gets) in [("c", "", "2G"), ("d", "3500M", "4G"), ("e", "1G", "2G")] {
+        world.tell(Feed::ResourceClaims, &claim(name, bandwidth(asked)));
+        let id = world.add(&using(&format!("pod-{name}"), name));
+        let reservations = reserved(&world, id, "a");
+        let result = reservations[0].allocation.clone().unwrap()["devices"]["results"][0].clone();
+        assert_eq!((&result["device"], &result["consumedCapacity"]), (&json!("nic"), &json!({"bandwidth": gets})), "{asked}");
+        assert_eq!(result["shareID"].as_str().map(str::len), Some(36));
+        world.state.devices.assume(&reservations);
+        taken.push((name, reservations));
+    }
+    // 8G are taken.
+    for (asked, fits) in [("2G", true), ("2500M", false), ("9G", false)] {
+        world.tell(Feed::ResourceClaims, &claim("more", bandwidth(asked)));
+        let id = world.add(&using("more", "more"));
+        assert_eq!(reason(&world, id, "a").is_empty(), fits, "{asked}");
+    }
+    let mut other = gpus(1);
+    other["requests"][0]["exactly"]["capacity"] = json!({"requests": {"memory": "1"}});
+    world.tell(Feed::ResourceClaims, &claim("other", other));
+    let id = world.add(&using("other", "other"));
+    assert_eq!(reason(&world, id, "a"), "cannot allocate all claims", "it has no such capacity");
+    // Seen in its claim, a part counts once; gone, it is free.
+    let (name, reservations) = &taken[1];
+    let mut seen = claim(name, bandwidth("3500M"));
+    seen["status"] = json!({"allocation": reservations[0].allocation, "reservedFor": reservations[0].reserved_for});
+    world.tell(Feed::ResourceClaims, &seen);
+    world.tell(Feed::ResourceClaims, &claim("more", bandwidth("3G")));
+    let id = world.add(&using("more", "more"));
+    assert_eq!(reason(&world, id, "a"), "cannot allocate all claims");
+    world.tell(Feed::ResourceClaims, &claim(name, bandwidth("3500M")));
+    assert_eq!(reason(&world, id, "a"), "");
+}
+
+#[test]
+fn a_device_that_is_taken_whole_has_the_capacity_that_is_asked_for() {
+    let mut world = world();
+    let card = |name: &str, memory: &str| json!({"name": name, "capacity": {"memory": {"value": memory}}});
+    world.tell(Feed::Slices, &slice("a", &[card("small", "10Gi"), card("large", "80Gi")]));
+    let mut large = gpus(1);
+    large["requests"][0]["exactly"]["capacity"] = json!({"requests": {"gpu.example.com/memory": "40Gi"}});
+    world.tell(Feed::ResourceClaims, &claim("c", large));
+    let id = world.add(&using("p", "c"));
+    assert_eq!(got(&world, id, "a"), ["large"]);
+    assert!(reserved(&world, id, "a")[0].allocation.clone().unwrap()["devices"]["results"][0].get("shareID").is_none());
+}
+
+#[test]
+fn of_a_shared_device_only_the_first_part_takes_counters() {
+    let mut world = world();
+    let mut nic = shared_card();
+    nic["consumesCounters"] = json!([{"counterSet": "card", "counters": {"slots": {"value": "1"}}}]);
+    let mut slice = slice("a", &[nic]);
+    slice["spec"]["sharedCounters"] = json!([{"name": "card", "counters": {"slots": {"value": "1"}}}]);
+    world.tell(Feed::Slices, &slice);
+    for name in ["c", "d"] {
+        world.tell(Feed::ResourceClaims, &claim(name, bandwidth("2G")));
+        let id = world.add(&using(&format!("pod-{name}"), name));
+        assert_eq!(got(&world, id, "a"), ["nic"]);
+        let taken = reserved(&world, id, "a");
+        world.state.devices.assume(&taken);
+    }
+}
+
+/// A device whose driver must attach it first.
+fn attached(name: &str) -> Value {
+    json!({"name": name, "bindsToNode": true, "bindingConditions": ["ready"], "bindingFailureConditions": ["broken"]})
+}
+
+#[test]
+fn an_allocation_says_what_must_hold_before_its_pods_are_bound() {
+    let mut world = world();
+    let fabric = json!({"metadata": {"name": "fabric"}, "spec": {"driver": DRIVER, "allNodes": true,
+        "pool": {"name": "fabric", "generation": 1, "resourceSliceCount": 1}, "devices": [attached("d0")]}});
+    world.tell(Feed::Slices, &fabric);
+    world.tell(Feed::ResourceClaims, &claim("c", gpus(1)));
+    let id = world.add(&using("p", "c"));
+    let [reservation] = &reserved(&world, id, "b")[..] else { panic!() };
+    assert!(reservation.waits);
+    let allocation = reservation.allocation.clone().unwrap();
+    let result = &allocation["devices"]["results"][0];
+    assert_eq!((&result["bindingConditions"], &result["bindingFailureConditions"]), (&json!(["ready"]), &json!(["broken"])));
+    assert_eq!(allocation["nodeSelector"]["nodeSelectorTerms"][0]["matchFields"][0]["values"], json!(["b"]));
+    // A device that is there already is preferred.
+    world.tell(Feed::Slices, &slice("b", &[device("own")]));
+    assert_eq!(got(&world, id, "b"), ["own"]);
+}
+
+#[test]
+fn an_allocation_that_waits_in_vain_is_given_back() {
+    let allocated = |since: &str, conditions: Value| {
+        let results = json!([{"request": "r", "driver": DRIVER, "pool": "a", "device": "d0", "bindingConditions": ["ready"], "bindingFailureConditions": ["broken"]}]);
+        let mut claim = claim("c", gpus(1));
+        claim["status"] = json!({
+            "allocation": {"devices": {"results": results}, "allocationTimestamp": since},
+            "reservedFor": [{"resource": "pods", "name": "p", "uid": "p"}],
+            "devices": [{"driver": DRIVER, "pool": "a", "device": "d0", "conditions": conditions}],
+        });
+        claim
+    };
+    let condition = |kind: &str| json!([{"type": kind, "status": "True", "reason": "R", "message": "m"}]);
+    let (long_ago, ahead) = ("2020-01-01T00:00:00Z", "2100-01-01T00:00:00Z");
+    let elsewhere = "resourceclaim not available on the node";
+    let mut world = world();
+    world.tell(Feed::Slices, &slice("a", &[attached("d0")]));
+    world.tell(Feed::ResourceClaims, &claim("c", gpus(1)));
+    let id = world.add(&using("p", "c"));
+    for (since, conditions, why, readiness) in [
+        (long_ago, condition("ready"), "", Readiness::Ready),
+        (ahead, json!([]), "", Readiness::Pending),
+        (long_ago, json!([]), elsewhere, Readiness::Pending),
+        (ahead, condition("broken"), elsewhere, Readiness::Failed("claim c binding failed: reason=R, message=\"m\"".to_owned())),
+    ] {
+        world.tell(Feed::ResourceClaims, &allocated(since, conditions.clone()));
+        assert_eq!(reason(&world, id, "a"), why, "{since} {conditions}");
+        let claim = world.state.devices.claim(&ObjectKey::new("default", "c")).unwrap();
+        assert_eq!(claim.readiness("c"), readiness);
+        let given_back = matches!(devices::help(&world.state, world.profile(), id), devices::Help::Release(_));
+        assert_eq!(given_back, !why.is_empty(), "{since} {conditions}");
+    }
+    // Not while somebody else has it.
+    let mut shared = allocated(long_ago, json!([]));
+    shared["status"]["reservedFor"] = json!([{"resource": "pods", "name": "q", "uid": "q"}]);
+    world.tell(Feed::ResourceClaims, &shared);
+    assert_eq!(devices::help(&world.state, world.profile(), id), devices::Help::None("still not schedulable"));
+}
+
+#[test]
+fn an_allocation_that_fits_another_node_only_is_given_back_when_its_pod_fits_nowhere() {
+    let mut world = world();
+    let mut wanted = claim("c", gpus(1));
+    let selector = json!({"nodeSelectorTerms": [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["gone"]}]}]});
+    wanted["status"] = json!({"allocation": {"devices": {"results": []}, "nodeSelector": selector}});
+    world.tell(Feed::ResourceClaims, &wanted);
+    let id = world.add(&using("p", "c"));
+    assert_eq!(reason(&world, id, "a"), "resourceclaim not available on the node");
+    assert!(matches!(devices::help(&world.state, world.profile(), id), devices::Help::Release(_)));
+    let plain = world.add(&pod("q", "x", "", "", &json!({})));
+    assert_eq!(devices::help(&world.state, world.profile(), plain), devices::Help::None("no new claims to deallocate"));
+}
+
+#[test]
+fn a_node_with_the_preferred_alternative_is_preferred() {
+    let mut world = world();
+    world.tell(Feed::DeviceClasses, &json!({"metadata": {"name": "card"}, "spec": {}}));
+    world.tell(Feed::Slices, &slice("a", &[device("d0")]));
+    world.tell(Feed::Slices, &slice("b", &[device("d0"), device("d1")]));
+    let sub = |name: &str, count: usize| json!({"name": name, "deviceClassName": "gpu", "allocationMode": "ExactCount", "count": count});
+    let first = json!({"requests": [{"name": "r", "firstAvailable": [sub("two", 2), sub("one", 1)]}]});
+    world.tell(Feed::ResourceClaims, &claim("c", first));
+    // Without claims it would go to the emptier node.
+    world.on("b", &pod("busy", "y", "500m", "", &json!({})));
+    let id = world.add(&using("p", "c"));
+    assert_eq!(world.place(id), Ok("b".to_owned()));
 }

@@ -12,6 +12,7 @@ use common::World;
 use ferrokube_api::ObjectKey;
 use ferrokube_scheduler::feeds::Feed;
 use ferrokube_scheduler::plan::Decision;
+use ferrokube_scheduler::plugins::devices;
 use ferrokube_scheduler::profile::Profile;
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
@@ -57,6 +58,9 @@ impl Generator {
         });
         if self.chance(7) {
             node["spec"]["unschedulable"] = true.into();
+        }
+        if self.chance(60) {
+            node["status"]["declaredFeatures"] = json!(["UserNamespacesHostNetworkSupport"]);
         }
         if self.chance(50) {
             node["status"]["images"] =
@@ -158,6 +162,10 @@ impl Generator {
         if self.chance(15) {
             spec["nodeSelector"] = json!({"disk": self.one(&["ssd", "hdd"])});
         }
+        if self.chance(10) {
+            spec["hostNetwork"] = true.into();
+            spec["hostUsers"] = false.into();
+        }
         if self.chance(30) {
             spec["tolerations"] = json!([{"key": self.one(&["dedicated", "slow"]), "operator": "Exists"}]);
         }
@@ -190,6 +198,7 @@ impl Twins {
         let mut world = World::with_profile(&[], Profile { percentage: 100, ..Profile::default() });
         world.planner.ranked_from = 1;
         let mut cluster = Cluster::default();
+        world.tell(Feed::DeviceClasses, &json!({"metadata": {"name": "gpu"}, "spec": {}}));
         for (name, team) in [("a", "red"), ("b", "blue")] {
             world.state.set_namespace(name, Some([("team".into(), team.into())].into()));
             cluster.namespaces.insert(name.into(), json!({"team": team}));
@@ -207,6 +216,77 @@ impl Twins {
         self.cluster.nodes.insert(node["metadata"]["name"].as_str().unwrap().into(), node);
     }
 
+    /// What a node has besides itself: room for so many volumes, and devices.
+    fn equip(&mut self, random: &mut Generator, name: &str) {
+        if random.chance(50) {
+            let limit = random.0.random_range(1..4);
+            let drivers = json!([{"name": "csi.example.com", "nodeID": name, "allocatable": {"count": limit}}]);
+            self.world.tell(Feed::CsiNodes, &json!({"metadata": {"name": name}, "spec": {"drivers": drivers}}));
+            self.cluster.limits.insert(name.into(), limit);
+        }
+        let count = random.0.random_range(0..4);
+        let devices: Vec<Value> = (0..count).map(|i| json!({"name": format!("d{i}")})).collect();
+        let pool = json!({"name": name, "generation": 1, "resourceSliceCount": 1});
+        let spec = json!({"driver": "gpu.example.com", "nodeName": name, "pool": pool, "devices": devices});
+        self.world.tell(Feed::Slices, &json!({"metadata": {"name": name}, "spec": spec}));
+        self.cluster.devices.insert(name.into(), count);
+    }
+
+    /// Gives a pod a claim that is bound to a volume, maybe one that another pod has.
+    fn give_volume(&mut self, random: &mut Generator, pod: &mut Value, number: usize) {
+        let namespace = pod["metadata"]["namespace"].as_str().unwrap().to_owned();
+        let known: Vec<String> =
+            self.cluster.volumes.keys().filter_map(|k| k.strip_prefix(&format!("{namespace}/")).map(str::to_owned)).collect();
+        let name = if !known.is_empty() && random.chance(40) { random.one(&known) } else { format!("c{number}") };
+        pod["spec"]["volumes"] = json!([{"name": "v", "persistentVolumeClaim": {"claimName": name}}]);
+        if known.contains(&name) {
+            return;
+        }
+        let modes = json!([random.one(&["ReadWriteOnce", "ReadWriteOnce", "ReadWriteOncePod"])]);
+        let volume_name = format!("{namespace}-{name}");
+        let mut volume = json!({"metadata": {"name": volume_name, "resourceVersion": "1"}, "spec": {"accessModes": modes, "capacity": {"storage": "1Gi"},
+            "csi": {"driver": "csi.example.com", "volumeHandle": volume_name}, "claimRef": {"namespace": namespace, "name": name, "uid": volume_name}},
+            "status": {"phase": "Bound"}});
+        if random.chance(40) {
+            volume["metadata"]["labels"] = json!({ZONE: random.one(&["z0", "z1", "z2"])});
+        }
+        if random.chance(40) {
+            volume["spec"]["nodeAffinity"]["required"]["nodeSelectorTerms"] = json!([random.node_term()]);
+        }
+        let claim = json!({"metadata": {"name": name, "namespace": namespace, "uid": volume_name, "annotations": {"pv.kubernetes.io/bind-completed": "yes"}},
+            "spec": {"accessModes": modes, "volumeName": volume_name, "resources": {"requests": {"storage": "1Gi"}}}, "status": {"phase": "Bound"}});
+        self.world.tell(Feed::Volumes, &volume);
+        self.world.tell(Feed::Claims, &claim);
+        self.cluster.volumes.insert(format!("{namespace}/{name}"), volume);
+    }
+
+    /// Gives a pod a claim of its own to one or two devices.
+    fn give_devices(&mut self, random: &mut Generator, pod: &mut Value, number: usize) {
+        let (namespace, name) = (pod["metadata"]["namespace"].as_str().unwrap().to_owned(), format!("d{number}"));
+        let count = random.0.random_range(1..3);
+        pod["spec"]["resourceClaims"] = json!([{"name": "d", "resourceClaimName": name}]);
+        let exactly = json!({"deviceClassName": "gpu", "allocationMode": "ExactCount", "count": count});
+        let spec = json!({"devices": {"requests": [{"name": "r", "exactly": exactly}]}});
+        self.world.tell(
+            Feed::ResourceClaims,
+            &json!({"metadata": {"name": name, "namespace": namespace, "uid": name, "resourceVersion": "1"}, "spec": spec}),
+        );
+        self.cluster.wanted_devices.insert(format!("{namespace}/{name}"), count);
+    }
+
+    /// The pod's claim has the devices that it gets on a node, as if that were written.
+    fn reserve(&mut self, id: u32, node: &str) {
+        for reservation in devices::reservations(&self.world.state, self.world.profile(), id, self.world.id(node)) {
+            let key = reservation.claim;
+            let status = json!({"allocation": reservation.allocation, "reservedFor": reservation.reserved_for});
+            self.world.tell(
+                Feed::ResourceClaims,
+                &json!({"metadata": {"name": key.name, "namespace": key.namespace, "uid": key.name, "resourceVersion": "2"},
+                "spec": {}, "status": status}),
+            );
+        }
+    }
+
     fn set_pod(&mut self, pod: &Value) -> u32 {
         self.cluster.set_pod(pod.clone());
         self.world.add(pod)
@@ -216,6 +296,9 @@ impl Twins {
         let text = |key: &str| pod["metadata"][key].as_str().unwrap().to_owned();
         self.world.state.remove_pod(&ObjectKey::new(&text("namespace"), &text("name")));
         self.cluster.pods.retain(|p| p["metadata"]["uid"] != pod["metadata"]["uid"]);
+        if let Some(claim) = pod["spec"]["resourceClaims"][0]["resourceClaimName"].as_str() {
+            self.world.state.devices.set_claim(&ObjectKey::new(&text("namespace"), claim), None).unwrap();
+        }
     }
 
     /// Feasible nodes with scores relative to the best, by name.
@@ -239,23 +322,16 @@ impl Twins {
             Decision::Place(_) => self.relative(scored),
         };
         assert_eq!(found, want, "one by one, {what}: {pod:#}");
-        let ranking = self.world.planner.ranking(&self.world.state, 0, &profiles[0], id).unwrap();
-        let scores = ranking.scores(&profiles[0]);
-        assert_eq!(self.relative(scores), want, "by ranking, {what}: {pod:#}");
-        if let Decision::Nowhere(slow) = slow {
-            let ranking = self.world.planner.ranking(&self.world.state, 0, &profiles[0], id).unwrap();
-            let ranked = ranking.diagnosis(&self.world.state);
-            assert_eq!(ranked.message(), slow.message(), "{what}");
-            let sorted = |mut list: Vec<u32>| {
-                list.sort_unstable();
-                list
-            };
-            assert_eq!(sorted(ranked.resolvable), sorted(slow.resolvable), "{what}");
+        // What a pod has of its own is not in the ranking of its class.
+        let own = !pod["spec"]["volumes"].is_null() || !pod["spec"]["resourceClaims"].is_null();
+        if !own {
+            self.check_ranking(id, pod, &slow, &want, what);
         }
         match self.world.planner.decide(&self.world.state, id) {
             Decision::Place(node) => {
                 let name = self.world.name(node);
                 assert_eq!(want.get(&name), Some(&0), "one of the best, {what}");
+                self.reserve(id, &name);
                 self.world.state.assume(id, node);
                 Some(name)
             }
@@ -265,6 +341,24 @@ impl Twins {
             }
         }
     }
+
+    /// Compares what is kept from one decision to the next.
+    fn check_ranking(&mut self, id: u32, pod: &Value, slow: &Decision, want: &BTreeMap<String, i64>, what: &str) {
+        let profiles = self.world.profiles.clone();
+        let ranking = self.world.planner.ranking(&self.world.state, 0, &profiles[0], id).unwrap();
+        let scores = ranking.scores(&profiles[0]);
+        assert_eq!(&self.relative(scores), want, "by ranking, {what}: {pod:#}");
+        if let Decision::Nowhere(slow) = slow {
+            let ranking = self.world.planner.ranking(&self.world.state, 0, &profiles[0], id).unwrap();
+            let ranked = ranking.diagnosis(&self.world.state);
+            assert_eq!(ranked.message(), slow.message(), "{what}");
+            let sorted = |mut list: Vec<u32>| {
+                list.sort_unstable();
+                list
+            };
+            assert_eq!(sorted(ranked.resolvable), sorted(slow.resolvable.clone()), "{what}");
+        }
+    }
 }
 
 fn run(seed: u64) -> usize {
@@ -272,8 +366,10 @@ fn run(seed: u64) -> usize {
     let mut twins = Twins::new(&mut random);
     let nodes = random.0.random_range(3..9);
     for i in 0..nodes {
-        let node = random.node(&format!("n{i}"));
+        let name = format!("n{i}");
+        let node = random.node(&name);
         twins.set_node(node);
+        twins.equip(&mut random, &name);
     }
     let templates: Vec<Value> = (0..5).map(|_| random.template()).collect();
     let mut placed: Vec<Value> = Vec::new();
@@ -282,6 +378,12 @@ fn run(seed: u64) -> usize {
         let mut pod = random.one(&templates);
         pod["metadata"]["name"] = format!("p{i}").into();
         pod["metadata"]["uid"] = format!("{seed}-{i}").into();
+        if random.chance(25) {
+            twins.give_volume(&mut random, &mut pod, i);
+        }
+        if random.chance(20) {
+            twins.give_devices(&mut random, &mut pod, i);
+        }
         let id = twins.set_pod(&pod);
         let node = twins.check(id, &pod, &format!("seed {seed} pod {i}"));
         compared += 1;

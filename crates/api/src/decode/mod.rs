@@ -69,6 +69,7 @@ pub fn decode_as(bytes: &[u8], content: ContentType, schema: &Schema, expected: 
             let value = value.map_err(|e| {
                 unreadable(expected, &format!("couldn't get version/kind; json parse error: {}", syntax::explain(bytes, &e)), bytes)
             })?;
+            let value = something(&mut walk, value, schema);
             finish(walk, value, expected, strictness, bytes)
         }
         ContentType::Yaml => {
@@ -76,6 +77,7 @@ pub fn decode_as(bytes: &[u8], content: ContentType, schema: &Schema, expected: 
             let mut walk = go::Walk::new(strictness != Strictness::Ignore);
             walk.findings.extend(document.duplicate.filter(|_| strictness != Strictness::Ignore));
             let value = walk_value(&mut walk, document.value, schema);
+            let value = something(&mut walk, value, schema);
             finish(walk, value, expected, strictness, bytes)
         }
     }
@@ -89,6 +91,7 @@ pub fn normalize(value: Value, schema: &Schema, strictness: Strictness) -> Resul
     let fallback = Gvk { group: "".into(), version: "".into(), kind: "".into() };
     let mut walk = go::Walk::new(strictness != Strictness::Ignore);
     let value = walk_value(&mut walk, value, schema);
+    let value = something(&mut walk, value, schema);
     finish(walk, value, schema.root().gvk().unwrap_or(&fallback), strictness, b"")
 }
 
@@ -155,15 +158,19 @@ fn walk_value(walk: &mut go::Walk<'_>, value: Value, schema: &Schema) -> Value {
     })
 }
 
+/// Go reads `null` into a struct as nothing at all: the object with the zeros that it shows.
+fn something(walk: &mut go::Walk<'_>, value: Value, schema: &Schema) -> Value {
+    match value {
+        Value::Null if walk.failure.is_none() => walk_value(walk, Value::Object(serde_json::Map::new()), schema),
+        value => value,
+    }
+}
+
 fn text<'a>(value: &'a Value, key: &str) -> &'a str {
     value.get(key).and_then(Value::as_str).unwrap_or_default()
 }
 
 fn finish(walk: go::Walk<'_>, mut value: Value, expected: &Gvk, strictness: Strictness, bytes: &[u8]) -> Result<Decoded, Status> {
-    if value.is_null() && walk.failure.is_none() {
-        // Go reads `null` into a struct as nothing at all.
-        value = Value::Object(serde_json::Map::new());
-    }
     if let (Value::Object(object), false) = (&mut value, expected.kind.is_empty()) {
         for (key, default) in [("kind", &*expected.kind), ("apiVersion", &*expected.api_version())] {
             let slot = object.entry(key).or_insert(Value::Null);

@@ -16,6 +16,14 @@ fn refused(body: &str) -> String {
 }
 
 #[test]
+fn null_is_an_object_without_anything() {
+    let slice = schema("io.k8s.api.resource.v1.ResourceSlice");
+    let read = |body: &str, content| decode(body.as_bytes(), content, &slice, Strictness::Strict).expect("nothing is wrong").value;
+    let empty = read("{}", ContentType::Json);
+    assert_eq!((read("null", ContentType::Json), read("# nothing", ContentType::Yaml)), (empty.clone(), empty));
+}
+
+#[test]
 fn a_pod_reads_back_as_go_writes_it() {
     let body = r#"{"metadata":{"name":"a","creationTimestamp":null},"spec":{"containers":[{"name":"c","tty":false,"args":[],"env":[{"name":"E","value":""}],
         "resources":{"limits":{"cpu":"1000m","memory":1073741824}},"ports":[{"containerPort":80}]}],"hostNetwork":false,"terminationGracePeriodSeconds":0,

@@ -124,6 +124,8 @@ fn bound(old: &Value, binding: &Value, name: &str, now: jiff::Timestamp) -> Resu
             new["metadata"][key][k] = v.clone();
         }
     }
+    // A hint for those who make room; stale from now on.
+    new["status"].as_object_mut().map(|status| status.remove("nominatedNodeName"));
     scheduled(&mut new, now);
     Ok(new)
 }

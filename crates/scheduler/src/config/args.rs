@@ -141,8 +141,14 @@ impl PluginConfig {
             }
             "DynamicResources" => {
                 let view: Dynamic = serde_json::from_value(args)?;
-                for text in [view.filter_timeout, view.binding_timeout].into_iter().flatten() {
-                    parse_duration(&text).ok_or_else(|| Invalid::value(&path, text, "invalid duration"))?;
+                let read = |text: Option<String>| {
+                    let parsed = text.map(|text| parse_duration(&text).ok_or_else(|| Invalid::value(&path, text, "invalid duration")));
+                    parsed.transpose()
+                };
+                // A search is bounded by its steps and not by time, so that it comes to the same end everywhere.
+                read(view.filter_timeout)?;
+                if let Some(timeout) = read(view.binding_timeout)? {
+                    profile.device_timeout = timeout;
                 }
                 Ok(())
             }

@@ -355,13 +355,6 @@ fn extenders(list: Vec<Extender>, profiles: &mut [Profile]) -> Result<Arc<[Arc<e
             let why = "must have a positive weight applied to it";
             return Err(Invalid::value(format!("extenders[{at}].weight"), extender.weight, why));
         }
-        if !extender.preempt_verb.is_empty() {
-            return Err(Invalid::value(
-                format!("extenders[{at}].preemptVerb"),
-                &*extender.preempt_verb,
-                "preemption by extenders is not supported",
-            ));
-        }
         if extender.http_timeout.as_deref().is_some_and(|t| parse_duration(t).is_none()) {
             return Err(Invalid::value(format!("extenders[{at}].httpTimeout"), extender.http_timeout.clone(), "invalid duration"));
         }

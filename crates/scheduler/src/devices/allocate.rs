@@ -3,30 +3,40 @@
 //! Requests are served in order; for each the first alternative and the first devices that satisfy class, selectors,
 //! taints, counters and constraints. Pure: the answer is what would be written.
 
-use super::{Amount, Claim, Constraint, Counters, Device, DeviceKey, Devices, PoolKey, Reach, Request, Reservation, consume};
+use super::capacity::{self, Amounts};
+use super::{Amount, Claim, Constraint, Counters, Device, DeviceKey, Devices, PoolKey, Reach, Request, Reservation, Taken, consume};
 use crate::node::Node;
 use ferrokube_api::ObjectKey;
+use ferrokube_api::quantity::Quantity;
 use serde_json::{Value, json};
 use std::collections::{BTreeSet, HashMap};
 
 /// A search that takes more steps than this is given up, and the node with it.
 const MOST_STEPS: usize = 100_000;
+/// So many devices a claim can have (`AllocationResultsMaxSize`).
+const MOST_RESULTS: usize = 32;
+/// The first of several alternatives scores so much, the next one less (`FirstAvailableDeviceRequestMaxSize`).
+const FIRST_ALTERNATIVE: usize = 8;
 
 /// Why there are no devices on a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NoDevices {
     /// Too few that would do.
     Short,
+    /// The search was given up.
+    TooLong,
     /// What is asked for makes no sense, wherever.
     Wrong(String),
 }
 
 /// One device for one request of one claim.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Pick<'a> {
     claim: usize,
     request: &'a Request,
     device: &'a Device,
+    /// What it takes of a device that is shared.
+    part: Option<Amounts>,
 }
 
 struct Search<'a> {
@@ -40,19 +50,44 @@ struct Search<'a> {
     wrong: Option<String>,
 }
 
-/// Finds devices for claims that have none; what is to be written for each, for a pod (name and UID) on a node.
-pub fn allocate(known: &Devices, claims: &[(ObjectKey, &Claim)], node: &Node, pod: (&str, &str)) -> Result<Vec<Reservation>, NoDevices> {
+/// Devices that were found for claims on a node.
+pub struct Found<'a> {
+    known: &'a Devices,
+    claims: &'a [(ObjectKey, &'a Claim)],
+    node: &'a Node,
+    picks: Vec<Pick<'a>>,
+}
+
+/// Finds devices for claims that have none.
+pub fn allocate<'a>(known: &'a Devices, claims: &'a [(ObjectKey, &'a Claim)], node: &'a Node) -> Result<Found<'a>, NoDevices> {
     let (devices, left) = known.at(node);
     let mut search = Search { known, claims, devices, left, used: BTreeSet::new(), picks: Vec::new(), steps: 0, wrong: None };
     if !search.serve(0, 0) {
-        return Err(search.wrong.map_or(NoDevices::Short, NoDevices::Wrong));
+        let short = if search.steps > MOST_STEPS { NoDevices::TooLong } else { NoDevices::Short };
+        return Err(search.wrong.map_or(short, NoDevices::Wrong));
     }
-    let reservation = |(at, (key, claim)): (usize, &(ObjectKey, &Claim))| {
-        let picks: Vec<&Pick<'_>> = search.picks.iter().filter(|p| p.claim == at).collect();
-        let taken = picks.iter().filter(|p| !p.request.admin).map(|p| p.device.key.clone()).collect();
-        claim.reservation(key, pod, Some((written(known, claim, &picks, node), taken)))
-    };
-    Ok(claims.iter().enumerate().map(reservation).collect())
+    Ok(Found { known, claims, node, picks: search.picks })
+}
+
+impl Found<'_> {
+    /// What is to be written for each claim, for a pod (name and UID).
+    pub fn reservations(&self, pod: (&str, &str)) -> Vec<Reservation> {
+        let reservation = |(at, (key, claim)): (usize, &(ObjectKey, &Claim))| {
+            let picks: Vec<&Pick<'_>> = self.picks.iter().filter(|p| p.claim == at).collect();
+            let taken = |p: &&Pick<'_>| Taken { device: p.device.key.clone(), part: p.part.clone() };
+            let taken = picks.iter().filter(|p| !p.request.admin).map(taken).collect();
+            let waits = picks.iter().any(|p| !p.device.conditions.0.is_empty());
+            claim.reservation(key, pod, Some((written(self.known, claim, &picks, self.node), taken, waits)))
+        };
+        self.claims.iter().enumerate().map(reservation).collect()
+    }
+
+    /// More for alternatives that are preferred.
+    pub fn score(&self) -> i64 {
+        let mut seen: BTreeSet<(usize, &str)> = BTreeSet::new();
+        let chosen = self.picks.iter().filter(|p| seen.insert((p.claim, &p.request.name)));
+        chosen.filter_map(|p| p.request.alternative).map(|at| FIRST_ALTERNATIVE.saturating_sub(at) as i64).sum()
+    }
 }
 
 impl<'a> Search<'a> {
@@ -69,17 +104,20 @@ impl<'a> Search<'a> {
             self.wrong.get_or_insert_with(|| format!("request {}: device class {} does not exist", request.name, request.class));
             return false;
         };
-        let all = class.selectors.iter().chain(&request.selectors);
+        let key = &self.claims[claim].0;
+        let of_class = class.selectors.iter().enumerate().map(|(at, s)| (format!("class {}: selector #{at}", request.class), s));
+        let own = request.selectors.iter().enumerate().map(|(at, s)| (format!("claim {key}: selector #{at}"), s));
+        let all: Vec<_> = of_class.chain(own).collect();
         let mut matching = Vec::new();
         for device in &self.devices {
             self.steps += 1;
             let mut holds = true;
-            for selector in all.clone() {
+            for (place, selector) in &all {
                 match selector.matches(device) {
                     Ok(true) => {}
                     Ok(false) => holds = false,
                     Err(why) => {
-                        self.wrong.get_or_insert_with(|| format!("request {}: {why}", request.name));
+                        self.wrong.get_or_insert_with(|| why.told(place, device));
                         return false;
                     }
                 }
@@ -129,29 +167,54 @@ impl<'a> Search<'a> {
         false
     }
 
-    /// Takes a device, if it is free, tolerated, and agrees with what is taken already.
+    /// Takes a device, or a part of it, if it is free, tolerated, and agrees with what is taken already.
     fn take(&mut self, claim: usize, request: &'a Request, device: &'a Device) -> bool {
         let repels = |t: &&crate::class::Taint| t.effect != crate::class::Effect::PreferNoSchedule;
         let tolerated = device.taints.iter().filter(repels).all(|t| request.tolerations.iter().any(|x| x.tolerates(t)));
         let free = request.admin || !self.used.contains(&device.key) && !self.known.is_taken(&device.key);
-        let again = self.picks.iter().any(|p| p.claim == claim && p.device.key == device.key);
-        let pick = Pick { claim, request, device };
-        if !tolerated || !free || again || !self.counters_allow(pick) || !self.constraints_allow(pick) {
+        let own = || self.picks.iter().filter(|p| p.claim == claim);
+        let again = !device.shared && own().any(|p| p.device.key == device.key);
+        if !tolerated || !free || again || own().count() >= MOST_RESULTS {
             return false;
         }
-        if !request.admin {
-            self.used.insert(&device.key);
+        let asked = capacity::amounts(&device.key.0, &request.capacity);
+        let Some(part) = capacity::share(&device.capacity, &asked, |name| self.in_use(device, name)) else { return false };
+        let pick = Pick { claim, request, device, part: device.shared.then_some(part) };
+        if !self.counters_allow(&pick) || !self.constraints_allow(&pick) {
+            return false;
+        }
+        if self.is_counted(&pick) {
             self.count(device, 1);
+        }
+        if !request.admin && !device.shared {
+            self.used.insert(&device.key);
         }
         self.picks.push(pick);
         true
     }
 
     fn give_back(&mut self) {
-        if let Some(pick) = self.picks.pop().filter(|p| !p.request.admin) {
-            self.used.remove(&pick.device.key);
+        let Some(pick) = self.picks.pop() else { return };
+        if self.is_counted(&pick) {
             self.count(pick.device, -1);
         }
+        if !pick.request.admin && !pick.device.shared {
+            self.used.remove(&pick.device.key);
+        }
+    }
+
+    /// What claims and the picks so far have of a device's capacity.
+    fn in_use(&self, device: &Device, name: &str) -> Quantity {
+        let known = self.known.parts(&device.key).and_then(|parts| parts.get(name)).copied();
+        let picked = self.picks.iter().filter(|p| p.device.key == device.key).filter_map(|p| p.part.as_ref()?.get(name).copied());
+        known.into_iter().chain(picked).sum()
+    }
+
+    /// Whether it is this pick that takes the device's counters: of a shared device, only the first part does.
+    fn is_counted(&self, pick: &Pick<'_>) -> bool {
+        let device = &pick.device.key;
+        let shared = || self.known.parts(device).is_some() || self.picks.iter().any(|p| !p.request.admin && p.device.key == *device);
+        !pick.request.admin && !(pick.device.shared && shared())
     }
 
     fn count(&mut self, device: &Device, times: i64) {
@@ -161,8 +224,8 @@ impl<'a> Search<'a> {
         }
     }
 
-    fn counters_allow(&self, pick: Pick<'_>) -> bool {
-        if pick.request.admin || pick.device.consumes.is_empty() {
+    fn counters_allow(&self, pick: &Pick<'_>) -> bool {
+        if pick.device.consumes.is_empty() || !self.is_counted(pick) {
             return true;
         }
         let left = self.left.get(&(pick.device.key.0.clone(), pick.device.key.1.clone()));
@@ -170,7 +233,7 @@ impl<'a> Search<'a> {
         pick.device.consumes.iter().all(|(set, counters)| counters.iter().all(|(name, amount)| enough(set, name, *amount)))
     }
 
-    fn constraints_allow(&self, pick: Pick<'_>) -> bool {
+    fn constraints_allow(&self, pick: &Pick<'_>) -> bool {
         let (_, claim) = &self.claims[pick.claim];
         claim.constraints.iter().filter(|c| concerns(c, pick.request)).all(|constraint| {
             let Some(value) = pick.device.attributes.get(&constraint.attribute) else { return false };
@@ -198,6 +261,20 @@ fn written(known: &Devices, claim: &Claim, picks: &[&Pick<'_>], node: &Node) -> 
         }
         if !pick.request.tolerations_raw.is_empty() {
             result["tolerations"] = pick.request.tolerations_raw.clone().into();
+        }
+        if let Some(part) = &pick.part {
+            result["shareID"] = share_id().into();
+            let name = |qualified: &Box<str>| pick.device.capacity.get(qualified).map_or(qualified, |c| &c.name).to_string();
+            let amounts: serde_json::Map<String, Value> = part.iter().map(|(n, amount)| (name(n), amount.to_string().into())).collect();
+            if !amounts.is_empty() {
+                result["consumedCapacity"] = amounts.into();
+            }
+        }
+        let (ready, failed) = &pick.device.conditions;
+        for (key, names) in [("bindingConditions", ready), ("bindingFailureConditions", failed)] {
+            if !names.is_empty() {
+                result[key] = json!(names);
+            }
         }
         results.push(result);
     }
@@ -227,9 +304,16 @@ fn written(known: &Devices, claim: &Claim, picks: &[&Pick<'_>], node: &Node) -> 
     allocation
 }
 
+/// The name of one part of a shared device: a random UID.
+fn share_id() -> String {
+    let bits = rand::random::<u128>() & !(0xf << 76) & !(0x3 << 62) | 0x4 << 76 | 0x2 << 62;
+    let hex = format!("{bits:032x}");
+    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+}
+
 /// From where all the devices can be used; `None`: from everywhere.
 fn node_selector(picks: &[&Pick<'_>], node: &Node) -> Option<Value> {
-    if picks.iter().any(|p| matches!(p.device.reach, Reach::Node(_))) {
+    if picks.iter().any(|p| p.device.binds_to_node || matches!(p.device.reach, Reach::Node(_))) {
         let field = json!({"key": "metadata.name", "operator": "In", "values": [node.name]});
         return Some(json!({"nodeSelectorTerms": [{"matchFields": [field]}]}));
     }

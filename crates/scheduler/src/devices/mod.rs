@@ -4,12 +4,17 @@
 //! and is not yet seen in its claim is kept beside ("assumed").
 
 pub mod allocate;
+mod binding;
+pub mod capacity;
 pub mod selector;
 mod views;
 
 use crate::class::{Effect, NodeTerm, Taint, Toleration};
 use crate::node::Node;
 use crate::pod::node_terms;
+use binding::Awaited;
+pub use binding::Readiness;
+use capacity::{Amounts, Capacity};
 use ferrokube_api::quantity::Quantity;
 use ferrokube_api::{Object, ObjectKey};
 use selector::Selector;
@@ -72,7 +77,13 @@ pub struct Device {
     /// Attributes by qualified name (`domain/name`), as written.
     pub attributes: BTreeMap<Box<str>, Value>,
     /// Capacity by qualified name.
-    pub capacity: BTreeMap<Box<str>, Quantity>,
+    pub capacity: BTreeMap<Box<str>, Capacity>,
+    /// Several allocations may have it, each a part of its capacity.
+    pub shared: bool,
+    /// Whoever has it is bound to the node for which it was allocated.
+    pub binds_to_node: bool,
+    /// Conditions that its driver sets before a pod may be bound, and those that say that it must not.
+    pub conditions: (Vec<Box<str>>, Vec<Box<str>>),
     /// What it takes of the counters of its pool.
     pub consumes: Counters,
     /// Taints that repel.
@@ -126,6 +137,10 @@ pub struct Request {
     /// Tolerations of device taints.
     pub tolerations: Vec<Toleration>,
     tolerations_raw: Vec<Value>,
+    /// What it asks of the capacity of each device, by name as written.
+    capacity: BTreeMap<Box<str>, String>,
+    /// Its place among the alternatives, if there are any.
+    pub alternative: Option<usize>,
 }
 
 /// What must hold between devices.
@@ -139,13 +154,24 @@ pub struct Constraint {
     pub distinct: bool,
 }
 
+/// A device that a claim takes: all of it, or these amounts of its capacity.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// Which.
+    pub device: DeviceKey,
+    /// Of a device that several allocations share.
+    pub part: Option<Amounts>,
+}
+
 /// Devices that a claim has.
 #[derive(Clone, Debug)]
 pub struct Allocation {
     /// Those that are taken by it.
-    pub devices: Vec<DeviceKey>,
+    pub devices: Vec<Taken>,
     /// From where they can be used; `None`: from everywhere.
     pub nodes: Option<Vec<NodeTerm>>,
+    /// What must hold before its pods are bound.
+    awaited: Awaited,
 }
 
 /// A claim.
@@ -186,7 +212,9 @@ pub struct Reservation {
     pub reserved_for: Vec<Value>,
     /// UID of the pod.
     pod: Box<str>,
-    taken: Vec<DeviceKey>,
+    taken: Vec<Taken>,
+    /// The pod must wait for its devices to be made ready.
+    pub waits: bool,
 }
 
 /// See the module.
@@ -203,6 +231,8 @@ pub struct Devices {
     claims: HashMap<ObjectKey, Claim>,
     /// Devices of claims, and how many claims have each (several only by mistake).
     taken: HashMap<DeviceKey, usize>,
+    /// Devices of which claims have parts: how many parts, and what they come to.
+    parts: HashMap<DeviceKey, (usize, Amounts)>,
     assumed: HashMap<ObjectKey, Reservation>,
 }
 
@@ -222,9 +252,14 @@ impl Devices {
         self.assumed.contains_key(key)
     }
 
-    /// Whether a device is taken.
+    /// Whether all of a device is taken.
     pub fn is_taken(&self, key: &DeviceKey) -> bool {
         self.taken.contains_key(key)
+    }
+
+    /// What claims have of a device that is shared, if any has a part.
+    pub fn parts(&self, key: &DeviceKey) -> Option<&Amounts> {
+        self.parts.get(key).map(|(_, amounts)| amounts)
     }
 
     /// The slices of the newest generation of a pool; none if it is not whole.
@@ -237,7 +272,7 @@ impl Devices {
 
     /// The devices that can be used from a node, with what is left of the counters of their pools.
     pub fn at(&self, node: &Node) -> (Vec<&Device>, HashMap<PoolKey, Counters>) {
-        let (mut devices, mut counters) = (Vec::new(), HashMap::new());
+        let (mut devices, mut slow, mut counters) = (Vec::new(), Vec::new(), HashMap::new());
         let own = self.of_node.get(&node.name).into_iter().flatten();
         for pool in own.chain(&self.wide) {
             let slices = self.pool(pool);
@@ -245,21 +280,28 @@ impl Devices {
             if here.peek().is_none() {
                 continue;
             }
-            devices.extend(here);
+            // Pools whose devices must first be made ready come last.
+            let here: Vec<&Device> = here.collect();
+            if here.iter().all(|d| d.conditions.0.is_empty()) {
+                devices.extend(here)
+            } else {
+                slow.extend(here)
+            }
             let mut left: Counters = slices.iter().flat_map(|s| s.counters.clone()).collect();
-            let taken = slices.iter().flat_map(|s| &s.devices).filter(|d| self.is_taken(&d.key));
+            let taken = slices.iter().flat_map(|s| &s.devices).filter(|d| self.is_taken(&d.key) || self.parts.contains_key(&d.key));
             taken.for_each(|device| consume(&mut left, &device.consumes, 1));
             if !left.is_empty() {
                 counters.insert(pool.clone(), left);
             }
         }
+        devices.append(&mut slow);
         (devices, counters)
     }
 
     /// Counts on reservations before they are seen.
     pub fn assume(&mut self, reservations: &[Reservation]) {
         for reservation in reservations {
-            reservation.taken.iter().for_each(|d| *self.taken.entry(d.clone()).or_insert(0) += 1);
+            reservation.taken.iter().for_each(|t| self.take(t));
             self.assumed.insert(reservation.claim.clone(), reservation.clone());
         }
     }
@@ -273,12 +315,33 @@ impl Devices {
         }
     }
 
-    fn release(&mut self, device: &DeviceKey) {
-        if let Some(claims) = self.taken.get_mut(device) {
-            *claims -= 1;
-            if *claims == 0 {
-                self.taken.remove(device);
-            }
+    fn take(&mut self, taken: &Taken) {
+        let Some(part) = &taken.part else {
+            *self.taken.entry(taken.device.clone()).or_insert(0) += 1;
+            return;
+        };
+        let (count, amounts) = self.parts.entry(taken.device.clone()).or_default();
+        *count += 1;
+        part.iter().for_each(|(name, amount)| *amounts.entry(name.clone()).or_default() += *amount);
+    }
+
+    fn release(&mut self, taken: &Taken) {
+        let device = &taken.device;
+        let left = match &taken.part {
+            None => self.taken.get_mut(device).map(|claims| {
+                *claims -= 1;
+                *claims
+            }),
+            Some(part) => self.parts.get_mut(device).map(|(count, amounts)| {
+                *count -= 1;
+                part.iter().for_each(|(name, amount)| *amounts.entry(name.clone()).or_default() -= *amount);
+                *count
+            }),
+        };
+        match (left, &taken.part) {
+            (Some(0), None) => drop(self.taken.remove(device)),
+            (Some(0), Some(_)) => drop(self.parts.remove(device)),
+            _ => {}
         }
     }
 }
@@ -324,14 +387,15 @@ impl Devices {
             let Some(reach) = reach else { continue };
             let driver = &*spec.driver;
             let attributes: BTreeMap<Box<str>, Value> = view.attributes.into_iter().map(|(k, v)| (qualified(driver, &k), v)).collect();
-            let amount = |v: &Value| v["value"].as_str().and_then(|text| Quantity::parse(text).ok());
-            let capacity = view.capacity.into_iter().filter_map(|(k, v)| Some((qualified(driver, &k), amount(&v)?))).collect();
             let taint = |t: TaintView| Some(Taint { effect: Effect::parse(&t.effect)?, key: t.key, value: t.value });
             devices.push(Device {
                 key: (driver.into(), spec.pool.name.clone(), view.name),
                 reach,
                 attributes,
-                capacity,
+                capacity: capacity::capacities(driver, view.capacity),
+                shared: view.allow_multiple_allocations,
+                binds_to_node: view.binds_to_node,
+                conditions: (view.binding_conditions, view.binding_failure_conditions),
                 consumes: counters(view.consumes_counters),
                 taints: view.taints.into_iter().filter_map(taint).collect(),
             });
@@ -394,15 +458,17 @@ impl Devices {
             return Ok(());
         };
         let ClaimView { metadata, spec, status } = object.view()?;
+        let statuses = status.devices;
         let allocation = status.allocation.map(|a| Allocation {
-            devices: a.devices.results.into_iter().filter(|r| !r.admin_access).map(|r| (r.driver, r.pool, r.device)).collect(),
+            awaited: Awaited::of(&a, &statuses),
+            devices: a.devices.results.into_iter().filter(|r| !r.admin_access).map(taken).collect(),
             nodes: a.node_selector.map(node_terms),
         });
-        allocation.iter().flat_map(|a| &a.devices).for_each(|d| *self.taken.entry(d.clone()).or_insert(0) += 1);
+        allocation.iter().flat_map(|a| &a.devices).for_each(|t| self.take(t));
         let consumer = |r: &Value| r["uid"].as_str().map(Box::from);
         let claim = Claim {
-            uid: metadata.uid,
-            owner: metadata.owner_references.into_iter().find(|o| o.controller).map(|o| o.uid),
+            uid: object.uid.clone(),
+            owner: object.controller().map(|o| o.uid.into()),
             deleting: metadata.deletion_timestamp.is_some(),
             requests: spec.devices.requests.into_iter().map(alternatives).collect(),
             constraints: spec.devices.constraints.into_iter().filter_map(constraint).collect(),
@@ -428,11 +494,17 @@ fn selectors(views: Vec<SelectorView>) -> Vec<Selector> {
     views.into_iter().filter_map(|v| v.cel).map(|c| Selector::compile(&c.expression)).collect()
 }
 
+fn taken(result: ResultView) -> Taken {
+    let part = result.share_id.map(|_| capacity::amounts(&result.driver, &result.consumed_capacity));
+    Taken { device: (result.driver, result.pool, result.device), part }
+}
+
 fn alternatives(view: RequestView) -> Vec<Request> {
     let name = view.name;
+    let sub = |(at, sub): (usize, ExactView)| Request { alternative: Some(at), ..request(format!("{name}/{}", sub.name).into(), sub) };
     match view.exactly {
         Some(exact) => vec![request(name, exact)],
-        None => view.first_available.into_iter().map(|sub| request(format!("{name}/{}", sub.name).into(), sub)).collect(),
+        None => view.first_available.into_iter().enumerate().map(sub).collect(),
     }
 }
 
@@ -453,6 +525,8 @@ fn request(name: Box<str>, view: ExactView) -> Request {
         admin: view.admin_access,
         tolerations: view.tolerations.iter().map(toleration).collect(),
         tolerations_raw: view.tolerations,
+        capacity: view.capacity.unwrap_or_default().requests,
+        alternative: None,
     }
 }
 
@@ -464,7 +538,7 @@ fn constraint(view: ConstraintView) -> Option<Constraint> {
 
 impl Claim {
     /// What is written when a pod is to use the claim; `found`: the devices that are allocated for it.
-    pub(crate) fn reservation(&self, key: &ObjectKey, pod: (&str, &str), found: Option<(Value, Vec<DeviceKey>)>) -> Reservation {
+    pub(crate) fn reservation(&self, key: &ObjectKey, pod: (&str, &str), found: Option<(Value, Vec<Taken>, bool)>) -> Reservation {
         let mut reserved_for = self.reserved_for.clone();
         if !self.consumers.iter().any(|uid| **uid == *pod.1) {
             reserved_for.push(json!({"resource": "pods", "name": pod.0, "uid": pod.1}));
@@ -475,7 +549,41 @@ impl Claim {
             all.insert(FINALIZER.to_owned());
             all.into_iter().collect()
         });
-        let (allocation, taken) = found.map_or((None, Vec::new()), |(value, taken)| (Some(value), taken));
-        Reservation { claim: key.clone(), revision: self.revision, finalizers, allocation, reserved_for, pod: pod.1.into(), taken }
+        let waits = self.allocation.as_ref().is_some_and(|a| !a.awaited.is_nothing());
+        let (allocation, taken, waits) = match found {
+            Some((value, taken, waits)) => (Some(value), taken, waits),
+            None => (None, Vec::new(), waits),
+        };
+        Reservation { claim: key.clone(), revision: self.revision, finalizers, allocation, reserved_for, pod: pod.1.into(), taken, waits }
     }
+
+    /// Whether its devices are ready for its pods; a claim without devices is not.
+    pub fn readiness(&self, name: &str) -> Readiness {
+        self.allocation.as_ref().map_or(Readiness::Pending, |a| a.awaited.readiness(name))
+    }
+
+    /// Whether its allocation has waited for its devices for too long, or in vain.
+    pub fn is_given_up(&self, longest: std::time::Duration, now: jiff::Timestamp) -> bool {
+        self.allocation.as_ref().is_some_and(|a| a.awaited.is_given_up(longest, now))
+    }
+
+    /// Whether its devices must be made ready before its pods are bound.
+    pub fn is_awaited(&self) -> bool {
+        self.allocation.as_ref().is_some_and(|a| !a.awaited.is_nothing())
+    }
+
+    /// What is written to take its devices back, if nobody but this pod has them.
+    pub fn released(&self, key: &ObjectKey, pod: &str) -> Option<Release> {
+        let nobody_else = self.consumers.iter().all(|uid| **uid == *pod);
+        nobody_else.then(|| Release { claim: key.clone(), revision: self.revision })
+    }
+}
+
+/// Devices of a claim that are to be taken back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Release {
+    /// The claim.
+    pub claim: ObjectKey,
+    /// Its revision: if it has changed since, the decision does not hold.
+    pub revision: u64,
 }

@@ -1,6 +1,6 @@
 //! Expressions that choose devices (`dra/cel`).
 //!
-//! What they see is `device`: `driver`, `attributes[domain].name` and `capacity[domain].name`. Attributes have the types
+//! What they see is `device`: `driver`, `attributes[domain].name`, `capacity[domain].name`, `allowMultipleAllocations`. Attributes have the types
 //! that the driver gave them, capacities are quantities.
 
 use super::Device;
@@ -12,27 +12,47 @@ use std::sync::Arc;
 /// What one evaluation may cost (`CELSelectorExpressionMaxCost`).
 const MOST_COST: u64 = 1_000_000;
 
+/// Why an expression has no answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wrong {
+    /// It is none, whatever the device.
+    Expression(String),
+    /// It went wrong for a device.
+    Evaluation(String),
+}
+
+impl Wrong {
+    /// In words, for a selector that stands in a place.
+    pub fn told(&self, place: &str, device: &Device) -> String {
+        let (driver, pool, name) = &device.key;
+        match self {
+            Wrong::Expression(why) => format!("{place}: CEL compile error: {why}"),
+            Wrong::Evaluation(why) => format!("{place} on device {driver}/{pool}/{name}: CEL runtime error: {why}"),
+        }
+    }
+}
+
 /// A compiled expression, or why it is none.
 #[derive(Clone, Debug)]
 pub struct Selector {
-    program: Arc<Result<Program, String>>,
+    program: Arc<Result<Program, Wrong>>,
 }
 
 impl Selector {
     /// Compiles an expression. A wrong one is kept: it is an error where it is used.
     pub fn compile(source: &str) -> Self {
         let env = Env::new().with_type("device", Type::Dyn);
-        let program = env.compile(source).map_err(|issues| format!("CEL selector {source:?} does not compile: {issues}"));
+        let program = env.compile(source).map_err(|issues| Wrong::Expression(format!("compilation failed: {issues}")));
         Selector { program: Arc::new(program) }
     }
 
     /// Whether a device is chosen.
-    pub fn matches(&self, device: &Device) -> Result<bool, String> {
+    pub fn matches(&self, device: &Device) -> Result<bool, Wrong> {
         let program = self.program.as_ref().as_ref().map_err(Clone::clone)?;
         match program.eval(&[seen(device)], &Budget::new(MOST_COST)) {
             Ok(Value::Bool(chosen)) => Ok(chosen),
-            Ok(other) => Err(format!("CEL expression of type {} and not bool: {}", other.type_name(), program.source())),
-            Err(error) => Err(format!("CEL runtime error: {}", error.message)),
+            Ok(other) => Err(Wrong::Evaluation(format!("result of type {} and not bool: {}", other.type_name(), program.source()))),
+            Err(error) => Err(Wrong::Evaluation(error.message.to_string())),
         }
     }
 }
@@ -40,8 +60,13 @@ impl Selector {
 /// What an expression sees of a device.
 fn seen(device: &Device) -> Value<'_> {
     let attributes = device.attributes.iter().filter_map(|(name, value)| Some((&**name, attribute(value)?)));
-    let capacity = device.capacity.iter().map(|(name, amount)| (&**name, Value::Quantity(*amount)));
-    Value::map([("driver", Value::text(&*device.key.0)), ("attributes", by_domain(attributes)), ("capacity", by_domain(capacity))])
+    let capacity = device.capacity.iter().map(|(name, amount)| (&**name, Value::Quantity(amount.value)));
+    Value::map([
+        ("driver", Value::text(&*device.key.0)),
+        ("attributes", by_domain(attributes)),
+        ("capacity", by_domain(capacity)),
+        ("allowMultipleAllocations", Value::Bool(device.shared)),
+    ])
 }
 
 /// An attribute is an object with one field, named after its type.

@@ -8,17 +8,8 @@ use std::collections::BTreeMap;
 #[derive(Deserialize, Default, Clone, Debug)]
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct Meta {
-    pub uid: Box<str>,
     pub deletion_timestamp: Option<Value>,
     pub finalizers: Vec<String>,
-    pub owner_references: Vec<Owner>,
-}
-
-#[derive(Deserialize, Default, Clone, Debug)]
-#[serde(default)]
-pub(super) struct Owner {
-    pub uid: Box<str>,
-    pub controller: bool,
 }
 
 #[derive(Deserialize)]
@@ -62,7 +53,15 @@ pub(super) struct DeviceView {
     #[serde(default)]
     pub attributes: BTreeMap<Box<str>, Value>,
     #[serde(default)]
-    pub capacity: BTreeMap<Box<str>, Value>,
+    pub capacity: BTreeMap<Box<str>, CapacityView>,
+    #[serde(default)]
+    pub allow_multiple_allocations: bool,
+    #[serde(default)]
+    pub binds_to_node: bool,
+    #[serde(default)]
+    pub binding_conditions: Vec<Box<str>>,
+    #[serde(default)]
+    pub binding_failure_conditions: Vec<Box<str>>,
     #[serde(default)]
     pub consumes_counters: Vec<CounterSet>,
     #[serde(default)]
@@ -73,6 +72,30 @@ pub(super) struct DeviceView {
     pub all_nodes: bool,
     #[serde(default)]
     pub taints: Vec<TaintView>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct CapacityView {
+    pub value: String,
+    #[serde(default)]
+    pub request_policy: Option<PolicyView>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct PolicyView {
+    pub default: Option<String>,
+    pub valid_values: Vec<String>,
+    pub valid_range: Option<RangeView>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+pub(super) struct RangeView {
+    pub min: Option<String>,
+    pub max: Option<String>,
+    pub step: Option<String>,
 }
 
 /// Shared counters of a pool, or what a device takes of them.
@@ -175,6 +198,14 @@ pub(super) struct ExactView {
     pub admin_access: bool,
     #[serde(default)]
     pub tolerations: Vec<Value>,
+    #[serde(default)]
+    pub capacity: Option<CapacityRequests>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+pub(super) struct CapacityRequests {
+    pub requests: BTreeMap<Box<str>, String>,
 }
 
 #[derive(Deserialize, Clone, Debug)]
@@ -193,6 +224,28 @@ pub(super) struct ConstraintView {
 pub(super) struct ClaimStatus {
     pub allocation: Option<AllocationView>,
     pub reserved_for: Vec<Value>,
+    pub devices: Vec<DeviceStatusView>,
+}
+
+/// What a driver says about an allocated device.
+#[derive(Deserialize)]
+pub(super) struct DeviceStatusView {
+    pub driver: Box<str>,
+    pub pool: Box<str>,
+    pub device: Box<str>,
+    #[serde(default)]
+    pub conditions: Vec<ConditionView>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct ConditionView {
+    #[serde(rename = "type")]
+    pub kind: Box<str>,
+    pub status: Box<str>,
+    #[serde(default)]
+    pub reason: String,
+    #[serde(default)]
+    pub message: String,
 }
 
 #[derive(Deserialize)]
@@ -202,6 +255,8 @@ pub(super) struct AllocationView {
     pub devices: AllocatedDevices,
     #[serde(default)]
     pub node_selector: Option<NodeSelectorView>,
+    #[serde(default)]
+    pub allocation_timestamp: Option<jiff::Timestamp>,
 }
 
 #[derive(Deserialize, Default)]
@@ -218,4 +273,13 @@ pub(super) struct ResultView {
     pub device: Box<str>,
     #[serde(default)]
     pub admin_access: bool,
+    /// Only of devices that several allocations may share.
+    #[serde(default, rename = "shareID")]
+    pub share_id: Option<Box<str>>,
+    #[serde(default)]
+    pub consumed_capacity: BTreeMap<Box<str>, String>,
+    #[serde(default)]
+    pub binding_conditions: Vec<Box<str>>,
+    #[serde(default)]
+    pub binding_failure_conditions: Vec<Box<str>>,
 }

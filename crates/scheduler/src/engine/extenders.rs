@@ -3,11 +3,14 @@
 use super::Engine;
 use crate::class::Class;
 use crate::diagnosis::Diagnosis;
-use crate::extender::{Extender, Offer};
+use crate::extender::{Extender, Offer, Room};
 use crate::metrics::Outcome;
 use crate::node::{NodeId, PodId};
 use crate::plan::Decision;
+use crate::preempt::{self, Preemption};
+use crate::state::State;
 use crate::writes::Subject;
+use bytes::Bytes;
 use serde_json::Value;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -28,12 +31,16 @@ impl Engine {
             return self.decided(id, decision, began);
         }
         match self.ask(id, &extenders).await {
+            Ok(Decision::Nowhere(diagnosis)) if extenders.iter().any(|e| e.preempts()) => {
+                let room = self.agreed_room(id, &diagnosis, &extenders).await;
+                self.rejected(id, *diagnosis, room, began);
+            }
             Ok(decision) => self.decided(id, decision, began),
             Err(message) => {
                 let pod = Subject::of(self.state.pod(id));
                 tracing::warn!(pod = %pod.key, "{message}");
                 self.metrics.tried(self.name(pod.profile), Outcome::Error, began.elapsed());
-                let new = self.queue.fail(id, &message, Instant::now());
+                let new = self.fail(id, &message);
                 self.say(pod, "SchedulerError", message, None, new);
             }
         }
@@ -44,7 +51,7 @@ impl Engine {
             Ok(found) => found,
             Err(diagnosis) => return Ok(Decision::Nowhere(diagnosis)),
         };
-        let read = |bytes: &bytes::Bytes| serde_json::from_slice::<Value>(bytes).map_err(|e| e.to_string());
+        let read = |bytes: &Bytes| serde_json::from_slice::<Value>(bytes).map_err(|e| e.to_string());
         let pod = self.raw_pods.get(&id).map(read).transpose()?.unwrap_or_default();
         let objects = self.objects_of(&candidates, extenders)?;
         for extender in extenders.iter().filter(|e| e.filters()) {
@@ -73,6 +80,28 @@ impl Engine {
         Ok(Decision::Place(self.planner.pick(&candidates)))
     }
 
+    /// Where room is made for a pod that fits nowhere, as far as extenders agree; or why nowhere, in words.
+    async fn agreed_room(&mut self, id: PodId, diagnosis: &Diagnosis, extenders: &[Arc<Extender>]) -> Option<Result<Preemption, String>> {
+        if !self.may_preempt(id, diagnosis) {
+            return None;
+        }
+        let mut rooms = match self.planner.rooms(&self.state, id, diagnosis) {
+            Ok(rooms) => rooms,
+            Err(why) => return Some(Err(why)),
+        };
+        for extender in extenders.iter().filter(|e| e.preempts()) {
+            match trim(&self.state, &self.raw_pods, id, extender, &rooms).await {
+                Ok(left) => rooms = left,
+                Err(why) if extender.is_ignorable() => tracing::warn!("an ignorable extender is ignored: {why}"),
+                Err(why) => return Some(Err(why)),
+            }
+            if rooms.is_empty() {
+                break;
+            }
+        }
+        Some(preempt::choose(&self.state, rooms).ok_or_else(|| preempt::NO_CANDIDATE.to_owned()))
+    }
+
     /// The objects of nodes, where an extender wants them.
     fn objects_of(&self, candidates: &[(NodeId, i64)], extenders: &[Arc<Extender>]) -> Result<HashMap<NodeId, Value>, String> {
         if !extenders.iter().any(|e| e.wants_nodes()) {
@@ -98,4 +127,44 @@ impl Engine {
         }
         fits
     }
+}
+
+/// What an extender leaves of the places where room can be made.
+async fn trim(
+    state: &State,
+    raw_pods: &HashMap<PodId, Bytes>,
+    id: PodId,
+    extender: &Extender,
+    rooms: &[Preemption],
+) -> Result<Vec<Preemption>, String> {
+    let read = |id: &PodId| raw_pods.get(id).and_then(|bytes| serde_json::from_slice::<Value>(bytes).ok());
+    let offer = |room: &Preemption| Room {
+        node: &state.node(room.node).name,
+        victims: room.victims.iter().map(|v| (&*state.pod(*v).uid, read(v).filter(|_| extender.wants_nodes()))).collect(),
+        violations: room.violations,
+    };
+    let offers: Vec<Room<'_>> = rooms.iter().map(offer).collect();
+    let answer = extender.preempt(&read(&id).unwrap_or_default(), &offers).await?;
+    let mut left = Vec::new();
+    for (name, (uids, violations)) in answer {
+        if uids.is_empty() {
+            if extender.is_ignorable() {
+                tracing::warn!("an extender names no victim on node {name}, which is left out");
+                continue;
+            }
+            return Err(format!("expected at least one victim pod on node {name:?}"));
+        }
+        let unknown = |what: &str| format!("extender: {} claims to preempt {what} on node: {name}", extender.name());
+        let node = state.node_named(&name).ok_or_else(|| unknown("pods"))?;
+        let pods = &state.node(node).pods;
+        let victim = |uid: &String| {
+            let found = pods.iter().copied().find(|p| *state.pod(*p).uid == **uid);
+            found.ok_or_else(|| unknown(&format!("pod (UID: {uid})")) + ", but the pod is not found on that node")
+        };
+        let victims = uids.iter().map(victim).collect::<Result<_, _>>()?;
+        left.push(Preemption { node, victims, violations });
+    }
+    // The same order whatever the order of the answer.
+    left.sort_by_key(|room| room.node);
+    Ok(left)
 }

@@ -37,8 +37,8 @@ impl Engine {
             _ => Happening::Other,
         };
         self.happened(events, happening, "ClusterEvent");
-        if matches!(feed, Feed::Claims | Feed::Volumes) && !self.preparing.is_empty() {
-            self.look_at_volumes();
+        if matches!(feed, Feed::Claims | Feed::Volumes | Feed::ResourceClaims) && !self.preparing.is_empty() {
+            self.look_at_preparations();
         }
     }
 
@@ -46,7 +46,7 @@ impl Engine {
     pub(super) fn happened(&mut self, events: u32, happening: Happening, name: &'static str) {
         let state = &self.state;
         let moved = self.queue.happened(events, Instant::now(), |id, plugins| may_help(state, state.class_of(id), plugins, &happening));
-        self.metrics.queued(name, "active", moved);
+        self.metrics.moved(name, moved);
     }
 
     fn pod_is(&mut self, object: &Object) {
@@ -71,8 +71,11 @@ impl Engine {
         self.gated = (self.gated + usize::from(self.is_gated(id))).saturating_sub(usize::from(was_gated));
         let pod = self.state.pod(id);
         if !self.extenders.is_empty() {
+            // Placed pods are looked at only by extenders that have a say in who must go.
+            let victims = self.extenders.iter().any(|e| e.preempts() && e.wants_nodes());
             match (pod.profile, pod.node) {
                 (Some(_), None) => drop(self.raw_pods.insert(id, object.json.clone())),
+                (_, Some(_)) if victims => drop(self.raw_pods.insert(id, object.json.clone())),
                 _ => drop(self.raw_pods.remove(&id)),
             }
         }
@@ -176,7 +179,7 @@ impl Engine {
         let Some(message) = message else { return };
         tracing::warn!(pod = %pod.key, "{message}");
         self.metrics.tried(self.name(pod.profile), Outcome::Error, std::time::Duration::ZERO);
-        let new = self.queue.fail(id, &message, Instant::now());
+        let new = self.fail(id, &message);
         self.say(pod.clone(), "SchedulerError", message, None, new);
     }
 }

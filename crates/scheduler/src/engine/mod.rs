@@ -21,7 +21,7 @@ use crate::state::State;
 use crate::storage::Step;
 use crate::writes::Subject;
 use bytes::Bytes;
-use ferrokube_api::Change;
+use ferrokube_api::{Change, ObjectKey};
 use ferrokube_client::events::Recorder;
 use ferrokube_client::{Client, Error};
 use futures_util::stream::{self, BoxStream, SelectAll};
@@ -73,6 +73,8 @@ struct Preparing {
     node: Box<str>,
     steps: Vec<Step>,
     reservations: Vec<Reservation>,
+    /// Claims whose devices must be made ready.
+    awaited: Vec<ObjectKey>,
     deadline: Instant,
     /// The writes are done; what is left is up to others.
     written: bool,
@@ -204,9 +206,11 @@ impl Engine {
     }
 
     fn time_passes(&mut self, now: Instant) {
-        self.queue.tick(now);
+        let (backed_off, late) = self.queue.tick(now);
+        self.metrics.queued("BackoffComplete", "active", backed_off);
+        self.metrics.moved("UnschedulableTimeout", late);
         if !self.preparing.is_empty() {
-            self.give_up_on_volumes(now);
+            self.give_up_on_late_ones(now);
         }
         if now.duration_since(self.sizes_told) >= SIZES_EVERY {
             self.sizes_told = now;

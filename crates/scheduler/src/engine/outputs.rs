@@ -1,14 +1,17 @@
 //! What is decided, and what is written for it.
 
 use super::{Done, Engine, Preparing, Refused};
+use crate::devices::Readiness;
 use crate::diagnosis::Diagnosis;
 use crate::metrics::Outcome;
 use crate::node::{NodeId, PodId};
 use crate::plan::Decision;
 use crate::plugins::{Plugin, devices, volumes};
 use crate::preempt;
+use crate::state::State;
 use crate::storage::Step;
 use crate::writes::{self, Subject};
+use ferrokube_api::ObjectKey;
 use ferrokube_client::Error;
 use ferrokube_client::events::EventType;
 use std::time::{Duration, Instant};
@@ -37,23 +40,41 @@ impl Engine {
         let profile = &self.configuration.profiles[usize::from(pod.profile)];
         let (steps, timeout) = (volumes::steps(&self.state, profile, id, node), profile.bind_timeout_seconds);
         let reservations = devices::reservations(&self.state, profile, id, node);
+        let reserved = reservations.iter().filter(|r| r.waits).map(|r| r.claim.clone());
+        let mut awaited = devices::awaited(&self.state, profile, id);
+        awaited.extend(reserved);
+        awaited.dedup();
+        let device_timeout = profile.device_timeout;
         self.state.assume(id, node);
         self.state.storage.assume(&steps);
         self.state.devices.assume(&reservations);
         self.began.insert(id, began);
         self.binding += 1;
         let name = self.state.node(node).name.clone();
-        if steps.is_empty() && reservations.is_empty() {
+        if steps.is_empty() && reservations.is_empty() && awaited.is_empty() {
             return self.bind(pod, name);
         }
+        if !awaited.is_empty() {
+            let message = format!("waiting for binding conditions for device on node {name}");
+            self.recorder(pod.profile).event(pod.reference(), EventType::Normal, "BindingConditionsPending", message);
+        }
         let (client, done, subject) = (self.client.clone(), self.done_sender.clone(), pod.clone());
-        let deadline = began + Duration::from_secs(timeout);
-        let selected = vec![false; steps.len()];
-        self.preparing.insert(
-            id,
-            Preparing { pod, node: name, steps: steps.clone(), reservations: reservations.clone(), deadline, written: false, selected },
-        );
+        let volumes = if steps.is_empty() { Duration::ZERO } else { Duration::from_secs(timeout) };
+        let deadline = began + if awaited.is_empty() { Duration::from_secs(timeout) } else { volumes + device_timeout };
+        let preparing = Preparing {
+            pod,
+            node: name,
+            selected: vec![false; steps.len()],
+            steps: steps.clone(),
+            reservations: reservations.clone(),
+            awaited,
+            deadline,
+            written: false,
+        };
+        self.preparing.insert(id, preparing);
+        let host = self.state.node(node).name.clone();
         self.beside(async move {
+            log(&subject, writes::nominate(&client, &subject, &host).await);
             let result = writes::prepare_all(&client, &steps, &reservations).await;
             // An error means the engine is gone.
             let _ = done.send(Done::Prepared(id, subject, result));
@@ -78,24 +99,66 @@ impl Engine {
         });
     }
 
-    fn reject(&mut self, id: PodId, mut diagnosis: Diagnosis, began: Instant) {
+    fn reject(&mut self, id: PodId, diagnosis: Diagnosis, began: Instant) {
+        let room = self.may_preempt(id, &diagnosis).then(|| self.planner.make_room(&self.state, id, &diagnosis));
+        self.rejected(id, diagnosis, room, began);
+    }
+
+    /// Whether room may be made for a pod at all.
+    pub(super) fn may_preempt(&self, id: PodId, diagnosis: &Diagnosis) -> bool {
+        let profile = self.state.pod(id).profile.and_then(|n| self.configuration.profiles.get(usize::from(n)));
+        diagnosis.nodes() > 0 && profile.is_some_and(|p| p.has(Plugin::DefaultPreemption))
+    }
+
+    /// The pod goes nowhere; maybe room is made for it, or it was found why none can be.
+    pub(super) fn rejected(
+        &mut self,
+        id: PodId,
+        mut diagnosis: Diagnosis,
+        room: Option<Result<preempt::Preemption, String>>,
+        began: Instant,
+    ) {
         let pod = Subject::of(self.state.pod(id));
         let mut nominated = None;
-        let preempts = self.configuration.profiles[usize::from(pod.profile)].has(Plugin::DefaultPreemption);
-        if diagnosis.nodes() > 0 && preempts {
-            match self.planner.make_room(&self.state, id, &diagnosis) {
-                Ok(room) => {
-                    nominated = Some(self.state.node(room.node).name.clone());
-                    self.make_room(id, &room);
-                }
-                Err(why) => diagnosis.preemption = Some(why),
+        if diagnosis.nodes() > 0 && self.configuration.profiles[usize::from(pod.profile)].has(Plugin::DynamicResources) {
+            diagnosis.claims = Some(self.take_devices_back(id, &pod));
+        }
+        match room {
+            Some(Ok(room)) => {
+                nominated = Some(self.state.node(room.node).name.clone());
+                self.make_room(id, &room);
             }
+            Some(Err(why)) => diagnosis.preemption = Some(why),
+            None => {}
         }
         let message = diagnosis.message();
         self.note_rejection(id, diagnosis.rejectors());
         let new = self.queue.reject(id, diagnosis.rejectors(), &message, Instant::now());
+        self.metrics.queued("ScheduleAttemptFailure", "unschedulable", 1);
         self.metrics.tried(self.name(pod.profile), Outcome::Unschedulable, began.elapsed());
         self.say(pod, "Unschedulable", message, nominated, new);
+    }
+
+    /// Something went wrong for a pod that has nothing to do with nodes. Says whether the words are new.
+    pub(super) fn fail(&mut self, id: PodId, message: &str) -> bool {
+        self.metrics.queued("ScheduleAttemptFailure", "backoff", 1);
+        self.queue.fail(id, message, Instant::now())
+    }
+
+    /// Takes back the devices of a claim that keep a pod from where it could be; says what has come of it.
+    fn take_devices_back(&self, id: PodId, pod: &Subject) -> &'static str {
+        match devices::help(&self.state, &self.configuration.profiles[usize::from(pod.profile)], id) {
+            devices::Help::None(why) => why,
+            devices::Help::Release(release) => {
+                let client = self.client.clone();
+                self.beside(async move {
+                    if let Err(error) = writes::release(&client, &release).await {
+                        tracing::warn!(claim = %release.claim, "its devices cannot be taken back: {error}");
+                    }
+                });
+                "deallocation of ResourceClaim completed"
+            }
+        }
     }
 
     /// Notes by which plugins a pod is now rejected, for the metrics.
@@ -163,7 +226,7 @@ impl Engine {
         match result {
             Ok(()) => {
                 preparing.written = true;
-                self.look_at_volumes();
+                self.look_at_preparations();
             }
             Err(error) => {
                 let plugin = if preparing.steps.is_empty() { "DynamicResources" } else { "VolumeBinding" };
@@ -172,29 +235,21 @@ impl Engine {
         }
     }
 
-    /// Binds the pods whose volumes are there now.
-    pub(super) fn look_at_volumes(&mut self) {
+    /// Binds the pods whose volumes and devices are there now.
+    pub(super) fn look_at_preparations(&mut self) {
         let (mut ready, mut failed) = (Vec::new(), Vec::new());
         for (id, preparing) in &mut self.preparing {
-            let mut all_bound = preparing.written;
-            for (step, selected) in preparing.steps.iter().zip(&mut preparing.selected) {
-                let (Step::Bind { claim: key, .. } | Step::Provision { claim: key, .. }) = step;
-                let claim = self.state.storage.claim(&key.namespace, &key.name);
-                all_bound &= claim.is_some_and(|c| c.bound);
-                let told = claim.is_some_and(|c| c.selected_node.as_ref() == Some(&preparing.node));
-                // The one who makes volumes takes the node back when it cannot make one there.
-                let refused = matches!(step, Step::Provision { .. }) && *selected && !told && claim.is_some_and(|c| !c.bound);
-                if claim.is_none() || refused {
-                    failed.push((*id, format!("provisioning failed for PVC \"{}\"", key.name)));
-                }
-                *selected |= told;
-            }
-            if all_bound {
-                ready.push(*id);
+            let volumes = volumes_of(&self.state, preparing);
+            let devices = if preparing.written { devices_of(&self.state, preparing) } else { Readiness::Pending };
+            match (volumes, devices) {
+                (Readiness::Failed(why), _) => failed.push((*id, "VolumeBinding", format!("binding volumes: {why}"))),
+                (_, Readiness::Failed(why)) => failed.push((*id, "DynamicResources", why)),
+                (Readiness::Ready, Readiness::Ready) => ready.push(*id),
+                _ => {}
             }
         }
-        for (id, why) in failed {
-            self.give_up(id, "VolumeBinding", &format!("binding volumes: {why}"));
+        for (id, plugin, why) in failed {
+            self.give_up(id, plugin, &why);
         }
         for id in ready {
             if let Some(preparing) = self.preparing.remove(&id) {
@@ -204,19 +259,59 @@ impl Engine {
         }
     }
 
-    pub(super) fn give_up_on_volumes(&mut self, now: Instant) {
+    pub(super) fn give_up_on_late_ones(&mut self, now: Instant) {
         let late: Vec<PodId> = self.preparing.iter().filter(|(_, p)| p.deadline <= now).map(|(id, _)| *id).collect();
-        late.into_iter().for_each(|id| self.give_up(id, "VolumeBinding", "binding volumes: context deadline exceeded"));
+        for id in late {
+            let Some(preparing) = self.preparing.get_mut(&id) else { continue };
+            match volumes_of(&self.state, preparing) {
+                Readiness::Ready => self.give_up(id, "DynamicResources", "device binding timeout"),
+                _ => self.give_up(id, "VolumeBinding", "binding volumes: context deadline exceeded"),
+            }
+        }
     }
 
     fn give_up(&mut self, id: PodId, plugin: &str, why: &str) {
-        let Some(Preparing { pod, steps, reservations, .. }) = self.preparing.remove(&id) else { return };
+        let Some(Preparing { pod, steps, reservations, awaited, .. }) = self.preparing.remove(&id) else { return };
+        for claim in awaited {
+            let (client, pod) = (self.client.clone(), pod.clone());
+            self.beside(async move {
+                let result = writes::unreserve(&client, &claim, &pod).await;
+                log(&pod, result);
+            });
+        }
         self.binding -= 1;
         self.began.remove(&id);
         self.state.devices.forget(&reservations);
         let message = format!("running PreBind plugin \"{plugin}\": {why}");
         self.take_back(id, &pod, &steps, Some(message));
     }
+}
+
+/// How far the volumes of a pod are.
+fn volumes_of(state: &State, preparing: &mut Preparing) -> Readiness {
+    let mut all_bound = preparing.written;
+    for (step, selected) in preparing.steps.iter().zip(&mut preparing.selected) {
+        let (Step::Bind { claim: key, .. } | Step::Provision { claim: key, .. }) = step;
+        let claim = state.storage.claim(&key.namespace, &key.name);
+        all_bound &= claim.is_some_and(|c| c.bound);
+        let told = claim.is_some_and(|c| c.selected_node.as_ref() == Some(&preparing.node));
+        // The one who makes volumes takes the node back when it cannot make one there.
+        let refused = matches!(step, Step::Provision { .. }) && *selected && !told && claim.is_some_and(|c| !c.bound);
+        if claim.is_none() || refused {
+            return Readiness::Failed(format!("provisioning failed for PVC \"{}\"", key.name));
+        }
+        *selected |= told;
+    }
+    if all_bound { Readiness::Ready } else { Readiness::Pending }
+}
+
+/// How far the devices of a pod are that must be made ready for it.
+fn devices_of(state: &State, preparing: &Preparing) -> Readiness {
+    let readiness = |key: &ObjectKey| match state.devices.claim(key) {
+        Some(claim) => claim.readiness(&key.name),
+        None => Readiness::Failed(format!("resourceclaim \"{}\" not found", key.name)),
+    };
+    preparing.awaited.iter().map(readiness).find(|r| *r != Readiness::Ready).unwrap_or(Readiness::Ready)
 }
 
 fn log(pod: &Subject, result: Result<(), Error>) {

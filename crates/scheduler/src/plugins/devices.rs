@@ -4,14 +4,16 @@
 use super::{Failure, Plugin, Seat};
 use crate::class::NodeTerm;
 use crate::devices::allocate::{NoDevices, allocate};
-use crate::devices::{Claim, MOST_CONSUMERS, Reservation};
+use crate::devices::{Claim, MOST_CONSUMERS, Release, Reservation};
 use crate::node::{NodeId, PodId};
 use crate::profile::Profile;
 use crate::state::State;
 use ferrokube_api::ObjectKey;
+use jiff::Timestamp;
 
 const ELSEWHERE: &str = "resourceclaim not available on the node";
 const SHORT: &str = "cannot allocate all claims";
+const TOO_LONG: &str = "timed out trying to allocate devices";
 const FULL: &str = "resourceclaim in use";
 const UNDER_WAY: &str = "resourceclaim is in the process of being allocated";
 
@@ -21,6 +23,8 @@ pub struct Wanted<'s> {
     lacking: Vec<(ObjectKey, &'s Claim)>,
     having: Vec<(ObjectKey, &'s Claim)>,
     pod: (&'s str, &'s str),
+    /// An allocation waited in vain for its devices: it is good for no node.
+    in_vain: bool,
 }
 
 impl<'s> Wanted<'s> {
@@ -56,6 +60,7 @@ impl<'s> Wanted<'s> {
             if state.devices.is_assumed(&key) && !mine {
                 return hopeless(UNDER_WAY.to_owned());
             }
+            wanted.in_vain |= claim.is_given_up(profile.device_timeout, Timestamp::now());
             let list = if claim.allocation.is_some() { &mut wanted.having } else { &mut wanted.lacking };
             list.push((key, claim));
         }
@@ -68,30 +73,74 @@ impl<'s> Wanted<'s> {
 
     /// Whether many nodes may be out of question for these claims.
     pub fn restricts_nodes(&self) -> bool {
-        self.places().next().is_some()
+        self.in_vain || self.places().next().is_some()
+    }
+
+    /// Whether some node may serve the claims in a better way than others.
+    pub fn has_preferences(&self) -> bool {
+        self.lacking.iter().any(|(_, claim)| claim.requests.iter().flatten().any(|r| r.alternative.is_some()))
     }
 }
 
 /// See the module.
 pub fn filter(seat: &Seat<'_>, wanted: &Wanted<'_>) -> Option<Failure> {
-    if wanted.places().any(|terms| !terms.iter().any(|t| t.matches(seat.node))) {
-        return Some(Failure::unresolvable(Plugin::DynamicResources, ELSEWHERE));
+    let no = |reason: String| Some(Failure::unresolvable(Plugin::DynamicResources, reason));
+    if !wanted.lacking.is_empty() {
+        match allocate(&seat.state.devices, &wanted.lacking, seat.node) {
+            Ok(_) => {}
+            Err(NoDevices::Short) => return no(SHORT.to_owned()),
+            Err(NoDevices::TooLong) => return no(TOO_LONG.to_owned()),
+            Err(NoDevices::Wrong(why)) => return no(why),
+        }
     }
-    if wanted.lacking.is_empty() {
-        return None;
-    }
-    match allocate(&seat.state.devices, &wanted.lacking, seat.node, wanted.pod) {
-        Ok(_) => None,
-        Err(NoDevices::Short) => Some(Failure::unresolvable(Plugin::DynamicResources, SHORT)),
-        Err(NoDevices::Wrong(why)) => Some(Failure::unresolvable(Plugin::DynamicResources, why)),
-    }
+    let elsewhere = wanted.places().any(|terms| !terms.iter().any(|t| t.matches(seat.node)));
+    if elsewhere || wanted.in_vain { no(ELSEWHERE.to_owned()) } else { None }
+}
+
+/// More for a node that serves the claims with what is preferred; before normalisation.
+pub fn score(state: &State, wanted: &Wanted<'_>, node: NodeId) -> i64 {
+    allocate(&state.devices, &wanted.lacking, state.node(node)).map_or(0, |found| found.score())
 }
 
 /// What must be written about a pod's claims on the node it is placed on.
 pub fn reservations(state: &State, profile: &Profile, id: PodId, node: NodeId) -> Vec<Reservation> {
     let Some(wanted) = Wanted::of(state, profile, id).ok().filter(|_| !state.pod(id).devices.is_empty()) else { return Vec::new() };
-    let mut all = allocate(&state.devices, &wanted.lacking, state.node(node), wanted.pod).unwrap_or_default();
+    let found = allocate(&state.devices, &wanted.lacking, state.node(node));
+    let mut all = found.map_or(Vec::new(), |found| found.reservations(wanted.pod));
     let others = wanted.having.iter().filter(|(_, claim)| !claim.consumers.iter().any(|uid| **uid == *wanted.pod.1));
     all.extend(others.map(|(key, claim)| claim.reservation(key, wanted.pod, None)));
     all
+}
+
+/// The claims that a pod has a reservation of already and whose devices must be made ready for it.
+pub fn awaited(state: &State, profile: &Profile, id: PodId) -> Vec<ObjectKey> {
+    let Ok(wanted) = Wanted::of(state, profile, id) else { return Vec::new() };
+    wanted.having.iter().filter(|(_, claim)| claim.is_awaited()).map(|(key, _)| key.clone()).collect()
+}
+
+/// What can be done for a pod with claims that fits nowhere (PostFilter).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Help {
+    /// The devices of this claim are taken back: they are good for some other node at best.
+    Release(Release),
+    /// Nothing, in the words of the plugin.
+    None(&'static str),
+}
+
+/// Looks for an allocation that keeps a pod from nodes and that nobody else uses.
+pub fn help(state: &State, profile: &Profile, id: PodId) -> Help {
+    if state.pod(id).devices.is_empty() {
+        return Help::None("no new claims to deallocate");
+    }
+    let Ok(wanted) = Wanted::of(state, profile, id) else { return Help::None("still not schedulable") };
+    let nowhere = |terms: &Vec<NodeTerm>| state.order().iter().any(|n| !terms.iter().any(|t| t.matches(state.node(*n))));
+    let in_the_way = |claim: &Claim| {
+        let places = claim.allocation.as_ref().and_then(|a| a.nodes.as_ref());
+        places.is_some_and(nowhere) || claim.is_given_up(profile.device_timeout, Timestamp::now())
+    };
+    let mut candidates = wanted.having.iter().filter(|(_, claim)| in_the_way(claim));
+    match candidates.find_map(|(key, claim)| claim.released(key, wanted.pod.1)) {
+        Some(release) => Help::Release(release),
+        None => Help::None("still not schedulable"),
+    }
 }

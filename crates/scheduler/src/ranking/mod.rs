@@ -65,6 +65,11 @@ impl Ranking {
         self.counts.is_empty()
     }
 
+    /// Whether a node's score depends on itself alone, and not on which other nodes will do.
+    pub fn is_uniform(&self) -> bool {
+        self.groups.iter().filter(|g| self.counts.failure(&g.key).is_none()).nth(1).is_none()
+    }
+
     /// Takes in what has happened since.
     pub fn catch_up(&mut self, state: &State, profile: &Profile) {
         if self.follow(state, profile).is_err() {

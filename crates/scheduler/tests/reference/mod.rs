@@ -14,6 +14,13 @@ pub struct Cluster {
     pub namespaces: BTreeMap<String, Value>,
     pub pods: Vec<Value>,
     pub services: Vec<Value>,
+    /// Volumes by `namespace/name` of the claim that is bound to each.
+    pub volumes: BTreeMap<String, Value>,
+    /// How many volumes nodes take.
+    pub limits: BTreeMap<String, usize>,
+    /// How many devices nodes have, and how many the claims by `namespace/name` ask for.
+    pub devices: BTreeMap<String, usize>,
+    pub wanted_devices: BTreeMap<String, usize>,
 }
 
 fn list<'a>(value: &'a Value, path: &str) -> &'a [Value] {
@@ -77,6 +84,11 @@ fn wants_node(pod: &Value, node: &Value) -> bool {
     let required = &pod["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"];
     selector.into_iter().flatten().all(|(k, v)| labels[k] == *v)
         && (required.is_null() || list(required, "/nodeSelectorTerms").iter().any(|t| node_term_matches(t, node)))
+}
+
+fn features_allow(pod: &Value, node: &Value) -> bool {
+    let needed = pod["spec"]["hostNetwork"] == true && pod["spec"]["hostUsers"] == false;
+    !needed || list(node, "/status/declaredFeatures").iter().any(|f| f == "UserNamespacesHostNetworkSupport")
 }
 
 const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
@@ -152,8 +164,47 @@ impl Cluster {
             && port(pod).is_none_or(|p| there.iter().all(|t| port(t) != Some(p)))
             && there.len() < offer(node, "pods") as usize
             && ["cpu", "memory", "example.com/gpu"].into_iter().all(fits)
+            && features_allow(pod, node)
+            && self.volumes_allow(pod, name)
             && self.spread_allows(pod, node)
             && self.neighbours_allow(pod, node)
+            && self.devices_allow(pod, name)
+    }
+
+    /// The volume of a pod, by its claim.
+    fn volume(&self, pod: &Value) -> Option<(String, &Value)> {
+        let claim = pod["spec"]["volumes"][0]["persistentVolumeClaim"]["claimName"].as_str()?;
+        let key = format!("{}/{claim}", pod["metadata"]["namespace"].as_str().unwrap());
+        self.volumes.get(&key).map(|v| (key, v))
+    }
+
+    fn volumes_allow(&self, pod: &Value, name: &str) -> bool {
+        let Some((key, volume)) = self.volume(pod) else { return true };
+        let node = &self.nodes[name];
+        let other = |p: &&Value| p["metadata"]["uid"] != pod["metadata"]["uid"];
+        let exclusive = volume["spec"]["accessModes"][0] == "ReadWriteOncePod";
+        let in_use = self.pods.iter().filter(other).any(|p| self.volume(p).is_some_and(|(k, _)| k == key));
+        let terms = list(volume, "/spec/nodeAffinity/required/nodeSelectorTerms");
+        let zone = &volume["metadata"]["labels"][ZONE];
+        let own_zone = &node["metadata"]["labels"][ZONE];
+        let mut attached: BTreeSet<String> = self.on(name).filter_map(|p| Some(self.volume(p)?.0)).collect();
+        let known = !attached.insert(key);
+        !(exclusive && in_use)
+            && (terms.is_empty() || terms.iter().any(|t| node_term_matches(t, node)))
+            // A node in no zone at all takes any volume.
+            && (zone.is_null() || own_zone.is_null() || zone == own_zone)
+            && self.limits.get(name).is_none_or(|limit| known || attached.len() <= *limit)
+    }
+
+    fn claimed(&self, pod: &Value) -> usize {
+        let claim = pod["spec"]["resourceClaims"][0]["resourceClaimName"].as_str();
+        let key = claim.map(|c| format!("{}/{c}", pod["metadata"]["namespace"].as_str().unwrap()));
+        key.and_then(|k| self.wanted_devices.get(&k)).copied().unwrap_or(0)
+    }
+
+    fn devices_allow(&self, pod: &Value, name: &str) -> bool {
+        let taken: usize = self.on(name).map(|p| self.claimed(p)).sum();
+        taken + self.claimed(pod) <= self.devices.get(name).copied().unwrap_or(0) || self.claimed(pod) == 0
     }
 
     fn neighbours_allow(&self, pod: &Value, node: &Value) -> bool {
