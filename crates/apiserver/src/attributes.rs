@@ -25,7 +25,7 @@ impl UserInfo {
 }
 
 /// The request as authorization sees it (`authorizer.Attributes`).
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Attributes {
     /// Who.
     pub user: UserInfo,

@@ -221,6 +221,70 @@ async fn an_authorization_webhook_has_its_say_in_its_turn() {
 }
 
 #[tokio::test]
+async fn expressions_and_plugins_of_admission_ask_authorization_webhooks_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let hook = Hook::start(|_, asked| {
+        let (spec, resource) = (&asked["spec"], &asked["spec"]["resourceAttributes"]);
+        let allowed = match (spec["user"].as_str(), resource["verb"].as_str()) {
+            (Some("jane"), Some("create")) => true,
+            (Some("jane"), Some("paint")) => resource["name"] == "green",
+            (Some("jane"), Some("mix")) => true,
+            (Some("jane"), Some("delete")) => resource["name"] == "mine",
+            (Some("jane"), Some("patch" | "get")) => true,
+            _ => false,
+        };
+        (200, json!({"status": {"allowed": allowed}}))
+    })
+    .await;
+    let authz = AuthzConfig {
+        modes: ["Webhook", "RBAC"].map(str::to_owned).to_vec(),
+        webhook: Some(AuthzWebhookConfig {
+            kubeconfig: hook.kubeconfig(folder.path()),
+            version: "v1".into(),
+            authorized_ttl: Duration::ZERO,
+            unauthorized_ttl: Duration::ZERO,
+        }),
+        ..AuthzConfig::default()
+    };
+    let cluster = Cluster::with(|config| {
+        config.authz = authz;
+        config.admission.enable = vec!["OwnerReferencesPermissionEnforcement".into()];
+    })
+    .await;
+    let registration = "/apis/admissionregistration.k8s.io/v1";
+    // The second question is only asked when the first was answered by yes.
+    let may = "authorizer.group('').resource('colours').name(object.metadata.name).check('paint').allowed() && authorizer.group('').resource('colours').check('mix').allowed()";
+    let rule = json!({"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["configmaps"]});
+    let spec = json!({"matchConstraints": {"resourceRules": [rule]}, "matchConditions": [{"name": "jane", "expression": "request.userInfo.username == 'jane' && object.metadata.name != 'mine'"}],
+        "validations": [{"expression": may, "message": "not your colour"}]});
+    let made = cluster.post(&format!("{registration}/validatingadmissionpolicies"), &json!({"metadata": {"name": "p"}, "spec": spec})).await;
+    assert_eq!(made.code, 201, "{}", made.text);
+    let binding = json!({"metadata": {"name": "p"}, "spec": {"policyName": "p", "validationActions": ["Deny"]}});
+    assert_eq!(cluster.post(&format!("{registration}/validatingadmissionpolicybindings"), &binding).await.code, 201);
+    let maps = "/api/v1/namespaces/default/configmaps";
+    let make = async |name: &str| {
+        let (user, map) = (UserInfo::component("jane", &[]), json!({"metadata": {"name": name}}));
+        reply(cluster.send(user, "POST", maps, "", "application/json", serde_json::to_vec(&map).unwrap()).await).await
+    };
+    let refused = make("red").await;
+    assert_eq!(refused.code, 422, "{}", refused.text);
+    assert!(refused.message().ends_with("not your colour"), "{}", refused.text);
+    let made = make("green").await;
+    assert_eq!(made.code, 201, "{}", made.text);
+    // Who may not delete an object gives it no owner.
+    let owner = json!({"metadata": {"ownerReferences": [{"apiVersion": "v1", "kind": "ConfigMap", "name": "o", "uid": "1"}]}});
+    let own = async |name: &str| {
+        let user = UserInfo::component("jane", &[]);
+        let body = serde_json::to_vec(&owner).unwrap();
+        reply(cluster.send(user, "PATCH", &format!("{maps}/{name}"), "", "application/merge-patch+json", body).await).await
+    };
+    assert_eq!(make("mine").await.code, 201);
+    let owned = own("mine").await;
+    assert_eq!(owned.code, 200, "{}", owned.text);
+    assert_eq!(own("green").await.code, 403);
+}
+
+#[tokio::test]
 async fn the_list_of_authorizers_may_change_while_it_runs() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("authz.yaml");

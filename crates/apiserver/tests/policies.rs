@@ -32,7 +32,9 @@ async fn policy(cluster: &Cluster, name: &str, mut spec: Value, mut binding: Val
 }
 
 async fn mutation(cluster: &Cluster, name: &str, mut spec: Value) {
-    spec["matchConstraints"] = constraints();
+    if spec["matchConstraints"].is_null() {
+        spec["matchConstraints"] = constraints();
+    }
     spec["reinvocationPolicy"] = json!("Never");
     make(cluster, "mutatingadmissionpolicies", "MutatingAdmissionPolicy", name, spec).await;
     let binding = json!({"policyName": name});
@@ -199,4 +201,43 @@ async fn mutations_lay_configurations_over_the_object_or_patch_it() {
         "{}",
         refused.text
     );
+}
+
+#[tokio::test]
+async fn a_policy_sees_requests_of_other_versions_in_the_version_that_its_rules_name() {
+    let cluster = Cluster::start().await;
+    let rules = |policy: &str| {
+        let rule = json!({"apiGroups": ["autoscaling"], "apiVersions": ["v1"], "operations": ["*"], "resources": ["horizontalpodautoscalers"]});
+        json!({"matchPolicy": policy, "resourceRules": [rule]})
+    };
+    let only_v1 = "object.apiVersion == 'autoscaling/v1' && request.kind.version == 'v1' && request.requestKind.version == 'v2' && object.spec.?targetCPUUtilizationPercentage.orValue(50) < 90";
+    let update = "oldObject == null || oldObject.spec.?targetCPUUtilizationPercentage.orValue(50) == object.spec.?targetCPUUtilizationPercentage.orValue(50)";
+    let validations = json!([{"expression": only_v1}, {"expression": update, "message": "targets stay"}]);
+    policy(&cluster, "equivalent", json!({"matchConstraints": rules("Equivalent"), "validations": validations}), json!({})).await;
+    policy(&cluster, "exact", json!({"matchConstraints": rules("Exact"), "validations": [{"expression": "false"}]}), json!({})).await;
+    let apply = "Object{spec: Object.spec{maxReplicas: object.spec.maxReplicas + 1, targetCPUUtilizationPercentage: 70}}";
+    let conditions = json!([{"name": "new", "expression": "oldObject == null && !has(object.spec.targetCPUUtilizationPercentage)"}]);
+    mutation(
+        &cluster,
+        "target",
+        json!({"matchConstraints": rules("Equivalent"), "matchConditions": conditions,
+            "mutations": [{"patchType": "ApplyConfiguration", "applyConfiguration": {"expression": apply}}]}),
+    )
+    .await;
+    let autoscaler = |name: &str, target: Option<u64>| {
+        let of = |target| json!({"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": target}}});
+        json!({"metadata": {"name": name}, "spec": {"maxReplicas": 2, "scaleTargetRef": {"kind": "Deployment", "name": "d", "apiVersion": "apps/v1"},
+            "metrics": target.map(|t| vec![of(t)]).unwrap_or_default()}})
+    };
+    let at = "/apis/autoscaling/v2/namespaces/default/horizontalpodautoscalers";
+    let refused = cluster.post(at, &autoscaler("a", Some(95))).await;
+    assert_eq!(refused.code, 422, "{}", refused.text);
+    assert!(refused.message().contains("ValidatingAdmissionPolicy 'equivalent'"), "{}", refused.text);
+    let made = cluster.post(at, &autoscaler("a", None)).await;
+    assert_eq!((made.code, &made.json["apiVersion"]), (201, &json!("autoscaling/v2")), "{}", made.text);
+    assert_eq!(made.json["spec"]["maxReplicas"], 3);
+    assert_eq!(made.json["spec"]["metrics"][0]["resource"]["target"], json!({"type": "Utilization", "averageUtilization": 70}));
+    let changed = cluster.patch(&format!("{at}/a"), "merge-patch", &json!({"spec": autoscaler("a", Some(60))["spec"]})).await;
+    assert_eq!(changed.code, 422, "{}", changed.text);
+    assert!(changed.message().ends_with("targets stay"), "{}", changed.text);
 }

@@ -27,7 +27,7 @@ fn may(c: &Context<'_>, verb: &str, signer: &str) -> bool {
             name,
             ..Attributes::default()
         };
-        c.authorizer.authorize(&attributes).allowed()
+        c.questions.authorize(&attributes).allowed()
     };
     ask(signer.to_owned()) || ask(format!("{}/*", signer.split('/').next().unwrap_or_default()))
 }

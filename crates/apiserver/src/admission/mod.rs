@@ -7,9 +7,11 @@
 
 mod certificates;
 mod config;
+mod constraints;
 mod event_rate;
 mod image_policy;
 mod ingress;
+mod kept;
 mod limits;
 mod namespace;
 mod namespace_defaults;
@@ -18,9 +20,11 @@ mod optional;
 mod pod_security;
 mod pods;
 pub mod policy;
+mod questions;
 mod quota;
 mod service_account;
 mod storage;
+mod versions;
 pub(crate) mod webhook;
 
 pub use config::{AdmissionConfig, AdmissionConfigError};
@@ -32,8 +36,10 @@ use crate::objects::{Loopback, Objects, Target};
 use config::Settings;
 use ferrokube_api::schema::Schema;
 use ferrokube_api::{Reason, Status};
+use questions::Questions;
 use serde_json::{Value, json};
 use std::sync::{Arc, OnceLock};
+use versions::Versions;
 
 /// `admissionv1.Operation`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,7 +98,8 @@ pub struct Outcome {
 struct Context<'a> {
     review: &'a Review<'a>,
     objects: &'a dyn Objects,
-    authorizer: &'a Authorizer,
+    questions: &'a Questions<'a>,
+    versions: &'a Versions,
     settings: &'a Settings,
 }
 
@@ -186,6 +193,8 @@ pub struct Admission {
     chain: Vec<&'static Plugin>,
     settings: Settings,
     policies: policy::Policies,
+    webhooks: webhook::Webhooks,
+    versions: Versions,
     loopback: OnceLock<Arc<dyn Loopback>>,
 }
 
@@ -204,6 +213,8 @@ impl Admission {
             chain,
             settings,
             policies: policy::Policies::default(),
+            webhooks: webhook::Webhooks::default(),
+            versions: Versions::default(),
             loopback: OnceLock::new(),
         })
     }
@@ -213,23 +224,24 @@ impl Admission {
         let _ = self.loopback.set(loopback);
     }
 
-    fn context<'a>(&'a self, review: &'a Review<'a>) -> Context<'a> {
-        Context { review, objects: &*self.objects, authorizer: &self.authorizer, settings: &self.settings }
+    fn context<'a>(&'a self, review: &'a Review<'a>, questions: &'a Questions<'a>) -> Context<'a> {
+        Context { review, objects: &*self.objects, questions, versions: &self.versions, settings: &self.settings }
     }
 
     /// Runs the mutating half, before defaulting's final run and validation. Called for create, update and connect.
     pub async fn mutate(&self, review: &Review<'_>, object: &mut Value, outcome: &mut Outcome) -> Result<(), Status> {
         self.freshen(review, object).await;
         self.provision(review).await?;
-        let context = self.context(review);
+        let questions = Questions::new(&self.authorizer);
+        let context = self.context(review, &questions);
         self.run_mutating(&context, object, outcome)?;
-        if self.settings.mutating_policies && self.policies.mutate(&context, object)? {
+        if self.settings.mutating_policies && self.policies.mutate(&context, object).await? {
             self.run_mutating(&context, object, outcome)?;
         }
         if !self.settings.mutating_webhooks {
             return Ok(());
         }
-        let round = webhook::mutate(&context, Some(object), outcome).await?;
+        let round = self.webhooks.mutate(&context, Some(object), outcome).await?;
         if !round.changed {
             return Ok(());
         }
@@ -244,24 +256,21 @@ impl Admission {
     /// The reservation holds what the request uses of its quotas: call [`Reservation::commit`] when the store
     /// acknowledged, drop it when the write failed.
     pub async fn validate(&self, review: &Review<'_>, object: Option<&Value>, outcome: &mut Outcome) -> Result<Reservation, Status> {
-        let context = self.context(review);
-        for plugin in &self.chain {
-            if let Some(validate) = plugin.validate {
-                validate(&context, object, outcome).inspect_err(|e| refused(plugin, e))?;
-            }
-        }
+        let questions = Questions::new(&self.authorizer);
+        let context = self.context(review, &questions);
+        self.run_validating(&context, object, outcome).await?;
         if self.settings.validating_policies {
-            self.policies.validate(&context, object, outcome)?;
+            self.policies.validate(&context, object, outcome).await?;
         }
         if let Some(policy) = &self.settings.image_policy {
             policy.validate(&context, object, outcome).await?;
         }
         if review.operation == Operation::Delete && self.settings.mutating_webhooks {
             // Deletes have no mutating half; webhooks that ask for them are asked here and cannot change anything.
-            webhook::mutate(&context, None, outcome).await?;
+            self.webhooks.mutate(&context, None, outcome).await?;
         }
         if self.settings.validating_webhooks {
-            webhook::validate(&context, object, outcome).await?;
+            self.webhooks.validate(&context, object, outcome).await?;
         }
         if self.settings.quota {
             quota::reserve(&self.ledger, &context, object, &self.settings.limited)
@@ -275,6 +284,23 @@ impl Admission {
             Some(mutate) => mutate(context, object, outcome).inspect_err(|e| refused(plugin, e)),
             None => Ok(()),
         })
+    }
+
+    async fn run_validating(&self, context: &Context<'_>, object: Option<&Value>, outcome: &mut Outcome) -> Result<(), Status> {
+        for plugin in &self.chain {
+            let Some(validate) = plugin.validate else { continue };
+            let before = (outcome.warnings.len(), outcome.annotations.len());
+            loop {
+                let result = validate(context, object, outcome);
+                if !context.questions.answer().await {
+                    result.inspect_err(|e| refused(plugin, e))?;
+                    break;
+                }
+                outcome.warnings.truncate(before.0);
+                outcome.annotations.truncate(before.1);
+            }
+        }
+        Ok(())
     }
 
     /// NamespaceAutoProvision: who creates something in a namespace that does not exist makes the namespace.

@@ -270,7 +270,7 @@ impl<'a> Act<'a> {
             name: self.c.name.to_owned(),
             ..Attributes::default()
         };
-        self.demand(!wanted.is_empty() && self.c.authorizer.authorize(&ask).allowed(), || {
+        self.demand(!wanted.is_empty() && self.c.questions.authorize(&ask).allowed(), || {
             format!(
                 "audience {wanted:?} not found in pod spec volume, {} is not authorized to request tokens for this audience",
                 self.c.user.name

@@ -146,7 +146,7 @@ pub(super) fn owners(c: &Context<'_>, object: Option<&Value>, _: &mut Outcome) -
             name: c.name.into(),
             ..base.clone()
         };
-        let decision = c.authorizer.authorize(&delete);
+        let decision = c.questions.authorize(&delete);
         if !decision.allowed() {
             let why = format!("cannot set an ownerRef on a resource you can't delete: {}, <nil>", decision.reason());
             return Err(c.forbidden(Some(object), why));
@@ -163,7 +163,7 @@ pub(super) fn owners(c: &Context<'_>, object: Option<&Value>, _: &mut Outcome) -
             );
             return Err(c.forbidden(Some(object), why));
         };
-        let decision = c.authorizer.authorize(&owner);
+        let decision = c.questions.authorize(&owner);
         if !decision.allowed() {
             let why = "cannot set blockOwnerDeletion if an ownerReference refers to a resource you can't set finalizers on";
             return Err(c.forbidden(Some(object), format!("{why}: {}, <nil>", decision.reason())));

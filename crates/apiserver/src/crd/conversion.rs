@@ -5,7 +5,7 @@
 //! (`output::present`). Source: apiextensions `apiserver/conversion`.
 
 use crate::ApiServer;
-use crate::admission::webhook::call;
+use crate::admission::webhook::call::Client;
 use crate::cache::outline;
 use crate::objects::Objects;
 use crate::output::canonical;
@@ -23,8 +23,7 @@ const CHANGEABLE: [&str; 2] = ["labels", "annotations"];
 /// The webhook of a CRD.
 #[derive(Debug)]
 pub struct Converter {
-    /// As `call::post` reads it.
-    hook: Value,
+    client: Client,
     /// The version of the review that both sides know.
     review: &'static str,
 }
@@ -40,7 +39,7 @@ impl Converter {
         let versions = webhook["conversionReviewVersions"].as_array().into_iter().flatten().filter_map(Value::as_str);
         let review = versions.into_iter().find(|v| matches!(*v, "v1" | "v1beta1"));
         let review = if review == Some("v1beta1") { "v1beta1" } else { "v1" };
-        Some(Converter { hook: json!({"clientConfig": webhook["clientConfig"], "timeoutSeconds": TIMEOUT}), review })
+        Some(Converter { client: Client::new(&webhook["clientConfig"], Some(TIMEOUT)), review })
     }
 
     /// Converts whole objects to an `apiVersion`; those that have it stay as they are.
@@ -57,7 +56,7 @@ impl Converter {
             "kind": "ConversionReview", "apiVersion": format!("apiextensions.k8s.io/{}", self.review),
             "request": {"uid": uid, "desiredAPIVersion": to, "objects": foreign},
         });
-        let body = call::post(objects, &self.hook, &review).await.map_err(|why| failed(format!("failed: {why}")))?;
+        let body = self.client.post(objects, &review).await.map_err(|why| failed(format!("failed: {why}")))?;
         let converted = answer(&body, &uid, foreign.len()).map_err(failed)?;
         let mut converted = converted.into_iter().enumerate();
         let mut out = Vec::with_capacity(list.len());

@@ -5,26 +5,21 @@
 //! request. Nothing here knows what is asked; and nothing here follows a redirect.
 
 mod kubeconfig;
+pub(crate) mod pool;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, USER_AGENT};
 use http::{HeaderValue, Method, StatusCode};
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper_util::rt::TokioIo;
-use parking_lot::Mutex;
+use http_body_util::Full;
+use pool::Pool;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 
-/// Longest answer that is read.
-const MAX_ANSWER: usize = 3 << 20;
-/// Connections kept for later.
-const IDLE: usize = 8;
+/// Who we are.
+pub(crate) const AGENT: &str = "kube-apiserver/ferrokube";
 /// Where Debian keeps the CAs of the world, for servers without a CA of their own.
 const SYSTEM_CAS: &str = "/etc/ssl/certs/ca-certificates.crt";
 
@@ -36,6 +31,8 @@ pub enum OutboundError {
     Config(String),
     #[error("dial tcp {address}: {source}")]
     Connect { address: String, source: std::io::Error },
+    #[error("{source}")]
+    Handshake { source: std::io::Error },
     #[error("context deadline exceeded")]
     Timeout,
     #[error(transparent)]
@@ -47,6 +44,10 @@ pub enum OutboundError {
 }
 
 impl OutboundError {
+    pub(crate) fn refused(code: StatusCode, body: &[u8]) -> Self {
+        OutboundError::Refused { code, text: String::from_utf8_lossy(&body[..body.len().min(256)]).into_owned() }
+    }
+
     /// Whether another try may help.
     pub fn is_transient(&self) -> bool {
         match self {
@@ -57,18 +58,14 @@ impl OutboundError {
     }
 }
 
-type Sender = SendRequest<Full<Bytes>>;
-
 /// A server and how to reach it.
 pub struct Remote {
-    host: String,
-    port: u16,
+    /// Host and port to connect to.
+    address: String,
     authority: HeaderValue,
     path: String,
-    tls: Option<Arc<ClientConfig>>,
-    name: ServerName<'static>,
     authorization: Option<HeaderValue>,
-    idle: Mutex<Vec<Sender>>,
+    pool: Pool,
 }
 
 fn config(why: impl std::fmt::Display) -> OutboundError {
@@ -76,7 +73,7 @@ fn config(why: impl std::fmt::Display) -> OutboundError {
 }
 
 /// CAs from PEM; those of the system when it is empty.
-fn roots(pem: &str) -> Result<RootCertStore, OutboundError> {
+pub(crate) fn roots(pem: &str) -> Result<RootCertStore, OutboundError> {
     let mut roots = RootCertStore::empty();
     if pem.is_empty() {
         let system = std::fs::read(SYSTEM_CAS).unwrap_or_default();
@@ -142,15 +139,14 @@ impl Remote {
         let name = if access.server_name.is_empty() { bare.clone() } else { access.server_name.clone() };
         let authority = uri.authority().map_or(host, |a| a.as_str());
         let authorization = access.authorization.as_deref().map(HeaderValue::from_str).transpose().map_err(config)?;
+        let port = uri.port_u16().unwrap_or(if secure { 443 } else { 80 });
+        let tls = if secure { Some(access.tls()?) } else { None };
         Ok(Remote {
-            port: uri.port_u16().unwrap_or(if secure { 443 } else { 80 }),
+            address: format!("{host}:{port}"),
             authority: HeaderValue::from_str(authority).map_err(config)?,
             path: uri.path_and_query().map_or("/", |p| p.as_str()).to_owned(),
-            tls: if secure { Some(access.tls()?) } else { None },
-            name: ServerName::try_from(name).map_err(config)?,
-            host: bare,
             authorization,
-            idle: Mutex::new(Vec::new()),
+            pool: Pool::new(tls, ServerName::try_from(name).map_err(config)?),
         })
     }
 
@@ -169,83 +165,28 @@ impl Remote {
     }
 
     async fn send(&self, method: Method, body: Bytes) -> Result<Bytes, OutboundError> {
-        while let Some(mut kept) = self.take_idle() {
-            // The server may have closed it meanwhile: then a new one serves.
-            if kept.ready().await.is_err() {
-                continue;
-            }
-            match self.exchange(kept, &method, body.clone()).await {
-                Err(OutboundError::Http(error)) if error.is_canceled() || error.is_incomplete_message() || error.is_closed() => {}
-                other => return other,
-            }
-        }
-        let fresh = self.connect().await?;
-        self.exchange(fresh, &method, body).await
-    }
-
-    fn take_idle(&self) -> Option<Sender> {
-        self.idle.lock().pop()
-    }
-
-    async fn exchange(&self, mut sender: Sender, method: &Method, body: Bytes) -> Result<Bytes, OutboundError> {
         let mut request = http::Request::builder()
             .method(method.clone())
             .uri(&self.path)
             .header(HOST, self.authority.clone())
             .header(ACCEPT, "application/json, */*")
-            .header(USER_AGENT, "kube-apiserver/ferrokube");
-        if *method == Method::POST {
+            .header(USER_AGENT, AGENT);
+        if method == Method::POST {
             request = request.header(CONTENT_TYPE, "application/json");
         }
         if let Some(value) = &self.authorization {
             request = request.header(AUTHORIZATION, value.clone());
         }
         let request = request.body(Full::new(body)).map_err(config)?;
-        let answer = sender.send_request(request).await?;
-        let code = answer.status();
-        let body = Limited::new(answer.into_body(), MAX_ANSWER).collect().await.map_err(|e| OutboundError::Answer(e.to_string()))?;
-        let mut idle = self.idle.lock();
-        if idle.len() < IDLE && !sender.is_closed() {
-            idle.push(sender);
-        }
-        drop(idle);
-        let body = body.to_bytes();
-        if code.is_success() {
-            return Ok(body);
-        }
-        Err(OutboundError::Refused { code, text: String::from_utf8_lossy(&body[..body.len().min(256)]).into_owned() })
-    }
-
-    async fn connect(&self) -> Result<Sender, OutboundError> {
-        let failed = |source| OutboundError::Connect { address: format!("{}:{}", self.host, self.port), source };
-        let stream = TcpStream::connect((self.host.as_str(), self.port)).await.map_err(failed)?;
-        let _ = stream.set_nodelay(true);
-        match &self.tls {
-            None => start(TokioIo::new(stream)).await,
-            Some(tls) => {
-                let stream = TlsConnector::from(tls.clone()).connect(self.name.clone(), stream).await.map_err(failed)?;
-                start(TokioIo::new(stream)).await
-            }
+        match self.pool.send(&self.address, &request).await? {
+            (code, body) if code.is_success() => Ok(body),
+            (code, body) => Err(OutboundError::refused(code, &body)),
         }
     }
-}
-
-/// The connection's own task ends with the connection.
-async fn start<T>(io: T) -> Result<Sender, OutboundError>
-where
-    T: hyper::rt::Read + hyper::rt::Write + Send + Unpin + 'static,
-{
-    let (sender, connection) = http1::handshake(io).await?;
-    tokio::spawn(async move {
-        if let Err(error) = connection.await {
-            tracing::debug!(%error, "connection to a webhook ended");
-        }
-    });
-    Ok(sender)
 }
 
 impl std::fmt::Debug for Remote {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Remote({}:{}{})", self.host, self.port, self.path)
+        write!(f, "Remote({}{})", self.address, self.path)
     }
 }

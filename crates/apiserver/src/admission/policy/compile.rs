@@ -1,19 +1,24 @@
 //! Policies as programs.
 
+use super::super::constraints::Constraints;
 use super::list;
 use ferrokube_cel::policy::environment;
 use ferrokube_cel::{Decl, Env, Program, Type};
 use serde_json::Value;
 
 /// A program, or what is wrong with its expression.
-pub(super) type Compiled = Result<Program, String>;
+pub(in super::super) type Compiled = Result<Program, String>;
+
+/// A match condition: its name and its expression.
+pub(in super::super) type Condition = (String, Compiled);
 
 /// A policy with its expressions compiled.
 #[derive(Debug)]
 pub(super) struct Policy {
     pub name: String,
     pub spec: Value,
-    pub conditions: Vec<(String, Compiled)>,
+    pub constraints: Constraints,
+    pub conditions: Vec<Condition>,
     /// In their order: one may use those before it.
     pub variables: Vec<(String, Compiled)>,
     pub validations: Vec<Validation>,
@@ -55,7 +60,7 @@ fn text(value: &Value, key: &str) -> String {
 }
 
 /// The conditions of a policy or a webhook: name and program.
-pub(super) fn conditions(spec: &Value, params: bool) -> Vec<(String, Compiled)> {
+pub(in super::super) fn conditions(spec: &Value, params: bool) -> Vec<Condition> {
     let env = environment(params);
     list(spec, "matchConditions")
         .map(|c| (text(c, "name"), expression(&env, &text(c, "expression"), &[Type::Bool], "must evaluate to bool")))
@@ -101,6 +106,7 @@ impl Policy {
         });
         Policy {
             name: policy["metadata"]["name"].as_str().unwrap_or_default().to_owned(),
+            constraints: Constraints::of_policy(&spec["matchConstraints"]),
             conditions: conditions(spec, params),
             validations: validations.collect(),
             annotations: annotations.collect(),

@@ -1,10 +1,11 @@
 //! `matchConditions`, of policies and of webhooks.
 
 use super::super::Context;
-use super::compile::{self, Compiled};
+use super::super::constraints::Seen;
+use super::super::versions::View;
+use super::compile::Condition;
 use super::run::Scene;
 use ferrokube_cel::{Budget, Value as Cel};
-use serde_json::Value;
 
 /// Units that the conditions of one policy or webhook may cost.
 const BUDGET: u64 = 2_500_000;
@@ -13,7 +14,7 @@ const BUDGET: u64 = 2_500_000;
 ///
 /// # Errors
 /// What the first failing condition said.
-pub(super) fn hold<'a>(conditions: &'a [(String, Compiled)], values: &[Cel<'a>]) -> Result<bool, String> {
+pub(super) fn hold<'a>(conditions: &'a [Condition], values: &[Cel<'a>]) -> Result<bool, String> {
     let budget = Budget::new(BUDGET);
     let mut failed = None;
     for (name, condition) in conditions {
@@ -30,15 +31,16 @@ pub(super) fn hold<'a>(conditions: &'a [(String, Compiled)], values: &[Cel<'a>])
     failed.map_or(Ok(true), Err)
 }
 
-/// Whether the conditions of a webhook let it see the request. Webhooks with conditions are few; theirs are compiled on the way.
+/// Whether all conditions of a webhook hold for a request as it sees it.
 ///
 /// # Errors
 /// What the first failing condition said.
-pub(in super::super) fn admits(c: &Context<'_>, hook: &Value, object: Option<&Value>) -> Result<bool, String> {
-    let conditions = compile::conditions(hook, false);
-    if conditions.is_empty() {
-        return Ok(true);
+pub(in super::super) async fn holds(c: &Context<'_>, seen: &Seen, conditions: &[Condition], view: &View<'_>) -> Result<bool, String> {
+    let scene = Scene::new(c, seen, view);
+    loop {
+        let held = hold(conditions, &scene.values(scene.object(), None));
+        if !c.questions.answer().await {
+            return held;
+        }
     }
-    let scene = Scene::new(c, object);
-    hold(&conditions, &scene.values(object, None))
 }

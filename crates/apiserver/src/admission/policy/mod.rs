@@ -13,51 +13,55 @@ mod params;
 mod run;
 mod validating;
 
-pub(super) use conditions::admits;
+pub(super) use compile::{Condition, conditions};
+pub(super) use conditions::holds;
 pub use definition::check;
 
+use super::constraints::Constraints;
+use super::kept::Kept;
 use super::webhook::GROUP;
 use super::{Context, Outcome, list};
 use crate::objects::Objects;
 use compile::Policy;
 use ferrokube_api::Status;
-use parking_lot::Mutex;
 use serde_json::Value;
-use std::sync::Arc;
 
 /// A binding of a policy.
 #[derive(Debug)]
 struct Binding {
     name: String,
     spec: Value,
+    constraints: Constraints,
 }
 
 /// All policies of one kind, compiled, with their bindings.
 #[derive(Debug, Default)]
 struct Set {
-    /// Revisions of policies and bindings that this was made from.
-    seen: (u64, u64),
     policies: Vec<(Policy, Vec<Binding>)>,
 }
 
 /// What stands in the caches, compiled.
 #[derive(Debug, Default)]
 pub(super) struct Policies {
-    validating: Mutex<Arc<Set>>,
-    mutating: Mutex<Arc<Set>>,
+    validating: Kept<Set>,
+    mutating: Kept<Set>,
 }
+
+/// The kinds of the validating policies and of their bindings.
+const VALIDATING: [&str; 2] = ["validatingadmissionpolicies", "validatingadmissionpolicybindings"];
+const MUTATING: [&str; 2] = ["mutatingadmissionpolicies", "mutatingadmissionpolicybindings"];
 
 impl Policies {
     /// Runs the mutating policies; whether one changed the object.
-    pub(super) fn mutate(&self, c: &Context<'_>, object: &mut Value) -> Result<bool, Status> {
-        let set = current(&self.mutating, c.objects, "mutatingadmissionpolicies", "mutatingadmissionpolicybindings");
-        if set.policies.is_empty() || is_exempt(c) { Ok(false) } else { mutating::run(c, &set, object) }
+    pub(super) async fn mutate(&self, c: &Context<'_>, object: &mut Value) -> Result<bool, Status> {
+        let set = self.mutating.current(c.objects, GROUP, &MUTATING, |_| build(c.objects, MUTATING));
+        if set.policies.is_empty() || is_exempt(c) { Ok(false) } else { mutating::run(c, &set, object).await }
     }
 
     /// Runs the validating policies.
-    pub(super) fn validate(&self, c: &Context<'_>, object: Option<&Value>, outcome: &mut Outcome) -> Result<(), Status> {
-        let set = current(&self.validating, c.objects, "validatingadmissionpolicies", "validatingadmissionpolicybindings");
-        if set.policies.is_empty() || is_exempt(c) { Ok(()) } else { validating::run(c, &set, object, outcome) }
+    pub(super) async fn validate(&self, c: &Context<'_>, object: Option<&Value>, outcome: &mut Outcome) -> Result<(), Status> {
+        let set = self.validating.current(c.objects, GROUP, &VALIDATING, |_| build(c.objects, VALIDATING));
+        if set.policies.is_empty() || is_exempt(c) { Ok(()) } else { validating::run(c, &set, object, outcome).await }
     }
 }
 
@@ -66,28 +70,28 @@ fn is_exempt(c: &Context<'_>) -> bool {
     (c.group == GROUP && c.resource.contains("admissionpolic")) || matches!(c.group, "authentication.k8s.io" | "authorization.k8s.io")
 }
 
-fn current(kept: &Mutex<Arc<Set>>, objects: &dyn Objects, policies: &str, bindings: &str) -> Arc<Set> {
-    let seen = (objects.revision(GROUP, policies), objects.revision(GROUP, bindings));
-    let mut kept = kept.lock();
-    if kept.seen != seen {
-        *kept = Arc::new(build(objects, policies, bindings, seen));
-    }
-    kept.clone()
-}
-
-fn build(objects: &dyn Objects, policies: &str, bindings: &str, seen: (u64, u64)) -> Set {
+fn build(objects: &dyn Objects, [policies, bindings]: [&str; 2]) -> Set {
     let all = |resource: &str| objects.list(GROUP, resource, "").into_iter().filter_map(|o| o.decode::<Value>().ok());
-    let name = |o: &Value| o["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-    let bindings: Vec<Binding> = all(bindings).map(|o| Binding { name: name(&o), spec: o["spec"].clone() }).collect();
-    let mut set = Set { seen, policies: Vec::new() };
+    let bindings: Vec<Value> = all(bindings).collect();
+    let mut set = Set::default();
     for policy in all(policies) {
-        let own = bindings.iter().filter(|b| b.spec["policyName"] == policy["metadata"]["name"]);
-        let own: Vec<Binding> = own.map(|b| Binding { name: b.name.clone(), spec: b.spec.clone() }).collect();
+        let own = bindings.iter().filter(|b| b["spec"]["policyName"] == policy["metadata"]["name"]);
+        let own: Vec<Binding> = own.map(Binding::of).collect();
         if !own.is_empty() {
             set.policies.push((Policy::compile(&policy), own));
         }
     }
     set
+}
+
+impl Binding {
+    fn of(object: &Value) -> Binding {
+        Binding {
+            name: object["metadata"]["name"].as_str().unwrap_or_default().to_owned(),
+            spec: object["spec"].clone(),
+            constraints: Constraints::of_policy(&object["spec"]["matchResources"]),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -1,51 +1,42 @@
 //! MutatingAdmissionPolicy: expressions that make an apply configuration or a JSON patch.
 
 use super::super::Context;
-use super::super::webhook::matching;
+use super::super::constraints::Seen;
 use super::compile::{Mutation, Policy};
 use super::run::{PER_POLICY, Scene, Variables};
 use super::{Binding, Set, conditions, params};
 use ferrokube_api::Status;
 use ferrokube_api::apply::overlay;
 use ferrokube_api::patch::json_patch;
+use ferrokube_api::schema::Schema;
 use ferrokube_cel::Budget;
 use serde_json::Value;
 
 /// Runs all policies, and those that ask for it once more after others changed what they had seen; whether the object
 /// changed.
-pub(super) fn run(c: &Context<'_>, set: &Set, object: &mut Value) -> Result<bool, Status> {
+pub(super) async fn run(c: &Context<'_>, set: &Set, object: &mut Value) -> Result<bool, Status> {
     let mut last = None;
     for (at, (policy, bindings)) in set.policies.iter().enumerate() {
-        if apply(c, policy, bindings, object)? {
+        if apply(c, policy, bindings, object).await? {
             last = Some(at);
         }
     }
     let Some(last) = last else { return Ok(false) };
     for (policy, bindings) in set.policies[..last].iter().filter(|(p, _)| p.spec["reinvocationPolicy"] == "IfNeeded") {
-        apply(c, policy, bindings, object)?;
+        apply(c, policy, bindings, object).await?;
     }
     Ok(true)
 }
 
 /// Applies a policy for each of its bindings and parameters.
-fn apply(c: &Context<'_>, policy: &Policy, bindings: &[Binding], object: &mut Value) -> Result<bool, Status> {
+async fn apply(c: &Context<'_>, policy: &Policy, bindings: &[Binding], object: &mut Value) -> Result<bool, Status> {
     let mut changed = false;
-    if !matching::constrained(c, &policy.spec["matchConstraints"], Some(object)) {
-        return Ok(false);
-    }
+    let Some(seen) = policy.constraints.seen(c, Some(object)) else { return Ok(false) };
     for binding in bindings {
-        if !matching::constrained(c, &binding.spec["matchResources"], Some(object)) {
+        if binding.constraints.seen(c, Some(object)).is_none() {
             continue;
         }
-        let mutated = params::find(c, policy, binding).map_err(|why| format!("failed to configure binding: {why}")).and_then(|found| {
-            let mut made: Option<Value> = None;
-            for params in &found {
-                let before = made.as_ref().unwrap_or(object);
-                made = mutate(c, policy, before, params.as_ref())?.or(made);
-            }
-            Ok(made)
-        });
-        match mutated {
+        match follow(c, policy, binding, &seen, object).await {
             Ok(None) => {}
             Ok(Some(made)) => {
                 changed |= made != *object;
@@ -61,20 +52,50 @@ fn apply(c: &Context<'_>, policy: &Policy, bindings: &[Binding], object: &mut Va
     Ok(changed)
 }
 
+/// The object as a policy makes it for one of its bindings; `None` when it has nothing to do.
+async fn follow(c: &Context<'_>, policy: &Policy, binding: &Binding, seen: &Seen, object: &Value) -> Result<Option<Value>, String> {
+    let parameters = params::find(c, policy, binding).map_err(|why| format!("failed to configure binding: {why}"))?;
+    if parameters.is_empty() {
+        return Ok(None);
+    }
+    let view = seen.view(c, Some(object), c.review.old).await.map_err(|status| status.message)?;
+    let (scene, schema) = (Scene::new(c, seen, &view), seen.schema(c));
+    let mut made: Option<Value> = None;
+    for params in &parameters {
+        let before = made.as_ref().or(scene.object()).unwrap_or(object);
+        let mutated = loop {
+            let mutated = mutate(policy, &scene, schema.as_ref(), before, params.as_ref());
+            if !c.questions.answer().await {
+                break mutated?;
+            }
+        };
+        made = mutated.or(made);
+    }
+    match made {
+        None => Ok(None),
+        Some(made) => seen.back(c, made).await.map(Some).map_err(|status| status.message),
+    }
+}
+
 /// The object as the policy makes it; `None` when its conditions do not hold.
-fn mutate(c: &Context<'_>, policy: &Policy, object: &Value, params: Option<&Value>) -> Result<Option<Value>, String> {
-    let scene = Scene::new(c, Some(object));
+fn mutate(
+    policy: &Policy,
+    scene: &Scene<'_>,
+    schema: Option<&Schema>,
+    object: &Value,
+    params: Option<&Value>,
+) -> Result<Option<Value>, String> {
     if !conditions::hold(&policy.conditions, &scene.values(Some(object), params))? {
         return Ok(None);
     }
     let budget = Budget::new(PER_POLICY);
     let mut current = object.clone();
     for mutation in &policy.mutations {
-        let made = evaluate(policy, mutation, &scene, &current, params, &budget)?;
+        let made = evaluate(policy, mutation, scene, &current, params, &budget)?;
         if mutation.patch {
             json_patch(&mut current, made).map_err(|e| format!("JSON Patch: {}", e.message))?;
         } else {
-            let schema = c.review.schema.ok_or("apply configurations are not supported for this resource")?;
+            let schema = schema.ok_or("apply configurations are not supported for this resource")?;
             current = overlay(&current, &made, schema).map_err(|e| format!("error applying patch: {e}"))?;
         }
     }

@@ -1,6 +1,8 @@
 //! What an expression of a policy sees: `object`, `oldObject`, `request`, `params`, `namespaceObject`, `authorizer`,
 //! `variables`.
 
+use super::super::constraints::Seen;
+use super::super::versions::View;
 use super::super::webhook;
 use super::super::{Context, Operation};
 use super::compile::Compiled;
@@ -14,24 +16,25 @@ use std::rc::Rc;
 /// Units that all expressions of a policy may cost for one request.
 pub(super) const PER_POLICY: u64 = 10_000_000;
 
-/// The facts of a request that expressions look at; made once per request.
+/// The facts of a request that expressions look at, as one who matches it sees it.
 pub(super) struct Scene<'s> {
     c: Context<'s>,
     request: Value,
     namespace: Value,
+    view: &'s View<'s>,
 }
 
 impl<'s> Scene<'s> {
-    pub fn new(c: &Context<'s>, object: Option<&Value>) -> Scene<'s> {
-        let mut request = webhook::request(c, object);
-        if let Some(map) = request.as_object_mut() {
-            map.remove("object");
-            map.remove("oldObject");
-            map.remove("uid");
-        }
+    pub fn new(c: &Context<'s>, seen: &Seen, view: &'s View<'s>) -> Scene<'s> {
         let in_namespace = !c.namespace.is_empty() && !(c.group.is_empty() && c.resource == "namespaces");
         let namespace = if in_namespace { c.objects.get("", "namespaces", "", c.namespace) } else { None };
-        Scene { c: *c, request, namespace: namespace.and_then(|n| n.decode().ok()).unwrap_or(Value::Null) }
+        let namespace = namespace.and_then(|n| n.decode().ok()).unwrap_or(Value::Null);
+        Scene { c: *c, request: webhook::request(c, seen, view), namespace, view }
+    }
+
+    /// The object; `None` for a delete.
+    pub fn object(&self) -> Option<&Value> {
+        self.view.object.as_deref()
     }
 
     /// The values of [`ferrokube_cel::policy::environment`].
@@ -49,7 +52,7 @@ impl<'s> Scene<'s> {
         let who: &'a dyn Authorizer = self;
         let mut values = vec![
             if c.operation == Operation::Delete { Cel::Null } else { json(object) },
-            json(c.review.old),
+            json(self.view.old.as_deref()),
             Cel::typed(&self.request, &REQUEST),
             Cel::typed(&self.namespace, &NAMESPACE),
             Cel::Authz(Rc::new(Authz::Authorizer(who, Check::default()))),
@@ -84,7 +87,7 @@ impl Authorizer for Scene<'_> {
             field_selector: check.field_selector.clone().unwrap_or_default(),
             label_selector: check.label_selector.clone().unwrap_or_default(),
         };
-        let decision = self.c.authorizer.authorize(&attributes);
+        let decision = self.c.questions.authorize(&attributes);
         Decision { allowed: decision.allowed(), reason: decision.reason().to_owned(), error: None }
     }
 }

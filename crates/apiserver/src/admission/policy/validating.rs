@@ -1,6 +1,7 @@
 //! ValidatingAdmissionPolicy: what it says of a request, and what its bindings make of that.
 
-use super::super::webhook::matching;
+use super::super::constraints::Seen;
+use super::super::versions::View;
 use super::super::{Context, Outcome, list};
 use super::compile::{Compiled, Policy, Validation};
 use super::run::{PER_POLICY, Scene, Variables, failure};
@@ -9,6 +10,8 @@ use ferrokube_api::status::{Cause, Details};
 use ferrokube_api::{Reason, Status};
 use ferrokube_cel::{Budget, Evaluated, Value as Cel};
 use serde_json::{Value, json};
+use std::borrow::Cow;
+use std::sync::OnceLock;
 
 /// Longest message and longest annotation, in bytes.
 const MAX_MESSAGE: usize = 5 << 10;
@@ -35,17 +38,30 @@ struct Gathered {
 }
 
 /// Runs all policies; the first refusal is the answer.
-pub(super) fn run(c: &Context<'_>, set: &Set, object: Option<&Value>, outcome: &mut Outcome) -> Result<(), Status> {
-    let mut scene = None;
+pub(super) async fn run(c: &Context<'_>, set: &Set, object: Option<&Value>, outcome: &mut Outcome) -> Result<(), Status> {
     let mut gathered = Gathered::default();
+    // Most policies see the request as it is: that view is made once.
+    let own = View { object: object.map(Cow::Borrowed), old: c.review.old.map(Cow::Borrowed) };
+    let own_scene = OnceLock::new();
     for (policy, bindings) in &set.policies {
-        if !matching::constrained(c, &policy.spec["matchConstraints"], object) {
+        let Some(seen) = policy.constraints.seen(c, object) else { continue };
+        let bindings: Vec<&Binding> = bindings.iter().filter(|b| b.constraints.seen(c, object).is_some()).collect();
+        if bindings.is_empty() {
             continue;
         }
-        for binding in bindings.iter().filter(|b| matching::constrained(c, &b.spec["matchResources"], object)) {
-            let scene = scene.get_or_insert_with(|| Scene::new(c, object));
-            one(c, policy, binding, scene, object, &mut gathered, outcome);
-        }
+        let (view, scene);
+        let scene = match &seen {
+            Seen::Own => Ok(own_scene.get_or_init(|| Scene::new(c, &Seen::Own, &own))),
+            Seen::As(_) => match seen.view(c, object, c.review.old).await {
+                Ok(made) => {
+                    view = made;
+                    scene = Scene::new(c, &seen, &view);
+                    Ok(&scene)
+                }
+                Err(status) => Err(status.message),
+            },
+        };
+        each(c, policy, &bindings, scene.as_ref().map(|s| *s).map_err(String::as_str), object, &mut gathered, outcome).await;
     }
     if !gathered.failures.is_empty() {
         outcome.annotations.push((FAILURE.to_owned(), Value::Array(gathered.failures).to_string()));
@@ -54,23 +70,62 @@ pub(super) fn run(c: &Context<'_>, set: &Set, object: Option<&Value>, outcome: &
     gathered.denied.map_or(Ok(()), Err)
 }
 
-fn one(
+/// A policy with each of its bindings. The scene is missing when the objects could not be converted for it.
+async fn each(
     c: &Context<'_>,
     policy: &Policy,
-    binding: &Binding,
-    scene: &Scene<'_>,
+    bindings: &[&Binding],
+    scene: Result<&Scene<'_>, &str>,
     object: Option<&Value>,
     gathered: &mut Gathered,
     outcome: &mut Outcome,
 ) {
-    let found = match params::find(c, policy, binding) {
-        Err(why) if policy.fails_closed() => {
-            let message = format!("failed to configure binding: {why}");
-            vec![Finding { message, reason: None, at: 0, broken: true }]
-        }
-        Err(_) => Vec::new(),
-        Ok(params) => params.iter().flat_map(|p| judge(policy, scene, object, p.as_ref(), gathered)).collect(),
-    };
+    for binding in bindings {
+        let found = match findings(c, policy, binding, scene, gathered).await {
+            Ok(found) => found,
+            Err(why) if policy.fails_closed() => {
+                vec![Finding { message: format!("failed to configure binding: {why}"), reason: None, at: 0, broken: true }]
+            }
+            Err(_) => Vec::new(),
+        };
+        act(c, policy, binding, found, object, gathered, outcome);
+    }
+}
+
+/// What a policy holds against the request, for all parameters of a binding.
+async fn findings(
+    c: &Context<'_>,
+    policy: &Policy,
+    binding: &Binding,
+    scene: Result<&Scene<'_>, &str>,
+    gathered: &mut Gathered,
+) -> Result<Vec<Finding>, String> {
+    let parameters = params::find(c, policy, binding)?;
+    let scene = scene?;
+    let mut found = Vec::new();
+    for params in &parameters {
+        let (more, notes) = loop {
+            let judged = judge(policy, scene, params.as_ref());
+            if !c.questions.answer().await {
+                break judged;
+            }
+        };
+        found.extend(more);
+        notes.into_iter().for_each(|(key, text)| annotate(&mut gathered.annotations, key, &text));
+    }
+    Ok(found)
+}
+
+/// What the actions of a binding make of what was found.
+fn act(
+    c: &Context<'_>,
+    policy: &Policy,
+    binding: &Binding,
+    found: Vec<Finding>,
+    object: Option<&Value>,
+    gathered: &mut Gathered,
+    outcome: &mut Outcome,
+) {
     let acts = |action: &str| list(&binding.spec, "validationActions").any(|a| a == action);
     for finding in found {
         let said =
@@ -109,20 +164,20 @@ fn refusal(c: &Context<'_>, object: Option<&Value>, said: &str, reason: Option<R
     status
 }
 
-/// Evaluates a policy with one parameter.
-fn judge(policy: &Policy, scene: &Scene<'_>, object: Option<&Value>, params: Option<&Value>, gathered: &mut Gathered) -> Vec<Finding> {
-    let base = scene.values(object, params);
+/// Evaluates a policy with one parameter: what it holds against the request, and its annotations.
+fn judge(policy: &Policy, scene: &Scene<'_>, params: Option<&Value>) -> (Vec<Finding>, Vec<(String, String)>) {
+    let base = scene.values(scene.object(), params);
     let closed = policy.fails_closed();
     let broken = |message: String, at: usize| closed.then_some(Finding { message, reason: None, at, broken: false });
     match conditions::hold(&policy.conditions, &base) {
         Ok(true) => {}
-        Ok(false) => return Vec::new(),
-        Err(why) => return broken(why, 0).into_iter().collect(),
+        Ok(false) => return Default::default(),
+        Err(why) => return (broken(why, 0).into_iter().collect(), Vec::new()),
     }
     let budget = Budget::new(PER_POLICY);
     let variables = Variables::new(&policy.variables, base, &budget);
     let values = variables.values();
-    let mut found = Vec::new();
+    let (mut found, mut notes) = (Vec::new(), Vec::new());
     for (at, validation) in policy.validations.iter().enumerate() {
         match evaluate(&validation.program, &values, &budget) {
             Ok(Cel::Bool(true)) => {}
@@ -135,12 +190,12 @@ fn judge(policy: &Policy, scene: &Scene<'_>, object: Option<&Value>, params: Opt
     for (key, program) in &policy.annotations {
         let key = format!("{}/{key}", policy.name);
         match evaluate(program, &values, &budget) {
-            Ok(Cel::String(text)) if !text.trim().is_empty() => annotate(&mut gathered.annotations, key, text.trim()),
+            Ok(Cel::String(text)) if !text.trim().is_empty() => notes.push((key, text.trim().to_owned())),
             Ok(_) => {}
             Err(e) => found.extend(broken(format!("audit annotation {key:?} resulted in error: {e}"), 0)),
         }
     }
-    found
+    (found, notes)
 }
 
 /// Values of one key from several bindings are joined, each once.

@@ -1,126 +1,137 @@
 //! The call itself: HTTPS POST of a review, to a URL or to a service of the cluster.
 //!
 //! A service is reached at one of its ready endpoints, and at its cluster address when none is known: the API server does not
-//! depend on a service proxy running beside it. The certificate must be valid for `<service>.<namespace>.svc`.
+//! depend on a service proxy running beside it. The certificate must be valid for `<service>.<namespace>.svc`. Connections are
+//! kept for the next review. Servers behind a URL may speak HTTP/2; those behind a service are spoken to in HTTP/1.1, so that
+//! concurrent reviews spread over its endpoints, as upstream has it.
 
 use crate::objects::Objects;
+use crate::outbound::pool::{Pool, with_http2};
+use crate::outbound::{AGENT, OutboundError, roots};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, Limited};
-use hyper_util::rt::TokioIo;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use http::header::{ACCEPT, CONTENT_TYPE, HOST, USER_AGENT};
+use http_body_util::Full;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 use serde_json::Value;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 
 /// Seconds a webhook may take when it says nothing.
 const TIMEOUT: u64 = 10;
-/// Longest answer that is read.
-const MAX_ANSWER: usize = 3 << 20;
-/// Where Debian keeps the CAs of the world, for URLs without `caBundle`.
-const SYSTEM_CAS: &str = "/etc/ssl/certs/ca-certificates.crt";
 
 /// Where a webhook is.
-struct Address {
-    /// Host and port to connect to.
-    connect: String,
-    /// Name on its certificate.
-    name: String,
-    /// `Host` header.
-    authority: String,
-    path: String,
+enum Place {
+    /// Host and port.
+    At(String),
+    Service {
+        namespace: String,
+        name: String,
+        port: u64,
+    },
 }
 
-/// Sends the review; the body of a 2xx answer, or why there is none.
-pub(crate) async fn post(objects: &dyn Objects, hook: &Value, review: &Value) -> Result<Bytes, String> {
-    let config = &hook["clientConfig"];
-    let address = address(objects, config)?;
-    let seconds = hook["timeoutSeconds"].as_u64().unwrap_or(TIMEOUT);
-    let path = if address.path.contains('?') {
-        format!("{}&timeout={seconds}s", address.path)
-    } else {
-        format!("{}?timeout={seconds}s", address.path)
-    };
-    let shown = format!("Post \"https://{}{path}\"", address.authority);
-    let call = exchange(&address, &path, trusted(config)?, review);
-    match tokio::time::timeout(Duration::from_secs(seconds), call).await {
-        Ok(answer) => answer.map_err(|why| format!("{shown}: {why}")),
-        Err(_) => Err(format!("{shown}: context deadline exceeded")),
+/// What is said to it, and over what.
+struct Line {
+    place: Place,
+    /// `Host` header.
+    authority: String,
+    /// With the time limit in its query.
+    path: String,
+    pool: Pool,
+}
+
+/// A webhook's server. Mistakes in the configuration are kept and told when it is used.
+pub(crate) struct Client {
+    line: Result<Line, String>,
+    timeout: Duration,
+}
+
+impl Client {
+    /// From a `clientConfig`.
+    pub fn new(config: &Value, seconds: Option<u64>) -> Client {
+        let seconds = seconds.unwrap_or(TIMEOUT);
+        Client { line: Line::new(config, seconds), timeout: Duration::from_secs(seconds) }
+    }
+
+    /// Sends the review; the body of a 2xx answer, or why there is none.
+    pub async fn post(&self, objects: &dyn Objects, review: &Value) -> Result<Bytes, String> {
+        let line = self.line.as_ref().map_err(Clone::clone)?;
+        let shown = format!("Post \"https://{}{}\"", line.authority, line.path);
+        let address = line.place.address(objects).map_err(|why| format!("{shown}: {why}"))?;
+        let request = http::Request::post(&line.path)
+            .header(HOST, &line.authority)
+            .header(USER_AGENT, AGENT)
+            .header(CONTENT_TYPE, "application/json")
+            .header(ACCEPT, "application/json, */*")
+            .body(Full::new(Bytes::from(review.to_string())))
+            .map_err(|e| e.to_string())?;
+        match tokio::time::timeout(self.timeout, line.pool.send(&address, &request)).await {
+            Ok(Ok((code, body))) if code.is_success() => Ok(body),
+            Ok(Ok((code, body))) => Err(format!("{shown}: {}", OutboundError::refused(code, &body))),
+            Ok(Err(why)) => Err(format!("{shown}: {why}")),
+            Err(_) => Err(format!("{shown}: context deadline exceeded")),
+        }
+    }
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.line.as_ref().map_or("Client", |line| &line.authority))
+    }
+}
+
+impl Line {
+    fn new(config: &Value, seconds: u64) -> Result<Line, String> {
+        let tls = trusted(config)?;
+        let (place, name, authority, path, tls) = match config["url"].as_str() {
+            Some(url) => {
+                let uri: http::Uri = url.parse().map_err(|_| format!("unusable url {url:?}"))?;
+                let host = uri.host().ok_or_else(|| format!("no host in url {url:?}"))?;
+                if uri.scheme_str() != Some("https") {
+                    return Err(format!("url {url:?} is not https"));
+                }
+                let authority = format!("{host}:{}", uri.port_u16().unwrap_or(443));
+                let path = uri.path_and_query().map_or("/", |p| p.as_str()).to_owned();
+                let bare = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+                (Place::At(authority.clone()), bare, authority, path, with_http2(tls))
+            }
+            None => {
+                let service = &config["service"];
+                let text = |field: &str| service[field].as_str().unwrap_or_default().to_owned();
+                let port = service["port"].as_u64().unwrap_or(443);
+                let host = format!("{}.{}.svc", text("name"), text("namespace"));
+                let path = format!("/{}", text("path").trim_start_matches('/'));
+                let place = Place::Service { namespace: text("namespace"), name: text("name"), port };
+                (place, host.clone(), format!("{host}:{port}"), path, tls)
+            }
+        };
+        let name = ServerName::try_from(name).map_err(|e| e.to_string())?;
+        let path = format!("{path}{}timeout={seconds}s", if path.contains('?') { '&' } else { '?' });
+        Ok(Line { place, authority, path, pool: Pool::new(Some(Arc::new(tls)), name) })
     }
 }
 
 fn trusted(config: &Value) -> Result<ClientConfig, String> {
-    let pem = match config["caBundle"].as_str().filter(|b| !b.is_empty()) {
-        Some(bundle) => STANDARD.decode(bundle).map_err(|_| "caBundle is not base64".to_owned())?,
-        None => std::fs::read(SYSTEM_CAS).unwrap_or_default(),
-    };
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(CertificateDer::pem_slice_iter(&pem).filter_map(Result::ok));
+    let bundle = config["caBundle"].as_str().unwrap_or_default();
+    let pem = STANDARD.decode(bundle).map_err(|_| "caBundle is not base64".to_owned())?;
+    let pem = String::from_utf8(pem).map_err(|_| "unable to load root certificates: the CA bundle is not PEM".to_owned())?;
+    let roots = roots(&pem).map_err(|e| format!("unable to load root certificates: {e}"))?;
     let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()));
     let builder = builder.with_safe_default_protocol_versions().map_err(|e| e.to_string())?;
     Ok(builder.with_root_certificates(roots).with_no_client_auth())
 }
 
-async fn exchange(address: &Address, path: &str, tls: ClientConfig, review: &Value) -> Result<Bytes, String> {
-    let stream = TcpStream::connect(&address.connect).await.map_err(|e| format!("dial tcp {}: {e}", address.connect))?;
-    let _ = stream.set_nodelay(true);
-    let name = ServerName::try_from(address.name.clone()).map_err(|e| e.to_string())?;
-    let stream = TlsConnector::from(Arc::new(tls)).connect(name, stream).await.map_err(|e| format!("tls: {e}"))?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
-    let request = http::Request::post(path)
-        .header(http::header::HOST, &address.authority)
-        .header(http::header::CONTENT_TYPE, "application/json")
-        .header(http::header::ACCEPT, "application/json, */*")
-        .body(Full::new(Bytes::from(review.to_string())))
-        .map_err(|e| e.to_string())?;
-    let talk = async {
-        let answer = sender.send_request(request).await.map_err(|e| e.to_string())?;
-        let code = answer.status();
-        let body = Limited::new(answer.into_body(), MAX_ANSWER).collect().await.map_err(|e| e.to_string())?.to_bytes();
-        if code.is_success() {
-            Ok(body)
-        } else {
-            Err(format!("the server answered {code}: {}", String::from_utf8_lossy(&body[..body.len().min(256)])))
+impl Place {
+    /// Host and port to connect to now.
+    fn address(&self, objects: &dyn Objects) -> Result<String, String> {
+        match self {
+            Place::At(address) => Ok(address.clone()),
+            Place::Service { namespace, name, port } => endpoint(objects, namespace, name, *port),
         }
-    };
-    // The connection lives as long as the answer needs it; nothing is left running behind.
-    let mut connection = std::pin::pin!(connection);
-    let mut talk = std::pin::pin!(talk);
-    tokio::select! {
-        answer = &mut talk => answer,
-        ended = &mut connection => match ended {
-            Ok(()) => talk.await,
-            Err(e) => Err(e.to_string()),
-        },
     }
-}
-
-fn address(objects: &dyn Objects, config: &Value) -> Result<Address, String> {
-    if let Some(url) = config["url"].as_str() {
-        let uri: http::Uri = url.parse().map_err(|_| format!("unusable url {url:?}"))?;
-        let host = uri.host().ok_or_else(|| format!("no host in url {url:?}"))?;
-        if uri.scheme_str() != Some("https") {
-            return Err(format!("url {url:?} is not https"));
-        }
-        let port = uri.port_u16().unwrap_or(443);
-        let path = uri.path_and_query().map_or("/", |p| p.as_str()).to_owned();
-        let bare = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-        return Ok(Address { connect: format!("{host}:{port}"), name: bare, authority: format!("{host}:{port}"), path });
-    }
-    let service = &config["service"];
-    let text = |field: &str| service[field].as_str().unwrap_or_default();
-    let (namespace, name) = (text("namespace"), text("name"));
-    let port = service["port"].as_u64().unwrap_or(443);
-    let host = format!("{namespace}.svc");
-    let host = format!("{name}.{host}");
-    let path = if text("path").starts_with('/') { text("path").to_owned() } else { format!("/{}", text("path")) };
-    let connect = endpoint(objects, namespace, name, port)?;
-    Ok(Address { connect, name: host.clone(), authority: format!("{host}:{port}"), path })
 }
 
 /// Address and port behind a service port.

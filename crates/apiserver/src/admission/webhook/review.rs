@@ -2,8 +2,9 @@
 //!
 //! Source: `admission/plugin/webhook/request`.
 
-use super::super::{Context, Operation, list};
-use super::Hook;
+use super::super::constraints::{Seen, operation};
+use super::super::versions::View;
+use super::super::{Context, list};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
@@ -11,46 +12,28 @@ use std::collections::BTreeMap;
 
 const GROUP: &str = "admission.k8s.io";
 
-pub(super) fn operation(operation: Operation) -> &'static str {
-    match operation {
-        Operation::Create => "CREATE",
-        Operation::Update => "UPDATE",
-        Operation::Delete => "DELETE",
-        Operation::Connect => "CONNECT",
-    }
-}
-
-/// The first version of reviews that the webhook knows and so do we.
-pub(super) fn version(hook: &Value) -> &'static str {
-    let known = list(hook, "admissionReviewVersions").filter_map(Value::as_str).find(|v| matches!(*v, "v1" | "v1beta1"));
-    if known == Some("v1beta1") { "v1beta1" } else { "v1" }
-}
-
-/// The review about an object, in the version that the webhook's rules name.
-pub(super) fn review(c: &Context<'_>, hook: &Hook, uid: &str, object: Option<&Value>, old: Option<&Value>) -> Value {
-    let traveller = object.or(old);
+/// The facts of an `AdmissionRequest` as somebody sees the request; the objects are not among them.
+pub(in super::super) fn request(c: &Context<'_>, seen: &Seen, view: &View<'_>) -> Value {
+    let traveller = view.object.as_deref().or(view.old.as_deref());
     let said = traveller.and_then(|o| o["apiVersion"].as_str()).unwrap_or(c.version);
-    let version_of = |api_version: &str| api_version.rsplit('/').next().unwrap_or(c.version).to_owned();
     let said_kind = traveller.and_then(|o| o["kind"].as_str()).unwrap_or_default();
     let kind = if c.kind.1.is_empty() { said_kind } else { c.kind.1 };
-    let own_kind =
-        json!({ "group": c.kind.0, "version": if hook.seen_as.is_none() { version_of(said) } else { c.version.to_owned() }, "kind": kind });
+    let version = if *seen == Seen::Own { said.rsplit('/').next().unwrap_or(c.version) } else { c.version };
+    let own_kind = json!({ "group": c.kind.0, "version": version, "kind": kind });
     let own_resource = json!({ "group": c.group, "version": c.version, "resource": c.resource });
-    let (seen_kind, seen_resource) = match &hook.seen_as {
-        Some(other) if hook.converts(c) => (
-            json!({ "group": other.group, "version": other.version, "kind": other.kind }),
-            json!({ "group": other.group, "version": other.version, "resource": c.resource }),
-        ),
-        Some(other) => (own_kind.clone(), json!({ "group": other.group, "version": other.version, "resource": c.resource })),
-        None => (own_kind.clone(), own_resource.clone()),
+    let seen_kind = match seen.converts(c) {
+        Some(other) => json!({ "group": other.group, "version": other.version, "kind": other.kind }),
+        None => own_kind.clone(),
     };
-    let name = if c.name.is_empty() { object.and_then(|o| o["metadata"]["name"].as_str()).unwrap_or_default() } else { c.name };
+    let seen_resource = match seen {
+        Seen::As(other) => json!({ "group": other.group, "version": other.version, "resource": c.resource }),
+        Seen::Own => own_resource.clone(),
+    };
+    let name = if c.name.is_empty() { traveller.and_then(|o| o["metadata"]["name"].as_str()).unwrap_or_default() } else { c.name };
     let mut request = json!({
-        "uid": uid,
         "kind": seen_kind, "resource": seen_resource, "requestKind": own_kind, "requestResource": own_resource,
         "operation": operation(c.operation),
         "userInfo": crate::authz::reviews::user_info(c.user),
-        "object": object, "oldObject": old,
         "dryRun": c.dry_run, "options": c.options,
     });
     for (field, value) in
@@ -60,7 +43,16 @@ pub(super) fn review(c: &Context<'_>, hook: &Hook, uid: &str, object: Option<&Va
             request[field] = json!(value);
         }
     }
-    json!({ "kind": "AdmissionReview", "apiVersion": format!("{GROUP}/{}", version(&hook.spec)), "request": request })
+    request
+}
+
+/// The review about an object, in the version that the webhook's rules name.
+pub(super) fn review(c: &Context<'_>, version: &str, seen: &Seen, uid: &str, view: &View<'_>) -> Value {
+    let mut request = request(c, seen, view);
+    request["uid"] = json!(uid);
+    request["object"] = json!(view.object);
+    request["oldObject"] = json!(view.old);
+    json!({ "kind": "AdmissionReview", "apiVersion": format!("{GROUP}/{version}"), "request": request })
 }
 
 /// What a webhook said.

@@ -9,14 +9,21 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use rcgen::KeyPair;
 use rustls::pki_types::PrivateKeyDer;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::net::TcpListener;
 
 /// Starts a webhook that answers every review with `answer(request)`; its port and its CA in base64.
 async fn webhook(answer: fn(&Value) -> Value) -> (u16, String) {
+    let (port, ca, _) = counted(answer, &[]).await;
+    (port, ca)
+}
+
+/// The same, speaking the protocols, with the number of its connections.
+async fn counted(answer: fn(&Value) -> Value, protocols: &[&[u8]]) -> (u16, String, Arc<AtomicUsize>) {
     let key = KeyPair::generate().expect("a key");
     let names = vec!["127.0.0.1".to_owned(), "hook.dev.svc".to_owned()];
     let cert = rcgen::CertificateParams::new(names).expect("names").self_signed(&key).expect("signed");
@@ -24,25 +31,35 @@ async fn webhook(answer: fn(&Value) -> Value) -> (u16, String) {
     let builder = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()));
     let builder = builder.with_safe_default_protocol_versions().expect("versions").with_no_client_auth();
     let key = PrivateKeyDer::try_from(key.serialize_der()).expect("a key");
-    let config = builder.with_single_cert(vec![cert.der().clone()], key).expect("a pair");
+    let mut config = builder.with_single_cert(vec![cert.der().clone()], key).expect("a pair");
+    config.alpn_protocols = protocols.iter().map(|p| p.to_vec()).collect();
     let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let port = listener.local_addr().expect("bound").port();
+    let connections = Arc::new(AtomicUsize::new(0));
+    let count = connections.clone();
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            let Ok(stream) = acceptor.accept(stream).await else { continue };
-            let service = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| async move {
-                let body = request.into_body().collect().await.expect("a body").to_bytes();
-                let review: Value = serde_json::from_slice(&body).expect("json");
-                let mut response = answer(&review["request"]);
-                response["uid"] = review["request"]["uid"].clone();
-                let body = json!({ "kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1", "response": response });
-                Ok::<_, std::convert::Infallible>(http::Response::new(Full::new(Bytes::from(body.to_string()))))
+            count.fetch_add(1, Ordering::SeqCst);
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                let Ok(stream) = acceptor.accept(stream).await else { return };
+                let service = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| async move {
+                    let version = request.version();
+                    let body = request.into_body().collect().await.expect("a body").to_bytes();
+                    let review: Value = serde_json::from_slice(&body).expect("json");
+                    let mut response = answer(&review["request"]);
+                    response["uid"] = review["request"]["uid"].clone();
+                    response["warnings"].as_array_mut().into_iter().flatten().for_each(|w| *w = json!(format!("{}{version:?}", w.as_str().unwrap_or_default())));
+                    let body = json!({ "kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1", "response": response });
+                    Ok::<_, std::convert::Infallible>(http::Response::new(Full::new(Bytes::from(body.to_string()))))
+                });
+                let server = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+                let _ = server.serve_connection(TokioIo::new(stream), service).await;
             });
-            let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
         }
     });
-    (port, ca)
+    (port, ca, connections)
 }
 
 fn configuration(map: &Map, resource: &str, client: Value, extra: Value) {
@@ -56,9 +73,16 @@ fn configuration(map: &Map, resource: &str, client: Value, extra: Value) {
     map.put(GROUP, resource, json!({ "metadata": { "name": "hooks" }, "webhooks": [hook] }));
 }
 
+fn admission(map: &Arc<Map>) -> Admission {
+    Admission::new(map.clone(), Arc::new(Authorizer::new(map.clone())), &AdmissionConfig::default()).expect("defaults")
+}
+
 async fn create(map: &Arc<Map>, labels: Value) -> Result<(Value, Outcome), Status> {
+    create_by(&admission(map), map, labels).await
+}
+
+async fn create_by(admission: &Admission, map: &Arc<Map>, labels: Value) -> Result<(Value, Outcome), Status> {
     map.put("", "namespaces", json!({ "metadata": { "name": "dev", "labels": { "env": "dev" } } }));
-    let admission = Admission::new(map.clone(), Arc::new(Authorizer::new(map.clone())), &AdmissionConfig::default()).expect("defaults");
     let user = UserInfo { name: "jane".into(), ..UserInfo::default() };
     let review = Review {
         user: &user,
@@ -102,7 +126,7 @@ async fn a_mutating_webhook_patches_and_warns() {
     );
     let (object, outcome) = create(&map, json!({})).await.expect("admitted");
     assert_eq!(object["data"], json!({ "seen": "c" }));
-    assert_eq!(outcome.warnings, ["careful"]);
+    assert_eq!(outcome.warnings, ["carefulHTTP/1.1"]);
 }
 
 #[tokio::test]
@@ -218,5 +242,26 @@ async fn a_webhook_sees_the_version_that_its_rules_name() {
         admission.mutate(&review, &mut object, &mut Outcome::default()).await.expect("admitted");
         assert_eq!(object["spec"]["metrics"][0]["resource"]["target"]["averageUtilization"], wanted, "{policy}");
         assert_eq!(object["apiVersion"], "autoscaling/v2");
+    }
+}
+
+#[tokio::test]
+async fn connections_serve_again_also_after_configurations_changed() {
+    for (protocols, spoken) in [(&[b"http/1.1".as_slice()] as &[&[u8]], "HTTP/1.1"), (&[b"h2", b"http/1.1"], "HTTP/2.0")] {
+        let (port, ca, connections) = counted(|_| json!({ "allowed": true, "warnings": [""] }), protocols).await;
+        let map = Arc::new(Map::default());
+        let admission = admission(&map);
+        let client = json!({ "url": format!("https://127.0.0.1:{port}/"), "caBundle": ca });
+        for extra in [json!({}), json!({}), json!({ "failurePolicy": "Ignore" })] {
+            configuration(&map, "validatingwebhookconfigurations", client.clone(), extra);
+            let (_, outcome) = create_by(&admission, &map, json!({})).await.expect("admitted");
+            assert_eq!(outcome.warnings, [spoken]);
+        }
+        assert_eq!(connections.load(Ordering::SeqCst), 1, "{spoken}");
+        // What is configured otherwise is trusted otherwise: no old connection serves it.
+        let mistrusted = json!({ "url": client["url"], "caBundle": counted(|_| Value::Null, &[]).await.1 });
+        configuration(&map, "validatingwebhookconfigurations", mistrusted, json!({}));
+        let status = create_by(&admission, &map, json!({})).await.expect_err("another CA");
+        assert!(status.message.contains("invalid peer certificate"), "{status}");
     }
 }
