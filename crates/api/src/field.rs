@@ -135,6 +135,17 @@ impl Errors {
         self.push("FieldValueInvalid", path, format!("Invalid value: {detail}"));
     }
 
+    /// `Invalid value: shown: detail`, for values that are quoted in a form of their own.
+    pub fn invalid_shown(&mut self, path: &impl fmt::Display, shown: &str, detail: &str) {
+        self.push("FieldValueInvalid", path, format!("Invalid value: {shown}: {detail}"));
+    }
+
+    /// `Unsupported value: shown: supported values: "a", "b"`, likewise.
+    pub fn not_supported_shown(&mut self, path: &impl fmt::Display, shown: &str, supported: &[&str]) {
+        let list = supported.iter().map(|s| format!("{s:?}")).collect::<Vec<_>>().join(", ");
+        self.push("FieldValueNotSupported", path, format!("Unsupported value: {shown}: supported values: {list}"));
+    }
+
     /// Everything that another walk found.
     pub fn append(&mut self, other: Errors) {
         self.list.extend(other.list);
@@ -163,6 +174,11 @@ impl Errors {
     /// `Duplicate value: "x"`.
     pub fn duplicate(&mut self, path: &impl fmt::Display, value: &Value) {
         self.push("FieldValueDuplicate", path, format!("Duplicate value: {}", shown(value)));
+    }
+
+    /// `Duplicate value: shown`, for values that are quoted in a form of their own.
+    pub fn duplicate_shown(&mut self, path: &impl fmt::Display, shown: &str) {
+        self.push("FieldValueDuplicate", path, format!("Duplicate value: {shown}"));
     }
 
     /// `Not found: "x"`.

@@ -257,7 +257,8 @@ async fn expressions_and_plugins_of_admission_ask_authorization_webhooks_too() {
     let rule = json!({"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["configmaps"]});
     let spec = json!({"matchConstraints": {"resourceRules": [rule]}, "matchConditions": [{"name": "jane", "expression": "request.userInfo.username == 'jane' && object.metadata.name != 'mine'"}],
         "validations": [{"expression": may, "message": "not your colour"}]});
-    let made = cluster.post(&format!("{registration}/validatingadmissionpolicies"), &json!({"metadata": {"name": "p"}, "spec": spec})).await;
+    let made =
+        cluster.post(&format!("{registration}/validatingadmissionpolicies"), &json!({"metadata": {"name": "p"}, "spec": spec})).await;
     assert_eq!(made.code, 201, "{}", made.text);
     let binding = json!({"metadata": {"name": "p"}, "spec": {"policyName": "p", "validationActions": ["Deny"]}});
     assert_eq!(cluster.post(&format!("{registration}/validatingadmissionpolicybindings"), &binding).await.code, 201);

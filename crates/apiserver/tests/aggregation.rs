@@ -282,6 +282,8 @@ async fn a_service_that_is_not_there_is_said_so_and_local_groups_are_always_avai
     until(&cluster, NAME, "False", "ServiceNotFound").await;
     let object = cluster.get(&format!("{SERVICES}/{NAME}")).await.json;
     assert_eq!(object["status"]["conditions"][0]["message"], "service/none in \"kube-system\" is not present");
+    let metrics = cluster.get("/metrics").await.text;
+    assert!(metrics.contains("\naggregator_unavailable_apiservice{name=\"v1.apps\"} 0\n"), "{metrics}");
 }
 
 #[tokio::test]

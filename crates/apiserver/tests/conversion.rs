@@ -186,14 +186,19 @@ async fn policies_see_custom_objects_in_the_version_that_their_rules_name() {
     define(&cluster, &definition(json!({"strategy": "Webhook", "webhook": {"clientConfig": client, "conversionReviewVersions": ["v1"]}})))
         .await;
     let registration = "/apis/admissionregistration.k8s.io/v1";
-    let rules = json!({"resourceRules": [{"apiGroups": ["example.com"], "apiVersions": ["v1"], "operations": ["*"], "resources": ["links"]}]});
+    let rules =
+        json!({"resourceRules": [{"apiGroups": ["example.com"], "apiVersions": ["v1"], "operations": ["*"], "resources": ["links"]}]});
     let validations = json!([{"expression": "object.spec.address != 'evil:1'", "messageExpression": "'not to ' + object.spec.address"}]);
     let patch = "[JSONPatch{op: 'replace', path: '/spec/address', value: object.spec.address + '0'}]";
     let conditions = json!([{"name": "once", "expression": "!object.spec.address.endsWith('0') && object.spec.address != 'evil:1'"}]);
     let mutations = json!([{"patchType": "JSONPatch", "jsonPatch": {"expression": patch}}]);
     for (plural, kind, spec) in [
         ("validatingadmissionpolicies", "ValidatingAdmissionPolicy", json!({"matchConstraints": rules, "validations": validations})),
-        ("validatingadmissionpolicybindings", "ValidatingAdmissionPolicyBinding", json!({"policyName": "p", "validationActions": ["Deny"]})),
+        (
+            "validatingadmissionpolicybindings",
+            "ValidatingAdmissionPolicyBinding",
+            json!({"policyName": "p", "validationActions": ["Deny"]}),
+        ),
         (
             "mutatingadmissionpolicies",
             "MutatingAdmissionPolicy",
@@ -204,7 +209,8 @@ async fn policies_see_custom_objects_in_the_version_that_their_rules_name() {
         let made = cluster.post(&format!("{registration}/{plural}"), &json!({"kind": kind, "metadata": {"name": "p"}, "spec": spec})).await;
         assert_eq!(made.code, 201, "{}", made.text);
     }
-    let link = |host: &str| json!({"apiVersion": "example.com/v2", "kind": "Link", "metadata": {"name": host}, "spec": {"host": host, "port": 1}});
+    let link =
+        |host: &str| json!({"apiVersion": "example.com/v2", "kind": "Link", "metadata": {"name": host}, "spec": {"host": host, "port": 1}});
     let refused = cluster.post(&at("v2"), &link("evil")).await;
     assert_eq!(refused.code, 422, "{}", refused.text);
     assert!(refused.message().ends_with("not to evil:1"), "{}", refused.text);

@@ -58,6 +58,10 @@ async fn a_policy_refuses_what_its_expressions_do_not_allow() {
             {"expression": "namespaceObject.metadata.name == 'default' && request.userInfo.username == 'kubernetes-admin'"},
             {"expression": "authorizer.group('').resource('configmaps').namespace('default').check('create').allowed()"}]});
     policy(&cluster, "limits", spec, json!({})).await;
+    let metrics = cluster.get("/metrics").await.text;
+    let counted = "apiserver_admission_step_admission_duration_seconds_count{operation=\"CREATE\",rejected=\"false\",type=\"validate\"}";
+    assert!(metrics.contains(counted), "{metrics}");
+    assert!(metrics.contains("apiserver_admission_controller_admission_duration_seconds_bucket{name=\"NamespaceLifecycle\",operation=\"CREATE\",rejected=\"false\",type=\"admit\",le=\"0.005\"}"));
     let made = cluster.config_map("a", &json!({"a": "1", "b": "2", "c": "3"})).await;
     assert_eq!(made.code, 422, "{}", made.text);
     assert_eq!(
@@ -207,7 +211,8 @@ async fn mutations_lay_configurations_over_the_object_or_patch_it() {
 async fn a_policy_sees_requests_of_other_versions_in_the_version_that_its_rules_name() {
     let cluster = Cluster::start().await;
     let rules = |policy: &str| {
-        let rule = json!({"apiGroups": ["autoscaling"], "apiVersions": ["v1"], "operations": ["*"], "resources": ["horizontalpodautoscalers"]});
+        let rule =
+            json!({"apiGroups": ["autoscaling"], "apiVersions": ["v1"], "operations": ["*"], "resources": ["horizontalpodautoscalers"]});
         json!({"matchPolicy": policy, "resourceRules": [rule]})
     };
     let only_v1 = "object.apiVersion == 'autoscaling/v1' && request.kind.version == 'v1' && request.requestKind.version == 'v2' && object.spec.?targetCPUUtilizationPercentage.orValue(50) < 90";

@@ -416,3 +416,31 @@ async fn admin_access_to_devices_needs_the_label_of_the_namespace() {
     let made = cluster.post(claims, &claim).await;
     assert_eq!(made.code, 201, "{}", made.text);
 }
+
+#[tokio::test]
+async fn selectors_of_devices_compile_and_are_not_too_costly() {
+    let cluster = Cluster::start().await;
+    let class = |expression: &str| json!({"metadata": {"name": "c"}, "spec": {"selectors": [{"cel": {"expression": expression}}]}});
+    let classes = "/apis/resource.k8s.io/v1/deviceclasses";
+    let path = "spec.selectors[0].cel.expression";
+    for (expression, want) in [
+        ("device.nonsense == 1", "compilation failed: ERROR: <input>:1:7: undefined field 'nonsense'"),
+        ("1", "must evaluate to bool or the unknown type, not int"),
+        (
+            "device.attributes.all(d, device.attributes.all(e, device.attributes.all(f, device.attributes.all(g, d != e && f != g))))",
+            "Forbidden: too complex, exceeds cost limit",
+        ),
+    ] {
+        let refused = cluster.post(classes, &class(expression)).await;
+        assert_eq!((refused.code, refused.json["details"]["causes"][0]["field"].as_str()), (422, Some(path)), "{}", refused.text);
+        assert!(refused.message().contains(want), "{}", refused.text);
+    }
+    let good = "device.driver == 'gpu.example.com' && device.attributes['gpu.example.com'].model == 'a' && device.capacity['gpu.example.com'].memory.isGreaterThan(quantity('1Gi'))";
+    let made = cluster.post(classes, &class(good)).await;
+    assert_eq!(made.code, 201, "{}", made.text);
+    let claim = json!({"metadata": {"name": "c"}, "spec": {"devices": {"requests": [{"name": "r", "firstAvailable": [
+        {"name": "s", "deviceClassName": "c", "selectors": [{"cel": {"expression": "device.driver"}}]}]}]}}});
+    let refused = cluster.post("/apis/resource.k8s.io/v1/namespaces/default/resourceclaims", &claim).await;
+    let path = "spec.devices.requests[0].firstAvailable[0].selectors[0].cel.expression";
+    assert_eq!((refused.code, refused.json["details"]["causes"][0]["field"].as_str()), (422, Some(path)), "{}", refused.text);
+}

@@ -14,7 +14,8 @@ const MAX_LENGTH: usize = 100_000;
 const MAX_NESTING: usize = 250;
 /// Deepest tree after macros.
 const MAX_DEPTH: u16 = 300;
-const RESERVED: [&str; 16] = [
+/// Words that are no names, though the language does not use them.
+pub(crate) const RESERVED: [&str; 16] = [
     "as",
     "break",
     "const",

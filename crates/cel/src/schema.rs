@@ -87,6 +87,12 @@ impl Decl {
         Decl { shape: Shape::Map(Arc::new(value)), max, least: 2 }
     }
 
+    /// The same with at most so many elements.
+    #[must_use]
+    pub fn with_most(self, max: u64) -> Decl {
+        Decl { max: self.max.min(max), ..self }
+    }
+
     /// An object with these fields (names as in JSON).
     pub fn object<K: Into<Arc<str>>>(name: &str, fields: impl IntoIterator<Item = (K, Decl)>) -> Decl {
         let field = |(key, decl): (K, Decl)| {
@@ -248,30 +254,8 @@ fn enum_max(schema: &Json) -> Option<u64> {
     schema.get("enum")?.as_array()?.iter().filter_map(Json::as_str).map(|s| s.len() as u64).max()
 }
 
-/// Words that cannot be field names in CEL.
-const KEYWORDS: [&str; 21] = [
-    "true",
-    "false",
-    "null",
-    "in",
-    "as",
-    "break",
-    "const",
-    "continue",
-    "else",
-    "for",
-    "function",
-    "if",
-    "import",
-    "let",
-    "loop",
-    "package",
-    "namespace",
-    "return",
-    "var",
-    "void",
-    "while",
-];
+/// Words of the language; those that are reserved besides are the parser's.
+const KEYWORDS: [&str; 5] = ["true", "false", "null", "in", "while"];
 
 /// The name by which an expression calls a property; `None` when it cannot be called. Source: `cel/escaping.go`.
 pub fn escape(key: &str) -> Option<String> {
@@ -279,7 +263,7 @@ pub fn escape(key: &str) -> Option<String> {
     if first.is_ascii_digit() {
         return None;
     }
-    if KEYWORDS.contains(&key) {
+    if KEYWORDS.contains(&key) || crate::parser::RESERVED.contains(&key) {
         return Some(format!("__{key}__"));
     }
     let mut out = String::with_capacity(key.len());

@@ -1,7 +1,7 @@
 //! PersistentVolumeClaims: on their own, in stateful sets and in pods.
 
 use super::json::*;
-use super::{Hooks, check};
+use super::{Hooks, check, meta};
 use crate::field::{At, Errors};
 use crate::names;
 use crate::quantity::Quantity;
@@ -45,62 +45,73 @@ pub(super) fn spec_defaults(spec: &mut Value) {
 
 /// Checks a claim's spec, wherever it stands.
 pub(super) fn validate_spec(spec: &Value, path: &At, e: &mut Errors) {
-    super::storage::access_modes(spec, path, "at least 1 access mode is required", e);
+    if list(spec, "accessModes").is_empty() {
+        e.required(&path.child("accessModes"), "at least 1 access mode is required");
+    }
     if let Some(selector) = get(spec, "selector") {
         check::label_selector(selector, &path.child("selector"), e);
     }
-    let resources = path.child("resources");
-    let requests = resources.child("requests");
+    super::storage::access_modes(spec, path, e);
+    // The path leaves the requests out, as upstream has it.
+    let storage = path.child("resources");
+    let storage = storage.key("storage");
     match at(spec, &["resources", "requests", "storage"]) {
-        None => e.required(&resources.key("storage"), ""),
+        None => e.required(&storage, ""),
         Some(amount) => {
-            if Quantity::from_json(amount).is_ok_and(|q| q <= Quantity::ZERO) {
-                e.invalid(&requests, &Quantity::from_json(amount).unwrap_or_default().to_string().into(), "must be greater than zero");
+            if let Some(q) = Quantity::from_json(amount).ok().filter(|q| *q <= Quantity::ZERO) {
+                e.invalid(&storage, &q.to_string().into(), "must be greater than zero");
             }
         }
     }
     check::form(spec, "storageClassName", names::dns1123_subdomain, path, e);
     check::choice_if_set(spec, "volumeMode", &["Block", "Filesystem"], path, e);
-    check::form(spec, "volumeAttributesClassName", names::dns1123_subdomain, path, e);
     for key in ["dataSource", "dataSourceRef"] {
         if let Some(source) = get(spec, key) {
-            let at = path.child(key);
-            check::required(source, "name", &at, e);
-            check::required(source, "kind", &at, e);
-            if text(source, "apiGroup").is_empty() && !matches!(text(source, "kind"), "" | "PersistentVolumeClaim") {
-                let why = "must be 'PersistentVolumeClaim' when referencing the default apiGroup";
-                e.invalid(&at, &text(source, "kind").into(), why);
-            }
+            data_source(source, &path.child(key), e);
         }
     }
     same_sources(spec, path, e);
+    check::form(spec, "volumeAttributesClassName", names::dns1123_subdomain, path, e);
+}
+
+fn data_source(source: &Value, at: &At, e: &mut Errors) {
+    check::required(source, "name", at, e);
+    check::required(source, "kind", at, e);
+    if text(source, "apiGroup").is_empty() && text(source, "kind") != "PersistentVolumeClaim" {
+        let why = "must be 'PersistentVolumeClaim' when referencing the default apiGroup";
+        e.invalid(at, &text(source, "kind").into(), why);
+    }
+    check::form(source, "apiGroup", names::dns1123_subdomain, at, e);
+    check::form(source, "namespace", names::dns1123_label, at, e);
 }
 
 fn claim(o: &Value, e: &mut Errors) {
     validate_spec(spec(o), &SPEC, e);
 }
 
+/// The class as it was named before it had a field.
+const CLASS: &str = "volume.beta.kubernetes.io/storage-class";
+
 fn claim_update(new: &Value, old: &Value, e: &mut Errors) {
     claim(new, e);
     let (now, was) = (spec(new), spec(old));
-    let storage = |s: &Value| at(s, &["resources", "requests", "storage"]).and_then(|v| Quantity::from_json(v).ok());
-    let bound = text_at(old, &["status", "phase"]) == "Bound";
     let mut munged = now.clone();
     if text(was, "volumeName").is_empty() {
-        // Binding sets the volume, and with it the class.
+        // Binding sets the volume once.
         copy(&mut munged, was, "volumeName");
-        if text(was, "storageClassName").is_empty() {
-            copy(&mut munged, was, "storageClassName");
-        }
     }
-    if bound {
-        copy(&mut munged, was, "resources");
+    class_update(&mut munged, new, old, e);
+    if text_at(new, &["status", "phase"]) == "Bound" {
+        if let Some(requests) = at_mut(&mut munged, &["resources", "requests"]) {
+            copy(requests, at(was, &["resources", "requests"]).unwrap_or(&NONE), "storage");
+        }
         copy(&mut munged, was, "volumeAttributesClassName");
     }
     if !same(Some(&munged), Some(was)) {
         let why = "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims";
-        return e.forbidden(&SPEC, why);
+        e.forbidden(&SPEC, why);
     }
+    let storage = |s: &Value| at(s, &["resources", "requests", "storage"]).and_then(|v| Quantity::from_json(v).ok());
     let capacity = at(old, &["status", "capacity", "storage"]).and_then(|v| Quantity::from_json(v).ok()).unwrap_or_default();
     if let (Some(n), Some(o)) = (storage(now), storage(was))
         && n < o
@@ -110,20 +121,77 @@ fn claim_update(new: &Value, old: &Value, e: &mut Errors) {
         let path = path.child("requests");
         e.forbidden(&path.child("storage"), "field can not be less than status.capacity");
     }
+    // At the root, as upstream has it.
+    meta::immutable_value(now.get("volumeMode"), was.get("volumeMode"), &At::field("volumeMode"), e);
+    let class = |s: &Value| get(s, "volumeAttributesClassName").and_then(Value::as_str).map(str::to_owned);
+    let applied = at(old, &["status", "currentVolumeAttributesClassName"]).is_some();
+    let gone = match class(now).as_deref() {
+        None => Some("nil"),
+        Some("") => Some("empty string"),
+        Some(_) => None,
+    };
+    if let Some(what) = gone.filter(|_| applied && class(now) != class(was)) {
+        let why = format!("update to {what} is forbidden when status.currentVolumeAttributesClassName is not nil");
+        e.forbidden(&SPEC.child("volumeAttributesClassName"), &why);
+    }
+}
+
+/// A claim without a class may be given one, and what an annotation says may move into the field.
+fn class_update(munged: &mut Value, new: &Value, old: &Value, e: &mut Errors) {
+    let annotation = |o: &Value| at(o, &["metadata", "annotations", CLASS]).and_then(Value::as_str).map(str::to_owned);
+    let (now, was) = (get(spec(new), "storageClassName"), get(spec(old), "storageClassName"));
+    let (annotated, before) = (annotation(new), annotation(old));
+    let moved = before.is_some()
+        && was.is_none()
+        && now.and_then(Value::as_str) == before.as_deref()
+        && (annotated.is_none() || annotated == before);
+    if !moved && annotated.clone().unwrap_or_default() != before.clone().unwrap_or_default() {
+        let path = At::field("metadata");
+        let path = path.child("annotations");
+        e.invalid(&path.child(CLASS), &annotated.unwrap_or_default().into(), check::IMMUTABLE);
+    }
+    let given = now.is_some() && was.is_none() && before.as_deref().is_none_or(|b| now.and_then(Value::as_str) == Some(b));
+    if moved || given {
+        copy(munged, spec(old), "storageClassName");
+    }
 }
 
 fn claim_status(status: &Value, e: &mut Errors) {
+    const STEPS: [&str; 5] =
+        ["ControllerResizeInProgress", "ControllerResizeInfeasible", "NodeResizePending", "NodeResizeInProgress", "NodeResizeInfeasible"];
     let path = At::field("status");
-    for key in ["capacity", "allocatedResources"] {
-        let list_path = path.child(key);
+    let amounts = |key: &str, e: &mut Errors| {
+        let path = path.child(key);
         for (name, amount) in entries(status, key) {
-            check::non_negative_quantity(amount, &list_path.key(name), e);
+            if key == "allocatedResources" && !resource_key(name, &path, e) {
+                continue;
+            }
+            if let Some(q) = Quantity::from_json(amount).ok().filter(Quantity::is_negative) {
+                e.invalid(&path.key(name), &q.to_string().into(), "must be a valid resource quantity");
+            }
+        }
+    };
+    amounts("capacity", e);
+    let list_path = path.child("allocatedResourceStatuses");
+    for (name, step) in entries(status, "allocatedResourceStatuses") {
+        resource_key(name, &list_path, e);
+        if !step.as_str().is_some_and(|s| STEPS.contains(&s)) {
+            let mut sorted = STEPS;
+            sorted.sort_unstable();
+            e.not_supported(&list_path, &name.into(), &sorted);
         }
     }
-    let list_path = path.child("allocatedResourceStatuses");
-    for (name, _) in entries(status, "allocatedResourceStatuses").filter(|(name, _)| *name != "storage" && !name.contains('/')) {
-        e.not_supported(&list_path, &name.into(), &["storage"]);
+    amounts("allocatedResources", e);
+}
+
+/// Of Kubernetes' own resources only storage is one of claims.
+fn resource_key(name: &str, path: &At, e: &mut Errors) -> bool {
+    let before = e.len();
+    e.invalid_each(path, name, names::qualified_name(name));
+    if e.len() == before && super::pod::resources::is_native(name) && name != "storage" {
+        e.not_supported(path, &name.into(), &["storage"]);
     }
+    e.len() == before
 }
 
 /// The old and the new way to name a source say the same where both are there.

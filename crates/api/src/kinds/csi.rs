@@ -33,10 +33,10 @@ fn driver(o: &Value, e: &mut Errors) {
     let spec = spec(o);
     check::choice_if_set(spec, "fsGroupPolicy", &["File", "None", "ReadWriteOnceWithFSType"], &SPEC, e);
     let path = SPEC.child("volumeLifecycleModes");
-    for mode in texts(spec, "volumeLifecycleModes").filter(|m| !matches!(*m, "Ephemeral" | "Persistent")) {
-        e.not_supported(&path, &mode.into(), &["Ephemeral", "Persistent"]);
-    }
     token_requests(spec, e);
+    for mode in texts(spec, "volumeLifecycleModes").filter(|m| !matches!(*m, "Ephemeral" | "Persistent")) {
+        e.not_supported(&path, &mode.into(), &["Persistent", "Ephemeral"]);
+    }
     if let Some(n) = int(spec, "nodeAllocatableUpdatePeriodSeconds").filter(|n| *n < 10) {
         e.invalid(&SPEC.child("nodeAllocatableUpdatePeriodSeconds"), &n.into(), "must be greater than or equal to 10 seconds");
     }
@@ -49,6 +49,7 @@ fn token_requests(spec: &Value, e: &mut Errors) {
         let (at, audience) = (path.index(i), text(request, "audience"));
         if all[..i].iter().any(|r| text(r, "audience") == audience) {
             e.duplicate(&at.child("audience"), &audience.into());
+            continue;
         }
         let seconds = at.child("expirationSeconds");
         match int(request, "expirationSeconds") {
@@ -75,26 +76,26 @@ fn node(o: &Value, e: &mut Errors) {
         let (at, name) = (path.index(i), text(driver, "name"));
         pod::volumes::driver_name(name, &at.child("name"), e);
         check::required(driver, "nodeID", &at, e);
-        if text(driver, "nodeID").len() > LONGEST_ID {
-            e.too_long(&at.child("nodeID"), LONGEST_ID);
-        }
-        if drivers[..i].iter().any(|d| text(d, "name") == name) {
-            e.duplicate(&at.child("name"), &name.into());
+        let id = text(driver, "nodeID");
+        if id.len() > LONGEST_ID {
+            e.invalid(&at.child("nodeID"), &id.into(), &format!("must be {LONGEST_ID} characters or less"));
         }
         if let Some(n) = at_count(driver).filter(|n| *n < 0) {
             e.invalid(&at.child("allocatable").child("count"), &n.into(), check::NEGATIVE);
         }
+        if drivers[..i].iter().any(|d| text(d, "name") == name) {
+            e.duplicate(&at.child("name"), &name.into());
+        }
+        // Upstream tells of keys at the driver itself.
         let keys: Vec<&str> = texts(driver, "topologyKeys").collect();
-        let path = at.child("topologyKeys");
         for (j, key) in keys.iter().enumerate() {
             if key.is_empty() {
-                e.required(&path, "");
-            } else {
-                e.invalid_each(&path, *key, names::qualified_name(key));
+                e.required(&at, "");
             }
             if keys[..j].contains(key) {
-                e.duplicate(&path, &(*key).into());
+                e.duplicate(&at, &(*key).into());
             }
+            e.invalid_each(&at, *key, names::qualified_name(key));
         }
     }
 }
@@ -105,17 +106,25 @@ fn at_count(driver: &Value) -> Option<i64> {
 
 /// A driver that is there stays as it is, except for how many volumes the node takes.
 fn node_update(new: &Value, old: &Value, e: &mut Errors) {
+    node(new, e);
     let path = SPEC.child("drivers");
-    let before = list(spec(old), "drivers");
-    for (i, driver) in list(spec(new), "drivers").iter().enumerate() {
-        let Some(twin) = before.iter().find(|d| text(d, "name") == text(driver, "name")) else { continue };
-        let mut munged = driver.clone();
-        copy(&mut munged, twin, "allocatable");
-        if !same(Some(&munged), Some(twin)) {
-            e.invalid(&path.index(i), driver, check::IMMUTABLE);
+    let now = list(spec(new), "drivers");
+    for twin in list(spec(old), "drivers") {
+        for driver in now.iter().filter(|d| text(d, "name") == text(twin, "name")) {
+            let mut munged = driver.clone();
+            copy(&mut munged, twin, "allocatable");
+            if !same(Some(&munged), Some(twin)) {
+                // As upstream quotes it: the fields of its own Go type.
+                let shown = format!(
+                    "{{\"Name\":{},\"NodeID\":{},\"TopologyKeys\":{},\"Allocatable\":null}}",
+                    json!(text(driver, "name")),
+                    json!(text(driver, "nodeID")),
+                    driver.get("topologyKeys").unwrap_or(&NONE)
+                );
+                e.invalid_shown(&path, &shown, check::IMMUTABLE);
+            }
         }
     }
-    node(new, e);
 }
 
 fn default_capacity(o: &mut Value) {
@@ -132,10 +141,8 @@ fn capacity(o: &Value, e: &mut Errors) {
     }
     let class = text(o, "storageClassName");
     e.invalid_each(&At::field("storageClassName"), class, names::dns1123_subdomain(class));
-    for key in ["capacity", "maximumVolumeSize"] {
-        if let Some(amount) = get(o, key) {
-            check::non_negative_quantity(amount, &At::field(key), e);
-        }
+    if let Some(amount) = get(o, "capacity") {
+        check::non_negative_quantity(amount, &At::field("capacity"), e);
     }
 }
 

@@ -6,7 +6,8 @@ use crate::field::{At, Errors};
 use crate::names;
 use serde_json::Value;
 
-pub(super) const ENDPOINTS: Hooks = Hooks { default: Some(default_endpoints), validate_create: Some(endpoints), ..Hooks::NONE };
+pub(super) const ENDPOINTS: Hooks =
+    Hooks { default: Some(default_endpoints), validate_create: Some(endpoints), validate_update: Some(endpoints_update), ..Hooks::NONE };
 pub(super) const SLICE: Hooks =
     Hooks { default: Some(default_slice), validate_create: Some(slice), validate_update: Some(slice_update), ..Hooks::NONE };
 
@@ -51,7 +52,15 @@ fn endpoints(o: &Value, e: &mut Errors) {
             let n = int(port, "port").unwrap_or_default();
             e.invalid_each(&at.child("port"), n, names::port_number(n));
             check::choice(port, "protocol", &PROTOCOLS, &at, e);
+            check::form(port, "appProtocol", names::qualified_name, &at, e);
         }
+    }
+}
+
+/// Subsets that stay as they are have been accepted.
+fn endpoints_update(new: &Value, old: &Value, e: &mut Errors) {
+    if !same(new.get("subsets"), old.get("subsets")) {
+        endpoints(new, e);
     }
 }
 
@@ -66,9 +75,9 @@ fn endpoint_address(address: &Value, at: &At, e: &mut Errors) {
 /// Addresses that no traffic can be sent to.
 pub(super) fn special_address(ip: &str, at: &At, e: &mut Errors) {
     let Some(parsed) = names::parse_ip(ip) else { return };
-    let link_local = match parsed {
-        std::net::IpAddr::V4(v4) => v4.is_link_local(),
-        std::net::IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    let (link_local, link_multicast) = match parsed {
+        std::net::IpAddr::V4(v4) => (v4.is_link_local(), v4.octets()[..3] == [224, 0, 0]),
+        std::net::IpAddr::V6(v6) => (v6.is_unicast_link_local(), v6.is_multicast() && v6.octets()[1] & 0x0f == 2),
     };
     let why = if parsed.is_unspecified() {
         format!("may not be unspecified ({ip})")
@@ -76,7 +85,7 @@ pub(super) fn special_address(ip: &str, at: &At, e: &mut Errors) {
         "may not be in the loopback range (127.0.0.0/8, ::1/128)".to_owned()
     } else if link_local {
         "may not be in the link-local range (169.254.0.0/16, fe80::/10)".to_owned()
-    } else if parsed.is_multicast() {
+    } else if link_multicast {
         "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)".to_owned()
     } else {
         return;

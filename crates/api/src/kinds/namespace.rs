@@ -10,6 +10,7 @@ pub(super) const HOOKS: Hooks = Hooks {
     default: Some(default),
     prepare_create: Some(prepare_create),
     prepare_update: Some(prepare_update),
+    validate_create: Some(validate),
     validate_status: Some(validate_status),
     validate_name: Some(names::dns1123_label),
     views: &[View { name: "finalize", prepare: prepare_finalize, validate: |new, _, e| finalizers(new, e) }],
@@ -56,13 +57,27 @@ fn finalizers(o: &Value, e: &mut Errors) {
     let path = At::field("spec");
     let path = path.child("finalizers");
     for (i, name) in list_at(o, &["spec", "finalizers"]).iter().filter_map(Value::as_str).enumerate() {
-        e.invalid_each(&path.index(i), name, names::qualified_name(name));
+        finalizer(name, &path.index(i), e);
+    }
+}
+
+fn validate(o: &Value, e: &mut Errors) {
+    let path = At::field("spec");
+    let path = path.child("finalizers");
+    list_at(o, &["spec", "finalizers"]).iter().filter_map(Value::as_str).for_each(|name| finalizer(name, &path, e));
+}
+
+fn finalizer(name: &str, path: &At, e: &mut Errors) {
+    e.invalid_each(path, name, names::qualified_name(name));
+    if !name.contains('/') && !matches!(name, "kubernetes" | "orphan" | "foregroundDeletion") {
+        e.invalid(path, &name.into(), "name is neither a standard finalizer name nor is it fully qualified");
     }
 }
 
 fn validate_status(new: &Value, _: &Value, e: &mut Errors) {
     let path = At::field("status");
-    let path = path.child("phase");
+    // With a capital letter, as upstream has it.
+    let path = path.child("Phase");
     let phase = text_at(new, &["status", "phase"]);
     let deleted = at(new, &["metadata", "deletionTimestamp"]).is_some();
     if !deleted && phase != "Active" {

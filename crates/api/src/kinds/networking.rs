@@ -31,13 +31,13 @@ pub(super) const SERVICE_CIDR: Hooks = Hooks {
 const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
 
 fn new_ingress(o: &Value, e: &mut Errors) {
-    let old_way = at(o, &["metadata", "annotations", CLASS_ANNOTATION]);
-    if let Some(class) = old_way.filter(|_| has(spec(o), "ingressClassName")) {
-        let path = At::field("metadata");
-        let path = path.child("annotations");
-        e.invalid(&path.child(CLASS_ANNOTATION), class, "can not be set when the class field is also set");
-    }
     ingress(o, e);
+    let old_way = at(o, &["metadata", "annotations", CLASS_ANNOTATION]);
+    if let Some(class) = old_way.filter(|class| get(spec(o), "ingressClassName").is_some_and(|named| named != *class)) {
+        // Not below the metadata, as upstream has it.
+        let path = At::field("annotations");
+        e.invalid(&path.child(CLASS_ANNOTATION), class, "must match `ingressClassName` when both are specified");
+    }
 }
 
 fn ingress_warnings(o: &Value) -> Vec<String> {
@@ -60,7 +60,7 @@ fn ingress_status(o: &Value, e: &mut Errors) {
 fn ingress(o: &Value, e: &mut Errors) {
     let spec = spec(o);
     if list(spec, "rules").is_empty() && !has(spec, "defaultBackend") {
-        e.invalid(&SPEC, spec, "either `defaultBackend` or `rules` must be specified");
+        e.invalid_shown(&SPEC, "null", "either `defaultBackend` or `rules` must be specified");
     }
     if let Some(b) = get(spec, "defaultBackend") {
         backend(b, &SPEC.child("defaultBackend"), e);
@@ -79,7 +79,9 @@ fn ingress(o: &Value, e: &mut Errors) {
         }
         check::form(entry, "secretName", names::dns1123_subdomain, &item, e);
     }
-    check::form(spec, "ingressClassName", names::dns1123_subdomain, &SPEC, e);
+    if let Some(class) = get(spec, "ingressClassName").and_then(Value::as_str) {
+        e.invalid_each(&SPEC.child("ingressClassName"), class, names::dns1123_subdomain(class));
+    }
 }
 
 fn ingress_rule(rule: &Value, at: &At, e: &mut Errors) {
@@ -104,10 +106,10 @@ fn ingress_rule(rule: &Value, at: &At, e: &mut Errors) {
 }
 
 fn ingress_path(path: &Value, at: &At, e: &mut Errors) {
-    const TYPES: [&str; 3] = ["Exact", "Prefix", "ImplementationSpecific"];
+    const TYPES: [&str; 3] = ["Exact", "ImplementationSpecific", "Prefix"];
     let value = text(path, "path");
     match get(path, "pathType").and_then(Value::as_str) {
-        None => e.required(&at.child("pathType"), "pathType must be specified"),
+        None => return e.required(&at.child("pathType"), "pathType must be specified"),
         Some("Exact" | "Prefix") => {
             if !value.starts_with('/') {
                 e.invalid(&at.child("path"), &value.into(), "must be an absolute path");
@@ -132,17 +134,8 @@ fn ingress_path(path: &Value, at: &At, e: &mut Errors) {
 fn backend(backend: &Value, at: &At, e: &mut Errors) {
     match (get(backend, "resource"), get(backend, "service")) {
         (Some(_), Some(_)) => e.invalid(at, &"".into(), "cannot set both resource and service backends"),
-        (None, None) => e.required(at, "must specify either a resource or a service backend"),
-        (Some(resource), None) => {
-            let path = at.child("resource");
-            check::form(resource, "apiGroup", names::dns1123_subdomain, &path, e);
-            for (key, why) in [("kind", "kind is required"), ("name", "name is required")] {
-                match text(resource, key) {
-                    "" => e.required(&path.child(key), why),
-                    value => e.invalid_each(&path.child(key), value, names::path_segment(value)),
-                }
-            }
-        }
+        (None, None) => e.invalid(at, &"".into(), "resource or service backend is required"),
+        (Some(resource), None) => reference(resource, &at.child("resource"), e),
         (None, Some(service)) => {
             let path = at.child("service");
             match text(service, "name") {
@@ -151,15 +144,24 @@ fn backend(backend: &Value, at: &At, e: &mut Errors) {
             }
             let port = service.get("port").unwrap_or(&NONE);
             let (name, number) = (text(port, "name"), int(port, "number").unwrap_or_default());
-            let at = path.child("port");
+            let port = path.child("port");
             match (name.is_empty(), number) {
-                (true, 0) => e.required(&path, "port name or number is required"),
-                (false, n) if n != 0 => e.invalid(&path, &"".into(), "cannot set both port name & port number"),
-                (false, _) => e.invalid_each(&at.child("name"), name, names::port_name(name)),
-                (true, n) => e.invalid_each(&at.child("number"), n, names::port_number(n)),
+                (true, 0) => e.required(at, "port name or number is required"),
+                (false, n) if n != 0 => e.invalid(at, &"".into(), "cannot set both port name & port number"),
+                (false, _) => e.invalid_each(&port.child("name"), name, names::port_name(name)),
+                (true, n) => e.invalid_each(&port.child("number"), n, names::port_number(n)),
             }
         }
     }
+}
+
+/// A reference by group, kind and name.
+fn reference(v: &Value, path: &At, e: &mut Errors) {
+    if let Some(group) = get(v, "apiGroup").and_then(Value::as_str) {
+        e.invalid_each(&path.child("apiGroup"), group, names::dns1123_subdomain(group));
+    }
+    check::required_form(v, "kind", names::path_segment, path, e);
+    check::required_form(v, "name", names::path_segment, path, e);
 }
 
 fn default_class(o: &mut Value) {
@@ -177,19 +179,15 @@ fn class(o: &Value, e: &mut Errors) {
     e.invalid_each(&at, controller, names::domain_prefixed_path(controller));
     let Some(parameters) = get(spec(o), "parameters") else { return };
     let path = SPEC.child("parameters");
-    check::form(parameters, "apiGroup", names::dns1123_subdomain, &path, e);
-    for (key, why) in [("kind", "kind is required"), ("name", "name is required")] {
-        match text(parameters, key) {
-            "" => e.required(&path.child(key), why),
-            value => e.invalid_each(&path.child(key), value, names::path_segment(value)),
-        }
-    }
-    check::form(parameters, "namespace", names::dns1123_label, &path, e);
-    check::choice(parameters, "scope", &["Cluster", "Namespace"], &path, e);
-    match (text(parameters, "scope"), text(parameters, "namespace")) {
-        ("Namespace", "") => e.required(&path.child("namespace"), "`parameters.scope` is set to 'Namespace'"),
-        ("Cluster", ns) if !ns.is_empty() => e.forbidden(&path.child("namespace"), "`parameters.scope` is set to 'Cluster'"),
-        _ => {}
+    reference(parameters, &path, e);
+    let namespace = get(parameters, "namespace").and_then(Value::as_str);
+    let at = path.child("namespace");
+    match (text(parameters, "scope"), namespace) {
+        ("Namespace", None) => e.required(&at, "`parameters.scope` is set to 'Namespace'"),
+        ("Namespace", Some(name)) => e.invalid_each(&at, name, names::dns1123_label(name)),
+        ("Cluster", Some(_)) => e.forbidden(&at, "`parameters.scope` is set to 'Cluster'"),
+        ("Cluster", None) => {}
+        _ => check::choice(parameters, "scope", &["Cluster", "Namespace"], &path, e),
     }
 }
 
@@ -233,17 +231,17 @@ fn policy(o: &Value, e: &mut Errors) {
         return e.invalid(&types, &spec["policyTypes"], "may not specify more than two policyTypes");
     }
     for (i, kind) in texts(spec, "policyTypes").enumerate().filter(|(_, k)| !matches!(*k, "Egress" | "Ingress")) {
-        e.not_supported(&types.index(i), &kind.into(), &["Egress", "Ingress"]);
+        e.not_supported(&types.index(i), &kind.into(), &["Ingress", "Egress"]);
     }
 }
 
 fn policy_port(port: &Value, at: &At, e: &mut Errors) {
-    check::choice_if_set(port, "protocol", &["SCTP", "TCP", "UDP"], at, e);
+    check::choice_if_set(port, "protocol", &["TCP", "UDP", "SCTP"], at, e);
     let end = int(port, "endPort");
     match get(port, "port") {
         None => {
-            if end.is_some() {
-                e.required(&at.child("port"), "must be specified when `endPort` is specified");
+            if let Some(end) = end {
+                e.invalid(&at.child("endPort"), &end.into(), "may not be specified when `port` is not specified");
             }
         }
         Some(value @ Value::Number(n)) => {
@@ -256,10 +254,10 @@ fn policy_port(port: &Value, at: &At, e: &mut Errors) {
             }
         }
         Some(name) => {
-            check::port(Some(name), &at.child("port"), e);
             if let Some(end) = end {
                 e.invalid(&at.child("endPort"), &end.into(), "may not be specified when `port` is non-numeric");
             }
+            check::port(Some(name), &at.child("port"), e);
         }
     }
 }
@@ -272,15 +270,14 @@ fn policy_peer(peer: &Value, at: &At, e: &mut Errors) {
             check::label_selector(selector, &at.child(key), e);
         }
     }
-    if let Some(block) = get(peer, "ipBlock") {
-        if count > 0 {
-            return e.forbidden(at, "may not specify both ipBlock and another peer");
-        }
-        count += 1;
+    let block = get(peer, "ipBlock");
+    if let Some(block) = block {
         ip_block(block, &at.child("ipBlock"), e);
     }
-    if count == 0 {
-        e.required(at, "must specify a peer");
+    match (count, block) {
+        (0, None) => e.required(at, "must specify a peer"),
+        (0, Some(_)) | (_, None) => {}
+        _ => e.forbidden(at, "may not specify both ipBlock and another peer"),
     }
 }
 
@@ -298,7 +295,7 @@ fn ip_block(block: &Value, at: &At, e: &mut Errors) {
         if let (Some(outer), Some(inner)) = (outer, names::parse_cidr(except))
             && !(contains(outer, inner.0) && outer.1 < inner.1)
         {
-            e.invalid(&at, &except.into(), &format!("must be a strict subset of `cidr`: {cidr:?}"));
+            e.invalid(&at, &except.into(), "must be a strict subset of `cidr`");
         }
     }
 }

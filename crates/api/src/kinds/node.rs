@@ -15,7 +15,7 @@ pub(super) const HOOKS: Hooks = Hooks {
     prepare_status: Some(|new, _, _| default(new)),
     validate_create: Some(validate),
     validate_update: Some(validate_update),
-    validate_status: Some(|new, _, e| amounts(new, e)),
+    validate_status: Some(changed),
     ..Hooks::NONE
 };
 
@@ -41,15 +41,18 @@ fn amounts(o: &Value, e: &mut Errors) {
     for key in ["capacity", "allocatable"] {
         let list = path.child(key);
         for (name, amount) in at(o, &["status"]).into_iter().flat_map(|s| entries(s, key)) {
-            pod::resources::resource_amount(name, amount, &list.key(name), e);
+            // The name is a step of the path here, as upstream has it.
+            pod::resources::resource_amount(name, amount, &list.child(name), e);
         }
     }
 }
 
 fn validate(o: &Value, e: &mut Errors) {
     let spec = spec(o);
-    pod::placement::taints(spec, &SPEC, e);
+    // Upstream tells of taints as if they stood in the metadata.
+    pod::placement::taints(spec, &At::field("metadata"), e);
     amounts(o, e);
+    declared_features(o, e);
     let path = SPEC.child("podCIDRs");
     let all: Vec<&str> = texts(spec, "podCIDRs").collect();
     for (i, range) in all.iter().enumerate() {
@@ -61,15 +64,64 @@ fn validate(o: &Value, e: &mut Errors) {
     }
 }
 
+/// Names of features: sorted, each once, words of letters and digits that start with a capital.
+fn declared_features(o: &Value, e: &mut Errors) {
+    const LONGEST: usize = 253;
+    let path = At::field("status");
+    let path = path.child("declaredFeatures");
+    let all: Vec<&str> = list_at(o, &["status", "declaredFeatures"]).iter().filter_map(Value::as_str).collect();
+    for (i, name) in all.iter().enumerate() {
+        if name.len() > LONGEST {
+            let why = format!("invalid feature name {name:?}: must be no more than {LONGEST} characters");
+            e.invalid(&path.index(i), &(*name).into(), &why);
+        } else if !is_feature(name) {
+            let why = format!(
+                "invalid feature name {name:?}: must start with an UpperCamelCase segment, with subsequent segments separated by '/' (e.g., MyFeature or MyFeature/mySubFeature), and contain only alphanumeric characters and slashes"
+            );
+            e.invalid(&path.index(i), &(*name).into(), &why);
+        }
+        match all.get(i + 1) {
+            Some(next) if next == name => e.duplicate(&path.index(i + 1), &(*next).into()),
+            Some(next) if name > next => e.invalid(&path.index(i + 1), &(*next).into(), "list must be sorted alphabetically"),
+            _ => {}
+        }
+    }
+}
+
+fn is_feature(name: &str) -> bool {
+    let word = |w: &str| !w.is_empty() && w.bytes().all(|b| b.is_ascii_alphanumeric());
+    name.starts_with(|c: char| c.is_ascii_uppercase()) && name.split('/').all(word)
+}
+
 fn validate_update(new: &Value, old: &Value, e: &mut Errors) {
     validate(new, e);
-    let (new, old) = (new.get("spec").unwrap_or(&NONE), old.get("spec").unwrap_or(&NONE));
-    if !list(old, "podCIDRs").is_empty() && !same(new.get("podCIDRs"), old.get("podCIDRs")) {
-        e.forbidden(&SPEC.child("podCIDRs"), "node updates may not change podCIDR except from \"\" to valid");
+    changed(new, old, e);
+}
+
+/// What holds of every change, of the status too (`ValidateNodeUpdate`).
+fn changed(new: &Value, old: &Value, e: &mut Errors) {
+    amounts(new, e);
+    declared_features(new, e);
+    let path = At::field("status");
+    let path = path.child("addresses");
+    let addresses = list_at(new, &["status", "addresses"]);
+    for (i, address) in addresses.iter().enumerate().filter(|(i, a)| addresses[..*i].contains(a)) {
+        let shown = format!("{{\"Type\":{},\"Address\":{}}}", json!(text(address, "type")), json!(text(address, "address")));
+        e.duplicate_shown(&path.index(i), &shown);
     }
-    let provider = text(old, "providerID");
-    if !provider.is_empty() && text(new, "providerID") != provider {
+    let (now, was) = (spec(new), spec(old));
+    let (ranges, before) = (list(now, "podCIDRs"), list(was, "podCIDRs"));
+    if !before.is_empty() {
+        let moved = if ranges.len() == before.len() { before.iter().zip(ranges).filter(|(a, b)| a != b).count() } else { 1 };
+        (0..moved).for_each(|_| e.forbidden(&SPEC.child("podCIDRs"), "node updates may not change podCIDR except from \"\" to valid"));
+    }
+    let provider = text(was, "providerID");
+    if !provider.is_empty() && text(now, "providerID") != provider {
         e.forbidden(&SPEC.child("providerID"), "node updates may not change providerID except from \"\" to valid");
+    }
+    pod::placement::taints(now, &At::field("metadata"), e);
+    if text(now, "externalID") != text(was, "externalID") {
+        e.forbidden(&SPEC.child("externalID"), "may not be updated");
     }
 }
 

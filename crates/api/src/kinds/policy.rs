@@ -95,17 +95,33 @@ fn quota_resource(name: &str) -> bool {
     PLAIN.contains(&name) || pod::resources::is_huge_page(huge) || name.starts_with("count/")
 }
 
+/// Resources of which there are no parts.
+const COUNTED: [&str; 9] = [
+    "pods",
+    "resourcequotas",
+    "services",
+    "replicationcontrollers",
+    "secrets",
+    "configmaps",
+    "persistentvolumeclaims",
+    "services.nodeports",
+    "services.loadbalancers",
+];
+
 fn quota_amounts(v: &Value, key: &str, path: &At, e: &mut Errors) {
     let path = path.child(key);
     for (name, amount) in entries(v, key) {
         let at = path.key(name);
+        let before = e.len();
         e.invalid_each(&at, name, names::qualified_name(name));
         if !name.contains('/') && !quota_resource(name) {
+            if e.len() == before {
+                e.invalid(&at, &name.into(), "must be a standard resource type or fully qualified");
+            }
             e.invalid(&at, &name.into(), "must be a standard resource for quota");
         }
         let Some(q) = check::non_negative_quantity(amount, &at, e) else { continue };
-        let counted = !name.contains("cpu") && !name.contains("memory") && !name.contains("storage") && !name.contains("hugepages");
-        if counted && !name.contains('.') && !q.is_whole() {
+        if (COUNTED.contains(&name) || pod::resources::is_extended(name)) && !q.is_whole() {
             e.invalid(&at, &q.to_string().into(), "must be an integer");
         }
     }
@@ -227,11 +243,17 @@ fn range(o: &Value, e: &mut Errors) {
         if items[..i].iter().any(|other| text(other, "type") == kind) {
             e.duplicate(&at.child("type"), &kind.into());
         }
-        if kind == "Pod" {
-            for key in ["default", "defaultRequest"] {
-                if !same(item.get(key), None) {
-                    e.forbidden(&at.child(key), "may not be specified when `type` is 'Pod'");
-                }
+        let named = |key: &str, e: &mut Errors| {
+            let path = at.child(key);
+            entries(item, key).for_each(|(name, _)| range_resource(kind, name, &path.key(name), e));
+        };
+        named("max", e);
+        named("min", e);
+        for key in ["default", "defaultRequest"] {
+            match kind {
+                "Pod" if same(item.get(key), None) => {}
+                "Pod" => e.forbidden(&at.child(key), "may not be specified when `type` is 'Pod'"),
+                _ => named(key, e),
             }
         }
         if kind == "PersistentVolumeClaim"
@@ -240,8 +262,21 @@ fn range(o: &Value, e: &mut Errors) {
         {
             e.required(&at.child("limits"), "either minimum or maximum storage value is required, but neither was provided");
         }
+        named("maxLimitRequestRatio", e);
         range_order(item, &at, e);
         range_ratios(item, &at, e);
+    }
+}
+
+/// Pods and containers have fewer resources than other things.
+fn range_resource(kind: &str, name: &str, at: &At, e: &mut Errors) {
+    if matches!(kind, "Pod" | "Container") {
+        return pod::resources::resource_name(name, at, e);
+    }
+    let before = e.len();
+    e.invalid_each(at, name, names::qualified_name(name));
+    if e.len() == before && !name.contains('/') && !quota_resource(name) {
+        e.invalid(at, &name.into(), "must be a standard resource type or fully qualified");
     }
 }
 
@@ -263,25 +298,43 @@ fn range_ratios(item: &Value, at: &At, e: &mut Errors) {
     }
 }
 
-/// min ≤ default request ≤ default ≤ max, for every resource.
+/// min ≤ default request ≤ default ≤ max, for every resource. Where the error stands and which amount it quotes is as upstream has it.
 fn range_order(item: &Value, at: &At, e: &mut Errors) {
-    const ORDER: [(&str, &str, &str, &str); 5] = [
-        ("min", "max", "min", "max"),
-        ("min", "defaultRequest", "min", "default request"),
-        ("defaultRequest", "max", "default request", "max"),
-        ("defaultRequest", "default", "default request", "default limit"),
-        ("default", "max", "default", "max"),
+    struct Rule {
+        low: (&'static str, &'static str),
+        high: (&'static str, &'static str),
+        field: &'static str,
+        quotes_low: bool,
+    }
+    const MIN: (&str, &str) = ("min", "min");
+    const MAX: (&str, &str) = ("max", "max");
+    const REQUEST: (&str, &str) = ("defaultRequest", "default request");
+    const RULES: [Rule; 6] = [
+        Rule { low: MIN, high: MAX, field: "min", quotes_low: true },
+        Rule { low: MIN, high: REQUEST, field: "defaultRequest", quotes_low: false },
+        Rule { low: REQUEST, high: MAX, field: "defaultRequest", quotes_low: true },
+        Rule { low: REQUEST, high: ("default", "default limit"), field: "defaultRequest", quotes_low: true },
+        Rule { low: MIN, high: ("default", "default"), field: "default", quotes_low: true },
+        Rule { low: ("default", "default"), high: MAX, field: "default", quotes_low: false },
     ];
     let amount = |key: &str, name: &str| super::json::at(item, &[key, name]).and_then(|v| Quantity::from_json(v).ok());
-    for (low, high, low_name, high_name) in ORDER {
-        for (name, _) in entries(item, low) {
-            if let (Some(l), Some(h)) = (amount(low, name), amount(high, name))
+    for Rule { low, high, field, quotes_low } in RULES {
+        for (name, _) in entries(item, low.0) {
+            if let (Some(l), Some(h)) = (amount(low.0, name), amount(high.0, name))
                 && l > h
             {
-                let why = format!("{low_name} value {l} is greater than {high_name} value {h}");
-                let list = at.child(low);
-                e.invalid(&list.key(name), &l.to_string().into(), &why);
+                let why = format!("{} value {l} is greater than {} value {h}", low.1, high.1);
+                let quoted = if quotes_low { l } else { h };
+                e.invalid(&at.child(field).key(name), &quoted.to_string().into(), &why);
             }
+        }
+    }
+    for (name, _) in entries(item, "default").filter(|(name, _)| !pod::resources::overcommit_allowed(name)) {
+        if let (Some(limit), Some(request)) = (amount("default", name), amount("defaultRequest", name))
+            && limit != request
+        {
+            let why = format!("default value {limit} must equal to defaultRequest value {request} in {name}");
+            e.invalid(&at.child("defaultRequest").key(name), &request.to_string().into(), &why);
         }
     }
 }

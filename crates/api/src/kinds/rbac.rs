@@ -13,8 +13,8 @@ pub(super) const ROLE: Hooks = Hooks { default: Some(default_role), validate_cre
 pub(super) const CLUSTER_ROLE: Hooks = Hooks { default: Some(default_role), validate_create: Some(cluster_role), ..BASE };
 pub(super) const ROLE_BINDING: Hooks = Hooks {
     default: Some(default_binding),
-    validate_create: Some(|o, e| binding(o, &["ClusterRole", "Role"], e)),
-    validate_update: Some(|new, old, e| binding_update(new, old, &["ClusterRole", "Role"], e)),
+    validate_create: Some(|o, e| binding(o, &["Role", "ClusterRole"], e)),
+    validate_update: Some(|new, old, e| binding_update(new, old, &["Role", "ClusterRole"], e)),
     ..BASE
 };
 pub(super) const CLUSTER_ROLE_BINDING: Hooks = Hooks {
@@ -117,7 +117,7 @@ fn subject(subject: &Value, cluster: bool, at: &At, e: &mut Errors) {
             if !group.is_empty() {
                 e.not_supported(&at.child("apiGroup"), &group.into(), &[""]);
             }
-            if cluster || !text(subject, "namespace").is_empty() {
+            if cluster {
                 check::required(subject, "namespace", at, e);
             }
         }
@@ -133,6 +133,9 @@ fn subject(subject: &Value, cluster: bool, at: &At, e: &mut Errors) {
 fn binding_update(new: &Value, old: &Value, kinds: &[&str], e: &mut Errors) {
     binding(new, kinds, e);
     if !same(new.get("roleRef"), old.get("roleRef")) {
-        e.invalid(&At::field("roleRef"), new.get("roleRef").unwrap_or(&NONE), "cannot change roleRef");
+        // As upstream quotes it: the fields of its own Go type.
+        let field = |key: &str| Value::from(text(new.get("roleRef").unwrap_or(&NONE), key));
+        let shown = format!("{{\"APIGroup\":{},\"Kind\":{},\"Name\":{}}}", field("apiGroup"), field("kind"), field("name"));
+        e.invalid_shown(&At::field("roleRef"), &shown, "cannot change roleRef");
     }
 }

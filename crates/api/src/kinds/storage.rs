@@ -27,7 +27,7 @@ pub(super) const ATTRIBUTES_CLASS: Hooks =
     Hooks { validate_create: Some(attributes_class), validate_update: Some(attributes_update), ..Hooks::NONE };
 pub(super) const ATTACHMENT: Hooks = Hooks {
     prepare_create: Some(prepare_attachment),
-    validate_create: Some(attachment),
+    validate_create: Some(new_attachment),
     validate_update: Some(|new, old, e| fixed_spec(new, old, attachment, e)),
     validate_status: Some(|new, _, e| attachment_status(new.get("status").unwrap_or(&NONE), e)),
     ..Hooks::NONE
@@ -59,16 +59,15 @@ fn volume_phase(new: &mut Value, old: &Value, context: &HookContext) {
     }
 }
 
-pub(super) fn access_modes(spec: &Value, path: &At, none: &str, e: &mut Errors) {
+/// The modes that are there, for volumes and claims.
+pub(super) fn access_modes(spec: &Value, path: &At, e: &mut Errors) {
     let at = path.child("accessModes");
-    let modes = list(spec, "accessModes");
-    if modes.is_empty() {
-        e.required(&at, none);
+    let modes: Vec<&str> = texts(spec, "accessModes").collect();
+    for mode in modes.iter().filter(|m| !MODES.contains(m)) {
+        e.not_supported(&at, &(*mode).into(), &MODES);
     }
-    for mode in texts(spec, "accessModes").filter(|m| !MODES.contains(m)) {
-        e.not_supported(&at, &mode.into(), &MODES);
-    }
-    if modes.len() > 1 && modes.iter().any(|m| m == "ReadWriteOncePod") {
+    let shared = |mode: &&str| *mode != "ReadWriteOncePod" && MODES.contains(mode);
+    if modes.contains(&"ReadWriteOncePod") && modes.iter().any(shared) {
         e.forbidden(&at, "may not use ReadWriteOncePod with other access modes");
     }
 }
@@ -102,7 +101,10 @@ fn sources(spec: &Value) -> impl Iterator<Item = (&str, &Value, SourceCheck)> {
 
 fn volume(o: &Value, e: &mut Errors) {
     let spec = spec(o);
-    access_modes(spec, &SPEC, "", e);
+    if list(spec, "accessModes").is_empty() {
+        e.required(&SPEC.child("accessModes"), "");
+    }
+    access_modes(spec, &SPEC, e);
     let capacity = SPEC.child("capacity");
     match at(spec, &["capacity", "storage"]) {
         None => e.required(&capacity, ""),
@@ -172,17 +174,17 @@ fn default_class(o: &mut Value) {
     fill_text(o, "volumeBindingMode", "Immediate");
 }
 
+/// The name of who makes volumes, by its lower-case form.
+fn provisioner(o: &Value, key: &str, e: &mut Errors) {
+    let name = text(o, key).to_lowercase();
+    match name.as_str() {
+        "" => e.required(&At::field(key), ""),
+        name => e.invalid_each(&At::field(key), name, names::qualified_name(name)),
+    }
+}
+
 fn class(o: &Value, e: &mut Errors) {
-    let provisioner = text(o, "provisioner");
-    let path = At::field("provisioner");
-    if provisioner.is_empty() {
-        e.required(&path, "");
-    } else {
-        e.invalid_each(&path, provisioner, names::qualified_name(&provisioner.to_lowercase()));
-    }
-    for (key, value) in entries(o, "parameters").filter(|(k, _)| k.is_empty()) {
-        e.invalid(&At::field("parameters"), &json!({ key: value }), "field must not be empty.");
-    }
+    provisioner(o, "provisioner", e);
     parameters(o, e);
     check::choice_if_set(o, "reclaimPolicy", &["Delete", "Retain"], &At::ROOT, e);
     check::choice_if_set(o, "volumeBindingMode", &["Immediate", "WaitForFirstConsumer"], &At::ROOT, e);
@@ -196,7 +198,11 @@ fn parameters(o: &Value, e: &mut Errors) {
     let all: Vec<(&str, &Value)> = entries(o, "parameters").collect();
     let path = At::field("parameters");
     if all.len() > MOST {
-        return e.too_many(&path, all.len(), MOST);
+        // Upstream counts them as bytes.
+        return e.too_long(&path, MOST);
+    }
+    for (key, _) in all.iter().filter(|(key, _)| key.is_empty()) {
+        e.invalid(&path, &(*key).into(), "field can not be empty.");
     }
     if all.iter().map(|(k, v)| k.len() + v.as_str().map_or(0, str::len)).sum::<usize>() > LARGEST {
         e.too_long(&path, LARGEST);
@@ -243,19 +249,20 @@ fn class_update(new: &Value, old: &Value, e: &mut Errors) {
 }
 
 fn attributes_class(o: &Value, e: &mut Errors) {
-    pod::volumes::driver_name(text(o, "driverName"), &At::field("driverName"), e);
+    provisioner(o, "driverName", e);
+    parameters(o, e);
     if same(o.get("parameters"), None) {
         e.required(&At::field("parameters"), "must contain at least one key/value pair");
     }
 }
 
 fn attributes_update(new: &Value, old: &Value, e: &mut Errors) {
-    attributes_class(new, e);
     for key in ["driverName", "parameters"] {
         if !same(new.get(key), old.get(key)) {
             e.forbidden(&At::field(key), &format!("updates to {key} are forbidden."));
         }
     }
+    attributes_class(new, e);
 }
 
 fn prepare_attachment(o: &mut Value, _: &HookContext) {
@@ -266,20 +273,39 @@ fn attachment_status(status: &Value, e: &mut Errors) {
     const LONGEST: usize = 1024;
     let path = At::field("status");
     for key in ["attachError", "detachError"] {
+        let at = path.child(key);
         if text_at(status, &[key, "message"]).len() > LONGEST {
-            e.too_long(&path.child(key).child("message"), LONGEST);
+            // Upstream tells another limit.
+            e.too_long(&at.child("message"), 256 << 10);
+        }
+        if let Some(code) = super::json::at(status, &[key, "errorCode"]).and_then(Value::as_i64).filter(|n| *n < 0) {
+            e.invalid(&at.child("errorCode"), &code.into(), &names::inclusive_range(0, i32::MAX.into()));
         }
     }
 }
 
 fn attachment(o: &Value, e: &mut Errors) {
     let spec = spec(o);
-    pod::volumes::driver_name(text(spec, "attacher"), &SPEC.child("attacher"), e);
-    check::required_form(spec, "nodeName", names::dns1123_subdomain, &SPEC, e);
+    check::required(spec, "attacher", &SPEC, e);
     let source = spec.get("source").unwrap_or(&NONE);
-    match (has(source, "persistentVolumeName"), has(source, "inlineVolumeSpec")) {
-        (false, false) => e.required(&SPEC.child("source"), "must specify exactly one of inlineVolumeSpec and persistentVolumeName"),
-        (true, true) => e.forbidden(&SPEC.child("source"), "must specify exactly one of inlineVolumeSpec and persistentVolumeName"),
+    let path = SPEC.child("source");
+    let volume = get(source, "persistentVolumeName").and_then(Value::as_str);
+    match (volume, has(source, "inlineVolumeSpec")) {
+        (None, false) => e.required(&path, "must specify exactly one of inlineVolumeSpec and persistentVolumeName"),
+        (Some(_), true) => e.forbidden(&path, "must specify exactly one of inlineVolumeSpec and persistentVolumeName"),
+        (Some(""), false) => e.required(&path.child("persistentVolumeName"), "must specify non empty persistentVolumeName"),
         _ => {}
+    }
+    e.invalid_each(&SPEC.child("nodeName"), text(spec, "nodeName"), names::dns1123_subdomain(text(spec, "nodeName")));
+}
+
+/// A new one is looked at more closely (`ValidateVolumeAttachmentV1`).
+fn new_attachment(o: &Value, e: &mut Errors) {
+    attachment(o, e);
+    let spec = spec(o);
+    pod::volumes::driver_name(text(spec, "attacher"), &SPEC.child("attacher"), e);
+    if let Some(name) = at(spec, &["source", "persistentVolumeName"]).and_then(Value::as_str) {
+        let path = SPEC.child("source");
+        e.invalid_each(&path.child("persistentVolumeName"), name, names::dns1123_subdomain(name));
     }
 }

@@ -161,7 +161,7 @@ fn bad_objects_get_the_words_of_1_36() {
         (
             "Ingress",
             json!({"spec": {"rules": [{"http": {"paths": [{"path": "/", "pathType": "Prefix", "backend": {"service": {"name": "s"}}}]}}]}}),
-            "spec.rules[0].http.paths[0].backend.service: Required value: port name or number is required",
+            "spec.rules[0].http.paths[0].backend: Required value: port name or number is required",
         ),
         (
             "HorizontalPodAutoscaler",
@@ -172,7 +172,7 @@ fn bad_objects_get_the_words_of_1_36() {
         (
             "Node",
             json!({"spec": {"taints": [{"key": "k", "effect": "Sometimes"}]}}),
-            "spec.taints[0].effect: Unsupported value: \"Sometimes\": supported values: \"NoSchedule\", \"PreferNoSchedule\", \"NoExecute\"",
+            "metadata.taints[0].effect: Unsupported value: \"Sometimes\": supported values: \"NoSchedule\", \"PreferNoSchedule\", \"NoExecute\"",
         ),
         (
             "ValidatingWebhookConfiguration",
@@ -209,7 +209,7 @@ fn what_is_immutable_stays() {
     assert_eq!(
         errors,
         [
-            "roleRef: Invalid value: {\"apiGroup\":\"rbac.authorization.k8s.io\",\"kind\":\"Role\",\"name\":\"other\"}: cannot change roleRef"
+            "roleRef: Invalid value: {\"APIGroup\":\"rbac.authorization.k8s.io\",\"Kind\":\"Role\",\"Name\":\"other\"}: cannot change roleRef"
         ]
     );
 

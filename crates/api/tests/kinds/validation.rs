@@ -43,7 +43,7 @@ fn jobs_are_checked_as_a_whole() {
         ),
         (
             json!({"podFailurePolicy": {"rules": [{"action": "Ignore"}]}}),
-            "spec.podFailurePolicy.rules[0]: Invalid value: {\"action\":\"Ignore\"}: specifying one of OnExitCodes and OnPodConditions is required",
+            "spec.podFailurePolicy.rules[0]: Invalid value: specifying one of OnExitCodes and OnPodConditions is required",
         ),
         (
             json!({"podFailurePolicy": {"rules": [{"action": "FailIndex", "onExitCodes": {"operator": "In", "values": [2, 1]}}]}}),
@@ -192,7 +192,7 @@ fn rare_kinds_get_the_words_of_1_36() {
         (
             "Ingress",
             json!({"metadata": {"annotations": {"kubernetes.io/ingress.class": "a"}}, "spec": {"ingressClassName": "b", "defaultBackend": {"service": {"name": "s", "port": {"number": 1}}}}}),
-            "metadata.annotations.kubernetes.io/ingress.class: Invalid value: \"a\": can not be set when the class field is also set",
+            "annotations.kubernetes.io/ingress.class: Invalid value: \"a\": must match `ingressClassName` when both are specified",
         ),
         (
             "ValidatingWebhookConfiguration",
@@ -340,5 +340,294 @@ fn a_certificate_is_signed_once_and_with_certificates() {
     assert_eq!(
         status("CertificateSigningRequest", certificate(pem("RSA PRIVATE KEY"))),
         ["status.certificate: Invalid value: \"<certificate data>\": only CERTIFICATE PEM blocks are allowed, found \"RSA PRIVATE KEY\""]
+    );
+}
+
+#[test]
+fn a_job_copied_from_another_does_not_keep_its_selector() {
+    let copied = json!({"selector": {"matchLabels": {"batch.kubernetes.io/controller-uid": "other"}},
+        "template": {"metadata": {"labels": {"batch.kubernetes.io/controller-uid": "other"}}}});
+    let errors = told("Job", job(copied));
+    assert!(errors[0].starts_with("spec.template.metadata.labels[batch.kubernetes.io/controller-uid]: Invalid value: {"), "{errors:?}");
+    assert!(errors[0].ends_with(": must be 'u'"), "{errors:?}");
+    assert!(
+        errors[1].starts_with("spec.selector: Invalid value: {") && errors[1].ends_with(": `selector` not auto-generated"),
+        "{errors:?}"
+    );
+    let own = json!({"manualSelector": true, "selector": {"matchLabels": {"a": "b"}}, "template": {"metadata": {"labels": {"a": "b"}}}});
+    assert_eq!(told("Job", job(own)), Vec::<String>::new());
+}
+
+#[test]
+fn the_status_of_a_job_goes_one_way() {
+    let on = |kinds: &[&str]| Value::from(kinds.iter().map(|k| json!({"type": k, "status": "True"})).collect::<Vec<_>>());
+    let (start, end) = ("2026-01-01T00:00:00Z", "2026-01-01T00:01:00Z");
+    let indexed = json!({"completions": 4, "parallelism": 2, "completionMode": "Indexed", "backoffLimitPerIndex": 1});
+    let plain = json!({"completions": 4, "parallelism": 2});
+    let running = json!({"startTime": start, "active": 2, "failed": 1, "succeeded": 1});
+    let cases: &[(&Value, Value, Value, &[&str])] = &[
+        (&plain, running.clone(), json!({"startTime": start, "active": 1, "failed": 1, "succeeded": 2}), &[]),
+        (
+            &plain,
+            running.clone(),
+            json!({"startTime": start, "failed": 1, "succeeded": 4, "completionTime": end, "conditions": on(&["SuccessCriteriaMet", "Complete"])}),
+            &[],
+        ),
+        (
+            &plain,
+            running.clone(),
+            json!({"active": 1, "failed": 1, "succeeded": 4, "conditions": on(&["Complete"])}),
+            &[
+                "status.completionTime: Required value: completionTime is required for Complete jobs",
+                "status.conditions: Invalid value: cannot set Complete=True condition without the SuccessCriteriaMet=true condition",
+                "status.active: Invalid value: 1: active>0 is invalid for finished job",
+                "status.startTime: Required value: startTime is required for finished job",
+                "status.startTime: Invalid value: \"null\": field is immutable for unsuspended job once set",
+            ],
+        ),
+        (
+            &plain,
+            running.clone(),
+            json!({"startTime": start, "succeeded": 0, "ready": 1, "uncountedTerminatedPods": {"succeeded": ["x"], "failed": ["x", ""]}}),
+            &[
+                "status.uncountedTerminatedPods.failed[0]: Duplicate value: \"x\"",
+                "status.uncountedTerminatedPods.failed[1]: Invalid value: \"\": must not be empty",
+                "status.ready: Invalid value: 1: cannot set more ready pods than active",
+                "status.failed: Invalid value: 0: cannot decrease the failed counter",
+                "status.succeeded: Invalid value: 0: cannot decrease the succeeded counter",
+            ],
+        ),
+        (
+            &plain,
+            json!({"conditions": on(&["FailureTarget"])}),
+            json!({"conditions": on(&["SuccessCriteriaMet"])}),
+            &["status.conditions: Invalid value: cannot disable the terminal FailureTarget=True condition"],
+        ),
+        (
+            &plain,
+            json!({}),
+            json!({"completedIndexes": "1", "failedIndexes": "2"}),
+            &[
+                "status.completedIndexes: Invalid value: \"1\": cannot set non-empty completedIndexes when non-indexed completion mode",
+                "status.failedIndexes: Invalid value: \"2\": cannot set non-null failedIndexes when backoffLimitPerIndex is null",
+            ],
+        ),
+        (
+            &indexed,
+            json!({}),
+            json!({"completedIndexes": "0-2", "failedIndexes": "2,5"}),
+            &[
+                "status.failedIndexes: Invalid value: \"2,5\": error parsing failedIndexes: too large index: \"5\"",
+                "status.failedIndexes: Invalid value: \"2,5\": failedIndexes and completedIndexes overlap at index: 2",
+            ],
+        ),
+    ];
+    for (spec, old, new, want) in cases {
+        let of = |status: &Value| object("Job", json!({"spec": spec, "status": status}));
+        let mut e = Errors::default();
+        row("Job").hooks.validate_status.expect("a rule")(&of(new), &of(old), &mut e);
+        assert_eq!(lines(e), *want, "{new}");
+    }
+}
+
+#[test]
+fn schedules_say_when_and_not_where() {
+    let spec = |schedule: &str, zone: Value| {
+        json!({"spec": {"schedule": schedule, "timeZone": zone,
+            "jobTemplate": {"spec": {"template": {"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}}}}}})
+    };
+    let tz = "CRON_TZ=UTC 0 0 * * *";
+    let why = "cannot use TZ or CRON_TZ in schedule, use timeZone field instead";
+    assert_eq!(told("CronJob", spec(tz, Value::Null)), [format!("spec.schedule: Invalid value: {tz:?}: {why}")]);
+    let old = object("CronJob", spec(tz, Value::Null));
+    assert_eq!(update(row("CronJob"), &mut old.clone(), &old), Vec::<String>::new());
+    let mut both = object("CronJob", spec(tz, json!("UTC")));
+    let why = "cannot use both timeZone field and TZ or CRON_TZ in schedule";
+    assert_eq!(update(row("CronJob"), &mut both, &old), [format!("spec.schedule: Invalid value: {tz:?}: {why}")]);
+}
+
+#[test]
+fn nodes_and_services_are_told_in_the_places_of_upstream() {
+    let taint = json!({"key": "a", "effect": "NoSchedule"});
+    let twice = told("Node", json!({"spec": {"taints": [taint, taint]}}));
+    let shown = "{\"Key\":\"a\",\"Value\":\"\",\"Effect\":\"NoSchedule\",\"TimeAdded\":null}";
+    assert_eq!(twice, [format!("metadata.taints[1]: Duplicate value: {shown}: taints must be unique by key and effect pair")]);
+    let broken = told("Node", json!({"status": {"capacity": {"example.com/gpu": "1500m"}, "declaredFeatures": ["B", "A", "a"]}}));
+    assert_eq!(broken[0], "status.capacity.example.com/gpu: Invalid value: \"1500m\": must be an integer");
+    assert_eq!(broken[1], "status.allocatable.example.com/gpu: Invalid value: \"1500m\": must be an integer");
+    assert_eq!(broken[2], "status.declaredFeatures[1]: Invalid value: \"A\": list must be sorted alphabetically");
+    assert!(broken[3].starts_with("status.declaredFeatures[2]: Invalid value: \"a\": invalid feature name \"a\": must start with"));
+    let address = json!({"type": "InternalIP", "address": "10.0.0.1"});
+    let why = status("Node", json!({"addresses": [address, address]}));
+    assert_eq!(why, ["status.addresses[1]: Duplicate value: {\"Type\":\"InternalIP\",\"Address\":\"10.0.0.1\"}"]);
+
+    let port = json!({"name": "a", "port": 80});
+    let mut other = port.clone();
+    other["name"] = json!("b");
+    let shown = "{\"Name\":\"\",\"Protocol\":\"TCP\",\"AppProtocol\":null,\"Port\":80,\"TargetPort\":0,\"NodePort\":0}";
+    assert_eq!(told("Service", json!({"spec": {"ports": [port, other]}})), [format!("spec.ports[1]: Duplicate value: {shown}")]);
+    let ranges = json!({"metadata": {"annotations": {"service.beta.kubernetes.io/load-balancer-source-ranges": "10.0.0.0/8, here"}}, "spec": {"ports": [port]}});
+    let told = told("Service", ranges);
+    let path = "metadata.annotations[service.beta.kubernetes.io/load-balancer-source-ranges]";
+    assert_eq!(told[0], format!("{path}: Forbidden: may only be used when `type` is 'LoadBalancer'"));
+    assert!(told[1].starts_with(&format!("{path}: Invalid value: \"here\": ")), "{told:?}");
+}
+
+#[test]
+fn amounts_of_limit_ranges_and_quotas_are_named_and_ordered() {
+    let range = |item: Value| told("LimitRange", json!({"spec": {"limits": [item]}}));
+    assert_eq!(
+        range(json!({"type": "Container", "max": {"storage": "1"}})),
+        [
+            "spec.limits[0].max[storage]: Invalid value: \"storage\": must be a standard resource for containers",
+            "spec.limits[0].default[storage]: Invalid value: \"storage\": must be a standard resource for containers",
+            "spec.limits[0].defaultRequest[storage]: Invalid value: \"storage\": must be a standard resource for containers"
+        ]
+    );
+    assert_eq!(
+        range(json!({"type": "Container", "min": {"cpu": "2"}, "default": {"cpu": "1"}, "defaultRequest": {"cpu": "1"}})),
+        [
+            "spec.limits[0].defaultRequest[cpu]: Invalid value: \"1\": min value 2 is greater than default request value 1",
+            "spec.limits[0].default[cpu]: Invalid value: \"2\": min value 2 is greater than default value 1"
+        ]
+    );
+    assert_eq!(
+        range(json!({"type": "Container", "default": {"a.b/c": "2"}, "defaultRequest": {"a.b/c": "1"}})),
+        ["spec.limits[0].defaultRequest[a.b/c]: Invalid value: \"1\": default value 2 must equal to defaultRequest value 1 in a.b/c"]
+    );
+    assert_eq!(
+        told("ResourceQuota", json!({"spec": {"hard": {"nonsense": "1"}}})),
+        [
+            "spec.hard[nonsense]: Invalid value: \"nonsense\": must be a standard resource type or fully qualified",
+            "spec.hard[nonsense]: Invalid value: \"nonsense\": must be a standard resource for quota"
+        ]
+    );
+}
+
+#[test]
+fn ways_into_the_network_are_checked_in_the_words_of_upstream() {
+    let rule = |path: Value| json!({"spec": {"rules": [{"http": {"paths": [path]}}]}});
+    let at = "spec.rules[0].http.paths[0]";
+    for (path, want) in [
+        (json!({"path": "/", "backend": {}}), "pathType: Required value: pathType must be specified"),
+        (
+            json!({"path": "/", "pathType": "Any", "backend": {"service": {"name": "s", "port": {"number": 1}}}}),
+            "pathType: Unsupported value: \"Any\": supported values: \"Exact\", \"ImplementationSpecific\", \"Prefix\"",
+        ),
+        (json!({"path": "/", "pathType": "Exact", "backend": {}}), "backend: Invalid value: \"\": resource or service backend is required"),
+        (
+            json!({"path": "/", "pathType": "Exact", "backend": {"service": {"name": "s", "port": {"number": 1, "name": "a"}}}}),
+            "backend: Invalid value: \"\": cannot set both port name & port number",
+        ),
+        (
+            json!({"path": "/", "pathType": "Exact", "backend": {"resource": {"apiGroup": "a.b", "name": "n"}}}),
+            "backend.resource.kind: Required value",
+        ),
+    ] {
+        assert_eq!(told("Ingress", rule(path.clone())), [format!("{at}.{want}")], "{path}");
+    }
+    let empty = "spec: Invalid value: null: either `defaultBackend` or `rules` must be specified";
+    assert_eq!(told("Ingress", json!({"spec": {}})), [empty]);
+    let policy = |ingress: Value| told("NetworkPolicy", json!({"spec": {"podSelector": {}, "ingress": [ingress]}}));
+    assert_eq!(
+        policy(json!({"ports": [{"endPort": 5}]})),
+        ["spec.ingress[0].ports[0].endPort: Invalid value: 5: may not be specified when `port` is not specified"]
+    );
+    assert_eq!(
+        policy(json!({"from": [{"podSelector": {}, "ipBlock": {"cidr": "10.0.0.0/8", "except": ["11.0.0.0/16"]}}]})),
+        [
+            "spec.ingress[0].from[0].ipBlock.except[0]: Invalid value: \"11.0.0.0/16\": must be a strict subset of `cidr`",
+            "spec.ingress[0].from[0]: Forbidden: may not specify both ipBlock and another peer"
+        ]
+    );
+    let old = made("RoleBinding", json!({"roleRef": {"kind": "Role", "name": "a"}}));
+    let mut new = old.clone();
+    new["roleRef"]["name"] = json!("b");
+    assert_eq!(
+        update(row("RoleBinding"), &mut new, &old),
+        ["roleRef: Invalid value: {\"APIGroup\":\"rbac.authorization.k8s.io\",\"Kind\":\"Role\",\"Name\":\"b\"}: cannot change roleRef"]
+    );
+}
+
+#[test]
+fn claims_change_only_where_they_may() {
+    let claim = |rest: Value| {
+        let mut o = json!({"spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "2Gi"}, "limits": {"storage": "4Gi"}}}});
+        merge(&mut o, rest);
+        o
+    };
+    assert_eq!(
+        told("PersistentVolumeClaim", claim(json!({"spec": {"resources": {"requests": {"storage": "0"}}}}))),
+        ["spec.resources[storage]: Invalid value: \"0\": must be greater than zero"]
+    );
+    let source = json!({"spec": {"dataSource": {"apiGroup": "Bad_Group", "kind": "Any", "name": "a"}, "dataSourceRef": null}});
+    let why = told("PersistentVolumeClaim", claim(source));
+    assert!(why[0].starts_with("spec.dataSource.apiGroup: Invalid value: \"Bad_Group\": "), "{why:?}");
+
+    let mut old = made("PersistentVolumeClaim", claim(json!({})));
+    old["status"] = json!({"phase": "Bound", "capacity": {"storage": "1Gi"}});
+    old["spec"]["volumeName"] = json!("v");
+    let changed = |change: Value| {
+        let mut new = old.clone();
+        merge(&mut new, change);
+        update(row("PersistentVolumeClaim"), &mut new, &old)
+    };
+    let fixed =
+        "spec: Forbidden: spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims";
+    assert_eq!(changed(json!({"spec": {"resources": {"requests": {"storage": "3Gi"}}}})), Vec::<String>::new());
+    assert_eq!(changed(json!({"spec": {"storageClassName": "given"}})), Vec::<String>::new(), "none was chosen yet");
+    assert_eq!(changed(json!({"spec": {"resources": {"limits": {"storage": "9Gi"}}}})), [fixed]);
+    assert_eq!(
+        changed(json!({"spec": {"resources": {"requests": {"storage": "1Gi"}}}})),
+        ["spec.resources.requests.storage: Forbidden: field can not be less than status.capacity"]
+    );
+    assert_eq!(
+        changed(json!({"metadata": {"annotations": {"volume.beta.kubernetes.io/storage-class": "x"}}})),
+        ["metadata.annotations.volume.beta.kubernetes.io/storage-class: Invalid value: \"x\": field is immutable"]
+    );
+    assert_eq!(
+        status("PersistentVolumeClaim", json!({"allocatedResources": {"cpu": "1"}, "allocatedResourceStatuses": {"storage": "Nonsense"}})),
+        [
+            "status.allocatedResourceStatuses: Unsupported value: \"storage\": supported values: \"ControllerResizeInProgress\", \"ControllerResizeInfeasible\", \"NodeResizeInProgress\", \"NodeResizeInfeasible\", \"NodeResizePending\"",
+            "status.allocatedResources: Unsupported value: \"cpu\": supported values: \"storage\""
+        ]
+    );
+}
+
+#[test]
+fn small_kinds_are_told_in_the_words_of_upstream() {
+    assert_eq!(
+        told("Namespace", json!({"spec": {"finalizers": ["mine"]}})),
+        ["spec.finalizers: Invalid value: \"mine\": name is neither a standard finalizer name nor is it fully qualified"]
+    );
+    assert_eq!(
+        status("Namespace", json!({"phase": "Terminating"})),
+        ["status.Phase: Invalid value: \"Terminating\": may only be 'Active' if `deletionTimestamp` is empty"]
+    );
+    let endpoints = |ip: &str| json!({"subsets": [{"addresses": [{"ip": ip}], "ports": [{"port": 80, "appProtocol": "a b"}]}]});
+    assert_eq!(told("Endpoints", endpoints("239.1.1.1")).len(), 1, "multicast beyond the link is an address");
+    assert_eq!(
+        told("Endpoints", endpoints("224.0.0.5"))[0],
+        "subsets[0].addresses[0].ip: Invalid value: \"224.0.0.5\": may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)"
+    );
+    let mut old = object("Endpoints", endpoints("224.0.0.5"));
+    create(row("Endpoints"), &mut old);
+    let mut labelled = old.clone();
+    merge(&mut labelled, json!({"metadata": {"labels": {"a": "b"}}}));
+    assert_eq!(update(row("Endpoints"), &mut labelled, &old), Vec::<String>::new(), "what stands has been accepted");
+    assert_eq!(
+        told("ResourceQuota", json!({"spec": {"hard": {"count/jobs.batch": "500m"}}})),
+        ["spec.hard[count/jobs.batch]: Invalid value: \"500m\": must be an integer"]
+    );
+    let node = |id: &str, key: &str| json!({"spec": {"drivers": [{"name": "d", "nodeID": id, "topologyKeys": [key]}]}});
+    assert_eq!(told("CSINode", node("i", "")).first().map(String::as_str), Some("spec.drivers[0]: Required value"));
+    let old = made("CSINode", node("i", "k"));
+    let mut moved = old.clone();
+    merge(&mut moved, node("j", "k"));
+    let shown = "{\"Name\":\"d\",\"NodeID\":\"j\",\"TopologyKeys\":[\"k\"],\"Allocatable\":null}";
+    assert_eq!(update(row("CSINode"), &mut moved, &old), [format!("spec.drivers: Invalid value: {shown}: field is immutable")]);
+    assert_eq!(
+        told("VolumeAttributesClass", json!({"driverName": "d", "parameters": {"": "x"}})),
+        ["parameters: Invalid value: \"\": field can not be empty."]
     );
 }

@@ -166,3 +166,64 @@ fn a_controller_takes_selector_and_labels_from_its_template() {
     assert_eq!(create(row("ReplicationController"), &mut o), Vec::<String>::new());
     assert_eq!((&o["spec"]["selector"], &o["metadata"]["labels"]), (&json!({"app": "a"}), &json!({"app": "a"})));
 }
+
+#[test]
+fn pods_of_a_stateful_set_mount_what_it_claims_for_them() {
+    let claim =
+        json!({"metadata": {"name": "data"}, "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}});
+    let mounts = json!([{"name": "c", "image": "i:1", "volumeMounts": [{"name": "data", "mountPath": "/data"}]}]);
+    let with = |claims: Value| {
+        workload(
+            "StatefulSet",
+            json!({"spec": {"serviceName": "a", "volumeClaimTemplates": claims, "template": {"spec": {"hostname": "Overwritten!", "containers": mounts}}}}),
+        )
+    };
+    let mut old = with(json!([claim]));
+    assert_eq!(create(row("StatefulSet"), &mut old), Vec::<String>::new());
+    let lost = create(row("StatefulSet"), &mut with(json!([])));
+    assert_eq!(lost, ["spec.template.spec.containers[0].volumeMounts[0].name: Not found: \"data\""]);
+    // What was stored before templates were looked at may be changed elsewhere.
+    let mut stored = old.clone();
+    stored["spec"]["template"]["spec"]["containers"][0]["volumeMounts"][0]["name"] = json!("gone");
+    stored["spec"]["serviceName"] = json!("Not_A_Label");
+    let mut scaled = stored.clone();
+    scaled["spec"]["replicas"] = json!(3);
+    assert_eq!(update(row("StatefulSet"), &mut scaled, &stored), Vec::<String>::new());
+    for (change, want) in [
+        (json!({"podManagementPolicy": "Any"}), "spec.podManagementPolicy: Invalid value: \"Any\": must be 'OrderedReady' or 'Parallel'"),
+        (
+            json!({"updateStrategy": {"type": "Any", "rollingUpdate": null}}),
+            "spec.updateStrategy: Invalid value: {\"Type\":\"Any\",\"RollingUpdate\":null}: must be 'RollingUpdate' or 'OnDelete'",
+        ),
+        (
+            json!({"persistentVolumeClaimRetentionPolicy": {"whenScaled": "Never"}}),
+            "spec.persistentVolumeClaimRetentionPolicy.whenScaled: Unsupported value: \"Never\": supported values: \"Retain\", \"Delete\"",
+        ),
+        (
+            json!({"volumeClaimTemplates": [{"metadata": {"name": "data"}, "spec": {"accessModes": ["ReadWriteOnce"]}}]}),
+            "spec.volumeClaimTemplates[0].spec.resources[storage]: Required value",
+        ),
+        (
+            json!({"serviceName": "No.Label"}),
+            "spec.serviceName: Invalid value: \"No.Label\": a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')",
+        ),
+    ] {
+        let mut o = with(json!([claim]));
+        merge(&mut o, json!({ "spec": change }));
+        assert_eq!(create(row("StatefulSet"), &mut o).first().map(String::as_str), Some(want), "{change}");
+    }
+}
+
+#[test]
+fn a_workload_without_a_selector_is_told_that_it_selects_nothing() {
+    let mismatch = "spec.template.metadata.labels: Invalid value: {\"app\":\"a\"}: `selector` does not match template `labels`";
+    for (kind, want) in [("Deployment", vec!["spec.selector: Required value", mismatch]), ("DaemonSet", vec![mismatch])] {
+        let mut o = workload(kind, json!({}));
+        o["spec"].as_object_mut().unwrap().remove("selector");
+        assert_eq!(create(row(kind), &mut o), want, "{kind}");
+    }
+    let mut o = workload("Deployment", json!({"spec": {"strategy": {"type": "Any"}}}));
+    let want =
+        "spec.strategy: Unsupported value: {\"Type\":\"Any\",\"RollingUpdate\":null}: supported values: \"Recreate\", \"RollingUpdate\"";
+    assert_eq!(create(row("Deployment"), &mut o), [want]);
+}

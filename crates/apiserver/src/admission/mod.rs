@@ -13,6 +13,7 @@ mod image_policy;
 mod ingress;
 mod kept;
 mod limits;
+mod metrics;
 mod namespace;
 mod namespace_defaults;
 mod node_restriction;
@@ -36,9 +37,11 @@ use crate::objects::{Loopback, Objects, Target};
 use config::Settings;
 use ferrokube_api::schema::Schema;
 use ferrokube_api::{Reason, Status};
+use metrics::{Half, Metrics};
 use questions::Questions;
 use serde_json::{Value, json};
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 use versions::Versions;
 
 /// `admissionv1.Operation`.
@@ -100,6 +103,7 @@ struct Context<'a> {
     objects: &'a dyn Objects,
     questions: &'a Questions<'a>,
     versions: &'a Versions,
+    metrics: &'a Metrics,
     settings: &'a Settings,
 }
 
@@ -190,7 +194,9 @@ pub struct Admission {
     objects: Arc<dyn Objects>,
     authorizer: Arc<Authorizer>,
     ledger: quota::Ledger,
-    chain: Vec<&'static Plugin>,
+    /// The plugins that run, by their place in the table.
+    chain: Vec<(usize, &'static Plugin)>,
+    metrics: Metrics,
     settings: Settings,
     policies: policy::Policies,
     webhooks: webhook::Webhooks,
@@ -204,13 +210,14 @@ impl Admission {
     /// # Errors
     /// When the configuration names plugins that do not exist or tells them what they do not understand.
     pub fn new(objects: Arc<dyn Objects>, authorizer: Arc<Authorizer>, config: &AdmissionConfig) -> Result<Self, AdmissionConfigError> {
-        let chain = PLUGINS.iter().filter(|p| config.runs(p.name, p.on)).collect();
+        let chain = PLUGINS.iter().enumerate().filter(|(_, p)| config.runs(p.name, p.on)).collect();
         let settings = config.settings()?;
         Ok(Admission {
             objects,
             authorizer,
             ledger: quota::Ledger::default(),
             chain,
+            metrics: Metrics::default(),
             settings,
             policies: policy::Policies::default(),
             webhooks: webhook::Webhooks::default(),
@@ -225,11 +232,23 @@ impl Admission {
     }
 
     fn context<'a>(&'a self, review: &'a Review<'a>, questions: &'a Questions<'a>) -> Context<'a> {
-        Context { review, objects: &*self.objects, questions, versions: &self.versions, settings: &self.settings }
+        Context { review, objects: &*self.objects, questions, versions: &self.versions, metrics: &self.metrics, settings: &self.settings }
+    }
+
+    /// The counters of admission in the text format.
+    pub(crate) fn write_metrics(&self, out: &mut String) {
+        self.metrics.write(out);
     }
 
     /// Runs the mutating half, before defaulting's final run and validation. Called for create, update and connect.
     pub async fn mutate(&self, review: &Review<'_>, object: &mut Value, outcome: &mut Outcome) -> Result<(), Status> {
+        let start = Instant::now();
+        let result = self.all_mutating(review, object, outcome).await;
+        self.metrics.step(Half::Admit, review.operation, start, &result);
+        result
+    }
+
+    async fn all_mutating(&self, review: &Review<'_>, object: &mut Value, outcome: &mut Outcome) -> Result<(), Status> {
         self.freshen(review, object).await;
         self.provision(review).await?;
         let questions = Questions::new(&self.authorizer);
@@ -256,6 +275,13 @@ impl Admission {
     /// The reservation holds what the request uses of its quotas: call [`Reservation::commit`] when the store
     /// acknowledged, drop it when the write failed.
     pub async fn validate(&self, review: &Review<'_>, object: Option<&Value>, outcome: &mut Outcome) -> Result<Reservation, Status> {
+        let start = Instant::now();
+        let result = self.all_validating(review, object, outcome).await;
+        self.metrics.step(Half::Validate, review.operation, start, &result);
+        result
+    }
+
+    async fn all_validating(&self, review: &Review<'_>, object: Option<&Value>, outcome: &mut Outcome) -> Result<Reservation, Status> {
         let questions = Questions::new(&self.authorizer);
         let context = self.context(review, &questions);
         self.run_validating(&context, object, outcome).await?;
@@ -280,25 +306,29 @@ impl Admission {
     }
 
     fn run_mutating(&self, context: &Context<'_>, object: &mut Value, outcome: &mut Outcome) -> Result<(), Status> {
-        self.chain.iter().try_for_each(|plugin| match plugin.mutate {
-            Some(mutate) => mutate(context, object, outcome).inspect_err(|e| refused(plugin, e)),
-            None => Ok(()),
-        })
+        for (at, plugin) in &self.chain {
+            let Some(mutate) = plugin.mutate else { continue };
+            let start = Instant::now();
+            let result = mutate(context, object, outcome);
+            self.metrics.plugin(*at, Half::Admit, context.operation, start, &result);
+            result.inspect_err(|e| refused(plugin, e))?;
+        }
+        Ok(())
     }
 
     async fn run_validating(&self, context: &Context<'_>, object: Option<&Value>, outcome: &mut Outcome) -> Result<(), Status> {
-        for plugin in &self.chain {
+        for (at, plugin) in &self.chain {
             let Some(validate) = plugin.validate else { continue };
-            let before = (outcome.warnings.len(), outcome.annotations.len());
-            loop {
-                let result = validate(context, object, outcome);
-                if !context.questions.answer().await {
-                    result.inspect_err(|e| refused(plugin, e))?;
-                    break;
-                }
+            let (start, before) = (Instant::now(), (outcome.warnings.len(), outcome.annotations.len()));
+            let mut result = validate(context, object, outcome);
+            while context.questions.answer().await {
+                // It had to guess: what it said does not count.
                 outcome.warnings.truncate(before.0);
                 outcome.annotations.truncate(before.1);
+                result = validate(context, object, outcome);
             }
+            self.metrics.plugin(*at, Half::Validate, context.operation, start, &result);
+            result.inspect_err(|e| refused(plugin, e))?;
         }
         Ok(())
     }

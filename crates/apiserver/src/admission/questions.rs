@@ -44,7 +44,8 @@ impl<'a> Questions<'a> {
     pub async fn answer(&self) -> bool {
         let open = std::mem::take(&mut self.book.lock().open);
         for attributes in &open {
-            let decision = self.authorizer.decide(attributes).await;
+            // Boxed, as everything rare here: the futures of all requests would have room for it otherwise.
+            let decision = Box::pin(self.authorizer.decide(attributes)).await;
             self.book.lock().known.push((attributes.clone(), decision));
         }
         !open.is_empty()

@@ -5,9 +5,9 @@
 use super::constraints::Seen;
 use super::{Context, list};
 use crate::crd::Converter;
+use ferrokube_api::Status;
 use ferrokube_api::kinds::{self, Kind};
 use ferrokube_api::schema::{Gvk, Schema};
-use ferrokube_api::Status;
 use parking_lot::Mutex;
 use serde_json::Value;
 use std::borrow::Cow;
@@ -118,10 +118,7 @@ fn custom(definition: &Value) -> Family {
             schema: Schema::custom(gvk, schema).ok(),
         }
     };
-    Family {
-        versions: list(spec, "versions").filter(|v| v["served"] == true).map(version).collect(),
-        converter: Converter::of(definition),
-    }
+    Family { versions: list(spec, "versions").filter(|v| v["served"] == true).map(version).collect(), converter: Converter::of(definition) }
 }
 
 impl Seen {

@@ -51,6 +51,11 @@ impl Condition {
     }
 }
 
+/// Whether an APIService says that it is available.
+pub(super) fn is_available(api_service: &Value) -> bool {
+    list(&api_service["status"], "conditions").any(|c| c["type"] == "Available" && c["status"] == "True")
+}
+
 fn list<'v>(value: &'v Value, field: &str) -> impl Iterator<Item = &'v Value> {
     value[field].as_array().into_iter().flatten()
 }

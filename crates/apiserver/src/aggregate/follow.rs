@@ -142,11 +142,17 @@ async fn tell(server: &Arc<ApiServer>, name: &str, condition: &Condition) {
     for _ in 0..3 {
         let Some(Ok(mut object)) = objects.get(GROUP, RESOURCE, "", name).map(|o| o.decode::<Value>()) else { return };
         let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+        let was_available = availability::is_available(&object);
         if !condition.put(&mut object, &now) {
             return;
         }
         match OwnClient(server.clone()).update(target(name, "status"), object).await {
-            Ok(_) => return,
+            Ok(_) => {
+                if was_available && !condition.available {
+                    server.aggregator.count_loss(name, condition.reason);
+                }
+                return;
+            }
             Err(error) if error.is(Reason::Conflict) => objects.catch_up(GROUP, RESOURCE).await,
             Err(error) => return tracing::debug!(name, %error, "the condition of an APIService is not written"),
         }

@@ -24,13 +24,17 @@ mod view;
 
 pub use view::group_versions;
 
+use crate::objects::Objects;
 use crate::request::RequestInfo;
 use crate::server::Tls;
+use crate::server::metrics::head;
 use crate::server::tls::TlsError;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use serde_json::Value;
 use spec::Spec;
+use std::collections::BTreeMap;
+use std::fmt::Write;
 use std::sync::Arc;
 
 pub(crate) use follow::start;
@@ -88,12 +92,38 @@ impl Remotes {
 pub struct Aggregator {
     remotes: ArcSwap<Remotes>,
     identity: Option<backend::Identity>,
+    /// How often an APIService became unavailable, by name and reason.
+    lost: Mutex<BTreeMap<(String, &'static str), u64>>,
 }
 
 impl Aggregator {
     /// With the front-proxy client certificate (`--proxy-client-cert-file`), if there is one.
     pub fn new(proxy_client: Option<&Tls>) -> Result<Self, TlsError> {
-        Ok(Aggregator { remotes: ArcSwap::default(), identity: proxy_client.map(backend::Identity::new).transpose()? })
+        let identity = proxy_client.map(backend::Identity::new).transpose()?;
+        Ok(Aggregator { remotes: ArcSwap::default(), identity, lost: Mutex::default() })
+    }
+
+    /// kube-aggregator's metrics about APIServices, in the text format.
+    pub(crate) fn metrics(&self, objects: &dyn Objects, out: &mut String) {
+        let name = "aggregator_unavailable_apiservice";
+        let help = "[ALPHA] Gauge of APIServices which are marked as unavailable broken down by APIService name.";
+        head(out, name, "gauge", help);
+        for object in objects.list(GROUP, RESOURCE, "") {
+            let Ok(api_service) = object.decode::<Value>() else { continue };
+            let away = u8::from(!availability::is_available(&api_service));
+            let _ = writeln!(out, "{name}{{name={:?}}} {away}", &*object.key.name);
+        }
+        let name = "aggregator_unavailable_apiservice_total";
+        let help = "[ALPHA] Counter of APIServices which are marked as unavailable broken down by APIService name and reason.";
+        head(out, name, "counter", help);
+        for ((api_service, reason), count) in &*self.lost.lock() {
+            let _ = writeln!(out, "{name}{{name={api_service:?},reason=\"{reason}\"}} {count}");
+        }
+    }
+
+    /// An APIService has become unavailable.
+    fn count_loss(&self, name: &str, reason: &'static str) {
+        *self.lost.lock().entry((name.to_owned(), reason)).or_default() += 1;
     }
 
     /// What is served elsewhere now.

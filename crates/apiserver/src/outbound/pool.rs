@@ -92,7 +92,12 @@ impl Pool {
         }
     }
 
-    async fn exchange(&self, address: &str, mut sender: Sender, request: Request<Full<Bytes>>) -> Result<(StatusCode, Bytes), OutboundError> {
+    async fn exchange(
+        &self,
+        address: &str,
+        mut sender: Sender,
+        request: Request<Full<Bytes>>,
+    ) -> Result<(StatusCode, Bytes), OutboundError> {
         let answer = match &mut sender {
             Sender::One(sender) => sender.send_request(request).await?,
             Sender::Many(shared) => {

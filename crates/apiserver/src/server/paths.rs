@@ -84,6 +84,8 @@ impl ApiServer {
         }
         self.authenticator.metrics(&mut out);
         self.authorizer.metrics(&mut out);
+        self.admission.write_metrics(&mut out);
+        self.aggregator.metrics(&*self.caches, &mut out);
         for (reloads, (what, stability)) in
             self.reloads.iter().zip([("authentication", "BETA"), ("authorization", "BETA"), ("encryption", "ALPHA")])
         {

@@ -112,6 +112,7 @@ impl Request<'_> {
             check(&object, &mut errors);
         }
         devices::check_admin_access(self, &object, &mut errors);
+        devices::check_selectors(&self.entry, &object, None, &mut errors);
         crate::crd::validate(&self.entry, &object, None, &mut errors);
         crate::admission::policy::check(&self.entry, &object, None, &mut errors);
         self.verdict(name, errors)?;

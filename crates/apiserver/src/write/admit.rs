@@ -51,7 +51,8 @@ impl Request<'_> {
     /// The mutating half.
     pub async fn mutate(&self, act: Act<'_>, kind: (&str, &str), object: &mut Value) -> Result<(), Status> {
         let mut outcome = Outcome::default();
-        let result = self.server.admission.mutate(&self.review(act, kind), object, &mut outcome).await;
+        // Boxed: what admission may have to wait for would lie in the future of every write, on every stack that it passes.
+        let result = Box::pin(self.server.admission.mutate(&self.review(act, kind), object, &mut outcome)).await;
         self.remember(outcome);
         result
     }
@@ -59,7 +60,7 @@ impl Request<'_> {
     /// The validating half.
     pub async fn admit(&self, act: Act<'_>, kind: (&str, &str), object: Option<&Value>) -> Result<Reservation, Status> {
         let mut outcome = Outcome::default();
-        let result = self.server.admission.validate(&self.review(act, kind), object, &mut outcome).await;
+        let result = Box::pin(self.server.admission.validate(&self.review(act, kind), object, &mut outcome)).await;
         self.remember(outcome);
         result
     }
@@ -114,6 +115,7 @@ impl Request<'_> {
                 }
             }
         }
+        crate::special::devices::check_selectors(&self.entry, new, Some(old), &mut errors);
         crate::crd::validate(&self.entry, new, Some(old), &mut errors);
         crate::admission::policy::check(&self.entry, new, Some(old), &mut errors);
         self.verdict(super::prepare::text(new, "name"), errors)

@@ -1,5 +1,6 @@
 //! Deployments, ReplicaSets, DaemonSets, StatefulSets, ReplicationControllers: defaults and rules.
 
+mod stateful_set;
 mod status;
 
 use super::json::*;
@@ -32,7 +33,7 @@ pub(super) const DAEMON_SET: Hooks = Hooks {
     prepare_create: Some(prepare_daemon_set),
     prepare_update: Some(|new, old, _| count_templates(new, old)),
     validate_create: Some(daemon_set),
-    validate_update: Some(|new, old, e| fixed_selector(new, old, daemon_set, e)),
+    validate_update: Some(daemon_set_update),
     validate_status: Some(status::daemon_set),
     ..BASE
 };
@@ -40,8 +41,8 @@ pub(super) const STATEFUL_SET: Hooks = Hooks {
     default: Some(default_stateful_set),
     prepare_create: Some(prepare_stateful_set),
     prepare_update: Some(|new, old, _| drop_max_unavailable(new, Some(old))),
-    validate_create: Some(stateful_set),
-    validate_update: Some(stateful_set_update),
+    validate_create: Some(stateful_set::create),
+    validate_update: Some(stateful_set::update),
     validate_status: Some(status::stateful_set),
     validate_name: Some(names::dns1123_label),
     ..BASE
@@ -53,7 +54,7 @@ pub(super) const REPLICATION_CONTROLLER: Hooks = Hooks {
     ..BASE
 };
 pub(super) const CONTROLLER_REVISION: Hooks =
-    Hooks { validate_create: Some(revision), validate_update: Some(revision_update), ..Hooks::NONE };
+    Hooks { validate_create: Some(new_revision), validate_update: Some(revision_update), ..Hooks::NONE };
 
 /// Counts the templates of a daemon set: a field of old versions that lives on as an annotation.
 const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
@@ -196,8 +197,18 @@ fn deployment_strategy(strategy: &Value, path: &At, e: &mut Errors) {
             }
             check::not_above_all(rolling, "maxUnavailable", &at, e);
         }
-        (other, _) => e.not_supported(&path.child("type"), &other.into(), &["Recreate", "RollingUpdate"]),
+        _ => e.not_supported_shown(path, &shown_strategy(strategy), &["Recreate", "RollingUpdate"]),
     }
+}
+
+/// A strategy as upstream quotes it: the fields of its own Go type.
+fn shown_strategy(strategy: &Value) -> String {
+    let rolling = get(strategy, "rollingUpdate").map_or("null".to_owned(), |rolling| {
+        let fields = [("maxUnavailable", "MaxUnavailable"), ("maxSurge", "MaxSurge")];
+        let shown = fields.map(|(key, name)| format!("\"{name}\":{}", get(rolling, key).unwrap_or(&json!(0))));
+        format!("{{{}}}", shown.join(","))
+    });
+    format!("{{\"Type\":{},\"RollingUpdate\":{rolling}}}", json!(text(strategy, "type")))
 }
 
 /// Whether a number or percentage is zero; absent is zero.
@@ -216,25 +227,33 @@ fn selected_template(spec: &Value, kind: &str, runs_as: &str, e: &mut Errors) {
         None => e.required(&at, ""),
         Some(selector) => {
             check::label_selector(selector, &at, e);
-            if same(selector.get("matchLabels"), None) && same(selector.get("matchExpressions"), None) {
-                e.invalid(&at, selector, &format!("empty selector is invalid for {kind}"));
-            }
+            not_empty(spec, kind, e);
         }
     }
     let selector = Selector::from_label_selector(get(spec, "selector")).unwrap_or_else(|_| Selector::nothing());
-    long_running_template(spec, &selector, runs_as, e);
+    long_running_template(spec.get("template").unwrap_or(&NONE), &selector, runs_as, e);
+}
+
+/// The labels of a template are those that the selector wants.
+fn selected_labels(template: &Value, selector: &Selector, e: &mut Errors) {
+    let labels = at(template, &["metadata", "labels"]);
+    if !selector.is_everything() && !selector.matches_map(labels) {
+        let path = SPEC.child("template");
+        let at = path.child("metadata");
+        let shown = labels.map_or("null".to_owned(), Value::to_string);
+        e.invalid_shown(&at.child("labels"), &shown, "`selector` does not match template `labels`");
+    }
 }
 
 /// A template whose pods are started again whenever they end.
-fn long_running_template(spec: &Value, selector: &Selector, runs_as: &str, e: &mut Errors) {
+fn long_running_template(template: &Value, selector: &Selector, runs_as: &str, e: &mut Errors) {
+    selected_labels(template, selector, e);
+    pod::validate_template(template, &SPEC.child("template"), e);
+    started_again(template, runs_as, e);
+}
+
+fn started_again(template: &Value, runs_as: &str, e: &mut Errors) {
     let path = SPEC.child("template");
-    let template = spec.get("template").unwrap_or(&NONE);
-    let labels = at(template, &["metadata", "labels"]);
-    if !selector.is_nothing() && !selector.matches_map(labels) {
-        let at = path.child("metadata");
-        e.invalid(&at.child("labels"), labels.unwrap_or(&json!({})), "`selector` does not match template `labels`");
-    }
-    pod::validate_template(template, &path, e);
     let pod = template.get("spec").unwrap_or(&NONE);
     let at = path.child("spec");
     if text(pod, "restartPolicy") != "Always" {
@@ -255,9 +274,18 @@ fn replica_set(o: &Value, e: &mut Errors) {
 
 fn daemon_set(o: &Value, e: &mut Errors) {
     let spec = spec(o);
-    selected_template(spec, "daemonset", "DaemonSet", e);
+    let template = spec.get("template").unwrap_or(&NONE);
+    if let Some(selector) = get(spec, "selector") {
+        check::label_selector(selector, &SPEC.child("selector"), e);
+    }
+    if let Ok(selector) = Selector::from_label_selector(get(spec, "selector")) {
+        // An empty one selects everything, which is told below.
+        selected_labels(template, &selector, e);
+    }
+    not_empty(spec, "daemonset", e);
+    pod::validate_template(template, &SPEC.child("template"), e);
+    started_again(template, "DaemonSet", e);
     check::non_negative(spec, "minReadySeconds", &SPEC, e);
-    check::non_negative(spec, "revisionHistoryLimit", &SPEC, e);
     let path = SPEC.child("updateStrategy");
     let strategy = spec.get("updateStrategy").unwrap_or(&NONE);
     let at = path.child("rollingUpdate");
@@ -265,75 +293,36 @@ fn daemon_set(o: &Value, e: &mut Errors) {
         ("OnDelete", _) => {}
         ("RollingUpdate", None) => e.required(&at, ""),
         ("RollingUpdate", Some(rolling)) => daemon_rolling(rolling, &at, e),
-        (other, _) => e.not_supported(&path.child("type"), &other.into(), &["OnDelete", "RollingUpdate"]),
+        _ => e.not_supported_shown(&path, &shown_strategy(strategy), &["RollingUpdate", "OnDelete"]),
+    }
+    check::non_negative(spec, "revisionHistoryLimit", &SPEC, e);
+}
+
+fn daemon_set_update(new: &Value, old: &Value, e: &mut Errors) {
+    check::immutable(spec(new), spec(old), "selector", &SPEC, e);
+    daemon_set(new, e);
+}
+
+/// A selector that is there selects something.
+fn not_empty(spec: &Value, kind: &str, e: &mut Errors) {
+    if let Some(selector) = get(spec, "selector")
+        && same(selector.get("matchLabels"), None)
+        && same(selector.get("matchExpressions"), None)
+    {
+        e.invalid(&SPEC.child("selector"), selector, &format!("empty selector is invalid for {kind}"));
     }
 }
 
 fn daemon_rolling(rolling: &Value, at: &At, e: &mut Errors) {
-    for key in ["maxUnavailable", "maxSurge"] {
-        check::int_or_percent(rolling, key, at, e);
-        check::not_above_all(rolling, key, at, e);
-    }
+    const KEYS: [&str; 2] = ["maxUnavailable", "maxSurge"];
+    KEYS.iter().for_each(|key| check::int_or_percent(rolling, key, at, e));
+    KEYS.iter().for_each(|key| check::not_above_all(rolling, key, at, e));
     match (is_zero(rolling, "maxUnavailable"), is_zero(rolling, "maxSurge")) {
         (true, true) => e.required(&at.child("maxUnavailable"), "cannot be 0 when maxSurge is 0"),
         (false, false) => {
             e.invalid(&at.child("maxSurge"), &rolling["maxSurge"], "may not be set when maxUnavailable is non-zero");
         }
         _ => {}
-    }
-}
-
-fn stateful_set(o: &Value, e: &mut Errors) {
-    let spec = spec(o);
-    check::choice(spec, "podManagementPolicy", &["OrderedReady", "Parallel"], &SPEC, e);
-    let path = SPEC.child("updateStrategy");
-    let strategy = spec.get("updateStrategy").unwrap_or(&NONE);
-    match text(strategy, "type") {
-        "" => e.required(&path, ""),
-        "OnDelete" if has(strategy, "rollingUpdate") => {
-            let why = "only allowed for updateStrategy 'RollingUpdate'";
-            e.invalid(&path.child("rollingUpdate"), &strategy["rollingUpdate"], why);
-        }
-        "OnDelete" => {}
-        "RollingUpdate" => {
-            if let Some(rolling) = get(strategy, "rollingUpdate") {
-                check::non_negative(rolling, "partition", &path.child("rollingUpdate"), e);
-                check::int_or_percent(rolling, "maxUnavailable", &path.child("rollingUpdate"), e);
-            }
-        }
-        other => e.invalid(&path, &other.into(), "must be 'RollingUpdate' or 'OnDelete'"),
-    }
-    if let Some(retention) = get(spec, "persistentVolumeClaimRetentionPolicy") {
-        let path = SPEC.child("persistentVolumeClaimRetentionPolicy");
-        for key in ["whenDeleted", "whenScaled"] {
-            check::choice(retention, key, &["Delete", "Retain"], &path, e);
-        }
-    }
-    for key in ["replicas", "minReadySeconds", "revisionHistoryLimit"] {
-        check::non_negative(spec, key, &SPEC, e);
-    }
-    if let Some(ordinals) = get(spec, "ordinals") {
-        check::non_negative(ordinals, "start", &SPEC.child("ordinals"), e);
-    }
-    selected_template(spec, "statefulset", "StatefulSet", e);
-}
-
-fn stateful_set_update(new: &Value, old: &Value, e: &mut Errors) {
-    const MUTABLE: [&str; 7] = [
-        "replicas",
-        "ordinals",
-        "template",
-        "updateStrategy",
-        "revisionHistoryLimit",
-        "persistentVolumeClaimRetentionPolicy",
-        "minReadySeconds",
-    ];
-    stateful_set(new, e);
-    let mut munged = spec(new).clone();
-    MUTABLE.iter().for_each(|key| copy(&mut munged, spec(old), key));
-    if !same(Some(&munged), Some(spec(old))) {
-        let why = "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', 'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden";
-        e.forbidden(&SPEC, why);
     }
 }
 
@@ -348,7 +337,14 @@ fn controller(o: &Value, e: &mut Errors) {
         return e.required(&SPEC.child("template"), "");
     }
     let selector = Selector::from_map(spec.get("selector"));
-    long_running_template(spec, &selector, "ReplicationController", e);
+    long_running_template(&spec["template"], &selector, "ReplicationController", e);
+}
+
+fn new_revision(o: &Value, e: &mut Errors) {
+    revision(o, e);
+    if get(o, "data").is_some_and(|data| !data.is_object()) {
+        e.required(&At::field("data"), "data must be a valid JSON object");
+    }
 }
 
 fn revision(o: &Value, e: &mut Errors) {

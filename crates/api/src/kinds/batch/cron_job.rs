@@ -24,36 +24,44 @@ pub fn update(new: &Value, old: &Value, e: &mut Errors) {
 
 fn cron_job(o: &Value, old: Option<&Value>, e: &mut Errors) {
     let spec = spec(o);
-    let schedule = text(spec, "schedule");
+    schedule(spec, old, e);
+    check::non_negative(spec, "startingDeadlineSeconds", &SPEC, e);
     let kept = |key: &str| old.is_some_and(|old| text(old, key) == text(spec, key));
-    let at = SPEC.child("schedule");
-    if schedule.is_empty() {
-        e.required(&at, "");
-    } else if schedule.contains("TZ") && !kept("schedule") {
-        let why = "cannot use TZ or CRON_TZ in schedule, use timeZone field instead";
-        e.invalid(&at, &schedule.into(), why);
-    } else if let Err(why) =
-        cron::check(schedule.rsplit_once("TZ=").map_or(schedule, |(_, rest)| rest.split_once(' ').map_or("", |(_, s)| s)))
-    {
-        e.invalid(&at, &schedule.into(), &why);
-    }
     if let Some(zone) = get(spec, "timeZone").and_then(Value::as_str).filter(|_| !kept("timeZone")) {
         time_zone(zone, &SPEC.child("timeZone"), e);
     }
-    check::non_negative(spec, "startingDeadlineSeconds", &SPEC, e);
     check::choice(spec, "concurrencyPolicy", &["Allow", "Forbid", "Replace"], &SPEC, e);
-    for key in ["successfulJobsHistoryLimit", "failedJobsHistoryLimit"] {
-        check::non_negative(spec, key, &SPEC, e);
-    }
     let path = SPEC.child("jobTemplate");
     let job = at_job(spec);
     let spec_path = path.child("spec");
     super::job::spec_of(job, &spec_path, e);
+    if let Some(selector) = get(job, "selector") {
+        e.invalid(&spec_path.child("selector"), selector, "`selector` will be auto-generated");
+    }
     if flag(job, "manualSelector") {
         e.not_supported(&spec_path.child("manualSelector"), &true.into(), &["nil", "false"]);
     }
-    if let Some(selector) = get(job, "selector") {
-        e.invalid(&spec_path.child("selector"), selector, "`selector` will be auto-generated");
+    for key in ["successfulJobsHistoryLimit", "failedJobsHistoryLimit"] {
+        check::non_negative(spec, key, &SPEC, e);
+    }
+}
+
+/// When to run. A time zone within it is of old, and stays where it was.
+fn schedule(spec: &Value, old: Option<&Value>, e: &mut Errors) {
+    let (schedule, at) = (text(spec, "schedule"), SPEC.child("schedule"));
+    if schedule.is_empty() {
+        return e.required(&at, "");
+    }
+    let times = schedule.rsplit_once("TZ=").map_or(schedule, |(_, rest)| rest.split_once(' ').map_or("", |(_, s)| s));
+    if let Err(why) = cron::check(times) {
+        e.invalid(&at, &schedule.into(), &why);
+    }
+    match (schedule.contains("TZ"), old.is_some_and(|old| text(old, "schedule").contains("TZ"))) {
+        (true, true) if has(spec, "timeZone") => {
+            e.invalid(&at, &schedule.into(), "cannot use both timeZone field and TZ or CRON_TZ in schedule");
+        }
+        (true, false) => e.invalid(&at, &schedule.into(), "cannot use TZ or CRON_TZ in schedule, use timeZone field instead"),
+        _ => {}
     }
 }
 

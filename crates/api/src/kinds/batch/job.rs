@@ -16,6 +16,38 @@ const MOST_AT_ONCE: i64 = 10_000;
 
 /// A new one.
 pub fn create(o: &Value, e: &mut Errors) {
+    generated(o, e);
+    whole(o, e);
+    host_names(o, e);
+}
+
+/// The selector and the labels that the server makes are those of this job: those of another, copied with it, are not.
+fn generated(o: &Value, e: &mut Errors) {
+    let spec = spec(o);
+    let Some(selector) = get(spec, "selector").filter(|_| !flag(spec, "manualSelector")) else { return };
+    let (uid, name) = (text_at(o, &["metadata", "uid"]), text_at(o, &["metadata", "name"]));
+    let expected =
+        [("controller-uid", uid), ("job-name", name), ("batch.kubernetes.io/controller-uid", uid), ("batch.kubernetes.io/job-name", name)];
+    let path = SPEC.child("template");
+    let path = path.child("metadata");
+    let path = path.child("labels");
+    let labels = at(spec, &["template", "metadata", "labels"]).unwrap_or(&NONE);
+    for (key, value) in expected {
+        let why = format!("must be '{value}'");
+        match labels.get(key) {
+            None => e.required(&path.key(key), &why),
+            Some(found) if found != value => e.invalid(&path.key(key), labels, &why),
+            Some(_) => {}
+        }
+    }
+    let wanted: Value = expected.into_iter().map(|(k, v)| (k.to_owned(), Value::from(v))).collect::<serde_json::Map<_, _>>().into();
+    if Selector::from_label_selector(Some(selector)).is_ok_and(|s| !s.matches_map(Some(&wanted))) {
+        e.invalid(&SPEC.child("selector"), selector, "`selector` not auto-generated");
+    }
+}
+
+/// The spec with its selector.
+fn whole(o: &Value, e: &mut Errors) {
     spec_of(spec(o), &SPEC, e);
     let path = SPEC.child("selector");
     match get(spec(o), "selector") {
@@ -31,7 +63,6 @@ pub fn create(o: &Value, e: &mut Errors) {
             }
         }
     }
-    host_names(o, e);
 }
 
 /// Indexed pods have their index at the end of their host name, which must be one.
@@ -68,17 +99,22 @@ pub fn spec_of(spec: &Value, path: &At, e: &mut Errors) {
         }
     }
     completion_mode(spec, path, e);
+    if let Some(policy) = get(spec, "podFailurePolicy") {
+        policies::failure(policy, spec, &path.child("podFailurePolicy"), e);
+    }
+    if let Some(policy) = get(spec, "successPolicy") {
+        let at = path.child("successPolicy");
+        if text(spec, "completionMode") == "Indexed" {
+            policies::success(policy, spec, &at, e);
+        } else {
+            e.invalid(&at, policy, "requires indexed completion mode");
+        }
+    }
     let replacements: &[&str] = if has(spec, "podFailurePolicy") { &["Failed"] } else { &["Failed", "TerminatingOrFailed"] };
     check::choice_if_set(spec, "podReplacementPolicy", replacements, path, e);
     let template = spec.get("template").unwrap_or(&NONE);
     pod::validate_template(template, &path.child("template"), e);
     restart_policy(spec, template, path, e);
-    if let Some(policy) = get(spec, "podFailurePolicy") {
-        policies::failure(policy, spec, &path.child("podFailurePolicy"), e);
-    }
-    if let Some(policy) = get(spec, "successPolicy").filter(|_| text(spec, "completionMode") == "Indexed") {
-        policies::success(policy, spec, &path.child("successPolicy"), e);
-    }
 }
 
 fn restart_policy(spec: &Value, template: &Value, path: &At, e: &mut Errors) {
@@ -86,41 +122,50 @@ fn restart_policy(spec: &Value, template: &Value, path: &At, e: &mut Errors) {
     let path = path.child("template");
     let path = path.child("spec");
     let at = path.child("restartPolicy");
-    if restart == "Always" {
+    if matches!(restart, "Always" | "") {
         e.required(&at, "valid values: \"OnFailure\", \"Never\"");
+    } else if !matches!(restart, "OnFailure" | "Never") {
+        e.not_supported(&at, &restart.into(), &["OnFailure", "Never"]);
     } else if has(spec, "podFailurePolicy") && restart != "Never" {
         e.invalid(&at, &restart.into(), "only \"Never\" is supported when podFailurePolicy is specified");
     }
 }
 
 fn completion_mode(spec: &Value, path: &At, e: &mut Errors) {
-    check::choice_if_set(spec, "completionMode", &["Indexed", "NonIndexed"], path, e);
-    if text(spec, "completionMode") != "Indexed" {
-        for key in ["backoffLimitPerIndex", "maxFailedIndexes", "successPolicy"] {
-            if let Some(value) = get(spec, key) {
-                e.invalid(&path.child(key), value, "requires indexed completion mode");
+    check::choice_if_set(spec, "completionMode", &["NonIndexed", "Indexed"], path, e);
+    match text(spec, "completionMode") {
+        "Indexed" => indexed(spec, path, e),
+        "" | "NonIndexed" => {
+            for key in ["backoffLimitPerIndex", "maxFailedIndexes"] {
+                if let Some(value) = get(spec, key) {
+                    e.invalid(&path.child(key), value, "requires indexed completion mode");
+                }
             }
         }
-        return;
+        _ => {}
     }
-    let Some(completions) = int(spec, "completions") else {
-        return e.required(&path.child("completions"), "when completion mode is Indexed");
-    };
+}
+
+fn indexed(spec: &Value, path: &At, e: &mut Errors) {
     let number = |key: &str| int(spec, key);
+    let completions = number("completions");
+    if completions.is_none() {
+        e.required(&path.child("completions"), "when completion mode is Indexed");
+    }
     if let Some(n) = number("parallelism").filter(|n| *n > MOST_INDEXES) {
         let why = format!("must be less than or equal to {MOST_INDEXES} when completion mode is Indexed");
         e.invalid(&path.child("parallelism"), &n.into(), &why);
     }
     if let Some(n) = number("maxFailedIndexes") {
         let at = path.child("maxFailedIndexes");
-        if n > completions {
+        if completions.is_some_and(|all| n > all) {
             e.invalid(&at, &n.into(), "must be less than or equal to completions");
         }
         if n > MOST_FAILED {
             e.invalid(&at, &n.into(), &format!("must be less than or equal to {MOST_FAILED}"));
         }
     }
-    if !has(spec, "backoffLimitPerIndex") || completions <= MOST_INDEXES {
+    if !has(spec, "backoffLimitPerIndex") || completions.is_none_or(|all| all <= MOST_INDEXES) {
         return;
     }
     if !has(spec, "maxFailedIndexes") {
@@ -138,12 +183,11 @@ fn completion_mode(spec: &Value, path: &At, e: &mut Errors) {
 
 /// A changed one.
 pub fn update(new: &Value, old: &Value, e: &mut Errors) {
-    const FIXED: [&str; 7] =
-        ["completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy", "successPolicy", "manualSelector", "selector"];
-    create(new, e);
+    const FIXED: [&str; 5] = ["completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy", "successPolicy"];
+    whole(new, e);
     let (new_spec, old_spec) = (spec(new), spec(old));
     completions(new_spec, old_spec, e);
-    FIXED.iter().for_each(|key| check::immutable(new_spec, old_spec, key, &SPEC, e));
+    check::immutable(new_spec, old_spec, "selector", &SPEC, e);
     let mut template = new_spec.get("template").cloned().unwrap_or_default();
     if flag(old_spec, "suspend") && is_at_rest(old) {
         forget_directives(&mut template, old_spec.get("template").unwrap_or(&NONE));
@@ -151,6 +195,7 @@ pub fn update(new: &Value, old: &Value, e: &mut Errors) {
     if !same(Some(&template), old_spec.get("template")) {
         e.invalid(&SPEC.child("template"), new_spec.get("template").unwrap_or(&NONE), check::IMMUTABLE);
     }
+    FIXED.iter().for_each(|key| check::immutable(new_spec, old_spec, key, &SPEC, e));
 }
 
 /// Completions of an Indexed job change together with its parallelism only.
@@ -160,9 +205,9 @@ fn completions(new: &Value, old: &Value, e: &mut Errors) {
     }
     let path = SPEC.child("completions");
     let value = new.get("completions").unwrap_or(&NONE);
-    if text(new, "completionMode") != "Indexed" || !has(new, "completions") {
+    if text(new, "completionMode") != "Indexed" {
         e.invalid(&path, value, check::IMMUTABLE);
-    } else if int(new, "completions") != int(new, "parallelism") {
+    } else if has(new, "completions") && int(new, "completions") != int(new, "parallelism") {
         e.invalid(&path, value, "can only be modified in tandem with spec.parallelism");
     }
 }
@@ -199,20 +244,5 @@ fn forget_directives(template: &mut Value, before: &Value) {
     let meta = object(template, "metadata");
     for key in ["labels", "annotations"] {
         copy(meta, old_meta, key);
-    }
-}
-
-/// A change of the status.
-pub fn status(new: &Value, e: &mut Errors) {
-    let status = new.get("status").unwrap_or(&NONE);
-    let path = At::field("status");
-    check::counters(status, &["active", "succeeded", "failed", "ready", "terminating"], &[], e);
-    let ended = |kind: &str| list(status, "conditions").iter().any(|c| text(c, "type") == kind && text(c, "status") == "True");
-    if ended("Complete") && ended("Failed") {
-        e.invalid(&path.child("conditions"), &status["conditions"], "cannot set Complete=True and Failed=true conditions");
-    }
-    if has(status, "completionTime") && !ended("Complete") {
-        let why = "completionTime can only be set for jobs with Complete=True condition";
-        e.invalid(&path.child("completionTime"), &status["completionTime"], why);
     }
 }

@@ -3,6 +3,7 @@
 mod cron_job;
 mod job;
 mod policies;
+mod status;
 
 use super::json::*;
 use super::{HookContext, Hooks, common, pod};
@@ -18,7 +19,7 @@ pub(super) const JOB: Hooks = Hooks {
     validate_create: Some(job::create),
     warnings: Some(job_warnings),
     validate_update: Some(job::update),
-    validate_status: Some(|new, _, e| job::status(new, e)),
+    validate_status: Some(status::update),
     ..Hooks::NONE
 };
 pub(super) const CRON_JOB: Hooks = Hooks {

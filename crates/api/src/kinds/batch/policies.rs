@@ -25,7 +25,7 @@ pub fn failure(policy: &Value, spec: &Value, path: &At, e: &mut Errors) {
 
 fn failure_rule(rule: &Value, spec: &Value, at: &At, e: &mut Errors) {
     const ACTIONS: [&str; 4] = ["Count", "FailIndex", "FailJob", "Ignore"];
-    check::choice(rule, "action", &ACTIONS, at, e);
+    choice(rule, "action", &ACTIONS, at, e);
     if text(rule, "action") == "FailIndex" && !has(spec, "backoffLimitPerIndex") {
         e.invalid(&at.child("action"), &"FailIndex".into(), "requires the backoffLimitPerIndex to be set");
     }
@@ -35,10 +35,19 @@ fn failure_rule(rule: &Value, spec: &Value, at: &At, e: &mut Errors) {
     }
     pod_conditions(rule, &at.child("onPodConditions"), e);
     match (has(rule, "onExitCodes"), list(rule, "onPodConditions").is_empty()) {
-        (true, false) => e.invalid(at, rule, "specifying both OnExitCodes and OnPodConditions is not supported"),
-        (false, true) => e.invalid(at, rule, "specifying one of OnExitCodes and OnPodConditions is required"),
+        (true, false) => e.invalid_omitted(at, "specifying both OnExitCodes and OnPodConditions is not supported"),
+        (false, true) => e.invalid_omitted(at, "specifying one of OnExitCodes and OnPodConditions is required"),
         _ => {}
     }
+}
+
+/// One of a list; a missing value is told the list.
+fn choice(v: &Value, key: &str, allowed: &[&str], at: &At, e: &mut Errors) {
+    if text(v, key).is_empty() {
+        let all: Vec<String> = allowed.iter().map(|a| format!("{a:?}")).collect();
+        return e.required(&at.child(key), &format!("valid values: [{}]", all.join(" ")));
+    }
+    check::choice(v, key, allowed, at, e);
 }
 
 fn pod_conditions(rule: &Value, path: &At, e: &mut Errors) {
@@ -50,12 +59,12 @@ fn pod_conditions(rule: &Value, path: &At, e: &mut Errors) {
     for (i, pattern) in all.iter().enumerate() {
         let at = path.index(i);
         check::label_name(text(pattern, "type"), &at.child("type"), e);
-        check::choice(pattern, "status", &STATES, &at, e);
+        choice(pattern, "status", &STATES, &at, e);
     }
 }
 
 fn exit_codes(codes: &Value, template: &Value, at: &At, e: &mut Errors) {
-    check::choice(codes, "operator", &["In", "NotIn"], at, e);
+    choice(codes, "operator", &["In", "NotIn"], at, e);
     let name = text(codes, "containerName");
     let known = ["containers", "initContainers"].iter().any(|k| list_at(template, &["spec", k]).iter().any(|c| text(c, "name") == name));
     if has(codes, "containerName") && !known {
@@ -124,7 +133,7 @@ fn success_rule(rule: &Value, completions: i64, at: &At, e: &mut Errors) {
 }
 
 /// How many indexes `1,3-5` names; they must be ascending and below `completions`.
-fn count_indexes(text: &str, completions: i64) -> Result<i64, String> {
+pub fn count_indexes(text: &str, completions: i64) -> Result<i64, String> {
     if text.is_empty() {
         return Ok(0);
     }

@@ -199,7 +199,15 @@ pub fn taints(spec: &Value, path: &At, e: &mut Errors) {
         check::choice(taint, "effect", &EFFECTS, &at, e);
         let twin = |t: &Value| text(t, "key") == text(taint, "key") && text(t, "effect") == text(taint, "effect");
         if all[..i].iter().any(twin) {
-            e.duplicate(&at, taint);
+            let field = |key: &str| Value::from(text(taint, key));
+            let time = taint.get("timeAdded").unwrap_or(&NONE);
+            let shown = format!(
+                "{{\"Key\":{},\"Value\":{},\"Effect\":{},\"TimeAdded\":{time}}}: taints must be unique by key and effect pair",
+                field("key"),
+                field("value"),
+                field("effect")
+            );
+            e.duplicate_shown(&at, &shown);
         }
     }
 }

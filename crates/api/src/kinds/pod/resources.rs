@@ -34,7 +34,7 @@ pub fn is_extended(name: &str) -> bool {
     !is_native(name) && !name.starts_with("requests.") && names::qualified_name(&format!("requests.{name}")).is_empty()
 }
 
-fn resource_name(name: &str, path: &At, e: &mut Errors) {
+pub fn resource_name(name: &str, path: &At, e: &mut Errors) {
     let before = e.len();
     e.invalid_each(path, name, names::qualified_name(name));
     if e.len() > before {

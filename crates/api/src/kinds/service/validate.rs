@@ -10,8 +10,15 @@ use std::collections::HashSet;
 
 const TYPES: [&str; 4] = ["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"];
 
+const RANGES: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
+
 /// A new service.
 pub fn create(o: &Value, e: &mut Errors) {
+    service(o, None, e);
+}
+
+fn service(o: &Value, old: Option<&Value>, e: &mut Errors) {
+    topology_annotations(o, e);
     let spec = spec(o);
     let kind = text(spec, "type");
     let headless = text(spec, "clusterIP") == "None";
@@ -19,14 +26,30 @@ pub fn create(o: &Value, e: &mut Errors) {
         e.required(&SPEC.child("ports"), "");
     }
     by_type(spec, kind, headless, e);
-    ports(spec, kind, headless, e);
+    ports(spec, e);
     check::labels(spec, "selector", &SPEC, e);
     check::choice(spec, "sessionAffinity", &["ClientIP", "None"], &SPEC, e);
     affinity(spec, e);
-    check::choice(spec, "type", &TYPES, &SPEC, e);
     address_fields(spec, e);
-    outside_addresses(spec, e);
+    external_addresses(spec, e);
+    check::choice(spec, "type", &TYPES, &SPEC, e);
+    port_twins(spec, kind, e);
+    source_ranges(o, old, e);
     traffic(spec, kind, e);
+}
+
+/// The old and the new annotation about topology say the same where both are there.
+fn topology_annotations(o: &Value, e: &mut Errors) {
+    const MODE: &str = "service.kubernetes.io/topology-mode";
+    const HINTS: &str = "service.kubernetes.io/topology-aware-hints";
+    let annotation = |key: &str| at(o, &["metadata", "annotations", key]);
+    if let (Some(mode), Some(hints)) = (annotation(MODE), annotation(HINTS))
+        && mode != hints
+    {
+        let path = At::field("metadata");
+        let path = path.child("annotations");
+        e.invalid(&path.key(MODE), mode, &format!("must match annotations[{HINTS}] when both are specified"));
+    }
 }
 
 fn by_type(spec: &Value, kind: &str, headless: bool, e: &mut Errors) {
@@ -59,13 +82,13 @@ fn by_type(spec: &Value, kind: &str, headless: bool, e: &mut Errors) {
     }
 }
 
-fn ports(spec: &Value, kind: &str, _headless: bool, e: &mut Errors) {
+fn ports(spec: &Value, e: &mut Errors) {
     let path = SPEC.child("ports");
     let all = list(spec, "ports");
-    let (mut known, mut pairs, mut node_ports) = (HashSet::new(), HashSet::new(), HashSet::new());
+    let mut known = HashSet::new();
     for (i, port) in all.iter().enumerate() {
         let at = path.index(i);
-        let (name, number, protocol) = (text(port, "name"), int(port, "port").unwrap_or_default(), text(port, "protocol"));
+        let (name, number) = (text(port, "name"), int(port, "port").unwrap_or_default());
         if name.is_empty() {
             if all.len() > 1 {
                 e.required(&at.child("name"), "");
@@ -82,21 +105,36 @@ fn ports(spec: &Value, kind: &str, _headless: bool, e: &mut Errors) {
         if let Some(app) = get(port, "appProtocol").and_then(Value::as_str) {
             e.invalid_each(&at.child("appProtocol"), app, names::qualified_name(app));
         }
-        if !pairs.insert((protocol, number)) {
-            e.duplicate(&at, &json!({"protocol": protocol, "port": number}));
-        }
-        node_port(port, kind, &at, &mut node_ports, e);
     }
 }
 
-fn node_port<'a>(port: &'a Value, kind: &str, at: &At, seen: &mut HashSet<(&'a str, i64)>, e: &mut Errors) {
-    let Some(n) = int(port, "nodePort").filter(|n| *n != 0) else { return };
-    let at = at.child("nodePort");
+/// Node ports where there can be none, and ports that are there twice.
+fn port_twins(spec: &Value, kind: &str, e: &mut Errors) {
+    let path = SPEC.child("ports");
+    let all = || list(spec, "ports").iter().enumerate();
+    let node_port = |port: &Value| int(port, "nodePort").filter(|n| *n != 0);
     if matches!(kind, "ClusterIP" | "ExternalName") {
-        return e.forbidden(&at, &format!("may not be used when `type` is '{kind}'"));
+        for (i, _) in all().filter(|(_, p)| node_port(p).is_some()) {
+            e.forbidden(&path.index(i).child("nodePort"), &format!("may not be used when `type` is '{kind}'"));
+        }
     }
-    if !seen.insert((text(port, "protocol"), n)) {
-        e.duplicate(&at, &n.into());
+    let mut seen = HashSet::new();
+    for (i, port) in all() {
+        if let Some(n) = node_port(port).filter(|n| !seen.insert((text(port, "protocol"), *n))) {
+            e.duplicate(&path.index(i).child("nodePort"), &n.into());
+        }
+    }
+    let mut seen = HashSet::new();
+    for (i, port) in all() {
+        let (protocol, number) = (text(port, "protocol"), int(port, "port").unwrap_or_default());
+        if !seen.insert((protocol, number)) {
+            // As upstream quotes it: the fields of its own Go type.
+            let shown = format!(
+                "{{\"Name\":\"\",\"Protocol\":{},\"AppProtocol\":null,\"Port\":{number},\"TargetPort\":0,\"NodePort\":0}}",
+                json!(protocol)
+            );
+            e.duplicate_shown(&path.index(i), &shown);
+        }
     }
 }
 
@@ -182,23 +220,45 @@ fn one_address_each(spec: &Value, ips: &[&str], e: &mut Errors) {
     }
 }
 
-fn outside_addresses(spec: &Value, e: &mut Errors) {
+fn external_addresses(spec: &Value, e: &mut Errors) {
     let external = SPEC.child("externalIPs");
     for (i, ip) in texts(spec, "externalIPs").enumerate() {
         e.invalid_each(&external.index(i), ip, names::ip_address(ip));
         endpoints::special_address(ip, &external.index(i), e);
     }
-    // The capital letter is that of 1.36.
-    let ranges = SPEC.child("LoadBalancerSourceRanges");
-    if !list(spec, "loadBalancerSourceRanges").is_empty() && text(spec, "type") != "LoadBalancer" {
-        e.forbidden(&ranges, "may only be used when `type` is 'LoadBalancer'");
+}
+
+/// Who may use a load balancer: by the field, or by the annotation from before it.
+fn source_ranges(o: &Value, old: Option<&Value>, e: &mut Errors) {
+    const ELSEWHERE: &str = "may only be used when `type` is 'LoadBalancer'";
+    let spec = spec(o);
+    let balanced = text(spec, "type") == "LoadBalancer";
+    if !list(spec, "loadBalancerSourceRanges").is_empty() {
+        // The capital letter is that of 1.36.
+        let ranges = SPEC.child("LoadBalancerSourceRanges");
+        if !balanced {
+            e.forbidden(&ranges, ELSEWHERE);
+        }
+        for (i, range) in texts(spec, "loadBalancerSourceRanges").enumerate() {
+            e.invalid_each(&ranges.index(i), range, names::cidr(range.trim()));
+        }
+        return;
     }
-    for (i, range) in texts(spec, "loadBalancerSourceRanges").enumerate() {
-        e.invalid_each(&ranges.index(i), range, names::cidr(range.trim()));
+    let annotated = |o: &Value| at(o, &["metadata", "annotations", RANGES]).and_then(Value::as_str).map(str::to_owned);
+    let Some(value) = annotated(o) else { return };
+    let path = At::field("metadata");
+    let path = path.child("annotations");
+    let path = path.key(RANGES);
+    if !balanced {
+        e.forbidden(&path, ELSEWHERE);
+    }
+    if old.and_then(annotated).as_ref() != Some(&value) && !value.trim().is_empty() {
+        value.trim().split(',').map(str::trim).for_each(|range| e.invalid_each(&path, range, names::cidr(range)));
     }
 }
 
 fn traffic(spec: &Value, kind: &str, e: &mut Errors) {
+    balancer_fields(spec, kind, e);
     let policy = text(spec, "externalTrafficPolicy");
     let at = SPEC.child("externalTrafficPolicy");
     if !external(spec) {
@@ -208,24 +268,39 @@ fn traffic(spec: &Value, kind: &str, e: &mut Errors) {
     } else {
         check::choice(spec, "externalTrafficPolicy", &["Cluster", "Local"], &SPEC, e);
     }
-    if let Some(n) = int(spec, "healthCheckNodePort").filter(|n| *n != 0)
-        && !(kind == "LoadBalancer" && policy == "Local")
-    {
-        let why = "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'";
-        e.invalid(&SPEC.child("healthCheckNodePort"), &n.into(), why);
+    if let Some(n) = int(spec, "healthCheckNodePort").filter(|n| *n != 0) {
+        let at = SPEC.child("healthCheckNodePort");
+        if needs_health_check(spec) {
+            e.invalid_each(&at, n, names::port_number(n));
+        } else {
+            e.invalid(&at, &n.into(), "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'");
+        }
+    }
+    if !has(spec, "internalTrafficPolicy") && matches!(kind, "NodePort" | "LoadBalancer" | "ClusterIP") {
+        e.required(&SPEC.child("internalTrafficPolicy"), "");
     }
     check::choice_if_set(spec, "internalTrafficPolicy", &["Cluster", "Local"], &SPEC, e);
-    if kind != "LoadBalancer" {
-        for key in ["allocateLoadBalancerNodePorts", "loadBalancerClass"] {
-            if has(spec, key) {
-                e.forbidden(&SPEC.child(key), "may only be used when `type` is 'LoadBalancer'");
-            }
+    check::choice_if_set(spec, "trafficDistribution", &["PreferClose", "PreferSameZone", "PreferSameNode"], &SPEC, e);
+}
+
+fn needs_health_check(spec: &Value) -> bool {
+    text(spec, "type") == "LoadBalancer" && text(spec, "externalTrafficPolicy") == "Local"
+}
+
+fn balancer_fields(spec: &Value, kind: &str, e: &mut Errors) {
+    if kind == "LoadBalancer" {
+        if !has(spec, "allocateLoadBalancerNodePorts") {
+            // At the root, as upstream has it.
+            e.required(&At::field("allocateLoadBalancerNodePorts"), "");
         }
-    } else if !has(spec, "allocateLoadBalancerNodePorts") {
-        e.required(&SPEC.child("allocateLoadBalancerNodePorts"), "");
+        if let Some(class) = get(spec, "loadBalancerClass").and_then(Value::as_str) {
+            e.invalid_each(&SPEC.child("loadBalancerClass"), class, names::qualified_name(class));
+        }
+        return;
     }
-    check::form(spec, "loadBalancerClass", names::qualified_name, &SPEC, e);
-    check::choice_if_set(spec, "trafficDistribution", &["PreferClose", "PreferSameNode", "PreferSameZone"], &SPEC, e);
+    for key in ["allocateLoadBalancerNodePorts", "loadBalancerClass"].into_iter().filter(|key| has(spec, key)) {
+        e.forbidden(&SPEC.child(key), "may only be used when `type` is 'LoadBalancer'");
+    }
 }
 
 /// A changed service.
@@ -244,7 +319,11 @@ pub fn update(new: &Value, old: &Value, e: &mut Errors) {
     if balanced(o) && balanced(n) && !same(class(n).as_ref(), class(o).as_ref()) {
         e.invalid(&SPEC.child("loadBalancerClass"), n.get("loadBalancerClass").unwrap_or(&NONE), "may not change once set");
     }
-    create(new, e);
+    let checked = |s: &Value| int(s, "healthCheckNodePort").unwrap_or_default();
+    if needs_health_check(o) && needs_health_check(n) && checked(o) != checked(n) {
+        e.forbidden(&SPEC.child("healthCheckNodePort"), check::IMMUTABLE);
+    }
+    service(new, Some(old), e);
 }
 
 /// Addresses and families are added and released at the end of their list only, and released with the word `SingleStack`.

@@ -55,13 +55,13 @@ impl Policies {
     /// Runs the mutating policies; whether one changed the object.
     pub(super) async fn mutate(&self, c: &Context<'_>, object: &mut Value) -> Result<bool, Status> {
         let set = self.mutating.current(c.objects, GROUP, &MUTATING, |_| build(c.objects, MUTATING));
-        if set.policies.is_empty() || is_exempt(c) { Ok(false) } else { mutating::run(c, &set, object).await }
+        if set.policies.is_empty() || is_exempt(c) { Ok(false) } else { Box::pin(mutating::run(c, &set, object)).await }
     }
 
     /// Runs the validating policies.
     pub(super) async fn validate(&self, c: &Context<'_>, object: Option<&Value>, outcome: &mut Outcome) -> Result<(), Status> {
         let set = self.validating.current(c.objects, GROUP, &VALIDATING, |_| build(c.objects, VALIDATING));
-        if set.policies.is_empty() || is_exempt(c) { Ok(()) } else { validating::run(c, &set, object, outcome).await }
+        if set.policies.is_empty() || is_exempt(c) { Ok(()) } else { Box::pin(validating::run(c, &set, object, outcome)).await }
     }
 }
 

@@ -10,7 +10,7 @@ mod set;
 
 pub(super) use review::request;
 
-use super::constraints::Seen;
+use super::constraints::{Seen, operation};
 use super::kept::Kept;
 use super::{Context, Outcome};
 use crate::objects::Objects;
@@ -23,6 +23,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use set::{Hook, Set};
 use std::sync::Arc;
+use std::time::Instant;
 
 pub(super) const GROUP: &str = "admissionregistration.k8s.io";
 
@@ -49,7 +50,7 @@ impl Webhooks {
         let (mut asked, mut last_change) = (Vec::new(), None);
         for (at, hook) in set.hooks.iter().enumerate().filter(|_| c.group != GROUP) {
             let Some(seen) = hook.wants(c, object.as_deref()).await? else { continue };
-            if invoke(c, hook, &seen, object.as_deref_mut(), 0, outcome).await? {
+            if Box::pin(invoke(c, hook, &seen, object.as_deref_mut(), 0, outcome)).await? {
                 last_change = Some(at);
             }
             asked.push(at);
@@ -102,7 +103,7 @@ pub(super) async fn reinvoke(
     for (at, _) in round.again.iter().filter(|(_, outdated)| *outdated || by_plugins) {
         let hook = &round.set.hooks[*at];
         if let Some(seen) = hook.wants(c, Some(object)).await? {
-            invoke(c, hook, &seen, Some(object), 1, outcome).await?;
+            Box::pin(invoke(c, hook, &seen, Some(object), 1, outcome)).await?;
         }
     }
     Ok(())
@@ -153,15 +154,34 @@ async fn ask(c: &Context<'_>, hook: &Hook, seen: &Seen, object: Option<&Value>, 
     let uid = uuid::Uuid::new_v4().to_string();
     let view = seen.view(c, object, c.review.old).await?;
     let review = review::review(c, hook.review, seen, &uid, &view);
+    let start = Instant::now();
     let answer = hook.client.post(c.objects, &review).await.map_err(|why| format!("failed to call webhook: {why}"));
     let read = |body: bytes::Bytes| {
         let verdict = review::verdict(&body, &uid, hook.review, mutating);
         verdict.map_err(|why| format!("received invalid webhook response: {why}"))
     };
-    match answer.and_then(read) {
+    let answer = answer.and_then(read);
+    let (rejected, code) = match &answer {
+        Ok(verdict) if verdict.allowed => (false, 200),
+        Ok(verdict) => (true, refusal_code(&verdict.status)),
+        Err(_) => (!hook.optional, 0),
+    };
+    c.metrics.webhook(&hook.name, operation(c.operation), mutating, start, rejected, code.min(600));
+    match &answer {
+        Ok(_) if !rejected => {}
+        Ok(_) => c.metrics.rejected(&hook.name, operation(c.operation), mutating, "no_error", code.min(600)),
+        Err(_) if hook.optional => c.metrics.failed_open(&hook.name, mutating),
+        Err(_) => c.metrics.rejected(&hook.name, operation(c.operation), mutating, "calling_webhook_error", 0),
+    }
+    match answer {
         Ok(verdict) => Ok(Some(verdict)),
         Err(why) => unusable(hook, &why).map(|()| None),
     }
+}
+
+/// The code of a refusal: what the webhook said, if that is one.
+fn refusal_code(status: &Value) -> u16 {
+    status["code"].as_u64().and_then(|code| u16::try_from(code).ok()).filter(|code| *code >= 400).unwrap_or(400)
 }
 
 /// A webhook that failed: nothing when its policy says so, else a 500.

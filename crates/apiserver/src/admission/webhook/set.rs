@@ -59,8 +59,7 @@ impl Hook {
         if self.conditions.is_empty() {
             return Ok(Some(seen));
         }
-        let view = seen.view(c, object, c.review.old).await?;
-        match holds(c, &seen, &self.conditions, &view).await {
+        match Box::pin(self.admits(c, &seen, object)).await? {
             Ok(true) => Ok(Some(seen)),
             Ok(false) => Ok(None),
             Err(why) if self.optional => {
@@ -69,6 +68,12 @@ impl Hook {
             }
             Err(why) => Err(c.forbidden(object, why)),
         }
+    }
+
+    /// Whether its conditions hold of the request as it sees it.
+    async fn admits(&self, c: &Context<'_>, seen: &Seen, object: Option<&Value>) -> Result<Result<bool, String>, Status> {
+        let view = seen.view(c, object, c.review.old).await?;
+        Ok(holds(c, seen, &self.conditions, &view).await)
     }
 }
 

@@ -50,7 +50,11 @@ async fn counted(answer: fn(&Value) -> Value, protocols: &[&[u8]]) -> (u16, Stri
                     let review: Value = serde_json::from_slice(&body).expect("json");
                     let mut response = answer(&review["request"]);
                     response["uid"] = review["request"]["uid"].clone();
-                    response["warnings"].as_array_mut().into_iter().flatten().for_each(|w| *w = json!(format!("{}{version:?}", w.as_str().unwrap_or_default())));
+                    response["warnings"]
+                        .as_array_mut()
+                        .into_iter()
+                        .flatten()
+                        .for_each(|w| *w = json!(format!("{}{version:?}", w.as_str().unwrap_or_default())));
                     let body = json!({ "kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1", "response": response });
                     Ok::<_, std::convert::Infallible>(http::Response::new(Full::new(Bytes::from(body.to_string()))))
                 });
