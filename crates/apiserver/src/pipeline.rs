@@ -140,7 +140,7 @@ impl ApiServer {
 
         // Decode, admit, default, validate, store: the verb's business.
         let request = self.request(parts, body, user, info, query, outcome, trail)?;
-        let answer = request.boxed_dispatch().await?;
+        let answer = request.dispatch().await?;
 
         // Encode.
         request.encode(answer).await
@@ -215,42 +215,39 @@ fn verb_bit(verb: &str) -> Verbs {
 }
 
 impl<'s> Request<'s> {
-    /// One allocation per request keeps the futures of all verbs out of each other's types.
-    fn boxed_dispatch(&self) -> BoxFuture<'_, Result<Answer, Status>> {
-        Box::pin(self.dispatch())
-    }
-
-    /// To the code of the verb.
-    async fn dispatch(&self) -> Result<Answer, Status> {
+    /// To the code of the verb. One allocation per request, as large as the verb needs: the futures of all verbs lie neither in each
+    /// other's types nor side by side on the stack that they run on.
+    fn dispatch(&self) -> BoxFuture<'_, Result<Answer, Status>> {
+        let refused = || Box::pin(std::future::ready(Err::<Answer, Status>(Status::method_not_allowed())));
         let verb = self.info.verb.as_str();
         let subresource = self.entry.kind.subresource(&self.info.subresource);
         let served = subresource.map_or(self.entry.kind.verbs, |s| s.verbs);
         let named = matches!(verb, "get" | "update" | "patch" | "delete") || subresource.is_some();
         let nameless = matches!(verb, "create") && subresource.is_none();
         if !served.has(verb_bit(verb)) || (named && self.info.name.is_empty()) || (nameless && !self.info.name.is_empty()) {
-            return Err(Status::method_not_allowed());
+            return refused();
         }
         match (subresource.map(|s| s.behaviour), verb) {
-            (Some(SubresourceKind::Connect), _) => self.connect().await,
+            (Some(SubresourceKind::Connect), _) => Box::pin(self.connect()),
             (Some(SubresourceKind::Action), _) => match self.info.subresource.as_str() {
-                "binding" => self.bind().await,
-                "eviction" => self.evict().await,
-                "token" => self.token_request().await,
-                _ => Err(Status::method_not_allowed()),
+                "binding" => Box::pin(self.bind()),
+                "eviction" => Box::pin(self.evict()),
+                "token" => Box::pin(self.token_request()),
+                _ => refused(),
             },
-            (Some(SubresourceKind::Scale), "get") => self.get_scale().await,
-            (None, "create") if self.entry.is("", "bindings") => self.bind().await,
-            (None, "create") if self.entry.kind.storage_prefix.is_none() => self.review_request().await,
-            (None, "get" | "list") if self.entry.kind.storage_prefix.is_none() => self.component_statuses().await,
-            (None, "create") => self.create().await,
-            (None, "list") => self.list().await,
-            (None, "watch") => self.watch().await,
-            (None, "delete") => self.delete().await,
-            (None, "deletecollection") => self.delete_collection().await,
-            (_, "get") => self.get().await,
-            (_, "update") => self.update().await,
-            (_, "patch") => self.patch().await,
-            _ => Err(Status::method_not_allowed()),
+            (Some(SubresourceKind::Scale), "get") => Box::pin(self.get_scale()),
+            (None, "create") if self.entry.is("", "bindings") => Box::pin(self.bind()),
+            (None, "create") if self.entry.kind.storage_prefix.is_none() => Box::pin(self.review_request()),
+            (None, "get" | "list") if self.entry.kind.storage_prefix.is_none() => Box::pin(self.component_statuses()),
+            (None, "create") => Box::pin(self.create()),
+            (None, "list") => Box::pin(self.list()),
+            (None, "watch") => Box::pin(self.watch()),
+            (None, "delete") => Box::pin(self.delete()),
+            (None, "deletecollection") => Box::pin(self.delete_collection()),
+            (_, "get") => Box::pin(self.get()),
+            (_, "update") => Box::pin(self.update()),
+            (_, "patch") => Box::pin(self.patch()),
+            _ => refused(),
         }
     }
 

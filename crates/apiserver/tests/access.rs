@@ -277,7 +277,7 @@ async fn expressions_and_plugins_of_admission_ask_authorization_webhooks_too() {
     let own = async |name: &str| {
         let user = UserInfo::component("jane", &[]);
         let body = serde_json::to_vec(&owner).unwrap();
-        reply(cluster.send(user, "PATCH", &format!("{maps}/{name}"), "", "application/merge-patch+json", body).await).await
+        reply(cluster.send(user, "PATCH", &format!("{maps}/{name}"), "application/merge-patch+json", "application/json", body).await).await
     };
     assert_eq!(make("mine").await.code, 201);
     let owned = own("mine").await;

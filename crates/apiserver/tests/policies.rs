@@ -221,7 +221,8 @@ async fn a_policy_sees_requests_of_other_versions_in_the_version_that_its_rules_
     policy(&cluster, "equivalent", json!({"matchConstraints": rules("Equivalent"), "validations": validations}), json!({})).await;
     policy(&cluster, "exact", json!({"matchConstraints": rules("Exact"), "validations": [{"expression": "false"}]}), json!({})).await;
     let apply = "Object{spec: Object.spec{maxReplicas: object.spec.maxReplicas + 1, targetCPUUtilizationPercentage: 70}}";
-    let conditions = json!([{"name": "new", "expression": "oldObject == null && !has(object.spec.targetCPUUtilizationPercentage)"}]);
+    let conditions =
+        json!([{"name": "new", "expression": "oldObject == null && object.spec.?targetCPUUtilizationPercentage.orValue(0) == 80"}]);
     mutation(
         &cluster,
         "target",
