@@ -33,7 +33,7 @@ fn unprocessable() -> Status {
     Status::failure(422, Reason::Invalid, "the server rejected our request due to an error in our request")
 }
 
-/// Applies an RFC 6902 patch. A document whose patch fails is left half changed: it is to be dropped.
+/// Applies an RFC 6902 patch; all of it or nothing.
 ///
 /// # Errors
 /// 400 when it is not a patch, 413 when it has too many operations, 422 when an operation does not fit the object (a failed
@@ -49,7 +49,11 @@ pub fn json_patch(document: &mut Value, patch: Value) -> Result<(), Status> {
         return Err(Status::failure(413, Reason::RequestEntityTooLarge, message));
     }
     let patch: json_patch::Patch = serde_json::from_value(patch).map_err(|e| Status::bad_request(format!("error decoding patch: {e}")))?;
-    json_patch::patch_unsafe(document, &patch).map_err(|_| unprocessable())
+    // Taking back what a patch did before it failed is more than the library gets right in every case.
+    let mut changed = document.clone();
+    json_patch::patch_unsafe(&mut changed, &patch).map_err(|_| unprocessable())?;
+    *document = changed;
+    Ok(())
 }
 
 /// Applies an RFC 7396 merge patch.

@@ -83,7 +83,7 @@ fn a_json_patch_is_its_operations_one_after_the_other() {
         }
         let mut found = document.clone();
         match json_patch(&mut found, operations.clone().into()) {
-            Err(_) => {}
+            Err(_) => assert_same(&found, &document, "nothing of a patch that fails stays"),
             Ok(()) => {
                 // One after the other comes to the same.
                 let mut step = document;
