@@ -169,8 +169,10 @@ impl ApiServer {
             return Err(Status::no_such_path());
         }
         let connects = entry.behaviour(&info.subresource) == Some(SubresourceKind::Connect);
+        let kept = entry.kind.storage_prefix.is_some() || entry.kind.hooks.cells.is_some();
         let endpoint = Endpoint {
             transforms: true,
+            tables: kept && entry.behaviour(&info.subresource) != Some(SubresourceKind::Action),
             // Custom resources have no protobuf form; a Scale has, whatever it scales.
             protobuf: entry.custom.is_none() || entry.behaviour(&info.subresource) == Some(SubresourceKind::Scale),
             watch: info.verb == "watch",
@@ -257,6 +259,9 @@ impl<'s> Request<'s> {
         let accept = self.accept;
         let (code, mut body) = match answer {
             Answer::Raw(response) => return Ok(response),
+            Answer::Value(code, value) if accept.shape == Shape::Table && value["kind"] == "Scale" => {
+                (code, Body::Full(table::scale(&value, accept.beta, self.now)?))
+            }
             Answer::Value(code, value) => (code, Body::Full(serde_json::to_vec(&value).map_err(Status::internal)?.into())),
             Answer::One(code, object) if accept.format == Format::Protobuf => {
                 self.trail.response_body(&mut Body::Full(object.json.clone()));

@@ -96,6 +96,11 @@ async fn who_asks_decides_what_is_seen() {
     let (code, _, body) = answer(&mut nobody, asked.body(Full::from("{}")).unwrap()).await;
     let review: Value = serde_json::from_slice(&body).unwrap();
     assert_eq!((code, review["status"]["userInfo"]["username"].as_str()), (201, Some("system:serviceaccount:default:default")));
+    let asked = request("POST", "/apis/authentication.k8s.io/v1/selfsubjectreviews");
+    let (_, _, body) = answer(&mut admin, asked.body(Full::from("{}")).unwrap()).await;
+    let review: Value = serde_json::from_slice(&body).unwrap();
+    let credential = review["status"]["userInfo"]["extra"]["authentication.kubernetes.io/credential-id"][0].as_str().unwrap();
+    assert!(credential.strip_prefix("X509SHA256=").is_some_and(|hex| hex.len() == 64), "which certificate it was: {credential}");
     let (_, _, metrics) = answer(&mut admin, request("GET", "/metrics").body(Full::default()).unwrap()).await;
     let metrics = String::from_utf8_lossy(&metrics);
     assert!(metrics.contains("authentication_attempts{result=\"failure\"} 1\n"), "{metrics}");
@@ -236,7 +241,15 @@ async fn streams_that_cannot_be_had_say_why() {
     let down = cluster.get("/api/v1/namespaces/default/pods/p/log").await;
     assert_eq!(
         (down.code, down.message()),
-        (500, format!("error dialing backend: dial tcp {closed}: connect: connection refused").as_str())
+        (500, format!("Get \"https://{closed}/containerLogs/default/p/c\": dial tcp {closed}: connect: connection refused").as_str())
+    );
+    let plain = cluster.post(&format!("{exec}?stdout=true&command=ls"), &Value::Null).await;
+    assert_eq!((plain.code, plain.message()), (400, "Upgrade request required"));
+    let node = cluster.get("/api/v1/namespaces/default/pods/p").await.json["spec"]["nodeName"].as_str().unwrap().to_owned();
+    let proxied = cluster.get(&format!("/api/v1/nodes/{node}/proxy/healthz")).await;
+    assert_eq!(
+        (proxied.code, proxied.message()),
+        (503, format!("error trying to reach service: dial tcp {closed}: connect: connection refused").as_str())
     );
     assert_eq!(cluster.post(&format!("{exec}?stdout=true"), &Value::Null).await.code, 422, "no command");
     let wrong = cluster.post(&format!("{exec}?command=x&container=nope"), &Value::Null).await;
@@ -254,7 +267,9 @@ async fn health_version_discovery_and_metrics_answer() {
     assert!(ready.text.contains("[+]etcd ok") && ready.text.ends_with("readyz check passed\n"), "{}", ready.text);
     assert_eq!(cluster.get("/livez/ping").await.text, "ok");
     assert_eq!(cluster.get("/livez/nope").await.code, 404);
-    assert_eq!(cluster.get("/version").await.json["minor"], "36");
+    let version = cluster.get("/version").await;
+    assert_eq!(version.json["minor"], "36");
+    assert!(version.text.contains("\n  \"minor\": \"36\""), "indented: {}", version.text);
     assert_eq!(cluster.get("/apis/apps").await.json["preferredVersion"]["groupVersion"], "apps/v1");
     let resources = cluster.get("/apis/apps/v1").await.json;
     assert!(resources["resources"].as_array().unwrap().iter().any(|r| r["name"] == "deployments/scale" && r["group"] == "autoscaling"));

@@ -235,6 +235,35 @@ async fn tables_and_partial_metadata_are_made_on_request() {
 }
 
 #[tokio::test]
+async fn views_that_are_not_stored_have_tables_too() {
+    let cluster = Cluster::start().await;
+    let template = json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    let spec = json!({"replicas": 3, "selector": {"matchLabels": {"a": "b"}}, "template": template});
+    cluster.post("/apis/apps/v1/namespaces/default/deployments", &json!({"metadata": {"name": "d"}, "spec": spec})).await;
+    let as_table = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
+    let table = async |uri: &str| {
+        let table = common::reply(cluster.send(admin(), "GET", uri, "", as_table, Vec::new()).await).await.json;
+        let columns = table["columnDefinitions"].as_array().expect("columns").iter().map(|c| c["name"].as_str().unwrap_or_default());
+        (columns.collect::<Vec<_>>().join(" "), table["rows"][0]["cells"].clone())
+    };
+    let (columns, cells) = table("/apis/apps/v1/namespaces/default/deployments/d/scale").await;
+    assert_eq!((columns.as_str(), &cells.as_array().expect("cells")[..3]), ("Name Desired Available Age", &[json!("d"), json!(3), json!(0)][..]));
+    let health = ("Name Status Message Error".to_owned(), json!(["etcd-0", "Healthy", "ok", ""]));
+    assert_eq!(table("/api/v1/componentstatuses").await, health);
+    assert_eq!(table("/api/v1/componentstatuses/etcd-0").await, health);
+    // A review is no resource: it has no table.
+    let review = async |accept: &str| {
+        let body = json!({"spec": {"nonResourceAttributes": {"path": "/", "verb": "get"}}}).to_string().into_bytes();
+        let uri = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
+        common::reply(cluster.send(admin(), "POST", uri, "application/json", accept, body).await).await
+    };
+    let refused = review("application/json;as=Table;v=v1;g=meta.k8s.io").await;
+    assert_eq!((refused.code, refused.json["reason"].as_str()), (406, Some("NotAcceptable")));
+    let plain = review(as_table).await;
+    assert_eq!((plain.code, plain.json["kind"].as_str()), (201, Some("SelfSubjectAccessReview")));
+}
+
+#[tokio::test]
 async fn a_component_of_the_process_sees_the_cached_objects_themselves() {
     let cluster = Cluster::start().await;
     cluster.config_map("a", &json!({})).await;

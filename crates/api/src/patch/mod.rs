@@ -33,6 +33,15 @@ fn unprocessable() -> Status {
     Status::failure(422, Reason::Invalid, "the server rejected our request due to an error in our request")
 }
 
+/// Whether the operation tests for null what is not there, which holds for the Go implementation and which operators build on: so
+/// they put the first finalizer on an object.
+fn tests_absence(document: &Value, operation: &json_patch::PatchOperation) -> bool {
+    let json_patch::PatchOperation::Test(test) = operation else { return false };
+    let Some((parent, key)) = test.path.split_back() else { return false };
+    let parent = document.pointer(parent.as_str()).and_then(Value::as_object);
+    test.value.is_null() && parent.is_some_and(|parent| !parent.contains_key(key.decoded().as_ref()))
+}
+
 /// Applies an RFC 6902 patch; all of it or nothing.
 ///
 /// # Errors
@@ -51,7 +60,11 @@ pub fn json_patch(document: &mut Value, patch: Value) -> Result<(), Status> {
     let patch: json_patch::Patch = serde_json::from_value(patch).map_err(|e| Status::bad_request(format!("error decoding patch: {e}")))?;
     // Taking back what a patch did before it failed is more than the library gets right in every case.
     let mut changed = document.clone();
-    json_patch::patch_unsafe(&mut changed, &patch).map_err(|_| unprocessable())?;
+    for operation in &patch.0 {
+        if !tests_absence(&changed, operation) {
+            json_patch::patch_unsafe(&mut changed, std::slice::from_ref(operation)).map_err(|_| unprocessable())?;
+        }
+    }
     *document = changed;
     Ok(())
 }

@@ -118,6 +118,16 @@ fn json_patch_is_all_or_nothing() {
 }
 
 #[test]
+fn a_json_patch_may_test_that_something_is_not_there() {
+    let patch = json!([{"op": "test", "path": "/m/f~1g", "value": null}, {"op": "add", "path": "/m/f~1g", "value": [1]}]);
+    let mut value = json!({"m": {}});
+    json_patch(&mut value, patch.clone()).expect("it is not there");
+    assert_eq!(value, json!({"m": {"f/g": [1]}}));
+    assert_eq!(json_patch(&mut value, patch.clone()).expect_err("it is there").code, 422);
+    assert_eq!(json_patch(&mut json!({}), patch).expect_err("there is nothing it could be in").code, 422);
+}
+
+#[test]
 fn merge_patch_removes_with_null() {
     let mut value = json!({"a": {"b": 1, "c": 2}});
     merge_patch(&mut value, &json!({"a": {"b": null, "d": [1]}})).expect("valid");

@@ -79,7 +79,7 @@ impl Backend {
             let response = passenger
                 .pass(tls, &destination, false)
                 .await
-                .map_err(|s| format!("failing or missing response from {url}: {}", s.message))?;
+                .map_err(|e| format!("failing or missing response from {url}: {e}"))?;
             document(response, &url).await
         };
         tokio::time::timeout(PATIENCE, exchange).await.unwrap_or_else(|_| Err(format!("timed out waiting for {url}")))

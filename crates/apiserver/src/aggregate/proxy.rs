@@ -92,10 +92,7 @@ impl Aggregator {
                 plain(StatusCode::BAD_GATEWAY, "the backend attempted to redirect this request, which is not permitted")
             }
             Ok(response) => response,
-            Err(status) => {
-                let why = status.message.strip_prefix("error dialing backend: ").unwrap_or(&status.message);
-                plain(StatusCode::SERVICE_UNAVAILABLE, &format!("error trying to reach service: {why}"))
-            }
+            Err(why) => plain(StatusCode::SERVICE_UNAVAILABLE, &format!("error trying to reach service: {why}")),
         })
     }
 }

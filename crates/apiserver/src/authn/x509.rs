@@ -14,6 +14,7 @@ use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{DigitallySignedStruct, DistinguishedName, SignatureScheme};
+use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -71,11 +72,18 @@ impl Proven {
             let (_, cert) = X509Certificate::from_der(der).map_err(|e| Rejected(format!("unreadable certificate: {e}")))?;
             not_after = not_after.min(cert.validity().not_after.timestamp());
             if user.is_none() {
-                user = Some(user_of(&cert)?);
+                user = Some(UserInfo { extra: credential(der), ..user_of(&cert)? });
             }
         }
         Ok(Proven { user: user.unwrap_or_default(), not_after })
     }
+}
+
+/// Which certificate it was, for audit and `kubectl auth whoami`.
+fn credential(der: &CertificateDer<'_>) -> BTreeMap<String, Vec<String>> {
+    let digest = ring::digest::digest(&ring::digest::SHA256, der);
+    let hex: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    BTreeMap::from([("authentication.kubernetes.io/credential-id".to_owned(), vec![format!("X509SHA256={hex}")])])
 }
 
 fn user_of(cert: &X509Certificate<'_>) -> Result<UserInfo, Rejected> {

@@ -55,9 +55,55 @@ impl Destination {
 trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
-/// The error as apiserver's upgrade-aware proxy words it; an unknown error has no reason.
-fn unreachable(to: &Destination, why: &str) -> Status {
-    let mut status = Status::failure(500, Reason::InternalError, format!("error dialing backend: dial tcp {}: {why}", to.authority()));
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum NoAnswer {
+    /// The request cannot be passed on.
+    #[error("{}", .0.message)]
+    Refused(Box<Status>),
+    /// The backend cannot be talked to.
+    #[error("{0}")]
+    Unreachable(String),
+}
+
+impl From<Status> for NoAnswer {
+    fn from(status: Status) -> NoAnswer {
+        NoAnswer::Refused(Box::new(status))
+    }
+}
+
+fn unreachable(to: &Destination, why: &str) -> NoAnswer {
+    NoAnswer::Unreachable(format!("dial tcp {}: {why}", to.authority()))
+}
+
+/// What a client is to the backend: this decides the words of an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// The server asks for the client (logs).
+    Fetch,
+    /// Exec, attach, port-forward.
+    Stream,
+    /// The proxy subresources.
+    Proxy,
+}
+
+/// The error as apiserver's proxies word it; an unknown error has no reason.
+fn worded(way: Way, upgrades: bool, method: &Method, url: &str, error: NoAnswer) -> Status {
+    let why = match error {
+        NoAnswer::Refused(status) => return *status,
+        NoAnswer::Unreachable(why) => why,
+    };
+    let message = match way {
+        Way::Proxy if !upgrades => {
+            return Status::failure(503, Reason::ServiceUnavailable, format!("error trying to reach service: {why}"));
+        }
+        Way::Fetch => {
+            let verb = if method == Method::GET { "Get" } else { method.as_str() };
+            format!("{verb} {url:?}: {why}")
+        }
+        Way::Proxy | Way::Stream => format!("error dialing backend: {why}"),
+    };
+    let mut status = Status::failure(500, Reason::InternalError, message);
     status.reason = None;
     status
 }
@@ -72,7 +118,7 @@ fn os_words(error: &std::io::Error) -> String {
     }
 }
 
-async fn dial(tls: Arc<ClientConfig>, to: &Destination) -> Result<Box<dyn Io>, Status> {
+async fn dial(tls: Arc<ClientConfig>, to: &Destination) -> Result<Box<dyn Io>, NoAnswer> {
     let connecting = tokio::time::timeout(DIAL, TcpStream::connect((to.host.as_str(), to.port))).await;
     let stream = connecting.map_err(|_| unreachable(to, "i/o timeout"))?.map_err(|e| unreachable(to, &os_words(&e)))?;
     let _ = stream.set_nodelay(true);
@@ -125,7 +171,12 @@ fn outgoing(body: Option<RequestBody>) -> UnsyncBoxBody<Bytes, hyper::Error> {
 
 impl Request<'_> {
     /// Sends the request on and answers with what comes back.
-    pub(super) async fn pass(&self, tls: Arc<ClientConfig>, to: Destination, may_upgrade: bool) -> Result<Answer, Status> {
+    pub(super) async fn pass(&self, tls: Arc<ClientConfig>, to: Destination, way: Way) -> Result<Answer, Status> {
+        let may_upgrade = way != Way::Fetch;
+        let upgrades = may_upgrade && self.headers.contains_key(UPGRADE);
+        if way == Way::Stream && !upgrades {
+            return Err(Status::bad_request("Upgrade request required"));
+        }
         let passenger = Passenger {
             method: self.method.clone(),
             headers: self.headers.clone(),
@@ -134,7 +185,9 @@ impl Request<'_> {
             stopping: self.server.stopping.clone(),
             trail: self.trail.clone(),
         };
-        passenger.pass(tls, &to, may_upgrade).await.map(Answer::Raw)
+        let url = || format!("{}://{}{}", if to.tls { "https" } else { "http" }, to.authority(), to.path);
+        let answer = passenger.pass(tls, &to, may_upgrade).await;
+        answer.map(Answer::Raw).map_err(|error| worded(way, upgrades, &self.method, &url(), error))
     }
 }
 
@@ -156,7 +209,7 @@ pub struct Passenger {
 
 impl Passenger {
     /// Sends the request on and answers with what comes back.
-    pub async fn pass(self, tls: Arc<ClientConfig>, to: &Destination, may_upgrade: bool) -> Result<Response<Body>, Status> {
+    pub async fn pass(self, tls: Arc<ClientConfig>, to: &Destination, may_upgrade: bool) -> Result<Response<Body>, NoAnswer> {
         let upgrades = may_upgrade && self.headers.contains_key(UPGRADE);
         let io = dial(tls, to).await?;
         let broken = |e: hyper::Error| unreachable(to, &e.to_string());

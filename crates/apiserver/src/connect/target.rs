@@ -1,7 +1,7 @@
 //! Where a stream goes: from pod, service or node to an address and a path there.
 
 use super::kubelet::Kubelets;
-use super::passage::Destination;
+use super::passage::{Destination, Way};
 use crate::output::Body;
 use crate::pipeline::Request;
 use crate::verbs::Answer;
@@ -129,7 +129,7 @@ impl Request<'_> {
         }
         let (host, port) = self.kubelet_of(node)?;
         let destination = Destination { host, port, tls: true, path: format!("{path}{}", self.stream_query(verb)?), name: None };
-        let answer = self.pass(self.kubelets()?.tls(), destination, verb != "containerLogs").await?;
+        let answer = self.pass(self.kubelets()?.tls(), destination, if verb == "containerLogs" { Way::Fetch } else { Way::Stream }).await?;
         match answer {
             Answer::Raw(refusal) if verb == "containerLogs" && !refusal.status().is_success() => Err(refused(refusal).await),
             other => Ok(other),
@@ -200,7 +200,7 @@ impl Request<'_> {
             port.parse().map_err(|_| Status::bad_request(format!("invalid node request {:?}", self.info.name)))?
         };
         let destination = Destination { host, port, tls: true, path: self.proxied_path(), name: None };
-        self.pass(self.kubelets()?.tls(), destination, true).await
+        self.pass(self.kubelets()?.tls(), destination, Way::Proxy).await
     }
 
     pub(super) async fn pod_proxy(&self) -> Result<Answer, Status> {
@@ -219,7 +219,7 @@ impl Request<'_> {
             text => text.parse().map_err(|_| Status::bad_request(format!("invalid pod request {:?}", self.info.name)))?,
         };
         let destination = Destination { host, port, tls: scheme == "https", path: self.proxied_path(), name: None };
-        self.pass(super::kubelet::unverified(), destination, true).await
+        self.pass(super::kubelet::unverified(), destination, Way::Proxy).await
     }
 
     pub(super) async fn service_proxy(&self) -> Result<Answer, Status> {
@@ -254,7 +254,7 @@ impl Request<'_> {
         }
         let (host, port) = found.swap_remove(rand::random_range(0..found.len()));
         let destination = Destination { host, port, tls: scheme == "https", path: self.proxied_path(), name: None };
-        self.pass(super::kubelet::unverified(), destination, true).await
+        self.pass(super::kubelet::unverified(), destination, Way::Proxy).await
     }
 }
 

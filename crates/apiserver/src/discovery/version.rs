@@ -7,12 +7,12 @@ pub const GIT_VERSION: &str = concat!("v1.36.2+ferrokube.", env!("CARGO_PKG_VERS
 
 /// The document.
 pub fn document() -> String {
-    json!({
+    let version = json!({
         "major": "1", "minor": "36", "emulationMajor": "1", "emulationMinor": "36", "minCompatibilityMajor": "1", "minCompatibilityMinor": "35",
         "gitVersion": GIT_VERSION, "gitCommit": "", "gitTreeState": "clean", "buildDate": "1970-01-01T00:00:00Z",
         "goVersion": "", "compiler": "rustc", "platform": format!("linux/{}", arch()),
-    })
-    .to_string()
+    });
+    format!("{version:#}")
 }
 
 fn arch() -> &'static str {

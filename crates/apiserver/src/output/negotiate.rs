@@ -63,8 +63,10 @@ pub struct Accept {
 /// What an endpoint can answer with.
 #[derive(Clone, Copy, Debug)]
 pub struct Endpoint {
-    /// Tables and partial metadata, besides the objects as they are.
+    /// Partial metadata, besides the objects as they are.
     pub transforms: bool,
+    /// Tables. What is answered and kept nowhere has none.
+    pub tables: bool,
     /// Its objects have a protobuf form; those of custom resources have none.
     pub protobuf: bool,
     /// Events, one after the other; YAML has no form for them.
@@ -73,9 +75,9 @@ pub struct Endpoint {
 
 impl Endpoint {
     /// Discovery documents and `Status`.
-    pub const DOCUMENTS: Endpoint = Endpoint { transforms: false, protobuf: true, watch: false };
+    pub const DOCUMENTS: Endpoint = Endpoint { transforms: false, tables: false, protobuf: true, watch: false };
     /// What has no form but JSON and YAML.
-    pub const TEXT: Endpoint = Endpoint { transforms: false, protobuf: false, watch: false };
+    pub const TEXT: Endpoint = Endpoint { transforms: false, tables: false, protobuf: false, watch: false };
 }
 
 const ACCEPTED: &str = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
@@ -139,7 +141,7 @@ fn accepted(clause: &Clause<'_>, format: Format, endpoint: Endpoint) -> Option<A
         (None, ..) => (Shape::Object, false),
         (Some(name), Some("meta.k8s.io"), Some(version @ ("v1" | "v1beta1"))) if endpoint.transforms => {
             let shape = match name {
-                "Table" => Shape::Table,
+                "Table" if endpoint.tables => Shape::Table,
                 "PartialObjectMetadata" => Shape::Partial,
                 "PartialObjectMetadataList" => Shape::PartialList,
                 _ => return None,
@@ -188,9 +190,9 @@ pub fn takes_gzip(headers: &HeaderMap) -> bool {
 mod tests {
     use super::*;
 
-    const OBJECTS: Endpoint = Endpoint { transforms: true, protobuf: true, watch: false };
-    const CUSTOM: Endpoint = Endpoint { transforms: true, protobuf: false, watch: false };
-    const WATCH: Endpoint = Endpoint { transforms: true, protobuf: true, watch: true };
+    const OBJECTS: Endpoint = Endpoint { transforms: true, tables: true, protobuf: true, watch: false };
+    const CUSTOM: Endpoint = Endpoint { transforms: true, tables: true, protobuf: false, watch: false };
+    const WATCH: Endpoint = Endpoint { transforms: true, tables: true, protobuf: true, watch: true };
 
     fn at(endpoint: Endpoint, header: &str) -> Option<(Format, Shape)> {
         let mut headers = HeaderMap::new();

@@ -124,6 +124,25 @@ pub fn head(out: &mut Vec<u8>, metadata: &Value, columns: &Value, beta: bool) {
 /// What stands after the rows.
 pub const TAIL: &[u8] = b"]}";
 
+/// The Table of a Scale, of whatever kind it is a view.
+pub fn scale(scale: &Value, beta: bool, now: Timestamp) -> Result<Bytes, Status> {
+    let created = scale["metadata"]["creationTimestamp"].as_str().and_then(time::parse_time);
+    let age = created.map_or_else(|| "<unknown>".to_owned(), |at| time::human_duration(time::seconds_since(at, now)));
+    let count = |part: &str| scale[part]["replicas"].as_i64().unwrap_or(0);
+    let columns = json!([
+        definition("Name", "string", "", "Name of the object that is scaled.", 0),
+        definition("Desired", "integer", "", "Replicas wanted.", 0),
+        definition("Available", "integer", "", "Replicas there are.", 0),
+        definition("Age", "string", "", "Time since it was created.", 0),
+    ]);
+    let mut out = Vec::with_capacity(1024);
+    head(&mut out, &json!({"resourceVersion": scale["metadata"]["resourceVersion"]}), &columns, beta);
+    let row = json!({"cells": [scale["metadata"]["name"], count("spec"), count("status"), age], "object": scale});
+    serde_json::to_writer(&mut out, &row).map_err(Status::internal)?;
+    out.extend_from_slice(TAIL);
+    Ok(out.into())
+}
+
 /// A Table of one object.
 pub fn single(entry: &Entry, object: &Arc<Object>, columns: &Value, include: Include, beta: bool, now: Timestamp) -> Result<Bytes, Status> {
     let mut out = Vec::with_capacity(1024);

@@ -2,6 +2,7 @@
 
 use crate::admission::Operation;
 use crate::authz::reviews;
+use crate::output::list::Many;
 use crate::pipeline::Request;
 use crate::request::content::Content;
 use crate::verbs::Answer;
@@ -10,7 +11,7 @@ use crate::write::admit::Act;
 use crate::write::{View, WriteOptions, prepare};
 use ferrokube_api::schema::{Gvk, Schema};
 use ferrokube_api::status::Details;
-use ferrokube_api::{Status, time};
+use ferrokube_api::{Object, Status, time};
 use serde_json::{Value, json};
 
 impl Request<'_> {
@@ -170,12 +171,12 @@ impl Request<'_> {
             Err(error) => ("False", error.to_string()),
         };
         let name = "etcd-0";
-        let mut one = json!({"kind": "ComponentStatus", "apiVersion": "v1", "metadata": {"name": name},
-            "conditions": [{"type": "Healthy", "status": status, "message": message}]});
-        if self.info.verb == "get" {
-            return if self.info.name == name { Ok(Answer::Value(200, one)) } else { Err(self.not_found()) };
+        let rest = json!({"metadata": {"name": name}, "conditions": [{"type": "Healthy", "status": status, "message": message}]}).to_string();
+        let one = Object::from_json(format!("{}{}", self.entry.head, &rest[1..]).into()).map_err(Status::internal)?;
+        match self.info.verb.as_str() {
+            "get" if self.info.name != name => Err(self.not_found()),
+            "get" => Ok(Answer::One(200, one.into())),
+            _ => Ok(Answer::Many(Many { objects: vec![one.into()], revision: 0, token: String::new(), remaining: None })),
         }
-        one.as_object_mut().map(|o| (o.remove("kind"), o.remove("apiVersion")));
-        Ok(Answer::Value(200, json!({"kind": "ComponentStatusList", "apiVersion": "v1", "metadata": {}, "items": [one]})))
     }
 }

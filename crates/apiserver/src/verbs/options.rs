@@ -45,8 +45,7 @@ pub struct Selection {
 impl Selection {
     /// Reads `labelSelector` and `fieldSelector`. `storage` is the row whose fields the cache holds.
     pub fn parse(query: &Query, entry: &Entry) -> Result<Self, Status> {
-        let labels =
-            Selector::parse(query.get("labelSelector")).map_err(|e| Status::bad_request(format!("unable to parse requirement: {e}")))?;
+        let labels = Selector::parse(query.get("labelSelector")).map_err(Status::bad_request)?;
         let fields = FieldSelector::parse(query.get("fieldSelector")).map_err(Status::bad_request)?;
         let fields = fields.resolve(&entry.kind).map_err(Status::bad_request)?;
         Ok(Selection { labels, fields })

@@ -23,7 +23,10 @@ fn query(pairs: &[(&str, &str)]) -> String {
 
 async fn items(client: &Client, group: &str, version: &str, path: &str, query: &str) -> Result<Vec<Value>, String> {
     let target = Target { group: group.into(), version: version.into(), resource: path.into(), ..Target::default() };
-    let answer = client.request(Method::GET, &target, query, None).await.map_err(|e| e.to_string())?;
+    let answer = client.request(Method::GET, &target, query, None).await.map_err(|e| match e.status().is_some_and(|s| s.code == 404) {
+        true => format!("{e} (get {}.{group})", path.rsplit('/').next().unwrap_or_default()),
+        false => e.to_string(),
+    })?;
     Ok(answer["items"].as_array().cloned().unwrap_or_default())
 }
 
