@@ -3,6 +3,8 @@
 //! Fetching goes through the ordinary package clients (`pip`, `apt-get download`) and happens before any lab exists.
 //! Nothing is installed into the machine.
 
+pub mod clients;
+
 use anyhow::{Context as _, Result, bail};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};

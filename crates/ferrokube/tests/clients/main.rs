@@ -1,0 +1,10 @@
+//! Stock clients at their daily work: kubectl of the minors beside the server's, helm, the Python client, kopf.
+//!
+//! What a client prints or returns is compared with what it prints in front of the Go implementation. Every scenario has
+//! a control plane of its own on a loopback port, without root. Where pods have to run, [`hollow`] plays a node.
+
+mod helm;
+mod hollow;
+mod kubectl;
+mod plane;
+mod python;
