@@ -247,7 +247,10 @@ async fn views_that_are_not_stored_have_tables_too() {
         (columns.collect::<Vec<_>>().join(" "), table["rows"][0]["cells"].clone())
     };
     let (columns, cells) = table("/apis/apps/v1/namespaces/default/deployments/d/scale").await;
-    assert_eq!((columns.as_str(), &cells.as_array().expect("cells")[..3]), ("Name Desired Available Age", &[json!("d"), json!(3), json!(0)][..]));
+    assert_eq!(
+        (columns.as_str(), &cells.as_array().expect("cells")[..3]),
+        ("Name Desired Available Age", &[json!("d"), json!(3), json!(0)][..])
+    );
     let health = ("Name Status Message Error".to_owned(), json!(["etcd-0", "Healthy", "ok", ""]));
     assert_eq!(table("/api/v1/componentstatuses").await, health);
     assert_eq!(table("/api/v1/componentstatuses/etcd-0").await, health);

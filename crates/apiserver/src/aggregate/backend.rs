@@ -76,10 +76,8 @@ impl Backend {
             Passenger { method: Method::GET, headers, body: None, upgrade: None, stopping: Default::default(), trail: Default::default() };
         let tls = self.tls()?;
         let exchange = async {
-            let response = passenger
-                .pass(tls, &destination, false)
-                .await
-                .map_err(|e| format!("failing or missing response from {url}: {e}"))?;
+            let response =
+                passenger.pass(tls, &destination, false).await.map_err(|e| format!("failing or missing response from {url}: {e}"))?;
             document(response, &url).await
         };
         tokio::time::timeout(PATIENCE, exchange).await.unwrap_or_else(|_| Err(format!("timed out waiting for {url}")))

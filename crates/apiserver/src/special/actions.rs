@@ -171,7 +171,8 @@ impl Request<'_> {
             Err(error) => ("False", error.to_string()),
         };
         let name = "etcd-0";
-        let rest = json!({"metadata": {"name": name}, "conditions": [{"type": "Healthy", "status": status, "message": message}]}).to_string();
+        let rest =
+            json!({"metadata": {"name": name}, "conditions": [{"type": "Healthy", "status": status, "message": message}]}).to_string();
         let one = Object::from_json(format!("{}{}", self.entry.head, &rest[1..]).into()).map_err(Status::internal)?;
         match self.info.verb.as_str() {
             "get" if self.info.name != name => Err(self.not_found()),
