@@ -126,6 +126,17 @@ pub fn is_protobuf(bytes: &[u8]) -> bool {
     bytes.starts_with(MAGIC)
 }
 
+/// `apiVersion` and `kind` in the envelope of an object.
+///
+/// # Errors
+/// When there is no envelope.
+pub fn named_in(bytes: &[u8]) -> Result<(String, String), Malformed> {
+    let envelope = bytes.strip_prefix(MAGIC).ok_or(Malformed::NoMagic)?;
+    let meta = Fields(envelope).find(1)?.ok_or(Malformed::Short)?.bytes()?;
+    let text = |number| Ok(Fields(meta).find(number)?.map(Wire::text).transpose()?.unwrap_or_default().to_owned());
+    Ok((text(1)?, text(2)?))
+}
+
 /// Reads an object of the type that `schema` is the root of; `apiVersion` and `kind` come from the envelope when it names them.
 ///
 /// # Errors

@@ -16,6 +16,7 @@ pub mod crd;
 pub mod discovery;
 pub mod encryption;
 pub mod flowcontrol;
+pub mod foreign;
 pub mod local;
 pub mod objects;
 pub mod outbound;

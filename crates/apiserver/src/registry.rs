@@ -42,6 +42,8 @@ pub struct Custom {
     pub columns: Vec<String>,
     /// A warning for every request, when the version is deprecated.
     pub deprecation: Option<String>,
+    /// Whether the CRD is being deleted: nothing new may come.
+    pub terminating: bool,
 }
 
 impl Entry {

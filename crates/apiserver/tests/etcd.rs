@@ -150,7 +150,7 @@ async fn a_watch_goes_on_at_a_server_that_was_started_later() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn objects_that_a_go_server_stored_as_protobuf_are_refused_by_name_and_its_other_keys_are_not() {
+async fn objects_of_a_go_server_that_cannot_be_read_are_refused_by_name_and_its_other_keys_are_not() {
     let Some(etcd) = etcd() else { return };
     let pki = Pki::make().unwrap();
     let store: Arc<dyn Store> = Arc::new(Etcd::connect(Options::new(etcd.endpoints())).await.unwrap());

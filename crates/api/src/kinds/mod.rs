@@ -33,6 +33,7 @@ pub mod service;
 mod storage;
 mod table;
 
+pub use extension::approval;
 pub use pod::resources::{is_extended as is_extended_resource, qos_class};
 pub use table::{GROUP_VERSIONS, GroupVersion, builtin, lookup, lookup_kind};
 

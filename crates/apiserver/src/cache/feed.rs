@@ -5,6 +5,7 @@
 //! loaded anew and all watchers are sent away to list again.
 
 use super::{Caches, KindCache, outline};
+use crate::foreign;
 use crate::registry::hash_of;
 use bytes::Bytes;
 use ferrokube_api::kinds::Kind;
@@ -133,21 +134,20 @@ fn plain(kv: &KeyValue) -> Result<(), Error> {
 }
 
 impl Caches {
-    /// An error for an object that a Go API server stored in its own form. What it keeps beside objects (`ranges`, `masterleases`) is
-    /// no concern.
-    fn json(&self, kv: &KeyValue) -> Result<(), Error> {
-        let foreign = kv.value.starts_with(ferrokube_api::protobuf::MAGIC);
+    /// An error for an object of another API server that cannot be read. What that keeps beside objects (`ranges`, `masterleases`)
+    /// is no concern.
+    fn known(&self, kv: &KeyValue) -> Result<(), Error> {
         let key = std::str::from_utf8(&kv.key).unwrap_or_default();
-        if !foreign || split(&self.directory.read().by_prefix, key).is_none() {
+        if !foreign::is_protobuf(&kv.value) || split(&self.directory.read().by_prefix, key).is_none() {
             return Ok(());
         }
-        let detail = "the value is protobuf, written by another API server; have that one store JSON (--storage-media-type=application/json) and write its objects again".to_owned();
-        Err(Error::Corrupted { path: key.to_owned(), detail })
+        let refused = |error: foreign::Unknown| Error::Corrupted { path: key.to_owned(), detail: error.to_string() };
+        foreign::native(&kv.value).map(drop).map_err(refused)
     }
 
     /// The batch, if all of it can be read.
     fn readable(&self, batch: Batch) -> Result<Batch, Error> {
-        let check = |kv: &KeyValue| plain(kv).and_then(|()| self.json(kv));
+        let check = |kv: &KeyValue| plain(kv).and_then(|()| self.known(kv));
         batch.events.iter().try_for_each(|event| if let Event::Put(kv) = event { check(kv) } else { Ok(()) })?;
         Ok(batch)
     }
@@ -215,7 +215,7 @@ impl Caches {
         let mut loads: HashMap<&str, Vec<_>> = known.keys().map(|prefix| (prefix.as_str(), Vec::new())).collect();
         for kv in &page.items {
             plain(kv)?;
-            self.json(kv)?;
+            self.known(kv)?;
             let Some((cache, _, _)) = std::str::from_utf8(&kv.key).ok().and_then(|key| split(&known, key)) else { continue };
             if let (Some(load), Some(object)) = (loads.get_mut(cache.prefix()), read(&cache, kv)) {
                 load.push(object);

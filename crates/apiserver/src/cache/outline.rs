@@ -1,6 +1,6 @@
 //! From stored bytes to an [`Object`]: one pass over the JSON that keeps only what selection needs.
 //!
-//! Stored bytes begin `{"kind":...,"apiVersion":...,"metadata":{` and carry no `resourceVersion`: the revision the store
+//! Bytes of our own begin `{"kind":...,"apiVersion":...,"metadata":{` and carry no `resourceVersion`: the revision the store
 //! gave is spliced in as the first key of `metadata`. Nothing here builds a tree.
 
 use bytes::{Bytes, BytesMut};
@@ -24,6 +24,9 @@ pub enum Unreadable {
     /// No `metadata` where the encoder puts it.
     #[error("stored value has no metadata")]
     NoMetadata,
+    /// Of another API server, and not known here.
+    #[error(transparent)]
+    Foreign(#[from] crate::foreign::Unknown),
 }
 
 /// The metadata of an encoded object, as it stands there. It comes first, so nothing behind it is looked at.
@@ -72,8 +75,9 @@ pub fn at_revision(object: &Object, revision: u64) -> Result<Object, Unreadable>
     })
 }
 
-/// Reads stored bytes.
+/// Reads stored bytes, those of other API servers too.
 pub fn object(fields: &[SelectableField], stored: &[u8], revision: u64) -> Result<Object, Unreadable> {
+    let stored = &*crate::foreign::native(stored)?;
     let mut outline = Outline { fields: vec![None; fields.len()], ..Outline::default() };
     let mut de = serde_json::Deserializer::from_slice(stored);
     let active = if fields.is_empty() { 0 } else { u64::MAX >> (64 - fields.len().min(64)) };

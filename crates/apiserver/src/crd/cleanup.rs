@@ -4,6 +4,7 @@ use super::{FINALIZER, target};
 use crate::ApiServer;
 use crate::local::{OwnClient, loopback_user};
 use crate::objects::Loopback;
+use crate::registry::Entry;
 use bytes::Bytes;
 use ferrokube_api::kinds::Kind;
 use http::Method;
@@ -35,12 +36,19 @@ fn collection(kind: &Kind, namespace: &str) -> String {
     format!("/apis/{}/{}{place}/{}", kind.group, kind.version, kind.resource)
 }
 
+/// The row to delete by: that of the version the objects are stored in, so that no conversion webhook is needed.
+fn stored_version(server: &ApiServer, group: &str, plural: &str) -> Option<Arc<Entry>> {
+    let table = server.registry.table();
+    let mut rows = table.entries().iter().filter(|e| e.is(group, plural));
+    rows.find(|e| e.kind.stored_as.is_none()).or_else(|| table.any_version(group, plural)).cloned()
+}
+
 /// Deletes the objects and, when they are gone, lets the CRD go.
 pub async fn run(server: Arc<ApiServer>, definition: Value) {
     let spec = &definition["spec"];
     let name = definition["metadata"]["name"].as_str().unwrap_or_default().to_owned();
     let (group, plural) = (spec["group"].as_str().unwrap_or_default(), spec["names"]["plural"].as_str().unwrap_or_default());
-    let entry = server.registry.table().any_version(group, plural).cloned();
+    let entry = stored_version(&server, group, plural);
     if let (Some(entry), Some(cache)) = (entry, server.caches.get(group, plural)) {
         let mut changes = cache.changes();
         let mut asked: Vec<String> = Vec::new();

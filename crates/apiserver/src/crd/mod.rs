@@ -19,11 +19,11 @@ use crate::ApiServer;
 use crate::cache::{Interest, KindCache};
 use crate::local::OwnClient;
 use crate::objects::{Loopback, Target};
-use crate::registry::Entry;
+use crate::registry::{Entry, hash_of};
 use ferrokube_api::Object;
 use ferrokube_api::field::Errors;
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use tokio::task::JoinHandle;
 
@@ -57,12 +57,17 @@ struct Served {
     entries: Vec<Arc<Entry>>,
     prefix: String,
     storage: String,
+    group: String,
+    /// `spec.names`.
+    names: Value,
 }
 
 /// What is in service, by name of the CRD.
 #[derive(Default)]
 struct Follower {
     served: BTreeMap<String, Served>,
+    /// By name: the revision whose status was looked at, and the names beside which.
+    told: HashMap<String, (u64, u64)>,
 }
 
 fn cache(server: &ApiServer) -> Option<Arc<KindCache>> {
@@ -119,7 +124,8 @@ impl Follower {
     async fn take(&mut self, server: &Arc<ApiServer>, object: &Arc<Object>) -> bool {
         let Ok(definition) = object.decode::<Value>() else { return false };
         let name = object.key.name.to_string();
-        if !conditions::accepted(&definition, &self.others(server, &name)) {
+        let (group, names) = (group_of(&definition).to_owned(), definition["spec"]["names"].clone());
+        if !conditions::accepted(&definition, &self.others(&group, &name)) {
             return self.served.remove(&name).is_some();
         }
         let entries = match rows::entries(&definition) {
@@ -146,15 +152,13 @@ impl Follower {
         for entry in &entries {
             server.caches.share(&entry.kind);
         }
-        self.served.insert(name, Served { revision: object.revision, entries, prefix, storage });
+        self.served.insert(name, Served { revision: object.revision, entries, prefix, storage, group, names });
         true
     }
 
-    /// CRDs that came before, for conflicts of names.
-    fn others(&self, server: &ApiServer, name: &str) -> Vec<Value> {
-        let names = self.served.keys().filter(|other| *other != name);
-        let cache = cache(server);
-        names.filter_map(|n| cache.as_ref()?.get("", n)?.decode().ok()).collect()
+    /// Names of the CRDs of a group that came before, for conflicts.
+    fn others(&self, group: &str, name: &str) -> Vec<&Value> {
+        self.served.iter().filter(|(other, s)| *other != name && s.group == group).map(|(_, s)| &s.names).collect()
     }
 
     fn publish(&self, server: &ApiServer) {
@@ -162,21 +166,39 @@ impl Follower {
     }
 
     /// Writes conditions, and cleans up behind deleted CRDs.
-    async fn tell(&self, server: &Arc<ApiServer>, all: &[Arc<Object>]) {
+    async fn tell(&mut self, server: &Arc<ApiServer>, all: &[Arc<Object>]) {
+        self.told.retain(|name, _| all.iter().any(|o| *o.key.name == **name));
         for object in all {
-            let Ok(definition) = object.decode::<Value>() else { continue };
-            let others = self.others(server, &object.key.name);
-            if let Some(wanted) = conditions::status(&definition, &others, jiff::Timestamp::now()) {
-                let target = Target { subresource: "status".into(), ..target(&object.key.name) };
-                if let Err(error) = OwnClient(server.clone()).update(target, wanted).await {
-                    tracing::debug!(crd = %object.key.name, %error, "conditions of a CRD are not written; the next change brings another try");
-                }
+            let name = &*object.key.name;
+            let group = name.split_once('.').map_or("", |(_, group)| group);
+            let seen = (object.revision, hash_of(self.others(group, name)));
+            if self.told.get(name) == Some(&seen) {
+                continue;
             }
+            let Ok(definition) = object.decode::<Value>() else { continue };
+            let wanted = conditions::status(&definition, &self.others(group, name), jiff::Timestamp::now());
+            let told = match wanted {
+                Some(wanted) => {
+                    let target = Target { subresource: "status".into(), ..target(name) };
+                    let written = OwnClient(server.clone()).update(target, wanted).await;
+                    written.inspect_err(|error| {
+                        tracing::debug!(crd = name, %error, "conditions of a CRD are not written; the next change brings another try");
+                    })
+                    .is_ok()
+                }
+                None => true,
+            };
             if cleanup::is_due(&definition) {
                 tokio::spawn(cleanup::run(server.clone(), definition));
+            } else if told {
+                self.told.insert(name.to_owned(), seen);
             }
         }
     }
+}
+
+fn group_of(definition: &Value) -> &str {
+    definition["spec"]["group"].as_str().unwrap_or_default()
 }
 
 /// A CRD as the target of a write.

@@ -134,6 +134,7 @@ fn entry(definition: &Value, names: &Value, version: &Value, prefix: &str, stora
         scale: scale(version),
         columns: paths,
         deprecation: deprecation(definition, version),
+        terminating: definition["metadata"].get("deletionTimestamp").is_some(),
     };
     Ok(Arc::new(Entry::new(Arc::new(row), schema, Some(custom))))
 }

@@ -25,17 +25,40 @@ pub fn check(definition: &Value, old: Option<&Value>, errors: &mut Errors) {
         if before.iter().any(|b| b["name"] == version["name"] && b["schema"] == version["schema"]) {
             continue;
         }
-        let path = Path::new("spec").child("versions").index(i).child("schema").child("openAPIV3Schema");
+        let path = schema_path(i);
         let count = errors.len();
-        if schema["type"] != "object" {
-            errors.invalid(&path.child("type"), &schema["type"], "must be object at the root");
-        }
-        structural(schema, true, &path, errors);
+        root(schema, &path, errors);
         if errors.len() == count {
             rules::check(schema, &path, errors);
         }
         selectable(version, schema, &Path::new("spec").child("versions").index(i), errors);
     }
+}
+
+fn schema_path(version: usize) -> Path {
+    Path::new("spec").child("versions").index(version).child("schema").child("openAPIV3Schema")
+}
+
+fn root(schema: &Value, path: &Path, errors: &mut Errors) {
+    if schema["type"] != "object" {
+        errors.invalid(&path.child("type"), &schema["type"], "must be object at the root");
+    }
+    structural(schema, true, path, errors);
+}
+
+/// What is not structural in a CRD that is stored: no CRD that came through here, but one of an older server.
+pub fn violations(definition: &Value) -> Errors {
+    let mut errors = Errors::default();
+    if definition["spec"]["preserveUnknownFields"] == true {
+        errors.invalid(&Path::new("spec").child("preserveUnknownFields"), &true.into(), "must be false");
+    }
+    for (i, version) in definition["spec"]["versions"].as_array().into_iter().flatten().enumerate() {
+        match version["schema"].get("openAPIV3Schema").filter(|s| s.is_object()) {
+            Some(schema) => root(schema, &schema_path(i), &mut errors),
+            None => errors.required(&schema_path(i), "schemas are required"),
+        }
+    }
+    errors
 }
 
 fn flag(schema: &Value, key: &str) -> bool {

@@ -9,6 +9,7 @@ use crate::write::admit::Act;
 use crate::write::commit::Lost;
 use crate::write::{View, WriteOptions, managed, prepare};
 use ferrokube_api::field::Errors;
+use ferrokube_api::status::Details;
 use ferrokube_api::{Object, Reason, Status};
 use ferrokube_store::Expect;
 use serde_json::Value;
@@ -20,6 +21,13 @@ const GENERATE_TRIES: usize = 8;
 impl Request<'_> {
     /// POST to a collection.
     pub async fn create(&self) -> Result<Answer, Status> {
+        if self.entry.custom.as_ref().is_some_and(|c| c.terminating) {
+            let text = "create not allowed while custom resource definition is terminating";
+            let mut status = Status { message: text.into(), ..Status::method_not_allowed() };
+            let kind = &self.entry.kind;
+            status.details = Some(Details { group: kind.group.to_string(), kind: kind.resource.to_string(), ..Details::default() });
+            return Err(status);
+        }
         let options = WriteOptions::parse(&self.query, &self.headers, "CreateOptions", false)?;
         let object = self.decode_own(options.strictness).await?;
         Ok(Answer::One(201, self.insert(object, &options, false).await?))

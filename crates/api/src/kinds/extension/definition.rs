@@ -1,6 +1,6 @@
 //! CustomResourceDefinitions: defaults, the memory of storage versions, rules (`pkg/apis/apiextensions/validation`).
 
-use super::versions;
+use super::{approval, versions};
 use crate::field::{At, Errors};
 use crate::kinds::json::*;
 use crate::kinds::{HookContext, Hooks, admission, check, meta};
@@ -53,7 +53,7 @@ fn remember_storage_version(o: &mut Value, old_status: Option<&Value>) {
     }
 }
 
-fn create(o: &Value, e: &mut Errors) {
+fn definition(o: &Value, e: &mut Errors) {
     let spec = spec(o);
     let (group, plural) = (text(spec, "group"), text_at(spec, &["names", "plural"]));
     let name = text_at(o, &["metadata", "name"]);
@@ -78,6 +78,31 @@ fn create(o: &Value, e: &mut Errors) {
     definition_names(spec.get("names").unwrap_or(&NONE), e);
     versions::all(spec, e);
     conversion(spec.get("conversion").unwrap_or(&NONE), &SPEC.child("conversion"), e);
+}
+
+fn create(o: &Value, e: &mut Errors) {
+    definition(o, e);
+    approved(o, None, e);
+}
+
+/// Groups of Kubernetes' own need an approval. What an object said before, it may go on to say.
+fn approved(o: &Value, old: Option<&Value>, e: &mut Errors) {
+    if !approval::is_protected(text(spec(o), "group")) {
+        return;
+    }
+    let annotation = |o: &Value| text_at(o, &["metadata", "annotations", approval::ANNOTATION]).to_owned();
+    let (now, why) = approval::of(&annotation(o));
+    if old.is_some_and(|old| approval::of(&annotation(old)).0 == now) {
+        return;
+    }
+    let metadata = At::field("metadata");
+    let annotations = metadata.child("annotations");
+    let path = annotations.key(approval::ANNOTATION);
+    match now {
+        approval::Approval::Missing => e.required(&path, &why),
+        approval::Approval::Invalid => e.invalid(&path, &annotation(o).into(), &why),
+        approval::Approval::Approved | approval::Approval::Bypassed => {}
+    }
 }
 
 fn definition_names(all: &Value, e: &mut Errors) {
@@ -142,7 +167,8 @@ fn is_established(o: &Value) -> bool {
 }
 
 fn update(new: &Value, old: &Value, e: &mut Errors) {
-    create(new, e);
+    definition(new, e);
+    approved(new, Some(old), e);
     let (now, was) = (spec(new), spec(old));
     let path = SPEC.child("names");
     if is_established(old) {

@@ -2,6 +2,7 @@
 //! they are used.
 
 mod api_service;
+pub mod approval;
 mod definition;
 mod versions;
 
