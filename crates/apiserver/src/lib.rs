@@ -15,6 +15,7 @@ pub mod connect;
 pub mod crd;
 pub mod discovery;
 pub mod encryption;
+mod expiring;
 pub mod flowcontrol;
 pub mod foreign;
 pub mod local;
@@ -28,6 +29,7 @@ pub mod server;
 pub mod special;
 pub mod tokens;
 pub mod verbs;
+pub mod websocket;
 pub mod write;
 
 pub use attributes::UserInfo;
@@ -60,6 +62,8 @@ pub struct ApiServer {
     pub(crate) flow: Option<Arc<flowcontrol::FlowControl>>,
     pub(crate) audit: Option<Arc<audit::Audit>>,
     pub(crate) metrics: server::metrics::Metrics,
+    /// For `/flagz`.
+    pub(crate) flags: server::zpages::Flags,
     pub(crate) health: server::health::Health,
     pub(crate) kubelets: Option<connect::kubelet::Kubelets>,
     pub(crate) certificate: Option<Arc<server::tls::Certificate>>,

@@ -86,7 +86,7 @@ impl Subscription {
             };
             let interest = watch.interest();
             if let Some((kind, object)) = event.project(|o| interest.wants(o))
-                && let Ok(object) = self.server.converted_one(&self.entry, object).await
+                && let Ok(object) = self.server.converted_event(&self.entry, &event, kind, object).await
                 && let Ok(object) = present::object(&self.entry, &object)
             {
                 self.ready.push_back(if kind == EventType::Deleted { Change::Gone(object) } else { Change::Set(object) });
@@ -146,7 +146,7 @@ impl ApiServer {
 
     /// The trail of a watch that has no request line of its own.
     fn follow_subscription(&self, attributes: &Attributes) -> Trail {
-        let trail = Trail::new(self.audit.as_ref(), &http::HeaderMap::new());
+        let trail = Trail::new(self.audit.as_ref(), &http::HeaderMap::new(), None);
         if !trail.is_active() {
             return trail;
         }

@@ -178,9 +178,10 @@ impl ApiServer {
             watch: info.verb == "watch",
         };
         let accept = if connects { Accept::default() } else { negotiate::accept(&parts.headers, endpoint)? };
-        if let Some(text) = entry.custom.as_ref().and_then(|c| c.deprecation.clone()) {
+        if let Some(text) = entry.deprecation() {
+            self.metrics.deprecated(&info);
             let mut outcome = outcome.lock();
-            outcome.warnings.push(text);
+            outcome.warnings.push(text.to_owned());
             outcome.annotations.push(("k8s.io/deprecated".to_owned(), "true".to_owned()));
         }
         let upgrade = parts.extensions.remove::<hyper::upgrade::OnUpgrade>();

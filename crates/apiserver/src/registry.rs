@@ -58,6 +58,14 @@ impl Entry {
         self.custom.as_ref().map_or_else(|| format!("{}List", self.kind.kind), |c| c.list_kind.clone())
     }
 
+    /// The warning that every request is answered with, when the version or the kind is deprecated.
+    pub fn deprecation(&self) -> Option<&str> {
+        match &self.custom {
+            Some(custom) => custom.deprecation.as_deref(),
+            None => self.kind.deprecation(),
+        }
+    }
+
     /// What a subresource does, if there is one of that name.
     pub fn behaviour(&self, subresource: &str) -> Option<SubresourceKind> {
         self.kind.subresource(subresource).map(|s| s.behaviour)

@@ -310,3 +310,30 @@ async fn the_list_of_authorizers_may_change_while_it_runs() {
     let metrics = cluster.get("/metrics").await.text;
     assert!(metrics.contains("apiserver_authorization_config_controller_automatic_reloads_total{status=\"success\"} 1\n"), "{metrics}");
 }
+
+#[tokio::test]
+async fn the_last_use_of_a_token_in_a_secret_is_written_down() {
+    let cluster = Cluster::start().await;
+    let since = cluster.get("/api/v1/namespaces/kube-system/configmaps/kube-apiserver-legacy-service-account-token-tracking").await;
+    assert_eq!(since.json["data"]["since"].as_str().map(str::len), Some("2026-01-01".len()), "{}", since.text);
+    let key = rcgen::KeyPair::from_pem(&cluster.pki.token_key).unwrap().serialize_der();
+    let signer = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &key, &SystemRandom::new()).unwrap();
+    let account = cluster.get("/api/v1/namespaces/default/serviceaccounts/default").await.json;
+    let token = Signer(signer, String::new()).token(&json!({
+        "iss": "kubernetes/serviceaccount", "sub": "system:serviceaccount:default:default",
+        "kubernetes.io/serviceaccount/namespace": "default", "kubernetes.io/serviceaccount/secret.name": "old",
+        "kubernetes.io/serviceaccount/service-account.name": "default",
+        "kubernetes.io/serviceaccount/service-account.uid": account["metadata"]["uid"],
+    }));
+    let secret = json!({"metadata": {"name": "old", "annotations": {"kubernetes.io/service-account.name": "default"}},
+        "type": "kubernetes.io/service-account-token", "data": {"token": base64::engine::general_purpose::STANDARD.encode(&token)}});
+    let secrets = "/api/v1/namespaces/default/secrets";
+    let made = cluster.post(secrets, &secret).await;
+    assert_eq!(made.code, 201, "{}", made.text);
+    let mut watch = cluster.watch(&format!("{secrets}?watch=1&labelSelector=kubernetes.io%2Flegacy-token-last-used")).await;
+    assert_eq!(review(&cluster, &token).await["user"]["username"], "system:serviceaccount:default:default");
+    assert_eq!(watch.told().await, common::pair("ADDED", "old"));
+    let invalid = json!({"metadata": {"labels": {"kubernetes.io/legacy-token-invalid-since": "2026-01-01"}}});
+    assert_eq!(cluster.patch(&format!("{secrets}/old"), "merge-patch", &invalid).await.code, 200);
+    assert_eq!(review(&cluster, &token).await.get("authenticated"), None);
+}

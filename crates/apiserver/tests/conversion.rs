@@ -163,6 +163,19 @@ async fn objects_are_converted_on_every_way_between_store_and_client() {
         (event["type"].as_str(), &event["object"]["spec"], &event["object"]["apiVersion"]),
         (Some("MODIFIED"), &json!({"address": "a:9"}), &json!("example.com/v1"))
     );
+    // Whoever watches: an event is converted once.
+    let uri = format!("{}?watch=1&resourceVersion={}", at("v1"), cluster.get(&at("v2")).await.version());
+    let mut watches = Vec::new();
+    for _ in 0..3 {
+        watches.push(cluster.watch(&uri).await);
+    }
+    let before = webhook.asked.load(Ordering::SeqCst);
+    cluster.patch(&format!("{}/b", at("v2")), "merge-patch", &json!({"spec": {"port": 7}})).await;
+    for watch in &mut watches {
+        assert_eq!(watch.next().await.unwrap()["object"]["spec"], json!({"address": "b:7"}));
+    }
+    assert_eq!(webhook.asked.load(Ordering::SeqCst) - before, 1);
+    drop(watches);
     let patched = cluster.patch(&format!("{}/a", at("v1")), "merge-patch", &json!({"spec": {"address": "z:3"}})).await;
     assert_eq!((patched.code, patched.json["spec"].clone()), (200, json!({"address": "z:3"})), "{}", patched.text);
     assert_eq!(cluster.get(&format!("{}/a", at("v2"))).await.json["spec"]["host"], json!("z"));

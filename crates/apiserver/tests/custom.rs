@@ -68,3 +68,51 @@ async fn a_definition_is_served_when_it_says_so_and_leaves_nothing_behind() {
         .unwrap();
     assert!(left.items.is_empty());
 }
+
+fn condition(definition: &Value, kind: &str) -> (String, String) {
+    let found = definition["status"]["conditions"].as_array().unwrap().iter().find(|c| c["type"] == kind);
+    let text = |key: &str| found.unwrap()[key].as_str().unwrap().to_owned();
+    (text("status"), text("reason"))
+}
+
+#[tokio::test]
+async fn groups_of_kubernetes_itself_need_an_approval() {
+    let cluster = Cluster::start().await;
+    let mut own = definition();
+    own["metadata"]["name"] = json!("widgets.widgets.k8s.io");
+    own["spec"]["group"] = json!("widgets.k8s.io");
+    let refused = cluster.post(CRDS, &own).await;
+    let cause = &refused.json["details"]["causes"][0];
+    assert_eq!(
+        (refused.code, cause["field"].as_str()),
+        (422, Some("metadata.annotations[api-approved.kubernetes.io]")),
+        "{}",
+        refused.text
+    );
+    own["metadata"]["annotations"] = json!({"api-approved.kubernetes.io": "unapproved, for a test"});
+    let mut watch = cluster.watch(&format!("{CRDS}?watch=1")).await;
+    assert_eq!(cluster.post(CRDS, &own).await.code, 201);
+    let event = until(&mut watch, established).await;
+    assert_eq!(condition(&event["object"], "KubernetesAPIApprovalPolicyConformant"), ("False".into(), "UnapprovedAnnotation".into()));
+    assert_eq!(event["object"]["status"]["observedGeneration"], event["object"]["metadata"]["generation"]);
+    let annotation = json!({"metadata": {"annotations": {"api-approved.kubernetes.io": "https://example.com/pull/1"}}});
+    cluster.patch(&format!("{CRDS}/widgets.widgets.k8s.io"), "merge-patch", &annotation).await;
+    until(&mut watch, |e| condition(&e["object"], "KubernetesAPIApprovalPolicyConformant").1 == "ApprovedAnnotation").await;
+}
+
+#[tokio::test]
+async fn nothing_new_comes_while_a_definition_goes() {
+    let cluster = Cluster::start().await;
+    let mut watch = cluster.watch(&format!("{CRDS}?watch=1")).await;
+    cluster.post(CRDS, &definition()).await;
+    until(&mut watch, established).await;
+    let widget = |name: &str| json!({"metadata": {"name": name, "finalizers": ["example.com/hold"]}, "spec": {"size": 1}});
+    assert_eq!(cluster.post(WIDGETS, &widget("a")).await.code, 201);
+    cluster.delete(&format!("{CRDS}/widgets.example.com"), &Value::Null).await;
+    until(&mut watch, |e| e["object"]["status"]["conditions"].as_array().unwrap().iter().any(|c| c["type"] == "Terminating")).await;
+    let refused = cluster.post(WIDGETS, &widget("b")).await;
+    assert_eq!((refused.code, refused.message()), (405, "create not allowed while custom resource definition is terminating"));
+    let freed = cluster.patch(&format!("{WIDGETS}/a"), "merge-patch", &json!({"metadata": {"finalizers": null}})).await;
+    assert_eq!(freed.code, 200, "{}", freed.text);
+    until(&mut watch, |e| e["type"] == "DELETED").await;
+}

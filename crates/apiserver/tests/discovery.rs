@@ -70,8 +70,13 @@ async fn health_is_told_as_a_whole_and_check_by_check() {
     for line in ["[+]etcd excluded: ok", "[+]etcd-readiness ok", "[+]shutdown ok", "no matches for \"nothing\"", "readyz check passed"] {
         assert!(verbose.contains(line), "{line} in {verbose}");
     }
-    let status = cluster.get("/statusz").await.text;
-    assert!(status.starts_with("\nkube-apiserver statusz\n") && status.contains("Up: 0 hr 00 min"), "{status}");
+    let slis = cluster.get("/metrics/slis").await.text;
+    for line in [
+        "kubernetes_healthcheck{name=\"etcd\",type=\"readyz\"} 1",
+        "kubernetes_healthchecks_total{name=\"ping\",status=\"success\",type=\"readyz\"} 2",
+    ] {
+        assert!(slis.contains(line), "{line} in {slis}");
+    }
     ferrokube_store::Store::revision(&*cluster.store).await.expect("the store serves");
     cluster.store.close();
     let failed = cluster.get("/readyz").await;
@@ -79,4 +84,56 @@ async fn health_is_told_as_a_whole_and_check_by_check() {
     assert!(failed.text.contains("[-]etcd failed: reason withheld") && failed.text.ends_with("readyz check failed\n"), "{}", failed.text);
     let why = cluster.get("/readyz/etcd").await;
     assert!(why.code == 500 && why.text.starts_with("internal server error: etcd failed"), "{}", why.text);
+}
+
+#[tokio::test]
+async fn what_runs_and_with_which_flags_is_told_to_people_and_by_name_to_programs() {
+    let cluster = Cluster::start().await;
+    let page = async |path: &str, accept: &str| {
+        let answer = cluster.send(common::admin(), "GET", path, "", accept, Vec::new()).await;
+        common::reply(answer).await
+    };
+    let status = page("/statusz", "*/*").await.text;
+    assert!(status.starts_with("\nkube-apiserver statusz\n") && status.contains("Up: 0 hr 00 min"), "{status}");
+    let flags = page("/flagz", "text/plain").await.text;
+    assert!(flags.starts_with("\nkube-apiserver flagz\nWarning: "), "{flags}");
+    assert!(flags.contains("\nauthorization-mode=[Node,RBAC]\n") && flags.contains("\nrequest-timeout=1m0s\n"), "{flags}");
+    let flags = page("/flagz", "application/json;v=v1beta1;g=config.k8s.io;as=Flagz").await.json;
+    assert_eq!((flags["kind"].as_str(), flags["flags"]["max-requests-inflight"].as_str()), (Some("Flagz"), Some("400")));
+    let status = page("/statusz", "application/json;v=v1beta1;g=config.k8s.io;as=Statusz").await.json;
+    assert_eq!((status["apiVersion"].as_str(), status["emulationVersion"].as_str()), (Some("config.k8s.io/v1beta1"), Some("1.36")));
+    assert_eq!(page("/statusz", "application/json").await.code, 406);
+    assert_eq!(page("/debug/pprof/profile", "*/*").await.code, 404, "nothing is profiled, as the flags say");
+}
+
+#[tokio::test]
+async fn requests_are_counted_while_they_last_and_by_size_and_deprecation() {
+    let cluster = Cluster::start().await;
+    let metrics = async || cluster.get("/metrics").await.text;
+    let watch = cluster.watch("/api/v1/namespaces/default/configmaps?watch=1").await;
+    let running = "apiserver_longrunning_requests{component=\"apiserver\",group=\"\",resource=\"configmaps\",scope=\"namespace\",subresource=\"\",verb=\"WATCH\",version=\"v1\"}";
+    assert!(metrics().await.contains(&format!("{running} 1\n")), "{}", metrics().await);
+    drop(watch);
+    assert!(!metrics().await.contains(running));
+    let endpoints = cluster.get("/api/v1/namespaces/default/endpoints").await;
+    assert_eq!(endpoints.headers["warning"], "299 - \"v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice\"");
+    cluster.config_map("a", &serde_json::json!({})).await;
+    cluster
+        .patch(
+            "/api/v1/namespaces/default/configmaps/a?fieldManager=me",
+            "apply",
+            &serde_json::json!({"apiVersion": "v1", "kind": "ConfigMap"}),
+        )
+        .await;
+    let text = metrics().await;
+    for line in [
+        "apiserver_requested_deprecated_apis{group=\"\",removed_release=\"\",resource=\"endpoints\",subresource=\"\",version=\"v1\"} 1",
+        "apiserver_response_sizes_count{component=\"apiserver\",group=\"\",resource=\"endpoints\",scope=\"namespace\",subresource=\"\",verb=\"LIST\",version=\"v1\"} 1",
+        "apiserver_response_sizes_bucket{component=\"apiserver\",group=\"\",resource=\"endpoints\",scope=\"namespace\",subresource=\"\",verb=\"LIST\",version=\"v1\",le=\"1e+09\"} 1",
+        "apiserver_admission_step_admission_duration_seconds_count{operation=\"CREATE\",rejected=\"false\",type=\"admit\"}",
+        "verb=\"APPLY\"",
+        "\nprocess_resident_memory_bytes ",
+    ] {
+        assert!(text.contains(line), "{line} in {text}");
+    }
 }

@@ -4,48 +4,21 @@
 mod common;
 
 use bytes::Bytes;
+use common::dial::{dial, provider};
 use common::{Cluster, pod};
 use ferrokube_apiserver::{MinTls, Tls};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio_rustls::{TlsAcceptor, TlsConnector};
-
-fn provider() -> Arc<rustls::crypto::CryptoProvider> {
-    Arc::new(rustls::crypto::ring::default_provider())
-}
-
-fn client(ca: &str, identity: Option<&Tls>, protocol: &[u8]) -> rustls::ClientConfig {
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(ca.as_bytes()).unwrap()).unwrap();
-    let builder = rustls::ClientConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots);
-    let mut config = match identity {
-        Some(tls) => {
-            let chain = vec![CertificateDer::from_pem_slice(tls.certificate.as_bytes()).unwrap()];
-            builder.with_client_auth_cert(chain, PrivateKeyDer::from_pem_slice(tls.key.as_bytes()).unwrap()).unwrap()
-        }
-        None => builder.with_no_client_auth(),
-    };
-    config.alpn_protocols = vec![protocol.to_vec()];
-    config
-}
-
-async fn dial(cluster: &Cluster, identity: Option<&Tls>, protocol: &[u8]) -> tokio_rustls::client::TlsStream<TcpStream> {
-    let connector = TlsConnector::from(Arc::new(client(&cluster.pki.ca, identity, protocol)));
-    let stream = TcpStream::connect(cluster.running.address.unwrap()).await.unwrap();
-    connector.connect(ServerName::try_from("localhost").unwrap(), stream).await.unwrap()
-}
+use tokio_rustls::TlsAcceptor;
 
 async fn h1(cluster: &Cluster, identity: Option<&Tls>) -> http1::SendRequest<Full<Bytes>> {
     let (sender, connection) = http1::handshake(TokioIo::new(dial(cluster, identity, b"http/1.1").await)).await.unwrap();

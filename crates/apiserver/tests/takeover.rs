@@ -37,6 +37,7 @@ async fn protobuf_in_the_store_is_listed_watched_changed_and_deleted() {
     let scaler = in_protobuf(&scaler, "io.k8s.api.autoscaling.v2.HorizontalPodAutoscaler");
     put(&cluster, "/registry/horizontalpodautoscalers/default/h", scaler).await;
 
+    drop(watch);
     // What a server finds at its start, and what comes while it runs, is the same.
     let cluster = cluster.restart().await;
     let list = cluster.get(&format!("{MAPS}?labelSelector=l%3D1")).await.json;
@@ -46,7 +47,12 @@ async fn protobuf_in_the_store_is_listed_watched_changed_and_deleted() {
 
     assert!(cluster.stored("/registry/configmaps/default/a").await.starts_with(b"k8s\0"), "reading writes nothing");
     let patched = cluster.patch(&format!("{MAPS}/a"), "merge-patch", &json!({"data": {"k": "w"}})).await;
-    assert_eq!((patched.code, &patched.json["data"]["k"], &patched.json["metadata"]["uid"]), (200, &json!("w"), &json!("u")), "{}", patched.text);
+    assert_eq!(
+        (patched.code, &patched.json["data"]["k"], &patched.json["metadata"]["uid"]),
+        (200, &json!("w"), &json!("u")),
+        "{}",
+        patched.text
+    );
     assert!(cluster.stored("/registry/configmaps/default/a").await.starts_with(b"{\"kind\":\"ConfigMap\""));
     put(&cluster, "/registry/configmaps/default/b", map("b")).await;
     assert_eq!(cluster.delete(&format!("{MAPS}/b"), &Value::Null).await.code, 200);
@@ -72,7 +78,11 @@ async fn definitions_and_custom_objects_are_taken_over_as_upstream_stores_them()
             "validation": schema, "preserveUnknownFields": false, "versions": [{"name": "v1", "served": true, "storage": true}], "conversion": {"strategy": "None"}},
         "status": {"conditions": [], "acceptedNames": {"plural": "", "kind": ""}, "storedVersions": ["v1"]}});
     // Go writes `kind` first, serde_json sorts.
-    let text = definition.to_string().replacen(r#"{"apiVersion":"apiextensions.k8s.io/v1beta1","kind":"CustomResourceDefinition","#, r#"{"kind":"CustomResourceDefinition","apiVersion":"apiextensions.k8s.io/v1beta1","#, 1);
+    let text = definition.to_string().replacen(
+        r#"{"apiVersion":"apiextensions.k8s.io/v1beta1","kind":"CustomResourceDefinition","#,
+        r#"{"kind":"CustomResourceDefinition","apiVersion":"apiextensions.k8s.io/v1beta1","#,
+        1,
+    );
     let own = br#"{"apiVersion":"example.com/v1","data":{"metadata":{"name":"no"}},"kind":"A","metadata":{"name":"one","namespace":"default","uid":"x"}}"#;
     put(&cluster, "/registry/example.com/as/default/one", own.to_vec()).await;
     let mut watch = cluster.watch("/apis/apiextensions.k8s.io/v1/customresourcedefinitions?watch=1").await;
@@ -82,7 +92,10 @@ async fn definitions_and_custom_objects_are_taken_over_as_upstream_stores_them()
     assert_eq!((one.code, &one.json["data"]), (200, &json!({"metadata": {"name": "no"}})), "{}", one.text);
     let written = cluster.stored("/registry/apiextensions.k8s.io/customresourcedefinitions/as.example.com").await;
     let written: Value = serde_json::from_slice(&written).unwrap();
-    assert_eq!((written["apiVersion"].as_str(), written["spec"]["versions"][0].get("schema")), (Some("apiextensions.k8s.io/v1"), Some(&schema)));
+    assert_eq!(
+        (written["apiVersion"].as_str(), written["spec"]["versions"][0].get("schema")),
+        (Some("apiextensions.k8s.io/v1"), Some(&schema))
+    );
 }
 
 /// The objects that upstream publishes to test that old bytes can still be read.

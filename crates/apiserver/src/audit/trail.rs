@@ -8,9 +8,11 @@ use crate::attributes::UserInfo;
 use crate::authz::Decision;
 use crate::output::Body;
 use crate::request::RequestInfo;
+use crate::server::metrics::Active;
 use bytes::Bytes;
 use ferrokube_api::{Reason, Status};
 use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Response};
 use jiff::Timestamp;
@@ -32,9 +34,13 @@ struct Record {
     finished: AtomicBool,
 }
 
-/// The trail of a request; empty when audit is off.
+/// The trail of a request; without a record when audit is off. Whoever carries a request's bytes to their end holds it, and with it
+/// the request's place among those that take long.
 #[derive(Clone, Default)]
-pub struct Trail(Option<Arc<Record>>);
+pub struct Trail {
+    record: Option<Arc<Record>>,
+    _active: Option<Arc<Active>>,
+}
 
 /// `X-Forwarded-For`, `X-Real-Ip`, and the address of the connection (`utilnet.SourceIPs`).
 fn source_ips(headers: &HeaderMap, peer: Option<IpAddr>) -> Vec<String> {
@@ -129,37 +135,38 @@ impl Drop for Record {
 
 impl Trail {
     /// The trail of a request that just came. Its id is the client's `Audit-ID`, else a new one.
-    pub fn new(audit: Option<&Arc<Audit>>, headers: &HeaderMap) -> Self {
-        Trail(audit.map(|audit| {
+    pub fn new(audit: Option<&Arc<Audit>>, headers: &HeaderMap, active: Option<Active>) -> Self {
+        let record = audit.map(|audit| {
             let said = headers.get("audit-id").filter(|id| id.len() <= 64 && id.to_str().is_ok()).cloned();
             let made = || HeaderValue::from_str(&uuid::Uuid::new_v4().to_string());
             let id = said.or_else(|| made().ok()).unwrap_or(HeaderValue::from_static("unknown"));
             let audit = audit.clone();
             let finished = AtomicBool::new(false);
             Arc::new(Record { audit, id, received: Timestamp::now(), event: Mutex::new(None), finished })
-        }))
+        });
+        Trail { record, _active: active.map(Arc::new) }
     }
 
     /// Whether anything is written down at all.
     pub fn is_active(&self) -> bool {
-        self.0.is_some()
+        self.record.is_some()
     }
 
     /// The value of `Audit-ID`.
     pub fn id(&self) -> Option<&HeaderValue> {
-        self.0.as_ref().map(|r| &r.id)
+        self.record.as_ref().map(|r| &r.id)
     }
 
     /// The user is known: the policy decides. An error ends the request (mode blocking-strict).
     pub async fn received(&self, parts: &Parts, info: &RequestInfo, user: &UserInfo, peer: Option<IpAddr>) -> Result<(), Status> {
-        let Some(record) = &self.0 else { return Ok(()) };
+        let Some(record) = &self.record else { return Ok(()) };
         record.begin(parts, info, Some(user), peer);
         record.emit(Stage::RequestReceived).await
     }
 
     /// A component of this process begins to watch: received and answered at once. It is complete when the trail goes.
     pub fn subscribed(&self, parts: &Parts, info: &RequestInfo, user: &UserInfo) {
-        let Some(record) = &self.0 else { return };
+        let Some(record) = &self.record else { return };
         record.begin(parts, info, Some(user), None);
         record.emit_later(Stage::RequestReceived);
         record.with(|e| e.status = Some(json!({ "metadata": {}, "code": 200 })));
@@ -168,7 +175,7 @@ impl Trail {
 
     /// Nobody proved who they are.
     pub fn unauthenticated(&self, parts: &Parts, info: &RequestInfo, peer: Option<IpAddr>) {
-        let Some(record) = &self.0 else { return };
+        let Some(record) = &self.record else { return };
         record.begin(parts, info, None, peer);
         let mut attempted = Vec::new();
         let authorization = parts.headers.get(http::header::AUTHORIZATION).and_then(|v| v.to_str().ok()).unwrap_or_default();
@@ -191,7 +198,7 @@ impl Trail {
 
     /// The request goes on in somebody else's name; `constraint` is the verb that allowed it, unless it is the plain one.
     pub fn impersonated(&self, user: &UserInfo, constraint: &str) {
-        let Some(record) = &self.0 else { return };
+        let Some(record) = &self.record else { return };
         record.with(|e| {
             e.impersonated = Some(user.clone());
             constraint.clone_into(&mut e.constraint);
@@ -200,7 +207,7 @@ impl Trail {
 
     /// Authorization has decided.
     pub fn decided(&self, decision: &Decision) {
-        let Some(record) = &self.0 else { return };
+        let Some(record) = &self.record else { return };
         record.with(|e| {
             let word = if decision.allowed() { "allow" } else { "forbid" };
             e.annotations.insert("authorization.k8s.io/decision".to_owned(), word.to_owned());
@@ -210,13 +217,13 @@ impl Trail {
 
     /// The decoded object of the request.
     pub fn request_object(&self, object: &Value) {
-        let Some(record) = &self.0 else { return };
+        let Some(record) = &self.record else { return };
         record.with(|e| e.set_request(object));
     }
 
     /// The body as it came: patches, options. Formats other than JSON and YAML come decoded, by [`Trail::request_object`].
     pub fn request_body(&self, headers: &HeaderMap, body: &[u8]) {
-        let Some(record) = &self.0 else { return };
+        let Some(record) = &self.record else { return };
         if body.is_empty() || body.len() > MAX_BODY {
             return;
         }
@@ -235,12 +242,12 @@ impl Trail {
 
     /// Whether [`Trail::response_body`] keeps anything.
     pub fn wants_response(&self) -> bool {
-        self.0.as_ref().is_some_and(|record| record.with(|e| e.verdict.level >= Level::RequestResponse) == Some(true))
+        self.record.as_ref().is_some_and(|record| record.with(|e| e.verdict.level >= Level::RequestResponse) == Some(true))
     }
 
     /// The object of the answer, still as JSON. A list that would be spliced while it is sent is put together for this.
     pub fn response_body(&self, body: &mut Body) {
-        let (Some(record), true) = (&self.0, self.wants_response()) else { return };
+        let (Some(record), true) = (&self.record, self.wants_response()) else { return };
         let Some(bytes) = body.whole().filter(|b| b.len() <= MAX_BODY) else { return };
         record.with(|e| {
             if let Ok(value) = serde_json::from_slice(&bytes) {
@@ -251,7 +258,7 @@ impl Trail {
 
     /// The answer is a failure.
     pub fn failed(&self, status: &Status) {
-        let Some(record) = &self.0 else { return };
+        let Some(record) = &self.record else { return };
         record.with(|e| {
             e.status = serde_json::from_slice(&status.to_json()).ok().map(|mut s: Value| {
                 if let Some(map) = s.as_object_mut() {
@@ -265,7 +272,7 @@ impl Trail {
 
     /// The request panicked.
     pub async fn panicked(&self, status: &Status) {
-        let Some(record) = &self.0 else { return };
+        let Some(record) = &self.record else { return };
         self.failed(status);
         let _ = record.emit(Stage::Panic).await;
         record.finished.store(true, Ordering::Relaxed);
@@ -273,7 +280,13 @@ impl Trail {
 
     /// The answer is about to go out. A long-running one is complete only when its stream ends.
     pub async fn answered(&self, mut response: Response<Body>, long_running: bool, outcome: &Mutex<Outcome>) -> Response<Body> {
-        let Some(record) = &self.0 else { return response };
+        if long_running {
+            *response.body_mut() = match std::mem::take(response.body_mut()) {
+                Body::Stream(stream) => self.held_by(stream),
+                whole => whole,
+            };
+        }
+        let Some(record) = &self.record else { return response };
         if record.finished.load(Ordering::Relaxed) || record.event.lock().is_none() {
             return response;
         }
@@ -285,17 +298,8 @@ impl Trail {
         });
         if long_running {
             let _ = record.emit(Stage::ResponseStarted).await;
-            if let Body::Stream(stream) = std::mem::take(response.body_mut()) {
-                let held = record.clone();
-                let watched = stream.map(move |frame| {
-                    let _ = &held;
-                    frame
-                });
-                *response.body_mut() = Body::Stream(watched.boxed());
-                return response;
-            }
-            if code == 101 {
-                // Whoever carries the bytes of the upgraded connection holds the record.
+            // Of an upgraded connection, whoever carries its bytes holds the record.
+            if code == 101 || matches!(response.body(), Body::Stream(_)) {
                 return response;
             }
         }
@@ -303,10 +307,19 @@ impl Trail {
         record.finished.store(true, Ordering::Relaxed);
         response
     }
+
+    fn held_by(&self, stream: BoxStream<'static, Bytes>) -> Body {
+        let held = self.clone();
+        let watched = stream.map(move |frame| {
+            let _ = &held;
+            frame
+        });
+        Body::Stream(watched.boxed())
+    }
 }
 
 impl std::fmt::Debug for Trail {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Trail({})", self.0.is_some())
+        write!(f, "Trail({})", self.record.is_some())
     }
 }

@@ -10,7 +10,7 @@ mod config;
 mod front_proxy;
 mod impersonation;
 mod jwt;
-mod legacy;
+pub(crate) mod legacy;
 mod service_account;
 mod webhook;
 mod x509;
@@ -143,6 +143,7 @@ pub struct Authenticator {
     static_tokens: HashMap<String, UserInfo>,
     bootstrap_tokens: bool,
     verified: service_account::VerifiedTokens,
+    legacy_uses: legacy::Uses,
     changing: ArcSwap<Changing>,
     webhook: Option<webhook::TokenWebhook>,
     /// Requests that proved an identity or came as nobody, and requests that did not.
@@ -180,6 +181,7 @@ impl Authenticator {
             static_tokens: bearer::static_tokens(&config.static_tokens)?,
             bootstrap_tokens: config.bootstrap_tokens,
             verified: service_account::VerifiedTokens::default(),
+            legacy_uses: legacy::Uses::default(),
             attempts: Default::default(),
         })
     }
@@ -193,6 +195,11 @@ impl Authenticator {
     /// The tokens this authenticator accepts.
     pub fn tokens(&self) -> &Arc<ServiceAccountTokens> {
         &self.tokens
+    }
+
+    /// Uses of tokens in Secrets that are to be written down.
+    pub(crate) fn legacy_uses(&self) -> &legacy::Uses {
+        &self.legacy_uses
     }
 
     /// Finds out who sends the request. `peer` is `None` on a connection without client certificate.
@@ -301,7 +308,7 @@ impl Authenticator {
             return Ok(TokenIdentity { user, audiences: Vec::new() });
         }
         match self.verified.identify(&self.tokens, &*self.objects, token, audiences, now) {
-            Err(why) => legacy::identify(&self.tokens, &*self.objects, token, audiences, now).unwrap_or(Err(why)),
+            Err(why) => legacy::identify(&self.tokens, &*self.objects, &self.legacy_uses, token, audiences, now).unwrap_or(Err(why)),
             identity => identity,
         }
     }

@@ -2,20 +2,17 @@
 
 use super::{AuthnConfigError, Rejected, TokenIdentity};
 use crate::attributes::UserInfo;
+use crate::expiring::Expiring;
 use crate::outbound::{OutboundError, Remote};
 use bytes::Bytes;
-use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::json;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How long the server may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// Waits between tries.
-const BACKOFF: [Duration; 4] =
-    [Duration::from_millis(500), Duration::from_millis(750), Duration::from_millis(1125), Duration::from_millis(1688)];
 /// Answers remembered at most.
 const MOST: usize = 4096;
 
@@ -61,7 +58,7 @@ pub(super) struct TokenWebhook {
     remote: Remote,
     version: String,
     ttl: Duration,
-    known: Mutex<HashMap<[u8; 32], (Answer, Instant)>>,
+    known: Expiring<[u8; 32], Answer>,
 }
 
 fn digest(token: &str, audiences: &[String]) -> [u8; 32] {
@@ -79,13 +76,12 @@ impl TokenWebhook {
             return Err(AuthnConfigError::Webhook(format!("unsupported TokenReview version {:?}", config.version)));
         }
         let remote = Remote::from_kubeconfig_file(&config.kubeconfig).map_err(|e| AuthnConfigError::Webhook(e.to_string()))?;
-        Ok(TokenWebhook { remote, version: config.version.clone(), ttl: config.cache, known: Mutex::default() })
+        Ok(TokenWebhook { remote, version: config.version.clone(), ttl: config.cache, known: Expiring::new(MOST) })
     }
 
     pub async fn identify(&self, token: &str, audiences: &[String]) -> Answer {
         let digest = digest(token, audiences);
-        let known = self.known.lock().get(&digest).filter(|(_, until)| Instant::now() < *until).map(|(answer, _)| answer.clone());
-        if let Some(answer) = known {
+        if let Some(answer) = self.known.get(&digest) {
             return answer;
         }
         let body = json!({
@@ -95,37 +91,14 @@ impl TokenWebhook {
         // An answer is remembered, a failure to get one is not.
         let answer = self.ask(body.to_string().into()).await.map_err(|e| Rejected(format!("webhook: {e}")))?;
         let answer = judge(answer, audiences);
-        self.remember(digest, answer.clone());
+        self.known.remember(digest, answer.clone(), self.ttl);
         answer
     }
 
     async fn ask(&self, body: Bytes) -> Result<ReviewStatus, OutboundError> {
-        let mut waits = BACKOFF.iter();
-        let answer = loop {
-            match self.remote.post(body.clone(), TIMEOUT).await {
-                Err(error) if error.is_transient() => match waits.next() {
-                    Some(wait) => tokio::time::sleep(*wait).await,
-                    None => return Err(error),
-                },
-                other => break other?,
-            }
-        };
+        let answer = self.remote.post_patiently(body, TIMEOUT).await?;
         let review: Review = serde_json::from_slice(&answer).map_err(|e| OutboundError::Answer(e.to_string()))?;
         Ok(review.status)
-    }
-
-    fn remember(&self, digest: [u8; 32], answer: Answer) {
-        if self.ttl.is_zero() {
-            return;
-        }
-        let now = Instant::now();
-        let mut known = self.known.lock();
-        if known.len() >= MOST {
-            known.retain(|_, (_, until)| now < *until);
-        }
-        if known.len() < MOST {
-            known.insert(digest, (answer, now + self.ttl));
-        }
     }
 }
 

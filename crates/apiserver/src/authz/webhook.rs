@@ -5,22 +5,18 @@
 use super::Decision;
 use super::conditions::{Conditions, Matched};
 use crate::attributes::Attributes;
+use crate::expiring::Expiring;
 use crate::outbound::{OutboundError, Remote};
 use bytes::Bytes;
 use ferrokube_api::labels::{FieldSelector, Operator, Selector};
-use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Questions longer than this are asked each time.
 const LONGEST: usize = 10_000;
 /// Answers remembered at most.
 const MOST: usize = 8192;
-/// Waits between tries.
-const BACKOFF: [Duration; 4] =
-    [Duration::from_millis(500), Duration::from_millis(750), Duration::from_millis(1125), Duration::from_millis(1688)];
 
 /// How a webhook is asked.
 pub(super) struct WebhookSpec {
@@ -40,7 +36,7 @@ pub(super) struct WebhookSpec {
 pub(super) struct Webhook {
     remote: Remote,
     spec: WebhookSpec,
-    known: Mutex<HashMap<String, (Decision, Instant)>>,
+    known: Expiring<String, Decision>,
 }
 
 #[derive(Deserialize, Default)]
@@ -131,7 +127,7 @@ fn question(a: &Attributes, version: &str) -> Value {
 
 impl Webhook {
     pub fn new(remote: Remote, spec: WebhookSpec) -> Self {
-        Webhook { remote, spec, known: Mutex::default() }
+        Webhook { remote, spec, known: Expiring::new(MOST) }
     }
 
     /// No answer: as the failure policy says.
@@ -150,8 +146,7 @@ impl Webhook {
         }
         let spec = question(a, &self.spec.version);
         let key = spec.to_string();
-        let known = self.known.lock().get(&key).filter(|(_, until)| Instant::now() < *until).map(|(d, _)| d.clone());
-        if let Some(decision) = known {
+        if let Some(decision) = self.known.get(&key) {
             return decision;
         }
         let review = json!({
@@ -171,16 +166,7 @@ impl Webhook {
     }
 
     async fn ask(&self, body: Bytes) -> Result<Decision, OutboundError> {
-        let mut waits = BACKOFF.iter();
-        let answer = loop {
-            match self.remote.post(body.clone(), self.spec.timeout).await {
-                Err(error) if error.is_transient() => match waits.next() {
-                    Some(wait) => tokio::time::sleep(*wait).await,
-                    None => return Err(error),
-                },
-                other => break other?,
-            }
-        };
+        let answer = self.remote.post_patiently(body, self.spec.timeout).await?;
         let review: Review = serde_json::from_slice(&answer).map_err(|e| OutboundError::Answer(e.to_string()))?;
         let status = review.status;
         if !status.evaluation_error.is_empty() {
@@ -196,16 +182,8 @@ impl Webhook {
 
     fn remember(&self, key: String, decision: Decision) {
         let ttl = if decision.allowed() { self.spec.authorized_ttl } else { self.spec.unauthorized_ttl };
-        if ttl.is_zero() || key.len() > LONGEST {
-            return;
-        }
-        let now = Instant::now();
-        let mut known = self.known.lock();
-        if known.len() >= MOST {
-            known.retain(|_, (_, until)| now < *until);
-        }
-        if known.len() < MOST {
-            known.insert(key, (decision, now + ttl));
+        if key.len() <= LONGEST {
+            self.known.remember(key, decision, ttl);
         }
     }
 }

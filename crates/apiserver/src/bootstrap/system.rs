@@ -244,7 +244,7 @@ fn flow_schemas() -> Vec<(&'static str, Value)> {
 
 /// Objects in namespaces.
 pub(super) fn namespaced(config: &BootstrapConfig) -> Vec<Wanted> {
-    let mut all = vec![Wanted::new("", "v1", "services", service(config), merge_service), authentication(config)];
+    let mut all = vec![Wanted::new("", "v1", "services", service(config), merge_service), authentication(config), tracking()];
     all.extend(endpoints(config));
     all
 }
@@ -296,6 +296,16 @@ fn endpoints(config: &BootstrapConfig) -> Vec<Wanted> {
         "ports": ports,
     });
     vec![Wanted::new("", "v1", "endpoints", endpoints, overlay), Wanted::new("discovery.k8s.io", "v1", "endpointslices", slice, overlay)]
+}
+
+/// Since when the use of tokens in Secrets is written down: younger Secrets without a day of use were never used.
+fn tracking() -> Wanted {
+    let object = json!({
+        "kind": "ConfigMap", "apiVersion": "v1",
+        "metadata": { "name": "kube-apiserver-legacy-service-account-token-tracking", "namespace": "kube-system" },
+        "data": { "since": jiff::Timestamp::now().strftime("%Y-%m-%d").to_string() },
+    });
+    Wanted::new("", "v1", "configmaps", object, keep)
 }
 
 fn authentication(config: &BootstrapConfig) -> Wanted {

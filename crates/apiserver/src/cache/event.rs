@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 use smallvec::SmallVec;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
+use tokio::sync::OnceCell;
 
 /// `metav1.WatchEvent` types that carry an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -47,11 +48,24 @@ pub struct Event {
     departed: OnceLock<Option<Arc<Object>>>,
     /// Encoded for watchers, by a number of the encoder's choice.
     frames: Mutex<SmallVec<[(u64, Bytes); 1]>>,
+    /// The object in versions that take asking somebody, by a number of the asker's choice.
+    converted: Mutex<Vec<(u64, Conversion)>>,
 }
+
+/// An object that is being brought into another version: once, whoever waits for it.
+type Conversion = Arc<OnceCell<Arc<Object>>>;
 
 impl Event {
     pub(super) fn new(revision: u64, before: Option<Arc<Object>>, after: Option<Arc<Object>>) -> Self {
-        Event { revision, before, after, at: Instant::now(), departed: OnceLock::new(), frames: Mutex::default() }
+        Event {
+            revision,
+            before,
+            after,
+            at: Instant::now(),
+            departed: OnceLock::new(),
+            frames: Mutex::default(),
+            converted: Mutex::default(),
+        }
     }
 
     /// The object concerned, in the state that tells its key.
@@ -89,6 +103,23 @@ impl Event {
         let bytes = encode();
         frames.push((format, bytes.clone()));
         bytes
+    }
+
+    /// The object of this event in another version, shared by all who want the same (`way`, a number of the caller's choice). A
+    /// failure is not kept: the next one asks again.
+    pub async fn converted<E>(&self, way: u64, convert: impl Future<Output = Result<Arc<Object>, E>>) -> Result<Arc<Object>, E> {
+        let cell = {
+            let mut converted = self.converted.lock();
+            match converted.iter().find(|(w, _)| *w == way) {
+                Some((_, cell)) => cell.clone(),
+                None => {
+                    let cell = Conversion::default();
+                    converted.push((way, cell.clone()));
+                    cell
+                }
+            }
+        };
+        cell.get_or_try_init(|| convert).await.cloned()
     }
 
     /// Bytes that keeping this event in history costs.

@@ -22,7 +22,7 @@ impl Request<'_> {
             ("pods", "exec") => "PodExecOptions",
             ("pods", "attach") => "PodAttachOptions",
             ("pods", "portforward") => "PodPortForwardOptions",
-            ("pods", "log") => return self.pod_stream("containerLogs").await,
+            ("pods", "log") => return self.log().await,
             ("pods", "proxy") => "PodProxyOptions",
             ("services", "proxy") => "ServiceProxyOptions",
             ("nodes", "proxy") => "NodeProxyOptions",
@@ -41,6 +41,14 @@ impl Request<'_> {
             ("nodes", "proxy") => self.node_proxy().await,
             ("services", "proxy") => self.service_proxy().await,
             _ => self.pod_proxy().await,
+        }
+    }
+
+    /// The log of a container, over a websocket when the client wants one.
+    async fn log(&self) -> Result<Answer, Status> {
+        match self.pod_stream("containerLogs").await? {
+            Answer::Raw(response) => self.bytes_in_websocket(response).map(Answer::Raw),
+            other => Ok(other),
         }
     }
 

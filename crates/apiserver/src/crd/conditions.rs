@@ -239,7 +239,10 @@ mod tests {
         let mut mine = crd("widget", &[]);
         mine["spec"]["group"] = json!("widgets.k8s.io");
         let missing = status(&mine, &[], Timestamp::UNIX_EPOCH).expect("a new status");
-        assert_eq!(told(&missing, "KubernetesAPIApprovalPolicyConformant").map(|t| (t.0, t.1)), Some(("False".into(), "MissingAnnotation".into())));
+        assert_eq!(
+            told(&missing, "KubernetesAPIApprovalPolicyConformant").map(|t| (t.0, t.1)),
+            Some(("False".into(), "MissingAnnotation".into()))
+        );
         mine["metadata"]["annotations"] = json!({"api-approved.kubernetes.io": "https://example.com/1"});
         let approved = status(&mine, &[], Timestamp::UNIX_EPOCH).expect("a new status");
         assert_eq!(

@@ -6,10 +6,10 @@
 
 use crate::ApiServer;
 use crate::admission::webhook::call::Client;
-use crate::cache::outline;
+use crate::cache::{Event, EventType, outline};
 use crate::objects::Objects;
 use crate::output::canonical;
-use crate::registry::Entry;
+use crate::registry::{Entry, hash_of};
 use ferrokube_api::schema::set_defaults;
 use ferrokube_api::{Object, Status};
 use serde_json::{Value, json};
@@ -168,6 +168,17 @@ impl ApiServer {
         }
         let found = self.converted(entry, vec![object.clone()]).await?;
         Ok(found.into_iter().next().unwrap_or(object))
+    }
+}
+
+impl ApiServer {
+    /// The object that an event shows, in the version of the row. Asked for once, however many watch.
+    pub async fn converted_event(&self, entry: &Entry, event: &Event, kind: EventType, object: Arc<Object>) -> Result<Arc<Object>, Status> {
+        if entry.custom.as_ref().is_none_or(|c| c.conversion.is_none()) {
+            return Ok(object);
+        }
+        let way = hash_of((&*entry.kind.group, &*entry.kind.version, kind == EventType::Deleted));
+        event.converted(way, self.converted_one(entry, object)).await
     }
 }
 

@@ -181,10 +181,11 @@ impl Follower {
                 Some(wanted) => {
                     let target = Target { subresource: "status".into(), ..target(name) };
                     let written = OwnClient(server.clone()).update(target, wanted).await;
-                    written.inspect_err(|error| {
-                        tracing::debug!(crd = name, %error, "conditions of a CRD are not written; the next change brings another try");
-                    })
-                    .is_ok()
+                    written
+                        .inspect_err(|error| {
+                            tracing::debug!(crd = name, %error, "conditions of a CRD are not written; the next change brings another try");
+                        })
+                        .is_ok()
                 }
                 None => true,
             };

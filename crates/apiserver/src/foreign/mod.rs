@@ -25,7 +25,9 @@ const OLD_DEFINITION: &[u8] = b"{\"kind\":\"CustomResourceDefinition\",\"apiVers
 pub enum Unknown {
     #[error("the value is protobuf, and cannot be read: {0}")]
     Protobuf(#[from] Malformed),
-    #[error("the value is a protobuf {kind} of {version}, which is not known here; have the server that wrote it write it anew in a newer version")]
+    #[error(
+        "the value is a protobuf {kind} of {version}, which is not known here; have the server that wrote it write it anew in a newer version"
+    )]
     Kind { kind: String, version: String },
     #[error("the value is a protobuf {kind} of {version} that does not fit its type: {why}")]
     Type { kind: String, version: String, why: String },
@@ -110,12 +112,16 @@ mod tests {
         let schema = Schema::builtin("io.k8s.api.core.v1.ConfigMap").expect("a type");
         let stored = protobuf::write(object.to_string().as_bytes(), &schema).expect("encodes");
         assert_eq!(read(&stored), object);
-        let policy = json!({"kind": "MutatingAdmissionPolicy", "apiVersion": "admissionregistration.k8s.io/v1beta1", "metadata": {"name": "p"}});
+        let policy =
+            json!({"kind": "MutatingAdmissionPolicy", "apiVersion": "admissionregistration.k8s.io/v1beta1", "metadata": {"name": "p"}});
         assert_eq!(current(policy)["apiVersion"], "admissionregistration.k8s.io/v1");
         let scaler = json!({"kind": "HorizontalPodAutoscaler", "apiVersion": "autoscaling/v1", "metadata": {"name": "h"},
             "spec": {"maxReplicas": 3, "targetCPUUtilizationPercentage": 50, "scaleTargetRef": {"kind": "Deployment", "name": "d"}}});
         let scaler = current(scaler);
-        assert_eq!((scaler["apiVersion"].as_str(), scaler["spec"]["metrics"][0]["type"].as_str()), (Some("autoscaling/v2"), Some("Resource")));
+        assert_eq!(
+            (scaler["apiVersion"].as_str(), scaler["spec"]["metrics"][0]["type"].as_str()),
+            (Some("autoscaling/v2"), Some("Resource"))
+        );
     }
 
     #[test]
@@ -123,7 +129,11 @@ mod tests {
         let stored = br#"{"apiVersion":"a.example.com/v1","data":{"metadata":{"name":"no"}},"kind":"A","metadata":{"name":"a"}}
 "#;
         let read = native(stored).expect("readable");
-        assert!(read.starts_with(br#"{"kind":"A","apiVersion":"a.example.com/v1","metadata":{"name":"a"}"#), "{}", String::from_utf8_lossy(&read));
+        assert!(
+            read.starts_with(br#"{"kind":"A","apiVersion":"a.example.com/v1","metadata":{"name":"a"}"#),
+            "{}",
+            String::from_utf8_lossy(&read)
+        );
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 mod kubeconfig;
 pub(crate) mod pool;
+mod retry;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, USER_AGENT};

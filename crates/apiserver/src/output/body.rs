@@ -70,6 +70,14 @@ impl Body {
         }
     }
 
+    /// Length before compression, when known.
+    pub fn uncompressed_len(&self) -> Option<u64> {
+        match self {
+            Body::Gzip(plain, _) => plain.len(),
+            other => other.len(),
+        }
+    }
+
     /// Whether nothing follows.
     pub fn is_empty(&self) -> bool {
         self.len() == Some(0)

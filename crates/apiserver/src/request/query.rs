@@ -94,25 +94,40 @@ impl Query {
     }
 }
 
-/// Go's duration syntax, as far as clients use it: `10s`, `1m30s`, `500ms`, plain seconds.
+/// Go's duration syntax without a sign: `10s`, `1m30s`, `500ms`, `0`.
 pub fn parse_duration(text: &str) -> Option<Duration> {
+    read_duration(text).ok()
+}
+
+/// The same, with the reason in Go's words when it is none.
+pub fn read_duration(text: &str) -> Result<Duration, String> {
+    let invalid = || format!("time: invalid duration {text:?}");
+    if text == "0" {
+        return Ok(Duration::ZERO);
+    }
+    if text.is_empty() {
+        return Err(invalid());
+    }
     let (mut rest, mut total) = (text, Duration::ZERO);
     while !rest.is_empty() {
         let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
-        let number: f64 = rest[..digits].parse().ok()?;
+        let number: f64 = rest[..digits].parse().map_err(|_| invalid())?;
         rest = &rest[digits..];
-        let unit_len = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
+        let unit_len = rest.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(rest.len());
         let seconds = match &rest[..unit_len] {
-            "" | "s" => 1.0,
-            "ms" => 0.001,
+            "ns" => 1e-9,
+            "us" | "\u{b5}s" | "\u{3bc}s" => 1e-6,
+            "ms" => 1e-3,
+            "s" => 1.0,
             "m" => 60.0,
             "h" => 3600.0,
-            _ => return None,
+            "" => return Err(format!("time: missing unit in duration {text:?}")),
+            unit => return Err(format!("time: unknown unit {unit:?} in duration {text:?}")),
         };
         rest = &rest[unit_len..];
-        total += Duration::try_from_secs_f64(number * seconds).ok()?;
+        total += Duration::try_from_secs_f64(number * seconds).map_err(|_| invalid())?;
     }
-    Some(total)
+    Ok(total)
 }
 
 #[cfg(test)]
@@ -126,5 +141,15 @@ mod tests {
         assert!(query.flag("watch") && query.flag("pretty") && !query.flag("follow") && !query.flag("none"));
         assert_eq!(query.get("x"), "a b");
         assert!(query.number("x").is_err());
+    }
+
+    #[test]
+    fn durations_are_read_as_go_reads_them() {
+        let read = |text| read_duration(text);
+        assert_eq!(read("1m30s"), Ok(Duration::from_secs(90)));
+        assert_eq!((read("0"), read("1.5s")), (Ok(Duration::ZERO), Ok(Duration::from_millis(1500))));
+        assert_eq!(read("10"), Err("time: missing unit in duration \"10\"".to_owned()));
+        assert_eq!(read("3d"), Err("time: unknown unit \"d\" in duration \"3d\"".to_owned()));
+        assert_eq!(read("soon"), Err("time: invalid duration \"soon\"".to_owned()));
     }
 }

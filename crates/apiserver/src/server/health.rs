@@ -1,15 +1,20 @@
 //! `/healthz`, `/livez`, `/readyz`: checks by name, all of them or one, as text.
 
+use super::metrics::head;
 use crate::ApiServer;
 use crate::output::Body;
 use crate::request::Query;
 use ferrokube_api::Status;
 use http::{HeaderValue, Response};
 use jiff::Timestamp;
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+/// What pages for people begin with.
+pub const WARNING: &str = "Warning: This endpoint is not meant to be machine parseable, has no formatting compatibility guarantees and is for debugging purposes only.";
 /// How long the store may take to answer.
 const STORE_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -22,11 +27,21 @@ pub struct Health {
     pub bootstrapped: AtomicBool,
     /// The server is about to stop: who balances load should look elsewhere.
     pub leaving: AtomicBool,
+    /// What each check came to, by name and endpoint.
+    results: Mutex<BTreeMap<(&'static str, &'static str), Results>>,
+}
+
+/// How often a check succeeded and failed, and what it came to last.
+#[derive(Debug, Default)]
+struct Results {
+    success: u64,
+    error: u64,
+    healthy: bool,
 }
 
 impl Default for Health {
     fn default() -> Self {
-        Health { started: Timestamp::now(), bootstrapped: AtomicBool::default(), leaving: AtomicBool::default() }
+        Health { started: Timestamp::now(), bootstrapped: AtomicBool::default(), leaving: AtomicBool::default(), results: Mutex::default() }
     }
 }
 
@@ -41,10 +56,34 @@ impl Health {
 pub fn status_page(component: &str, started: Timestamp, version: &str, paths: &[&str]) -> String {
     let up = Timestamp::now().as_second() - started.as_second();
     let up = format!("{} hr {:02} min {:02} sec", up / 3600, up / 60 % 60, up % 60);
-    let warning = "Warning: This endpoint is not meant to be machine parseable, has no formatting compatibility guarantees and is for debugging purposes only.";
     let started = started.strftime("%a %b %e %H:%M:%S UTC %Y");
     let paths = paths.join(" ");
-    format!("\n{component} statusz\n{warning}\n\nStarted: {started}\nUp: {up}\nBinary version: {version}\n\nUseful Endpoints: {paths}\n")
+    format!("\n{component} statusz\n{WARNING}\n\nStarted: {started}\nUp: {up}\nBinary version: {version}\n\nUseful Endpoints: {paths}\n")
+}
+
+impl Health {
+    fn count(&self, name: &'static str, endpoint: &'static str, healthy: bool) {
+        let mut results = self.results.lock();
+        let results = results.entry((name, endpoint)).or_default();
+        results.healthy = healthy;
+        *if healthy { &mut results.success } else { &mut results.error } += 1;
+    }
+
+    /// The metrics of the checks.
+    pub fn write_counts(&self, out: &mut String) {
+        let results = self.results.lock();
+        head(out, "kubernetes_healthcheck", "gauge", "[STABLE] This metric records the result of a single healthcheck.");
+        for ((name, endpoint), results) in results.iter() {
+            let _ = writeln!(out, "kubernetes_healthcheck{{name=\"{name}\",type=\"{endpoint}\"}} {}", u8::from(results.healthy));
+        }
+        let total = "kubernetes_healthchecks_total";
+        head(out, total, "counter", "[STABLE] This metric records the results of all healthcheck.");
+        for ((name, endpoint), results) in results.iter() {
+            for (status, count) in [("error", results.error), ("success", results.success)].into_iter().filter(|(_, count)| *count > 0) {
+                let _ = writeln!(out, "{total}{{name=\"{name}\",status=\"{status}\",type=\"{endpoint}\"}} {count}");
+            }
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -76,7 +115,14 @@ const CHECKS: &[(&str, Check, [bool; 3])] = &[
 ];
 
 impl ApiServer {
-    async fn check(&self, check: Check) -> Result<(), &'static str> {
+    /// Runs a check and counts what it came to.
+    async fn check(&self, endpoint: &'static str, name: &'static str, check: Check) -> Result<(), &'static str> {
+        let result = self.outcome(check).await;
+        self.health.count(name, endpoint, result.is_ok());
+        result
+    }
+
+    async fn outcome(&self, check: Check) -> Result<(), &'static str> {
         let fine = match check {
             Check::Ping | Check::Log => true,
             Check::Store | Check::StoreReady => {
@@ -97,7 +143,7 @@ impl ApiServer {
 
     /// Runs checks, but for those that the query excludes: whether one failed, and a line for each. Why one failed is told
     /// only at its own path, which not everybody may read.
-    async fn checks(&self, checks: &[(&str, Check)], query: &Query) -> (bool, String) {
+    async fn checks(&self, endpoint: &'static str, checks: &[(&'static str, Check)], query: &Query) -> (bool, String) {
         let mut excluded: Vec<&str> = query.all("exclude").collect();
         let (mut text, mut failed) = (String::new(), false);
         for (name, check) in checks {
@@ -106,7 +152,7 @@ impl ApiServer {
                 let _ = writeln!(text, "[+]{name} excluded: ok");
                 continue;
             }
-            match self.check(*check).await {
+            match self.check(endpoint, *name, *check).await {
                 Ok(()) => _ = writeln!(text, "[+]{name} ok"),
                 Err(why) => {
                     failed = true;
@@ -126,7 +172,9 @@ impl ApiServer {
     pub(crate) async fn health(&self, path: &str, query: &Query) -> Option<Result<Response<Body>, Status>> {
         let rest = path.trim_start_matches('/').trim_end_matches('/');
         let (endpoint, one) = rest.split_once('/').unwrap_or((rest, ""));
-        let column = ["healthz", "livez", "readyz"].iter().position(|e| *e == endpoint)?;
+        const ENDPOINTS: [&str; 3] = ["healthz", "livez", "readyz"];
+        let column = ENDPOINTS.iter().position(|e| *e == endpoint)?;
+        let endpoint = ENDPOINTS[column];
         let exists = |check: Check| check != Check::Kms || self.sealed.as_ref().is_some_and(|s| s.has_kms());
         let known: Vec<_> =
             CHECKS.iter().filter(|(name, check, on)| on[column] && exists(*check) && (one.is_empty() || *name == one)).collect();
@@ -134,13 +182,13 @@ impl ApiServer {
             return None;
         }
         let (failed, body) = match known.as_slice() {
-            [(_, check, _)] if !one.is_empty() => match self.check(*check).await {
+            [(name, check, _)] if !one.is_empty() => match self.check(endpoint, *name, *check).await {
                 Ok(()) => (false, "ok".to_owned()),
                 Err(why) => (true, format!("internal server error: {why}\n")),
             },
             _ => {
                 let names: Vec<_> = known.iter().map(|(name, check, _)| (*name, *check)).collect();
-                let (failed, text) = self.checks(&names, query).await;
+                let (failed, text) = self.checks(endpoint, &names, query).await;
                 match (failed, query.find("verbose")) {
                     (true, _) => (true, format!("{text}{endpoint} check failed\n")),
                     (false, Some(_)) => (false, format!("{text}{endpoint} check passed\n")),

@@ -2,6 +2,7 @@
 //!
 //! A panic in a request costs that request. A stop lets requests finish, ends watches, and closes what is left.
 
+use super::metrics::Answered;
 use super::turn;
 use crate::ApiServer;
 use crate::admission::Outcome;
@@ -9,7 +10,7 @@ use crate::audit::Trail;
 use crate::authn::PeerCertificates;
 use crate::output::Body;
 use crate::pipeline::{self, Come, Peer, Sender};
-use crate::request::query::parse_duration;
+use crate::request::query::read_duration;
 use crate::request::{Query, RequestBody, RequestInfo};
 use ferrokube_api::{Reason, Status};
 use futures_util::FutureExt;
@@ -148,12 +149,15 @@ impl ApiServer {
         let outcome = Arc::new(Mutex::new(Outcome::default()));
         let limit = self.time_limit(&info, &query);
         let dry_run = query.get("dryRun") == "All";
-        let trail = Trail::new(self.audit.as_ref(), &headers);
+        let known = !info.resource_request || self.registry.table().get(&info.group, &info.version, &info.resource).is_some();
+        let active = info.long_running().then(|| self.metrics.begin(&info, known));
+        let trail = Trail::new(self.audit.as_ref(), &headers, active);
         let come = Come { parts, info: info.clone(), query, outcome: outcome.clone(), trail: trail.clone() };
         let run = AssertUnwindSafe(self.run(come, body, sender)).catch_unwind();
         let finished = match limit {
-            Some(limit) => tokio::time::timeout(limit, run).await.unwrap_or_else(|_| Ok(Err(timed_out(limit)))),
-            None => run.await,
+            Ok(Some(limit)) => tokio::time::timeout(limit, run).await.unwrap_or_else(|_| Ok(Err(timed_out(limit)))),
+            Ok(None) => run.await,
+            Err(status) => Ok(Err(status)),
         };
         let mut response = match finished {
             Ok(Ok(response)) => response,
@@ -168,8 +172,9 @@ impl ApiServer {
             }
         };
         let code = response.status().as_u16();
-        let known = !info.resource_request || self.registry.table().get(&info.group, &info.version, &info.resource).is_some();
-        self.metrics.observe(&info, known, code, dry_run, started.elapsed());
+        let apply = headers.get(http::header::CONTENT_TYPE).is_some_and(|media| media.as_bytes().starts_with(b"application/apply-patch"));
+        let (bytes, took) = (response.body().uncompressed_len(), started.elapsed());
+        self.metrics.observe(&Answered { info: &info, known, apply, dry_run, code, bytes, took });
         tracing::debug!(verb = info.verb, path = info.path, code, took = ?started.elapsed(), "answered");
         if head_only {
             *response.body_mut() = Body::Empty;
@@ -180,12 +185,15 @@ impl ApiServer {
         trail.answered(response, info.long_running(), &outcome).await
     }
 
-    fn time_limit(&self, info: &RequestInfo, query: &Query) -> Option<Duration> {
+    /// How long the request may take. A client may ask for less than the server allows.
+    fn time_limit(&self, info: &RequestInfo, query: &Query) -> Result<Option<Duration>, Status> {
         if info.long_running() {
-            return None;
+            return Ok(None);
         }
-        let asked = query.find("timeout").and_then(parse_duration).filter(|d| !d.is_zero());
-        Some(asked.map_or(self.request_timeout, |asked| asked.min(self.request_timeout)))
+        let Some(asked) = query.find("timeout").filter(|t| !t.is_empty()) else { return Ok(Some(self.request_timeout)) };
+        let asked = read_duration(asked.strip_prefix('+').unwrap_or(asked));
+        let asked = asked.map_err(|why| Status::bad_request(format!("invalid timeout specified in the request URL - {why}")))?;
+        Ok(Some(if asked.is_zero() { self.request_timeout } else { asked.min(self.request_timeout) }))
     }
 
     fn complete(&self, response: &mut Response<Body>, id: Option<&HeaderValue>, outcome: &Outcome) {

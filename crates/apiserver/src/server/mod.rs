@@ -11,6 +11,7 @@ pub mod serving;
 pub mod start;
 pub mod tls;
 mod turn;
+pub(crate) mod zpages;
 
 pub use config::{Config, KubeletAccess, Tls};
 pub use reload::ConfigFile;

@@ -18,9 +18,11 @@ const INDEX: &[&str] = &[
     "/api",
     "/api/v1",
     "/apis",
+    "/flagz",
     "/healthz",
     "/livez",
     "/metrics",
+    "/metrics/slis",
     "/openapi/v2",
     "/openapi/v3",
     "/openid/v1/jwks",
@@ -28,6 +30,9 @@ const INDEX: &[&str] = &[
     "/statusz",
     "/version",
 ];
+
+/// The text format of Prometheus.
+const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// A whole answer with its type.
 pub fn whole(media: &'static str, body: impl Into<bytes::Bytes>) -> Response<Body> {
@@ -49,11 +54,14 @@ impl ApiServer {
         match path.trim_end_matches('/') {
             "" => Ok(whole("application/json", json!({"paths": self.index()}).to_string())),
             "/version" => Ok(whole("application/json", version::document())),
-            "/metrics" => Ok(whole("text/plain; version=0.0.4; charset=utf-8", self.metrics_text().await)),
-            "/statusz" => {
-                let page = self.health.status_page(version::GIT_VERSION, INDEX);
-                Ok(whole("text/plain; charset=utf-8", page))
+            "/metrics" => Ok(whole(METRICS, self.metrics_text().await)),
+            "/metrics/slis" => {
+                let mut out = String::new();
+                self.health.write_counts(&mut out);
+                Ok(whole(METRICS, out))
             }
+            "/statusz" => self.statusz(&parts.headers, INDEX),
+            "/flagz" => self.flagz(&parts.headers),
             "/.well-known/openid-configuration" => {
                 let uri = format!("https://{}/openid/v1/jwks", self.external_host());
                 Ok(whole("application/json", self.authenticator.tokens().openid_configuration(&uri)))
@@ -104,25 +112,10 @@ impl ApiServer {
         let _ = writeln!(out, "apiserver_current_inflight_requests{{request_kind=\"mutating\"}} {mutating}");
         let _ = writeln!(out, "apiserver_current_inflight_requests{{request_kind=\"readOnly\"}} {reading}");
         head(&mut out, "apiserver_storage_objects", "gauge", "[STABLE] Number of stored objects at the time of last check split by kind.");
-        let caches = self.caches.all();
         let qualified = |group: &str, resource: &str| if group.is_empty() { resource.to_owned() } else { format!("{resource}.{group}") };
-        for cache in &caches {
+        for cache in self.caches.all() {
             let row = cache.row();
             let _ = writeln!(out, "apiserver_storage_objects{{resource=\"{}\"}} {}", qualified(&row.group, &row.resource), cache.size().0);
-        }
-        head(
-            &mut out,
-            "apiserver_longrunning_requests",
-            "gauge",
-            "[STABLE] Gauge of all active long-running apiserver requests broken out by verb, group, version, resource, scope and component.",
-        );
-        for cache in caches.iter().filter(|c| c.watchers() > 0) {
-            let row = cache.row();
-            let labels = format!(
-                "component=\"apiserver\",group=\"{}\",resource=\"{}\",scope=\"cluster\",subresource=\"\",verb=\"WATCH\",version=\"{}\"",
-                row.group, row.resource, row.version
-            );
-            let _ = writeln!(out, "apiserver_longrunning_requests{{{labels}}} {}", cache.watchers());
         }
         if let Ok(size) = self.store.size_on_disk().await {
             head(

@@ -164,6 +164,7 @@ impl ApiServer {
             limits: if flow.is_some() { Limits::new(0, 0) } else { Limits::new(config.max_reading, config.max_mutating) },
             flow: flow.clone(),
             metrics: Metrics::default(),
+            flags: super::zpages::flags(&config),
             health: Health::default(),
             kubelets,
             certificate: certificate.clone(),
@@ -233,6 +234,7 @@ impl ApiServer {
             background.push(tokio::spawn(file.follow(mark, "authentication", reloads, apply)));
         }
         background.push(aggregate::start(&server));
+        background.push(tokio::spawn(crate::authn::legacy::follow(server.clone())));
         background.push(tokio::spawn(bootstrap::keep(objects, own, facts)));
         background.push(tokio::spawn(crate::special::services::follow_ports(server.clone())));
         background.push(tokio::spawn(crate::special::services::repair(server)));

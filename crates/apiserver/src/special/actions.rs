@@ -165,7 +165,6 @@ impl Request<'_> {
 
     /// The (deprecated) health of components: of the store. Other components are not known here.
     pub async fn component_statuses(&self) -> Result<Answer, Status> {
-        self.warn("v1 ComponentStatus is deprecated in v1.19+".to_owned());
         let (status, message) = match self.server.store.revision().await {
             Ok(_) => ("True", "ok".to_owned()),
             Err(error) => ("False", error.to_string()),

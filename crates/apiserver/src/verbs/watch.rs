@@ -11,6 +11,7 @@ use crate::output::table::{self, Include};
 use crate::output::{Body, Format, Shape, present, protobuf};
 use crate::pipeline::Request;
 use crate::registry::{Entry, hash_of};
+use crate::websocket;
 use bytes::{Bytes, BytesMut};
 use ferrokube_api::{Object, Status};
 use futures_util::{Stream, StreamExt};
@@ -242,13 +243,14 @@ impl Stream for Running {
     }
 }
 
-/// The same for objects that a conversion webhook brings into the version watched, which is waited for event by event.
+/// The same for objects that a conversion webhook brings into the version watched: waited for event by event, asked for once for
+/// all who watch.
 impl Running {
     async fn put_converted(&mut self, out: &mut BytesMut, event: &Event) {
         let interest = self.watch.interest();
         let Some((kind, object)) = event.project(|o| interest.wants(o)) else { return };
-        match self.server.converted_one(&self.framing.entry, object).await {
-            Ok(object) => self.framing.state(out, kind, &object),
+        match self.server.converted_event(&self.framing.entry, event, kind, object).await {
+            Ok(object) => out.extend_from_slice(&self.framing.event(event, kind, &object)),
             Err(status) => self.framing.error(out, &status),
         }
     }
@@ -341,7 +343,7 @@ impl Request<'_> {
                 self.fresh(Freshness::NotOlderThan(revision)).await?;
                 match cache.watch_after(interest, revision) {
                     Ok(watch) => (None, watch),
-                    Err(old) => return Ok(self.gone(&framing, revision, old.oldest)),
+                    Err(old) => return self.gone(&framing, revision, old.oldest),
                 }
             }
         };
@@ -365,21 +367,24 @@ impl Request<'_> {
             (false, true) => Body::Stream(futures_util::stream::unfold(running, Running::next_converted).boxed()),
             (false, false) => Body::Stream(running.boxed()),
         };
-        Ok(self.streamed(body))
+        self.streamed(body)
     }
 
     /// A watch that ends at once: what happened since `revision` is no longer known.
-    fn gone(&self, framing: &Framing, revision: u64, oldest: u64) -> Answer {
+    fn gone(&self, framing: &Framing, revision: u64, oldest: u64) -> Result<Answer, Status> {
         let status = Status::expired(format!("too old resource version: {revision} ({oldest})"));
         let mut out = BytesMut::new();
         framing.error(&mut out, &status);
         self.streamed(Body::Full(out.freeze()))
     }
 
-    fn streamed(&self, body: Body) -> Answer {
+    fn streamed(&self, body: Body) -> Result<Answer, Status> {
+        if websocket::wanted(&self.headers) {
+            return self.watch_in_websocket(body).map(Answer::Raw);
+        }
         let media = self.accept.format.stream_media_type();
         let mut response = http::Response::new(body);
         response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(media));
-        Answer::Raw(response)
+        Ok(Answer::Raw(response))
     }
 }

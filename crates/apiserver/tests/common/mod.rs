@@ -1,6 +1,7 @@
 //! A real server on a store of its own, called in the process.
 #![allow(dead_code, missing_docs, clippy::unwrap_used, reason = "each test uses a part")]
 
+pub mod dial;
 pub mod hook;
 pub mod pki;
 

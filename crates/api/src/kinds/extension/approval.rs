@@ -51,7 +51,9 @@ mod tests {
 
     #[test]
     fn only_groups_of_kubernetes_itself_are_protected() {
-        for (group, own) in [("k8s.io", true), ("gateway.networking.k8s.io", true), ("x.kubernetes.io", true), ("notk8s.io", false), ("example.com", false)] {
+        for (group, own) in
+            [("k8s.io", true), ("gateway.networking.k8s.io", true), ("x.kubernetes.io", true), ("notk8s.io", false), ("example.com", false)]
+        {
             assert_eq!(is_protected(group), own, "{group}");
         }
     }
