@@ -50,18 +50,7 @@ impl Health {
     pub fn status_page(&self, version: &str, paths: &[&str]) -> String {
         status_page("kube-apiserver", self.started, version, paths)
     }
-}
 
-/// `/statusz` of a component: for people, in no form that can be relied on.
-pub fn status_page(component: &str, started: Timestamp, version: &str, paths: &[&str]) -> String {
-    let up = Timestamp::now().as_second() - started.as_second();
-    let up = format!("{} hr {:02} min {:02} sec", up / 3600, up / 60 % 60, up % 60);
-    let started = started.strftime("%a %b %e %H:%M:%S UTC %Y");
-    let paths = paths.join(" ");
-    format!("\n{component} statusz\n{WARNING}\n\nStarted: {started}\nUp: {up}\nBinary version: {version}\n\nUseful Endpoints: {paths}\n")
-}
-
-impl Health {
     fn count(&self, name: &'static str, endpoint: &'static str, healthy: bool) {
         let mut results = self.results.lock();
         let results = results.entry((name, endpoint)).or_default();
@@ -84,6 +73,15 @@ impl Health {
             }
         }
     }
+}
+
+/// `/statusz` of a component: for people, in no form that can be relied on.
+pub fn status_page(component: &str, started: Timestamp, version: &str, paths: &[&str]) -> String {
+    let up = Timestamp::now().as_second() - started.as_second();
+    let up = format!("{} hr {:02} min {:02} sec", up / 3600, up / 60 % 60, up % 60);
+    let started = started.strftime("%a %b %e %H:%M:%S UTC %Y");
+    let paths = paths.join(" ");
+    format!("\n{component} statusz\n{WARNING}\n\nStarted: {started}\nUp: {up}\nBinary version: {version}\n\nUseful Endpoints: {paths}\n")
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
