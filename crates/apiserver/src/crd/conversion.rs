@@ -178,7 +178,8 @@ impl ApiServer {
             return Ok(object);
         }
         let way = hash_of((&*entry.kind.group, &*entry.kind.version, kind == EventType::Deleted));
-        event.converted(way, self.converted_one(entry, object)).await
+        // A call to a webhook is a large future: it is not carried about.
+        event.converted(way, Box::pin(self.converted_one(entry, object))).await
     }
 }
 
