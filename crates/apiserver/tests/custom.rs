@@ -99,3 +99,22 @@ async fn groups_of_kubernetes_itself_need_an_approval() {
     cluster.patch(&format!("{CRDS}/widgets.widgets.k8s.io"), "merge-patch", &annotation).await;
     until(&mut watch, |e| condition(&e["object"], "KubernetesAPIApprovalPolicyConformant").1 == "ApprovedAnnotation").await;
 }
+
+#[tokio::test]
+async fn nothing_new_comes_while_a_definition_goes() {
+    let cluster = Cluster::start().await;
+    let mut watch = cluster.watch(&format!("{CRDS}?watch=1")).await;
+    cluster.post(CRDS, &definition()).await;
+    until(&mut watch, established).await;
+    // A finalizer of a custom resource needs no domain in front, unlike those of built-in kinds.
+    let widget = |name: &str| json!({"metadata": {"name": name, "finalizers": ["hold.example.com"]}, "spec": {"size": 1}});
+    let made = cluster.post(WIDGETS, &widget("a")).await;
+    assert_eq!(made.code, 201, "{}", made.text);
+    cluster.delete(&format!("{CRDS}/widgets.example.com"), &Value::Null).await;
+    until(&mut watch, |e| e["object"]["status"]["conditions"].as_array().unwrap().iter().any(|c| c["type"] == "Terminating")).await;
+    let refused = cluster.post(WIDGETS, &widget("b")).await;
+    assert_eq!((refused.code, refused.message()), (405, "create not allowed while custom resource definition is terminating"));
+    let freed = cluster.patch(&format!("{WIDGETS}/a"), "merge-patch", &json!({"metadata": {"finalizers": null}})).await;
+    assert_eq!(freed.code, 200, "{}", freed.text);
+    until(&mut watch, |e| e["type"] == "DELETED").await;
+}

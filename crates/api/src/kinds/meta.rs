@@ -20,11 +20,17 @@ fn meta(object: &Value) -> &Value {
 /// Checks the metadata of a new object, whose name is already generated.
 pub fn validate(kind: &Kind, object: &Value, e: &mut Errors) {
     let check = kind.hooks.validate_name.unwrap_or(names::dns1123_subdomain);
-    validate_with(meta(object), kind.namespaced(), check, &META, e);
+    named(meta(object), kind.namespaced(), check, &META, e);
+    finalizers(meta(object), &kind.group, &META, e);
 }
 
 /// Checks metadata that stands elsewhere than at the root.
 pub fn validate_with(m: &Value, namespaced: bool, name_form: fn(&str) -> Vec<String>, path: &At, e: &mut Errors) {
+    named(m, namespaced, name_form, path, e);
+    finalizers(m, "", path, e);
+}
+
+fn named(m: &Value, namespaced: bool, name_form: fn(&str) -> Vec<String>, path: &At, e: &mut Errors) {
     let prefix = text(m, "generateName");
     if !prefix.is_empty() {
         e.invalid_each(&path.child("generateName"), prefix, name_form(&names::mask_trailing_dash(prefix)));
@@ -43,7 +49,6 @@ pub fn validate_with(m: &Value, namespaced: bool, name_form: fn(&str) -> Vec<Str
         e.invalid(&path.child("generation"), &n.into(), NEGATIVE);
     }
     common(m, path, e);
-    finalizers(m, path, e);
 }
 
 fn common(m: &Value, path: &At, e: &mut Errors) {
@@ -97,12 +102,17 @@ fn owners(m: &Value, path: &At, e: &mut Errors) {
     }
 }
 
-fn finalizers(m: &Value, path: &At, e: &mut Errors) {
+/// Whether finalizers of a group's objects may have any qualified name: those of what extends the API, and of custom resources.
+fn any_finalizer(group: &str) -> bool {
+    matches!(group, "apiextensions.k8s.io" | "apiregistration.k8s.io") || super::builtin().iter().all(|k| k.group != group)
+}
+
+fn finalizers(m: &Value, group: &str, path: &At, e: &mut Errors) {
     const STANDARD: [&str; 3] = ["kubernetes", "orphan", "foregroundDeletion"];
     let path = path.child("finalizers");
     for (i, name) in texts(m, "finalizers").enumerate() {
         e.invalid_each(&path, name, names::qualified_name(name));
-        if !name.contains('/') && !STANDARD.contains(&name) {
+        if !name.contains('/') && !STANDARD.contains(&name) && !any_finalizer(group) {
             e.invalid(&path.index(i), &name.into(), "name is neither a standard finalizer name nor is it fully qualified");
         }
     }
@@ -151,6 +161,7 @@ pub fn fill_update(new: &mut Value, old: &Value) {
 
 /// Checks the metadata of a changed object against what is stored.
 pub fn validate_update(new: &Value, old: &Value, e: &mut Errors) {
+    let group = text(new, "apiVersion").split_once('/').map_or("", |(group, _)| group);
     let (new, old) = (meta(new), meta(old));
     if has(old, "deletionTimestamp") {
         no_new_finalizers(new, old, e);
@@ -166,7 +177,7 @@ pub fn validate_update(new: &Value, old: &Value, e: &mut Errors) {
         check::immutable(new, old, key, &META, e);
     }
     common(new, &META, e);
-    finalizers(new, &META, e);
+    finalizers(new, group, &META, e);
 }
 
 fn no_new_finalizers(new: &Value, old: &Value, e: &mut Errors) {
