@@ -1,5 +1,6 @@
 //! Configuration of the kubelet, with the defaults of `KubeletConfiguration` 1.36 where it has them.
 
+use crate::node::thresholds::Thresholds;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -45,6 +46,8 @@ pub struct Config {
     pub labels: Vec<(String, String)>,
     /// Pods without a seccomp profile get RuntimeDefault.
     pub seccomp_default: bool,
+    /// Below this much memory or disk, pods are evicted.
+    pub eviction_hard: Thresholds,
     /// Logs of a container are rotated at this size.
     pub log_max_size: u64,
     /// And that many files are kept.
@@ -94,6 +97,7 @@ pub(crate) mod tests {
             register_taints: Vec::new(),
             labels: Vec::new(),
             seccomp_default: true,
+            eviction_hard: Default::default(),
             log_max_size: 10 << 20,
             log_max_files: 5,
             heartbeat: Duration::from_secs(10),

@@ -19,6 +19,7 @@ mod tls;
 pub mod volumes;
 
 pub use config::Config;
+pub use node::thresholds::{BadThreshold, Threshold, Thresholds};
 
 use ferrokube_client::events::Recorder;
 use ferrokube_client::{Caches, Client, Selection};

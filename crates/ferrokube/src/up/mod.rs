@@ -83,6 +83,9 @@ pub struct Options {
     /// Where objects are kept
     #[command(flatten)]
     pub etcd: store::EtcdOptions,
+    /// Pods are evicted when there is less of these on the node
+    #[arg(long, value_name = "SIGNAL<VALUE,...", default_value_t)]
+    pub eviction_hard: ferrokube_kubelet::Thresholds,
     /// Registries to ask in place of another: HOST=URL, may be given several times
     #[arg(long, value_name = "HOST=URL")]
     pub registry_mirror: Vec<String>,

@@ -147,6 +147,7 @@ fn kubelet_config(plan: &Plan, runtime_endpoint: String) -> Result<ferrokube_kub
         register_taints: Vec::new(),
         labels: Vec::new(),
         seccomp_default: true,
+        eviction_hard: plan.options.eviction_hard,
         log_max_size: 10 << 20,
         log_max_files: 5,
         heartbeat: Duration::from_secs(10),

@@ -78,7 +78,8 @@ impl Cluster {
 
     /// Starts `ferrokube up` without waiting for anything.
     pub fn start(&mut self, args: &[&str]) -> Result<()> {
-        let all = [&[ferrokube(), "up"], args].concat();
+        // A developer's disk is often fuller than the default thresholds like.
+        let all = [&[ferrokube(), "up", "--eviction-hard", "memory.available<10Mi,nodefs.available<1%"], args].concat();
         self.up = Some(self.node.spawn(all, &self.log)?);
         Ok(())
     }

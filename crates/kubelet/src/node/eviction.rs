@@ -26,11 +26,11 @@ pub async fn keep(node: Arc<Shared>, requests: mpsc::Sender<Request>) {
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let mut crossed = pressure::crossed(&measure(&node).await);
+        let mut crossed = pressure::crossed(&measure(&node).await, &node.config.eviction_hard);
         *node.pressure.lock() = memory.conditions(&crossed, Instant::now());
         if crossed.iter().any(|c| c.condition == "DiskPressure") {
             gc::free_all(&node).await;
-            crossed = pressure::crossed(&measure(&node).await);
+            crossed = pressure::crossed(&measure(&node).await, &node.config.eviction_hard);
         }
         let sent = match crossed.first() {
             Some(first) => evict_one(&node, first, &requests).await,
@@ -63,7 +63,8 @@ pub async fn image_directory(node: &Shared) -> Option<PathBuf> {
 async fn measure(node: &Shared) -> Signals {
     let nodefs = filesystem(&node.config.root);
     let imagefs = image_directory(node).await.map_or(nodefs, |p| filesystem(&p));
-    Signals { memory_available: crate::server::Machine::read().available_memory, nodefs, imagefs }
+    let machine = crate::server::Machine::read();
+    Signals { memory: machine.available_memory + machine.used_memory, memory_available: machine.available_memory, nodefs, imagefs }
 }
 
 /// Pods of this node that have not ended.

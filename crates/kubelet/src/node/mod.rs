@@ -4,6 +4,7 @@ pub mod eviction;
 pub mod lease;
 pub mod pressure;
 pub mod status;
+pub mod thresholds;
 
 use crate::cgroups::Cgroups;
 use crate::config::Config;

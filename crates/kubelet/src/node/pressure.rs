@@ -1,8 +1,10 @@
 //! When the node runs short: node conditions, and which pod has to go. Pure; [`super::eviction`] measures and acts.
 //!
-//! Source: `pkg/kubelet/eviction`, with its default hard thresholds and transition period.
+//! Source: `pkg/kubelet/eviction`, with its transition period.
 
+use super::thresholds::{Threshold, Thresholds};
 use crate::make::resources::request_and_limit;
+use ferrokube_api::quantity::Quantity;
 use k8s_openapi::api::core::v1::Pod;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -28,6 +30,8 @@ pub struct Filesystem {
 /// What is measured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Signals {
+    /// Bytes of memory in all.
+    pub memory: u64,
     /// Bytes of memory that can be had.
     pub memory_available: u64,
     /// Where pods live.
@@ -49,27 +53,30 @@ pub struct Crossed {
     pub available: String,
 }
 
-const MEMORY: u64 = 100 << 20;
-
 /// The thresholds that are crossed, memory first.
-pub fn crossed(signals: &Signals) -> Vec<Crossed> {
+pub fn crossed(signals: &Signals, thresholds: &Thresholds) -> Vec<Crossed> {
     let mut found = Vec::new();
-    if signals.memory_available < MEMORY {
+    let memory = thresholds.memory.map_or(0, |threshold| threshold.of(signals.memory));
+    if signals.memory_available < memory {
         found.push(Crossed {
             condition: "MemoryPressure",
             resource: "memory",
-            threshold: "100Mi".into(),
+            threshold: Quantity::bytes(memory.try_into().unwrap_or(i64::MAX)).to_string(),
             available: format!("{}Ki", signals.memory_available / 1024),
         });
     }
-    for (fs, bytes, inodes) in [(&signals.nodefs, 10, 5), (&signals.imagefs, 15, 5)] {
-        let below = |have: u64, all: u64, percent: u64| all > 0 && have < all / 100 * percent;
-        if below(fs.available, fs.size, bytes) {
-            let (threshold, available) = ((fs.size / 100 * bytes).to_string(), format!("{}Ki", fs.available / 1024));
+    let filesystems =
+        [(&signals.nodefs, thresholds.nodefs, thresholds.nodefs_inodes), (&signals.imagefs, thresholds.imagefs, thresholds.imagefs_inodes)];
+    for (fs, bytes, inodes) in filesystems {
+        // Nothing in all: the filesystem does not count it.
+        let below =
+            |have: u64, all: u64, threshold: Option<Threshold>| threshold.map(|t| t.of(all)).filter(|least| all > 0 && have < *least);
+        if let Some(least) = below(fs.available, fs.size, bytes) {
+            let (threshold, available) = (least.to_string(), format!("{}Ki", fs.available / 1024));
             found.push(Crossed { condition: "DiskPressure", resource: "ephemeral-storage", threshold, available });
         }
-        if below(fs.inodes_free, fs.inodes, inodes) {
-            let (threshold, available) = ((fs.inodes / 100 * inodes).to_string(), fs.inodes_free.to_string());
+        if let Some(least) = below(fs.inodes_free, fs.inodes, inodes) {
+            let (threshold, available) = (least.to_string(), fs.inodes_free.to_string());
             found.push(Crossed { condition: "DiskPressure", resource: "inodes", threshold, available });
         }
     }
@@ -129,7 +136,6 @@ pub fn message(pod: &Pod, crossed: &Crossed, usage: Option<&Usage>) -> String {
 
 /// Something of a pod's own storage that is over its limit: the text of the eviction.
 pub fn over_storage_limits(pod: &Pod, empty_dirs: &BTreeMap<String, u64>, containers: &Usage) -> Option<String> {
-    use ferrokube_api::quantity::Quantity;
     let spec = pod.spec.as_ref()?;
     for volume in spec.volumes.iter().flatten() {
         let Some(limit) = volume.empty_dir.as_ref().and_then(|e| e.size_limit.as_ref()) else { continue };
@@ -166,27 +172,31 @@ mod tests {
 
     fn plenty() -> Signals {
         let fs = Filesystem { size: 1000 << 20, available: 500 << 20, inodes: 1000, inodes_free: 500 };
-        Signals { memory_available: 1 << 30, nodefs: fs, imagefs: fs }
+        Signals { memory: 4 << 30, memory_available: 1 << 30, nodefs: fs, imagefs: fs }
+    }
+
+    fn short(signals: &Signals) -> Vec<Crossed> {
+        crossed(signals, &Thresholds::default())
     }
 
     #[test]
     fn thresholds_are_crossed_below_them_only() {
-        assert_eq!(crossed(&plenty()), []);
-        let memory = Signals { memory_available: MEMORY - 1, ..plenty() };
-        assert_eq!(crossed(&memory)[0].condition, "MemoryPressure");
+        assert_eq!(short(&plenty()), []);
+        let memory = Signals { memory_available: (100 << 20) - 1, ..plenty() };
+        assert_eq!(short(&memory)[0].condition, "MemoryPressure");
         let nearly_full = Filesystem { available: 120 << 20, ..plenty().imagefs };
-        assert_eq!(crossed(&Signals { imagefs: nearly_full, ..plenty() })[0].resource, "ephemeral-storage");
-        assert_eq!(crossed(&Signals { nodefs: nearly_full, ..plenty() }), [], "pods get down to a tenth");
+        assert_eq!(short(&Signals { imagefs: nearly_full, ..plenty() })[0].resource, "ephemeral-storage");
+        assert_eq!(short(&Signals { nodefs: nearly_full, ..plenty() }), [], "pods get down to a tenth");
         let few_inodes = Filesystem { inodes_free: 49, ..plenty().nodefs };
-        assert_eq!(crossed(&Signals { nodefs: few_inodes, ..plenty() })[0].resource, "inodes");
+        assert_eq!(short(&Signals { nodefs: few_inodes, ..plenty() })[0].resource, "inodes");
         let uncounted = Filesystem { inodes: 0, inodes_free: 0, ..plenty().nodefs };
-        assert_eq!(crossed(&Signals { nodefs: uncounted, ..plenty() }), []);
+        assert_eq!(short(&Signals { nodefs: uncounted, ..plenty() }), []);
     }
 
     #[test]
     fn a_condition_stays_five_minutes_after_it_was_last_true() {
         let mut memory = Memory::default();
-        let short = crossed(&Signals { memory_available: 0, ..plenty() });
+        let short = short(&Signals { memory_available: 0, ..plenty() });
         let start = Instant::now();
         assert_eq!(memory.conditions(&short, start), BTreeSet::from(["MemoryPressure"]));
         assert_eq!(memory.conditions(&[], start + TRANSITION - Duration::from_secs(1)).len(), 1);
@@ -222,7 +232,7 @@ mod tests {
             left.retain(|p| p.metadata.name != next.metadata.name);
         }
         assert_eq!(order, ["greedier", "greedy", "important", "modest"]);
-        let text = message(&pods[2], &crossed(&Signals { memory_available: 0, ..plenty() })[0], usage.get("greedier"));
+        let text = message(&pods[2], &short(&Signals { memory_available: 0, ..plenty() })[0], usage.get("greedier"));
         assert_eq!(
             text,
             "The node was low on resource: memory. Threshold quantity: 100Mi, available: 0Ki. \
