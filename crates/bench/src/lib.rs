@@ -42,7 +42,12 @@ enum Command {
 ///
 /// # Errors
 /// When the server is not reached, refuses what a measurement needs, or a measurement can't be made.
-pub async fn run(args: Args) -> anyhow::Result<()> {
+pub fn run(args: Args) -> futures_util::future::LocalBoxFuture<'static, anyhow::Result<()>> {
+    // Boxed here: an `async fn` would be compiled again in every program that awaits it.
+    Box::pin(measure(args))
+}
+
+async fn measure(args: Args) -> anyhow::Result<()> {
     println!("{}\n", process::machine());
     match args.command {
         Command::Api(args) => api::run(args).await,

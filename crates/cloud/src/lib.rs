@@ -109,7 +109,12 @@ pub fn unknown(selection: &[String]) -> Option<&String> {
 }
 
 /// Runs the selected controllers that the provider serves, until dropped.
-pub async fn run(config: Config) {
+pub fn run(config: Config) -> BoxFuture<'static, ()> {
+    // Boxed here: an `async fn` would be compiled again in every program that awaits it.
+    Box::pin(run_all(config))
+}
+
+async fn run_all(config: Config) {
     let mut tasks = tokio::task::JoinSet::new();
     let wanted = |c: &&Controller| selected(&config.controllers, c.name) && (c.wanted)(&*config.provider);
     for controller in CONTROLLERS.iter().filter(wanted) {

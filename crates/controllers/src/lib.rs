@@ -164,7 +164,12 @@ pub const CONTROLLERS: &[Controller] = controllers! {
 };
 
 /// Runs the selected controllers until dropped. A controller that panics is started again, alone.
-pub async fn run(config: Config) {
+pub fn run(config: Config) -> BoxFuture<'static, ()> {
+    // Boxed here: an `async fn` would be compiled again in every program that awaits it.
+    Box::pin(run_all(config))
+}
+
+async fn run_all(config: Config) {
     let chosen = CONTROLLERS.iter().filter(|c| selected(&config.controllers, c.name, c.default));
     let mut tasks = tokio::task::JoinSet::new();
     for controller in chosen {

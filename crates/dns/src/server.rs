@@ -9,6 +9,7 @@ use crate::metrics::{Metrics, Transport};
 use crate::records::{Records, Updater};
 use crate::zone::Zone;
 use ferrokube_client::Caches;
+use futures_util::future::BoxFuture;
 use hickory_proto::rr::Name;
 use parking_lot::RwLock;
 use std::io;
@@ -76,7 +77,12 @@ impl Server {
     ///
     /// # Errors
     /// The domain is no name, or an address cannot be bound (the message says which).
-    pub async fn start(config: Config, caches: &Caches) -> io::Result<Self> {
+    pub fn start(config: Config, caches: &Caches) -> BoxFuture<'_, io::Result<Self>> {
+        // Boxed here: an `async fn` would be compiled again in every program that awaits it.
+        Box::pin(Self::come_up(config, caches))
+    }
+
+    async fn come_up(config: Config, caches: &Caches) -> io::Result<Self> {
         let records = Arc::new(RwLock::new(Records::default()));
         let updater = Updater::new(caches, records.clone());
         let handler = Arc::new(handler(&config, records)?);

@@ -23,6 +23,7 @@ pub use node::thresholds::{BadThreshold, Threshold, Thresholds};
 
 use ferrokube_client::events::Recorder;
 use ferrokube_client::{Caches, Client, Selection};
+use futures_util::future::BoxFuture;
 use node::Shared;
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -57,7 +58,12 @@ const RUNTIME_START: Duration = Duration::from_secs(30);
 
 impl Kubelet {
     /// Starts all parts. `client` is this node's (`system:node:<name>`).
-    pub async fn start(config: Config, client: Client) -> Result<Self, StartError> {
+    pub fn start(config: Config, client: Client) -> BoxFuture<'static, Result<Self, StartError>> {
+        // Boxed here: an `async fn` would be compiled again in every program that awaits it.
+        Box::pin(Self::come_up(config, client))
+    }
+
+    async fn come_up(config: Config, client: Client) -> Result<Self, StartError> {
         let endpoint = config.runtime_endpoint.clone();
         let cri = runtime::Cri::connect(&endpoint, config.runtime_timeout)
             .map_err(|source| StartError::Endpoint { endpoint: endpoint.clone(), source })?;

@@ -15,6 +15,7 @@ use ferrokube_client::controller::{self, Next};
 use ferrokube_client::events::{EventType, Recorder};
 use ferrokube_client::queue::Queue;
 use ferrokube_client::{Cache, Caches, Client, DeleteOptions, Error, Named, ObjectKey, Optional, Patch};
+use futures_util::future::BoxFuture;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::StorageClass;
 use plan::{ClaimStep, VolumeStep, plan_claim, plan_volume};
@@ -56,7 +57,12 @@ struct Provisioner {
 }
 
 /// Runs until dropped.
-pub async fn run(config: Config) {
+pub fn run(config: Config) -> BoxFuture<'static, ()> {
+    // Boxed here: an `async fn` would be compiled again in every program that awaits it.
+    Box::pin(serve(config))
+}
+
+async fn serve(config: Config) {
     let caches = Caches::new(config.client.clone());
     let queue: Queue<Key> = Queue::new();
     let all = Provisioner {

@@ -1,5 +1,6 @@
 //! Starting and stopping: sockets, the gRPC server, and who waits for whom.
 
+use futures_util::future::BoxFuture;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -46,7 +47,12 @@ impl Runtime {
     ///
     /// # Errors
     /// When a folder or socket cannot be made or is in use by another runtime that answers, or a record cannot be read.
-    pub async fn start(config: Config) -> Result<Self> {
+    pub fn start(config: Config) -> BoxFuture<'static, Result<Self>> {
+        // Boxed here: an `async fn` would be compiled again in every program that awaits it.
+        Box::pin(Self::come_up(config))
+    }
+
+    async fn come_up(config: Config) -> Result<Self> {
         std::fs::create_dir_all(&config.root).context(format!("making {}", config.root.display()))?;
         std::fs::create_dir_all(&config.state).context(format!("making {}", config.state.display()))?;
         let listener = listen(&config.socket).await?;
@@ -86,7 +92,12 @@ impl Runtime {
     ///
     /// # Errors
     /// When a pod cannot be taken apart (its network plug-in fails, for example): what is left is as it was, so it can be tried again.
-    pub async fn purge(config: Config) -> Result<()> {
+    pub fn purge(config: Config) -> BoxFuture<'static, Result<()>> {
+        // Boxed here: an `async fn` would be compiled again in every program that awaits it.
+        Box::pin(Self::take_apart(config))
+    }
+
+    async fn take_apart(config: Config) -> Result<()> {
         let (root, state) = (config.root.clone(), config.state.clone());
         if !root.exists() && !state.exists() {
             return Ok(());

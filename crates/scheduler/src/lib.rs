@@ -32,6 +32,7 @@ pub mod writes;
 use config::Configuration;
 use ferrokube_client::Client;
 use ferrokube_client::leader::Election;
+use futures_util::future::BoxFuture;
 use metrics::Metrics;
 
 /// Settings of the scheduler.
@@ -70,7 +71,12 @@ pub async fn run_until(client: Client, config: Config, stop: impl Future<Output 
 }
 
 /// As [`run_until`], until dropped or the subscriptions end; a lease that is lost is fought for again.
-pub async fn run(client: Client, config: Config) {
+pub fn run(client: Client, config: Config) -> BoxFuture<'static, ()> {
+    // Boxed here: an `async fn` would be compiled again in every program that awaits it.
+    Box::pin(run_again(client, config))
+}
+
+async fn run_again(client: Client, config: Config) {
     let elected = config.identity.is_some() && config.configuration.leader_election.elect;
     loop {
         run_until(client.clone(), config.clone(), std::future::pending()).await;

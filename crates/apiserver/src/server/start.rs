@@ -26,6 +26,7 @@ use crate::registry::Registry;
 use crate::special::services::{Allocator, Cidr};
 use crate::tokens::{KeyError, ServiceAccountTokens};
 use ferrokube_store::Store;
+use futures_util::future::BoxFuture;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
@@ -76,7 +77,12 @@ pub struct Running {
 
 impl Running {
     /// Says that it is not ready, waits, lets requests finish, ends watches, and resolves when everything has stopped.
-    pub async fn stop(mut self) {
+    pub fn stop(self) -> BoxFuture<'static, ()> {
+        // Boxed here: an `async fn` would be compiled again in every program that awaits it.
+        Box::pin(self.wind_down())
+    }
+
+    async fn wind_down(mut self) {
         self.server.health.leaving.store(true, Ordering::Relaxed);
         let times = &self.server.serving.config;
         if !times.shutdown_delay.is_zero() {
@@ -120,7 +126,12 @@ impl ApiServer {
     }
 
     /// Starts a server. Resolves when it serves and the bootstrap objects are there.
-    pub async fn start(config: Config) -> Result<Running, StartError> {
+    pub fn start(config: Config) -> BoxFuture<'static, Result<Running, StartError>> {
+        // Boxed here: an `async fn` would be compiled again in every program that awaits it.
+        Box::pin(Self::come_up(config))
+    }
+
+    async fn come_up(config: Config) -> Result<Running, StartError> {
         let listener = match config.listen {
             Some(address) => Some(TcpListener::bind(address).await.map_err(|source| StartError::Listen { address, source })?),
             None => None,

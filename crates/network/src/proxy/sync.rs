@@ -18,6 +18,7 @@ use ferrokube_client::cache::decoded;
 use ferrokube_client::k8s_openapi::api::core::v1::{Node, Service};
 use ferrokube_client::k8s_openapi::api::discovery::v1::EndpointSlice;
 use ferrokube_client::{Cache, Caches, Index, Object, ObjectKey, Selection};
+use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::Ipv4Addr;
@@ -59,7 +60,12 @@ impl Dirty {
 ///
 /// # Errors
 /// The health check address cannot be bound. Trouble with the kernel is logged and tried again.
-pub async fn run(caches: &Caches, config: Config) -> std::io::Result<()> {
+pub fn run(caches: &Caches, config: Config) -> BoxFuture<'_, std::io::Result<()>> {
+    // Boxed here: an `async fn` would be compiled again in every program that awaits it.
+    Box::pin(keep(caches, config))
+}
+
+async fn keep(caches: &Caches, config: Config) -> std::io::Result<()> {
     let health = Health::default();
     if let Some(address) = config.healthz {
         health.serve(address).await?;

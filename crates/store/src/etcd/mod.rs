@@ -125,7 +125,12 @@ impl Etcd {
     ///
     /// # Errors
     /// [`Error::Unavailable`] when the options are wrong (URLs, certificates) or no member answers in time.
-    pub async fn connect(options: Options) -> Result<Etcd> {
+    pub fn connect(options: Options) -> BoxFuture<'static, Result<Etcd>> {
+        // Boxed here: an `async fn` would be compiled again in every program that awaits it.
+        Box::pin(Self::reach(options))
+    }
+
+    async fn reach(options: Options) -> Result<Etcd> {
         let members = Members::new(&options.endpoints, &options.tls)?;
         let shared = Arc::new(Shared {
             caller: Caller { members, timeout: options.timeout },
