@@ -162,6 +162,16 @@ pub trait Store: Send + Sync + 'static {
     /// Keys in `[start, end)` in order, as they stood `at` a revision (`None`: now), at most `limit` (0: all).
     fn range(&self, start: Bytes, end: Bytes, at: Option<Revision>, limit: usize) -> BoxFuture<'_, Result<Page>>;
 
+    /// All of `[start, end)` in order, as it stood `at` a revision (`None`: now): pages of one revision, of a size that is good to hold,
+    /// at least one, and the last with `more == false`. This is how the caches are filled.
+    fn scan(&self, start: Bytes, end: Bytes, at: Option<Revision>) -> BoxFuture<'_, Result<BoxStream<'static, Result<Page>>>> {
+        Box::pin(async move {
+            let page = self.range(start, end, at, 0).await?;
+            let pages: BoxStream<'static, Result<Page>> = Box::pin(futures_util::stream::iter([Ok(page)]));
+            Ok(pages)
+        })
+    }
+
     /// Every change after revision `after` to keys in `[start, end)`, in order, without a gap, for as long as the stream is held.
     /// The stream ends with an error when its position is compacted or the engine stops.
     fn watch(&self, start: Bytes, end: Bytes, after: Revision) -> BoxFuture<'_, Result<BoxStream<'static, Result<Batch>>>>;

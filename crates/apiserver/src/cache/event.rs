@@ -122,6 +122,12 @@ impl Event {
         cell.get_or_try_init(|| convert).await.cloned()
     }
 
+    /// Drops what was encoded and converted: whoever is that far behind does it anew.
+    pub(super) fn forget_frames(&self) {
+        self.frames.lock().clear();
+        self.converted.lock().clear();
+    }
+
     /// Bytes that keeping this event in history costs.
     pub(super) fn weight(&self) -> usize {
         self.before.as_ref().map_or(0, |o| o.json.len()) + 256

@@ -4,12 +4,13 @@
 //! restart of the server find their position in history. When the store loses the task's position, everything is
 //! loaded anew and all watchers are sent away to list again.
 
-use super::{Caches, KindCache, outline};
+use super::load::Loaded;
+use super::{Caches, KindCache};
 use crate::foreign;
 use crate::registry::hash_of;
 use bytes::Bytes;
 use ferrokube_api::kinds::Kind;
-use ferrokube_store::{Batch, Error, Event, KeyValue, Page, Revision, Store, prefix_end};
+use ferrokube_store::{Batch, Error, Event, KeyValue, Revision, Store, prefix_end};
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use parking_lot::Mutex;
@@ -113,7 +114,7 @@ async fn run(caches: Arc<Caches>, mut changes: Changes, mut inbox: mpsc::Receive
 }
 
 /// The path segment below `/registry/` that a key's cache has, and the rest: `[namespace/]name`.
-fn split<'k>(known: &HashMap<String, Arc<KindCache>>, key: &'k str) -> Option<(Arc<KindCache>, &'k str, &'k str)> {
+pub(super) fn split<'k>(known: &HashMap<String, Arc<KindCache>>, key: &'k str) -> Option<(Arc<KindCache>, &'k str, &'k str)> {
     let path = key.strip_prefix("/registry/")?;
     let mut ends = path.match_indices('/').map(|(at, _)| at);
     let (first, second) = (ends.next()?, ends.next());
@@ -125,7 +126,7 @@ fn split<'k>(known: &HashMap<String, Arc<KindCache>>, key: &'k str) -> Option<(A
 }
 
 /// An error for a value that is encrypted: going on without it would have controllers undo what depends on it.
-fn plain(kv: &KeyValue) -> Result<(), Error> {
+pub(super) fn plain(kv: &KeyValue) -> Result<(), Error> {
     if !kv.value.starts_with(crate::encryption::PREFIX) {
         return Ok(());
     }
@@ -189,13 +190,13 @@ impl Caches {
     /// Everything at `at`, or at the oldest revision that is still there; and the changes since then.
     async fn load(&self, at: Revision) -> Result<(Changes, Revision), Error> {
         let (start, end) = (Bytes::from_static(ROOT), prefix_end(ROOT));
-        let page = match self.store.range(start.clone(), end.clone(), (at > 0).then_some(at), 0).await {
-            Err(Error::Compacted { oldest }) => self.store.range(start.clone(), end.clone(), Some(oldest), 0).await?,
+        let loaded = match self.gather(start.clone(), end.clone(), (at > 0).then_some(at)).await {
+            Err(Error::Compacted { oldest }) => self.gather(start.clone(), end.clone(), Some(oldest)).await?,
             other => other?,
         };
-        let changes = self.store.watch(start, end, page.revision).await?;
-        let revision = page.revision;
-        self.fill(page)?;
+        let changes = self.store.watch(start, end, loaded.revision).await?;
+        let revision = loaded.revision;
+        self.fill(loaded);
         self.applied.send_replace(revision);
         Ok((changes, revision))
     }
@@ -210,29 +211,18 @@ impl Caches {
         Ok(changes)
     }
 
-    fn fill(&self, page: Page) -> Result<(), Error> {
-        let known = self.directory.read().by_prefix.clone();
-        let mut loads: HashMap<&str, Vec<_>> = known.keys().map(|prefix| (prefix.as_str(), Vec::new())).collect();
-        for kv in &page.items {
-            plain(kv)?;
-            self.known(kv)?;
-            let Some((cache, _, _)) = std::str::from_utf8(&kv.key).ok().and_then(|key| split(&known, key)) else { continue };
-            if let (Some(load), Some(object)) = (loads.get_mut(cache.prefix()), read(&cache, kv)) {
-                load.push(object);
-            }
+    fn fill(&self, mut loaded: Loaded) {
+        for cache in self.all() {
+            cache.load(loaded.by_prefix.remove(cache.prefix()).unwrap_or_default(), loaded.revision);
         }
-        for (prefix, objects) in loads {
-            known[prefix].load(objects, page.revision);
-        }
-        Ok(())
     }
 
     async fn add(&self, row: &Arc<Kind>) -> Result<(), Error> {
         self.enter(row);
         let Some(cache) = self.of(row) else { return Ok(()) };
         let start = format!("/registry/{}/", cache.prefix()).into_bytes();
-        let page = self.store.range(start.clone().into(), prefix_end(&start), None, 0).await?;
-        cache.load(page.items.iter().filter_map(|kv| read(&cache, kv)).collect(), page.revision);
+        let mut loaded = self.gather(start.clone().into(), prefix_end(&start), None).await?;
+        cache.load(loaded.by_prefix.remove(cache.prefix()).unwrap_or_default(), loaded.revision);
         Ok(())
     }
 
@@ -269,9 +259,4 @@ impl Caches {
         drop(directory);
         self.applied.send_replace(batch.revision);
     }
-}
-
-fn read(cache: &KindCache, kv: &KeyValue) -> Option<ferrokube_api::Object> {
-    let object = outline::object(&cache.row().fields, &kv.value, kv.mod_revision);
-    object.inspect_err(|error| tracing::error!(%error, key = %String::from_utf8_lossy(&kv.key), "unreadable object in the store")).ok()
 }

@@ -4,15 +4,14 @@
 //! `Arc`s and nothing else.
 
 use super::event::Event;
-use super::order::{self, Key, Keyed, Slot, after};
+use super::order::{self, Ordered, Parts, after, parts};
 use super::outline;
 use super::watchers::{Interest, Seat, Watchers};
 use bytes::Bytes;
 use ferrokube_api::Object;
 use ferrokube_api::kinds::Kind;
 use parking_lot::{Mutex, RwLock};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::ops::Bound;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
@@ -25,6 +24,8 @@ const HISTORY_MIN: usize = 128;
 const HISTORY_BYTES: usize = 8 << 20;
 /// ...or when they are older than this (upstream keeps 75 s).
 const HISTORY_AGE: Duration = Duration::from_secs(300);
+/// So many of the latest events keep what was encoded for watchers: all but the slowest have sent it by then.
+const FRAMES: usize = 512;
 
 /// A position that history no longer covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +36,7 @@ pub struct TooOld {
 
 #[derive(Debug, Default)]
 struct State {
-    objects: BTreeSet<Slot>,
+    objects: Ordered,
     history: VecDeque<Arc<Event>>,
     weight: usize,
     /// All changes after this revision are in `history`.
@@ -105,23 +106,17 @@ impl KindCache {
 
     /// One object. `namespace` is empty for cluster-scoped kinds.
     pub fn get(&self, namespace: &str, name: &str) -> Option<Arc<Object>> {
-        let key = Key(namespace, name);
-        self.state.read().objects.get(&key as &dyn Keyed).map(|slot| slot.0.clone())
+        self.state.read().objects.get((namespace, name)).cloned()
     }
 
     /// All objects of a namespace, or of all namespaces when it is empty, in key order.
     pub fn list(&self, namespace: &str) -> Vec<Arc<Object>> {
-        let state = self.state.read();
-        if namespace.is_empty() {
-            return state.objects.iter().map(|slot| slot.0.clone()).collect();
-        }
-        state.range(namespace, None).map(|slot| slot.0.clone()).collect()
+        self.state.read().objects.range(namespace, None).iter().cloned().collect()
     }
 
     /// Calls `visit` for each object of a namespace (all when empty) under the read lock: keep it short.
     pub fn each(&self, namespace: &str, mut visit: impl FnMut(&Arc<Object>)) {
-        let state = self.state.read();
-        state.range(namespace, None).for_each(|slot| visit(&slot.0));
+        self.state.read().objects.range(namespace, None).iter().for_each(&mut visit);
     }
 
     /// Number of objects and of their bytes.
@@ -149,7 +144,8 @@ impl KindCache {
     pub fn snapshot(&self, range: Range<'_>, applied: u64, matches: impl Fn(&Object) -> bool) -> Snapshot {
         let state = self.state.read();
         let revision = applied.max(state.last);
-        collect(state.range(range.namespace, range.after).map(|slot| &slot.0), range.limit, revision, matches)
+        let run = state.objects.range(range.namespace, range.after);
+        collect(run.iter(), run.len, range.limit, revision, matches)
     }
 
     /// The objects as they were at `revision`, if history covers it.
@@ -158,25 +154,26 @@ impl KindCache {
         if revision < state.floor {
             return Err(TooOld { oldest: state.floor });
         }
+        let run = state.objects.range(range.namespace, range.after);
         if revision >= state.last {
-            return Ok(collect(state.range(range.namespace, range.after).map(|slot| &slot.0), range.limit, revision, matches));
+            return Ok(collect(run.iter(), run.len, range.limit, revision, matches));
         }
         // Undo what came after: the first change of each key after `revision` tells how the key was at `revision`.
-        let mut undo: BTreeMap<(&str, &str), Option<&Arc<Object>>> = BTreeMap::new();
+        let mut undo: HashMap<Parts<'_>, Option<&Arc<Object>>> = HashMap::new();
         let from = state.history.partition_point(|e| e.revision <= revision);
         for event in state.history.iter().skip(from) {
-            let key = &event.subject().key;
-            undo.entry((&key.namespace, &key.name)).or_insert(event.before.as_ref());
+            let key = parts(event.subject());
+            let inside = (range.namespace.is_empty() || key.0 == range.namespace) && range.after.is_none_or(|start| after(key, start));
+            if inside {
+                undo.entry(key).or_insert(event.before.as_ref());
+            }
         }
-        let in_range = |o: &Arc<Object>| {
-            let key = (&*o.key.namespace, &*o.key.name);
-            (range.namespace.is_empty() || key.0 == range.namespace) && range.after.is_none_or(|start| after(key, start))
-        };
-        let untouched =
-            state.range(range.namespace, range.after).map(|s| &s.0).filter(|o| !undo.contains_key(&(&*o.key.namespace, &*o.key.name)));
-        let mut then: Vec<&Arc<Object>> = untouched.chain(undo.values().flatten().copied().filter(|o| in_range(o))).collect();
-        then.sort_by(|a, b| order::compare((&a.key.namespace, &a.key.name), (&b.key.namespace, &b.key.name)));
-        Ok(collect(then.into_iter(), range.limit, revision, matches))
+        let mut then: Vec<&Arc<Object>> = undo.values().flatten().copied().collect();
+        then.sort_by(|a, b| order::compare(parts(a), parts(b)));
+        let touched = undo.keys().filter(|key| state.objects.get(**key).is_some()).count();
+        let count = run.len - touched + then.len();
+        let untouched = run.iter().filter(|o| !undo.contains_key(&parts(o)));
+        Ok(collect(merged(untouched, then.into_iter()), count, range.limit, revision, matches))
     }
 
     /// Watches from now on, with the current objects that match as a start.
@@ -213,15 +210,14 @@ impl KindCache {
     }
 
     /// Fills an empty cache with what stood in the store at `revision`.
-    pub(super) fn load(&self, objects: Vec<Object>, revision: u64) {
+    pub(super) fn load(&self, objects: Vec<Arc<Object>>, revision: u64) {
         let mut watchers = self.watchers.lock();
         let mut state = self.state.write();
-        *state = State { floor: revision, last: revision, ..State::default() };
-        for object in objects {
-            state.bytes += object.json.len();
-            state.objects.replace(Slot(Arc::new(object)));
-        }
+        let bytes = objects.iter().map(|o| o.json.len()).sum();
+        let objects = Ordered::new(objects);
+        let before = std::mem::replace(&mut *state, State { objects, bytes, floor: revision, last: revision, ..State::default() });
         drop(state);
+        drop(before);
         watchers.close();
         self.watching.store(watchers.count(), Ordering::Relaxed);
         self.changed.send_replace(revision);
@@ -246,13 +242,13 @@ impl KindCache {
         }
         let event = match change {
             Change::Set(object) => {
-                let before = state.objects.replace(Slot(object.clone())).map(|slot| slot.0);
+                let before = state.objects.replace(object.clone());
                 state.bytes += object.json.len();
                 Event::new(revision, before, Some(object))
             }
             Change::Gone(namespace, name) => {
-                let Some(slot) = state.objects.take(&Key(namespace, name) as &dyn Keyed) else { return };
-                Event::new(revision, Some(slot.0), None)
+                let Some(gone) = state.objects.take((namespace, name)) else { return };
+                Event::new(revision, Some(gone), None)
             }
         };
         state.bytes -= event.before.as_ref().map_or(0, |o| o.json.len());
@@ -270,40 +266,47 @@ enum Change<'a> {
     Gone(&'a str, &'a str),
 }
 
-fn collect<'a>(objects: impl Iterator<Item = &'a Arc<Object>>, limit: usize, revision: u64, matches: impl Fn(&Object) -> bool) -> Snapshot {
-    let mut objects = objects.fuse();
-    let mut found = Vec::new();
-    for object in objects.by_ref() {
+/// The first `limit` objects that match out of `count`.
+fn collect<'a>(
+    objects: impl Iterator<Item = &'a Arc<Object>>,
+    count: usize,
+    limit: usize,
+    revision: u64,
+    matches: impl Fn(&Object) -> bool,
+) -> Snapshot {
+    let (mut found, mut seen) = (Vec::new(), 0);
+    for object in objects {
+        seen += 1;
         if !matches(object) {
             continue;
         }
         found.push(object.clone());
         if limit > 0 && found.len() == limit {
-            break;
+            let remaining = count - seen;
+            return Snapshot { objects: found, revision, more: remaining > 0, remaining };
         }
     }
-    let remaining = if limit > 0 && found.len() == limit { objects.count() } else { 0 };
-    Snapshot { objects: found, revision, more: remaining > 0, remaining }
+    Snapshot { objects: found, revision, more: false, remaining: 0 }
+}
+
+/// Two sequences in key order as one.
+fn merged<'a>(a: impl Iterator<Item = &'a Arc<Object>>, b: impl Iterator<Item = &'a Arc<Object>>) -> impl Iterator<Item = &'a Arc<Object>> {
+    let (mut a, mut b) = (a.peekable(), b.peekable());
+    std::iter::from_fn(move || match (a.peek(), b.peek()) {
+        (Some(first), Some(second)) if after(parts(first), parts(second)) => b.next(),
+        (None, _) => b.next(),
+        _ => a.next(),
+    })
 }
 
 impl State {
-    fn range<'s>(&'s self, namespace: &'s str, start: Option<(&str, &str)>) -> impl Iterator<Item = &'s Slot> + 's {
-        let first = Key(namespace, "");
-        let start = start.map(|(ns, name)| Key(ns, name));
-        let lower: Bound<&dyn Keyed> = match &start {
-            Some(key) if after(key.parts(), first.parts()) => Bound::Excluded(key),
-            _ if namespace.is_empty() => Bound::Unbounded,
-            _ => Bound::Included(&first),
-        };
-        let objects = self.objects.range::<dyn Keyed + '_, _>((lower, Bound::Unbounded));
-        objects.take_while(move |slot| namespace.is_empty() || *slot.0.key.namespace == *namespace)
-    }
-
     fn remember(&mut self, event: Arc<Event>) {
         self.last = event.revision;
         self.weight += event.weight();
         let now = event.at;
         self.history.push_back(event);
+        let sent = self.history.len().checked_sub(FRAMES + 1).and_then(|at| self.history.get(at));
+        sent.inspect(|event| event.forget_frames());
         while self.history.len() > HISTORY_MIN {
             let old = self.weight > HISTORY_BYTES || self.history.front().is_some_and(|e| now.duration_since(e.at) > HISTORY_AGE);
             if !old {

@@ -7,6 +7,7 @@
 mod event;
 mod feed;
 mod kind;
+mod load;
 mod order;
 pub mod outline;
 mod watchers;

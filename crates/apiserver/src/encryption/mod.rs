@@ -165,6 +165,13 @@ async fn open(rules: &Rules, kv: &mut KeyValue) -> Result<()> {
     Ok(())
 }
 
+async fn open_page(rules: &Rules, mut page: Page) -> Result<Page> {
+    for kv in &mut page.items {
+        open(rules, kv).await?;
+    }
+    Ok(page)
+}
+
 async fn open_batch(rules: &Rules, mut batch: Batch) -> Result<Batch> {
     for event in &mut batch.events {
         if let Event::Put(kv) = event {
@@ -198,12 +205,20 @@ impl Store for Sealed {
 
     fn range(&self, start: Bytes, end: Bytes, at: Option<Revision>, limit: usize) -> BoxFuture<'_, Result<Page>> {
         Box::pin(async move {
-            let mut page = self.inner.range(start, end, at, limit).await?;
+            let page = self.inner.range(start, end, at, limit).await?;
+            open_page(&self.rules.load_full(), page).await
+        })
+    }
+
+    fn scan(&self, start: Bytes, end: Bytes, at: Option<Revision>) -> BoxFuture<'_, Result<BoxStream<'static, Result<Page>>>> {
+        Box::pin(async move {
+            let pages = self.inner.scan(start, end, at).await?;
             let rules = self.rules.load_full();
-            for kv in &mut page.items {
-                open(&rules, kv).await?;
-            }
-            Ok(page)
+            let opened = pages.then(move |page| {
+                let rules = rules.clone();
+                async move { open_page(&rules, page?).await }
+            });
+            Ok(opened.boxed())
         })
     }
 

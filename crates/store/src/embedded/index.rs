@@ -319,7 +319,8 @@ impl Rebuild {
             return Err(format!("revision {} is missing (revisions {compacted} to {revision} must be there)", compacted + 1 + i as u64));
         }
         index.history = history.into_iter().flatten().collect();
-        index.keys = self.keys;
+        // Filled in order at once, its nodes are full; grown key by key they are half empty.
+        index.keys = self.keys.into_iter().collect();
         Ok(index)
     }
 }

@@ -213,6 +213,10 @@ impl Store for Embedded {
         .boxed()
     }
 
+    fn scan(&self, start: Bytes, end: Bytes, at: Option<Revision>) -> BoxFuture<'_, Result<BoxStream<'static, Result<Page>>>> {
+        std::future::ready(read::select(&self.shared, &start, &end, at, 0).map(read::pages)).boxed()
+    }
+
     fn watch(&self, start: Bytes, end: Bytes, after: Revision) -> BoxFuture<'_, Result<BoxStream<'static, Result<Batch>>>> {
         std::future::ready(watch::open(&self.shared, start, end, after)).boxed()
     }

@@ -6,6 +6,7 @@ use super::index::Index;
 use super::segment::{Place, Segment};
 use crate::{Error, KeyValue, Page, Result, Revision};
 use bytes::Bytes;
+use futures_util::stream::{self, BoxStream, StreamExt};
 use std::sync::Arc;
 
 /// Up to this many values are read on the calling thread: they are nearly always in the page cache.
@@ -16,6 +17,9 @@ const PARALLEL: usize = 4096;
 const RUN: usize = 1 << 20;
 /// ...when no more than this lies between them.
 const GAP: u32 = 4096;
+
+/// Bytes of records in one page of a scan.
+const SCAN_PAGE: usize = 4 << 20;
 
 /// A version whose value is still to be fetched.
 pub(super) struct Located {
@@ -73,6 +77,28 @@ pub(super) fn select(shared: &Shared, start: &[u8], end: &[u8], at: Option<Revis
 pub(super) fn page(selection: Selection) -> Result<Page> {
     let items = fetch(&selection.located)?;
     Ok(Page { items, revision: selection.revision, more: selection.more, count: selection.count })
+}
+
+/// Fetches the values of everything that was chosen, page by page.
+pub(super) fn pages(selection: Selection) -> BoxStream<'static, Result<Page>> {
+    let Selection { located, revision, count, .. } = selection;
+    let rest = Some(located.into_iter());
+    let next = move |rest: Option<std::vec::IntoIter<Located>>| async move {
+        let mut rest = rest?;
+        let sizes = rest.as_slice().iter().scan(0, |size, l| {
+            *size += l.place.len as usize;
+            Some(*size)
+        });
+        // One at least, however large.
+        let length = sizes.take_while(|size| *size <= SCAN_PAGE).count().max(1);
+        let located: Vec<Located> = rest.by_ref().take(length).collect();
+        let more = rest.len() > 0;
+        let page = off_runtime_when_large(length, move || page(Selection { located, revision, more, count })).await;
+        // Nothing follows an error.
+        let rest = Some(rest).filter(|_| more && page.is_ok());
+        Some((page, rest))
+    };
+    stream::unfold(rest, next).boxed()
 }
 
 /// Runs `work` that reads `count` values: here when it is quick, on a blocking thread otherwise.

@@ -179,6 +179,10 @@ impl Store for Etcd {
         self.shared.page(start, end, at, limit).boxed()
     }
 
+    fn scan(&self, start: Bytes, end: Bytes, at: Option<Revision>) -> BoxFuture<'_, Result<BoxStream<'static, Result<Page>>>> {
+        self.shared.clone().pages(start, end, at).boxed()
+    }
+
     fn watch(&self, start: Bytes, end: Bytes, after: Revision) -> BoxFuture<'_, Result<BoxStream<'static, Result<Batch>>>> {
         watch::open(self.shared.clone(), start, end, after).boxed()
     }

@@ -8,6 +8,7 @@ use super::write::{signed, unsigned};
 use super::{Answer, Shared};
 use crate::{Error, KeyValue, Page, Result, Revision};
 use bytes::Bytes;
+use futures_util::stream::{self, BoxStream, StreamExt};
 use std::sync::Arc;
 use tokio::sync::mpsc;
 
@@ -69,50 +70,31 @@ impl Shared {
 
     /// [`crate::Store::range`]. Long ranges are fetched in several answers, all of the same revision.
     pub async fn page(&self, start: Bytes, end: Bytes, at: Option<Revision>, limit: usize) -> Result<Page> {
-        let empty = start >= end;
-        let end = self.keys.outward(end);
-        // Before the first write etcd is at revision 1, and 0 means the present.
-        let mut revision = at.map(|at| at.max(1));
-        let mut next = self.keys.outward(start);
-        let mut page = Page { items: Vec::new(), revision: at.unwrap_or(0), more: false, count: 0 };
-        let mut answer = FIRST;
-        loop {
-            let wanted = if limit == 0 { answer } else { answer.min(limit - page.items.len()) };
-            let request = RangeRequest {
-                key: next,
-                range_end: if empty { Bytes::new() } else { end.clone() },
-                limit: wanted as i64,
-                revision: revision.map_or(0, signed),
-                count_only: empty,
-                ..RangeRequest::default()
-            };
-            let response = match self.fetch(request).await {
-                Ok(response) => response,
-                Err(refusal) => return Err(self.explain(refusal, revision.unwrap_or(0)).await),
-            };
-            if revision.is_none() {
-                page.revision = revision_of(&response);
-                revision = Some(page.revision);
-            }
-            if empty {
-                return Ok(page);
-            }
-            if page.items.is_empty() {
-                page.count = response.count.unsigned_abs();
-            }
-            let bytes: usize = response.kvs.iter().map(|kv| kv.key.len() + kv.value.len() + 32).sum();
-            answer = (ANSWER * response.kvs.len().max(1) / bytes.max(1)).clamp(1, MOST);
-            let last = response.kvs.last().map(|kv| [&kv.key[..], b"\0"].concat().into());
-            page.items.extend(response.kvs.into_iter().map(|kv| self.item(kv)));
-            let full = limit > 0 && page.items.len() >= limit;
-            match last {
-                Some(after) if response.more && !full => next = after,
-                _ => {
-                    page.more = page.count > page.items.len() as u64;
-                    return Ok(page);
-                }
-            }
+        let mut walk = Walk::new(self, start, end, at);
+        let wanted = |seen: usize| if limit == 0 { usize::MAX } else { limit - seen };
+        let mut page = walk.step(self, wanted(0)).await?;
+        while page.more && (limit == 0 || page.items.len() < limit) {
+            let next = walk.step(self, wanted(page.items.len())).await?;
+            page.more = next.more;
+            page.items.extend(next.items);
         }
+        Ok(page)
+    }
+
+    /// [`crate::Store::scan`]: each answer is a page.
+    pub async fn pages(self: Arc<Self>, start: Bytes, end: Bytes, at: Option<Revision>) -> Result<BoxStream<'static, Result<Page>>> {
+        let mut walk = Walk::new(&self, start, end, at);
+        let first = walk.step(&self, usize::MAX).await?;
+        let more = first.more;
+        let rest = stream::unfold((self, walk, more), |(shared, mut walk, more)| async move {
+            if !more {
+                return None;
+            }
+            let page = walk.step(&shared, usize::MAX).await;
+            let more = page.as_ref().is_ok_and(|p| p.more);
+            Some((page, (shared, walk, more)))
+        });
+        Ok(stream::iter([Ok(first)]).chain(rest).boxed())
     }
 
     /// Adds to a refusal what etcd does not say: where the present or the past ends.
@@ -135,5 +117,65 @@ impl Shared {
         let request =
             RangeRequest { key: self.keys.root(), revision: signed(revision.max(1)), count_only: true, ..RangeRequest::default() };
         self.fetch(request).await.map(drop)
+    }
+}
+
+/// A walk through a range, answer by answer, all of the same revision.
+struct Walk {
+    next: Bytes,
+    end: Bytes,
+    empty: bool,
+    revision: Option<Revision>,
+    /// What the answers' revision is called: before the first write etcd is at revision 1, and 0 means the present.
+    shown: Revision,
+    /// Keys in the next answer.
+    answer: usize,
+    /// Keys of the whole range, once known.
+    count: Option<u64>,
+}
+
+impl Walk {
+    fn new(shared: &Shared, start: Bytes, end: Bytes, at: Option<Revision>) -> Walk {
+        Walk {
+            empty: start >= end,
+            next: shared.keys.outward(start),
+            end: shared.keys.outward(end),
+            revision: at.map(|at| at.max(1)),
+            shown: at.unwrap_or(0),
+            answer: FIRST,
+            count: None,
+        }
+    }
+
+    /// The next answer, of at most `limit` keys.
+    async fn step(&mut self, shared: &Shared, limit: usize) -> Result<Page> {
+        let request = RangeRequest {
+            key: self.next.clone(),
+            range_end: if self.empty { Bytes::new() } else { self.end.clone() },
+            limit: self.answer.min(limit) as i64,
+            revision: self.revision.map_or(0, signed),
+            count_only: self.empty,
+            ..RangeRequest::default()
+        };
+        let response = match shared.fetch(request).await {
+            Ok(response) => response,
+            Err(refusal) => return Err(shared.explain(refusal, self.revision.unwrap_or(0)).await),
+        };
+        if self.revision.is_none() {
+            self.shown = revision_of(&response);
+            self.revision = Some(self.shown);
+        }
+        if self.empty {
+            return Ok(Page { items: Vec::new(), revision: self.shown, more: false, count: 0 });
+        }
+        let count = *self.count.get_or_insert(response.count.unsigned_abs());
+        let bytes: usize = response.kvs.iter().map(|kv| kv.key.len() + kv.value.len() + 32).sum();
+        self.answer = (ANSWER * response.kvs.len().max(1) / bytes.max(1)).clamp(1, MOST);
+        if let Some(last) = response.kvs.last() {
+            self.next = [&last.key[..], b"\0"].concat().into();
+        }
+        let more = response.more && !response.kvs.is_empty();
+        let items = response.kvs.into_iter().map(|kv| shared.item(kv)).collect();
+        Ok(Page { items, revision: self.shown, more, count })
     }
 }

@@ -2,8 +2,8 @@
 
 use crate::harness::{Harness, Watch};
 use bytes::Bytes;
-use ferrokube_store::{Committed, Error, Event, Expect, KeyValue, Revision, Store};
-use futures_util::StreamExt;
+use ferrokube_store::{Committed, Error, Event, Expect, KeyValue, Page, Revision, Store};
+use futures_util::{StreamExt, TryStreamExt};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -215,8 +215,20 @@ impl Run<'_> {
                 let want: Vec<KeyValue> = all.iter().take(if limit == 0 { usize::MAX } else { limit }).cloned().collect();
                 assert_eq!(page.items, want);
                 assert_eq!(page.more, want.len() < all.len());
+                self.scan(start, end, at, &all).await;
             }
         }
+    }
+
+    async fn scan(&self, start: Bytes, end: Bytes, at: Revision, want: &[KeyValue]) {
+        let pages: Vec<Page> = self.store().scan(start, end, Some(at)).await.expect("reads").try_collect().await.expect("pages");
+        assert!(pages.iter().all(|page| page.revision == at && page.count == want.len() as u64));
+        assert!(
+            pages.iter().rev().map(|page| page.more).eq((0..pages.len()).map(|n| n > 0)),
+            "at least one, and only the last is the last"
+        );
+        let items: Vec<KeyValue> = pages.into_iter().flat_map(|page| page.items).collect();
+        assert_eq!(items, want);
     }
 
     async fn watch(&self, start: Bytes, end: Bytes, back: u64) {

@@ -2,8 +2,8 @@
 
 use crate::harness::{Harness, for_both_engines, key, next_event};
 use bytes::Bytes;
-use ferrokube_store::{Error, Event, Expect, prefix_end};
-use futures_util::StreamExt;
+use ferrokube_store::{Error, Event, Expect, Page, prefix_end};
+use futures_util::{StreamExt, TryStreamExt};
 
 async fn refuses(harness: &Harness) {
     let store = harness.open().await;
@@ -47,6 +47,15 @@ async fn pages(harness: &Harness) {
     let some = store.range(key(100), prefix_end(b"/registry/things/"), Some(all.revision), 900).await.expect("reads");
     assert_eq!((some.items.len(), some.count, some.more), (900, 1200, true));
     assert_eq!(some.items[..], all.items[100..1000]);
+    // Large values make many pages of a scan.
+    let large = (0..8).map(|n| store.put(key(n), Bytes::from(vec![b'x'; 1_400_000]), Expect::Any, None));
+    futures_util::future::try_join_all(large).await.expect("large values");
+    let all = store.range(key(0), prefix_end(b"/registry/things/"), None, 0).await.expect("reads");
+    let pages: Vec<Page> =
+        store.scan(key(0), prefix_end(b"/registry/things/"), None).await.expect("reads").try_collect().await.expect("pages");
+    assert!(pages.len() > 1 && pages.iter().all(|page| page.revision == all.revision && page.count == 1300));
+    assert!(pages.iter().rev().map(|page| page.more).eq((0..pages.len()).map(|n| n > 0)));
+    assert!(pages.into_iter().flat_map(|page| page.items).eq(all.items));
     assert_eq!(store.get(key(700)).await.expect("reads").map(|kv| kv.value.len()), Some(1_400_000));
     assert!(store.size_on_disk().await.expect("size") > 0);
 }
