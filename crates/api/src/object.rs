@@ -126,22 +126,74 @@ impl Object {
         serde_json::from_slice(&self.json)
     }
 
-    /// `metadata.ownerReferences`; empty when absent or unreadable.
+    /// Whether the bytes contain a word: far cheaper than decoding them, for what most objects do not have.
+    pub fn mentions(&self, word: &[u8]) -> bool {
+        memchr::memmem::find(&self.json, word).is_some()
+    }
+
+    /// `metadata.ownerReferences`; empty when absent or unreadable. Indexes ask for it once for every object and index, so no more is
+    /// read than must be.
     pub fn owners(&self) -> Vec<OwnerReference> {
         #[derive(Deserialize)]
-        struct Outer {
-            metadata: Inner,
-        }
-        #[derive(Deserialize)]
-        struct Inner {
+        struct Metadata {
             #[serde(default, rename = "ownerReferences")]
             owners: Option<Vec<OwnerReference>>,
         }
-        self.decode::<Outer>().ok().and_then(|o| o.metadata.owners).unwrap_or_default()
+        if !self.mentions(b"\"ownerReferences\"") {
+            return Vec::new();
+        }
+        self.metadata::<Metadata>().ok().and_then(|m| m.owners).unwrap_or_default()
+    }
+
+    /// Decodes `metadata`, or just the fields of it that `T` names, without reading what follows.
+    pub fn metadata<'a, T: Deserialize<'a>>(&'a self) -> Result<T, serde_json::Error> {
+        #[derive(Deserialize)]
+        struct Outer<T> {
+            metadata: T,
+        }
+        match self.leading_metadata() {
+            Some(bytes) => serde_json::from_slice(bytes),
+            None => self.view::<Outer<T>>().map(|o| o.metadata),
+        }
+    }
+
+    /// The bytes of `metadata`, when nothing but plain values stands in front of it, as in everything that encoders of objects make.
+    fn leading_metadata(&self) -> Option<&[u8]> {
+        const NAME: &[u8] = b"\"metadata\":{";
+        let at = memchr::memmem::find(&self.json, NAME)?;
+        let front = self.json.get(1..at)?;
+        if memchr::memchr3(b'{', b'[', b'\\', front).is_some() {
+            return None;
+        }
+        let start = at + NAME.len() - 1;
+        self.json.get(start..crate::scan::value_end(&self.json, start)?)
     }
 
     /// The owner whose `controller` is true.
     pub fn controller(&self) -> Option<OwnerReference> {
         self.owners().into_iter().find(|o| o.controller)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn object(json: &str) -> Object {
+        let (key, fields) = (ObjectKey::new("n", "o"), Box::default());
+        Object { key, uid: Box::default(), revision: 1, labels: Box::default(), fields, json: Bytes::copy_from_slice(json.as_bytes()) }
+    }
+
+    #[test]
+    fn owners_are_those_of_the_object_wherever_its_metadata_stands() {
+        let own = r#""metadata":{"name":"o","managedFields":[{"f:metadata":{"f:ownerReferences":{}}}],"ownerReferences":[{"uid":"u","controller":true}]}"#;
+        let template = r#""spec":{"template":{"metadata":{"ownerReferences":[{"uid":"t","controller":true}]}}}"#;
+        let orders = [format!("{{\"kind\":\"A\",{own},{template}}}"), format!("{{{template},{own}}}"), format!("{{ {own} }}")];
+        for json in orders {
+            assert_eq!(object(&json).controller().map(|o| o.uid).as_deref(), Some("u"), "{json}");
+        }
+        for without in [format!("{{\"metadata\":{{}},{template}}}"), r#"{"metadata":{"name":"o"}}"#.to_owned(), "{".to_owned()] {
+            assert!(object(&without).owners().is_empty(), "{without}");
+        }
     }
 }

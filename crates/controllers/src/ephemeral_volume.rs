@@ -4,7 +4,7 @@
 //! was not made for the pod is never touched: the pod waits. Source: `pkg/controller/volume/ephemeral`.
 
 use crate::Context;
-use crate::pod_claims::{ephemeral_name, is_for_pod, mentions};
+use crate::pod_claims::{ephemeral_name, is_for_pod};
 use crate::pods::{controller_reference, is_deleting};
 use ferrokube_client::controller::{self, Next};
 use ferrokube_client::events::EventType;
@@ -26,7 +26,7 @@ pub(crate) async fn run(context: Context) {
     let queue: Queue<ObjectKey> = context.queue("ephemeral_volume");
     let add = queue.clone();
     pods.on_change(move |d| {
-        if d.new.is_some_and(|o| mentions(o, b"\"ephemeral\"") && !is_deleting(o)) {
+        if d.new.is_some_and(|o| o.mentions(b"\"ephemeral\"") && !is_deleting(o)) {
             add.add(d.key().clone());
         }
     });

@@ -238,15 +238,11 @@ fn owner_of_kind(object: &Object, kind: &str) -> Option<OwnerReference> {
 /// Whether an encoded object has a deletion timestamp.
 pub(crate) fn is_deleting(object: &Object) -> bool {
     #[derive(serde::Deserialize)]
-    struct Outer {
-        metadata: Inner,
-    }
-    #[derive(serde::Deserialize)]
-    struct Inner {
+    struct Metadata {
         #[serde(rename = "deletionTimestamp")]
         at: Option<String>,
     }
-    object.decode::<Outer>().is_ok_and(|o| o.metadata.at.is_some())
+    object.mentions(b"\"deletionTimestamp\"") && object.metadata::<Metadata>().is_ok_and(|m| m.at.is_some())
 }
 
 /// The reference by which an owner controls.

@@ -73,8 +73,7 @@ pub(crate) async fn run(context: Context) {
 }
 
 fn may_execute(node: &Object) -> bool {
-    const WORD: &[u8] = b"NoExecute";
-    node.json.windows(WORD.len()).any(|w| w == WORD)
+    node.mentions(b"NoExecute")
 }
 
 /// Notes why a pod is disrupted, then deletes it.

@@ -58,7 +58,7 @@ pub(crate) async fn run(context: Context) {
 }
 
 fn keys<R: ferrokube_client::Resource>(object: &Object, of: fn(&R) -> Vec<String>) -> Vec<String> {
-    if !crate::pod_claims::mentions(object, b"olumeAttributesClassName\"") {
+    if !object.mentions(b"olumeAttributesClassName\"") {
         return Vec::new();
     }
     ferrokube_client::cache::decoded::<R>(object).map(|r| of(&r)).unwrap_or_default()

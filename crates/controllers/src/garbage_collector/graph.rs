@@ -41,11 +41,6 @@ pub struct Node {
     pub orphan: bool,
 }
 
-#[derive(Deserialize)]
-struct Outline {
-    metadata: Meta,
-}
-
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Meta {
@@ -59,7 +54,7 @@ struct Meta {
 
 /// What an encoded object is to the collector.
 pub fn node(resource: &Arc<ApiResource>, object: &Object) -> Node {
-    let meta = object.decode::<Outline>().map(|o| o.metadata).unwrap_or_default();
+    let meta = object.metadata::<Meta>().unwrap_or_default();
     let deleting = meta.deletion_timestamp.is_some();
     let has = |name: &str| deleting && meta.finalizers.iter().flatten().any(|f| **f == *name);
     Node {

@@ -92,19 +92,19 @@ pub(crate) async fn run(context: Context) {
 /// Who runs a job, when it is not this controller.
 fn external_manager(job: &Object) -> Option<String> {
     // Mostly nobody does, and then nothing is decoded.
-    let manager = memory_contains(job, "\"managedBy\"").then(|| decoded::<Job>(job)).flatten().and_then(|j| j.spec?.managed_by);
+    let manager = job.mentions(b"\"managedBy\"").then(|| decoded::<Job>(job)).flatten().and_then(|j| j.spec?.managed_by);
     manager.filter(|m| m != MANAGER)
 }
 
 /// Pods that still have the finalizer when their job is gone must be let go, or they would never vanish.
 fn watch_orphans(jobs: &Cache<Job>, pods: &Cache<Pod>, queue: &Queue<ObjectKey>) -> Arc<Index> {
     let tracked = pods.index(|o| {
-        let finalizer = memory_contains(o, FINALIZER);
+        let finalizer = o.mentions(FINALIZER.as_bytes());
         if finalizer { o.owners().into_iter().filter(|r| r.controller).map(|r| r.uid).collect() } else { Vec::new() }
     });
     let (add, known) = (queue.clone(), jobs.clone());
     pods.on_change(move |d| {
-        let Some(pod) = d.new.filter(|o| memory_contains(o, FINALIZER)) else { return };
+        let Some(pod) = d.new.filter(|o| o.mentions(FINALIZER.as_bytes())) else { return };
         let owner = pod.controller();
         let there = owner.and_then(|o| known.object(&pod.key.namespace, &o.name).filter(|j| *j.uid == *o.uid));
         if there.is_none() {
@@ -118,11 +118,6 @@ fn watch_orphans(jobs: &Cache<Job>, pods: &Cache<Pod>, queue: &Queue<ObjectKey>)
         }
     });
     tracked
-}
-
-/// A cheap test before decoding.
-fn memory_contains(object: &Object, text: &str) -> bool {
-    object.json.windows(text.len()).any(|w| w == text.as_bytes())
 }
 
 async fn free(client: &Client, jobs: &Cache<Job>, pods: &Cache<Pod>, key: ObjectKey) -> Result<Next, Error> {

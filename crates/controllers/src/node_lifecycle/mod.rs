@@ -14,7 +14,7 @@ use ferrokube_client::controller::{self, Next};
 use ferrokube_client::events::EventType;
 use ferrokube_client::metrics::Metrics;
 use ferrokube_client::queue::Queue;
-use ferrokube_client::{Cache, Error, Index, Named, Optional, Patch, Selection};
+use ferrokube_client::{Cache, Error, Index, Named, Object, Optional, Patch, Selection};
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, ObjectReference, Pod};
@@ -124,7 +124,9 @@ pub(crate) fn by_node(pods: &Cache<Pod>) -> Arc<Index> {
         #[serde(default, rename = "nodeName")]
         node: Option<String>,
     }
-    pods.index(|o| o.decode::<Outer>().ok().and_then(|o| o.spec.node).filter(|n| !n.is_empty()).into_iter().collect())
+    let node = |o: &Object| o.decode::<Outer>().ok()?.spec.node.filter(|n| !n.is_empty());
+    // Most of the pods that wait for a node have no such field at all.
+    pods.index(move |o| Some(o).filter(|o| o.mentions(b"\"nodeName\"")).and_then(node).into_iter().collect())
 }
 
 impl Lifecycle {

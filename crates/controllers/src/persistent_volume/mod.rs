@@ -310,7 +310,7 @@ fn unbound_class(object: &Object) -> Option<String> {
 }
 
 fn has_node(object: &Object) -> bool {
-    pod_claims::mentions(object, b"\"nodeName\"")
+    object.mentions(b"\"nodeName\"")
 }
 
 #[cfg(test)]

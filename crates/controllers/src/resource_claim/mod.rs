@@ -9,7 +9,6 @@ pub(crate) mod plan;
 
 use crate::Context;
 use crate::finalizers;
-use crate::pod_claims::mentions;
 use ferrokube_client::cache::decoded;
 use ferrokube_client::controller::{self, Next};
 use ferrokube_client::events::EventType;
@@ -78,7 +77,7 @@ pub(crate) async fn run(context: Context) {
 
 /// Most pods have no claims: they are not decoded.
 pub(crate) fn has_claims(object: &Object) -> bool {
-    mentions(object, b"\"resourceClaims\"")
+    object.mentions(b"\"resourceClaims\"")
 }
 
 fn template_keys(object: &Object) -> Vec<String> {
