@@ -5,7 +5,7 @@ use crate::load::{self, Until};
 use crate::objects::Subject;
 use crate::process::Meter;
 use crate::table::Table;
-use crate::{list, watch};
+use crate::{churn, list, many, watch};
 use anyhow::{Context, bail};
 use bytes::Bytes;
 use http::Method;
@@ -32,6 +32,15 @@ pub(crate) struct Args {
     /// Watchers, one measurement for each number
     #[arg(long, value_delimiter = ',', default_values_t = [1, 100, 1000])]
     watchers: Vec<usize>,
+    /// So many objects besides: created, read page by page, watched from the start
+    #[arg(long, default_value_t = 0)]
+    many: usize,
+    /// What there are many of
+    #[arg(long, value_enum, default_value = "small-config-map")]
+    many_of: Subject,
+    /// Leaves what --many made where it is, to see how the server starts with it
+    #[arg(long)]
+    keep: bool,
     /// Only these parts
     #[arg(long, value_delimiter = ',', value_enum)]
     only: Vec<Part>,
@@ -47,8 +56,10 @@ enum Part {
     Apply,
     Lease,
     Delete,
+    Churn,
     List,
     Watch,
+    Many,
 }
 
 /// One kind of request.
@@ -97,6 +108,10 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         result = measure(&args, &room) => result,
         _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
     };
+    if args.keep && result.is_ok() {
+        println!("\nWhat is left is in the namespace {}.", room.namespace);
+        return Ok(());
+    }
     // Whatever happened, nothing is left behind.
     let cleared = room.leave().await;
     result.and(cleared)
@@ -114,11 +129,20 @@ async fn measure(args: &Args, room: &Room) -> anyhow::Result<()> {
             room.clear(subject).await?;
         }
     }
+    if wanted(Part::Churn) {
+        for workers in &args.concurrency {
+            churn::measure(room, &table, *workers, Duration::from_secs(args.seconds)).await?;
+            room.clear(Subject::ConfigMap).await?;
+        }
+    }
     if wanted(Part::List) {
         list::measure(room, &table, args.objects, Duration::from_secs(args.seconds)).await?;
     }
     if wanted(Part::Watch) {
         watch::measure(room, &args.watchers, Duration::from_secs(args.seconds)).await?;
+    }
+    if args.many > 0 && wanted(Part::Many) {
+        many::measure(room, args.many_of, args.many).await?;
     }
     Ok(())
 }
@@ -208,7 +232,10 @@ pub(crate) async fn fill(room: &Room, subject: Subject, count: usize) -> anyhow:
         let room = room.clone();
         move |worker: usize, serial: usize| {
             let room = room.clone();
-            async move { room.server.ok(worker, create(&room, subject, &format!("o-{serial}"))).await.map(|b| b.len()) }
+            // One in a hundred bears a mark that a selector can ask for.
+            let body = subject.body(&room.namespace, &format!("o-{serial}"), "", serial % 100);
+            let call = Call::new(Method::POST, subject.path(&room.namespace), body);
+            async move { room.server.ok(worker, call).await.map(|b| b.len()) }
         }
     };
     let made = load::run(64, Until::Count(count), &room.meter, operation).await;
@@ -234,13 +261,13 @@ impl Room {
         Ok(Room { server, namespace: namespace.into(), meter })
     }
 
-    /// Deletes all objects of a kind.
+    /// Deletes all objects of a kind that were made here; controllers have some of their own in every namespace.
     pub async fn clear(&self, subject: Subject) -> anyhow::Result<()> {
-        let path = subject.path(&self.namespace);
+        let path = subject.path(&self.namespace) + "?labelSelector=app%3Dbench";
         // A slow server may not finish a large collection within one request.
         for _ in 0..20 {
             let deleted = self.server.ok(0, Call::new(Method::DELETE, path.as_str(), Bytes::new())).await;
-            let page = self.server.ok(0, Call::get(format!("{path}?limit=1"))).await?;
+            let page = self.server.ok(0, Call::get(format!("{path}&limit=1"))).await?;
             let page: serde_json::Value = serde_json::from_slice(&page)?;
             if page["items"].as_array().is_none_or(Vec::is_empty) {
                 return Ok(());

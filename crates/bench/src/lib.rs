@@ -4,11 +4,13 @@
 //! it measures. It must only ever touch namespaces that it made itself.
 
 mod api;
+mod churn;
 mod connect;
 mod controllers;
 mod hollow;
 mod list;
 mod load;
+mod many;
 mod objects;
 mod pods;
 mod process;

@@ -18,6 +18,10 @@ const FORMS: [(&str, &str, bool); 4] = [
     ("JSON gzip", JSON, true),
 ];
 
+/// Selectors: how a row calls them, and how they are asked for.
+const SELECTIONS: [(&str, &str); 2] =
+    [("one in 100 by label", "labelSelector=mark%3Dm7"), ("one by field", "fieldSelector=metadata.name%3Do-7")];
+
 /// Measures with `count` pods.
 pub(crate) async fn measure(room: &Room, rows: &Table, count: usize, time: Duration) -> anyhow::Result<()> {
     fill(room, Subject::Pod, count).await?.show(rows, &format!("create {count} Pods to list"), 64);
@@ -29,15 +33,10 @@ pub(crate) async fn measure(room: &Room, rows: &Table, count: usize, time: Durat
             eprintln!("list {form}: the server does not offer it");
             continue;
         }
-        for workers in [1, 8] {
-            let (server, call) = (room.server.clone(), call.clone());
-            let operation = move |worker, _| {
-                let (server, call) = (server.clone(), call.clone());
-                async move { server.ok(worker, call).await.map(|body| body.len()) }
-            };
-            let outcome = load::run(workers, Until::Elapsed(time), &room.meter, operation).await;
-            outcome.show(rows, &format!("list {count} Pods, {form}"), workers);
-        }
+        repeat(room, rows, time, call, &format!("list {count} Pods, {form}")).await;
+    }
+    for (name, query) in SELECTIONS {
+        repeat(room, rows, time, Call::get(format!("{path}?{query}")), &format!("list of {count} Pods {name}")).await;
     }
     let operation = {
         let (room, path) = (room.clone(), path.clone());
@@ -50,8 +49,20 @@ pub(crate) async fn measure(room: &Room, rows: &Table, count: usize, time: Durat
     delete_all(room, rows, count).await
 }
 
+/// The same list again and again, by one and by eight.
+async fn repeat(room: &Room, rows: &Table, time: Duration, call: Call, name: &str) {
+    for workers in [1, 8] {
+        let (server, call) = (room.server.clone(), call.clone());
+        let operation = move |worker, _| {
+            let (server, call) = (server.clone(), call.clone());
+            async move { server.ok(worker, call).await.map(|body| body.len()) }
+        };
+        load::run(workers, Until::Elapsed(time), &room.meter, operation).await.show(rows, name, workers);
+    }
+}
+
 /// Reads all pages; returns the bytes of all.
-async fn pages(room: &Room, path: &str, count: usize) -> anyhow::Result<usize> {
+pub(crate) async fn pages(room: &Room, path: &str, count: usize) -> anyhow::Result<usize> {
     let (mut bytes, mut seen, mut token) = (0, 0, String::new());
     loop {
         let page = room.server.ok(0, Call::get(format!("{path}?limit=500&continue={token}"))).await?;

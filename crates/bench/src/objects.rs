@@ -3,10 +3,12 @@
 use bytes::Bytes;
 
 /// A kind that is measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Subject {
     /// 1 KiB of data.
     ConfigMap,
+    /// About 200 bytes: what there are very many of.
+    SmallConfigMap,
     /// About 1.5 KB, one container; no scheduler takes it.
     Pod,
     /// What every node renews.
@@ -17,7 +19,7 @@ impl Subject {
     /// Its name in rows.
     pub fn name(self) -> &'static str {
         match self {
-            Subject::ConfigMap => "ConfigMap",
+            Subject::ConfigMap | Subject::SmallConfigMap => "ConfigMap",
             Subject::Pod => "Pod",
             Subject::Lease => "Lease",
         }
@@ -26,7 +28,7 @@ impl Subject {
     /// Path of its collection in a namespace.
     pub fn path(self, namespace: &str) -> String {
         match self {
-            Subject::ConfigMap => format!("/api/v1/namespaces/{namespace}/configmaps"),
+            Subject::ConfigMap | Subject::SmallConfigMap => format!("/api/v1/namespaces/{namespace}/configmaps"),
             Subject::Pod => format!("/api/v1/namespaces/{namespace}/pods"),
             Subject::Lease => format!("/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"),
         }
@@ -42,6 +44,9 @@ impl Subject {
                 format!(
                     r#"{{"apiVersion":"v1","kind":"ConfigMap","metadata":{metadata},"data":{{"mark":"{mark}","filling":"{filling}"}}}}"#
                 )
+            }
+            Subject::SmallConfigMap => {
+                format!(r#"{{"apiVersion":"v1","kind":"ConfigMap","metadata":{metadata},"data":{{"mark":"{mark}"}}}}"#)
             }
             Subject::Pod => format!(r#"{{"apiVersion":"v1","kind":"Pod","metadata":{metadata},"spec":{}}}"#, pod_spec()),
             Subject::Lease => {
@@ -110,7 +115,9 @@ mod tests {
 
     #[test]
     fn bodies_are_json_of_the_size_they_claim() {
-        for (subject, least, most) in [(Subject::ConfigMap, 1024, 1400), (Subject::Pod, 1200, 1800), (Subject::Lease, 200, 400)] {
+        let sizes =
+            [(Subject::ConfigMap, 1024, 1400), (Subject::SmallConfigMap, 150, 250), (Subject::Pod, 1200, 1800), (Subject::Lease, 200, 400)];
+        for (subject, least, most) in sizes {
             let body = subject.body("ns", "name", "17", 3);
             let value: serde_json::Value = serde_json::from_str(&body).expect("JSON");
             assert_eq!(value["kind"], subject.name());
