@@ -13,6 +13,7 @@ mod flags;
 mod image;
 mod kubeconfig;
 mod layout;
+mod memory;
 mod pki;
 mod scheduler;
 mod store;
@@ -37,7 +38,8 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     logging();
     small_pages();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("ferrokube").build();
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.enable_all().thread_name("ferrokube").on_thread_park(memory::before_sleep).build();
     let outcome = runtime.map_err(anyhow::Error::from).and_then(|runtime| {
         let outcome = runtime.block_on(run(cli));
         // Blocking reads of files that nobody waits for must not hold the exit up.
@@ -61,6 +63,7 @@ fn small_pages() {
 }
 
 async fn run(cli: Cli) -> anyhow::Result<()> {
+    tokio::spawn(memory::rounds());
     match cli.command {
         Command::Up(options) => up::run(*options).await,
         Command::Down(options) => down::down(&options).await,
