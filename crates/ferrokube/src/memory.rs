@@ -3,8 +3,12 @@
 //! The allocator gives freed pages back while it is asked for new ones, and each thread keeps some for itself. So what a burst of
 //! work (the start, a large list) has used would stay resident for as long as the process is idle afterwards. Threads of the runtime
 //! therefore tidy up before they sleep, each at most once in a while, and never while there is work.
+//!
+//! The same holds for code: more than half of what stays resident ran only while everything was starting. It is unmapped once, soon
+//! after the start; the page cache keeps it, and what does run again is mapped again when it runs.
 
 use std::cell::Cell;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -17,8 +21,10 @@ thread_local! {
     static TIDIED: Cell<u64> = const { Cell::new(0) };
 }
 
-#[expect(unsafe_code, reason = "the allocator is a C library")]
-mod allocator {
+#[expect(unsafe_code, reason = "the allocator is a C library, and advice to the kernel is about addresses")]
+mod raw {
+    use std::ops::Range;
+
     unsafe extern "C" {
         fn mi_collect(force: bool);
     }
@@ -28,13 +34,42 @@ mod allocator {
         // SAFETY: takes a flag by value, may be called at any time, and touches only memory that is not in use.
         unsafe { mi_collect(true) }
     }
+
+    /// Unmaps pages of a mapping of a file that nobody can have written to.
+    pub(super) fn unmap(addresses: &Range<usize>) {
+        // SAFETY: the pages are as the file has them (see `unchanging`), so whoever touches one finds it again unchanged.
+        // It is advice: when the kernel does not take it, nothing has happened.
+        unsafe { libc::madvise(addresses.start as *mut libc::c_void, addresses.len(), libc::MADV_DONTNEED) };
+    }
+}
+
+/// The addresses of a line of `/proc/self/maps` when it is a part of this program that cannot have been written to: its code, and
+/// the constants before it. What lies behind the code holds addresses that the loader filled in, though it is read-only by now.
+fn unchanging(line: &str, program: &str) -> Option<Range<usize>> {
+    let mut words = line.split_ascii_whitespace();
+    let (range, rights, offset) = (words.next()?, words.next()?, words.next()?);
+    let of_program = line.ends_with(program) && line.as_bytes().get(line.len() - program.len() - 1) == Some(&b' ');
+    if !of_program || !(rights == "r-xp" || rights == "r--p" && offset.bytes().all(|digit| digit == b'0')) {
+        return None;
+    }
+    let (start, end) = range.split_once('-')?;
+    Some(usize::from_str_radix(start, 16).ok()?..usize::from_str_radix(end, 16).ok()?)
+}
+
+fn unmap_code() {
+    let Ok(program) = std::env::current_exe() else { return };
+    let Ok(maps) = std::fs::read_to_string("/proc/self/maps") else { return };
+    let program = program.to_string_lossy();
+    maps.lines().filter_map(|line| unchanging(line, &program)).for_each(|addresses| raw::unmap(&addresses));
 }
 
 /// Says now and then that it is time to tidy up. Never ends.
 pub(crate) async fn rounds() {
+    tokio::time::sleep(PERIOD).await;
+    unmap_code();
     loop {
-        tokio::time::sleep(PERIOD).await;
         ROUND.fetch_add(1, Ordering::Relaxed);
+        tokio::time::sleep(PERIOD).await;
     }
 }
 
@@ -42,6 +77,34 @@ pub(crate) async fn rounds() {
 pub(crate) fn before_sleep() {
     let round = ROUND.load(Ordering::Relaxed);
     if TIDIED.replace(round) != round {
-        allocator::give_back();
+        raw::give_back();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_nobody_can_have_written_to_is_unmapped() {
+        let table = [
+            ("55d0c0a00000-55d0c3000000 r--p 00000000 fe:00 7   /usr/bin/ferrokube", Some(0x55d0_c0a0_0000..0x55d0_c300_0000)),
+            ("55d0c3000000-55d0c4000000 r-xp 02600000 fe:00 7   /usr/bin/ferrokube", Some(0x55d0_c300_0000..0x55d0_c400_0000)),
+            ("55d0c4000000-55d0c4400000 r--p 03600000 fe:00 7   /usr/bin/ferrokube", None),
+            ("55d0c4400000-55d0c4401000 rw-p 03a00000 fe:00 7   /usr/bin/ferrokube", None),
+            ("7f0000000000-7f0000100000 r-xp 00000000 fe:00 8   /lib/libc.so.6", None),
+            ("7f0000000000-7f0000100000 r-xp 00000000 fe:00 8   /opt/usr/bin/ferrokube", None),
+            ("7ffc00000000-7ffc00002000 r-xp 00000000 00:00 0", None),
+            ("", None),
+        ];
+        for (line, expected) in table {
+            assert_eq!(unchanging(line, "/usr/bin/ferrokube"), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn code_goes_on_after_it_was_unmapped() {
+        unmap_code();
+        assert_eq!([3, 1, 2].iter().map(|n| format!("{n}")).collect::<Vec<_>>().join(" "), "3 1 2");
     }
 }
