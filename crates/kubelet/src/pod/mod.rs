@@ -2,6 +2,7 @@
 //!
 //! One task ([`worker`]) owns each pod. It learns of changes through a closed set of [`Input`]s, asks the pure [`plan`]
 //! what to do, runs the steps ([`ops`]) beside itself, and writes the [`status`]. Nothing else touches a pod.
+#![allow(missing_docs, reason = "inputs and steps are documented as a whole; their fields are called what they are")]
 
 pub mod admission;
 pub mod backoff;
