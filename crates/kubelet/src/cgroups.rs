@@ -2,7 +2,7 @@
 //!
 //! Source: `pkg/kubelet/cm/pod_container_manager_linux.go`. This is the thin part that touches `/sys/fs/cgroup`.
 
-use crate::make::resources::{PERIOD, pod_cgroup, pod_totals, quota, shares};
+use crate::make::resources::{PERIOD, Totals, pod_cgroup, pod_totals, quota, shares};
 use k8s_openapi::api::core::v1::Pod;
 use std::io::{Error, ErrorKind, Result};
 use std::path::{Path, PathBuf};
@@ -50,7 +50,13 @@ impl Cgroups {
         for directory in self.directories(&cgroup, &self.ours()) {
             self.make(&directory)?;
         }
-        let (request, cpu_limit, memory_limit) = pod_totals(pod);
+        self.limit_pod(pod, pod_totals(pod))
+    }
+
+    /// Sets what the cgroup of a pod gets and may use.
+    pub fn limit_pod(&self, pod: &Pod, totals: Totals) -> Result<()> {
+        let cgroup = pod_cgroup(&self.root, pod);
+        let Totals { cpu_request: request, cpu_limit, memory_limit } = totals;
         if self.unified {
             let directory = &self.directories(&cgroup, &[])[0];
             let weight = 1 + ((shares(request) - 2) * 9999) / 262_142;

@@ -31,6 +31,7 @@ pub mod annotations {
     pub const TERMINATION_PATH: &str = "io.kubernetes.container.terminationMessagePath";
     pub const TERMINATION_POLICY: &str = "io.kubernetes.container.terminationMessagePolicy";
     pub const TERMINATION_FILE: &str = "ferrokube.io/termination-file";
+    pub const RESOURCES: &str = "ferrokube.io/resources";
     pub const POD_GRACE: &str = "io.kubernetes.pod.terminationGracePeriod";
 }
 

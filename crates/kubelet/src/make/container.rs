@@ -90,6 +90,8 @@ fn annotations_of(inputs: &Inputs<'_>) -> BTreeMap<String, String> {
         (annotations::TERMINATION_PATH.into(), fields.termination_message_path.clone().unwrap_or_default()),
         (annotations::TERMINATION_POLICY.into(), fields.termination_message_policy.clone().unwrap_or_default()),
         (annotations::TERMINATION_FILE.into(), inputs.termination_file.to_string_lossy().into_owned()),
+        // What it is given now: a later resize is told from it, by a later kubelet too.
+        (annotations::RESOURCES.into(), serde_json::to_string(&fields.resources.clone().unwrap_or_default()).unwrap_or_default()),
     ])
 }
 

@@ -99,9 +99,32 @@ pub fn linux(pod: &Pod, resources: Option<&ResourceRequirements>, node_memory: i
     }
 }
 
-/// Sums over a pod's containers for its cgroup: (cpu request, cpu limit when every container has one, memory limit likewise).
-pub fn pod_totals(pod: &Pod) -> (i64, Option<i64>, Option<i64>) {
-    let Some(spec) = &pod.spec else { return (0, None, None) };
+/// What a pod's cgroup is given: sums over its containers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Milli-CPUs requested.
+    pub cpu_request: i64,
+    /// Milli-CPUs, when every container has a limit.
+    pub cpu_limit: Option<i64>,
+    /// Bytes, when every container has a limit.
+    pub memory_limit: Option<i64>,
+}
+
+impl Totals {
+    /// The larger of each.
+    pub fn widest(self, other: Self) -> Self {
+        let wider = |a: Option<i64>, b: Option<i64>| a.zip(b).map(|(a, b)| a.max(b));
+        Totals {
+            cpu_request: self.cpu_request.max(other.cpu_request),
+            cpu_limit: wider(self.cpu_limit, other.cpu_limit),
+            memory_limit: wider(self.memory_limit, other.memory_limit),
+        }
+    }
+}
+
+/// Sums over a pod's containers for its cgroup; `spec.resources` goes before them.
+pub fn pod_totals(pod: &Pod) -> Totals {
+    let Some(spec) = &pod.spec else { return Totals::default() };
     let level = spec.resources.as_ref();
     let all: Vec<_> = spec.containers.iter().map(|c| c.resources.as_ref()).collect();
     let sidecars = spec.init_containers.iter().flatten().filter(|c| c.restart_policy.as_deref() == Some("Always"));
@@ -117,7 +140,8 @@ pub fn pod_totals(pod: &Pod) -> (i64, Option<i64>, Option<i64>) {
         let init = init.iter().filter_map(|r| request_and_limit(*r, name).1).max().unwrap_or(0);
         Some(sum.max(init))
     };
-    (request_and_limit(level, "cpu").0.unwrap_or(request), limit("cpu"), limit("memory"))
+    let cpu_request = request_and_limit(level, "cpu").0.unwrap_or(request);
+    Totals { cpu_request, cpu_limit: limit("cpu"), memory_limit: limit("memory") }
 }
 
 #[cfg(test)]

@@ -116,6 +116,11 @@ impl Shared {
         }
     }
 
+    /// Whether the API has a pod of that UID on this node.
+    pub fn has(&self, uid: &str) -> bool {
+        self.pods.lock().contains_key(uid)
+    }
+
     /// The pod of that name, as the API has it.
     pub fn pod(&self, namespace: &str, name: &str) -> Option<Arc<Pod>> {
         let pods = self.pods.lock();

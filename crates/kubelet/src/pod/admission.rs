@@ -118,7 +118,8 @@ pub fn requested(pod: &Pod, resource: &str) -> i64 {
     whole + overhead.map_or(0, |q| if resource == "cpu" { q.milli_value() } else { q.value() })
 }
 
-fn resources(pod: &Pod, others: &[Arc<Pod>], offer: &Offer) -> Result<(), Refusal> {
+/// Whether what the pod asks for fits beside the others.
+pub fn resources(pod: &Pod, others: &[Arc<Pod>], offer: &Offer) -> Result<(), Refusal> {
     let short = |name: &str, asked: i64, used: i64, capacity: i64| {
         let message = format!("Node didn't have enough resource: {name}, requested: {asked}, used: {used}, capacity: {capacity}");
         refuse(&format!("OutOf{name}"), message)

@@ -5,11 +5,12 @@
 
 use super::Input;
 use super::admission::{self, Refusal};
+use super::allocation::{self, Allocation, Pending};
 use super::worker::Worker;
 use crate::node::Shared;
 use crate::runtime::PodIdentity;
 use ferrokube_client::cache::decoded;
-use ferrokube_client::events::EventType::Warning;
+use ferrokube_client::events::EventType::{Normal, Warning};
 use ferrokube_client::{Change, Selection};
 use futures_util::StreamExt;
 use k8s_openapi::api::core::v1::Pod;
@@ -24,7 +25,23 @@ const INBOX: usize = 64;
 
 struct Entry {
     inbox: mpsc::Sender<Input>,
+    /// As the API has it.
     pod: Arc<Pod>,
+    /// What it was promised; of a pod that was not taken, nothing.
+    promised: Allocation,
+    /// A resize that could not be granted yet.
+    pending: Option<Pending>,
+}
+
+impl Entry {
+    /// The pod with the resources that it was promised.
+    fn view(&self) -> Arc<Pod> {
+        self.promised.laid_over(&self.pod)
+    }
+
+    fn input(&self) -> Input {
+        Input::Spec { pod: self.view(), pending: self.pending.clone() }
+    }
 }
 
 /// Owner of all workers.
@@ -67,6 +84,7 @@ impl Manager {
                 Some(request) = requests.recv() => self.request(request).await,
                 Some(ended) = self.tasks.join_next() => self.ended(ended),
             }
+            self.grant_resizes().await;
         }
         watch.abort();
     }
@@ -97,39 +115,94 @@ impl Manager {
     async fn set(&mut self, pod: Arc<Pod>) {
         let uid = pod.metadata.uid.clone().unwrap_or_default();
         let known = self.node.pods.lock().insert(uid.clone(), pod.clone()).is_some();
-        if self.workers.get(&uid).is_none_or(|w| w.inbox.is_closed()) {
-            let refusal = if known { None } else { self.refusal(&pod) };
-            self.start(pod, false, refusal);
-        } else {
-            if let Some(entry) = self.workers.get_mut(&uid) {
-                entry.pod = pod.clone();
+        match self.workers.get_mut(&uid).filter(|w| !w.inbox.is_closed()) {
+            None => {
+                let refusal = if known { None } else { self.refusal(&pod) };
+                self.start(pod, false, refusal);
             }
-            self.tell(&uid, Input::Spec(pod)).await;
+            Some(entry) => {
+                entry.pod = pod;
+                self.consider(&uid);
+                if let Some(input) = self.workers.get(&uid).map(Entry::input) {
+                    self.tell(&uid, input).await;
+                }
+            }
         }
+    }
+
+    /// Grants what a pod asks for now, or notes why not. Whether it asks for something else than it has is looked at first.
+    fn consider(&mut self, uid: &str) -> bool {
+        let Some(entry) = self.workers.get(uid) else { return false };
+        let wanted = Allocation::wanted(&entry.pod);
+        let (pod, before) = (entry.pod.clone(), entry.pending.clone());
+        let going = over(&pod) || pod.metadata.deletion_timestamp.is_some();
+        let settled = wanted == entry.promised || going || self.refused.contains(uid);
+        let verdict = if settled { Ok(()) } else { allocation::resize(&pod, &self.others(&pod), &self.node.offer()) };
+        let Some(entry) = self.workers.get_mut(uid) else { return false };
+        entry.pending = verdict.err();
+        let (recorder, generation) = (&self.node.recorder, pod.metadata.generation);
+        match &entry.pending {
+            None if settled => return before.is_some(),
+            None => {
+                if let Err(e) = wanted.save(&self.node.config.pod_dir(uid)) {
+                    tracing::warn!(pod = super::title(&pod), "what the pod was promised is not written down: {e}");
+                }
+                recorder.about(&*pod, Normal, "ResizeStarted", allocation::message("started", &pod, generation, ""));
+                entry.promised = wanted;
+            }
+            // The same answer in other numbers (what others use has changed) is no news.
+            Some(now) if before.as_ref().is_some_and(|b| (b.reason, b.generation) == (now.reason, now.generation)) => {}
+            Some(now) => {
+                let reason = if now.reason == "Deferred" { "ResizeDeferred" } else { "ResizeInfeasible" };
+                recorder.about(&*pod, Warning, reason, allocation::message(now.reason, &pod, generation, &now.message));
+            }
+        }
+        self.workers.get(uid).is_some_and(|e| e.pending != before || e.pending.is_none())
+    }
+
+    /// Resizes that wait are looked at again after everything that happened here: something may have become free.
+    async fn grant_resizes(&mut self) {
+        let waiting = self.workers.iter().filter(|(_, e)| e.pending.is_some());
+        let mut waiting: Vec<_> = waiting.map(|(uid, e)| (allocation::turn(&e.pod, &e.view()), uid.clone())).collect();
+        waiting.sort();
+        for (_, uid) in waiting {
+            if self.consider(&uid)
+                && let Some(input) = self.workers.get(&uid).map(Entry::input)
+            {
+                self.tell(&uid, input).await;
+            }
+        }
+    }
+
+    /// The other pods that use this node, with what they were promised.
+    fn others(&self, pod: &Pod) -> Vec<Arc<Pod>> {
+        let uses = |(uid, entry): &(&String, &Entry)| {
+            pod.metadata.uid.as_ref() != Some(*uid) && !over(&entry.pod) && !self.refused.contains(*uid) && self.node.has(uid)
+        };
+        self.workers.iter().filter(uses).map(|(_, entry)| entry.view()).collect()
     }
 
     /// Why this node does not take a pod that it sees for the first time. One that runs already, or is over, is not asked.
     fn refusal(&self, pod: &Pod) -> Option<Refusal> {
-        let phase = |p: &Pod| p.status.as_ref().and_then(|s| s.phase.clone()).unwrap_or_default();
-        if !matches!(phase(pod).as_str(), "" | "Pending") || pod.metadata.deletion_timestamp.is_some() {
+        let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or_default();
+        if !matches!(phase, "" | "Pending") || pod.metadata.deletion_timestamp.is_some() {
             return None;
         }
-        let uses = |p: &&Arc<Pod>| p.metadata.uid != pod.metadata.uid && !matches!(phase(p).as_str(), "Succeeded" | "Failed");
-        let mut others: Vec<Arc<Pod>> = self.node.pods.lock().values().filter(uses).cloned().collect();
-        others.retain(|p| p.metadata.uid.as_ref().is_none_or(|uid| !self.refused.contains(uid)));
-        admission::admit(pod, &others, &self.node.offer()).err()
+        admission::admit(pod, &self.others(pod), &self.node.offer()).err()
     }
 
     fn start(&mut self, pod: Arc<Pod>, gone: bool, refusal: Option<Refusal>) {
         let uid = pod.metadata.uid.clone().unwrap_or_default();
         let (inbox, inputs) = mpsc::channel(INBOX);
-        let mut worker = Worker::new(self.node.clone(), pod.clone(), gone, inputs, inbox.clone());
+        let promised = Allocation::load(&self.node.config.pod_dir(&uid)).unwrap_or_else(|| Allocation::wanted(&pod));
+        let entry = Entry { inbox: inbox.clone(), pod: pod.clone(), promised, pending: None };
+        let mut worker = Worker::new(self.node.clone(), entry.view(), gone, inputs, inbox);
         if let Some((reason, message)) = refusal {
             self.refused.insert(uid.clone());
             self.node.recorder.about(&*pod, Warning, &reason, message.clone());
             worker.refuse(reason, message);
         }
-        self.workers.insert(uid.clone(), Entry { inbox, pod });
+        self.workers.insert(uid.clone(), entry);
         self.tasks.spawn(async move {
             worker.run().await;
             uid
@@ -193,6 +266,11 @@ impl Manager {
             self.start(Arc::new(remembered(PodIdentity { uid, namespace: String::new(), name: String::new() })), true, None);
         }
     }
+}
+
+/// A pod that is over uses nothing.
+fn over(pod: &Pod) -> bool {
+    matches!(pod.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"))
 }
 
 /// All that is known of a pod that only the runtime remembers.

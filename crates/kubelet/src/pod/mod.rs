@@ -5,10 +5,12 @@
 #![allow(missing_docs, reason = "inputs and steps are documented as a whole; their fields are called what they are")]
 
 pub mod admission;
+pub mod allocation;
 pub mod backoff;
 pub mod manager;
 pub mod ops;
 pub mod plan;
+pub mod resize;
 pub mod spec;
 pub mod status;
 pub mod worker;
@@ -19,8 +21,8 @@ use std::sync::Arc;
 /// What can happen to a pod, from the worker's point of view.
 #[derive(Clone, Debug)]
 pub enum Input {
-    /// The API has this pod now.
-    Spec(Arc<Pod>),
+    /// The API has this pod now; its resources are those that it was promised. A resize may wait for its grant.
+    Spec { pod: Arc<Pod>, pending: Option<allocation::Pending> },
     /// The API has the pod no more.
     Gone,
     /// Something of the pod changed in the runtime.

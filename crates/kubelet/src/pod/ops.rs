@@ -2,6 +2,7 @@
 //!
 //! They know nothing of the plan; the worker starts them and takes the outcome.
 
+use super::allocation::Allocation;
 use super::plan::Why;
 use super::spec::ContainerSpec;
 use super::{container_reference, title};
@@ -10,6 +11,7 @@ use crate::images::{self, Puller};
 use crate::logs::links;
 use crate::make::container::{Inputs, VolumeSource};
 use crate::make::env::{Lookup, references};
+use crate::make::resources::Totals;
 use crate::make::{container, dns, resources, sandbox};
 use crate::node::Shared;
 use crate::runtime::{Container, Observed, unless_gone};
@@ -37,8 +39,8 @@ pub struct StartError {
 /// Seconds that a stop gets at least after preStop has used the grace up.
 const MINIMUM_GRACE: i64 = 2;
 
-/// Directories, cgroup and volumes.
-pub async fn prepare(node: &Shared, pod: &Pod) -> Result<Volumes, String> {
+/// Directories, cgroup and volumes; tells what the cgroup was given.
+pub async fn prepare(node: &Shared, pod: &Pod) -> Result<(Volumes, Totals), String> {
     let uid = pod.metadata.uid.as_deref().unwrap_or_default();
     let (name, namespace) = (pod.metadata.name.as_deref().unwrap_or_default(), pod.metadata.namespace.as_deref().unwrap_or_default());
     let directories = [node.config.pod_dir(uid), node.config.log_dir(namespace, name, uid)];
@@ -47,15 +49,17 @@ pub async fn prepare(node: &Shared, pod: &Pod) -> Result<Volumes, String> {
             .await
             .map_err(|e| format!("error making pod data directories: {}: {e}", directory.display()))?;
     }
+    Allocation::wanted(pod).save(&node.config.pod_dir(uid)).map_err(|e| format!("cannot write down what the pod is promised: {e}"))?;
     node.cgroups.ensure_pod(pod).map_err(|e| {
         let message = format!("unable to ensure pod cgroup: {e}");
         node.recorder.about(pod, Warning, "FailedCreatePodContainer", message.clone());
         message
     })?;
-    node.volumes.mount(pod).await.map_err(|e| {
+    let volumes = node.volumes.mount(pod).await.map_err(|e| {
         node.recorder.about(pod, Warning, "FailedMount", e.to_string());
         e.to_string()
-    })
+    })?;
+    Ok((volumes, resources::pod_totals(pod)))
 }
 
 /// The managed `/etc/hosts` of a pod; in the host's network a copy of the host's with the aliases.
@@ -329,6 +333,7 @@ pub async fn kill(
         Why::PodTerminating | Why::PodCompleted => format!("Stopping container {}", target.name),
         Why::SandboxGone => "Pod sandbox changed, it will be killed and re-created.".to_owned(),
         Why::Changed => format!("Container {} definition changed, will be restarted", target.name),
+        Why::Resized => format!("Container {} resize requires restart", target.name),
         Why::Unhealthy { probe: "startup", .. } => format!("Container {} failed startup probe, will be restarted", target.name),
         Why::Unhealthy { .. } => format!("Container {} failed liveness probe, will be restarted", target.name),
     };

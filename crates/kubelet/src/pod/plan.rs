@@ -3,6 +3,7 @@
 //! The worker calls [`plan`] after everything that happened and starts the actions it gets; it never does anything else.
 //! Rules from the kubelet's `computePodActions` and `killPod`, with actions that are under way taken into account.
 
+use super::resize::Change;
 use super::spec::{Class, ContainerSpec, containers_of};
 use crate::runtime::{Container, Observed, annotations};
 use ferrokube_cri::v1::{ContainerState, PodSandboxState};
@@ -27,6 +28,8 @@ pub enum Action {
     RemoveContainer { id: String },
     /// Remove a dead sandbox.
     RemoveSandbox { id: String },
+    /// Bring the cgroups of the pod and its containers to what was promised.
+    Resize,
     /// Unmount the volumes and remove the cgroup; everything is dead.
     Reclaim,
 }
@@ -40,6 +43,8 @@ pub enum Why {
     SandboxGone,
     /// Spec changed.
     Changed,
+    /// It was promised other resources, and its resize policy asks for a restart.
+    Resized,
     /// A probe (liveness or startup) failed for good.
     Unhealthy { probe: &'static str, grace: Option<i64> },
     /// The main containers are done, the sidecar is not needed any more.
@@ -76,6 +81,10 @@ pub struct View<'a> {
     pub termination: Option<&'a Termination>,
     /// Health by container id.
     pub health: &'a BTreeMap<String, Health>,
+    /// Running containers that do not have the resources they were promised, by id.
+    pub resizes: &'a BTreeMap<String, Change>,
+    /// Resources can be changed in place now.
+    pub resize_due: bool,
     /// Containers whose start or kill is under way, by name.
     pub busy: &'a BTreeSet<String>,
     /// Prepare, CreateSandbox, StopSandbox or Reclaim is under way.
@@ -134,6 +143,9 @@ fn keep_running(view: &View<'_>, plan: &mut Plan) {
     for container in strangers {
         kill(view, plan, container, None, Why::SandboxGone);
     }
+    if view.resize_due && !view.pod_busy {
+        plan.actions.push(Action::Resize);
+    }
     let specs = containers_of(view.pod);
     let initialized = specs.iter().any(|c| c.class == Class::Main && view.observed.latest_in(&sandbox.id, &c.name).is_some());
     for spec in &specs {
@@ -184,6 +196,10 @@ fn running(view: &View<'_>, plan: &mut Plan, spec: &ContainerSpec, instance: &Co
     let hash = instance.annotation(annotations::HASH);
     if !hash.is_empty() && hash != spec.hash && spec.class != Class::Ephemeral {
         kill(view, plan, instance, None, Why::Changed);
+        return false;
+    }
+    if view.resizes.get(&instance.status.id) == Some(&Change::Restart) {
+        kill(view, plan, instance, None, Why::Resized);
         return false;
     }
     spec.class != Class::Init && health.is_some_and(|h| h.started)

@@ -14,6 +14,7 @@ struct Case {
     remains: bool,
     termination: Option<Termination>,
     health: BTreeMap<String, Health>,
+    resizes: BTreeMap<String, Change>,
     busy: BTreeSet<String>,
     pod_busy: bool,
     wait: BTreeMap<String, u64>,
@@ -30,6 +31,7 @@ fn case(spec: Value) -> Case {
         remains: true,
         termination: None,
         health: BTreeMap::new(),
+        resizes: BTreeMap::new(),
         busy: BTreeSet::new(),
         pod_busy: false,
         wait: BTreeMap::new(),
@@ -114,6 +116,8 @@ impl Case {
             termination: self.termination.as_ref(),
             health: &self.health,
             busy: &self.busy,
+            resizes: &self.resizes,
+            resize_due: self.resizes.values().any(|c| *c == Change::InPlace),
             pod_busy: self.pod_busy,
             backoff: &backoff,
         })
@@ -136,6 +140,7 @@ impl Case {
             }
             Action::RemoveContainer { id } => format!("remove {id}"),
             Action::RemoveSandbox { id } => format!("remove {id}"),
+            Action::Resize => "resize".to_owned(),
             Action::Reclaim => "reclaim".to_owned(),
         };
         self.plan().actions.iter().map(short).collect()
@@ -341,6 +346,20 @@ fn of_dead_instances_the_last_two_are_kept() {
     let mut boxes = one("Always").with("c", Is::Running);
     boxes.observed.sandboxes.push(sandbox("old", 0, false));
     check("an old empty sandbox", boxes, &["remove old"]);
+}
+
+#[test]
+fn a_resize_goes_under_the_container_or_restarts_it() {
+    let due = |change: Change| {
+        let mut case = one("Always").with("c", Is::Running);
+        case.resizes.insert(case.observed.containers[0].status.id.clone(), change);
+        case
+    };
+    check("in place", due(Change::InPlace), &["resize"]);
+    check("by its policy", due(Change::Restart), &["kill c - Resized"]);
+    let mut going = due(Change::InPlace);
+    going.termination = Some(Termination { grace: 3 });
+    check("a pod that ends is not resized", going, &["kill c 3 PodTerminating"]);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //!
 //! Rules from the kubelet's `generateAPIPodStatus`, `getPhase` and `pkg/kubelet/status/generate.go`.
 
+use super::resize::{self, Resizes};
 use super::spec::{Class, ContainerSpec, containers_of};
 use crate::runtime::{Container, Observed, annotations};
 use ferrokube_cri::v1::ContainerState as State;
@@ -28,6 +29,8 @@ pub struct Facts<'a> {
     pub ready: &'a BTreeSet<String>,
     /// Ids of containers that are started (startup probe, postStart).
     pub started: &'a BTreeSet<String>,
+    /// How the pod's resizes stand.
+    pub resizes: &'a Resizes,
     /// Termination messages by container id.
     pub messages: &'a BTreeMap<String, String>,
     /// Addresses of the node, primary first.
@@ -159,7 +162,7 @@ fn container_status(facts: &Facts<'_>, spec: &ContainerSpec, all: &[ContainerSpe
             let counts = matches!(spec.class, Class::Main | Class::Sidecar);
             status.ready = counts && facts.ready.contains(&instance.status.id) && facts.started.contains(&instance.status.id);
             status.allocated_resources = spec.fields.resources.as_ref().and_then(|r| r.requests.clone());
-            status.resources = spec.fields.resources.clone().or(Some(Default::default()));
+            status.resources = facts.resizes.given(instance).or(spec.fields.resources.clone()).or(Some(Default::default()));
         }
         State::ContainerExited => match waiting {
             Some((reason, message)) if !facts.ended => {
@@ -313,7 +316,9 @@ fn conditions(facts: &Facts<'_>, specs: &[ContainerSpec], status: &PodStatus, ol
     if let Some((_, message)) = facts.verdict.filter(|(reason, _)| reason == "Evicted" && !facts.rejected) {
         computed.push(("DisruptionTarget", Verdict { message: message.clone(), ..Verdict::yes("TerminationByKubelet") }));
     }
-    let mut list: Vec<PodCondition> = old.conditions.clone().unwrap_or_default();
+    let known = old.conditions.clone().unwrap_or_default();
+    let mut list = facts.resizes.conditions(&known, facts.now);
+    list.extend(known.into_iter().filter(|c| ![resize::PENDING, resize::IN_PROGRESS].contains(&c.type_.as_str())));
     for (kind, verdict) in computed {
         let state = if verdict.ok { "True" } else { "False" };
         let fresh = PodCondition {

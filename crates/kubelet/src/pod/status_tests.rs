@@ -86,6 +86,7 @@ impl World {
             waiting: &self.waiting,
             ready: &self.ready,
             started: &self.started,
+            resizes: &Resizes::default(),
             messages: &BTreeMap::from([("c0".to_owned(), "last words".to_owned()), ("i0".to_owned(), String::new())]),
             host_ips: &["192.0.2.1".to_owned()],
             runtime: "rt",

@@ -1,11 +1,14 @@
 //! The task that owns a pod: takes inputs, asks for a plan, starts its steps, writes the status.
 
+use super::allocation::{self, Allocation, Pending};
 use super::backoff::Backoff;
 use super::ops::{self, StartError, Volumes};
 use super::plan::{self, Action, Health, Termination, View, Why};
+use super::resize::{self, Change, Resizes};
 use super::spec::{Class, ContainerSpec, containers_of};
 use super::status::{self, Facts, Waiting};
 use super::{Input, ProbeKind, container_reference, title};
+use crate::make::resources::Totals;
 use crate::node::Shared;
 use crate::probes::Probes;
 use crate::runtime::{Container, CriError, Observed};
@@ -29,6 +32,7 @@ enum Step {
     Start(String),
     Kill(String),
     Remove,
+    Resize,
     Status,
     Delete,
 }
@@ -44,10 +48,11 @@ enum PodStep {
 /// How a step ended.
 enum Outcome {
     Observed(Result<Observed, CriError>),
-    Prepared(Result<Volumes, String>),
+    Prepared(Result<(Volumes, Totals), String>),
     Started(String, Result<(), StartError>),
     Done(Result<(), String>),
     Reclaimed(Result<(), String>),
+    Resized(resize::Done),
     Written(Box<PodStatus>, Result<(), Error>),
     Deleted(Result<(), Error>),
 }
@@ -87,6 +92,7 @@ pub struct Worker {
     refused: BTreeMap<String, Instant>,
     seen_exits: BTreeSet<String>,
     messages: BTreeMap<String, String>,
+    resizes: Resizes,
     probes: Probes,
     ready: BTreeSet<String>,
     startup_ok: BTreeSet<String>,
@@ -127,6 +133,7 @@ impl Worker {
             refused: BTreeMap::new(),
             seen_exits: BTreeSet::new(),
             messages: BTreeMap::new(),
+            resizes: Resizes::default(),
             ready: BTreeSet::new(),
             startup_ok: BTreeSet::new(),
             failed: BTreeMap::new(),
@@ -138,7 +145,7 @@ impl Worker {
             started_at,
             pod: pod.clone(),
         };
-        worker.take_spec(pod);
+        worker.take_spec(pod, None);
         if gone {
             worker.terminate(ops::grace_of(&worker.pod.clone()));
         }
@@ -191,7 +198,7 @@ impl Worker {
 
     fn take(&mut self, input: Input) {
         match input {
-            Input::Spec(pod) => self.take_spec(pod),
+            Input::Spec { pod, pending } => self.take_spec(pod, pending),
             Input::Gone => {
                 self.gone = true;
                 let grace = ops::grace_of(&self.pod);
@@ -206,7 +213,11 @@ impl Worker {
         }
     }
 
-    fn take_spec(&mut self, pod: Arc<Pod>) {
+    fn take_spec(&mut self, pod: Arc<Pod>, pending: Option<Pending>) {
+        if Allocation::wanted(&pod) != Allocation::wanted(&self.pod) {
+            self.resizes.granted(pod.metadata.generation);
+        }
+        self.resizes.pending = pending;
         let relabelled = pod.metadata.labels != self.pod.metadata.labels || pod.metadata.annotations != self.pod.metadata.annotations;
         self.pod = pod;
         if relabelled {
@@ -305,7 +316,8 @@ impl Worker {
                 self.look_again = true;
                 self.hold_back();
             }
-            Outcome::Prepared(Ok(volumes)) => {
+            Outcome::Prepared(Ok((volumes, totals))) => {
+                self.resizes.cgroup = Some(totals);
                 self.volumes = Some(Arc::new(volumes));
                 self.remains = true;
                 self.failures = 0;
@@ -320,6 +332,12 @@ impl Worker {
                 self.refused.remove(&name);
             }
             Outcome::Started(name, Err(e)) => self.start_failed(name, e),
+            Outcome::Resized(done) => {
+                if let Some(e) = self.resizes.ended(done) {
+                    let message = allocation::message("error", &self.pod, self.pod.metadata.generation, &e);
+                    self.node.recorder.about(&*self.pod, Warning, "ResizeError", message);
+                }
+            }
             Outcome::Reclaimed(Ok(())) => self.remains = false,
             Outcome::Done(Ok(())) => self.failures = 0,
             Outcome::Done(Err(e)) | Outcome::Reclaimed(Err(e)) => {
@@ -358,6 +376,7 @@ impl Worker {
         if !self.adopted {
             self.adopted = true;
             (self.ready, self.startup_ok) = status::carried_over(&self.pod, &observed);
+            self.resizes.adopt(&self.pod, &observed, &self.node.config.pod_dir(&self.uid()));
         }
         let now = Instant::now();
         for container in observed.containers.iter().filter(|c| c.state() == ContainerState::ContainerExited) {
@@ -379,6 +398,7 @@ impl Worker {
         let known: BTreeSet<&str> = observed.containers.iter().map(|c| c.status.id.as_str()).collect();
         self.seen_exits.retain(|id| known.contains(id.as_str()));
         self.messages.retain(|id, _| known.contains(id.as_str()));
+        self.resizes.retain(|id| known.contains(id));
         self.looked = observed.at >= self.changed_at;
         self.observed = Arc::new(observed);
     }
@@ -396,19 +416,21 @@ impl Worker {
         self.check_deadline();
         let health = self.health();
         let busy = self.busy();
-        let plan = self.plan(&health, &busy);
+        let resizes = self.resizes.changes(&containers_of(&self.pod), &self.observed);
+        let plan = self.plan(&health, &busy, &resizes);
         self.note_waiting(&plan);
         if self.retry_due() {
             self.retry_at = None;
             plan.actions.into_iter().for_each(|a| self.start_action(a));
         }
+        self.tell_resized(&resizes);
         self.watch_health(&health, &busy);
         self.write_status(&health, plan.ended);
         if plan.ended {
             self.finish();
         }
         let backoff = plan.waiting.values().min().map(|left| Instant::now() + *left);
-        [backoff, self.retry_at, self.deadline()].into_iter().flatten().min()
+        [backoff, self.retry_at, self.deadline(), self.resizes.retry_at()].into_iter().flatten().min()
     }
 
     fn retry_due(&self) -> bool {
@@ -435,7 +457,7 @@ impl Worker {
         health.collect()
     }
 
-    fn plan(&self, health: &BTreeMap<String, Health>, busy: &BTreeSet<String>) -> plan::Plan {
+    fn plan(&self, health: &BTreeMap<String, Health>, busy: &BTreeSet<String>, resizes: &BTreeMap<String, Change>) -> plan::Plan {
         let now = Instant::now();
         let backoff = |spec: &ContainerSpec, last: Option<&Container>| {
             let crash = last.and_then(|_| self.crashes.remaining(&spec.name, now));
@@ -450,6 +472,8 @@ impl Worker {
             remains: self.remains,
             termination: self.termination.as_ref(),
             health,
+            resizes,
+            resize_due: self.resizes.due(&self.pod, resizes) && !self.underway(|s| *s == Step::Resize),
             busy,
             pod_busy: self.underway(|s| matches!(s, Step::Pod(_) | Step::Remove)),
             backoff: &backoff,
@@ -510,6 +534,7 @@ impl Worker {
             Action::StopSandbox { id } => {
                 self.spawn(Step::Pod(PodStep::StopSandbox), async move { Outcome::Done(ops::stop_sandbox(&node, id).await) });
             }
+            Action::Resize => self.resize(),
             Action::Reclaim => {
                 self.volumes = None;
                 self.spawn(Step::Pod(PodStep::Reclaim), async move { Outcome::Reclaimed(ops::reclaim(&node, &pod).await) });
@@ -541,6 +566,26 @@ impl Worker {
         self.spawn(Step::Kill(name), async move { Outcome::Done(work.await) });
     }
 
+    fn resize(&mut self) {
+        let specs = containers_of(&self.pod);
+        let changes = self.resizes.changes(&specs, &self.observed);
+        let in_place = self.observed.containers.iter().filter(|c| changes.get(&c.status.id) == Some(&Change::InPlace));
+        let target = |c: &Container| {
+            let promised = specs.iter().find(|s| s.name == c.name)?.fields.resources.clone().unwrap_or_default();
+            Some(resize::Target { name: c.name.clone(), id: c.status.id.clone(), given: self.resizes.given(c)?, promised })
+        };
+        let targets = in_place.filter_map(target).collect();
+        let work = resize::carry_out(self.node.clone(), self.pod.clone(), self.resizes.cgroup.unwrap_or_default(), targets);
+        self.spawn(Step::Resize, async move { Outcome::Resized(work.await) });
+    }
+
+    fn tell_resized(&mut self, changes: &BTreeMap<String, Change>) {
+        if let Some(generation) = self.resizes.completed(&self.pod, changes) {
+            let message = allocation::message("completed", &self.pod, generation, "");
+            self.node.recorder.about(&*self.pod, Normal, "ResizeCompleted", message);
+        }
+    }
+
     /// Probes run exactly for the running containers that have been started completely.
     fn watch_health(&mut self, health: &BTreeMap<String, Health>, busy: &BTreeSet<String>) {
         if self.termination.is_some() {
@@ -570,12 +615,20 @@ impl Worker {
             return;
         }
         let (client, meta) = (self.node.client.clone(), self.pod.metadata.clone());
+        let over = self.no_longer(&fresh);
         self.spawn(Step::Status, async move {
-            let patch = Patch::Strategic(status_patch(&meta.uid, &fresh));
+            let patch = Patch::Strategic(status_patch(&meta.uid, &fresh, &over));
             let (namespace, name) = (meta.namespace.unwrap_or_default(), meta.name.unwrap_or_default());
             let result = client.patch_status::<Pod>(&namespace, &name, &patch).await.map(drop);
             Outcome::Written(Box::new(fresh), result)
         });
+    }
+
+    /// Conditions of ours that the API has and that do not apply any more.
+    fn no_longer(&self, fresh: &PodStatus) -> Vec<&'static str> {
+        let has = |status: Option<&PodStatus>, kind: &str| status.is_some_and(|s| s.conditions.iter().flatten().any(|c| c.type_ == kind));
+        let known = |kind: &str| has(self.written.as_ref(), kind) || has(self.pod.status.as_ref(), kind);
+        OURS.into_iter().filter(|kind| known(kind) && !has(Some(fresh), kind)).collect()
     }
 
     fn fresh_status(&self, health: &BTreeMap<String, Health>, ended: bool) -> PodStatus {
@@ -596,6 +649,7 @@ impl Worker {
             ready: &ready,
             started: &started,
             messages: &self.messages,
+            resizes: &self.resizes,
             host_ips: &self.node.host_ips(),
             runtime: &self.node.runtime_name,
             start_time: self.started_at,
@@ -658,7 +712,16 @@ fn rejected_before(pod: &Pod) -> bool {
 }
 
 /// Conditions that the kubelet owns.
-const OURS: [&str; 6] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled", "DisruptionTarget"];
+const OURS: [&str; 8] = [
+    "PodReadyToStartContainers",
+    "Initialized",
+    "Ready",
+    "ContainersReady",
+    "PodScheduled",
+    "DisruptionTarget",
+    resize::PENDING,
+    resize::IN_PROGRESS,
+];
 
 /// Conditions that others wrote stay in the list with the API's value; ours come from what we wrote last.
 fn merge_foreign_conditions(pod: &mut Pod, written: &PodStatus) {
@@ -670,8 +733,9 @@ fn merge_foreign_conditions(pod: &mut Pod, written: &PodStatus) {
     *status = PodStatus { conditions: Some(conditions), qos_class: qos.or(written.qos_class.clone()), ..written.clone() };
 }
 
-/// The patch that makes the status what we computed: lists that the kubelet owns are replaced whole.
-fn status_patch(uid: &Option<String>, status: &PodStatus) -> serde_json::Value {
+/// The patch that makes the status what we computed: lists that the kubelet owns are replaced whole, and of the
+/// conditions, which merge by type, those that are over are taken away.
+fn status_patch(uid: &Option<String>, status: &PodStatus, over: &[&str]) -> serde_json::Value {
     let mut body = serde_json::to_value(status).unwrap_or_default();
     if let Some(conditions) = body.get_mut("conditions").and_then(serde_json::Value::as_array_mut) {
         conditions.retain(|c| c["type"].as_str().is_some_and(|t| OURS.contains(&t)));
@@ -683,6 +747,7 @@ fn status_patch(uid: &Option<String>, status: &PodStatus) -> serde_json::Value {
                 }
             }
         }
+        conditions.extend(over.iter().map(|kind| serde_json::json!({"type": kind, "$patch": "delete"})));
     }
     // Addresses merge by their value, so an earlier sandbox's would stay beside the new one's.
     for field in ["podIPs", "hostIPs"] {
