@@ -186,6 +186,11 @@ impl Errors {
         self.push("FieldValueNotFound", path, format!("Not found: {}", shown(value)));
     }
 
+    /// `Not found: "x": detail`.
+    pub fn not_found_because(&mut self, path: &impl fmt::Display, value: &Value, detail: &str) {
+        self.push("FieldValueNotFound", path, format!("Not found: {}: {detail}", shown(value)));
+    }
+
     /// `Unsupported value: "x": supported values: "a", "b"`.
     pub fn not_supported(&mut self, path: &impl fmt::Display, value: &Value, supported: &[&str]) {
         let list = supported.iter().map(|s| format!("{s:?}")).collect::<Vec<_>>().join(", ");
@@ -215,6 +220,20 @@ impl Errors {
     /// Whether nothing is wrong.
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()
+    }
+
+    /// What was found so far.
+    pub fn causes(&self) -> &[Cause] {
+        &self.list
+    }
+
+    /// Takes back what was found since there were `before` errors, where `keep` says no.
+    pub fn retain_since(&mut self, before: usize, keep: impl Fn(&Cause) -> bool) {
+        let mut i = 0;
+        self.list.retain(|cause| {
+            i += 1;
+            i <= before || keep(cause)
+        });
     }
 
     /// The causes, in the order found.

@@ -308,8 +308,28 @@ pub fn ip_address(value: &str) -> Vec<String> {
     match parse_ip(value) {
         Some(ip) if mapped(ip) => vec![MAPPED.to_owned()],
         Some(_) => Vec::new(),
+        None if parse_ip(&without_leading_zeros(value)).is_some() => vec!["must not have leading 0s".to_owned()],
         None => vec!["must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)".to_owned()],
     }
+}
+
+/// An address as lenient parsers read it: `010.000.0.1` is `10.0.0.1`.
+fn without_leading_zeros(value: &str) -> String {
+    let (before, v4) = value.rfind(':').map_or(("", value), |at| value.split_at(at + 1));
+    if !v4.contains('.') {
+        return value.to_owned();
+    }
+    let octets = v4.split('.').map(|octet| match octet.trim_start_matches('0') {
+        "" if !octet.is_empty() => "0",
+        rest => rest,
+    });
+    format!("{before}{}", octets.collect::<Vec<_>>().join("."))
+}
+
+/// The warning about an address that is not written as it should be.
+pub fn odd_ip(path: &impl std::fmt::Display, value: &str) -> Option<String> {
+    let ip = parse_ip(value).filter(|ip| ip.is_ipv6() && ip.to_string() != value)?;
+    Some(format!("{path}: IPv6 address {value:?} should be in RFC 5952 canonical format ({:?})", ip.to_string()))
 }
 
 /// Address and prefix length of a CIDR.

@@ -30,6 +30,11 @@ pub fn choice_if_set(v: &Value, key: &str, allowed: &[&str], path: &At, e: &mut 
     }
 }
 
+/// A text that must be one of a list; none is as wrong as another.
+pub fn member(v: &Value, key: &str, allowed: &[&str], path: &At, e: &mut Errors) {
+    choice_value(text(v, key), allowed, &path.child(key), e);
+}
+
 fn choice_value(value: &str, allowed: &[&str], path: &At, e: &mut Errors) {
     if !allowed.contains(&value) {
         e.not_supported(path, &value.into(), allowed);

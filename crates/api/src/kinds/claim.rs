@@ -15,8 +15,29 @@ pub(super) const HOOKS: Hooks = Hooks {
     validate_create: Some(claim),
     validate_update: Some(claim_update),
     validate_status: Some(|new, _, e| claim_status(new.get("status").unwrap_or(&NONE), e)),
+    warnings: Some(warnings),
+    update_warnings: Some(|new, _| warnings(new)),
     ..Hooks::NONE
 };
+
+fn warnings(o: &Value) -> Vec<String> {
+    let mut out = Vec::new();
+    if at(o, &["metadata", "annotations", CLASS]).is_some() {
+        let why = "deprecated since v1.8; use \"storageClassName\" attribute instead";
+        out.push(format!("metadata.annotations[{CLASS}]: {why}"));
+    }
+    spec_warnings(spec(o), &SPEC, &mut out);
+    out
+}
+
+/// Warnings about the spec of a claim.
+pub(super) fn spec_warnings(spec: &Value, path: &At, out: &mut Vec<String>) {
+    let Some(resources) = get(spec, "resources") else { return };
+    let path = path.child("resources");
+    for key in ["requests", "limits"] {
+        super::pod::warnings::fraction(resources.get(key).unwrap_or(&NONE), "storage", &path.child(key), out);
+    }
+}
 
 /// Defaults of a claim, on its own or in a StatefulSet.
 pub(super) fn default(o: &mut Value) {

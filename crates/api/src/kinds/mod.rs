@@ -186,8 +186,10 @@ pub struct Hooks {
     pub to_storage: Option<fn(&mut Value)>,
     /// Default seconds of grace on delete: (object) → seconds. Absent: the kind is deleted at once.
     pub grace: Option<fn(&Value) -> i64>,
-    /// Warnings on write, as the strategy's WarningsOnCreate/Update give them.
+    /// Warnings about a new object, as the strategy's WarningsOnCreate gives them.
     pub warnings: Option<fn(&Value) -> Vec<String>>,
+    /// Warnings about a change: (new, old).
+    pub update_warnings: Option<fn(&Value, &Value) -> Vec<String>>,
     /// Rules of the row's [`SubresourceKind::View`] subresources. A view's `prepare` runs instead of
     /// `prepare_update`, after `default`; its `validate` instead of `validate_update`.
     pub views: &'static [View],
@@ -221,6 +223,7 @@ impl Hooks {
         to_storage: None,
         grace: None,
         warnings: None,
+        update_warnings: None,
         views: &[],
     };
 

@@ -67,34 +67,6 @@ fn default_quota(o: &mut Value) {
     }
 }
 
-/// Whether a quota may name this resource.
-fn quota_resource(name: &str) -> bool {
-    const PLAIN: [&str; 20] = [
-        "cpu",
-        "memory",
-        "ephemeral-storage",
-        "requests.cpu",
-        "requests.memory",
-        "requests.storage",
-        "requests.ephemeral-storage",
-        "limits.cpu",
-        "limits.memory",
-        "limits.ephemeral-storage",
-        "pods",
-        "resourcequotas",
-        "services",
-        "replicationcontrollers",
-        "secrets",
-        "persistentvolumeclaims",
-        "configmaps",
-        "services.nodeports",
-        "services.loadbalancers",
-        "storage",
-    ];
-    let huge = name.strip_prefix("requests.").unwrap_or(name);
-    PLAIN.contains(&name) || pod::resources::is_huge_page(huge) || name.starts_with("count/")
-}
-
 /// Resources of which there are no parts.
 const COUNTED: [&str; 9] = [
     "pods",
@@ -112,12 +84,8 @@ fn quota_amounts(v: &Value, key: &str, path: &At, e: &mut Errors) {
     let path = path.child(key);
     for (name, amount) in entries(v, key) {
         let at = path.key(name);
-        let before = e.len();
-        e.invalid_each(&at, name, names::qualified_name(name));
-        if !name.contains('/') && !quota_resource(name) {
-            if e.len() == before {
-                e.invalid(&at, &name.into(), "must be a standard resource type or fully qualified");
-            }
+        pod::resources::any_resource_name(name, &at, e);
+        if !name.contains('/') && !pod::resources::of_quotas(name) {
             e.invalid(&at, &name.into(), "must be a standard resource for quota");
         }
         let Some(q) = check::non_negative_quantity(amount, &at, e) else { continue };
@@ -151,7 +119,7 @@ fn quota(o: &Value, e: &mut Errors) {
     let spec = spec(o);
     quota_amounts(spec, "hard", &SPEC, e);
     let misfits = |scope: &str| {
-        let standard = entries(spec, "hard").filter(|(name, _)| !name.contains('/') && quota_resource(name));
+        let standard = entries(spec, "hard").filter(|(name, _)| !name.contains('/') && pod::resources::of_quotas(name));
         standard.filter(|(name, _)| !scope_fits(scope, name)).count()
     };
     let scopes: Vec<&str> = texts(spec, "scopes").collect();
@@ -273,11 +241,7 @@ fn range_resource(kind: &str, name: &str, at: &At, e: &mut Errors) {
     if matches!(kind, "Pod" | "Container") {
         return pod::resources::resource_name(name, at, e);
     }
-    let before = e.len();
-    e.invalid_each(at, name, names::qualified_name(name));
-    if e.len() == before && !name.contains('/') && !quota_resource(name) {
-        e.invalid(at, &name.into(), "must be a standard resource type or fully qualified");
-    }
+    pod::resources::any_resource_name(name, at, e);
 }
 
 /// A ratio of limit to request is at least one, and no more than the bounds allow.

@@ -19,6 +19,8 @@ pub(super) const VOLUME: Hooks = Hooks {
     prepare_status: Some(volume_phase),
     validate_create: Some(volume),
     validate_update: Some(volume_update),
+    warnings: Some(volume_warnings),
+    update_warnings: Some(|new, _| volume_warnings(new)),
     ..Hooks::NONE
 };
 pub(super) const STORAGE_CLASS: Hooks =
@@ -48,6 +50,24 @@ fn default_volume(o: &mut Value) {
     }
     pod::network_disks(spec);
     fill_text(object(o, "status"), "phase", "Pending");
+}
+
+fn volume_warnings(o: &Value) -> Vec<String> {
+    const ANNOTATIONS: [(&str, &str); 2] = [
+        ("volume.beta.kubernetes.io/storage-class", "deprecated since v1.8; use \"storageClassName\" attribute instead"),
+        ("volume.beta.kubernetes.io/mount-options", "deprecated since v1.31; use \"mountOptions\" attribute instead"),
+    ];
+    let mut out = Vec::new();
+    for (key, why) in ANNOTATIONS.iter().filter(|(key, _)| at(o, &["metadata", "annotations", key]).is_some()) {
+        out.push(format!("metadata.annotations[{key}]: {why}"));
+    }
+    if text(spec(o), "persistentVolumeReclaimPolicy") == "Recycle" {
+        let why = "The Recycle reclaim policy is deprecated. Instead, the recommended approach is to use dynamic provisioning.";
+        out.push(format!("spec.persistentVolumeReclaimPolicy: {why}"));
+    }
+    pod::warnings::old_volumes(spec(o), at(o, &["spec", "nodeAffinity", "required"]), &SPEC, &mut out);
+    pod::warnings::fraction(spec(o).get("capacity").unwrap_or(&NONE), "storage", &SPEC.child("capacity"), &mut out);
+    out
 }
 
 /// A new phase has its time; another's word for it counts (`persistentvolume.statusStrategy`).
@@ -90,7 +110,7 @@ fn volume_source(key: &str) -> Option<SourceCheck> {
             check::no_backsteps(text(s, "path"), &at.child("path"), e);
         }),
         key if POD_ONLY.contains(&key) => None,
-        key => pod::volumes::source_check(key),
+        key => pod::volume_sources::check_of(key),
     }
 }
 

@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod fixtures;
+mod pod_changes;
+mod pod_rules;
 mod pods;
 mod rules;
 mod tables;

@@ -166,7 +166,10 @@ fn bad_pods_get_the_words_of_1_36() {
             "spec.hostNetwork: Invalid value: false: hostNetwork must be true if pod contains any hostProcess containers",
         ),
         (
-            c(json!({"env": [{"name": "A", "valueFrom": {"fileKeyRef": {"volumeName": "v", "path": "../x", "key": "K"}}}]})),
+            json!({"spec": {
+                "containers": [{"name": "c", "image": "i", "env": [{"name": "A", "valueFrom": {"fileKeyRef": {"volumeName": "v", "path": "../x", "key": "K"}}}]}],
+                "volumes": [{"name": "v"}],
+            }}),
             "spec.containers[0].env[0].valueFrom.fileKeyRef.path: Invalid value: \"../x\": must not contain '..'",
         ),
         (json!({"spec": {"dnsPolicy": "None"}}), "spec.dnsConfig: Required value: must provide `dnsConfig` when `dnsPolicy` is None"),

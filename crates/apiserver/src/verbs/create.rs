@@ -149,9 +149,16 @@ impl Request<'_> {
     }
 
     /// Warnings of the kind's strategy.
-    pub fn warn_about(&self, object: &Value) {
+    fn warn_about(&self, object: &Value) {
         if let Some(warnings) = self.entry.kind.hooks.warnings {
             warnings(object).into_iter().for_each(|text| self.warn(text));
+        }
+    }
+
+    /// Those about a change.
+    pub fn warn_about_change(&self, new: &Value, old: &Value) {
+        if let Some(warnings) = self.entry.kind.hooks.update_warnings {
+            warnings(new, old).into_iter().for_each(|text| self.warn(text));
         }
     }
 }

@@ -176,7 +176,9 @@ impl Request<'_> {
         self.validate_change(&new, &old, view)?;
         self.check_escalation(&new, Some(&old)).await?;
         let reservation = self.admit(act, kind, Some(scaled.as_ref().unwrap_or(&new))).await?;
-        self.warn_about(&new);
+        if view == View::Main {
+            self.warn_about_change(&new, &old);
+        }
 
         if options.dry_run {
             return Ok(Turn::Done(self.unstored(&new, stored.revision)?));

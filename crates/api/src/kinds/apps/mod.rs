@@ -12,13 +12,19 @@ use serde_json::{Value, json};
 
 const SPEC: At<'static> = At::field("spec");
 
-const BASE: Hooks = Hooks { prepare_create: Some(common::reset_status), warnings: Some(pod::warnings::workload), ..Hooks::NONE };
+const BASE: Hooks = Hooks {
+    prepare_create: Some(common::reset_status),
+    warnings: Some(pod::warnings::workload),
+    update_warnings: Some(pod::warnings::changed_workload),
+    ..Hooks::NONE
+};
 
 pub(super) const DEPLOYMENT: Hooks = Hooks {
     default: Some(default_deployment),
     validate_create: Some(deployment),
     validate_update: Some(|new, old, e| fixed_selector(new, old, deployment, e)),
     validate_status: Some(status::deployment),
+    warnings: Some(pod::warnings::named_workload),
     ..BASE
 };
 pub(super) const REPLICA_SET: Hooks = Hooks {
@@ -26,6 +32,7 @@ pub(super) const REPLICA_SET: Hooks = Hooks {
     validate_create: Some(replica_set),
     validate_update: Some(|new, old, e| fixed_selector(new, old, replica_set, e)),
     validate_status: Some(|new, _, e| status::replicas(new, e)),
+    warnings: Some(pod::warnings::named_workload),
     ..BASE
 };
 pub(super) const DAEMON_SET: Hooks = Hooks {
@@ -45,12 +52,16 @@ pub(super) const STATEFUL_SET: Hooks = Hooks {
     validate_update: Some(stateful_set::update),
     validate_status: Some(status::stateful_set),
     validate_name: Some(names::dns1123_label),
+    warnings: Some(stateful_set::warnings),
+    update_warnings: Some(|new, old| if same(new.get("spec"), old.get("spec")) { Vec::new() } else { stateful_set::warnings(new) }),
     ..BASE
 };
 pub(super) const REPLICATION_CONTROLLER: Hooks = Hooks {
     default: Some(default_controller),
     validate_create: Some(controller),
+    validate_update: Some(|new, old, e| pod::ratchet::checked(new, old, controller, e)),
     validate_status: Some(|new, _, e| status::replicas(new, e)),
+    warnings: Some(pod::warnings::named_workload),
     ..BASE
 };
 pub(super) const CONTROLLER_REVISION: Hooks =
@@ -166,7 +177,7 @@ fn default_controller(o: &mut Value) {
 }
 
 fn fixed_selector(new: &Value, old: &Value, validate: fn(&Value, &mut Errors), e: &mut Errors) {
-    validate(new, e);
+    pod::ratchet::checked(new, old, validate, e);
     check::immutable(spec(new), spec(old), "selector", &SPEC, e);
 }
 
@@ -300,7 +311,7 @@ fn daemon_set(o: &Value, e: &mut Errors) {
 
 fn daemon_set_update(new: &Value, old: &Value, e: &mut Errors) {
     check::immutable(spec(new), spec(old), "selector", &SPEC, e);
-    daemon_set(new, e);
+    pod::ratchet::checked(new, old, daemon_set, e);
 }
 
 /// A selector that is there selects something.

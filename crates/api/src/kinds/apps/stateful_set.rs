@@ -132,14 +132,36 @@ pub fn update(new: &Value, old: &Value, e: &mut Errors) {
         "persistentVolumeClaimRetentionPolicy",
         "minReadySeconds",
     ];
-    // What was accepted before templates were looked at may be changed elsewhere.
-    let mut before = Errors::default();
-    rules(spec(old), Ratchet { new: false, template: true }, &mut before);
-    rules(spec(new), Ratchet { new: false, template: before.is_empty() }, e);
+    let whole = |o: &Value, e: &mut Errors| rules(spec(o), Ratchet { new: false, template: true }, e);
+    let (mut found, mut before) = (Errors::default(), Errors::default());
+    pod::ratchet::checked(new, old, whole, &mut found);
+    if !found.is_empty() {
+        whole(old, &mut before);
+    }
+    if before.is_empty() {
+        e.append(found);
+    } else {
+        // What was accepted before templates were looked at may be changed elsewhere.
+        rules(spec(new), Ratchet { new: false, template: false }, e);
+    }
     let mut munged = spec(new).clone();
     MUTABLE.iter().for_each(|key| copy(&mut munged, spec(old), key));
     if !same(Some(&munged), Some(spec(old))) {
         let why = "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', 'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden";
         e.forbidden(&SPEC, why);
     }
+}
+
+/// Warnings about a new one.
+pub fn warnings(o: &Value) -> Vec<String> {
+    const REVISIONS: &str = "a negative value retains all historical revisions; a value >= 0 is recommended";
+    let mut out = pod::warnings::workload(o);
+    let claims = SPEC.child("volumeClaimTemplates");
+    for (i, claim) in list(spec(o), "volumeClaimTemplates").iter().enumerate() {
+        crate::kinds::claim::spec_warnings(spec(claim), &claims.index(i), &mut out);
+    }
+    if int(spec(o), "revisionHistoryLimit").is_some_and(|n| n < 0) {
+        out.push(format!("spec.revisionHistoryLimit: {REVISIONS}"));
+    }
+    out
 }

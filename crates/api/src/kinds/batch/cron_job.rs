@@ -2,7 +2,7 @@
 
 use crate::field::{At, Errors};
 use crate::kinds::json::*;
-use crate::kinds::{check, cron};
+use crate::kinds::{check, cron, pod};
 use serde_json::Value;
 
 const SPEC: At<'static> = At::field("spec");
@@ -19,7 +19,25 @@ pub fn create(o: &Value, e: &mut Errors) {
 
 /// A changed one. What was accepted once may stay as it is.
 pub fn update(new: &Value, old: &Value, e: &mut Errors) {
-    cron_job(new, Some(spec(old)), e);
+    pod::ratchet::checked(new, old, |o, e| cron_job(o, Some(spec(old)), e), e);
+}
+
+/// Warnings about a new one.
+pub fn warnings(o: &Value) -> Vec<String> {
+    let mut out = pod::warnings::host_names(o, "Pod names and hostnames");
+    out.extend(template_warnings(o));
+    out
+}
+
+/// Warnings about the job that is made.
+pub fn template_warnings(o: &Value) -> Vec<String> {
+    const PATH: [&str; 4] = ["spec", "jobTemplate", "spec", "template"];
+    let root = At::field(PATH[0]);
+    let path = root.child(PATH[1]);
+    let path = path.child(PATH[2]);
+    let mut out = super::spec_warnings(at_job(spec(o)));
+    out.extend(pod::warnings::template(at(o, &PATH).unwrap_or(&NONE), &path.child(PATH[3])));
+    out
 }
 
 fn cron_job(o: &Value, old: Option<&Value>, e: &mut Errors) {

@@ -184,7 +184,7 @@ fn indexed(spec: &Value, path: &At, e: &mut Errors) {
 /// A changed one.
 pub fn update(new: &Value, old: &Value, e: &mut Errors) {
     const FIXED: [&str; 5] = ["completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy", "successPolicy"];
-    whole(new, e);
+    pod::ratchet::checked(new, old, whole, e);
     let (new_spec, old_spec) = (spec(new), spec(old));
     completions(new_spec, old_spec, e);
     check::immutable(new_spec, old_spec, "selector", &SPEC, e);

@@ -7,7 +7,6 @@ mod status;
 
 use super::json::*;
 use super::{HookContext, Hooks, common, pod};
-use crate::names;
 use serde_json::{Map, Value};
 
 const UID_LABELS: [&str; 2] = ["controller-uid", "batch.kubernetes.io/controller-uid"];
@@ -18,6 +17,7 @@ pub(super) const JOB: Hooks = Hooks {
     prepare_create: Some(prepare_job),
     validate_create: Some(job::create),
     warnings: Some(job_warnings),
+    update_warnings: Some(changed_job),
     validate_update: Some(job::update),
     validate_status: Some(status::update),
     ..Hooks::NONE
@@ -26,7 +26,8 @@ pub(super) const CRON_JOB: Hooks = Hooks {
     default: Some(default_cron_job),
     prepare_create: Some(common::reset_status),
     validate_create: Some(cron_job::create),
-    warnings: Some(pod::warnings::cron_job),
+    warnings: Some(cron_job::warnings),
+    update_warnings: Some(changed_cron_job),
     validate_update: Some(cron_job::update),
     ..Hooks::NONE
 };
@@ -87,19 +88,31 @@ fn default_cron_job(o: &mut Value) {
 }
 
 fn job_warnings(o: &Value) -> Vec<String> {
-    const MANY: i64 = 100_000;
-    const PARALLEL: i64 = 10_000;
-    let mut out = Vec::new();
-    let wrong = names::dns1123_label(text_at(o, &["metadata", "name"]));
-    if !wrong.is_empty() {
-        let why = "this is used in Pod names and hostnames, which can result in surprising behavior; a DNS label is recommended";
-        out.push(format!("metadata.name: {why}: [{}]", wrong.join(" ")));
-    }
-    let spec = spec(o);
-    let above = |key: &str, n: i64| int(spec, key).is_some_and(|v| v > n);
-    if text(spec, "completionMode") == "Indexed" && above("completions", MANY) && above("parallelism", PARALLEL) {
-        out.push("In Indexed Jobs with a number of completions higher than 10^5 and a parallelism higher than 10^4, Kubernetes might not be able to track completedIndexes when a big number of indexes fail".to_owned());
-    }
+    let mut out = pod::warnings::host_names(o, "Pod names and hostnames");
+    out.extend(spec_warnings(spec(o)));
     out.extend(pod::warnings::workload(o));
     out
+}
+
+/// Warnings about the spec of a job, besides those about its template.
+fn spec_warnings(spec: &Value) -> Vec<String> {
+    const MANY: i64 = 100_000;
+    const PARALLEL: i64 = 10_000;
+    let above = |key: &str, n: i64| int(spec, key).is_some_and(|v| v > n);
+    let untracked = text(spec, "completionMode") == "Indexed" && above("completions", MANY) && above("parallelism", PARALLEL);
+    let why = "In Indexed Jobs with a number of completions higher than 10^5 and a parallelism higher than 10^4, Kubernetes might not be able to track completedIndexes when a big number of indexes fail";
+    if untracked { vec![why.to_owned()] } else { Vec::new() }
+}
+
+fn changed_job(new: &Value, old: &Value) -> Vec<String> {
+    if same(new.get("spec"), old.get("spec")) {
+        return Vec::new();
+    }
+    let mut out = spec_warnings(spec(new));
+    out.extend(pod::warnings::workload(new));
+    out
+}
+
+fn changed_cron_job(new: &Value, old: &Value) -> Vec<String> {
+    if same(new.get("spec"), old.get("spec")) { Vec::new() } else { cron_job::template_warnings(new) }
 }

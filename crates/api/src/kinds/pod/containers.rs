@@ -1,7 +1,7 @@
 //! Containers of all three sorts.
 
 use super::handlers::{self, Grace};
-use super::{env, resources, security, volumes};
+use super::{env, mounts, resources, security};
 use crate::field::{At, Errors};
 use crate::kinds::check;
 use crate::kinds::json::*;
@@ -62,13 +62,13 @@ fn restart_policy(c: &Value, at: &At, e: &mut Errors) {
     }
     for (i, rule) in rules.iter().enumerate() {
         let at = path.index(i);
-        check::choice(rule, "action", &["Restart", "RestartAllContainers"], &at, e);
+        check::member(rule, "action", &["Restart", "RestartAllContainers"], &at, e);
         let Some(codes) = rule.get("exitCodes").filter(|c| c.is_object()) else {
             e.required(&at.child("exitCodes"), "must be specified");
             continue;
         };
         let at = at.child("exitCodes");
-        check::choice(codes, "operator", &["In", "NotIn"], &at, e);
+        check::member(codes, "operator", &["In", "NotIn"], &at, e);
         let values = list(codes, "values").len();
         if values > MOST_CODES {
             e.too_many(&at.child("values"), values, MOST_CODES);
@@ -83,12 +83,6 @@ pub fn init(pod: &Pod, path: &At, e: &mut Errors) {
         let at = path.index(i);
         common(c, pod, &at, e);
         restart_policy(c, &at, e);
-        if resources::is_sidecar(c) && has(c, "restartPolicyRules") {
-            e.forbidden(
-                &at.child("restartPolicyRules"),
-                "restartPolicyRules are not allowed for init containers with restart policy Always",
-            );
-        }
         if !seen.insert(name(c)) && !name(c).is_empty() {
             e.duplicate(&at.child("name"), &name(c).into());
         }
@@ -103,6 +97,26 @@ pub fn init(pod: &Pod, path: &At, e: &mut Errors) {
                 e.forbidden(&at.child(key), NOT_FOR_INIT);
             }
         }
+        no_restart_on_resize(c, &at, e);
+    }
+}
+
+/// An init container that ends cannot be restarted for more resources.
+fn no_restart_on_resize(c: &Value, at: &At, e: &mut Errors) {
+    let path = at.child("resizePolicy");
+    for (i, policy) in list(c, "resizePolicy").iter().enumerate() {
+        if text(policy, "restartPolicy") == "RestartContainer" {
+            let why = "must not be set to 'RestartContainer' for non-sidecar initContainers";
+            e.invalid(&path.index(i).child("restartPolicy"), &"RestartContainer".into(), why);
+        }
+    }
+}
+
+/// The containers of all three sorts with their paths, in the order in which upstream visits them.
+pub fn each<'a>(spec: &'a Value, path: &At, mut see: impl FnMut(&'a Value, &At)) {
+    for key in ["initContainers", "containers", "ephemeralContainers"] {
+        let lists = path.child(key);
+        list(spec, key).iter().enumerate().for_each(|(i, c)| see(c, &lists.index(i)));
     }
 }
 
@@ -126,8 +140,18 @@ pub fn ephemeral(pod: &Pod, path: &At, e: &mut Errors) {
 }
 
 fn not_for_ephemeral(c: &Value, at: &At, e: &mut Errors) {
-    let keys = ["ports", "resources", "livenessProbe", "readinessProbe", "startupProbe", "lifecycle", "resizePolicy", "restartPolicy"];
-    for key in keys {
+    const KEYS: [&str; 9] = [
+        "ports",
+        "resources",
+        "resizePolicy",
+        "restartPolicy",
+        "restartPolicyRules",
+        "livenessProbe",
+        "readinessProbe",
+        "startupProbe",
+        "lifecycle",
+    ];
+    for key in KEYS {
         if !same(c.get(key), None) {
             e.forbidden(&at.child(key), NOT_FOR_EPHEMERAL);
         }
@@ -148,8 +172,8 @@ fn common(c: &Value, pod: &Pod, at: &At, e: &mut Errors) {
     check::choice(c, "terminationMessagePolicy", &["File", "FallbackToLogsOnError"], at, e);
     ports(c, at, e);
     env::validate(c, at, e);
-    volumes::mounts(c, &pod.volumes, at, e);
-    volumes::devices(c, &pod.volumes, at, e);
+    mounts::mounts(c, &pod.volumes, at, e);
+    mounts::devices(c, &pod.volumes, at, e);
     check::choice(c, "imagePullPolicy", &["Always", "IfNotPresent", "Never"], at, e);
     if let Some(r) = get(c, "resources") {
         resources::validate(r, list(pod.spec, "resourceClaims"), &at.child("resources"), e);
@@ -220,7 +244,7 @@ fn resize_policy(c: &Value, pod: &Pod, at: &At, e: &mut Errors) {
             other => e.not_supported(&path, &other.into(), &["NotRequired", "RestartContainer"]),
         }
         if text(pod.spec, "restartPolicy") == "Never" && restart != "NotRequired" {
-            e.invalid(&path, &restart.into(), "must be 'NotRequired' when `restartPolicy` is 'Never'");
+            e.invalid(&path, &restart.into(), "must be 'NotRequired' when pod `restartPolicy` is 'Never'");
         }
     }
 }

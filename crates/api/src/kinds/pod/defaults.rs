@@ -77,9 +77,8 @@ pub fn pod_spec(spec: &mut Value) {
         canonical_amounts(resources, "limits");
         canonical_amounts(resources, "requests");
     }
-    for constraint in each_mut(spec, "topologySpreadConstraints") {
-        fill_text(constraint, "whenUnsatisfiable", "DoNotSchedule");
-    }
+    // A field of a feature that is off (GenericWorkload).
+    remove(spec, "schedulingGroup");
 }
 
 /// The old name of the field always says what the new one says.
@@ -126,8 +125,17 @@ pub fn container(c: &mut Value) {
             handler(h);
         }
     }
+    no_stop_signal(c);
     if let Some(context) = get_mut(c, "securityContext").filter(|s| has(s, "procMount")) {
         fill_text(context, "procMount", "Default");
+    }
+}
+
+/// A field of a feature that is off (ContainerStopSignals).
+fn no_stop_signal(c: &mut Value) {
+    let Some(lifecycle) = get_mut(c, "lifecycle") else { return };
+    if remove(lifecycle, "stopSignal").is_some() && same(c.get("lifecycle"), None) {
+        remove(c, "lifecycle");
     }
 }
 
@@ -213,6 +221,10 @@ pub fn volume(v: &mut Value) {
 }
 
 fn projection(source: &mut Value) {
+    // Sources of features that are off (ClusterTrustBundleProjection, PodCertificateRequest).
+    for key in ["clusterTrustBundle", "podCertificate"] {
+        remove(source, key);
+    }
     if let Some(token) = get_mut(source, "serviceAccountToken") {
         fill(token, "expirationSeconds", 3600);
     }

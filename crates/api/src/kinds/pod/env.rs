@@ -7,7 +7,7 @@ use crate::names;
 use crate::quantity::Quantity;
 use serde_json::Value;
 
-const ENV_FIELDS: [&str; 10] = [
+const ENV_FIELDS: [&str; 9] = [
     "metadata.name",
     "metadata.namespace",
     "metadata.uid",
@@ -17,8 +17,9 @@ const ENV_FIELDS: [&str; 10] = [
     "status.hostIPs",
     "status.podIP",
     "status.podIPs",
-    "spec.host",
 ];
+/// Fields that have a name in this API version, although no variable and no file shows them.
+const HIDDEN_FIELDS: [&str; 3] = ["spec.restartPolicy", "spec.schedulerName", "status.phase"];
 /// Fields that a downward-API volume may show.
 pub const VOLUME_FIELDS: [&str; 5] = ["metadata.annotations", "metadata.labels", "metadata.name", "metadata.namespace", "metadata.uid"];
 const RESOURCES: [&str; 6] =
@@ -76,19 +77,31 @@ fn value_from(source: &Value, value: &str, path: &At, e: &mut Errors) {
 
 /// A variable in a file of a volume.
 fn file_ref(file: &Value, path: &At, e: &mut Errors) {
-    for key in ["volumeName", "path", "key"] {
-        if text(file, key).is_empty() {
-            e.required(&path.child(key), "");
+    check::required_form(file, "key", names::env_var_name, path, e);
+    check::required_form(file, "volumeName", names::dns1123_label, path, e);
+    check::required(file, "path", path, e);
+    check::no_backsteps(text(file, "path"), &path.child("path"), e);
+}
+
+/// Files that variables are read from lie in volumes of type emptyDir.
+pub fn file_volumes(spec: &Value, path: &At, e: &mut Errors) {
+    super::containers::each(spec, path, |c, at| {
+        let env = at.child("env");
+        for (i, variable) in list(c, "env").iter().enumerate() {
+            let Some(file) = crate::kinds::json::at(variable, &["valueFrom", "fileKeyRef"]) else { continue };
+            let name = text(file, "volumeName");
+            let at = env.index(i);
+            let at = at.child("valueFrom");
+            let at = at.child("fileKeyRef");
+            match list(spec, "volumes").iter().rfind(|v| text(v, "name") == name) {
+                None => e.not_found(&at.child("volumeName"), &name.into()),
+                Some(v) if !has(v, "emptyDir") => {
+                    e.invalid(&at.child("volumeName"), &name.into(), "referenced volume must be of type emptyDir");
+                }
+                Some(_) => {}
+            }
         }
-    }
-    let (volume, key) = (text(file, "volumeName"), text(file, "key"));
-    if !volume.is_empty() {
-        e.invalid_each(&path.child("volumeName"), volume, names::dns1123_label(volume));
-    }
-    if !key.is_empty() {
-        e.invalid_each(&path.child("key"), key, names::env_var_name(key));
-    }
-    check::local_non_reserved_path(text(file, "path"), &path.child("path"), e);
+    });
 }
 
 fn key_ref(reference: &Value, path: &At, e: &mut Errors) {
@@ -129,7 +142,21 @@ fn env_from(source: &Value, path: &At, i: usize, e: &mut Errors) {
 /// `metadata.labels['app']` as path and subscript.
 fn subscripted(path: &str) -> Option<(&str, &str)> {
     let (field, rest) = path.split_once("['")?;
-    Some((field, rest.strip_suffix("']")?))
+    Some((field, rest.strip_suffix("']")?)).filter(|_| !field.is_empty())
+}
+
+/// The field that a path means, in the words of the conversion between API versions when there is none.
+fn named_field<'a>(version: &str, field: &'a str) -> Result<&'a str, String> {
+    if version != "v1" {
+        return Err(format!("unsupported pod version: {version}"));
+    }
+    match subscripted(field) {
+        Some(("metadata.annotations" | "metadata.labels", _)) => Ok(field),
+        Some(_) => Err(format!("field label does not support subscript: {field}")),
+        None if field == "spec.host" => Ok("spec.nodeName"),
+        None if [&ENV_FIELDS[..], &VOLUME_FIELDS, &HIDDEN_FIELDS].concat().contains(&field) => Ok(field),
+        None => Err(format!("field label not supported: {field}")),
+    }
 }
 
 /// A reference to a field of the pod.
@@ -139,22 +166,19 @@ pub fn field_ref(reference: &Value, allowed: &[&str], path: &At, e: &mut Errors)
             return e.required(&path.child(key), "");
         }
     }
-    let field = text(reference, "fieldPath");
-    if let Some((map, key)) = subscripted(field) {
-        match map {
-            "metadata.annotations" => e.invalid_each(path, key, names::qualified_name(&key.to_ascii_lowercase())),
-            "metadata.labels" => e.invalid_each(path, key, names::qualified_name(key)),
-            other => e.invalid(path, &other.into(), "does not support subscript"),
-        }
+    let said = text(reference, "fieldPath");
+    if allowed.contains(&said) && text(reference, "apiVersion") == "v1" {
         return;
     }
-    let known = ENV_FIELDS.contains(&field) || VOLUME_FIELDS.contains(&field);
-    if !known {
-        let why = format!("error converting fieldPath: field label not supported: {field}");
-        e.invalid(&path.child("fieldPath"), &field.into(), &why);
-    } else if !allowed.contains(&field) {
-        let shown: Vec<&str> = allowed.iter().copied().filter(|f| *f != "spec.host").collect();
-        e.not_supported(&path.child("fieldPath"), &field.into(), &shown);
+    let field = match named_field(text(reference, "apiVersion"), said) {
+        Ok(field) => field,
+        Err(why) => return e.invalid(&path.child("fieldPath"), &said.into(), &format!("error converting fieldPath: {why}")),
+    };
+    match subscripted(field) {
+        Some(("metadata.annotations", key)) => e.invalid_each(path, key, names::qualified_name(&key.to_ascii_lowercase())),
+        Some((_, key)) => e.invalid_each(path, key, names::qualified_name(key)),
+        None if !allowed.contains(&field) => e.not_supported(&path.child("fieldPath"), &field.into(), allowed),
+        None => {}
     }
 }
 

@@ -1,16 +1,23 @@
 //! Pods, and the pod specs inside everything that makes pods.
 
+mod annotations;
 mod containers;
 mod defaults;
 mod env;
 mod handlers;
+mod mounts;
 pub(super) mod placement;
+pub(super) mod ratchet;
 pub(super) mod resources;
 mod security;
 mod spec;
+mod status;
 mod update;
+mod views;
+pub(super) mod volume_sources;
 pub(super) mod volumes;
 pub(super) mod warnings;
+mod windows;
 
 pub(super) use defaults::{network_disks, template as template_defaults};
 
@@ -25,16 +32,17 @@ pub(super) const HOOKS: Hooks = Hooks {
     prepare_status: Some(prepare_status),
     validate_create: Some(validate_create),
     validate_update: Some(update::validate),
-    validate_status: Some(update::validate_status),
+    validate_status: Some(status::validate),
     grace: Some(grace),
     warnings: Some(warnings::pod),
-    views: update::VIEWS,
+    views: views::VIEWS,
     ..Hooks::NONE
 };
 
 fn prepare_create(pod: &mut Value, _: &HookContext) {
     // The quality of service follows from requests, which follow from limits.
     defaults::pod(pod);
+    annotations::become_fields(pod);
     let qos = resources::qos_class(&pod["spec"]);
     let mut status = json!({"phase": "Pending", "qosClass": qos});
     if !list_at(pod, &["spec", "schedulingGates"]).is_empty() {
@@ -81,7 +89,6 @@ fn merge_terms(term: &mut Value, labels: &Value) {
     let Some(selector) = get_mut(term, "labelSelector").filter(|_| !added.is_empty()) else { return };
     fill(selector, "matchExpressions", Vec::<Value>::new());
     if let Some(terms) = selector["matchExpressions"].as_array_mut() {
-        added.retain(|a| !terms.contains(a));
         terms.extend(added);
     }
 }
@@ -90,6 +97,7 @@ fn prepare_status(new: &mut Value, old: &Value, _: &HookContext) {
     let old_meta = old.get("metadata").unwrap_or(&NONE);
     copy(object(new, "metadata"), old_meta, "ownerReferences");
     let qos = at(old, &["status", "qosClass"]).cloned();
+    status::keep_observed(new, old);
     let status = object(new, "status");
     if let (true, Some(qos)) = (text(status, "qosClass").is_empty(), qos) {
         set(status, "qosClass", qos);
@@ -101,7 +109,7 @@ fn prepare_status(new: &mut Value, old: &Value, _: &HookContext) {
 fn validate(pod: &Value, e: &mut Errors) {
     let path = At::field("spec");
     let spec = pod.get("spec").unwrap_or(&NONE);
-    annotations(pod, spec, e);
+    annotations::validate(pod, e);
     spec::validate(spec, Some(text_at(pod, &["metadata", "name"])), &path, e);
     for key in ["containers", "initContainers"] {
         let lists = path.child(key);
@@ -109,23 +117,13 @@ fn validate(pod: &Value, e: &mut Errors) {
             containers::image_padding(c, &lists.index(i), e);
         }
     }
+    if annotations::is_mirror(pod) {
+        for _ in list(spec, "resourceClaims") {
+            e.forbidden(&At::ROOT, "static pods do not support resource claims");
+        }
+    }
     if text(spec, "serviceAccountName").is_empty() {
         no_tokens(spec, &path, e);
-    }
-}
-
-fn annotations(pod: &Value, spec: &Value, e: &mut Errors) {
-    const MIRROR: &str = "kubernetes.io/config.mirror";
-    const COST: &str = "controller.kubernetes.io/pod-deletion-cost";
-    let Some(all) = at(pod, &["metadata", "annotations"]) else { return };
-    let path = At::field("metadata");
-    let path = path.child("annotations");
-    if let Some(value) = get(all, MIRROR).filter(|_| text(spec, "nodeName").is_empty()) {
-        e.invalid(&path.key(MIRROR), value, "must set spec.nodeName if mirror pod annotation is set");
-    }
-    let number = |s: &str| s.parse::<i32>().is_ok() && !s.starts_with('+') && (s == "0" || !s.starts_with('0'));
-    if let Some(value) = get(all, COST).filter(|v| !v.as_str().is_some_and(number)) {
-        e.invalid(&path.key(COST), value, "must be a 32bit integer");
     }
 }
 
@@ -154,6 +152,7 @@ fn validate_create(pod: &Value, e: &mut Errors) {
     if !text(spec, "nodeName").is_empty() && !list(spec, "schedulingGates").is_empty() {
         e.forbidden(&path.child("nodeName"), "cannot be set until all schedulingGates have been cleared");
     }
+    annotations::agree_with_fields(pod, e);
 }
 
 /// Seconds a pod is given to end: none when it never reached a node or has ended already.
@@ -187,7 +186,13 @@ pub(super) fn validate_template(template: &Value, path: &At, e: &mut Errors) {
 pub(super) mod templates {
     use super::*;
 
-    pub const HOOKS: Hooks = Hooks { default: Some(default), validate_create: Some(validate), ..Hooks::NONE };
+    pub const HOOKS: Hooks = Hooks {
+        default: Some(default),
+        validate_create: Some(validate),
+        validate_update: Some(|new, old, e| ratchet::checked(new, old, validate, e)),
+        warnings: Some(|o| warnings::template(o.get("template").unwrap_or(&NONE), &At::field("template"))),
+        ..Hooks::NONE
+    };
 
     fn default(object: &mut Value) {
         defaults::template(super::object(object, "template"));

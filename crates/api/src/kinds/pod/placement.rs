@@ -133,20 +133,38 @@ fn pod_term(term: &Value, at: &At, e: &mut Errors) {
     check::label_name(key, &at.child("topologyKey"), e);
 }
 
+/// Keys whose values the pod itself gives: of labels, beside a selector, and not both wanted and unwanted. By now the
+/// wanted ones have become terms of the selector, which must not have had a term of that key before.
 fn match_keys(term: &Value, at: &At, e: &mut Errors) {
+    let selector = get(term, "labelSelector");
     for key in ["matchLabelKeys", "mismatchLabelKeys"] {
         let path = at.child(key);
-        if !list(term, key).is_empty() && !has(term, "labelSelector") {
+        if selector.is_none() && !list(term, key).is_empty() {
             e.forbidden(&path, "must not be specified when labelSelector is not set");
+            continue;
         }
         for (i, label) in texts(term, key).enumerate() {
             check::label_name(label, &path.index(i), e);
         }
     }
+    if let Some(selector) = selector.filter(|_| !list(term, "matchLabelKeys").is_empty()) {
+        twice_selected(term, selector, at, e);
+    }
     for (i, label) in texts(term, "matchLabelKeys").enumerate() {
         if texts(term, "mismatchLabelKeys").any(|l| l == label) {
             let path = at.child("matchLabelKeys");
             e.invalid(&path.index(i), &label.into(), "exists in both matchLabelKeys and mismatchLabelKeys");
+        }
+    }
+}
+
+fn twice_selected(term: &Value, selector: &Value, at: &At, e: &mut Errors) {
+    let terms = list(selector, "matchExpressions");
+    for (n, expression) in terms.iter().enumerate() {
+        let key = text(expression, "key");
+        let before = entries(selector, "matchLabels").any(|(k, _)| k == key) || terms[..n].iter().any(|t| text(t, "key") == key);
+        if let Some(i) = list(term, "matchLabelKeys").iter().rposition(|k| k == key).filter(|_| before) {
+            e.invalid(&at.index(i), &key.into(), "exists in both matchLabelKeys and labelSelector");
         }
     }
 }
@@ -177,6 +195,8 @@ pub fn tolerations(spec: &Value, key: &str, path: &At, e: &mut Errors) {
                 e.invalid(&at.child("operator"), &value.into(), "value must be empty when `operator` is 'Exists'");
             }
             "Exists" => {}
+            // Comparing is a feature that is off (TaintTolerationComparisonOperators); upstream names it all the same.
+            "Lt" | "Gt" => e.not_supported(&at.child("operator"), &operator.into(), &["Equal", "Exists", "Lt", "Gt"]),
             other => e.not_supported(&at.child("operator"), &other.into(), &["Equal", "Exists"]),
         }
         if !effect.is_empty() && !EFFECTS.contains(&effect) {
@@ -228,15 +248,13 @@ pub fn spread(spec: &Value, path: &At, e: &mut Errors) {
         let (topology, action) = (text(c, "topologyKey"), text(c, "whenUnsatisfiable"));
         if topology.is_empty() {
             e.required(&at.child("topologyKey"), "can not be empty");
-        } else {
-            check::label_name(topology, &at.child("topologyKey"), e);
         }
         if !ACTIONS.contains(&action) {
             e.not_supported(&at.child("whenUnsatisfiable"), &action.into(), &ACTIONS);
         }
         let pair = |o: &Value| text(o, "topologyKey") == topology && text(o, "whenUnsatisfiable") == action;
-        if all[..i].iter().any(pair) {
-            e.duplicate(&at.key("{topologyKey, whenUnsatisfiable}"), &format!("{{{topology}, {action}}}").into());
+        if all[i + 1..].iter().any(pair) {
+            e.duplicate(&at.child("{topologyKey, whenUnsatisfiable}"), &format!("{{{topology}, {action}}}").into());
         }
         positive("minDomains", e);
         if let Some(n) = int(c, "minDomains").filter(|_| action != "DoNotSchedule") {
@@ -246,9 +264,9 @@ pub fn spread(spec: &Value, path: &At, e: &mut Errors) {
         for key in ["nodeAffinityPolicy", "nodeTaintsPolicy"] {
             check::choice_if_set(c, key, &["Honor", "Ignore"], &at, e);
         }
+        match_keys(c, &at, e);
         if let Some(selector) = get(c, "labelSelector") {
             check::label_selector(selector, &at.child("labelSelector"), e);
         }
-        match_keys(c, &at, e);
     }
 }

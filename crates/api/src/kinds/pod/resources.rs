@@ -34,18 +34,49 @@ pub fn is_extended(name: &str) -> bool {
     !is_native(name) && !name.starts_with("requests.") && names::qualified_name(&format!("requests.{name}")).is_empty()
 }
 
-pub fn resource_name(name: &str, path: &At, e: &mut Errors) {
+/// Names without a domain that quotas know, besides huge pages.
+const KNOWN: [&str; 19] = [
+    "cpu",
+    "memory",
+    "ephemeral-storage",
+    "requests.cpu",
+    "requests.memory",
+    "requests.ephemeral-storage",
+    "limits.cpu",
+    "limits.memory",
+    "limits.ephemeral-storage",
+    "pods",
+    "resourcequotas",
+    "services",
+    "replicationcontrollers",
+    "secrets",
+    "configmaps",
+    "persistentvolumeclaims",
+    "requests.storage",
+    "services.nodeports",
+    "services.loadbalancers",
+];
+
+/// Whether quotas count a resource without a domain.
+pub fn of_quotas(name: &str) -> bool {
+    KNOWN.contains(&name) || is_huge_page(name.strip_prefix("requests.").unwrap_or(name))
+}
+
+/// The name of any resource; says whether it is one.
+pub fn any_resource_name(name: &str, path: &At, e: &mut Errors) -> bool {
     let before = e.len();
     e.invalid_each(path, name, names::qualified_name(name));
-    if e.len() > before {
-        return;
+    if e.len() == before && !name.contains('/') && name != "storage" && !of_quotas(name) {
+        e.invalid(path, &name.into(), "must be a standard resource type or fully qualified");
     }
+    e.len() == before
+}
+
+/// The name of a resource of containers.
+pub fn resource_name(name: &str, path: &At, e: &mut Errors) {
+    any_resource_name(name, path, e);
     if !name.contains('/') {
         if !STANDARD.contains(&name) && !is_huge_page(name) {
-            // Names that only quotas know are standard, though not for containers.
-            if !matches!(name, "pods" | "services" | "secrets" | "configmaps" | "persistentvolumeclaims" | "storage") {
-                e.invalid(path, &name.into(), "must be a standard resource type or fully qualified");
-            }
             e.invalid(path, &name.into(), "must be a standard resource for containers");
         }
     } else if !is_native(name) && !is_extended(name) {
@@ -53,33 +84,43 @@ pub fn resource_name(name: &str, path: &At, e: &mut Errors) {
     }
 }
 
+/// The name of a resource that a pod as a whole may have.
+fn pod_resource_name(name: &str, path: &At, e: &mut Errors) {
+    if any_resource_name(name, path, e) && !pod_level(name) {
+        e.not_supported(path, &name.into(), &["cpu", "hugepages-", "memory"]);
+    }
+}
+
 /// An amount of a resource: not negative, whole where the resource is.
 pub fn resource_amount(name: &str, value: &Value, path: &At, e: &mut Errors) {
     let Some(q) = check::non_negative_quantity(value, path, e) else { return };
-    if (is_extended(name) || name.starts_with("requests.")) && !q.is_whole() && !is_native(name) {
+    if !q.is_whole() && is_extended(name) {
         e.invalid(path, &q.to_string().into(), "must be an integer");
     }
 }
 
-/// Checks limits and requests of a container (or, with `path` there, of a pod).
+/// Checks limits and requests of a container.
 pub fn validate(resources: &Value, claims: &[Value], path: &At, e: &mut Errors) {
-    let mut huge = false;
-    let mut own = false;
+    requirements(resources, resource_name, claims, path, e);
+}
+
+fn requirements(resources: &Value, named: fn(&str, &At, &mut Errors), claims: &[Value], path: &At, e: &mut Errors) {
+    let (mut huge, mut own) = (false, false);
     for key in ["limits", "requests"] {
         let list_path = path.child(key);
         for (name, value) in entries(resources, key) {
             let at = list_path.key(name);
-            resource_name(name, &at, e);
+            named(name, &at, e);
             resource_amount(name, value, &at, e);
-            huge |= is_huge_page(name);
+            if key == "requests" {
+                compare(name, value, resources, path, e);
+            }
             own |= matches!(name, "cpu" | "memory");
             if is_huge_page(name) {
+                huge = true;
                 huge_page_multiple(name, value, &at, e);
             }
         }
-    }
-    for (name, request) in entries(resources, "requests") {
-        compare(name, request, resources, path, e);
     }
     if huge && !own {
         e.forbidden(path, "HugePages require cpu or memory");
@@ -88,10 +129,11 @@ pub fn validate(resources: &Value, claims: &[Value], path: &At, e: &mut Errors) 
 }
 
 fn huge_page_multiple(name: &str, value: &Value, at: &At, e: &mut Errors) {
-    let Ok(size) = Quantity::parse(&name["hugepages-".len()..]) else { return };
-    if size.value() > 0 && amount(value).value() % size.value() != 0 {
-        let why = format!("not multiple of {} which is resource unit of {name}", size);
-        e.invalid(at, &amount(value).to_string().into(), &why);
+    let size = Quantity::parse(&name["hugepages-".len()..]).ok().filter(|s| *s > Quantity::ZERO && s.is_whole());
+    if size.is_none_or(|size| amount(value).value() % size.value() != 0) {
+        let shown = amount(value).to_string();
+        let why = format!("{shown} is not positive integer multiple of {name}");
+        e.invalid(at, &shown.into(), &why);
     }
 }
 
@@ -117,19 +159,38 @@ fn at_limit(resources: &Value, name: &str) -> Option<Quantity> {
     at(resources, &["limits", name]).map(amount)
 }
 
+/// Claims of a container: each once, all its requests or one of them, and known to the pod.
 fn resource_claims(resources: &Value, known: &[Value], path: &At, e: &mut Errors) {
     let path = path.child("claims");
     let claims = list(resources, "claims");
     for (i, claim) in claims.iter().enumerate() {
-        let (at, name) = (path.index(i), text(claim, "name"));
+        let (at, name, request) = (path.index(i), text(claim, "name"), text(claim, "request"));
         if name.is_empty() {
-            e.required(&at.child("name"), "");
-        } else if claims[..i].iter().any(|c| text(c, "name") == name && text(c, "request") == text(claim, "request")) {
+            e.required(&at, "");
+            continue;
+        }
+        if !request.is_empty() {
+            e.invalid_each(&at.child("request"), request, names::dns1123_label(request));
+        }
+        let twins = || claims[..i].iter().filter(|c| text(c, "name") == name);
+        let whole = twins().any(|c| text(c, "request").is_empty());
+        if whole || (request.is_empty() && twins().next().is_some()) {
             e.duplicate(&at, &name.into());
-        } else if !known.iter().any(|k| text(k, "name") == name) {
-            e.not_found(&at.child("name"), &name.into());
+        } else if twins().any(|c| text(c, "request") == request) {
+            e.duplicate(&at, &format!("{name}/{request}").into());
+        }
+        if !known.iter().any(|k| text(k, "name") == name) {
+            e.not_found_because(&at, &name.into(), &unknown_claim(known));
         }
     }
+}
+
+fn unknown_claim(known: &[Value]) -> String {
+    const WHY: &str = "must be one of the names in pod.spec.resourceClaims";
+    let mut all: Vec<&str> = known.iter().map(|k| text(k, "name")).filter(|n| !n.is_empty()).collect();
+    all.sort_unstable();
+    all.dedup();
+    if all.is_empty() { format!("{WHY} which is empty") } else { format!("{WHY}: {}", all.join(", ")) }
 }
 
 type Sums = BTreeMap<String, Quantity>;
@@ -176,9 +237,14 @@ fn pod_level(name: &str) -> bool {
     matches!(name, "cpu" | "memory") || is_huge_page(name)
 }
 
-/// Requests at pod level default to those of the containers, else to the limits at pod level.
+/// Resources at pod level: huge pages are limited to what the containers may have, and requests default to those of the
+/// containers, else to the limits.
 pub fn default_pod_level(spec: &mut Value) {
-    if at(spec, &["resources", "limits"]).and_then(Value::as_object).is_none_or(|l| l.is_empty()) {
+    let said = |spec: &Value, key: &str| !same(at(spec, &["resources", key]), None);
+    if said(spec, "limits") || said(spec, "requests") {
+        default_huge_pages(spec);
+    }
+    if !said(spec, "limits") {
         return;
     }
     let sums = aggregate(spec, "requests");
@@ -193,34 +259,46 @@ pub fn default_pod_level(spec: &mut Value) {
     }
 }
 
+fn default_huge_pages(spec: &mut Value) {
+    let sums = aggregate(spec, "limits");
+    let resources = object(spec, "resources");
+    for (name, sum) in sums.iter().filter(|(n, _)| is_huge_page(n)) {
+        if at(resources, &["requests", name]).is_none() {
+            fill(object(resources, "limits"), name, sum.to_string());
+        }
+    }
+}
+
 /// Resources at pod level: supported names, and room for the containers.
 pub fn validate_pod_level(spec: &Value, claims: &[Value], path: &At, e: &mut Errors) {
     let Some(resources) = get(spec, "resources") else { return };
+    if text_at(spec, &["os", "name"]) == "windows" {
+        return e.forbidden(path, "may not be set for a windows pod");
+    }
     if has(resources, "claims") {
-        e.forbidden(&path.child("claims"), "claims cannot be set for Resources at pod-level");
+        e.forbidden(&path.child("claims"), "claims may not be set for Resources at pod-level");
     }
-    for key in ["limits", "requests"] {
-        for (name, _) in entries(resources, key).filter(|(n, _)| !pod_level(n)) {
-            e.not_supported(&path.child(key), &name.into(), &["cpu", "hugepages-", "memory"]);
-        }
-    }
-    validate(resources, claims, path, e);
-    for (name, sum) in aggregate(spec, "requests") {
-        let request = at(resources, &["requests", &name]).map(amount).unwrap_or_default();
-        if pod_level(&name) && sum > request {
-            let why = format!("must be greater than or equal to aggregate container requests of {sum}");
-            e.invalid(&path.child("requests").key(&name), &request.to_string().into(), &why);
-        }
-    }
+    requirements(resources, pod_resource_name, claims, path, e);
+    room_for(spec, resources, "requests", |_| true, path, e);
+    room_for(spec, resources, "limits", is_huge_page, path, e);
+    let containers = path.child("containers");
     for (i, c) in list(spec, "containers").iter().enumerate() {
         for (name, value) in at(c, &["resources"]).into_iter().flat_map(|r| entries(r, "limits")) {
             if let Some(limit) = at_limit(resources, name).filter(|limit| amount(value) > *limit) {
                 let why = format!("must be less than or equal to pod limits of {limit}");
-                let containers = path.child("containers");
                 let at = containers.index(i);
                 e.invalid(&at.key(name).child("limits"), &amount(value).to_string().into(), &why);
             }
         }
+    }
+}
+
+/// What a pod has of a resource is no less than what its containers have together.
+fn room_for(spec: &Value, resources: &Value, key: &str, counts: fn(&str) -> bool, path: &At, e: &mut Errors) {
+    for (name, sum) in aggregate(spec, key).iter().filter(|(name, _)| counts(name)) {
+        let Some(own) = at(resources, &[key, name]).map(amount).filter(|own| sum > own) else { continue };
+        let why = format!("must be greater than or equal to aggregate container {key} of {sum}");
+        e.invalid(&path.child(key).key(name), &own.to_string().into(), &why);
     }
 }
 

@@ -1,7 +1,7 @@
 //! A pod spec as a whole, in a pod or in a template.
 
 use super::containers::{self, Pod};
-use super::{placement, resources, security, volumes};
+use super::{env, placement, resources, security, volumes, windows};
 use crate::field::{At, Errors};
 use crate::kinds::check;
 use crate::kinds::json::*;
@@ -31,15 +31,34 @@ pub fn validate(spec: &Value, pod_name: Option<&str>, path: &At, e: &mut Errors)
     dns_config(spec, path, e);
     gates(spec, path, e);
     placement::spread(spec, path, e);
+    windows::host_processes(spec, path, e);
+    security::host_users(spec, path, e);
+    hostname_override(spec, path, e);
     small_fields(spec, path, e);
     placement::tolerations(spec, "tolerations", path, e);
     host_aliases(spec, path, e);
+    classes(spec, path, e);
     if let Some(overhead) = get(spec, "overhead") {
         let limits = serde_json::json!({ "limits": overhead });
         resources::validate(&limits, &[], &path.child("overhead"), e);
     }
-    security::host_processes(spec, path, e);
-    security::operating_system(spec, path, e);
+    windows::operating_system(spec, path, e);
+    env::file_volumes(spec, path, e);
+}
+
+fn hostname_override(spec: &Value, path: &At, e: &mut Errors) {
+    const MOST_BYTES: usize = 64;
+    let Some(name) = get(spec, "hostnameOverride").and_then(Value::as_str) else { return };
+    let at = path.child("hostnameOverride");
+    for key in ["setHostnameAsFQDN", "hostNetwork"] {
+        if flag(spec, key) {
+            e.forbidden(&at, &format!("may not be specified when {key} is true"));
+        }
+    }
+    if name.len() > MOST_BYTES {
+        e.too_long(&at, MOST_BYTES);
+    }
+    e.invalid_each(&at, name, names::dns1123_subdomain(name));
 }
 
 fn small_fields(spec: &Value, path: &At, e: &mut Errors) {
@@ -49,23 +68,16 @@ fn small_fields(spec: &Value, path: &At, e: &mut Errors) {
     for key in ["hostname", "subdomain"] {
         check::form(spec, key, names::dns1123_label, path, e);
     }
-    for key in ["priorityClassName", "runtimeClassName"] {
-        check::form(spec, key, names::dns1123_subdomain, path, e);
+}
+
+fn classes(spec: &Value, path: &At, e: &mut Errors) {
+    check::form(spec, "priorityClassName", names::dns1123_subdomain, path, e);
+    if let Some(name) = get(spec, "runtimeClassName").and_then(Value::as_str) {
+        e.invalid_each(&path.child("runtimeClassName"), name, names::dns1123_subdomain(name));
     }
-    if let Some(name) = get(spec, "hostnameOverride").and_then(Value::as_str) {
-        let at = path.child("hostnameOverride");
-        e.invalid_each(&at, name, names::dns1123_subdomain(name));
-        if name.len() > 64 {
-            e.too_long(&at, 64);
-        }
-        if flag(spec, "hostNetwork") {
-            e.forbidden(&at, "may not be specified when hostNetwork is true");
-        }
-        if flag(spec, "setHostnameAsFQDN") {
-            e.forbidden(&at, "may not be specified when setHostnameAsFQDN is true");
-        }
+    if has(spec, "preemptionPolicy") {
+        check::choice(spec, "preemptionPolicy", &["PreemptLowerPriority", "Never"], path, e);
     }
-    check::choice_if_set(spec, "preemptionPolicy", &["PreemptLowerPriority", "Never"], path, e);
 }
 
 fn resource_claims(spec: &Value, path: &At, e: &mut Errors) {

@@ -29,6 +29,7 @@ pub(super) const HOOKS: Hooks = Hooks {
     validate_status: Some(validate::status),
     validate_name: Some(names::dns1123_label),
     warnings: Some(validate::warnings),
+    update_warnings: Some(|new, _| validate::warnings(new)),
     ..Hooks::NONE
 };
 
