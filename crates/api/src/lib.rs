@@ -5,6 +5,7 @@
 
 pub mod apply;
 pub mod change;
+pub mod cron;
 pub mod decode;
 pub mod field;
 pub mod kinds;

@@ -10,13 +10,13 @@ use std::time::Duration;
 /// kube-apiserver's default.
 pub(crate) const INTERVAL: Duration = Duration::from_secs(300);
 
-/// Compacts for ever: each time up to where the store was one interval before.
-pub(crate) async fn run(store: Arc<dyn Store>, interval: Duration) {
+/// Compacts for ever: each time up to where the store was one interval before. `forgotten` is told how far that is.
+pub(crate) async fn run(store: Arc<dyn Store>, interval: Duration, forgotten: impl Fn(Revision)) {
     let mut before: Option<Revision> = None;
     loop {
         // The state at the start counts: what was there then is old enough one interval later.
         match step(&*store, before).await {
-            Ok(now) => before = Some(now),
+            Ok(now) => before.replace(now).into_iter().for_each(&forgotten),
             Err(error) => tracing::warn!(%error, "compacting the store; the next attempt is in {interval:?}"),
         }
         tokio::time::sleep(interval).await;

@@ -118,3 +118,46 @@ async fn nothing_new_comes_while_a_definition_goes() {
     assert_eq!(freed.code, 200, "{}", freed.text);
     until(&mut watch, |e| e["type"] == "DELETED").await;
 }
+
+#[tokio::test]
+async fn stored_objects_are_read_by_the_schema_of_now() {
+    let cluster = Cluster::start().await;
+    let mut definitions = cluster.watch(&format!("{CRDS}?watch=1")).await;
+    cluster.post(CRDS, &definition()).await;
+    until(&mut definitions, established).await;
+    let made = cluster.post(WIDGETS, &json!({"metadata": {"name": "a"}, "spec": {"size": 1}})).await;
+    assert_eq!(made.code, 201, "{}", made.text);
+    let mut watch = cluster.watch(&format!("{WIDGETS}?watch=1&resourceVersion={}", made.version())).await;
+    // A new field with a default, and another that is no more.
+    let spec = "/spec/versions/0/schema/openAPIV3Schema/properties/spec";
+    let change = json!([
+        {"op": "add", "path": format!("{spec}/properties/shape"), "value": {"type": "string", "default": "round"}},
+        {"op": "add", "path": "/spec/versions/0/selectableFields", "value": [{"jsonPath": ".spec.shape"}]},
+        {"op": "remove", "path": format!("{spec}/properties/size")},
+        {"op": "remove", "path": format!("{spec}/required")},
+    ]);
+    let changed = cluster.patch(&format!("{CRDS}/widgets.example.com"), "json-patch", &change).await;
+    assert_eq!(changed.code, 200, "{}", changed.text);
+    // Who watched has to list again.
+    while watch.next().await.is_some() {}
+    let selected = loop {
+        let list = cluster.get(&format!("{WIDGETS}?fieldSelector=spec.shape%3Dround")).await;
+        if list.code == 200 {
+            break list;
+        }
+        tokio::task::yield_now().await;
+    };
+    let expected = json!({"color": "red", "shape": "round"});
+    assert_eq!(selected.json["items"][0]["spec"], expected, "{}", selected.text);
+    let read = cluster.get(&format!("{WIDGETS}/a")).await;
+    assert_eq!((&read.json["spec"], read.version()), (&expected, made.version()), "nothing was written");
+    // What is written from then on has it in the store.
+    let mut watch = cluster.watch(&format!("{WIDGETS}?watch=1&resourceVersion={}", selected.version())).await;
+    let labelled = cluster.patch(&format!("{WIDGETS}/a"), "merge-patch", &json!({"metadata": {"labels": {"color": "y"}}})).await;
+    assert_eq!(labelled.json["spec"], expected, "{}", labelled.text);
+    assert_eq!(watch.next().await.expect("an event")["object"]["spec"], expected);
+    let change = json!([{"op": "remove", "path": format!("{spec}/properties/shape/default")}]);
+    cluster.patch(&format!("{CRDS}/widgets.example.com"), "json-patch", &change).await;
+    while watch.next().await.is_some() {}
+    assert_eq!(cluster.get(&format!("{WIDGETS}/a")).await.json["spec"], expected);
+}

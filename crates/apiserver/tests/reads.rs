@@ -70,6 +70,32 @@ async fn pages_from_the_store_are_those_from_memory() {
 }
 
 #[tokio::test]
+async fn a_page_expires_with_the_history_of_the_store_however_quiet_its_kind_is() {
+    let cluster = Cluster::with(|config| config.compaction = std::time::Duration::from_millis(100)).await;
+    for n in 0..4 {
+        cluster.config_map(&format!("m{n}"), &json!({})).await;
+    }
+    let first = cluster.get(&format!("{MAPS}?limit=2")).await.json;
+    let next = format!("{MAPS}?limit=2&continue={}", first["metadata"]["continue"].as_str().unwrap());
+    let expired = loop {
+        // Other kinds go on.
+        cluster.post("/api/v1/namespaces/default/secrets", &json!({"metadata": {"generateName": "s-"}})).await;
+        let page = cluster.get(&next).await;
+        if page.code != 200 {
+            break page;
+        }
+        assert_eq!(names(&page.json), ["m2", "m3"]);
+    };
+    assert_eq!((expired.code, expired.json["reason"].as_str()), (410, Some("Expired")), "{}", expired.text);
+    let rest = expired.json["metadata"]["continue"].as_str().unwrap();
+    let rest = cluster.get(&format!("{MAPS}?limit=2&continue={rest}")).await;
+    assert_eq!(names(&rest.json), ["m2", "m3"]);
+    assert_ne!(rest.version(), first["metadata"]["resourceVersion"].as_str().unwrap());
+    let exact = cluster.get(&format!("{MAPS}?resourceVersion=1&resourceVersionMatch=Exact")).await;
+    assert_eq!(exact.code, 410, "{}", exact.text);
+}
+
+#[tokio::test]
 async fn options_that_contradict_each_other_are_refused() {
     let cluster = Cluster::start().await;
     let cases = [

@@ -212,7 +212,7 @@ fn literal_pattern(function: &str, args: &[&Expr]) -> Result<Option<::regex::Reg
         ("timestamp", [Expr { at, kind: Kind::Literal(Literal::String(s)), .. }]) if crate::functions::time::parse(s).is_none() => {
             Err(Issue { at: *at, message: "invalid timestamp argument".into() })
         }
-        ("duration", [Expr { at, kind: Kind::Literal(Literal::String(s)), .. }]) if crate::functions::time::parse_duration(s).is_none() => {
+        ("duration", [Expr { at, kind: Kind::Literal(Literal::String(s)), .. }]) if ferrokube_api::time::parse_duration(s).is_none() => {
             Err(Issue { at: *at, message: "invalid duration argument".into() })
         }
         _ => Ok(None),

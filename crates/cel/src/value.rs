@@ -231,7 +231,7 @@ pub(crate) fn view<'a>(json: &'a Json, decl: &'a Decl) -> Value<'a> {
 fn text<'a>(s: &'a str, ty: &Type) -> Value<'a> {
     let typed = match ty {
         Type::Timestamp => crate::functions::time::parse_lenient(s).map(Value::Timestamp),
-        Type::Duration => crate::functions::time::parse_duration(s).map(Value::Duration),
+        Type::Duration => ferrokube_api::time::parse_duration(s).map(Value::Duration),
         Type::Bytes => {
             use base64::Engine;
             base64::engine::general_purpose::STANDARD.decode(s).ok().map(|b| Value::Bytes(b.into()))

@@ -69,9 +69,15 @@ async fn end(client: &Client, name: &str) -> Result<Next, Error> {
     let mut remaining = Remaining::default();
     let (resources, undiscovered) = discovery::namespaced(client).await?;
     remaining.undiscovered = undiscovered;
-    for resource in &resources {
+    // Pods go first: what protects or serves them stays until the last one is gone.
+    let is_pods = |r: &ApiResource| r.group.is_empty() && r.resource == "pods";
+    let (pods, others): (Vec<_>, Vec<_>) = resources.iter().partition(|r| is_pods(r));
+    for resource in pods.into_iter().chain(others) {
         if let Err(e) = empty(client, resource, name, &mut remaining).await {
             remaining.failures.push(format!("{}: {e}", resource.qualified()));
+        }
+        if is_pods(resource) && !(remaining.objects.is_empty() && remaining.failures.is_empty()) {
+            break;
         }
     }
     report(client, &namespace, &remaining).await?;

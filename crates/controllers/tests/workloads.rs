@@ -146,6 +146,31 @@ async fn a_deleted_namespace_loses_everything() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_namespace_keeps_everything_until_its_pods_are_gone() {
+    let cluster = Cluster::start().await;
+    let namespace = "/api/v1/namespaces/last";
+    cluster.post("/api/v1/namespaces", json!({"metadata": {"name": "last"}})).await;
+    let account = format!("{namespace}/serviceaccounts/default");
+    cluster.eventually("its service account", async || cluster.try_get(&account).await.is_some()).await;
+    let pod = json!({"metadata": {"name": "p", "finalizers": ["example.com/hold"]}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    cluster.post(&format!("{namespace}/pods"), pod).await;
+    cluster.post(&format!("{namespace}/configmaps"), json!({"metadata": {"name": "m"}})).await;
+    cluster.delete(namespace, "Background").await;
+    cluster
+        .eventually("the pod is what remains", async || {
+            let status = cluster.get(namespace).await["status"].clone();
+            let conditions = status["conditions"].as_array().cloned().unwrap_or_default();
+            conditions.iter().any(|c| c["message"] == "Some resources are remaining: pods. has 1 resource instances")
+        })
+        .await;
+    assert!(cluster.try_get(&format!("{namespace}/configmaps/m")).await.is_some());
+    assert!(cluster.try_get(&account).await.is_some());
+    cluster.patch(&format!("{namespace}/pods/p"), json!({"metadata": {"finalizers": null}})).await;
+    cluster.eventually("the namespace is gone", async || cluster.try_get(namespace).await.is_none()).await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_rollout_is_told_in_events_and_names_lead_from_deployment_to_pod() {
     let cluster = Cluster::start().await;
     cluster.post(DEPLOYMENTS, deployment(1, "one")).await;

@@ -14,7 +14,6 @@ mod check;
 mod claim;
 mod common;
 mod config;
-mod cron;
 mod csi;
 mod devices;
 mod endpoints;

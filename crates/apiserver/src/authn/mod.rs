@@ -328,4 +328,6 @@ pub fn anonymous() -> UserInfo {
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;

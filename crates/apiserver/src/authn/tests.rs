@@ -36,10 +36,14 @@ fn peer(ca: &Ca, name: &str, group: &str) -> PeerCertificates {
 }
 
 fn authenticator(config: AuthnConfig, objects: Arc<Map>) -> Authenticator {
+    authenticator_with(config, objects, KeyPair::generate().expect("a key").serialize_pem())
+}
+
+pub(super) fn authenticator_with(config: AuthnConfig, objects: Arc<Map>, signing_key: String) -> Authenticator {
     let tokens = ServiceAccountTokens::new(TokenConfig {
         issuer: "https://us".into(),
         api_audiences: vec![],
-        signing_key: KeyPair::generate().expect("a key").serialize_pem(),
+        signing_key,
         verify_keys: vec![],
         extend_expiration: true,
         max_expiration_seconds: 0,
@@ -47,7 +51,7 @@ fn authenticator(config: AuthnConfig, objects: Arc<Map>) -> Authenticator {
     Authenticator::new(config, Arc::new(tokens.expect("usable")), objects).expect("usable")
 }
 
-fn get(path: &str, headers: &[(&str, &str)]) -> http::request::Parts {
+pub(super) fn get(path: &str, headers: &[(&str, &str)]) -> http::request::Parts {
     let builder = headers.iter().fold(Request::get(path), |b, (k, v)| b.header(*k, *v));
     builder.body(()).expect("a request").into_parts().0
 }

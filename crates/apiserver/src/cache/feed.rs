@@ -4,6 +4,7 @@
 //! restart of the server find their position in history. When the store loses the task's position, everything is
 //! loaded anew and all watchers are sent away to list again.
 
+use super::kind::Renew;
 use super::load::Loaded;
 use super::{Caches, KindCache};
 use crate::foreign;
@@ -27,7 +28,7 @@ const REPLAY: u64 = 2_000;
 const RETRY: Duration = Duration::from_millis(200);
 
 enum Command {
-    Add(Arc<Kind>, oneshot::Sender<Result<(), Error>>),
+    Add(Arc<Kind>, Renew, oneshot::Sender<Result<(), Error>>),
     Remove(String, oneshot::Sender<()>),
 }
 
@@ -76,11 +77,12 @@ impl Feed {
         }
     }
 
-    /// Starts to hold the objects of a row that was not there before (a CRD's).
-    pub async fn add(&self, row: Arc<Kind>) -> Result<(), Error> {
+    /// Starts to hold the objects of a row of a CRD, or reads them anew: readers see the old cache until the new one is there, and
+    /// watchers of the old one have to list again.
+    pub async fn add(&self, row: Arc<Kind>, renew: Renew) -> Result<(), Error> {
         let (done, wait) = oneshot::channel();
         let stopped = || Error::Unavailable("the server is stopping".into());
-        self.commands.send(Command::Add(row, done)).await.map_err(|_| stopped())?;
+        self.commands.send(Command::Add(row, renew, done)).await.map_err(|_| stopped())?;
         wait.await.map_err(|_| stopped())?
     }
 
@@ -105,7 +107,7 @@ async fn run(caches: Arc<Caches>, mut changes: Changes, mut inbox: mpsc::Receive
                 None => changes = caches.reload(Error::Unavailable("the store's watch ended".into())).await,
             },
             command = inbox.recv() => match command {
-                Some(Command::Add(row, done)) => drop(done.send(caches.add(&row).await)),
+                Some(Command::Add(row, renew, done)) => drop(done.send(caches.add(&row, renew).await)),
                 Some(Command::Remove(prefix, done)) => { caches.leave(&prefix); let _ = done.send(()); }
                 None => return,
             },
@@ -160,11 +162,7 @@ impl Caches {
         let own = row.stored_as.is_none();
         let missing = directory.by_prefix.get(prefix).is_none_or(|cache| own && cache.row().stored_as.is_some());
         if missing {
-            let cache = Arc::new(KindCache::new(row.clone(), prefix.to_owned()));
-            directory.by_prefix.insert(prefix.to_owned(), cache.clone());
-            for (_, _, known) in directory.by_resource.values_mut().flatten().filter(|(_, _, known)| known.prefix() == prefix) {
-                *known = cache.clone();
-            }
+            directory.install(Arc::new(KindCache::new(row.clone(), prefix.to_owned(), None)));
         }
         let cache = directory.by_prefix[prefix].clone();
         let same = directory.by_resource.entry(hash_of((&*row.group, &*row.resource))).or_default();
@@ -184,14 +182,16 @@ impl Caches {
         drop(directory);
         if let Some(cache) = gone {
             cache.load(Vec::new(), u64::MAX);
+            cache.retire();
         }
     }
 
     /// Everything at `at`, or at the oldest revision that is still there; and the changes since then.
     async fn load(&self, at: Revision) -> Result<(Changes, Revision), Error> {
         let (start, end) = (Bytes::from_static(ROOT), prefix_end(ROOT));
-        let loaded = match self.gather(start.clone(), end.clone(), (at > 0).then_some(at)).await {
-            Err(Error::Compacted { oldest }) => self.gather(start.clone(), end.clone(), Some(oldest)).await?,
+        let known = self.directory.read().by_prefix.clone();
+        let loaded = match self.gather(known.clone(), start.clone(), end.clone(), (at > 0).then_some(at)).await {
+            Err(Error::Compacted { oldest }) => self.gather(known, start.clone(), end.clone(), Some(oldest)).await?,
             other => other?,
         };
         let changes = self.store.watch(start, end, loaded.revision).await?;
@@ -217,12 +217,16 @@ impl Caches {
         }
     }
 
-    async fn add(&self, row: &Arc<Kind>) -> Result<(), Error> {
+    async fn add(&self, row: &Arc<Kind>, renew: Renew) -> Result<(), Error> {
+        let Some(prefix) = row.storage_prefix.as_deref() else { return Ok(()) };
+        let cache = Arc::new(KindCache::new(row.clone(), prefix.to_owned(), Some(renew)));
+        let known = HashMap::from([(prefix.to_owned(), cache.clone())]);
+        let start = format!("/registry/{prefix}/").into_bytes();
+        let mut loaded = self.gather(known, start.clone().into(), prefix_end(&start), None).await?;
+        cache.load(loaded.by_prefix.remove(prefix).unwrap_or_default(), loaded.revision);
+        let before = self.directory.write().install(cache);
+        before.inspect(|before| before.retire());
         self.enter(row);
-        let Some(cache) = self.of(row) else { return Ok(()) };
-        let start = format!("/registry/{}/", cache.prefix()).into_bytes();
-        let mut loaded = self.gather(start.clone().into(), prefix_end(&start), None).await?;
-        cache.load(loaded.by_prefix.remove(cache.prefix()).unwrap_or_default(), loaded.revision);
         Ok(())
     }
 

@@ -5,7 +5,7 @@
 
 use super::event::Event;
 use super::order::{self, Ordered, Parts, after, parts};
-use super::outline;
+use super::outline::{self, Unreadable};
 use super::watchers::{Interest, Seat, Watchers};
 use bytes::Bytes;
 use ferrokube_api::Object;
@@ -70,11 +70,14 @@ pub struct Range<'a> {
     pub limit: usize,
 }
 
+/// Brings stored bytes up to date before they are read; `None` when they are. What it does to an object, the cache does not know.
+pub type Renew = Arc<dyn Fn(&[u8]) -> Option<Vec<u8>> + Send + Sync>;
+
 /// The cache of one stored resource.
-#[derive(Debug)]
 pub struct KindCache {
     row: Arc<Kind>,
     prefix: String,
+    renew: Option<Renew>,
     state: RwLock<State>,
     watchers: Mutex<Watchers>,
     /// How many there are, for those who must not wait for the lock.
@@ -82,11 +85,18 @@ pub struct KindCache {
     changed: watch::Sender<u64>,
 }
 
+impl std::fmt::Debug for KindCache {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "KindCache({})", self.prefix)
+    }
+}
+
 impl KindCache {
-    pub(super) fn new(row: Arc<Kind>, prefix: String) -> Self {
+    pub(super) fn new(row: Arc<Kind>, prefix: String, renew: Option<Renew>) -> Self {
         KindCache {
             row,
             prefix,
+            renew,
             state: RwLock::default(),
             watchers: Mutex::default(),
             watching: AtomicUsize::new(0),
@@ -102,6 +112,12 @@ impl KindCache {
     /// Path segment below `/registry/`.
     pub fn prefix(&self) -> &str {
         &self.prefix
+    }
+
+    /// An object from its bytes in the store.
+    pub fn read(&self, stored: &[u8], revision: u64) -> Result<Object, Unreadable> {
+        let renewed = self.renew.as_ref().and_then(|renew| renew(stored));
+        outline::object(&self.row.fields, renewed.as_deref().unwrap_or(stored), revision)
     }
 
     /// One object. `namespace` is empty for cluster-scoped kinds.
@@ -209,6 +225,13 @@ impl KindCache {
         self.watchers.lock().close();
     }
 
+    /// Another cache has taken its place: no watcher learns anything here any more.
+    pub(super) fn retire(&self) {
+        let mut watchers = self.watchers.lock();
+        watchers.retire();
+        self.watching.store(0, Ordering::Relaxed);
+    }
+
     /// Fills an empty cache with what stood in the store at `revision`.
     pub(super) fn load(&self, objects: Vec<Arc<Object>>, revision: u64) {
         let mut watchers = self.watchers.lock();
@@ -224,7 +247,7 @@ impl KindCache {
     }
 
     pub(super) fn put(&self, stored: &Bytes, revision: u64) {
-        match outline::object(&self.row.fields, stored, revision) {
+        match self.read(stored, revision) {
             Ok(object) => self.apply(revision, Change::Set(Arc::new(object))),
             Err(error) => tracing::error!(%error, revision, prefix = self.prefix, "unreadable object in the store"),
         }

@@ -5,7 +5,7 @@
 
 use super::feed::{plain, split};
 use super::outline::Unreadable;
-use super::{Caches, KindCache, outline};
+use super::{Caches, KindCache};
 use bytes::Bytes;
 use ferrokube_api::Object;
 use ferrokube_store::{Error, KeyValue, Revision};
@@ -16,7 +16,7 @@ use std::sync::Arc;
 /// Up to this many objects are read where they arrive.
 const INLINE: usize = 256;
 
-type Known = HashMap<String, Arc<KindCache>>;
+pub(super) type Known = HashMap<String, Arc<KindCache>>;
 /// Objects in the order of their keys, by prefix.
 type Part = Vec<(String, Vec<Arc<Object>>)>;
 
@@ -35,9 +35,9 @@ impl Loaded {
 }
 
 impl Caches {
-    /// The objects of `[start, end)` at a revision (`None`: now).
-    pub(super) async fn gather(&self, start: Bytes, end: Bytes, at: Option<Revision>) -> Result<Loaded, Error> {
-        let known = Arc::new(self.directory.read().by_prefix.clone());
+    /// The objects of `[start, end)` at a revision (`None`: now), as the caches that are known by prefix read them.
+    pub(super) async fn gather(&self, known: Known, start: Bytes, end: Bytes, at: Option<Revision>) -> Result<Loaded, Error> {
+        let known = Arc::new(known);
         let mut loaded = Loaded { by_prefix: HashMap::new(), revision: 0 };
         let mut reading = VecDeque::new();
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
@@ -73,7 +73,7 @@ fn read(known: &Known, items: &[KeyValue]) -> Result<Part, Error> {
     for kv in items {
         plain(kv)?;
         let Some((cache, _, _)) = std::str::from_utf8(&kv.key).ok().and_then(|key| split(known, key)) else { continue };
-        let object = match outline::object(&cache.row().fields, &kv.value, kv.mod_revision) {
+        let object = match cache.read(&kv.value, kv.mod_revision) {
             Ok(object) => Arc::new(object),
             // Of another API server: going on without it would have controllers undo what depends on it.
             Err(Unreadable::Foreign(error)) => {

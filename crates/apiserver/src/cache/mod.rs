@@ -14,7 +14,7 @@ mod watchers;
 
 pub use event::{Event, EventType, Projection};
 pub use feed::Feed;
-pub use kind::{KindCache, Range, Snapshot, TooOld, Watch};
+pub use kind::{KindCache, Range, Renew, Snapshot, TooOld, Watch};
 pub use watchers::Interest;
 
 use crate::objects::Objects;
@@ -26,6 +26,7 @@ use futures_util::future::BoxFuture;
 use parking_lot::RwLock;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -37,6 +38,16 @@ struct Directory {
     by_resource: HashMap<u64, Vec<ByResource>>,
 }
 
+impl Directory {
+    /// Puts a cache in its place, and returns the one that stood there.
+    fn install(&mut self, cache: Arc<KindCache>) -> Option<Arc<KindCache>> {
+        for (_, _, known) in self.by_resource.values_mut().flatten().filter(|(_, _, known)| known.prefix() == cache.prefix()) {
+            *known = cache.clone();
+        }
+        self.by_prefix.insert(cache.prefix().to_owned(), cache)
+    }
+}
+
 /// Group, resource and their cache. Looked up by the hash of both, without allocating.
 type ByResource = (String, String, Arc<KindCache>);
 
@@ -45,11 +56,13 @@ pub struct Caches {
     store: Arc<dyn Store>,
     directory: RwLock<Directory>,
     applied: watch::Sender<u64>,
+    /// What was before this, the store has forgotten.
+    forgotten: AtomicU64,
 }
 
 impl Caches {
     fn new(store: Arc<dyn Store>) -> Self {
-        Caches { store, directory: RwLock::default(), applied: watch::Sender::new(0) }
+        Caches { store, directory: RwLock::default(), applied: watch::Sender::new(0), forgotten: AtomicU64::new(0) }
     }
 
     /// The cache that holds the objects of a row.
@@ -78,6 +91,17 @@ impl Caches {
     /// Everything at or before this revision is applied to all caches.
     pub fn applied(&self) -> u64 {
         *self.applied.borrow()
+    }
+
+    /// The store was compacted up to here. Lists of what was before are refused, although a quiet kind could still tell: a
+    /// page that goes on for ever in one place and not in another is no promise.
+    pub fn forget_before(&self, revision: u64) {
+        self.forgotten.fetch_max(revision, Ordering::Relaxed);
+    }
+
+    /// Whether that revision is forgotten.
+    pub fn has_forgotten(&self, revision: u64) -> bool {
+        revision < self.forgotten.load(Ordering::Relaxed)
     }
 
     /// Resolves with the applied revision when it is at least `revision`.

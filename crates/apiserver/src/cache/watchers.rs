@@ -83,6 +83,8 @@ pub(super) struct Watchers {
     /// Which fields have buckets, and how many watchers in them.
     fields: HashMap<usize, usize>,
     count: usize,
+    /// Nothing will happen any more: whoever comes is sent away.
+    retired: bool,
 }
 
 /// Where a watcher stands, to remove it.
@@ -94,6 +96,9 @@ impl Watchers {
         let (queue, receiver) = mpsc::channel(QUEUE);
         let (id, bucket) = (self.next, Bucket::of(&interest));
         self.next += 1;
+        if self.retired {
+            return (Seat(id, bucket), receiver);
+        }
         self.count += 1;
         if let Bucket::Field(at, _) = bucket {
             *self.fields.entry(at).or_default() += 1;
@@ -132,6 +137,12 @@ impl Watchers {
     /// Ends every stream: what was missed cannot be told.
     pub fn close(&mut self) {
         (self.buckets, self.fields, self.count) = Default::default();
+    }
+
+    /// Ends every stream, and those of watchers to come.
+    pub fn retire(&mut self) {
+        self.close();
+        self.retired = true;
     }
 
     pub fn deliver(&mut self, event: &Arc<Event>) {

@@ -7,6 +7,7 @@
 mod cleanup;
 mod conditions;
 mod conversion;
+mod renewal;
 mod rows;
 pub mod rules;
 mod schema;
@@ -56,7 +57,8 @@ struct Served {
     revision: u64,
     entries: Vec<Arc<Entry>>,
     prefix: String,
-    storage: String,
+    /// `spec.versions`: by these its stored objects are read.
+    versions: Value,
     group: String,
     /// `spec.names`.
     names: Value,
@@ -136,15 +138,12 @@ impl Follower {
             }
         };
         let (prefix, storage) = rows::place(&definition);
-        let before = self.served.get(&name);
-        if before.is_some_and(|b| b.storage != storage) {
-            server.feed.remove(&prefix).await;
-        }
+        let versions = definition["spec"]["versions"].clone();
         let stored = entries.iter().find(|e| e.kind.version == *storage).map(|e| e.kind.clone());
         let row = stored.or_else(|| entries.first().map(|e| e.kind.clone()));
-        if before.is_none_or(|b| b.storage != storage)
+        if self.served.get(&name).is_none_or(|before| before.versions != versions)
             && let Some(row) = row
-            && let Err(error) = server.feed.add(row).await
+            && let Err(error) = server.feed.add(row, renewal::of(&definition)).await
         {
             tracing::error!(crd = name, %error, "the objects of a CRD cannot be read");
             return false;
@@ -152,7 +151,7 @@ impl Follower {
         for entry in &entries {
             server.caches.share(&entry.kind);
         }
-        self.served.insert(name, Served { revision: object.revision, entries, prefix, storage, group, names });
+        self.served.insert(name, Served { revision: object.revision, entries, prefix, versions, group, names });
         true
     }
 

@@ -76,6 +76,8 @@ pub struct Config {
     pub max_mutating: usize,
     /// `--enable-priority-and-fairness`: the two limits together are then the seats of all priority levels.
     pub priority_and_fairness: bool,
+    /// `--etcd-compaction-interval`: what is older than this, or twice this, is forgotten; zero: nothing.
+    pub compaction: Duration,
     /// `--request-timeout`.
     pub request_timeout: Duration,
     /// TLS, browsers, balance, the end.
@@ -108,6 +110,7 @@ impl Config {
             max_reading: 400,
             max_mutating: 200,
             priority_and_fairness: true,
+            compaction: crate::compactor::INTERVAL,
             request_timeout: Duration::from_secs(60),
             serving: ServingConfig::default(),
             drain: Duration::from_secs(10),

@@ -206,7 +206,11 @@ impl ApiServer {
         if let (Some(sealed), Some(source), Some(mark)) = (sealed, config.encryption.clone(), encryption_mark) {
             background.push(tokio::spawn(sealed.follow(source, mark, Arc::downgrade(&server))));
         }
-        background.push(tokio::spawn(crate::compactor::run(store, crate::compactor::INTERVAL)));
+        if !config.compaction.is_zero() {
+            let caches = server.caches.clone();
+            let forgotten = move |revision| caches.forget_before(revision);
+            background.push(tokio::spawn(crate::compactor::run(store, config.compaction, forgotten)));
+        }
         let serving = match (listener, certificate) {
             (Some(listener), Some(certificate)) => {
                 let front = config.front_proxy();

@@ -56,6 +56,7 @@ pub fn flags(config: &Config) -> Flags {
         ("enable-admission-plugins", list(&config.admission.enable)),
         ("enable-priority-and-fairness", config.priority_and_fairness.to_string()),
         ("encryption-provider-config", path(&config.encryption)),
+        ("etcd-compaction-interval", duration(config.compaction)),
         ("external-hostname", config.external_host.clone()),
         ("goaway-chance", serving.goaway_chance.to_string()),
         ("http2-max-streams-per-connection", serving.http2_streams.to_string()),

@@ -3,7 +3,7 @@
 use super::Answer;
 use super::continuation::Position;
 use super::options::{Freshness, ListOptions, Selection, revision};
-use crate::cache::{KindCache, Range, Snapshot, outline};
+use crate::cache::{KindCache, Range, Snapshot};
 use crate::output::list::Many;
 use crate::output::present;
 use crate::pipeline::Request;
@@ -108,9 +108,10 @@ impl Request<'_> {
         let mut snapshot = match exact {
             Some(revision) => {
                 self.fresh(Freshness::Exact(revision)).await?;
-                match cache.snapshot_at(range, revision, wanted) {
-                    Ok(snapshot) => snapshot,
-                    Err(_) => match self.from_store(&cache, range, revision, &wanted).await {
+                let remembered = (!self.server.caches.has_forgotten(revision)).then(|| cache.snapshot_at(range, revision, wanted).ok());
+                match remembered.flatten() {
+                    Some(snapshot) => snapshot,
+                    None => match self.from_store(&cache, range, revision, &wanted).await {
                         Err(StoreError::Compacted { .. }) if at.is_some() => return Ok(self.expired_page(at)),
                         other => other.map_err(|e| store_failure(&e))?,
                     },
@@ -145,7 +146,7 @@ impl Request<'_> {
             let last = page.items.last().map(|kv| kv.key.clone());
             let (items, count) = (page.items.len() as u64, page.count);
             for (at, kv) in page.items.into_iter().enumerate() {
-                let Ok(object) = outline::object(&cache.row().fields, &kv.value, kv.mod_revision) else { continue };
+                let Ok(object) = cache.read(&kv.value, kv.mod_revision) else { continue };
                 if !wanted(&object) {
                     continue;
                 }

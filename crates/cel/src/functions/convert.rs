@@ -129,9 +129,9 @@ fn timestamp<'a>(_: &Site, args: &[Value<'a>]) -> Evaluated<'a> {
 fn duration<'a>(_: &Site, args: &[Value<'a>]) -> Evaluated<'a> {
     match args {
         [Value::Duration(d)] => Ok(Value::Duration(*d)),
-        [Value::String(s)] => {
-            time::parse_duration(s).map(Value::Duration).ok_or_else(|| EvalError::new(format!("time: invalid duration {:?}", &**s)))
-        }
+        [Value::String(s)] => ferrokube_api::time::parse_duration(s)
+            .map(Value::Duration)
+            .ok_or_else(|| EvalError::new(format!("time: invalid duration {:?}", &**s))),
         [Value::Int(n)] => Ok(Value::Duration(*n)),
         _ => Err(EvalError::overload()),
     }

@@ -8,6 +8,7 @@ mod schedule;
 use crate::Context;
 use crate::job::is_finished;
 use crate::pods::controller_reference;
+use ferrokube_api::cron::{self, Schedule};
 use ferrokube_client::cache::decoded;
 use ferrokube_client::controller::{self, Next};
 use ferrokube_client::events::{EventType, reference};
@@ -19,7 +20,6 @@ use jiff::tz::TimeZone;
 use k8s_openapi::api::batch::v1::{CronJob, CronJobSpec, CronJobStatus, Job};
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
-use schedule::Schedule;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -81,16 +81,16 @@ fn due(cron: &CronJob, schedule: &Schedule, zone: &TimeZone, now: Timestamp) -> 
     {
         from = from.max(earliest);
     }
-    let (mut missed, mut count, mut at) = (None, 0, schedule.next(from, zone));
+    let (mut missed, mut count, mut at) = (None, 0, schedule::next(schedule, from, zone));
     while let Some(time) = at.filter(|t| *t <= now) {
         missed = Some(time);
         count += 1;
         // After years of absence only the newest times matter.
         let jump = count > TOO_MANY && Timestamp::from_second(now.as_second() - 86_400).is_ok_and(|day| time < day);
         let base = if jump { Timestamp::from_second(now.as_second() - 86_400).unwrap_or(time) } else { time };
-        at = schedule.next(base, zone);
+        at = schedule::next(schedule, base, zone);
     }
-    Due { missed, many: count > TOO_MANY, next: schedule.next(now, zone) }
+    Due { missed, many: count > TOO_MANY, next: schedule::next(schedule, now, zone) }
 }
 
 /// The job of a time.
@@ -226,7 +226,7 @@ impl Crons {
                 }
             },
         };
-        let schedule = match schedule::parse(&spec.schedule) {
+        let schedule = match cron::parse(&spec.schedule) {
             Ok(schedule) => schedule,
             Err(e) => {
                 self.tell(cron, EventType::Warning, "UnparseableSchedule", format!("unparseable schedule: {:?} : {e}", spec.schedule));
@@ -330,7 +330,7 @@ mod tests {
 
     #[test]
     fn the_newest_missed_time_counts_and_the_next_one_is_known() {
-        let schedule = schedule::parse("*/10 * * * *").unwrap();
+        let schedule = cron::parse("*/10 * * * *").unwrap();
         let at = |t: &str| Some(t.parse::<Timestamp>().unwrap());
         let cases = [
             (cron(None, None), "2026-01-01T00:05:00Z", None, "2026-01-01T00:10:00Z"),
@@ -368,7 +368,7 @@ mod tests {
 
     #[test]
     fn more_than_a_hundred_missed_times_are_complained_about_and_the_newest_counts() {
-        let schedule = schedule::parse("*/10 * * * *").unwrap();
+        let schedule = cron::parse("*/10 * * * *").unwrap();
         let cron = cron(Some("2025-12-31T00:00:00Z"), None);
         let found = due(&cron, &schedule, &TimeZone::UTC, "2026-01-01T00:25:00Z".parse().unwrap());
         assert_eq!((found.many, found.missed), (true, Some("2026-01-01T00:20:00Z".parse().unwrap())));
@@ -376,7 +376,7 @@ mod tests {
 
     #[test]
     fn a_schedule_follows_the_clock_of_its_time_zone() {
-        let schedule = schedule::parse("0 3 * * *").unwrap();
+        let schedule = cron::parse("0 3 * * *").unwrap();
         let cron = cron(None, None);
         let zone = TimeZone::get("Europe/Berlin").unwrap();
         let found = due(&cron, &schedule, &zone, "2026-07-01T00:30:00Z".parse().unwrap());

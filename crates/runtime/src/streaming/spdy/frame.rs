@@ -184,6 +184,36 @@ mod tests {
     }
 
     #[test]
+    fn whatever_bytes_come_a_frame_that_is_read_is_written_as_itself() {
+        use ferrokube_testkit::fuzz::{damage, run};
+        run("spdy", 5000, |random| {
+            let block = Bytes::from((0..random.below(40)).map(|_| random.next() as u8).collect::<Vec<_>>());
+            let (stream, fin) = (random.next() as u32 & 0x7fff_ffff, random.chance(50));
+            let frame = match random.below(6) {
+                0 => Frame::SynStream { stream, fin, block },
+                1 => Frame::SynReply { stream, fin, block },
+                2 => Frame::Headers { stream, fin, block },
+                3 => Frame::Reset { stream, status: random.next() as u32 },
+                4 => Frame::Ping(stream),
+                _ => Frame::Data { stream, fin, data: block },
+            };
+            let mut wire = BytesMut::new();
+            encode(&frame, &mut wire);
+            assert_eq!(decode(&mut wire.clone()).expect("our own frame"), Some(frame));
+            let mut bytes = wire.to_vec();
+            damage(random, &mut bytes);
+            let mut buffer = BytesMut::from(&bytes[..]);
+            while let Ok(Some(frame)) = decode(&mut buffer) {
+                if !matches!(frame, Frame::Other(_)) {
+                    let mut again = BytesMut::new();
+                    encode(&frame, &mut again);
+                    assert_eq!(decode(&mut again).expect("our own frame"), Some(frame));
+                }
+            }
+        });
+    }
+
+    #[test]
     fn other_protocols_and_cut_frames_are_errors() {
         assert!(decode(&mut BytesMut::from(&b"\x80\x02\x00\x01\x00\x00\x00\x00"[..])).is_err());
         assert!(decode(&mut BytesMut::from(&b"\x80\x03\x00\x01\x00\x00\x00\x02xx"[..])).is_err());
