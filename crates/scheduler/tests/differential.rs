@@ -13,7 +13,8 @@ use ferrokube_api::ObjectKey;
 use ferrokube_scheduler::feeds::Feed;
 use ferrokube_scheduler::plan::Decision;
 use ferrokube_scheduler::plugins::devices;
-use ferrokube_scheduler::profile::Profile;
+use ferrokube_scheduler::preempt;
+use ferrokube_scheduler::profile::{Profile, Share};
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
@@ -195,13 +196,20 @@ struct Twins {
 impl Twins {
     fn new(random: &mut Generator) -> Self {
         // 100: every node is looked at, so that both ways see the same nodes.
-        let mut world = World::with_profile(&[], Profile { percentage: 100, ..Profile::default() });
+        let mut world =
+            World::with_profile(&[], Profile { percentage: 100, candidates: Share { percent: 100, at_least: 100 }, ..Profile::default() });
         world.planner.ranked_from = 1;
         let mut cluster = Cluster::default();
         world.tell(Feed::DeviceClasses, &json!({"metadata": {"name": "gpu"}, "spec": {}}));
         for (name, team) in [("a", "red"), ("b", "blue")] {
             world.state.set_namespace(name, Some([("team".into(), team.into())].into()));
             cluster.namespaces.insert(name.into(), json!({"team": team}));
+        }
+        if random.chance(50) {
+            let budget = json!({"metadata": {"name": "b", "namespace": random.one(&["a", "b"])}, "spec": {"selector": random.selector()},
+                "status": {"disruptionsAllowed": random.0.random_range(0..3)}});
+            world.tell(Feed::Budgets, &budget);
+            cluster.budgets.push(budget);
         }
         if random.chance(60) {
             let service = json!({"metadata": {"name": "s", "namespace": "a"}, "spec": {"selector": {"app": "x"}}});
@@ -342,6 +350,25 @@ impl Twins {
         }
     }
 
+    /// Compares where room can be made for a pod that fits nowhere, at whose cost, and where it is made.
+    fn check_preemption(&mut self, id: u32, pod: &Value, what: &str) -> bool {
+        let profiles = self.world.profiles.clone();
+        let Decision::Nowhere(diagnosis) = self.world.planner.one_by_one(&self.world.state, &profiles[0], id) else { return false };
+        let resolvable: Vec<String> = diagnosis.resolvable.iter().map(|node| self.world.name(*node)).collect();
+        let want = self.cluster.preemptions(pod, &resolvable);
+        let found = preempt::candidates(&self.world.state, &profiles[0], id, &diagnosis, 0).unwrap_or_default();
+        let plain = |room: &preempt::Preemption| {
+            let mut victims: Vec<String> = room.victims.iter().map(|v| self.world.state.pod(*v).uid.to_string()).collect();
+            victims.sort();
+            (self.world.name(room.node), (victims, room.violations))
+        };
+        assert_eq!(found.iter().map(plain).collect::<BTreeMap<_, _>>(), want, "{what}: {pod:#}");
+        let cheapest = want.values().map(|(victims, violations)| self.cluster.cost(victims, *violations)).min();
+        let chosen = preempt::choose(&self.world.state, found).map(|room| plain(&room).1);
+        assert_eq!(chosen.map(|(victims, violations)| self.cluster.cost(&victims, violations)), cheapest, "{what}");
+        !want.is_empty()
+    }
+
     /// Compares what is kept from one decision to the next.
     fn check_ranking(&mut self, id: u32, pod: &Value, slow: &Decision, want: &BTreeMap<String, i64>, what: &str) {
         let profiles = self.world.profiles.clone();
@@ -361,7 +388,8 @@ impl Twins {
     }
 }
 
-fn run(seed: u64) -> usize {
+/// How many decisions were compared, and for how many pods room could be made.
+fn run(seed: u64) -> (usize, usize) {
     let mut random = Generator(SmallRng::seed_from_u64(seed));
     let mut twins = Twins::new(&mut random);
     let nodes = random.0.random_range(3..9);
@@ -373,7 +401,7 @@ fn run(seed: u64) -> usize {
     }
     let templates: Vec<Value> = (0..5).map(|_| random.template()).collect();
     let mut placed: Vec<Value> = Vec::new();
-    let mut compared = 0;
+    let mut compared = (0, 0);
     for i in 0..24 {
         let mut pod = random.one(&templates);
         pod["metadata"]["name"] = format!("p{i}").into();
@@ -384,16 +412,24 @@ fn run(seed: u64) -> usize {
         if random.chance(20) {
             twins.give_devices(&mut random, &mut pod, i);
         }
+        pod["spec"]["priority"] = random.one(&[0, 0, 10, 20]).into();
+        pod["status"] = json!({"startTime": format!("2026-01-01T00:00:{i:02}Z")});
+        let what = format!("seed {seed} pod {i}");
         let id = twins.set_pod(&pod);
-        let node = twins.check(id, &pod, &format!("seed {seed} pod {i}"));
-        compared += 1;
+        let node = twins.check(id, &pod, &what);
+        compared.0 += 1;
         match node {
             Some(node) => {
                 pod["spec"]["nodeName"] = node.into();
                 twins.set_pod(&pod);
                 placed.push(pod);
             }
-            None => twins.remove_pod(&pod),
+            None => {
+                // What a pod has of its own is no matter of room.
+                let own = !pod["spec"]["volumes"].is_null() || !pod["spec"]["resourceClaims"].is_null();
+                compared.1 += usize::from(!own && twins.check_preemption(id, &pod, &what));
+                twins.remove_pod(&pod);
+            }
         }
         if random.chance(20) && !placed.is_empty() {
             let at = random.0.random_range(0..placed.len());
@@ -421,6 +457,7 @@ fn run(seed: u64) -> usize {
 
 #[test]
 fn decisions_agree_with_the_formulas_over_hundreds_of_clusters() {
-    let compared: usize = (0..400).map(run).sum();
+    let (compared, rooms) = (0..400).map(run).fold((0, 0), |(a, b), (c, d)| (a + c, b + d));
     assert_eq!(compared, 400 * 24);
+    assert!(rooms > 100, "room is made often enough to tell anything: {rooms}");
 }

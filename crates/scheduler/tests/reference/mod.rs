@@ -8,12 +8,14 @@ const HOST: &str = "kubernetes.io/hostname";
 const ZONE: &str = "topology.kubernetes.io/zone";
 const MIB: i64 = 1024 * 1024;
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Cluster {
     pub nodes: BTreeMap<String, Value>,
     pub namespaces: BTreeMap<String, Value>,
     pub pods: Vec<Value>,
     pub services: Vec<Value>,
+    /// Disruption budgets.
+    pub budgets: Vec<Value>,
     /// Volumes by `namespace/name` of the claim that is bound to each.
     pub volumes: BTreeMap<String, Value>,
     /// How many volumes nodes take.
@@ -89,6 +91,10 @@ fn wants_node(pod: &Value, node: &Value) -> bool {
 fn features_allow(pod: &Value, node: &Value) -> bool {
     let needed = pod["spec"]["hostNetwork"] == true && pod["spec"]["hostUsers"] == false;
     !needed || list(node, "/status/declaredFeatures").iter().any(|f| f == "UserNamespacesHostNetworkSupport")
+}
+
+fn priority(pod: &Value) -> i64 {
+    pod["spec"]["priority"].as_i64().unwrap_or(0)
 }
 
 const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
@@ -169,6 +175,57 @@ impl Cluster {
             && self.spread_allows(pod, node)
             && self.neighbours_allow(pod, node)
             && self.devices_allow(pod, name)
+    }
+
+    /// On which of some nodes room can be made for a pod: whose pods must go (UIDs, sorted), and how many of them against a
+    /// budget.
+    pub fn preemptions(&self, pod: &Value, nodes: &[String]) -> BTreeMap<String, (Vec<String>, usize)> {
+        nodes.iter().filter_map(|name| Some((name.clone(), self.victims(pod, name)?))).collect()
+    }
+
+    fn victims(&self, pod: &Value, name: &str) -> Option<(Vec<String>, usize)> {
+        let mut lower: Vec<Value> = self.on(name).filter(|p| priority(p) < priority(pod)).cloned().collect();
+        let mut trial = self.clone();
+        trial.pods.retain(|p| !lower.contains(p));
+        if lower.is_empty() || !trial.feasible(pod, name) {
+            return None;
+        }
+        // The most important are spared first, of those the ones that budgets protect.
+        lower.sort_by_key(|p| (std::cmp::Reverse(priority(p)), p["status"]["startTime"].to_string()));
+        let mut allowed: Vec<i64> = self.budgets.iter().map(|b| b["status"]["disruptionsAllowed"].as_i64().unwrap()).collect();
+        let (protected, others): (Vec<Value>, Vec<Value>) = lower.into_iter().partition(|victim| {
+            let mut violates = false;
+            for (budget, left) in self.budgets.iter().zip(&mut allowed) {
+                let same = budget["metadata"]["namespace"] == victim["metadata"]["namespace"];
+                if same && selects(&budget["spec"]["selector"], &victim["metadata"]["labels"]) {
+                    *left -= 1;
+                    violates |= *left < 0;
+                }
+            }
+            violates
+        });
+        let (mut victims, mut violations) = (Vec::new(), 0);
+        for (list, against) in [(protected, 1), (others, 0)] {
+            for spared in list {
+                trial.pods.push(spared);
+                if !trial.feasible(pod, name) {
+                    victims.extend(trial.pods.pop().and_then(|p| p["metadata"]["uid"].as_str().map(str::to_owned)));
+                    violations += against;
+                }
+            }
+        }
+        victims.sort();
+        Some((victims, violations))
+    }
+
+    /// What making room costs, by the rules of kube-scheduler; less is better.
+    pub fn cost(&self, victims: &[String], violations: usize) -> (usize, i64, i64, usize, std::cmp::Reverse<String>) {
+        let all: Vec<&Value> = self.pods.iter().filter(|p| victims.iter().any(|v| p["metadata"]["uid"] == **v)).collect();
+        let highest = all.iter().map(|p| priority(p)).max().unwrap_or(0);
+        let sum = all.iter().map(|p| priority(p) + (1 << 31)).sum();
+        let important = all.iter().filter(|p| priority(p) == highest);
+        let earliest = important.map(|p| p["status"]["startTime"].to_string()).min().unwrap_or_default();
+        (violations, highest, sum, all.len(), std::cmp::Reverse(earliest))
     }
 
     /// The volume of a pod, by its claim.
