@@ -3,6 +3,7 @@
 //! Pods of one template are equal here, so the scheduler keeps one [`Class`] for all of them: memory per pod stays
 //! small, selectors are evaluated once per class and not once per pod, and results can be kept per class.
 
+use crate::devices::extended::Ask;
 use crate::node::Node;
 use crate::resources::Resources;
 use ferrokube_api::labels::{Requirement, Selector};
@@ -167,6 +168,8 @@ pub struct Class {
     pub labels: Labels,
     /// What it takes of a node.
     pub requests: Resources,
+    /// What of it may be devices, by container; empty for nearly all pods.
+    pub asks: Box<[Ask]>,
     /// cpu (thousandths) and memory (bytes) when nodes are compared.
     pub scoring: (i64, i64),
     /// `spec.nodeName` of a pod that still asks to be placed is never set; this is the priority.

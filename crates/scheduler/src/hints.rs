@@ -42,7 +42,8 @@ fn node_helps(plugin: Plugin, class: &Class, node: &Node) -> bool {
         Plugin::NodeUnschedulable => !node.unschedulable || !class.tolerations.is_empty(),
         Plugin::TaintToleration => class.untolerated(&node.taints).is_none(),
         Plugin::NodeAffinity | Plugin::VolumeBinding => class.wants_node(node),
-        Plugin::NodeResourcesFit => node.allocatable.covers(&class.requests),
+        // Amounts that the node has none of may come from devices.
+        Plugin::NodeResourcesFit => !class.asks.is_empty() || node.allocatable.covers(&class.requests),
         Plugin::NodeDeclaredFeatures => class.features.iter().all(|f| node.features.iter().any(|d| **d == **f)),
         _ => true,
     }

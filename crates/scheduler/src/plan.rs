@@ -136,6 +136,7 @@ impl Planner {
         let own = state.pod(pod);
         if own.claims.is_empty()
             && own.devices.is_empty()
+            && !state.devices.back(&state.class_of(pod).asks)
             && own.nominated.is_none()
             && let Some(ranking) = self.ranking(state, number, profile, pod)
             && let Some(rooms) = ranking.rooms(state, profile)

@@ -1,6 +1,7 @@
 //! Reads a pod object once, into the few facts that placement needs.
 
 use crate::class::*;
+use crate::devices::extended::Ask;
 use crate::resources::{ContainerRequest, PodRequest, Resources};
 use ferrokube_api::labels::{Operator, Requirement, Selector};
 use ferrokube_api::quantity::Quantity;
@@ -189,6 +190,8 @@ struct TolerationView<'a> {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Container<'a> {
+    #[serde(borrow, default)]
+    name: Cow<'a, str>,
     #[serde(borrow, default)]
     image: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
@@ -402,6 +405,7 @@ fn class(object: &Object, spec: Spec<'_>, owner: Option<(Box<str>, Box<str>)>) -
         namespace: object.key.namespace.clone(),
         labels: object.labels.clone(),
         requests: request.total(),
+        asks: asks(&init, &containers),
         scoring: request.for_scoring(),
         priority: spec.priority.unwrap_or(0),
         never_preempts: spec.preemption_policy.as_deref() == Some("Never"),
@@ -432,6 +436,23 @@ fn features<'a>(host_network: bool, host_users: Option<bool>, containers: impl I
         features.push("UserNamespacesHostNetworkSupport");
     }
     features
+}
+
+/// Amounts of resources that are none of Kubernetes' own: a device class may stand for them.
+fn asks(init: &[Container<'_>], containers: &[Container<'_>]) -> Box<[Ask]> {
+    let mut asks = Vec::new();
+    for (place, container) in init.iter().chain(containers).enumerate() {
+        let requests = container.resources.as_ref().and_then(|r| r.requests.as_ref()).into_iter().flatten();
+        // By name, as the map has them.
+        for (at, (resource, amount)) in requests.enumerate().filter(|(_, (name, _))| name.contains('/')) {
+            let count = Quantity::parse(amount).map_or(0, |q| q.value());
+            let passes = place < init.len() && container.restart_policy.as_deref() != Some("Always");
+            if count > 0 {
+                asks.push(Ask { place, container: Box::from(&*container.name), passes, resource: Box::from(&**resource), at, count });
+            }
+        }
+    }
+    asks.into()
 }
 
 fn container_request(container: &Container<'_>) -> ContainerRequest {

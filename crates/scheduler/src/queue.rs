@@ -33,6 +33,7 @@ pub mod event {
     pub const DETACHED: u32 = 1 << 15;
     pub const NODE_FEATURE: u32 = 1 << 16;
     pub const DEVICES: u32 = 1 << 17;
+    pub const DEVICE_CLASS: u32 = 1 << 18;
     /// Anything about a node.
     pub const NODE: u32 = NODE_ADD | NODE_LABEL | NODE_TAINT | NODE_ALLOCATABLE | NODE_FEATURE;
     /// Anything about a pod.
@@ -48,7 +49,7 @@ const INTERESTS: [(Plugin, u32); 14] = [
     (Plugin::TaintToleration, NODE_ADD | NODE_TAINT),
     (Plugin::NodeAffinity, NODE_ADD | NODE_LABEL),
     (Plugin::NodePorts, NODE_ADD | POD_DELETE),
-    (Plugin::NodeResourcesFit, NODE_ADD | NODE_ALLOCATABLE | POD_DELETE | POD_SHRINK),
+    (Plugin::NodeResourcesFit, NODE_ADD | NODE_ALLOCATABLE | POD_DELETE | POD_SHRINK | DEVICE_CLASS),
     (Plugin::VolumeRestrictions, NODE_ADD | POD_DELETE | CLAIM),
     (Plugin::NodeVolumeLimits, CSI_NODE | POD_DELETE | CLAIM | DETACHED),
     (Plugin::VolumeBinding, NODE_ADD | NODE_LABEL | CLAIM | VOLUME | STORAGE_CLASS | CSI_NODE | CSI_DRIVER | CAPACITY),

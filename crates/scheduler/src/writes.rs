@@ -1,6 +1,6 @@
 //! What the scheduler writes: bindings, conditions, evictions of victims. Each is one small task; the loop never waits.
 
-use crate::devices::{Release, Reservation};
+use crate::devices::{FINALIZER, Made, Release, Reservation};
 use crate::state::Pod;
 use crate::storage::{SELECTED_NODE, Step};
 use ferrokube_api::ObjectKey;
@@ -104,9 +104,29 @@ pub async fn prepare_all(client: &Client, steps: &[Step], reservations: &[Reserv
         prepare(client, step).await?;
     }
     for reservation in reservations {
-        reserve(client, reservation).await?;
+        match &reservation.made_from {
+            None => reserve(client, reservation).await?,
+            Some(made) => reserve(client, &make(client, reservation, made).await?).await?,
+        }
     }
     Ok(())
+}
+
+/// Makes the claim of a reservation, and tells the pod which it is. What is left of an attempt that fails later is taken away
+/// when the pod is looked at again.
+async fn make(client: &Client, reservation: &Reservation, made: &Made) -> Result<Reservation, Error> {
+    let namespace = &reservation.claim.namespace;
+    let answer = client.request(Method::POST, &Target::of::<ResourceClaim>(namespace, ""), "", Some(&made.object)).await?;
+    let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
+    let name = text(&answer["metadata"]["name"]);
+    let status = json!({"extendedResourceClaimStatus": {"resourceClaimName": name, "requestMappings": made.mappings}});
+    let uid = &reservation.reserved_for.last().map_or(Value::Null, |r| r["uid"].clone());
+    let patch = Patch::Strategic(json!({"metadata": {"uid": uid}, "status": status}));
+    client.patch_target(&Target::of::<PodObject>(namespace, &made.pod).sub("status"), &patch).await?;
+    let revision = text(&answer["metadata"]["resourceVersion"]).parse().unwrap_or(0);
+    let mut known = reservation.clone();
+    (known.claim, known.revision, known.made_from) = (ObjectKey::new(namespace, &name), revision, None);
+    Ok(known)
 }
 
 /// Writes an allocation and its consumers into a claim that has not changed since it was decided.
@@ -144,10 +164,23 @@ async fn try_reserve(client: &Client, reservation: &Reservation) -> Result<(), E
 
 /// Takes the devices of a claim back that has not changed since that was decided.
 pub async fn release(client: &Client, release: &Release) -> Result<(), Error> {
+    if release.delete {
+        return remove(client, release).await;
+    }
     let target = Target::of::<ResourceClaim>(&release.claim.namespace, &release.claim.name).sub("status");
     let status = json!({"allocation": null, "reservedFor": null, "devices": null});
     let patch = Patch::Merge(json!({"metadata": {"resourceVersion": release.revision.to_string()}, "status": status}));
     client.patch_target(&target, &patch).await.map(drop)
+}
+
+/// Takes a claim away that was made for one pod alone.
+async fn remove(client: &Client, release: &Release) -> Result<(), Error> {
+    let target = Target::of::<ResourceClaim>(&release.claim.namespace, &release.claim.name);
+    let status = json!({"allocation": null, "reservedFor": null, "devices": null});
+    client.patch_target(&target.clone().sub("status"), &Patch::Merge(json!({"status": status}))).await?;
+    let unprotected = Patch::Strategic(json!({"metadata": {"$deleteFromPrimitiveList/finalizers": [FINALIZER]}}));
+    client.patch_target(&target, &unprotected).await?;
+    client.delete::<ResourceClaim>(&release.claim.namespace, &release.claim.name, &DeleteOptions::default()).await
 }
 
 /// Takes a pod off the consumers of a claim.

@@ -330,6 +330,42 @@ async fn a_claim_is_allocated_and_reserved_before_its_pod_is_bound() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_that_asks_for_devices_as_an_amount_gets_a_claim_and_is_told_of_it() {
+    let cluster = Cluster::start().await;
+    cluster.node("a", "2").await;
+    cluster.node("b", "2").await;
+    let slice = json!({"metadata": {"name": "b-gpu"}, "spec": {"driver": "gpu.example.com", "nodeName": "b",
+        "pool": {"name": "b", "generation": 1, "resourceSliceCount": 1}, "devices": [{"name": "d0"}]}});
+    cluster.post("/apis/resource.k8s.io/v1/resourceslices", &slice).await;
+    let amounts = json!({"example.com/gpu": "1"});
+    cluster
+        .pod("p", "1", &json!({"containers": [{"name": "c", "image": "busybox", "resources": {"requests": amounts, "limits": amounts}}]}))
+        .await;
+    cluster.wait("events", "event", |e| e["reason"] == "FailedScheduling").await;
+    // A class that comes to stand for the resource is what the pod waits for.
+    cluster
+        .post(
+            "/apis/resource.k8s.io/v1/deviceclasses",
+            &json!({"metadata": {"name": "gpu"}, "spec": {"extendedResourceName": "example.com/gpu"}}),
+        )
+        .await;
+    assert_eq!(cluster.bound("p").await, "b");
+    let read = async |path: &str| -> Value {
+        let answer = cluster.admin.send(Method::GET, path, None, Bytes::new()).await.unwrap();
+        serde_json::from_slice(answer.body()).unwrap()
+    };
+    let told = read(&format!("{PODS}/p")).await["status"]["extendedResourceClaimStatus"].clone();
+    let mapping = json!({"containerName": "c", "resourceName": "example.com/gpu", "requestName": "container-0-request-0"});
+    assert_eq!(told["requestMappings"], json!([mapping]), "{told:#}");
+    let name = told["resourceClaimName"].as_str().unwrap();
+    let claim = read(&format!("/apis/resource.k8s.io/v1/namespaces/default/resourceclaims/{name}")).await;
+    assert!(name.starts_with("p-extended-resources-"), "{name}");
+    assert_eq!(claim["status"]["allocation"]["devices"]["results"][0]["device"], "d0", "{claim:#}");
+    assert_eq!(claim["status"]["reservedFor"][0]["name"], "p");
+    assert_eq!(claim["metadata"]["ownerReferences"][0]["name"], "p");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pod_waits_until_its_driver_has_made_its_device_ready() {
     let cluster = Cluster::start().await;
     cluster.node("a", "2").await;

@@ -6,7 +6,7 @@ mod common;
 use common::{World, node, pod};
 use ferrokube_api::ObjectKey;
 use ferrokube_scheduler::devices::{Readiness, Reservation};
-use ferrokube_scheduler::feeds::Feed;
+use ferrokube_scheduler::feeds::{self, Feed};
 use ferrokube_scheduler::plugins::devices;
 use serde_json::{Value, json};
 
@@ -471,4 +471,85 @@ fn a_node_with_the_preferred_alternative_is_preferred() {
     world.on("b", &pod("busy", "y", "500m", "", &json!({})));
     let id = world.add(&using("p", "c"));
     assert_eq!(world.place(id), Ok("b".to_owned()));
+}
+
+/// A pod whose one container asks for so many of an extended resource.
+fn asking(name: &str, resource: &str, count: usize) -> Value {
+    let amounts = json!({"cpu": "100m", resource: count.to_string()});
+    pod(name, "x", "", "", &json!({"containers": [{"name": "main", "image": "i", "resources": {"requests": amounts, "limits": amounts}}]}))
+}
+
+fn class_for(name: &str, resource: &str) -> Value {
+    json!({"metadata": {"name": name, "creationTimestamp": "2026-01-01T00:00:00Z"}, "spec": {"extendedResourceName": resource}})
+}
+
+#[test]
+fn an_amount_that_a_class_stands_for_becomes_devices_of_a_claim_made_for_the_pod() {
+    let mut world = world();
+    world.tell(Feed::Slices, &slice("b", &[device("d0"), device("d1"), device("d2")]));
+    let id = world.add(&asking("p", "example.com/gpu", 2));
+    assert_eq!(reason(&world, id, "b"), "Insufficient example.com/gpu", "no class stands for it yet");
+    world.tell(Feed::DeviceClasses, &class_for("gpu", "example.com/gpu"));
+    assert_eq!(reason(&world, id, "a"), "cannot allocate all claims");
+    assert_eq!(world.place(id), Ok("b".to_owned()));
+    let [reservation] = &reserved(&world, id, "b")[..] else { panic!() };
+    let made = reservation.made_from.as_deref().unwrap();
+    assert_eq!(made.object["metadata"]["generateName"], "p-extended-resources-");
+    assert_eq!(made.object["metadata"]["annotations"], json!({"resource.kubernetes.io/extended-resource-claim": "true"}));
+    let exactly = json!({"deviceClassName": "gpu", "allocationMode": "ExactCount", "count": 2});
+    assert_eq!(made.object["spec"]["devices"]["requests"], json!([{"name": "container-0-request-1", "exactly": exactly}]));
+    let mapping = json!({"containerName": "main", "resourceName": "example.com/gpu", "requestName": "container-0-request-1"});
+    assert_eq!(made.mappings, [mapping]);
+    world.state.devices.assume(std::slice::from_ref(reservation));
+    let second = world.add(&asking("q", "example.com/gpu", 2));
+    assert_eq!(reason(&world, second, "b"), "cannot allocate all claims", "one is left");
+}
+
+#[test]
+fn a_node_that_offers_the_amount_itself_needs_no_devices() {
+    let mut own = node("own", "4", "8Gi", "z1");
+    own["status"]["allocatable"]["example.com/gpu"] = "1".into();
+    let mut world = World::new(&[own, node("other", "4", "8Gi", "z1")]);
+    world.tell(Feed::DeviceClasses, &class_for("gpu", "example.com/gpu"));
+    let (one, two) = (world.add(&asking("one", "example.com/gpu", 1)), world.add(&asking("two", "example.com/gpu", 2)));
+    assert_eq!(world.place(one), Ok("own".to_owned()));
+    assert!(reserved(&world, one, "own").is_empty());
+    assert_eq!(reason(&world, two, "own"), "Insufficient example.com/gpu");
+    assert_eq!(reason(&world, two, "other"), "cannot allocate all claims");
+}
+
+#[test]
+fn a_class_stands_for_a_resource_of_its_own_name_and_the_newest_for_one_they_share() {
+    let mut world = world();
+    world.tell(Feed::Slices, &slice("a", &[device("d0")]));
+    let implicit = world.add(&asking("p", "deviceclass.resource.kubernetes.io/gpu", 1));
+    assert_eq!(world.place(implicit), Ok("a".to_owned()));
+    let mut newer = class_for("newer", "example.com/gpu");
+    newer["metadata"]["creationTimestamp"] = "2026-02-01T00:00:00Z".into();
+    for class in [class_for("aged", "example.com/gpu"), newer.clone()] {
+        world.tell(Feed::DeviceClasses, &class);
+    }
+    assert_eq!(world.state.devices.class_for("example.com/gpu"), Some("newer"));
+    newer["spec"] = json!({});
+    world.tell(Feed::DeviceClasses, &newer);
+    assert_eq!(world.state.devices.class_for("example.com/gpu"), Some("aged"));
+}
+
+#[test]
+fn what_an_earlier_attempt_left_is_taken_away_before_the_next() {
+    let mut world = world();
+    world.tell(Feed::DeviceClasses, &class_for("gpu", "example.com/gpu"));
+    world.tell(Feed::Slices, &slice("a", &[device("d0")]));
+    let id = world.add(&asking("p", "example.com/gpu", 1));
+    let reservation = reserved(&world, id, "a").remove(0);
+    let mut left = reservation.made_from.clone().unwrap().object;
+    left["metadata"]["name"] = "p-extended-resources-x".into();
+    left["metadata"]["uid"] = "c".into();
+    left["status"] = json!({"allocation": reservation.allocation, "reservedFor": reservation.reserved_for});
+    world.tell(Feed::ResourceClaims, &left);
+    assert_eq!(reason(&world, id, "a"), "the resourceclaim of an earlier attempt is in the way");
+    let devices::Help::Release(release) = devices::help(&world.state, world.profile(), id) else { panic!() };
+    assert_eq!((&*release.claim.name, release.delete), ("p-extended-resources-x", true));
+    feeds::apply(&mut world.state, Feed::ResourceClaims, &release.claim, None);
+    assert_eq!(world.place(id), Ok("a".to_owned()));
 }

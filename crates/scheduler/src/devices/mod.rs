@@ -6,6 +6,7 @@
 pub mod allocate;
 mod binding;
 pub mod capacity;
+pub mod extended;
 pub mod selector;
 mod views;
 
@@ -191,6 +192,8 @@ pub struct Claim {
     pub allocation: Option<Allocation>,
     /// UIDs of the pods that may use it.
     pub consumers: Vec<Box<str>>,
+    /// The scheduler made it for a pod that asks for devices as amounts.
+    special: bool,
     config: Vec<Value>,
     reserved_for: Vec<Value>,
     finalizers: Vec<String>,
@@ -210,11 +213,24 @@ pub struct Reservation {
     pub allocation: Option<Value>,
     /// All consumers, the pod included.
     pub reserved_for: Vec<Value>,
+    /// The claim is to be made first, from this, and the pod told which it is.
+    pub made_from: Option<Box<Made>>,
     /// UID of the pod.
     pod: Box<str>,
     taken: Vec<Taken>,
     /// The pod must wait for its devices to be made ready.
     pub waits: bool,
+}
+
+/// A claim that is to be made for a pod.
+#[derive(Clone, Debug)]
+pub struct Made {
+    /// The object.
+    pub object: Value,
+    /// Name of the pod.
+    pub pod: Box<str>,
+    /// Which container has the devices of which request.
+    pub mappings: Vec<Value>,
 }
 
 /// See the module.
@@ -234,6 +250,10 @@ pub struct Devices {
     /// Devices of which claims have parts: how many parts, and what they come to.
     parts: HashMap<DeviceKey, (usize, Amounts)>,
     assumed: HashMap<ObjectKey, Reservation>,
+    /// Classes that stand for extended resources.
+    backing: extended::Backing,
+    /// Claims that were made for pods that ask for devices as amounts, by the UID of the pod.
+    special: HashMap<Box<str>, ObjectKey>,
 }
 
 impl Devices {
@@ -436,11 +456,15 @@ impl Devices {
 
     /// A class is as it is now, or gone.
     pub fn set_class(&mut self, name: &str, object: Option<&Object>) -> Result<(), serde_json::Error> {
+        self.backing.forget(name);
         let Some(object) = object else {
             self.classes.remove(name);
             return Ok(());
         };
-        let ClassView { spec } = object.view()?;
+        let ClassView { metadata, spec } = object.view()?;
+        if let Some(resource) = &spec.extended_resource_name {
+            self.backing.add(resource, &metadata.creation_timestamp.unwrap_or_default(), name);
+        }
         self.classes.insert(name.into(), DeviceClass { selectors: selectors(spec.selectors), config: spec.config });
         Ok(())
     }
@@ -450,6 +474,9 @@ impl Devices {
         if let Some(old) = self.claims.remove(key) {
             // Counted anew below.
             old.allocation.iter().flat_map(|a| &a.devices).for_each(|d| self.release(d));
+            if let Some(owner) = old.owner.filter(|_| old.special) {
+                self.special.remove(&owner);
+            }
         }
         let Some(object) = object else {
             if let Some(known) = self.assumed.remove(key) {
@@ -474,6 +501,7 @@ impl Devices {
             constraints: spec.devices.constraints.into_iter().filter_map(constraint).collect(),
             allocation,
             consumers: status.reserved_for.iter().filter_map(consumer).collect(),
+            special: metadata.annotations.get(extended::ANNOTATION).is_some_and(|v| v == "true"),
             config: spec.devices.config,
             reserved_for: status.reserved_for,
             finalizers: metadata.finalizers,
@@ -481,9 +509,14 @@ impl Devices {
         };
         // What was decided has come true.
         let seen = |r: &Reservation| (r.allocation.is_none() || claim.allocation.is_some()) && claim.consumers.contains(&r.pod);
-        if let Some(known) = self.assumed.get(key).filter(|r| seen(r)).cloned() {
-            self.assumed.remove(key);
+        let owner = claim.owner.as_ref().filter(|_| claim.special);
+        let counted_on = owner.map_or_else(|| key.clone(), |pod| extended::key(&key.namespace, pod));
+        if let Some(known) = self.assumed.get(&counted_on).filter(|r| seen(r)).cloned() {
+            self.assumed.remove(&counted_on);
             known.taken.iter().for_each(|d| self.release(d));
+        }
+        if let Some(owner) = owner {
+            self.special.insert(owner.clone(), key.clone());
         }
         self.claims.insert(key.clone(), claim);
         Ok(())
@@ -536,6 +569,23 @@ fn constraint(view: ConstraintView) -> Option<Constraint> {
     Some(Constraint { requests: view.requests, attribute, distinct })
 }
 
+impl Request {
+    /// Any one device of a class.
+    fn of(name: &str, class: &str) -> Self {
+        Request {
+            name: name.into(),
+            class: class.into(),
+            selectors: Vec::new(),
+            amount: Amount::Exactly(1),
+            admin: false,
+            tolerations: Vec::new(),
+            tolerations_raw: Vec::new(),
+            capacity: BTreeMap::new(),
+            alternative: None,
+        }
+    }
+}
+
 impl Claim {
     /// What is written when a pod is to use the claim; `found`: the devices that are allocated for it.
     pub(crate) fn reservation(&self, key: &ObjectKey, pod: (&str, &str), found: Option<(Value, Vec<Taken>, bool)>) -> Reservation {
@@ -554,7 +604,35 @@ impl Claim {
             Some((value, taken, waits)) => (Some(value), taken, waits),
             None => (None, Vec::new(), waits),
         };
-        Reservation { claim: key.clone(), revision: self.revision, finalizers, allocation, reserved_for, pod: pod.1.into(), taken, waits }
+        Reservation {
+            claim: key.clone(),
+            revision: self.revision,
+            finalizers,
+            allocation,
+            reserved_for,
+            made_from: None,
+            pod: pod.1.into(),
+            taken,
+            waits,
+        }
+    }
+
+    /// A claim that does not exist yet.
+    fn asking(requests: Vec<Vec<Request>>) -> Self {
+        Claim {
+            uid: "".into(),
+            owner: None,
+            deleting: false,
+            requests,
+            constraints: Vec::new(),
+            allocation: None,
+            consumers: Vec::new(),
+            special: true,
+            config: Vec::new(),
+            reserved_for: Vec::new(),
+            finalizers: vec![FINALIZER.to_owned()],
+            revision: 0,
+        }
     }
 
     /// Whether its devices are ready for its pods; a claim without devices is not.
@@ -575,7 +653,7 @@ impl Claim {
     /// What is written to take its devices back, if nobody but this pod has them.
     pub fn released(&self, key: &ObjectKey, pod: &str) -> Option<Release> {
         let nobody_else = self.consumers.iter().all(|uid| **uid == *pod);
-        nobody_else.then(|| Release { claim: key.clone(), revision: self.revision })
+        nobody_else.then(|| Release { claim: key.clone(), revision: self.revision, delete: self.special })
     }
 }
 
@@ -586,4 +664,6 @@ pub struct Release {
     pub claim: ObjectKey,
     /// Its revision: if it has changed since, the decision does not hold.
     pub revision: u64,
+    /// It was made for this pod alone: it goes as a whole.
+    pub delete: bool,
 }

@@ -8,7 +8,9 @@ use std::collections::BTreeMap;
 #[derive(Deserialize, Default, Clone, Debug)]
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct Meta {
+    pub creation_timestamp: Option<Box<str>>,
     pub deletion_timestamp: Option<Value>,
+    pub annotations: BTreeMap<String, String>,
     pub finalizers: Vec<String>,
 }
 
@@ -126,12 +128,15 @@ pub(super) struct TaintView {
 #[derive(Deserialize)]
 pub(super) struct ClassView {
     #[serde(default)]
+    pub metadata: Meta,
+    #[serde(default)]
     pub spec: ClassSpec,
 }
 
 #[derive(Deserialize, Default)]
-#[serde(default)]
+#[serde(rename_all = "camelCase", default)]
 pub(super) struct ClassSpec {
+    pub extended_resource_name: Option<String>,
     pub selectors: Vec<SelectorView>,
     pub config: Vec<Value>,
 }

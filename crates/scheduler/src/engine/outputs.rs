@@ -1,7 +1,7 @@
 //! What is decided, and what is written for it.
 
 use super::{Done, Engine, Preparing, Refused};
-use crate::devices::Readiness;
+use crate::devices::{Readiness, extended};
 use crate::diagnosis::Diagnosis;
 use crate::metrics::Outcome;
 use crate::node::{NodeId, PodId};
@@ -307,7 +307,12 @@ fn volumes_of(state: &State, preparing: &mut Preparing) -> Readiness {
 
 /// How far the devices of a pod are that must be made ready for it.
 fn devices_of(state: &State, preparing: &Preparing) -> Readiness {
-    let readiness = |key: &ObjectKey| match state.devices.claim(key) {
+    // A claim that was made for the pod has its name from the server.
+    let made = |key: &ObjectKey| {
+        let (made, claim) = state.devices.made_for(&preparing.pod.uid)?;
+        (extended::key(&made.namespace, &preparing.pod.uid) == *key).then_some(claim)
+    };
+    let readiness = |key: &ObjectKey| match state.devices.claim(key).or_else(|| made(key)) {
         Some(claim) => claim.readiness(&key.name),
         None => Readiness::Failed(format!("resourceclaim \"{}\" not found", key.name)),
     };

@@ -4,8 +4,9 @@
 use super::{Failure, Plugin, Seat};
 use crate::class::NodeTerm;
 use crate::devices::allocate::{NoDevices, allocate};
-use crate::devices::{Claim, MOST_CONSUMERS, Release, Reservation};
-use crate::node::{NodeId, PodId};
+use crate::devices::extended::{self, Ask, Special};
+use crate::devices::{Claim, Devices, MOST_CONSUMERS, Made, Release, Reservation};
+use crate::node::{Node, NodeId, PodId};
 use crate::profile::Profile;
 use crate::state::State;
 use ferrokube_api::ObjectKey;
@@ -15,6 +16,7 @@ const ELSEWHERE: &str = "resourceclaim not available on the node";
 const SHORT: &str = "cannot allocate all claims";
 const TOO_LONG: &str = "timed out trying to allocate devices";
 const FULL: &str = "resourceclaim in use";
+const LEFT_OVER: &str = "the resourceclaim of an earlier attempt is in the way";
 const UNDER_WAY: &str = "resourceclaim is in the process of being allocated";
 
 /// The claims of a pod.
@@ -22,18 +24,28 @@ const UNDER_WAY: &str = "resourceclaim is in the process of being allocated";
 pub struct Wanted<'s> {
     lacking: Vec<(ObjectKey, &'s Claim)>,
     having: Vec<(ObjectKey, &'s Claim)>,
+    namespace: &'s str,
     pod: (&'s str, &'s str),
     /// An allocation waited in vain for its devices: it is good for no node.
     in_vain: bool,
+    /// Amounts of which some may be devices.
+    amounts: Option<(&'s Devices, &'s [Ask])>,
 }
 
 impl<'s> Wanted<'s> {
     /// Looks the claims up.
     pub fn of(state: &'s State, profile: &Profile, id: PodId) -> Result<Self, Failure> {
         let pod = state.pod(id);
-        let mut wanted = Wanted { pod: (&pod.key.name, &pod.uid), ..Wanted::default() };
-        if pod.devices.is_empty() || !profile.filters(Plugin::DynamicResources) {
+        let mut wanted = Wanted { namespace: &pod.key.namespace, pod: (&pod.key.name, &pod.uid), ..Wanted::default() };
+        if !profile.filters(Plugin::DynamicResources) {
             return Ok(wanted);
+        }
+        let asks = &state.class_of(id).asks;
+        if state.devices.back(asks) {
+            if state.devices.made_for(&pod.uid).is_some() {
+                return Err(Failure::unresolvable(Plugin::DynamicResources, LEFT_OVER.to_owned()));
+            }
+            wanted.amounts = Some((&state.devices, asks));
         }
         let hopeless = |reason: String| Err(Failure::unresolvable(Plugin::DynamicResources, reason));
         for named in &pod.devices {
@@ -71,9 +83,27 @@ impl<'s> Wanted<'s> {
         self.having.iter().filter_map(|(_, claim)| claim.allocation.as_ref()?.nodes.as_ref())
     }
 
+    /// Whether some of the pod's amounts may be devices.
+    pub fn is_special(&self) -> bool {
+        self.amounts.is_some()
+    }
+
+    /// Whether a resource comes from devices on a node, not from the node itself.
+    pub fn come_from_devices(&self, resource: &str, node: &Node) -> bool {
+        self.amounts.is_some_and(|(devices, asks)| asks.iter().any(|a| *a.resource == *resource) && devices.serve(resource, node))
+    }
+
+    /// The claim for them on a node.
+    fn special(&self, node: &Node) -> Option<(Special, Claim)> {
+        let (devices, asks) = self.amounts?;
+        let special = devices.special(asks, node)?;
+        let claim = special.claim();
+        Some((special, claim))
+    }
+
     /// Whether many nodes may be out of question for these claims.
     pub fn restricts_nodes(&self) -> bool {
-        self.in_vain || self.places().next().is_some()
+        self.in_vain || self.is_special() || self.places().next().is_some()
     }
 
     /// Whether some node may serve the claims in a better way than others.
@@ -82,11 +112,20 @@ impl<'s> Wanted<'s> {
     }
 }
 
+/// What has no devices yet, the claim that is not made yet last.
+fn all_lacking<'a>(wanted: &'a Wanted<'_>, special: Option<&'a (Special, Claim)>) -> Vec<(ObjectKey, &'a Claim)> {
+    let mut all: Vec<(ObjectKey, &Claim)> = wanted.lacking.iter().map(|(key, claim)| (key.clone(), *claim)).collect();
+    all.extend(special.map(|(_, claim)| (extended::key(wanted.namespace, wanted.pod.1), claim)));
+    all
+}
+
 /// See the module.
 pub fn filter(seat: &Seat<'_>, wanted: &Wanted<'_>) -> Option<Failure> {
     let no = |reason: String| Some(Failure::unresolvable(Plugin::DynamicResources, reason));
-    if !wanted.lacking.is_empty() {
-        match allocate(&seat.state.devices, &wanted.lacking, seat.node) {
+    let special = wanted.special(seat.node);
+    let lacking = all_lacking(wanted, special.as_ref());
+    if !lacking.is_empty() {
+        match allocate(&seat.state.devices, &lacking, seat.node) {
             Ok(_) => {}
             Err(NoDevices::Short) => return no(SHORT.to_owned()),
             Err(NoDevices::TooLong) => return no(TOO_LONG.to_owned()),
@@ -104,9 +143,17 @@ pub fn score(state: &State, wanted: &Wanted<'_>, node: NodeId) -> i64 {
 
 /// What must be written about a pod's claims on the node it is placed on.
 pub fn reservations(state: &State, profile: &Profile, id: PodId, node: NodeId) -> Vec<Reservation> {
-    let Some(wanted) = Wanted::of(state, profile, id).ok().filter(|_| !state.pod(id).devices.is_empty()) else { return Vec::new() };
-    let found = allocate(&state.devices, &wanted.lacking, state.node(node));
+    let Some(wanted) = Wanted::of(state, profile, id).ok().filter(|w| w.is_special() || !state.pod(id).devices.is_empty()) else {
+        return Vec::new();
+    };
+    let special = wanted.special(state.node(node));
+    let lacking = all_lacking(&wanted, special.as_ref());
+    let found = allocate(&state.devices, &lacking, state.node(node));
     let mut all = found.map_or(Vec::new(), |found| found.reservations(wanted.pod));
+    if let (Some((special, _)), Some(last)) = (&special, all.last_mut()) {
+        let object = special.object(wanted.namespace, wanted.pod);
+        last.made_from = Some(Box::new(Made { object, pod: wanted.pod.0.into(), mappings: special.mappings().to_vec() }));
+    }
     let others = wanted.having.iter().filter(|(_, claim)| !claim.consumers.iter().any(|uid| **uid == *wanted.pod.1));
     all.extend(others.map(|(key, claim)| claim.reservation(key, wanted.pod, None)));
     all
@@ -129,6 +176,9 @@ pub enum Help {
 
 /// Looks for an allocation that keeps a pod from nodes and that nobody else uses.
 pub fn help(state: &State, profile: &Profile, id: PodId) -> Help {
+    if let Some((key, claim)) = state.devices.made_for(&state.pod(id).uid) {
+        return claim.released(key, &state.pod(id).uid).map_or(Help::None("still not schedulable"), Help::Release);
+    }
     if state.pod(id).devices.is_empty() {
         return Help::None("no new claims to deallocate");
     }

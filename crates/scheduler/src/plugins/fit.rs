@@ -8,6 +8,11 @@ use smallvec::SmallVec;
 
 /// What a pod asks for is free on the node, and there is room for one more pod.
 pub fn filter(seat: &Seat<'_>) -> Option<Failure> {
+    filter_but(seat, |_| false)
+}
+
+/// The same, but for resources that come from devices there.
+pub fn filter_but(seat: &Seat<'_>, devices: impl Fn(&str) -> bool) -> Option<Failure> {
     let (node, load, wanted) = (seat.node, seat.load, &seat.class.requests);
     let mut reasons: SmallVec<[Reason; 1]> = SmallVec::new();
     let mut hopeless = false;
@@ -24,7 +29,7 @@ pub fn filter(seat: &Seat<'_>) -> Option<Failure> {
     ask(wanted.milli_cpu, offered.milli_cpu, load.requested.milli_cpu, &|| "Insufficient cpu".into());
     ask(wanted.memory, offered.memory, load.requested.memory, &|| "Insufficient memory".into());
     ask(wanted.ephemeral, offered.ephemeral, load.requested.ephemeral, &|| "Insufficient ephemeral-storage".into());
-    for (name, amount) in wanted.scalars.iter().filter(|(name, _)| !ignored(seat.profile, name)) {
+    for (name, amount) in wanted.scalars.iter().filter(|(name, _)| !ignored(seat.profile, name) && !devices(name)) {
         let (offered, used) = (offered.scalar_amount(name), load.requested.scalar_amount(name));
         ask(*amount, offered, used, &|| format!("Insufficient {name}").into());
     }

@@ -211,9 +211,19 @@ pub fn check_local(seat: &Seat<'_>) -> Option<Failure> {
     LOCAL.iter().filter(|(plugin, _)| seat.profile.filters(*plugin)).find_map(|(_, filter)| filter(seat))
 }
 
+/// The same for a pod some of whose resources may come from devices.
+fn check_local_but(seat: &Seat<'_>, wanted: &devices::Wanted<'_>) -> Option<Failure> {
+    let devices = |resource: &str| wanted.come_from_devices(resource, seat.node);
+    LOCAL.iter().filter(|(plugin, _)| seat.profile.filters(*plugin)).find_map(|(plugin, filter)| match plugin {
+        NodeResourcesFit => fit::filter_but(seat, devices),
+        _ => filter(seat),
+    })
+}
+
 /// Why a node is no place for the pod; `None`: it is one.
 pub fn check(seat: &Seat<'_>, pre: &Pre<'_>) -> Option<Failure> {
-    check_local(seat)
+    let local = if pre.devices.is_special() { check_local_but(seat, &pre.devices) } else { check_local(seat) };
+    local
         .or_else(|| volumes::filter(seat, &pre.volumes))
         .or_else(|| spread::filter(&pre.spread, seat.id))
         .or_else(|| interpod::filter(&pre.others, seat.id))
