@@ -1,10 +1,11 @@
 //! Events: what components tell people about objects.
 //!
-//! Same event again (object, reason, message, source): its count goes up instead of a new one being made, as client-go's
-//! correlator does. Recording never blocks and never fails the caller; a full queue drops the event with a log line.
+//! Same event again (object, reason, message, source): its count goes up instead of a new one being made; many that differ
+//! only in their message become one, and what is said too often about an object is dropped ([`crate::correlate`]). Recording never blocks and never fails the caller; a full queue drops the event with a log line.
 //! Several events are written at once, of which no two are the same one: what happens again while it is being written is
 //! counted and written afterwards, once.
 
+use crate::correlate::{Correlator, forget};
 use crate::{Client, Patch, Resource};
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
@@ -52,15 +53,21 @@ pub struct Recorder {
 const BACKLOG: usize = 10_000;
 /// How many are written at once.
 const WRITES: usize = 16;
-/// How many recent events are remembered for counting (as client-go's correlator).
-const REMEMBERED: usize = 4096;
+/// Before the message of an event that stands for many.
+const COMBINED: &str = "(combined from similar events): ";
 
 impl Recorder {
     /// A recorder that writes through `client` as `component` (on `host`, for node components).
     pub fn new(client: Client, component: &str, host: &str) -> Self {
         let (notes, inbox) = mpsc::channel(BACKLOG);
         let source = Arc::new(Source { client, component: component.into(), host: host.into() });
-        let writer = Writer { source, known: HashMap::new(), writing: FuturesUnordered::new(), again: HashMap::new() };
+        let writer = Writer {
+            source,
+            known: HashMap::new(),
+            correlator: Correlator::default(),
+            writing: FuturesUnordered::new(),
+            again: HashMap::new(),
+        };
         tokio::spawn(writer.run(inbox));
         Recorder { notes }
     }
@@ -109,6 +116,7 @@ type Written = (Fingerprint, Option<Known>);
 struct Writer {
     source: Arc<Source>,
     known: HashMap<Fingerprint, Known>,
+    correlator: Correlator,
     writing: FuturesUnordered<BoxFuture<'static, Written>>,
     /// Events being written, with how often they came again meanwhile and the last time.
     again: HashMap<Fingerprint, Option<(Note, i32)>>,
@@ -121,7 +129,7 @@ impl Writer {
         while open || !self.writing.is_empty() {
             tokio::select! {
                 note = inbox.recv(), if open && self.writing.len() < WRITES => match note {
-                    Some(note) => self.take(note, 1),
+                    Some(note) => self.hear(note),
                     None => open = false,
                 },
                 Some(written) = self.writing.next() => self.is_written(written),
@@ -129,8 +137,21 @@ impl Writer {
         }
     }
 
-    fn take(&mut self, note: Note, times: i32) {
-        let key = fingerprint(&note);
+    fn hear(&mut self, mut note: Note) {
+        let mut key = fingerprint(&note);
+        if self.correlator.is_combined(&note.about, note.kind, &note.reason, &note.message, note.at) {
+            key.6 = COMBINED.into();
+            note.message.insert_str(0, COMBINED);
+        }
+        if self.correlator.may_write(&note.about, note.at) {
+            self.take(key, note, 1);
+        } else if let Some(known) = self.known.get_mut(&key) {
+            // Counted all the same: the next that is written says how many there were.
+            known.count += 1;
+        }
+    }
+
+    fn take(&mut self, key: Fingerprint, note: Note, times: i32) {
         if let Some(again) = self.again.get_mut(&key) {
             let before = again.take().map_or(0, |(_, n)| n);
             *again = Some((note, before + times));
@@ -149,21 +170,12 @@ impl Writer {
     fn is_written(&mut self, (key, known): Written) {
         let again = self.again.remove(&key).flatten();
         if let Some(known) = known {
-            self.remember(key, known);
+            forget(&mut self.known, |k| k.at);
+            self.known.insert(key.clone(), known);
         }
         if let Some((note, times)) = again {
-            self.take(note, times);
+            self.take(key, note, times);
         }
-    }
-
-    fn remember(&mut self, key: Fingerprint, known: Known) {
-        if self.known.len() >= REMEMBERED {
-            let mut ages: Vec<Timestamp> = self.known.values().map(|k| k.at).collect();
-            ages.sort_unstable();
-            let middle = ages[ages.len() / 2];
-            self.known.retain(|_, k| k.at > middle);
-        }
-        self.known.insert(key, known);
     }
 }
 
@@ -178,7 +190,7 @@ impl Source {
     async fn write(&self, note: Note, times: i32, known: Option<Known>) -> crate::Result<Known> {
         if let Some(known) = known {
             let known = Known { count: known.count + times, at: note.at, ..known };
-            let patch = serde_json::json!({"count": known.count, "lastTimestamp": seconds(note.at)});
+            let patch = serde_json::json!({"count": known.count, "lastTimestamp": seconds(note.at), "message": note.message});
             match self.client.patch::<Event>(&known.namespace, &known.name, &Patch::Strategic(patch)).await {
                 // It expired: make a new one.
                 Err(e) if e.is_not_found() => {}

@@ -15,6 +15,7 @@ pub mod accounts;
 pub mod cache;
 mod client;
 pub mod controller;
+mod correlate;
 mod error;
 pub mod events;
 pub mod http;

@@ -85,3 +85,37 @@ async fn one_event_that_takes_long_does_not_hold_up_the_others() {
     assert_eq!(names, ["a", "b", "c", "d"]);
     transport.answers.add_permits(4);
 }
+
+#[tokio::test]
+async fn many_that_differ_only_in_their_message_become_one_event() {
+    let (transport, recorder, mut seen) = held();
+    transport.answers.add_permits(100);
+    let mut messages = Vec::new();
+    for n in 1..=12 {
+        recorder.event(pod("set"), EventType::Normal, "SuccessfulCreate", format!("Created pod: set-{n}"));
+        // One after the other, so that each finds what the one before it left.
+        let (method, event) = seen.recv().await.unwrap();
+        messages.push((method, event["message"].as_str().unwrap().to_owned(), event["count"].as_i64().unwrap()));
+    }
+    let combined = |n: u8| format!("(combined from similar events): Created pod: set-{n}");
+    assert_eq!(messages[8], (http::Method::POST, "Created pod: set-9".to_owned(), 1));
+    assert_eq!(messages[9], (http::Method::POST, combined(10), 1));
+    assert_eq!(messages[11].1, combined(12), "the one that stands for them says what came last");
+}
+
+#[tokio::test]
+async fn what_is_said_too_often_about_an_object_is_dropped_but_counted() {
+    let (transport, recorder, mut seen) = held();
+    transport.answers.add_permits(100);
+    for _ in 0..40 {
+        recorder.event(pod("a"), EventType::Warning, "BackOff", "again and again");
+    }
+    recorder.event(pod("b"), EventType::Normal, "Last", "after all others");
+    // With the last of them the requests end.
+    drop((recorder, transport));
+    let mut last = 0;
+    while let Some((_, event)) = seen.recv().await {
+        last = last.max(event["count"].as_i64().unwrap());
+    }
+    assert!(last <= 25, "no more than the burst is written: {last}");
+}
