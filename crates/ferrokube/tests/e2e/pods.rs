@@ -19,6 +19,36 @@ pub fn pod(name: &str, command: &str) -> Value {
 }
 
 #[tokio::test]
+async fn what_is_written_into_the_capacity_of_a_node_is_for_pods_until_it_is_taken_out() {
+    scenario("what_is_written_into_the_capacity_of_a_node_is_for_pods_until_it_is_taken_out", async |cluster| {
+        let node = cluster.get("nodes").await?["items"][0]["metadata"]["name"].as_str().context("a node")?.to_owned();
+        let write = async |amount: Value| {
+            let patch = json!({ "status": { "capacity": { "example.com/dongle": amount } } }).to_string();
+            cluster.kubectl_args(&["patch", "node", &node, "--subresource=status", "-p", &patch]).await
+        };
+        write(json!("2")).await?;
+        let mut holder = pod("holder", "sleep 1000");
+        holder["spec"]["containers"][0]["resources"] = json!({ "limits": { "example.com/dongle": 2 } });
+        cluster.apply(&holder.to_string()).await?;
+        cluster.pods_ready("app=holder", 1).await?;
+        let mut late = pod("late", "sleep 1000");
+        late["spec"]["containers"][0]["resources"] = json!({ "limits": { "example.com/dongle": 1 } });
+        cluster.apply(&late.to_string()).await?;
+        cluster.told("late", &["Insufficient example.com/dongle"]).await?;
+        write(Value::Null).await?;
+        cluster
+            .until("the amount to be gone", &format!("node {node}"), |node| {
+                let left = &node["status"]["allocatable"]["example.com/dongle"];
+                ensure!(left.is_null() || left == "0", "still {left}");
+                Ok(())
+            })
+            .await?;
+        Ok(())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn volumes_carry_configuration_and_follow_it() {
     scenario("volumes_carry_configuration_and_follow_it", async |cluster| {
         cluster.kubectl("create configmap settings --from-literal=mode=one --from-literal=other=x").await?;

@@ -102,6 +102,11 @@ async fn write(node: &Shared, status: &NodeStatus) -> Result<()> {
     if let Some(addresses) = patch["status"]["addresses"].as_array_mut() {
         addresses.push(json!({"$patch": "replace"}));
     }
+    let shown = node.own.get("", &node.config.node_name).and_then(|n| n.status?.allocatable).unwrap_or_default();
+    let kept = status.allocatable.as_ref();
+    for gone in shown.keys().filter(|name| is_extended(name) && !kept.is_some_and(|k| k.contains_key(*name))) {
+        patch["status"]["allocatable"][gone] = Value::Null;
+    }
     node.client.patch_status::<Node>("", &node.config.node_name, &Patch::Strategic(patch)).await.map(drop)
 }
 
@@ -160,7 +165,15 @@ fn resources(node: &Shared) -> (BTreeMap<String, Quantity>, BTreeMap<String, Qua
     let mut allocatable = make((disk - disk / 10).to_string());
     // The hard eviction threshold of memory is not for pods.
     allocatable.insert("memory".into(), Quantity(format!("{}Ki", (memory - 100 * 1024).max(0))));
+    // What somebody else says the node has besides is for pods as a whole; so people advertise resources by hand.
+    let advertised = node.own.get("", &node.config.node_name).and_then(|n| n.status?.capacity).unwrap_or_default();
+    allocatable.extend(advertised.into_iter().filter(|(name, _)| is_extended(name)));
     (capacity, allocatable)
+}
+
+/// Whether a resource is none of Kubernetes' own.
+fn is_extended(name: &str) -> bool {
+    name.split_once('/').is_some_and(|(domain, _)| !domain.ends_with("kubernetes.io") && !domain.starts_with("requests."))
 }
 
 /// (size, available) in bytes of the filesystem at a path.
