@@ -118,6 +118,17 @@ impl Metrics {
         self.series(desc, labels).add(1.0);
     }
 
+    /// Sets a whole family of gauges: series that are not named are gone.
+    pub fn replace(&self, desc: &'static Desc, values: impl IntoIterator<Item = (Vec<String>, f64)>) {
+        let series = values.into_iter().map(|(labels, value)| {
+            let series = Series::new(desc.kind);
+            series.set(value);
+            (labels, series)
+        });
+        let series = series.collect();
+        self.0.families.lock().insert(desc.name, Family { desc, series });
+    }
+
     /// Calls `collect` at each writing until it says that it is over.
     pub fn on_collect(&self, collect: impl Fn() -> bool + Send + Sync + 'static) {
         self.0.collectors.lock().push(Box::new(collect));

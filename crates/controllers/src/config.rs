@@ -1,6 +1,7 @@
 //! What the controllers are told at start: facts of the cluster and the options of kube-controller-manager that change what
 //! a controller does. Keys are PEM text; nothing here is read from files.
 
+use crate::settings::Settings;
 use ferrokube_client::metrics::Metrics;
 use ferrokube_client::{Caches, Client};
 use serde_json::Value;
@@ -54,14 +55,18 @@ pub struct Config {
     pub root_ca: String,
     /// Where the controllers count; whoever serves `/metrics` writes it.
     pub metrics: Metrics,
-    /// Without it the signing controller does not sign.
+    /// Signs for each signer that has no CA of its own.
     pub signing: Option<Signing>,
+    /// CAs of single signers, by name (`--cluster-signing-<signer>-cert-file`).
+    pub signers: HashMap<&'static str, Signing>,
     /// Without it nodes get no pod ranges.
     pub node_cidrs: Option<NodeCidrs>,
     /// `--service-account-private-key-file`; without it Secrets get no tokens.
     pub sign_token: Option<SignToken>,
     /// Workers by name of the work queue, where there are not as many as upstream has (`--concurrent-*-syncs`).
     pub workers: HashMap<&'static str, usize>,
+    /// What flags change in single controllers.
+    pub settings: Settings,
 }
 
 impl Config {
@@ -74,9 +79,11 @@ impl Config {
             root_ca: String::new(),
             metrics: Metrics::default(),
             signing: None,
+            signers: HashMap::new(),
             node_cidrs: None,
             sign_token: None,
             workers: HashMap::new(),
+            settings: Settings::default(),
         }
     }
 }

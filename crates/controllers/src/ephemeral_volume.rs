@@ -8,6 +8,7 @@ use crate::pod_claims::{ephemeral_name, is_for_pod};
 use crate::pods::{controller_reference, is_deleting};
 use ferrokube_client::controller::{self, Next};
 use ferrokube_client::events::EventType;
+use ferrokube_client::metrics::{Desc, Kind};
 use ferrokube_client::queue::Queue;
 use ferrokube_client::{Cache, Error, Named, ObjectKey};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Volume};
@@ -98,8 +99,23 @@ fn wanted(pod: &Pod, volume: &Volume) -> Option<PersistentVolumeClaim> {
     })
 }
 
+static CREATED: Desc = Desc {
+    name: "ephemeral_volume_controller_create_total",
+    help: "[ALPHA] Number of PersistenVolumeClaims creation requests",
+    kind: Kind::Counter,
+    labels: &[],
+};
+static FAILED: Desc = Desc {
+    name: "ephemeral_volume_controller_create_failures_total",
+    help: "[ALPHA] Number of PersistenVolumeClaims creation requests",
+    kind: Kind::Counter,
+    labels: &[],
+};
+
 async fn create(context: &Context, pod: &Pod, claim: &PersistentVolumeClaim) -> Result<(), Error> {
-    match context.client.create(claim).await {
+    context.metrics.count(&CREATED, &[]);
+    let made = context.client.create(claim).await.inspect_err(|_| context.metrics.count(&FAILED, &[]));
+    match made {
         Err(e) if e.is_already_exists() || e.is_namespace_terminating() => Ok(()),
         Err(e) => {
             let message = format!("ephemeral volume {}: create PVC: {e}", claim.name());

@@ -50,6 +50,7 @@ mod selection;
 mod service_account;
 mod service_account_token;
 mod service_cidr;
+mod settings;
 mod stateful_set;
 mod taint_eviction;
 mod ttl_after_finished;
@@ -65,8 +66,10 @@ use std::hash::Hash;
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
+pub use certificates::SIGNERS;
 pub use config::{Config, NodeCidrs, SignToken, Signing};
 pub use selection::{UnknownController, check, selected};
+pub use settings::{Autoscaling, NodeHealth, PodGarbage, Settings};
 
 /// What one controller is given.
 #[derive(Clone)]

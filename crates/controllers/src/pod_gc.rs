@@ -17,8 +17,6 @@ use tokio::time::Instant;
 const PERIOD: Duration = Duration::from_secs(20);
 /// A node must have been gone for this long before its pods are.
 const QUARANTINE: Duration = Duration::from_secs(40);
-/// `--terminated-pod-gc-threshold`.
-const THRESHOLD: usize = 12500;
 const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
 
 static COLLECTED: Desc = Desc {
@@ -119,7 +117,7 @@ pub(crate) async fn run(context: Context) {
         let all: Vec<Facts> = pods.objects().iter().filter_map(|o| facts(o)).collect();
         let present = nodes.list();
         let gone = gone_nodes(&context.client, &all, &present, &mut missing).await;
-        for (key, why) in plan(&all, &present, &gone, THRESHOLD) {
+        for (key, why) in plan(&all, &present, &gone, context.config.settings.pods.threshold) {
             let Some(pod) = pods.get(&key.namespace, &key.name) else { continue };
             let count = |desc| context.metrics.count(desc, &[pod.namespace(), why.reason()]);
             match remove(&context.client, &pod, why).await {
@@ -155,7 +153,7 @@ fn plan(pods: &[Facts], nodes: &[Node], gone: &HashSet<String>, threshold: usize
     let mut terminated: Vec<&Facts> = pods.iter().filter(|p| p.over && !p.deleting).collect();
     // Those that were evicted first, then the oldest.
     terminated.sort_by_key(|p| (!p.evicted, &p.created, &p.key));
-    let surplus = terminated.len().saturating_sub(threshold);
+    let surplus = if threshold == 0 { 0 } else { terminated.len().saturating_sub(threshold) };
     let mut list: Vec<(ObjectKey, Why)> = terminated.into_iter().take(surplus).map(|p| (p.key.clone(), Why::Terminated)).collect();
     for pod in pods {
         let why = if pod.node.is_empty() {

@@ -92,6 +92,7 @@ pub(crate) struct Pods {
     orphans: Arc<Index>,
     expectations: Arc<Expectations>,
     decode: fn(&Object) -> Result<Pod, Error>,
+    finalizer: Option<&'static str>,
 }
 
 impl Pods {
@@ -124,12 +125,17 @@ impl Pods {
                 changed(&delta.key().namespace, &before);
             }
         });
-        Pods { cache, by_owner, orphans, expectations, decode: readable }
+        Pods { cache, by_owner, orphans, expectations, decode: readable, finalizer: None }
     }
 
     /// For a controller that only counts and ranks them; see [`crate::counted`].
     pub fn counting(self) -> Self {
         Pods { decode: crate::counted::pod, ..self }
+    }
+
+    /// For a controller whose pods have a finalizer: pods that are taken get it, and those that are let go lose it.
+    pub fn held_by(self, finalizer: &'static str) -> Self {
+        Pods { finalizer: Some(finalizer), ..self }
     }
 
     /// Whether the cache shows all that was done for this owner.
@@ -161,16 +167,26 @@ impl Pods {
         }
         let strangers: Vec<Pod> = own.iter().filter(|p| !matches(selector, p.metadata.labels.as_ref())).cloned().collect();
         for pod in strangers.iter().filter(|p| p.metadata.deletion_timestamp.is_none()) {
-            release(client, pod, owner.uid()).await?;
+            self.release(client, pod, owner.uid()).await?;
         }
         own.retain(|p| matches(selector, p.metadata.labels.as_ref()));
+        let mut may_adopt = None;
         for object in self.orphans.get(owner.namespace()) {
             let labels: std::collections::BTreeMap<String, String> =
                 object.labels.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
             if !accept(&object) || is_deleting(&object) || !matches(selector, Some(&labels)) {
                 continue;
             }
-            let patch = json!({"metadata": {"uid": &*object.uid, "ownerReferences": [controller_reference(owner)]}});
+            if may_adopt.is_none() {
+                may_adopt = Some(is_alive(client, owner).await?);
+            }
+            if may_adopt == Some(false) {
+                break;
+            }
+            let mut patch = json!({"metadata": {"uid": &*object.uid, "ownerReferences": [controller_reference(owner)]}});
+            if let Some(finalizer) = self.finalizer {
+                patch["metadata"]["finalizers"] = json!([finalizer]);
+            }
             match client.patch::<Pod>(owner.namespace(), &object.key.name, &Patch::Strategic(patch)).await {
                 Ok(pod) => own.push(pod),
                 Err(e) if e.is_not_found() || e.is_conflict() => {}
@@ -178,6 +194,18 @@ impl Pods {
             }
         }
         Ok(own)
+    }
+
+    async fn release(&self, client: &Client, pod: &Pod, owner: &str) -> Result<(), Error> {
+        let mut patch = json!({"metadata": {"uid": pod.uid(), "ownerReferences": [{"$patch": "delete", "uid": owner}]}});
+        if let Some(finalizer) = self.finalizer {
+            patch["metadata"]["$deleteFromPrimitiveList/finalizers"] = json!([finalizer]);
+        }
+        match client.patch::<Pod>(pod.namespace(), pod.name(), &Patch::Strategic(patch)).await {
+            // Another pod has the name now.
+            Err(e) if e.is_not_found() || e.is_conflict() => Ok(()),
+            other => other.map(drop),
+        }
     }
 
     /// Creates a pod from a template for an owner.
@@ -257,9 +285,11 @@ pub(crate) fn controller_reference<O: Resource>(owner: &O) -> OwnerReference {
     }
 }
 
-async fn release(client: &Client, pod: &Pod, owner: &str) -> Result<(), Error> {
-    let patch = json!({"metadata": {"uid": pod.uid(), "ownerReferences": [{"$patch": "delete", "uid": owner}]}});
-    client.patch::<Pod>(pod.namespace(), pod.name(), &Patch::Strategic(patch)).await.optional().map(drop)
+/// Whether the API server still knows the owner, and nobody deletes it. The cache of owners may lag behind that of what
+/// they own: what was orphaned on purpose must not be taken back by an owner that is on its way out.
+pub(crate) async fn is_alive<O: Resource>(client: &Client, owner: &O) -> Result<bool, Error> {
+    let now = client.get::<O>(owner.namespace(), owner.name()).await.optional()?;
+    Ok(now.is_some_and(|o| o.uid() == owner.uid() && o.meta().deletion_timestamp.is_none()))
 }
 
 /// A pod as its template and owner say; the API server picks the end of its name.

@@ -253,22 +253,15 @@ fn conditions(
     let mut list = old.unwrap_or_default();
     match failure {
         None => list.retain(|c| c.type_ != FAILURE),
-        Some(e) => {
-            let reason = if creating { "FailedCreate" } else { "FailedDelete" };
-            let message = e.to_string();
-            let same =
-                list.iter().any(|c| c.type_ == FAILURE && c.reason.as_deref() == Some(reason) && c.message.as_ref() == Some(&message));
-            if !same {
-                list.retain(|c| c.type_ != FAILURE);
-                list.push(ReplicaSetCondition {
-                    type_: FAILURE.into(),
-                    status: "True".into(),
-                    reason: Some(reason.into()),
-                    message: Some(message),
-                    last_transition_time: Some(Time(now)),
-                });
-            }
-        }
+        // The first failure stays until there is none: each try has a pod of another name in its message.
+        Some(_) if list.iter().any(|c| c.type_ == FAILURE) => {}
+        Some(e) => list.push(ReplicaSetCondition {
+            type_: FAILURE.into(),
+            status: "True".into(),
+            reason: Some(if creating { "FailedCreate" } else { "FailedDelete" }.into()),
+            message: Some(e.to_string()),
+            last_transition_time: Some(Time(now)),
+        }),
     }
     Some(list).filter(|l| !l.is_empty())
 }

@@ -4,10 +4,12 @@
 
 use crate::Context;
 use ferrokube_client::controller::{self, Next};
+use ferrokube_client::metrics::{Desc, Kind};
 use ferrokube_client::{Cache, Error, Selection};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use std::collections::BTreeMap;
+use tokio::time::Instant;
 
 const NAME: &str = "kube-root-ca.crt";
 const KEY: &str = "ca.crt";
@@ -49,6 +51,19 @@ fn plan(namespace: &Namespace, current: Option<ConfigMap>, ca: &str) -> Action {
     Action::Update(Box::new(current))
 }
 
+static SYNCED: Desc = Desc {
+    name: "root_ca_cert_publisher_sync_total",
+    help: "[ALPHA] Number of namespace syncs happened in root ca cert publisher.",
+    kind: Kind::Counter,
+    labels: &["code"],
+};
+static SYNCED_IN: Desc = Desc {
+    name: "root_ca_cert_publisher_sync_duration_seconds",
+    help: "[ALPHA] Number of namespace syncs happened in root ca cert publisher.",
+    kind: Kind::Histogram(&[0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.024, 2.048, 4.096, 8.192, 16.384]),
+    labels: &["code"],
+};
+
 /// Runs the controller.
 pub(crate) async fn run(context: Context) {
     let namespaces: Cache<Namespace> = context.caches.of();
@@ -63,11 +78,15 @@ pub(crate) async fn run(context: Context) {
         let (context, namespaces, maps) = (&context, &namespaces, &maps);
         async move {
             let Some(namespace) = namespaces.get("", &name) else { return Ok(Next::Wait) };
+            let started = Instant::now();
             let done = match plan(&namespace, maps.get(&name, NAME), &context.config.root_ca) {
                 Action::Nothing => return Ok(Next::Wait),
                 Action::Create(map) => context.client.create(&*map).await,
                 Action::Update(map) => context.client.update(&*map).await,
             };
+            let code = done.as_ref().err().map_or("200".to_owned(), |e| e.status().map_or("500".to_owned(), |s| s.code.to_string()));
+            context.metrics.count(&SYNCED, &[&code]);
+            context.metrics.series(&SYNCED_IN, &[&code]).observe(started.elapsed().as_secs_f64());
             match done {
                 Err(e) if e.is_already_exists() || e.is_namespace_terminating() => Ok(Next::Wait),
                 other => other.map(|_| Next::Wait),

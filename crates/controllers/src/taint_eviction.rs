@@ -9,6 +9,7 @@ use crate::nodes::tolerates;
 use crate::pods;
 use ferrokube_client::controller::{self, Next};
 use ferrokube_client::events::EventType;
+use ferrokube_client::metrics::{Desc, Kind};
 use ferrokube_client::queue::Queue;
 use ferrokube_client::{Cache, Client, DeleteOptions, Error, Named, Object, ObjectKey, Optional, Patch};
 use jiff::Timestamp;
@@ -17,6 +18,19 @@ use parking_lot::Mutex;
 use serde_json::json;
 use std::collections::HashSet;
 use std::time::Duration;
+
+static DELETED: Desc = Desc {
+    name: "taint_eviction_controller_pod_deletions_total",
+    help: "[ALPHA] Total number of Pods deleted by TaintEvictionController since its start.",
+    kind: Kind::Counter,
+    labels: &[],
+};
+static DELETED_AFTER: Desc = Desc {
+    name: "taint_eviction_controller_pod_deletion_duration_seconds",
+    help: "[ALPHA] Latency, in seconds, between the time when a taint effect has been activated for the Pod and its deletion via TaintEvictionController.",
+    kind: Kind::Histogram(&[0.005, 0.025, 0.1, 0.5, 1.0, 2.5, 10.0, 30.0, 60.0, 120.0, 180.0, 240.0]),
+    labels: &[],
+};
 
 /// Runs the controller.
 pub(crate) async fn run(context: Context) {
@@ -64,7 +78,13 @@ pub(crate) async fn run(context: Context) {
                 Left::Now => {
                     scheduled.lock().remove(&key);
                     context.recorder.about(&pod, EventType::Normal, "TaintManagerEviction", format!("Marking for deletion Pod {key}"));
-                    evict(&context.client, &pod, "DeletionByTaintManager", "Taint manager: deleting due to NoExecute taint").await
+                    let due = due(&taints, &tolerations).unwrap_or_else(Timestamp::now);
+                    let next =
+                        evict(&context.client, &pod, "DeletionByTaintManager", "Taint manager: deleting due to NoExecute taint").await?;
+                    context.metrics.count(&DELETED, &[]);
+                    let late = Timestamp::now().duration_since(due).as_secs_f64().max(0.0);
+                    context.metrics.series(&DELETED_AFTER, &[]).observe(late);
+                    Ok(next)
                 }
             }
         }
@@ -124,6 +144,15 @@ pub(crate) fn left(taints: &[Taint], tolerations: &[Toleration], now: Timestamp)
     match u64::try_from(since + seconds - now.as_second()) {
         Ok(left) if left > 0 => Left::After(Duration::from_secs(left)),
         _ => Left::Now,
+    }
+}
+
+/// When a pod that may not stay had to go; `None`: at once, or since nobody knows when.
+fn due(taints: &[Taint], tolerations: &[Toleration]) -> Option<Timestamp> {
+    let added = taints.iter().filter(|t| t.effect == "NoExecute").filter_map(|t| t.time_added.as_ref()).map(|t| t.0).min()?;
+    match left(taints, tolerations, added) {
+        Left::After(delay) => added.checked_add(delay).ok(),
+        _ => Some(added),
     }
 }
 

@@ -5,11 +5,19 @@
 use crate::Context;
 use crate::job::is_finished;
 use ferrokube_client::controller::{self, Next};
+use ferrokube_client::metrics::{Desc, Kind};
 use ferrokube_client::queue::Queue;
 use ferrokube_client::{Cache, DeleteOptions, Error, Named, ObjectKey, Optional};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::batch::v1::Job;
 use std::time::Duration;
+
+static DELETED_AFTER: Desc = Desc {
+    name: "ttl_after_finished_controller_job_deletion_duration_seconds",
+    help: "[ALPHA] The time it took to delete the job since it became eligible for deletion",
+    kind: Kind::Histogram(&[0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 51.2, 102.4, 204.8, 409.6, 819.2]),
+    labels: &[],
+};
 
 /// Runs the controller.
 pub(crate) async fn run(context: Context) {
@@ -23,7 +31,7 @@ pub(crate) async fn run(context: Context) {
     });
     jobs.synced().await;
     let reconcile = |key: ObjectKey| {
-        let (client, jobs) = (&context.client, &jobs);
+        let (client, metrics, jobs) = (&context.client, &context.metrics, &jobs);
         async move {
             let Some(left) = jobs.get(&key.namespace, &key.name).and_then(|j| left(&j, Timestamp::now())) else { return Ok(Next::Wait) };
             if !left.is_zero() {
@@ -35,6 +43,10 @@ pub(crate) async fn run(context: Context) {
                 Some(left) if left.is_zero() => {
                     let options = DeleteOptions { propagation: Some("Foreground"), ..DeleteOptions::of_uid(job.uid()) };
                     client.delete::<Job>(&key.namespace, &key.name, &options).await.optional()?;
+                    if let Some(end) = end(&job) {
+                        let late = Timestamp::now().duration_since(end).as_secs_f64().max(0.0);
+                        metrics.series(&DELETED_AFTER, &[]).observe(late);
+                    }
                     Ok(Next::Wait)
                 }
                 later => Ok(later.map_or(Next::Wait, Next::After)),
@@ -46,13 +58,19 @@ pub(crate) async fn run(context: Context) {
 
 /// How long a finished job may stay; `None` when it stays for good.
 fn left(job: &Job, now: Timestamp) -> Option<Duration> {
-    let seconds = job.spec.as_ref()?.ttl_seconds_after_finished?;
+    job.spec.as_ref()?.ttl_seconds_after_finished?;
     if !is_finished(job) || job.metadata.deletion_timestamp.is_some() {
         return None;
     }
+    let at = end(job)?.as_second() - now.as_second();
+    Some(Duration::from_secs(u64::try_from(at).unwrap_or(0)))
+}
+
+/// When a finished job has been there for long enough.
+fn end(job: &Job) -> Option<Timestamp> {
+    let seconds = job.spec.as_ref()?.ttl_seconds_after_finished?;
     let ended = job.status.as_ref()?.conditions.iter().flatten().find(|c| matches!(c.type_.as_str(), "Complete" | "Failed"))?;
-    let at = ended.last_transition_time.as_ref()?.0.as_second() + i64::from(seconds);
-    Some(Duration::from_secs(u64::try_from(at - now.as_second()).unwrap_or(0)))
+    ended.last_transition_time.as_ref()?.0.checked_add(SignedDuration::from_secs(seconds.into())).ok()
 }
 
 #[cfg(test)]

@@ -229,6 +229,22 @@ async fn endpoints_written_by_hand_are_mirrored_through_create_update_and_delete
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_pod_is_an_endpoint_only_while_its_node_is_there() {
+    let cluster = Cluster::with(&["serviceaccount-controller", "endpointslice-controller"]).await;
+    let service = json!({"metadata": {"name": "web"}, "spec": {"selector": {"app": "web"}, "ports": [{"port": 80}]}});
+    cluster.post("/api/v1/namespaces/default/services", service).await;
+    let pod = json!({"metadata": {"name": "web", "labels": {"app": "web"}}, "spec": {"nodeName": "late", "containers": [{"name": "c", "image": "i"}]}});
+    let pod = cluster.post(PODS, pod).await;
+    cluster.set_pod(&pod, "Running", true).await;
+    let slices = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices?labelSelector=kubernetes.io/service-name%3Dweb";
+    let shown = async || -> Vec<Value> { cluster.list(slices).await.iter().map(|s| s["endpoints"][0]["addresses"][0].clone()).collect() };
+    cluster.eventually("a slice without it", async || shown().await == [Value::Null]).await;
+    cluster.post("/api/v1/nodes", json!({"metadata": {"name": "late"}})).await;
+    cluster.eventually("with its node it is there", async || shown().await == ["10.0.0.1"]).await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_policy_is_told_which_fields_its_types_do_not_have() {
     let cluster = Cluster::start().await;
     let definition = json!({"metadata": {"name": "widgets.example.com"}, "spec": {"group": "example.com", "scope": "Namespaced",

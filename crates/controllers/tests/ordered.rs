@@ -99,6 +99,50 @@ async fn a_stateful_set_grows_updates_and_shrinks_in_order() {
     cluster.stop().await;
 }
 
+/// What the pods and revisions of a workload are, and what controls them.
+async fn belongings(cluster: &Cluster) -> Vec<(String, String, String)> {
+    let mut all = cluster.list(PODS).await;
+    all.extend(cluster.list(&format!("{APPS}/controllerrevisions")).await);
+    let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
+    all.iter().map(|o| (name(o).to_owned(), text(&o["metadata"]["uid"]), text(&o["metadata"]["ownerReferences"][0]["uid"]))).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_workload_that_is_made_again_takes_its_pods_and_history_back_as_they_are() {
+    let cluster = Cluster::start().await;
+    node(&cluster, "n1").await;
+    for (kind, object) in [
+        ("daemonsets", workload("agent", "one", json!({}))),
+        ("statefulsets", workload("db", "one", json!({"serviceName": "db", "replicas": 1}))),
+    ] {
+        let (path, own) = (format!("{APPS}/{kind}"), format!("{APPS}/{kind}/{}", name(&object)));
+        let runs = async || {
+            bind_and_run(&cluster).await;
+            let s = cluster.get(&own).await["status"].clone();
+            s["numberAvailable"] == 1 || s["readyReplicas"] == 1
+        };
+        cluster.post(&path, object.clone()).await;
+        cluster.eventually("its pod runs", runs).await;
+        let before = belongings(&cluster).await;
+        cluster.delete(&own, "Orphan").await;
+        cluster.eventually("only the workload is gone", async || cluster.try_get(&own).await.is_none()).await;
+        assert!(belongings(&cluster).await.iter().all(|(.., owner)| owner.is_empty()), "nobody owns what is left");
+        let uid = cluster.post(&path, object.clone()).await["metadata"]["uid"].as_str().unwrap().to_owned();
+        cluster.eventually("it owns them", async || belongings(&cluster).await.iter().all(|(.., owner)| *owner == uid)).await;
+        cluster.eventually("they are all it needs", runs).await;
+        let same = |all: &[(String, String, String)]| all.iter().map(|(name, uid, _)| (name.clone(), uid.clone())).collect::<Vec<_>>();
+        assert_eq!(same(&belongings(&cluster).await), same(&before), "nothing was made or started anew");
+        cluster.delete(&own, "Background").await;
+        cluster
+            .eventually("all is gone", async || {
+                bind_and_run(&cluster).await;
+                belongings(&cluster).await.is_empty()
+            })
+            .await;
+    }
+    cluster.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_budget_says_how_many_pods_may_be_evicted() {
     let cluster = Cluster::start().await;

@@ -124,6 +124,51 @@ async fn a_job_fails_beyond_its_backoff_limit_and_an_indexed_job_knows_its_index
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_job_takes_an_orphan_that_matches_lets_go_of_what_does_not_and_counts_both_right() {
+    const TRACKING: &str = "batch.kubernetes.io/job-tracking";
+    let cluster = Cluster::start().await;
+    let spec = json!({"parallelism": 1, "completions": 1, "template": {"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}}});
+    let uid = cluster.post(JOBS, json!({"metadata": {"name": "work"}, "spec": spec})).await["metadata"]["uid"].clone();
+    cluster.eventually("its pod", async || cluster.list(PODS).await.len() == 1).await;
+    let first = format!("{PODS}/{}", name(&cluster.list(PODS).await[0]));
+    let held = |pod: &Value| pod["metadata"]["ownerReferences"][0]["uid"] == uid && pod["metadata"]["finalizers"] == json!([TRACKING]);
+    cluster.patch(&first, json!({"metadata": {"ownerReferences": null}})).await;
+    cluster.eventually("the orphan is taken back, to be counted", async || held(&cluster.get(&first).await)).await;
+    cluster.patch(&first, json!({"metadata": {"labels": null}})).await;
+    cluster
+        .eventually("the stranger is let go, without the finalizer", async || {
+            let meta = cluster.get(&first).await["metadata"].clone();
+            meta["ownerReferences"].is_null() && meta["finalizers"].is_null()
+        })
+        .await;
+    cluster.eventually("another pod takes its place", async || cluster.list(PODS).await.iter().any(held)).await;
+    let second = cluster.list(PODS).await.into_iter().find(held).unwrap();
+    let second_path = format!("{PODS}/{}", name(&second));
+    cluster.patch(&second_path, json!({"metadata": {"ownerReferences": null}})).await;
+    cluster.eventually("that one is taken back as well", async || held(&cluster.get(&second_path).await)).await;
+    cluster.set_pod(&second, "Succeeded", false).await;
+    cluster
+        .eventually("the job is complete with it", async || {
+            let status = cluster.get(&format!("{JOBS}/work")).await["status"].clone();
+            status["succeeded"] == 1 && status["conditions"].as_array().into_iter().flatten().any(|c| c["type"] == "Complete")
+        })
+        .await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deployment_lets_go_of_a_replica_set_that_no_longer_matches() {
+    let cluster = Cluster::start().await;
+    cluster.post(DEPLOYMENTS, deployment(1, "one")).await;
+    rolled_out(&cluster, 1).await;
+    let set = cluster.all::<ReplicaSet>().await.remove(0);
+    let path = format!("/apis/apps/v1/namespaces/default/replicasets/{}", name(&set));
+    cluster.patch(&path, json!({"metadata": {"labels": {"app": "other"}}})).await;
+    cluster.eventually("nobody owns it", async || cluster.get(&path).await["metadata"]["ownerReferences"].is_null()).await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_deleted_namespace_loses_everything() {
     let cluster = Cluster::start().await;
     cluster.post("/api/v1/namespaces", json!({"metadata": {"name": "gone"}})).await;

@@ -13,6 +13,7 @@ use crate::{Context, nodes, pods};
 use ferrokube_client::cache::{decoded, readable};
 use ferrokube_client::controller::{self, Next};
 use ferrokube_client::events::EventType;
+use ferrokube_client::metrics::{Desc, Kind, Metrics};
 use ferrokube_client::queue::Queue;
 use ferrokube_client::{Cache, DeleteOptions, Error, Index, Named, Object, Optional, Patch};
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
@@ -34,6 +35,19 @@ const WORKERS: usize = 4;
 /// The kubelet leaves attaching to this controller.
 const MANAGED: &str = "volumes.kubernetes.io/controller-managed-attach-detach";
 const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
+
+static FORCED: Desc = Desc {
+    name: "attachdetach_controller_forced_detaches",
+    help: "[ALPHA] Number of times the A/D Controller performed a forced detach",
+    kind: Kind::Counter,
+    labels: &["reason"],
+};
+static VOLUMES: Desc = Desc {
+    name: "attachdetach_controller_total_volumes",
+    help: "[ALPHA] Number of volumes in A/D Controller",
+    kind: Kind::Gauge,
+    labels: &["plugin_name", "state"],
+};
 
 /// A wanted volume and the pods that use it.
 type Users = (Wanted, Vec<Pod>);
@@ -63,6 +77,8 @@ pub(crate) async fn run(context: Context) {
     let (attacher, pods) = Attacher::new(context, &queue);
     let a = &attacher;
     tokio::join!(pods.synced(), a.claims.synced(), a.volumes.synced(), a.drivers.synced(), a.nodes.synced(), a.attachments.synced());
+    let running = Arc::new(());
+    measure(&a.context.metrics, &a.attachments, &running);
     controller::run::<_, Error, _, _>("attachdetach", queue, WORKERS, |node: String| a.sync(node)).await;
 }
 
@@ -192,7 +208,7 @@ impl Attacher {
             return NodeFacts { managed: false, in_use: all.collect(), given_up: late };
         };
         let ready = nodes::condition(node, "Ready").is_some_and(|c| c.status == "True");
-        let out = node.spec.iter().flat_map(|s| s.taints.iter().flatten()).any(|t| t.key == OUT_OF_SERVICE);
+        let out = is_out_of_service(node);
         let in_use = node.status.as_ref().and_then(|s| s.volumes_in_use.clone()).unwrap_or_default();
         NodeFacts {
             managed: annotation(&node.metadata, MANAGED) == "true",
@@ -236,10 +252,26 @@ impl Attacher {
                 say(pods, EventType::Warning, "FailedAttachVolume", message);
             }
         }
-        for (_, pods) in steps.refused.iter().filter_map(|w| wanted.get(&w.volume)) {
-            let message =
-                "Multi-Attach error for volume: Volume is already exclusively attached to one node and can't be attached to another";
-            say(pods, EventType::Warning, "FailedAttachVolume", message.to_owned());
+        for want in &steps.refused {
+            for pod in wanted.get(&want.volume).into_iter().flat_map(|(_, pods)| pods) {
+                let message = format!("Multi-Attach error for volume \"{}\" {}", want.volume, self.who_has(want, name, pod.namespace()));
+                self.context.recorder.about(pod, EventType::Warning, "FailedAttachVolume", message);
+            }
+        }
+    }
+
+    /// Who has an exclusive volume on another node, as it is told to a pod of a namespace.
+    fn who_has(&self, want: &Wanted, node: &str, namespace: &str) -> String {
+        let nodes: BTreeSet<String> =
+            self.by_volume.get(&want.volume).iter().filter_map(|o| decoded::<VolumeAttachment>(o)).map(|a| a.spec.node_name).collect();
+        let others = nodes.iter().filter(|n| *n != node).filter_map(|n| self.wanted(n).ok()?.0.remove(&want.volume));
+        let pods: Vec<Pod> = others.flat_map(|(_, pods)| pods).collect();
+        let near: Vec<&str> = pods.iter().filter(|p| p.namespace() == namespace).map(Named::name).collect();
+        match (near.len(), pods.len() - near.len()) {
+            (0, 0) => "Volume is already exclusively attached to one node and can't be attached to another".to_owned(),
+            (0, far) => format!("Volume is already used by {far} pod(s) in different namespaces"),
+            (_, 0) => format!("Volume is already used by pod(s) {}", near.join(", ")),
+            (_, far) => format!("Volume is already used by pod(s) {} and {far} pod(s) in different namespaces", near.join(", ")),
         }
     }
 
@@ -250,6 +282,8 @@ impl Attacher {
             let patch = Patch::Merge(json!({"status": {"volumesAttached": list}}));
             self.context.client.patch_status::<Node>("", name, &patch).await.optional()?;
         }
+        let why = if node.is_some_and(is_out_of_service) { "out-of-service" } else { "timeout" };
+        (0..steps.forced).for_each(|_| self.context.metrics.count(&FORCED, &[why]));
         for attachment in &steps.detach {
             self.context.client.delete::<VolumeAttachment>("", attachment, &DeleteOptions::default()).await.optional()?;
         }
@@ -261,6 +295,23 @@ impl Attacher {
         }
         Ok(())
     }
+}
+
+fn is_out_of_service(node: &Node) -> bool {
+    node.spec.iter().flat_map(|s| s.taints.iter().flatten()).any(|t| t.key == OUT_OF_SERVICE)
+}
+
+/// Shows how many volumes are attached, by plugin, for as long as the controller runs.
+fn measure(metrics: &Metrics, attachments: &Cache<VolumeAttachment>, running: &Arc<()>) {
+    let (into, attachments, running) = (metrics.clone(), attachments.clone(), Arc::downgrade(running));
+    metrics.on_collect(move || {
+        let mut counts: BTreeMap<String, f64> = BTreeMap::new();
+        for attachment in attachments.list().into_iter().filter(|a| a.status.as_ref().is_some_and(|s| s.attached)) {
+            *counts.entry(format!("kubernetes.io/csi:{}", attachment.spec.attacher)).or_default() += 1.0;
+        }
+        into.replace(&VOLUMES, counts.into_iter().map(|(plugin, n)| (vec![plugin, "actual_state_of_world".to_owned()], n)));
+        running.strong_count() > 0
+    });
 }
 
 fn attachment(want: &Wanted, node: &str) -> VolumeAttachment {

@@ -48,6 +48,8 @@ pub(super) struct Steps {
     pub refused: Vec<Wanted>,
     /// Names of attachments to delete.
     pub detach: Vec<String>,
+    /// How many of them are still mounted.
+    pub forced: usize,
     /// Volumes that are not wanted but still mounted.
     pub waiting: Vec<String>,
     /// `status.volumesAttached`.
@@ -91,6 +93,7 @@ pub(super) fn plan(node: &str, facts: &NodeFacts, wanted: &[Wanted], here: &[Att
             steps.waiting.push(attachment.name.clone());
             steps.report.insert(attachment.unique.clone());
         } else {
+            steps.forced += usize::from(facts.in_use.contains(&attachment.unique));
             steps.detach.push(attachment.name.clone());
         }
     }

@@ -3,11 +3,9 @@
 //! Source: `pkg/controller/podautoscaler/horizontal.go`. Without a behaviour the older rules hold: at most the double (or
 //! four), and the highest recommendation of the last five minutes.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::autoscaling::v2::{HPAScalingRules, HorizontalPodAutoscalerBehavior};
 
-/// `--horizontal-pod-autoscaler-downscale-stabilization`, seconds.
-const DOWNSCALE_WINDOW: i64 = 300;
 const LONGEST_WINDOW: i64 = 3600;
 
 /// What was recommended, and by how much was scaled, in the last hour.
@@ -19,7 +17,7 @@ pub(super) struct History {
 }
 
 fn within(at: Timestamp, seconds: i64, now: Timestamp) -> bool {
-    at.as_second() > now.as_second() - seconds
+    now.duration_since(at) < SignedDuration::from_secs(seconds)
 }
 
 impl History {
@@ -67,13 +65,14 @@ pub(super) fn allow(
     current: i32,
     wanted: i32,
     bounds: (i32, i32),
+    downscale_window: i64,
     now: Timestamp,
 ) -> Allowed {
     let window = |rules: Option<&HPAScalingRules>, default| rules.and_then(|r| r.stabilization_window_seconds).map_or(default, i64::from);
     let (up, down) = (behavior.and_then(|b| b.scale_up.as_ref()), behavior.and_then(|b| b.scale_down.as_ref()));
     let recent = |seconds: i64| history.recommended.iter().filter(move |(at, _)| within(*at, seconds, now)).map(|(_, n)| *n);
     let lowest = recent(window(up, 0)).chain([wanted]).min().unwrap_or(wanted);
-    let highest = recent(window(down, DOWNSCALE_WINDOW)).chain([wanted]).max().unwrap_or(wanted);
+    let highest = recent(window(down, downscale_window)).chain([wanted]).max().unwrap_or(wanted);
     let stable = match behavior {
         None => highest,
         Some(_) => current.max(lowest).min(highest),
@@ -139,7 +138,7 @@ fn least(rules: &HPAScalingRules, history: &History, current: i32, now: Timestam
     let proposals = rules.policies.iter().flatten().map(|p| {
         let start = current + sum(&history.shrunk, p.period_seconds, now) - sum(&history.grown, p.period_seconds, now);
         match p.type_.as_str() {
-            "Pods" => start - p.value,
+            "Pods" => start.saturating_sub(p.value),
             _ => (f64::from(start) * (1.0 - f64::from(p.value) / 100.0)) as i32,
         }
     });
@@ -166,11 +165,11 @@ mod tests {
     #[test]
     fn without_a_behaviour_growth_doubles_and_shrinking_waits() {
         let mut history = History { recommended: vec![(ago(200), 8), (ago(400), 20)], ..History::default() };
-        let shrunk = allow(None, &mut history, 8, 3, (1, 100), now());
+        let shrunk = allow(None, &mut history, 8, 3, (1, 100), 300, now());
         assert_eq!((shrunk.replicas, shrunk.able), (8, HIGHER));
-        let grown = allow(None, &mut History::default(), 3, 50, (1, 100), now());
+        let grown = allow(None, &mut History::default(), 3, 50, (1, 100), 300, now());
         assert_eq!((grown.replicas, grown.limited, grown.limit), (6, true, UP));
-        let capped = allow(None, &mut History::default(), 3, 50, (1, 5), now());
+        let capped = allow(None, &mut History::default(), 3, 50, (1, 5), 300, now());
         assert_eq!((capped.replicas, capped.limit), (5, MANY));
     }
 
@@ -180,13 +179,35 @@ mod tests {
             "scaleUp": {"stabilizationWindowSeconds": 0, "policies": [{"type": "Pods", "value": 4, "periodSeconds": 60}, {"type": "Percent", "value": 10, "periodSeconds": 60}]},
             "scaleDown": {"stabilizationWindowSeconds": 0, "policies": [{"type": "Percent", "value": 50, "periodSeconds": 60}]}}))
         .unwrap();
-        let go = |history: &mut History, current, wanted| allow(Some(&behavior), history, current, wanted, (1, 100), now()).replicas;
+        let go = |history: &mut History, current, wanted| allow(Some(&behavior), history, current, wanted, (1, 100), 300, now()).replicas;
         assert_eq!(go(&mut History::default(), 10, 50), 14);
         assert_eq!(go(&mut History { grown: vec![(ago(30), 3)], ..History::default() }, 10, 50), 11, "three of four are used up");
         assert_eq!(go(&mut History { grown: vec![(ago(90), 3)], ..History::default() }, 10, 50), 14);
         assert_eq!(go(&mut History::default(), 10, 1), 5);
         let mut disabled = behavior.clone();
         disabled.scale_down.as_mut().unwrap().select_policy = Some("Disabled".into());
-        assert_eq!(allow(Some(&disabled), &mut History::default(), 10, 1, (1, 100), now()).replicas, 10);
+        assert_eq!(allow(Some(&disabled), &mut History::default(), 10, 1, (1, 100), 300, now()).replicas, 10);
+    }
+
+    #[test]
+    fn windows_take_the_lowest_when_growing_and_the_highest_when_shrinking() {
+        let behavior: HorizontalPodAutoscalerBehavior = serde_json::from_value(json!({
+            "scaleUp": {"stabilizationWindowSeconds": 60, "policies": [{"type": "Percent", "value": 900, "periodSeconds": 15}]},
+            "scaleDown": {"policies": [{"type": "Percent", "value": 100, "periodSeconds": 15}]}}))
+        .unwrap();
+        let go = |recommended: Vec<(Timestamp, i32)>, current, wanted| {
+            let mut history = History { recommended, ..History::default() };
+            let allowed = allow(Some(&behavior), &mut history, current, wanted, (2, 100), 300, now());
+            (allowed.replicas, allowed.able.0, allowed.limit.0, allowed.limited)
+        };
+        assert_eq!(go(vec![(ago(30), 12), (ago(90), 10)], 10, 20), (12, "ScaleUpStabilized", "DesiredWithinRange", false));
+        assert_eq!(go(vec![(ago(90), 10)], 10, 20), (20, "ReadyForNewScale", "DesiredWithinRange", false));
+        assert_eq!(go(vec![(ago(200), 8), (ago(400), 10)], 10, 4), (8, "ScaleDownStabilized", "DesiredWithinRange", false));
+        assert_eq!(
+            go(vec![(ago(301), 10)], 10, 1),
+            (2, "ReadyForNewScale", "TooFewReplicas", true),
+            "the window of the flag, and the minimum"
+        );
+        assert_eq!(go(vec![], 10, 200), (100, "ReadyForNewScale", "TooManyReplicas", true));
     }
 }

@@ -3,14 +3,12 @@
 //! Source: `pkg/controller/podautoscaler/replica_calculator.go`. Values are in thousandths of the metric's unit; ages and
 //! windows in seconds.
 
+use crate::pods;
+use crate::settings::Autoscaling;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use std::collections::BTreeMap;
-
-/// `--horizontal-pod-autoscaler-cpu-initialization-period`.
-const INITIALIZATION: i64 = 300;
-/// `--horizontal-pod-autoscaler-initial-readiness-delay`.
-const READINESS_DELAY: i64 = 30;
+use std::time::Duration;
 
 /// What a pod's metric was, when, and over how long.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,6 +34,39 @@ impl Tolerance {
     }
 }
 
+/// What does not depend on the metric.
+#[derive(Clone, Copy)]
+pub(super) struct Scene<'a> {
+    /// Replicas as the target's spec says.
+    pub current: i32,
+    /// Replicas that there are.
+    pub present: i32,
+    /// The pods.
+    pub pods: &'a [Pod],
+    /// How far from the goal nothing happens.
+    pub tolerance: Tolerance,
+    /// What the flags say.
+    pub settings: &'a Autoscaling,
+    /// Now.
+    pub now: Timestamp,
+}
+
+impl Scene<'_> {
+    /// Pods that run and are ready.
+    fn ready(&self) -> Result<usize, String> {
+        if self.pods.is_empty() {
+            return Err(format!("unable to calculate ready pods: {NO_PODS}"));
+        }
+        Ok(self.pods.iter().filter(|p| pods::phase(p) == "Running" && pods::is_ready(p)).count())
+    }
+}
+
+const NO_PODS: &str = "no pods returned by selector while calculating replica count";
+
+fn seconds(duration: Duration) -> i64 {
+    i64::try_from(duration.as_secs()).unwrap_or(i64::MAX)
+}
+
 /// Pods by what their metric is worth.
 #[derive(Debug, Default, PartialEq)]
 struct Groups {
@@ -49,10 +80,10 @@ fn name(pod: &Pod) -> String {
     pod.metadata.name.clone().unwrap_or_default()
 }
 
-fn group(pods: &[Pod], samples: &Samples, cpu: bool, now: Timestamp) -> Groups {
+fn group(scene: &Scene, samples: &Samples, cpu: bool) -> Groups {
     let mut groups = Groups::default();
-    for pod in pods {
-        let phase = crate::pods::phase(pod);
+    for pod in scene.pods {
+        let phase = pods::phase(pod);
         if pod.metadata.deletion_timestamp.is_some() || phase == "Failed" {
             groups.ignored.push(name(pod));
         } else if phase == "Pending" {
@@ -60,7 +91,7 @@ fn group(pods: &[Pod], samples: &Samples, cpu: bool, now: Timestamp) -> Groups {
         } else {
             match samples.get(&name(pod)) {
                 None => groups.missing.push(name(pod)),
-                Some(sample) if cpu && !counts(pod, sample, now) => groups.unready.push(name(pod)),
+                Some(sample) if cpu && !counts(scene, pod, sample) => groups.unready.push(name(pod)),
                 Some(_) => groups.ready += 1,
             }
         }
@@ -69,15 +100,15 @@ fn group(pods: &[Pod], samples: &Samples, cpu: bool, now: Timestamp) -> Groups {
 }
 
 /// Whether the CPU of a pod is that of its work, not of its start.
-fn counts(pod: &Pod, sample: &Sample, now: Timestamp) -> bool {
+fn counts(scene: &Scene, pod: &Pod, sample: &Sample) -> bool {
     let started = pod.status.as_ref().and_then(|s| s.start_time.as_ref()).map(|t| t.0.as_second());
-    let (Some(ready), Some(started)) = (crate::pods::condition(pod, "Ready"), started) else { return false };
+    let (Some(ready), Some(started)) = (pods::condition(pod, "Ready"), started) else { return false };
     let changed = ready.last_transition_time.as_ref().map_or(0, |t| t.0.as_second());
     let unready = ready.status == "False";
-    if started + INITIALIZATION > now.as_second() {
+    if started.saturating_add(seconds(scene.settings.initialization)) > scene.now.as_second() {
         return !unready && sample.at.as_second() >= changed + sample.window;
     }
-    !(unready && started + READINESS_DELAY > changed)
+    !(unready && started.saturating_add(seconds(scene.settings.readiness_delay)) > changed)
 }
 
 /// What a metric asks for, and what it was: utilization in percent (when it is one) and average value.
@@ -89,28 +120,29 @@ pub(super) struct Proposal {
 }
 
 /// The goal of a metric of pods.
-pub(super) enum Goal<'a> {
+pub(super) enum Goal {
     /// Percent of what each pod requests.
-    Utilization(i32, &'a BTreeMap<String, i64>),
+    Utilization(i32, BTreeMap<String, i64>),
     /// Value of each pod.
     Average(i64),
 }
 
-impl Goal<'_> {
+impl Goal {
     /// How much more is used than wanted, and the proposal's figures.
     fn ratio(&self, samples: &Samples) -> Result<(f64, Option<i32>, i64), String> {
         match self {
             Goal::Utilization(target, requests) => {
                 let known: Vec<(i64, i64)> = samples.iter().filter_map(|(pod, s)| Some((s.value, *requests.get(pod)?))).collect();
-                let (used, requested) = known.iter().fold((0, 0), |(u, r), (value, request)| (u + value, r + request));
+                let (used, requested) =
+                    known.iter().fold((0, 0), |(u, r), (value, request)| (u + i128::from(*value), r + i128::from(*request)));
                 if requested == 0 {
                     return Err("no metrics returned matched known pods".into());
                 }
                 let utilization = i32::try_from(used * 100 / requested).unwrap_or(i32::MAX);
-                Ok((f64::from(utilization) / f64::from(*target), Some(utilization), used / known.len() as i64))
+                Ok((f64::from(utilization) / f64::from(*target), Some(utilization), mean(used, known.len())))
             }
             Goal::Average(target) => {
-                let average = samples.values().map(|s| s.value).sum::<i64>() / samples.len().max(1) as i64;
+                let average = mean(samples.values().map(|s| i128::from(s.value)).sum(), samples.len());
                 Ok((average as f64 / *target as f64, None, average))
             }
         }
@@ -119,31 +151,44 @@ impl Goal<'_> {
     /// What a pod without a metric is taken to use when fewer pods are wanted: no less than its goal.
     fn at_goal(&self, pod: &str) -> i64 {
         match self {
-            Goal::Utilization(target, requests) => requests.get(pod).copied().unwrap_or(0) * i64::from((*target).max(100)) / 100,
+            Goal::Utilization(target, requests) => {
+                requests.get(pod).copied().unwrap_or(0).saturating_mul(i64::from((*target).max(100))) / 100
+            }
             Goal::Average(target) => *target,
+        }
+    }
+
+    /// Whether a pod without a metric is taken to use nothing. With a value as the goal that is so even when it is met exactly.
+    fn assumes_none(&self, ratio: f64) -> bool {
+        match self {
+            Goal::Utilization(..) => ratio > 1.0,
+            Goal::Average(_) => ratio >= 1.0,
         }
     }
 }
 
-/// Replicas for a metric of pods.
+fn mean(sum: i128, count: usize) -> i64 {
+    let mean = sum / i128::try_from(count.max(1)).unwrap_or(1);
+    i64::try_from(mean).unwrap_or(i64::MAX)
+}
+
+/// Replicas for a metric of pods. The goal is asked for only when something was measured.
 pub(super) fn of_pods(
-    current: i32,
-    pods: &[Pod],
+    scene: &Scene<'_>,
     mut samples: Samples,
-    goal: &Goal<'_>,
     cpu: bool,
-    tolerance: Tolerance,
-    now: Timestamp,
+    goal: impl FnOnce() -> Result<Goal, String>,
 ) -> Result<Proposal, String> {
+    let Scene { current, pods, tolerance, now, .. } = *scene;
     if pods.is_empty() {
-        return Err("no pods returned by selector while calculating replica count".into());
+        return Err(NO_PODS.into());
     }
-    let groups = group(pods, &samples, cpu, now);
-    let selected: Vec<String> = pods.iter().map(name).collect();
-    samples.retain(|pod, _| selected.contains(pod) && !groups.ignored.contains(pod) && !groups.unready.contains(pod));
+    let groups = group(scene, &samples, cpu);
+    samples.retain(|pod, _| !groups.ignored.contains(pod) && !groups.unready.contains(pod));
     if samples.is_empty() {
         return Err("did not receive metrics for targeted pods (pods might be unready)".into());
     }
+    let goal = goal()?;
     let (ratio, utilization, average) = goal.ratio(&samples)?;
     let proposal = |replicas| Ok(Proposal { replicas, utilization, average });
     let with_unready = !groups.unready.is_empty() && ratio > 1.0;
@@ -157,7 +202,7 @@ pub(super) fn of_pods(
         // Whatever is not known speaks against a change.
         if ratio < 1.0 {
             assume(pod, goal.at_goal(pod));
-        } else if ratio > 1.0 {
+        } else if goal.assumes_none(ratio) {
             assume(pod, 0);
         }
     }
@@ -174,24 +219,24 @@ pub(super) fn of_pods(
 }
 
 /// Replicas for one value of an object or of something outside, that all pods share.
-pub(super) fn of_value(current: i32, ready: i32, value: i64, target: i64, tolerance: Tolerance) -> Proposal {
+pub(super) fn of_value(scene: &Scene<'_>, value: i64, target: i64) -> Result<Proposal, String> {
     let ratio = value as f64 / target as f64;
-    let replicas = if current == 0 {
+    let replicas = if scene.current == 0 {
         ceil(ratio)
-    } else if tolerance.covers(ratio) {
-        current
+    } else if scene.tolerance.covers(ratio) {
+        scene.current
     } else {
-        ceil(ratio * f64::from(ready))
+        ceil(ratio * scene.ready()? as f64)
     };
-    Proposal { replicas, utilization: None, average: value }
+    Ok(Proposal { replicas, utilization: None, average: value })
 }
 
-/// Replicas for one value that is to be divided among the pods.
-pub(super) fn of_share(current: i32, value: i64, target: i64, tolerance: Tolerance) -> Proposal {
-    let ratio = value as f64 / (target as f64 * f64::from(current));
-    let within = current > 0 && tolerance.covers(ratio);
-    let replicas = if within { current } else { ceil(value as f64 / target as f64) };
-    Proposal { replicas, utilization: None, average: ceil(value as f64 / f64::from(current.max(1))).into() }
+/// Replicas for one value that is to be divided among the pods that there are.
+pub(super) fn of_share(scene: &Scene<'_>, value: i64, target: i64) -> Proposal {
+    let ratio = value as f64 / (target as f64 * f64::from(scene.present));
+    let within = scene.present > 0 && scene.tolerance.covers(ratio);
+    let replicas = if within { scene.present } else { ceil(value as f64 / target as f64) };
+    Proposal { replicas, utilization: None, average: ceil(value as f64 / f64::from(scene.present.max(1))).into() }
 }
 
 fn ceil(value: f64) -> i32 {
@@ -225,10 +270,22 @@ mod tests {
         (pods, samples, (0..values.len()).map(|n| (format!("p{n}"), 1000)).collect())
     }
 
+    static SETTINGS: std::sync::LazyLock<Autoscaling> = std::sync::LazyLock::new(Autoscaling::default);
+
+    fn scene(current: i32, pods: &[Pod]) -> Scene<'_> {
+        Scene { current, present: current, pods, tolerance: TOLERANCE, settings: &SETTINGS, now: now() }
+    }
+
     fn utilization(values: &[Option<i64>], target: i32) -> i32 {
         let (pods, samples, requests) = running(values);
         let current = i32::try_from(values.len()).unwrap();
-        of_pods(current, &pods, samples, &Goal::Utilization(target, &requests), true, TOLERANCE, now()).unwrap().replicas
+        of_pods(&scene(current, &pods), samples, true, || Ok(Goal::Utilization(target, requests))).unwrap().replicas
+    }
+
+    fn average(values: &[Option<i64>], target: i64) -> i32 {
+        let (pods, samples, _) = running(values);
+        let current = i32::try_from(values.len()).unwrap();
+        of_pods(&scene(current, &pods), samples, false, || Ok(Goal::Average(target))).unwrap().replicas
     }
 
     #[test]
@@ -252,16 +309,66 @@ mod tests {
         let (mut pods, samples, mut requests) = running(&[Some(900), Some(900)]);
         requests.insert("p2".into(), 1000);
         pods.push(pod(2, "Pending", "False"));
-        let wanted = of_pods(3, &pods, samples, &Goal::Utilization(60, &requests), true, TOLERANCE, now()).unwrap();
+        let wanted = of_pods(&scene(3, &pods), samples, true, || Ok(Goal::Utilization(60, requests))).unwrap();
         assert_eq!((wanted.replicas, wanted.utilization), (3, Some(90)));
     }
 
     #[test]
+    fn an_average_value_is_compared_with_that_of_each_pod() {
+        let cases: [(&[Option<i64>], i64, i32); 5] = [
+            (&[Some(10_000), Some(20_000), Some(30_000)], 10_000, 6),
+            (&[Some(10_500), Some(10_500)], 10_000, 2),
+            (&[Some(2_000), Some(2_000), None], 10_000, 2),
+            (&[Some(20_000), None, None], 10_000, 3),
+            // Exactly as much as is wanted by those that are known: the others are taken to be idle.
+            (&[Some(10_000), Some(10_000), None, None], 10_000, 2),
+        ];
+        for (values, target, expected) in cases {
+            assert_eq!(average(values, target), expected, "{values:?} at {target}");
+        }
+    }
+
+    #[test]
+    fn a_pods_first_minutes_count_only_while_it_is_ready_and_measured_since() {
+        let started = |seconds: i64, ready: &str, changed: i64| -> Pod {
+            let at = |seconds: i64| (now() - jiff::SignedDuration::from_secs(seconds)).to_string();
+            serde_json::from_value(json!({"metadata": {"name": "p"}, "status": {"phase": "Running", "startTime": at(seconds),
+                "conditions": [{"type": "Ready", "status": ready, "lastTransitionTime": at(changed)}]}}))
+            .unwrap()
+        };
+        let cases = [
+            // (started, ready, changed, measured) seconds ago; does it count?
+            (60, "True", 40, 15, false),
+            (60, "True", 40, 10, true),
+            (60, "False", 50, 5, false),
+            (600, "False", 590, 5, false),
+            (600, "False", 100, 5, true),
+            (600, "True", 5, 100, true),
+        ];
+        for (start, ready, changed, measured, expected) in cases {
+            let pod = started(start, ready, changed);
+            let sample = Sample { value: 1, at: now() - jiff::SignedDuration::from_secs(measured), window: 30 };
+            let counted = counts(&scene(1, std::slice::from_ref(&pod)), &pod, &sample);
+            assert_eq!(counted, expected, "{start} {ready} {changed} {measured}");
+        }
+    }
+
+    #[test]
+    fn what_was_not_measured_is_said_before_what_was_not_requested() {
+        let (pods, ..) = running(&[None]);
+        let asked = of_pods(&scene(1, &pods), Samples::new(), true, || Err("missing request".into()));
+        assert_eq!(asked.unwrap_err(), "did not receive metrics for targeted pods (pods might be unready)");
+        assert_eq!(of_pods(&scene(1, &[]), Samples::new(), true, || Err(String::new())).unwrap_err(), NO_PODS);
+    }
+
+    #[test]
     fn values_are_shared_or_compared_as_a_whole() {
-        assert_eq!(of_value(3, 3, 20_000, 15_000, TOLERANCE).replicas, 4);
-        assert_eq!(of_value(3, 3, 15_500, 15_000, TOLERANCE).replicas, 3);
-        assert_eq!(of_share(3, 8_600, 2_867, TOLERANCE).replicas, 3);
-        assert_eq!(of_share(4, 8_600, 2_150 * 2, TOLERANCE).replicas, 2);
-        assert_eq!(of_share(0, 5_000, 2_000, TOLERANCE).replicas, 3);
+        let (three, ..) = running(&[None, None, None]);
+        let whole = |value, target| of_value(&scene(3, &three), value, target).unwrap().replicas;
+        assert_eq!((whole(20_000, 15_000), whole(15_500, 15_000)), (4, 3));
+        assert_eq!(of_value(&scene(0, &[]), 20_000, 15_000).unwrap().replicas, 2, "from nothing, readiness decides nothing");
+        assert!(of_value(&scene(3, &[]), 20_000, 15_000).is_err());
+        let share = |present, value, target| of_share(&scene(present, &[]), value, target).replicas;
+        assert_eq!((share(3, 8_600, 2_867), share(4, 8_600, 2_150 * 2), share(0, 5_000, 2_000)), (3, 2, 3));
     }
 }

@@ -6,36 +6,38 @@
 
 mod behave;
 mod calculate;
+mod measure;
+mod metric;
 mod sources;
 
 use crate::Context;
 use crate::discovery::{self, ApiResource};
+use crate::settings::Autoscaling;
 use behave::{History, allow};
-use calculate::{Goal, Proposal, Tolerance};
+use calculate::{Scene, Tolerance};
 use ferrokube_api::labels::Selector;
 use ferrokube_api::quantity::Quantity;
+use ferrokube_client::cache::decoded;
 use ferrokube_client::controller::{self, Next};
 use ferrokube_client::events::EventType;
 use ferrokube_client::queue::Queue;
-use ferrokube_client::{Cache, Error, ListOptions, Named, ObjectKey, Optional, Target};
+use ferrokube_client::{Cache, Error, Named, ObjectKey, Optional, Target};
 use http::Method;
 use jiff::Timestamp;
 use k8s_openapi::api::autoscaling::v2::{HorizontalPodAutoscaler, HorizontalPodAutoscalerCondition};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use measure::Fault;
+use metric::{Failure, Place};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
-use std::collections::{BTreeMap, HashMap};
-use std::time::Duration;
-
-/// `--horizontal-pod-autoscaler-sync-period`.
-const PERIOD: Duration = Duration::from_secs(15);
-/// `--horizontal-pod-autoscaler-tolerance`.
-const TOLERANCE: f64 = 0.1;
+use std::collections::HashMap;
+use tokio::time::Instant;
 
 struct Autoscalers {
     context: Context,
     autoscalers: Cache<HorizontalPodAutoscaler>,
+    pods: Cache<Pod>,
     history: Mutex<HashMap<ObjectKey, History>>,
     /// Selectors of the targets of autoscalers: two must not size the same pods.
     selectors: Mutex<HashMap<ObjectKey, Selector>>,
@@ -55,8 +57,10 @@ pub(crate) async fn run(context: Context) {
             add.add(d.key().clone());
         }
     });
-    autoscalers.synced().await;
-    let all = Autoscalers { context, autoscalers, history: Mutex::default(), selectors: Mutex::default(), resources: Mutex::default() };
+    let pods: Cache<Pod> = context.caches.of();
+    tokio::join!(autoscalers.synced(), pods.synced());
+    let all =
+        Autoscalers { context, autoscalers, pods, history: Mutex::default(), selectors: Mutex::default(), resources: Mutex::default() };
     controller::run::<_, Error, _, _>("horizontalpodautoscaler", queue, 5, |key| all.reconcile(key)).await;
 }
 
@@ -73,28 +77,22 @@ fn sharing(selectors: &HashMap<ObjectKey, Selector>, key: &ObjectKey, pods: &[Po
 struct Scale {
     target: Target,
     object: Value,
+    /// `spec.replicas` and `status.replicas`.
     replicas: i32,
+    present: i32,
     selector: String,
-}
-
-/// Why something could not be found out: reason of event and condition, and message.
-struct Failure {
-    reason: &'static str,
-    message: String,
-}
-
-fn failure(reason: &'static str) -> impl Fn(String) -> Failure {
-    move |message| Failure { reason, message }
 }
 
 /// What all metrics together ask for.
 struct Asked {
     replicas: i32,
     metric: String,
-    statuses: Vec<Value>,
     /// Some metrics could not be had, but those that could suffice.
-    partial: Option<String>,
+    partial: Option<Fault>,
 }
+
+/// A size that is to be had, and why; `None`: the size is as it should be.
+type Goal = Option<(i32, String)>;
 
 impl Autoscalers {
     async fn reconcile(&self, key: ObjectKey) -> Result<Next, Error> {
@@ -103,92 +101,104 @@ impl Autoscalers {
             self.selectors.lock().remove(&key);
             return Ok(Next::Wait);
         };
-        let before = hpa.status.clone();
-        self.scale(&key, &mut hpa).await;
+        let (before, started) = (hpa.status.clone(), Instant::now());
+        let (sizes, fault) = self.scale(&key, &mut hpa).await;
+        measure::reconciled(&self.context.metrics, sizes, fault, started.elapsed());
         if hpa.status != before {
             self.context.client.update_status(&hpa).await.optional()?;
         }
-        Ok(Next::After(PERIOD))
+        Ok(Next::After(self.settings().period))
+    }
+
+    fn settings(&self) -> &Autoscaling {
+        &self.context.config.settings.autoscaling
     }
 
     fn warn(&self, hpa: &HorizontalPodAutoscaler, reason: &str, message: &str) {
         self.context.recorder.about(hpa, EventType::Warning, reason, message);
     }
 
-    async fn scale(&self, key: &ObjectKey, hpa: &mut HorizontalPodAutoscaler) {
+    /// Gives the target its size; the size before and after, and what went wrong first.
+    async fn scale(&self, key: &ObjectKey, hpa: &mut HorizontalPodAutoscaler) -> ((i32, i32), Option<Fault>) {
         let now = Timestamp::now();
         let scale = match self.read_scale(hpa).await {
             Ok(scale) => scale,
-            Err(e) => {
+            Err((e, fault)) => {
                 self.warn(hpa, "FailedGetScale", &e);
                 let message = format!("the HPA controller was unable to get the target's current scale: {e}");
-                return condition(hpa, "AbleToScale", false, "FailedGetScale", &message, now);
+                condition(hpa, "AbleToScale", false, "FailedGetScale", &message, now);
+                return ((0, 0), Some(fault));
             }
         };
         condition(hpa, "AbleToScale", true, "SucceededGetScale", "the HPA controller was able to get the target's current scale", now);
         let current = scale.replicas;
-        let bounds = (hpa.spec.min_replicas.unwrap_or(1), hpa.spec.max_replicas);
-        let (wanted, why): (i32, String);
-        let mut statuses = None;
-        if current == 0 && bounds.0 != 0 {
-            condition(
-                hpa,
-                "ScalingActive",
-                false,
-                "ScalingDisabled",
-                "scaling is disabled since the replica count of the target is zero",
-                now,
-            );
-            return tell(hpa, current, 0, None, false, now);
-        } else if current > bounds.1 {
-            (wanted, why) = (bounds.1, "Current number of replicas above Spec.MaxReplicas".into());
-        } else if current < bounds.0 {
-            (wanted, why) = (bounds.0, "Current number of replicas below Spec.MinReplicas".into());
-        } else {
-            match self.ask(hpa, &scale, now).await {
-                Err(e) => {
-                    self.warn(hpa, "FailedComputeMetricsReplicas", &e);
-                    return tell(hpa, current, hpa.status.as_ref().map_or(0, |s| s.desired_replicas), None, false, now);
-                }
-                Ok(asked) => {
-                    if let Some(partial) = &asked.partial {
-                        self.warn(hpa, "FailedComputeMetricsReplicas", partial);
-                    }
-                    why =
-                        if asked.replicas > current { format!("{} above target", asked.metric) } else { "All metrics below target".into() };
-                    statuses = Some(asked.statuses);
-                    let allowed = {
-                        let mut all = self.history.lock();
-                        // A controller that has just started does not shrink on the first thing it sees.
-                        let first = || History { recommended: vec![(now, current)], ..History::default() };
-                        allow(
-                            hpa.spec.behavior.as_ref(),
-                            all.entry(key.clone()).or_insert_with(first),
-                            current,
-                            asked.replicas,
-                            bounds,
-                            now,
-                        )
-                    };
-                    condition(hpa, "AbleToScale", true, allowed.able.0, allowed.able.1, now);
-                    condition(hpa, "ScalingLimited", allowed.limited, allowed.limit.0, allowed.limit.1, now);
-                    wanted = allowed.replicas;
-                }
+        // A controller that has just started does not shrink on the first thing it sees.
+        let first = || History { recommended: vec![(now, current)], ..History::default() };
+        self.history.lock().entry(key.clone()).or_insert_with(first);
+        let mut statuses = Vec::new();
+        let before = hpa.status.as_ref().map_or(0, |s| s.desired_replicas);
+        let (goal, partial) = match self.goal(key, hpa, &scale, &mut statuses, now).await {
+            Ok(found) => found,
+            Err((message, fault)) => {
+                tell(hpa, current, before, statuses, false, now);
+                self.warn(hpa, "FailedComputeMetricsReplicas", &message);
+                return ((current, current), Some(fault));
             }
+        };
+        let Some((wanted, why)) = goal else {
+            tell(hpa, current, current, statuses, false, now);
+            return ((current, current), partial);
+        };
+        if let Err(e) = self.write_scale(&scale, wanted).await {
+            self.warn(hpa, "FailedRescale", &format!("New size: {wanted}; reason: {why}; error: {e}"));
+            let message = format!("the HPA controller was unable to update the target scale: {e}");
+            condition(hpa, "AbleToScale", false, "FailedUpdateScale", &message, now);
+            tell(hpa, current, before, statuses, false, now);
+            return ((current, current), partial.or(Some(Fault::Internal)));
         }
-        if wanted != current {
-            if let Err(e) = self.write_scale(&scale, wanted).await {
-                self.warn(hpa, "FailedRescale", &format!("New size: {wanted}; reason: {why}; error: {e}"));
-                let message = format!("the HPA controller was unable to update the target scale: {e}");
-                condition(hpa, "AbleToScale", false, "FailedUpdateScale", &message, now);
-                return tell(hpa, current, hpa.status.as_ref().map_or(0, |s| s.desired_replicas), statuses, false, now);
-            }
-            let message = format!("the HPA controller was able to update the target scale to {wanted}");
-            condition(hpa, "AbleToScale", true, "SucceededRescale", &message, now);
-            self.context.recorder.about(hpa, EventType::Normal, "SuccessfulRescale", format!("New size: {wanted}; reason: {why}"));
-            self.history.lock().entry(key.clone()).or_default().scaled(current, wanted, now);
+        let message = format!("the HPA controller was able to update the target scale to {wanted}");
+        condition(hpa, "AbleToScale", true, "SucceededRescale", &message, now);
+        self.context.recorder.about(hpa, EventType::Normal, "SuccessfulRescale", format!("New size: {wanted}; reason: {why}"));
+        self.history.lock().entry(key.clone()).or_default().scaled(current, wanted, now);
+        tell(hpa, current, wanted, statuses, true, now);
+        ((current, wanted), partial)
+    }
+
+    /// The size that the bounds or the metrics ask for.
+    async fn goal(
+        &self,
+        key: &ObjectKey,
+        hpa: &mut HorizontalPodAutoscaler,
+        scale: &Scale,
+        statuses: &mut Vec<Value>,
+        now: Timestamp,
+    ) -> Result<(Goal, Option<Fault>), (String, Fault)> {
+        let current = scale.replicas;
+        let (least, most) = (hpa.spec.min_replicas.unwrap_or(1), hpa.spec.max_replicas);
+        if current == 0 && least != 0 {
+            let message = "scaling is disabled since the replica count of the target is zero";
+            condition(hpa, "ScalingActive", false, "ScalingDisabled", message, now);
+            return Ok((None, None));
+        } else if current > most {
+            return Ok((Some((most, "Current number of replicas above Spec.MaxReplicas".into())), None));
+        } else if current < least {
+            return Ok((Some((least, "Current number of replicas below Spec.MinReplicas".into())), None));
         }
-        tell(hpa, current, wanted, statuses, wanted != current, now);
+        let asked = self.ask(hpa, scale, statuses, now).await?;
+        let why = match asked.replicas.cmp(&current) {
+            std::cmp::Ordering::Greater => format!("{} above target", asked.metric),
+            std::cmp::Ordering::Less => "All metrics below target".to_owned(),
+            std::cmp::Ordering::Equal => String::new(),
+        };
+        let window = i64::try_from(self.settings().downscale_window.as_secs()).unwrap_or(i64::MAX);
+        let allowed = {
+            let mut all = self.history.lock();
+            let history = all.entry(key.clone()).or_default();
+            allow(hpa.spec.behavior.as_ref(), history, current, asked.replicas, (least, most), window, now)
+        };
+        condition(hpa, "AbleToScale", true, allowed.able.0, allowed.able.1, now);
+        condition(hpa, "ScalingLimited", allowed.limited, allowed.limit.0, allowed.limit.1, now);
+        Ok(((allowed.replicas != current).then_some((allowed.replicas, why)), asked.partial))
     }
 
     /// The resource of a kind.
@@ -204,13 +214,16 @@ impl Autoscalers {
         known.get(&key).cloned().ok_or_else(|| format!("no matches for kind {kind:?} in group {:?}", key.0))
     }
 
-    async fn read_scale(&self, hpa: &HorizontalPodAutoscaler) -> Result<Scale, String> {
+    async fn read_scale(&self, hpa: &HorizontalPodAutoscaler) -> Result<Scale, (String, Fault)> {
         let reference = &hpa.spec.scale_target_ref;
-        let resource = self.resource(reference.api_version.as_deref().unwrap_or_default(), &reference.kind).await?;
+        let found = self.resource(reference.api_version.as_deref().unwrap_or_default(), &reference.kind).await;
+        let resource = found.map_err(|e| (e, Fault::Spec))?;
         let target = Target { namespace: hpa.namespace().into(), name: reference.name.clone(), ..resource.target() }.sub("scale");
-        let object = self.context.client.request(Method::GET, &target, "", None).await.map_err(|e| e.to_string())?;
+        let object = self.context.client.request(Method::GET, &target, "", None).await.map_err(|e| (e.to_string(), Fault::Internal))?;
+        let number = |part: &str| object[part]["replicas"].as_i64().and_then(|n| i32::try_from(n).ok()).unwrap_or(0);
         Ok(Scale {
-            replicas: object["spec"]["replicas"].as_i64().and_then(|n| i32::try_from(n).ok()).unwrap_or(0),
+            replicas: number("spec"),
+            present: number("status"),
             selector: object["status"]["selector"].as_str().unwrap_or_default().to_owned(),
             target,
             object,
@@ -224,224 +237,123 @@ impl Autoscalers {
     }
 
     /// What all metrics ask for: the largest. Without some of them nothing is shrunk.
-    async fn ask(&self, hpa: &mut HorizontalPodAutoscaler, scale: &Scale, now: Timestamp) -> Result<Asked, String> {
-        if scale.selector.is_empty() {
-            self.warn(hpa, "SelectorRequired", "selector is required");
-            condition(hpa, "ScalingActive", false, "InvalidSelector", "the HPA target's scale is missing a selector", now);
-            return Err("selector is required".into());
-        }
-        let options = ListOptions { labels: scale.selector.clone(), ..ListOptions::default() };
-        let pods: Vec<Pod> = self.context.client.list(hpa.namespace(), &options).await.map_err(|e| e.to_string())?;
-        let others = self.others(hpa, scale, &pods);
-        if !others.is_empty() {
-            let message = format!("pods by selector {} are controlled by multiple HPAs: [{}]", scale.selector, others.join(" "));
-            self.warn(hpa, "AmbiguousSelector", &message);
-            condition(hpa, "ScalingActive", false, "AmbiguousSelector", &message, now);
-            return Err(message);
-        }
+    async fn ask(
+        &self,
+        hpa: &mut HorizontalPodAutoscaler,
+        scale: &Scale,
+        statuses: &mut Vec<Value>,
+        now: Timestamp,
+    ) -> Result<Asked, (String, Fault)> {
+        let pods = self.selected(hpa, scale, now)?;
+        let (tolerance, settings) = (tolerance(hpa, self.settings().tolerance), self.settings());
+        let scene = Scene { current: scale.replicas, present: scale.present, pods: &pods, tolerance, settings, now };
         let specs = json!(hpa.spec.metrics).as_array().cloned().unwrap_or_default();
-        let mut asked = Asked { replicas: 0, metric: String::new(), statuses: Vec::new(), partial: None };
+        let mut asked = Asked { replicas: 0, metric: String::new(), partial: None };
         let (mut first, mut failed) = (None, 0);
         for spec in &specs {
-            match self.metric(hpa, scale, &pods, spec, now).await {
+            let started = Instant::now();
+            let (size, fault) = match self.metric(hpa, scale, &scene, spec).await {
                 Ok((proposal, name, status)) => {
-                    if asked.metric.is_empty() || proposal.replicas > asked.replicas {
-                        (asked.replicas, asked.metric) = (proposal.replicas, name);
+                    statuses.push(status);
+                    let size = proposal.replicas;
+                    if asked.replicas == 0 || size > asked.replicas {
+                        (asked.replicas, asked.metric) = (size, name);
                     }
-                    asked.statuses.push(status);
+                    (size, None)
                 }
                 Err(failure) => {
+                    // Its place stays empty, so that the others stand beside their specifications.
+                    statuses.push(json!({"type": ""}));
                     self.warn(hpa, failure.reason, &failure.message);
                     failed += 1;
+                    let fault = failure.fault;
                     first.get_or_insert(failure);
+                    (scale.replicas, Some(fault))
                 }
-            }
+            };
+            measure::computed(
+                &self.context.metrics,
+                spec["type"].as_str().unwrap_or_default(),
+                (scale.replicas, size),
+                fault,
+                started.elapsed(),
+            );
         }
         if let Some(first) = first {
-            let message = format!("invalid metrics ({failed} invalid out of {}), first error is: {}", specs.len(), first.message);
             if failed >= specs.len() || asked.replicas < scale.replicas {
                 let shown = format!("the HPA was unable to compute the replica count: {}", first.message);
                 condition(hpa, "ScalingActive", false, first.reason, &shown, now);
-                return Err(message);
+                let message = format!("invalid metrics ({failed} invalid out of {}), first error is: {}", specs.len(), first.summary);
+                return Err((message, first.fault));
             }
-            asked.partial = Some(message);
+            asked.partial = Some(first.fault);
         }
         let message = format!("the HPA was able to successfully calculate a replica count from {}", asked.metric);
         condition(hpa, "ScalingActive", true, "ValidMetricFound", &message, now);
         Ok(asked)
     }
 
-    /// All autoscalers of the pods, when this is not the only one.
-    fn others(&self, hpa: &HorizontalPodAutoscaler, scale: &Scale, pods: &[Pod]) -> Vec<String> {
-        let Ok(selector) = Selector::parse(&scale.selector) else { return Vec::new() };
+    /// The pods of the target, unless it does not say which they are or another autoscaler has them too.
+    fn selected(&self, hpa: &mut HorizontalPodAutoscaler, scale: &Scale, now: Timestamp) -> Result<Vec<Pod>, (String, Fault)> {
+        if scale.selector.is_empty() {
+            self.warn(hpa, "SelectorRequired", "selector is required");
+            condition(hpa, "ScalingActive", false, "InvalidSelector", "the HPA target's scale is missing a selector", now);
+            return Err(("selector is required".into(), Fault::Spec));
+        }
+        let selector = match Selector::parse(&scale.selector) {
+            Ok(selector) => selector,
+            Err(e) => {
+                let message = format!("couldn't convert selector into a corresponding internal selector object: {e}");
+                self.warn(hpa, "InvalidSelector", &message);
+                condition(hpa, "ScalingActive", false, "InvalidSelector", &message, now);
+                return Err((message, Fault::Spec));
+            }
+        };
+        let own = self.pods.objects_in(hpa.namespace());
+        let pods: Vec<Pod> = own.iter().filter(|o| selector.matches(o)).filter_map(|o| decoded(o)).collect();
         let key = ObjectKey::new(hpa.namespace(), hpa.name());
-        let mut selectors = self.selectors.lock();
-        selectors.insert(key.clone(), selector);
-        sharing(&selectors, &key, pods)
+        let others = {
+            let mut selectors = self.selectors.lock();
+            selectors.insert(key.clone(), selector);
+            sharing(&selectors, &key, &pods)
+        };
+        if others.is_empty() {
+            return Ok(pods);
+        }
+        let message = format!("pods by selector {} are controlled by multiple HPAs: [{}]", scale.selector, others.join(" "));
+        self.warn(hpa, "AmbiguousSelector", &message);
+        condition(hpa, "ScalingActive", false, "AmbiguousSelector", &message, now);
+        Err((message, Fault::Spec))
     }
 
-    /// What one metric asks for, its name in messages, and its status.
-    async fn metric(
-        &self,
-        hpa: &HorizontalPodAutoscaler,
-        scale: &Scale,
-        pods: &[Pod],
-        spec: &Value,
-        now: Timestamp,
-    ) -> Result<(Proposal, String, Value), Failure> {
-        let (client, namespace) = (&self.context.client, hpa.namespace());
-        let (current, tolerance) = (scale.replicas, tolerance(hpa));
-        let kind = spec["type"].as_str().unwrap_or_default();
-        let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
-        let metric = |source: &Value| (text(&source["metric"]["name"]), selector(&source["metric"]["selector"]));
-        let quantity = |v: &Value| Quantity::from_json(v).ok().map(|q| q.milli_value());
-        match kind {
-            "Resource" | "ContainerResource" => {
-                let (field, reason) = match kind {
-                    "Resource" => ("resource", "FailedGetResourceMetric"),
-                    _ => ("containerResource", "FailedGetContainerResourceMetric"),
-                };
-                let source = &spec[field];
-                let (name, container) = (text(&source["name"]), source["container"].as_str());
-                let percent = source["target"]["averageUtilization"].as_i64().and_then(|n| i32::try_from(n).ok());
-                let what = if percent.is_some() { "utilization" } else { "usage" };
-                let fail = |e: String| Failure { reason, message: format!("failed to get {name} {what}: {e}") };
-                let samples = sources::resource(client, namespace, &scale.selector, &name, container).await.map_err(fail)?;
-                let requests;
-                let goal = match (percent, quantity(&source["target"]["averageValue"])) {
-                    (Some(percent), _) => {
-                        requests = self::requests(pods, &name, container).map_err(fail)?;
-                        Goal::Utilization(percent, &requests)
-                    }
-                    (None, Some(average)) => Goal::Average(average),
-                    (None, None) => {
-                        return Err(fail(
-                            "invalid resource metric source: neither an average utilization nor an average value was set".into(),
-                        ));
-                    }
-                };
-                let proposal = calculate::of_pods(current, pods, samples, &goal, name == "cpu", tolerance, now).map_err(fail)?;
-                let kind_of = container.map_or("resource", |_| "container resource");
-                let shown = if percent.is_some() {
-                    format!("{name} {kind_of} utilization (percentage of request)")
-                } else {
-                    format!("{name} {kind_of}")
-                };
-                let mut status = json!({"name": name, "current": {"averageValue": milli(proposal.average)}});
-                if let Some(utilization) = proposal.utilization {
-                    status["current"]["averageUtilization"] = utilization.into();
-                }
-                if let Some(container) = container {
-                    status["container"] = container.into();
-                }
-                Ok((proposal, shown, json!({"type": kind, field: status})))
-            }
-            "Pods" => {
-                let source = &spec["pods"];
-                let (name, labels) = metric(source);
-                let fail = |e: String| failure("FailedGetPodsMetric")(format!("failed to get pods metric value: {e}"));
-                let samples = sources::pods(client, namespace, &scale.selector, &name, &labels).await.map_err(fail)?;
-                let target = quantity(&source["target"]["averageValue"]).unwrap_or(0);
-                let proposal = calculate::of_pods(current, pods, samples, &Goal::Average(target), false, tolerance, now).map_err(fail)?;
-                let status =
-                    json!({"type": kind, "pods": {"metric": source["metric"], "current": {"averageValue": milli(proposal.average)}}});
-                Ok((proposal, format!("pods metric {name}"), status))
-            }
+    async fn metric(&self, hpa: &HorizontalPodAutoscaler, scale: &Scale, scene: &Scene<'_>, spec: &Value) -> metric::Answer {
+        let place = Place { client: &self.context.client, namespace: hpa.namespace(), selector: &scale.selector };
+        match spec["type"].as_str().unwrap_or_default() {
+            "Resource" => metric::resource(&place, scene, &spec["resource"]).await,
+            "ContainerResource" => metric::resource(&place, scene, &spec["containerResource"]).await,
+            "Pods" => metric::pods(&place, scene, &spec["pods"]).await,
             "Object" => {
-                let source = &spec["object"];
-                let (name, labels) = metric(source);
-                let object = &source["describedObject"];
-                let fail = |e: String| failure("FailedGetObjectMetric")(format!("failed to get object metric value: {e}"));
-                let resource = self.resource(&text(&object["apiVersion"]), &text(&object["kind"])).await.map_err(fail)?;
-                let qualified = resource.qualified();
-                let place = qualified.trim_end_matches('.');
-                let value = sources::object(client, namespace, place, &text(&object["name"]), &name, &labels).await.map_err(fail)?;
-                let (proposal, shown) = compare(current, pods, value, &source["target"], tolerance);
-                let status = json!({"type": kind, "object": {"metric": source["metric"], "describedObject": object, "current": shown}});
-                Ok((proposal, format!("{} metric {name}", text(&object["kind"])), status))
+                let described = &spec["object"]["describedObject"];
+                let text = |field: &str| described[field].as_str().unwrap_or_default();
+                let resource = self.resource(text("apiVersion"), text("kind")).await;
+                let name = resource.map(|r| r.qualified().trim_end_matches('.').to_owned());
+                metric::object(&place, scene, &spec["object"], name).await
             }
-            "External" => {
-                let source = &spec["external"];
-                let (name, labels) = metric(source);
-                let fail = |e: String| failure("FailedGetExternalMetric")(format!("failed to get {name} external metric value: {e}"));
-                let value = sources::external(client, namespace, &name, &labels).await.map_err(fail)?;
-                let (proposal, shown) = compare(current, pods, value, &source["target"], tolerance);
-                let status = json!({"type": kind, "external": {"metric": source["metric"], "current": shown}});
-                Ok((proposal, format!("external metric {name}({labels})"), status))
+            "External" => metric::external(&place, scene, &spec["external"]).await,
+            other => {
+                let message = format!("unknown metric source type {other:?}");
+                Err(Failure { reason: "InvalidMetricSourceType", summary: message.clone(), message, fault: Fault::Spec })
             }
-            other => Err(failure("InvalidMetricSourceType")(format!("unknown metric source type {other:?}"))),
         }
     }
 }
 
-/// One value against a target for all pods, or for each.
-fn compare(current: i32, pods: &[Pod], value: i64, target: &Value, tolerance: Tolerance) -> (Proposal, Value) {
-    let quantity = |field: &str| Quantity::from_json(&target[field]).ok().map(|q| q.milli_value());
-    match quantity("averageValue") {
-        Some(average) => {
-            let proposal = calculate::of_share(current, value, average, tolerance);
-            let shown = json!({"averageValue": milli(proposal.average)});
-            (proposal, shown)
-        }
-        None => {
-            let ready = i32::try_from(pods.iter().filter(|p| crate::pods::is_ready(p)).count()).unwrap_or(i32::MAX);
-            (calculate::of_value(current, ready, value, quantity("value").unwrap_or(0), tolerance), json!({"value": milli(value)}))
-        }
-    }
-}
-
-/// Thousandths as a quantity.
-fn milli(value: i64) -> String {
-    if value % 1000 == 0 { (value / 1000).to_string() } else { format!("{value}m") }
-}
-
-/// What each pod requests of a resource.
-fn requests(pods: &[Pod], name: &str, container: Option<&str>) -> Result<BTreeMap<String, i64>, String> {
-    let milli = |text: &str| Quantity::parse(text).map(|q| q.milli_value()).unwrap_or(0);
-    let mut all = BTreeMap::new();
-    for pod in pods {
-        let Some(spec) = &pod.spec else { continue };
-        let of_pod = spec.resources.as_ref().and_then(|r| r.requests.as_ref()).and_then(|r| r.get(name));
-        if let (Some(request), None) = (of_pod, container) {
-            all.insert(pod.name().to_owned(), milli(&request.0));
-            continue;
-        }
-        let sidecars = spec.init_containers.iter().flatten().filter(|c| c.restart_policy.as_deref() == Some("Always"));
-        let mut sum = 0;
-        for c in spec.containers.iter().chain(sidecars).filter(|c| container.is_none_or(|name| c.name == name)) {
-            let request = c.resources.as_ref().and_then(|r| r.requests.as_ref()).and_then(|r| r.get(name));
-            let request = request.ok_or_else(|| format!("missing request for {name} in container {} of Pod {}", c.name, pod.name()))?;
-            sum += milli(&request.0);
-        }
-        all.insert(pod.name().to_owned(), sum);
-    }
-    Ok(all)
-}
-
-fn tolerance(hpa: &HorizontalPodAutoscaler) -> Tolerance {
+fn tolerance(hpa: &HorizontalPodAutoscaler, usual: f64) -> Tolerance {
     let behavior = hpa.spec.behavior.as_ref();
     let of = |rules: Option<&k8s_openapi::api::autoscaling::v2::HPAScalingRules>| {
-        rules.and_then(|r| r.tolerance.as_ref()).and_then(|t| Quantity::parse(&t.0).ok()).map_or(TOLERANCE, |q| q.as_f64())
+        rules.and_then(|r| r.tolerance.as_ref()).and_then(|t| Quantity::parse(&t.0).ok()).map_or(usual, |q| q.as_f64())
     };
     Tolerance { up: of(behavior.and_then(|b| b.scale_up.as_ref())), down: of(behavior.and_then(|b| b.scale_down.as_ref())) }
-}
-
-/// A label selector as a query says it.
-fn selector(selector: &Value) -> String {
-    let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
-    let mut parts: Vec<String> =
-        selector["matchLabels"].as_object().into_iter().flatten().map(|(k, v)| format!("{k}={}", text(v))).collect();
-    for e in selector["matchExpressions"].as_array().into_iter().flatten() {
-        let values: Vec<String> = e["values"].as_array().into_iter().flatten().map(text).collect();
-        let (key, values) = (text(&e["key"]), values.join(","));
-        parts.push(match text(&e["operator"]).as_str() {
-            "In" => format!("{key} in ({values})"),
-            "NotIn" => format!("{key} notin ({values})"),
-            "DoesNotExist" => format!("!{key}"),
-            _ => key,
-        });
-    }
-    parts.join(",")
 }
 
 fn condition(hpa: &mut HorizontalPodAutoscaler, kind: &str, is: bool, reason: &str, message: &str, now: Timestamp) {
@@ -460,15 +372,13 @@ fn condition(hpa: &mut HorizontalPodAutoscaler, kind: &str, is: bool, reason: &s
     }
 }
 
-fn tell(hpa: &mut HorizontalPodAutoscaler, current: i32, desired: i32, metrics: Option<Vec<Value>>, scaled: bool, now: Timestamp) {
+fn tell(hpa: &mut HorizontalPodAutoscaler, current: i32, desired: i32, metrics: Vec<Value>, scaled: bool, now: Timestamp) {
     let generation = hpa.metadata.generation;
     let status = hpa.status.get_or_insert_default();
     status.current_replicas = Some(current);
     status.desired_replicas = desired;
     status.observed_generation = generation;
-    if let Some(metrics) = metrics {
-        status.current_metrics = serde_json::from_value(Value::Array(metrics)).ok();
-    }
+    status.current_metrics = Some(metrics).filter(|m| !m.is_empty()).and_then(|m| serde_json::from_value(Value::Array(m)).ok());
     if scaled {
         status.last_scale_time = Some(Time(now));
     }

@@ -45,13 +45,22 @@ pub(super) async fn resource(
     if pods.is_empty() {
         return Err(format!("unable to get metrics for resource {name}: no metrics returned from resource metrics API"));
     }
+    if let Some(wanted) = container
+        && let Some(without) = pods.iter().find(|p| !p["containers"].as_array().into_iter().flatten().any(|c| text(c, "name") == wanted))
+    {
+        let pod = format!("{namespace}/{}", text(&without["metadata"], "name"));
+        return Err(format!(
+            "unable to get metrics for resource {name}: failed to get container metrics: container {wanted} not present in metrics for pod {pod}"
+        ));
+    }
     let sample = |pod: &Value| {
         let containers = pod["containers"].as_array()?.iter().filter(|c| container.is_none_or(|name| text(c, "name") == name));
         let used: Option<Vec<i64>> = containers.map(|c| milli(&c["usage"][name])).collect();
         let used = used.filter(|u| !u.is_empty())?;
         let window = text(pod, "window").parse::<jiff::SignedDuration>().map_or(60, |w| w.as_secs());
         let at = text(pod, "timestamp").parse().unwrap_or(Timestamp::UNIX_EPOCH);
-        Some((text(&pod["metadata"], "name").to_owned(), Sample { value: used.iter().sum(), at, window }))
+        let value = used.iter().fold(0, |sum: i64, used| sum.saturating_add(*used));
+        Some((text(&pod["metadata"], "name").to_owned(), Sample { value, at, window }))
     };
     Ok(pods.iter().filter_map(sample).collect())
 }
@@ -62,6 +71,9 @@ pub(super) async fn pods(client: &Client, namespace: &str, selector: &str, metri
     let wanted = query(&[("labelSelector", selector), ("metricLabelSelector", labels)]);
     let found = items(client, "custom.metrics.k8s.io", "v1beta2", &what, &wanted).await;
     let found = found.map_err(|e| format!("unable to get metric {metric}: unable to fetch metrics from custom metrics API: {e}"))?;
+    if found.is_empty() {
+        return Err(format!("unable to get metric {metric}: no metrics returned from custom metrics API"));
+    }
     let sample = |item: &Value| {
         let at = text(item, "timestamp").parse().unwrap_or(Timestamp::UNIX_EPOCH);
         let window = item["windowSeconds"].as_i64().unwrap_or(60);
@@ -84,20 +96,17 @@ pub(super) async fn object(
         _ => format!("namespaces/{namespace}/{resource}/{name}/{metric}"),
     };
     let found = items(client, "custom.metrics.k8s.io", "v1beta2", &what, &query(&[("metricLabelSelector", labels)])).await;
-    let found = found.map_err(|e| format!("unable to get metric {metric}: unable to fetch metrics from custom metrics API: {e}"))?;
-    found.first().and_then(|item| milli(&item["value"])).ok_or_else(|| format!("unable to get metric {metric}: no metrics returned"))
+    let found = found.map_err(|e| format!("unable to fetch metrics from custom metrics API: {e}"))?;
+    found.first().and_then(|item| milli(&item["value"])).ok_or_else(|| "no metrics returned from custom metrics API".into())
 }
 
 /// A metric of something outside the cluster: the sum of its series.
 pub(super) async fn external(client: &Client, namespace: &str, metric: &str, labels: &str) -> Result<i64, String> {
     let what = format!("namespaces/{namespace}/{metric}");
     let found = items(client, "external.metrics.k8s.io", "v1beta1", &what, &query(&[("labelSelector", labels)])).await;
-    let fail = |e: String| {
-        format!("unable to get external metric {namespace}/{metric}/{labels}: unable to fetch metrics from external metrics API: {e}")
-    };
-    let found = found.map_err(fail)?;
+    let found = found.map_err(|e| format!("unable to fetch metrics from external metrics API: {e}"))?;
     if found.is_empty() {
-        return Err(fail("no metrics returned".into()));
+        return Err("no metrics returned from external metrics API".into());
     }
-    Ok(found.iter().filter_map(|item| milli(&item["value"])).sum())
+    Ok(found.iter().filter_map(|item| milli(&item["value"])).fold(0, i64::saturating_add))
 }

@@ -16,6 +16,9 @@ use ferrokube_client::{Cache, Error};
 use k8s_openapi::api::certificates::v1::{CertificateSigningRequest, CertificateSigningRequestCondition};
 use std::time::Duration;
 
+/// The signers of `kubernetes.io`.
+pub const SIGNERS: [&str; 4] = [rules::KUBELET_SERVING, rules::KUBELET_CLIENT, rules::CLIENT, rules::LEGACY];
+
 /// Looks at each request whenever it changes, with the backoff of both loops that work on requests.
 async fn each<F, Fut>(context: &Context, name: &'static str, reconcile: F)
 where

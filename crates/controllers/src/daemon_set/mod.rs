@@ -3,11 +3,13 @@
 //! Reads daemon sets, pods, nodes and revisions; writes pods, revisions and the status of daemon sets. The scheduler
 //! binds the pods, which are tied to their node by affinity. Source: `pkg/controller/daemon`.
 
+mod failed;
 mod plan;
 
 use crate::Context;
 use crate::pods::{self, Pods};
-use crate::revisions::{self, Revisions, Stop};
+use crate::revisions::{self, Of, Revisions, Stop};
+use failed::Failures;
 use ferrokube_client::controller::{self, Next};
 use ferrokube_client::events::EventType;
 use ferrokube_client::queue::Queue;
@@ -16,9 +18,11 @@ use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::{Node, NodeSpec, Pod, Taint};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use parking_lot::Mutex;
 use plan::{Plan, View};
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use tokio::time::Instant;
 
 struct Daemons {
     context: Context,
@@ -26,6 +30,7 @@ struct Daemons {
     nodes: Cache<Node>,
     pods: Pods,
     revisions: Revisions,
+    failures: Mutex<Failures>,
 }
 
 /// Runs the controller.
@@ -49,9 +54,9 @@ pub(crate) async fn run(context: Context) {
             known.objects().iter().for_each(|s| add_all.add(s.key.clone()));
         }
     });
-    let revisions = Revisions::new(context.caches.of(), DaemonSet::KIND);
+    let revisions = Revisions::new(context.caches.of(), DaemonSet::KIND, revisions::HASH);
     tokio::join!(sets.synced(), nodes.synced(), pods.cache.synced(), revisions.synced());
-    let all = Daemons { context, sets, nodes, pods, revisions };
+    let all = Daemons { context, sets, nodes, pods, revisions, failures: Mutex::default() };
     let reconcile = |key: ObjectKey| all.reconcile(key);
     controller::run::<_, Error, _, _>("daemonset", queue, 2, reconcile).await;
 }
@@ -86,11 +91,17 @@ impl Daemons {
     async fn reconcile(&self, key: ObjectKey) -> Result<Next, Error> {
         let Some(set) = self.sets.read(&key.namespace, &key.name)? else { return Ok(Next::Wait) };
         let Some(spec) = set.spec.clone() else { return Ok(Next::Wait) };
-        if spec.selector == Default::default() || set.metadata.deletion_timestamp.is_some() {
+        if spec.selector == Default::default() {
+            let message = "This daemon set is selecting all pods. A non-empty selector is required.";
+            self.context.recorder.about(&set, EventType::Warning, "SelectingAll", message);
+            return Ok(Next::Wait);
+        }
+        if set.metadata.deletion_timestamp.is_some() {
             return Ok(Next::Wait);
         }
         let collisions = set.status.as_ref().and_then(|s| s.collision_count).unwrap_or(0);
-        let history = match self.revisions.history(&self.context.client, &set, &spec.template, collisions).await {
+        let of = Of { owner: &set, template: &spec.template, selector: &spec.selector, collisions };
+        let history = match self.revisions.history(&self.context.client, &of).await {
             Ok(history) => history,
             Err(Stop::Collision) => return self.collided(set).await,
             Err(Stop::Failed(e)) if e.is_namespace_terminating() => return Ok(Next::Wait),
@@ -100,13 +111,17 @@ impl Daemons {
         let settled = self.pods.settled(set.uid());
         let pods = self.pods.claim(&self.context.client, &set, &spec.selector).await?;
         let nodes: Vec<Node> = self.nodes.objects().iter().filter_map(|o| slim(o)).collect();
-        let view = View { set: &set, nodes: &nodes, pods: &pods, hash: &hash, now: Timestamp::now() };
-        let mut failure = None;
+        let generation = set.metadata.generation.unwrap_or(0);
+        let waits = self.failures.lock().waits(set.uid(), generation, Instant::now());
+        let view = View { set: &set, nodes: &nodes, pods: &pods, hash: &hash, waits: &waits, now: Timestamp::now() };
+        let (mut failure, mut again) = (None, None);
         if settled {
             let mut plan = plan::manage(&view);
+            again = plan.again;
             if plan.create.is_empty() && plan.delete.is_empty() {
                 plan = plan::roll(&view);
             }
+            plan.failed.iter().for_each(|node| self.failures.lock().note(set.uid(), generation, node, Instant::now()));
             failure = self.apply(&set, &hash, plan).await;
             let live: BTreeSet<String> = pods.iter().filter_map(|p| p.metadata.labels.as_ref()?.get(revisions::HASH).cloned()).collect();
             self.revisions.clean(&self.context.client, &history, &live, spec.revision_history_limit.unwrap_or(10)).await?;
@@ -119,7 +134,7 @@ impl Daemons {
         match failure {
             Some(e) if e.is_namespace_terminating() => Ok(Next::Wait),
             Some(e) => Err(e),
-            None => Ok(soon.map_or(Next::Wait, Next::After)),
+            None => Ok([soon, again].into_iter().flatten().min().map_or(Next::Wait, Next::After)),
         }
     }
 
@@ -131,8 +146,8 @@ impl Daemons {
 
     async fn apply(&self, set: &DaemonSet, hash: &str, plan: Plan) -> Option<Error> {
         let (client, recorder) = (&self.context.client, &self.context.recorder);
-        for (reason, message) in plan.events {
-            recorder.about(set, EventType::Warning, reason, message);
+        for (kind, reason, message) in plan.events {
+            recorder.about(set, kind, reason, message);
         }
         let deletes = plan.delete.iter().map(|pod| self.pods.delete(client, recorder, set, pod));
         let failure = futures_util::future::join_all(deletes).await.into_iter().find_map(Result::err);

@@ -6,11 +6,12 @@ use crate::nodes::{repelled, selected};
 use crate::pods::{self, availability};
 use crate::revisions::HASH;
 use ferrokube_client::Named;
+use ferrokube_client::events::EventType;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{DaemonSet, DaemonSetStatus};
 use k8s_openapi::api::core::v1::{Node, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Pod, PodSpec, Toleration};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 /// Most pods made or deleted in one round.
@@ -25,6 +26,8 @@ pub struct View<'a> {
     pub pods: &'a [Pod],
     /// Hash of the present template.
     pub hash: &'a str,
+    /// Nodes on which a pod failed lately, and how much longer that one is left alone.
+    pub waits: &'a HashMap<String, Duration>,
     pub now: Timestamp,
 }
 
@@ -34,8 +37,12 @@ pub struct Plan {
     /// Names of nodes that get a pod.
     pub create: Vec<String>,
     pub delete: Vec<Pod>,
-    /// Reason and message, as warnings.
-    pub events: Vec<(&'static str, String)>,
+    /// Kind, reason and message.
+    pub events: Vec<(EventType, &'static str, String)>,
+    /// Nodes whose failed pod is replaced now.
+    pub failed: Vec<String>,
+    /// When to look again at those that are left alone.
+    pub again: Option<Duration>,
 }
 
 /// Taints that every daemon pod tolerates; the last one only with the host's network.
@@ -99,13 +106,15 @@ pub fn belongs(set: &DaemonSet, node: &Node) -> (bool, bool) {
     (true, true)
 }
 
+/// Pods by node: bound ones first, then the oldest. One that is over and on its way out is nobody's any more.
 fn by_node(pods: &[Pod]) -> BTreeMap<&str, Vec<&Pod>> {
     let mut map: BTreeMap<&str, Vec<&Pod>> = BTreeMap::new();
-    for pod in pods {
+    let is_done = |p: &&Pod| p.metadata.deletion_timestamp.is_some() && matches!(pods::phase(p), "Succeeded" | "Failed");
+    for pod in pods.iter().filter(|p| !is_done(p)) {
         map.entry(node_of(pod).unwrap_or_default()).or_default().push(pod);
     }
-    map.values_mut()
-        .for_each(|list| list.sort_by(|a, b| (&a.metadata.creation_timestamp, a.name()).cmp(&(&b.metadata.creation_timestamp, b.name()))));
+    let unbound = |p: &Pod| p.spec.as_ref().and_then(|s| s.node_name.as_deref()).is_none_or(str::is_empty);
+    map.values_mut().for_each(|list| list.sort_by_key(|p| (unbound(p), p.metadata.creation_timestamp.clone(), p.name().to_owned())));
     map
 }
 
@@ -173,17 +182,24 @@ pub fn manage(view: &View) -> Plan {
 fn tidy(view: &View, here: &[&Pod], node: &str, surge: bool, plan: &mut Plan) {
     let mut running = Vec::new();
     for pod in here.iter().filter(|p| p.metadata.deletion_timestamp.is_none()) {
-        let (reason, word) = match pods::phase(pod) {
-            "Failed" => ("FailedDaemonPod", "failed"),
-            "Succeeded" => ("SucceededDaemonPod", "succeeded"),
+        let name = format!("daemon pod {}/{} on node {node}", pod.namespace(), pod.name());
+        match pods::phase(pod) {
+            "Failed" => {
+                if let Some(left) = view.waits.get(node) {
+                    plan.again = Some(plan.again.map_or(*left, |a| a.min(*left)));
+                    continue;
+                }
+                plan.failed.push(node.to_owned());
+                plan.events.push((EventType::Warning, "FailedDaemonPod", format!("Found failed {name}, will try to kill it")));
+            }
+            "Succeeded" => {
+                plan.events.push((EventType::Normal, "SucceededDaemonPod", format!("Found succeeded {name}, will try to delete it")));
+            }
             _ => {
                 running.push(*pod);
                 continue;
             }
-        };
-        let verb = if word == "failed" { "kill" } else { "delete" };
-        plan.events
-            .push((reason, format!("Found {word} daemon pod {}/{} on node {node}, will try to {verb} it", pod.namespace(), pod.name())));
+        }
         plan.delete.push((*pod).clone());
     }
     if !surge {
@@ -192,7 +208,7 @@ fn tidy(view: &View, here: &[&Pod], node: &str, surge: bool, plan: &mut Plan) {
     }
     let (new, old): (Vec<&Pod>, Vec<&Pod>) = running.into_iter().partition(|p| view.is_new(p));
     let replaced =
-        new.first().is_some_and(|p| view.is_available(p)) || (new.first().is_some() && old.first().is_some_and(|p| !view.is_available(p)));
+        new.first().is_some_and(|p| view.is_available(p)) || (new.first().is_some() && old.first().is_some_and(|p| !pods::is_ready(p)));
     plan.delete.extend(new.iter().skip(1).chain(old.iter().skip(usize::from(!replaced))).map(|p| (*p).clone()));
 }
 
@@ -209,19 +225,15 @@ pub fn roll(view: &View) -> Plan {
         let (new, old) = (staying().find(|p| view.is_new(p)), staying().find(|p| !view.is_new(p)));
         match (surge, new, old) {
             (0, None, None) => busy += 1,
-            (0, Some(new), _) => busy += usize::from(!view.is_available(new)),
+            (0, Some(new), old) => busy += usize::from(old.is_some() || !view.is_available(new)),
             (0, None, Some(old)) if view.is_available(old) => candidates.push((node, old)),
             (0, None, Some(old)) => {
                 busy += 1;
                 free.push((node, old));
             }
             (_, _, None) => {}
-            (_, Some(new), Some(old)) => {
-                busy += 1;
-                if view.is_available(new) {
-                    plan.delete.push(old.clone());
-                }
-            }
+            (_, Some(new), Some(old)) if view.is_available(new) => plan.delete.push(old.clone()),
+            (_, Some(_), Some(_)) => busy += 1,
             (_, None, Some(old)) if view.is_available(old) => candidates.push((node, old)),
             (_, None, Some(old)) => free.push((node, old)),
         }
@@ -294,7 +306,8 @@ mod tests {
     }
 
     fn view<'a>(set: &'a DaemonSet, nodes: &'a [Node], pods: &'a [Pod]) -> View<'a> {
-        View { set, nodes, pods, hash: "new", now: "2026-01-01T01:00:00Z".parse().unwrap() }
+        static NONE: std::sync::LazyLock<HashMap<String, Duration>> = std::sync::LazyLock::new(HashMap::new);
+        View { set, nodes, pods, hash: "new", waits: &NONE, now: "2026-01-01T01:00:00Z".parse().unwrap() }
     }
 
     fn names(pods: &[Pod]) -> Vec<&str> {
@@ -326,7 +339,25 @@ mod tests {
         let pods = [pod("a", "n1", "new", "Failed", false), pod("b", "n2", "new", "Running", true), pod("c", "n2", "new", "Running", true)];
         let plan = manage(&view(&set(json!({})), &nodes, &pods));
         assert_eq!(names(&plan.delete), ["a", "c"]);
-        assert_eq!(plan.events[0].0, "FailedDaemonPod");
+        assert_eq!((plan.events[0].1, plan.failed), ("FailedDaemonPod", vec!["n1".to_owned()]));
+    }
+
+    #[test]
+    fn a_pod_that_failed_again_is_left_alone_for_a_while() {
+        let (nodes, set) = ([node("n1", "worker", json!([]))], set(json!({})));
+        let pods = [pod("a", "n1", "new", "Failed", false)];
+        let waits = HashMap::from([("n1".to_owned(), Duration::from_secs(4))]);
+        let plan = manage(&View { waits: &waits, ..view(&set, &nodes, &pods) });
+        assert!(plan.delete.is_empty() && plan.create.is_empty() && plan.events.is_empty());
+        assert_eq!(plan.again, Some(Duration::from_secs(4)));
+    }
+
+    #[test]
+    fn a_pod_that_is_over_and_held_by_a_finalizer_does_not_keep_its_node_empty() {
+        let (nodes, set) = ([node("n1", "worker", json!([]))], set(json!({})));
+        let mut held = pod("a", "n1", "new", "Failed", false);
+        held.metadata.deletion_timestamp = serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap();
+        assert_eq!(manage(&view(&set, &nodes, &[held])).create, ["n1"]);
     }
 
     #[test]
@@ -350,7 +381,7 @@ mod tests {
                 json!({"rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}),
                 vec![old(1, true), new(1, true), old(2, true), old(3, true)],
                 vec!["o1"],
-                vec![],
+                vec!["n2"],
             ),
             (json!({"rollingUpdate": {"maxUnavailable": "50%"}}), vec![old(1, true), old(2, true), old(3, true)], vec!["o1", "o2"], vec![]),
         ];

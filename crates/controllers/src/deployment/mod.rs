@@ -11,7 +11,7 @@ mod status;
 
 use crate::Context;
 use crate::latest::Latest;
-use crate::pods::{controller_reference, matches};
+use crate::pods::{controller_reference, is_alive, matches};
 use crate::replica_set::with;
 use ferrokube_client::cache::decoded;
 use ferrokube_client::controller::{self, Next};
@@ -21,7 +21,7 @@ use ferrokube_client::{Cache, DeleteOptions, Error, Index, Named, ObjectKey, Opt
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, ReplicaSetSpec};
 use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use rollout::{Scale, annotations};
 use serde_json::json;
 use sha2::{Digest, Sha256};
@@ -156,17 +156,44 @@ impl Deployments {
     /// Replica sets of the deployment, orphans that match taken in.
     async fn claim(&self, deployment: &Deployment) -> Result<Vec<ReplicaSet>, Error> {
         let cached = self.sets_by_owner.get(deployment.uid());
-        let mut own: Vec<ReplicaSet> = cached.iter().filter_map(|o| decoded(o)).map(|s| self.written.of(s)).collect();
         let is_own = |s: &ReplicaSet| s.metadata.owner_references.iter().flatten().any(|r| r.uid == deployment.uid());
+        let known = cached.iter().filter_map(|o| decoded(o)).map(|s| self.written.of(s));
+        let mut own: Vec<ReplicaSet> = known.filter(|s| is_own(s)).collect();
         own.extend(self.written.unseen(|s| is_own(s) && self.sets.object(s.namespace(), s.name()).is_none()));
         if deployment.metadata.deletion_timestamp.is_some() {
             return Ok(own);
         }
         let selector = deployment.spec.as_ref().map(|s| s.selector.clone()).unwrap_or_default();
+        let (own, strangers): (Vec<_>, Vec<_>) = own.into_iter().partition(|s| matches(&selector, s.metadata.labels.as_ref()));
+        for set in strangers.iter().filter(|s| s.metadata.deletion_timestamp.is_none()) {
+            self.release(deployment, set).await?;
+        }
+        self.adopt(deployment, &selector, own).await
+    }
+
+    async fn release(&self, deployment: &Deployment, set: &ReplicaSet) -> Result<(), Error> {
+        let gone = json!({"$patch": "delete", "uid": deployment.uid()});
+        let patch = json!({"metadata": {"uid": set.uid(), "ownerReferences": [gone]}});
+        match self.context.client.patch::<ReplicaSet>(set.namespace(), set.name(), &Patch::Strategic(patch)).await {
+            Ok(written) => self.written.wrote(&written),
+            Err(e) if e.is_not_found() || e.is_conflict() => {}
+            Err(e) => return Err(e),
+        }
+        Ok(())
+    }
+
+    async fn adopt(&self, deployment: &Deployment, selector: &LabelSelector, mut own: Vec<ReplicaSet>) -> Result<Vec<ReplicaSet>, Error> {
+        let mut may_adopt = None;
         for object in self.sets.objects_in(deployment.namespace()) {
             let labels = object.labels.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
-            if object.controller().is_some() || crate::pods::is_deleting(&object) || !matches(&selector, Some(&labels)) {
+            if object.controller().is_some() || crate::pods::is_deleting(&object) || !matches(selector, Some(&labels)) {
                 continue;
+            }
+            if may_adopt.is_none() {
+                may_adopt = Some(is_alive(&self.context.client, deployment).await?);
+            }
+            if may_adopt == Some(false) {
+                break;
             }
             let patch = json!({"metadata": {"uid": &*object.uid, "ownerReferences": [controller_reference(deployment)]}});
             match self.context.client.patch::<ReplicaSet>(deployment.namespace(), &object.key.name, &Patch::Strategic(patch)).await {

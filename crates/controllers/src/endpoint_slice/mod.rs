@@ -57,8 +57,12 @@ struct Slices {
     triggers: Triggers,
     topology: Arc<Mutex<Topology>>,
     shared: Arc<Mutex<Shared>>,
+    waiting: Arc<Mutex<Waiting>>,
     measures: Measures,
 }
+
+/// Services some of whose pods are on nodes that are not there (yet), by node.
+type Waiting = HashMap<String, BTreeSet<ObjectKey>>;
 
 /// Runs the controller.
 pub(crate) async fn run(context: Context) {
@@ -88,10 +92,18 @@ pub(crate) async fn run(context: Context) {
         }
     });
     let (topology, shared) = (Arc::<Mutex<Topology>>::default(), Arc::<Mutex<Shared>>::default());
+    let waiting = Arc::<Mutex<Waiting>>::default();
     watch_nodes(&nodes, &queue, &topology, &shared);
+    let (add, awaited) = (queue.clone(), waiting.clone());
+    nodes.on_change(move |d| {
+        if d.old.is_none() {
+            awaited.lock().remove(&*d.key().name).into_iter().flatten().for_each(|key| add.add(key));
+        }
+    });
     tokio::join!(services.synced(), slices.synced(), pods.synced(), nodes.synced());
     let measures = Measures::new(context.metrics.clone());
-    let all = Slices { context, services, by_service, written, pods, nodes, triggers: Triggers::default(), topology, shared, measures };
+    let all =
+        Slices { context, services, by_service, written, pods, nodes, triggers: Triggers::default(), topology, shared, waiting, measures };
     controller::run::<_, Error, _, _>("endpointslice", queue, 5, |key| all.reconcile(key)).await;
 }
 
@@ -134,6 +146,21 @@ impl Slices {
         outcome.map(|()| Next::Wait)
     }
 
+    /// Whether the node of a pod is there. Nobody answers at the address of one that is on none, unless its service says that
+    /// this is nobody's business.
+    fn is_somewhere(&self, key: &ObjectKey, service: &Service, pod: &Pod) -> bool {
+        let node = pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).unwrap_or_default();
+        if service.spec.as_ref().and_then(|s| s.publish_not_ready_addresses) == Some(true) {
+            return true;
+        }
+        let mut waiting = self.waiting.lock();
+        let there = self.nodes.object("", node).is_some();
+        if !there && !node.is_empty() {
+            waiting.entry(node.to_owned()).or_default().insert(key.clone());
+        }
+        there
+    }
+
     async fn follow(&self, key: &ObjectKey, service: &Service) -> Result<(), Error> {
         let cached = self.by_service.get(&key.to_string());
         let cached: Vec<EndpointSlice> = cached.iter().filter_map(|o| decoded(o)).map(|s| self.written.of(s)).collect();
@@ -141,7 +168,8 @@ impl Slices {
         let mine = |s: &EndpointSlice| s.namespace() == &*key.namespace && label(s, SERVICE_NAME) == Some(&*key.name);
         let unseen = self.written.unseen(|s| mine(s) && !uids.contains(s.uid()));
         let own = cached.iter().cloned().chain(unseen).filter(|s| label(s, MANAGED_BY) == Some(MANAGER)).collect();
-        let pods = selected(service, &self.pods);
+        let mut pods = selected(service, &self.pods);
+        pods.retain(|pod| self.is_somewhere(key, service, pod));
         let zone = |node: &str| self.nodes.object("", node).and_then(|n| n.label(ZONE).map(str::to_owned));
         let plan = {
             let (topology, shared) = (self.topology.lock(), self.shared.lock());

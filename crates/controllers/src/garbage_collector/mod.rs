@@ -12,6 +12,7 @@ use crate::Context;
 use crate::discovery::{self, ApiResource};
 use collect::Collector;
 use ferrokube_client::controller::{self, Next};
+use ferrokube_client::metrics::{Desc, Kind};
 use ferrokube_client::queue::Queue;
 use ferrokube_client::{Cache, Error, Object, Selection};
 use graph::Graph;
@@ -42,6 +43,13 @@ impl Monitors {
         caches.iter().find(|(r, _)| r.group == group && r.kind == kind).map(|(r, c)| (r.clone(), c.clone()))
     }
 }
+
+static SYNC_ERRORS: Desc = Desc {
+    name: "garbagecollector_controller_resources_sync_error_total",
+    help: "[ALPHA] Number of garbage collector resources sync errors",
+    kind: Kind::Counter,
+    labels: &[],
+};
 
 /// Runs the controller.
 pub(crate) async fn run(context: Context) {
@@ -108,7 +116,10 @@ async fn refresh(
     definitions: &Cache<()>,
 ) -> Result<bool, Error> {
     definitions.synced().await;
-    let (served, failed) = discovery::collectable(&context.client).await?;
+    let (served, failed) = discovery::collectable(&context.client).await.inspect_err(|_| context.metrics.count(&SYNC_ERRORS, &[]))?;
+    if !failed.is_empty() {
+        context.metrics.count(&SYNC_ERRORS, &[]);
+    }
     let served: HashSet<Arc<ApiResource>> = served.into_iter().map(Arc::new).collect();
     let known: Vec<Arc<ApiResource>> = monitors.caches.read().keys().cloned().collect();
     for gone in known.iter().filter(|r| !served.contains(*r) && !failed.iter().any(|f| f.starts_with(&format!("{}/", r.group)))) {

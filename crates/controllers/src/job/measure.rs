@@ -1,5 +1,6 @@
 //! What the controller counts (`job_controller_*`).
 
+use super::indexes;
 use super::plan::{Plan, condition};
 use ferrokube_client::metrics::{Desc, Kind, Metrics};
 use k8s_openapi::api::batch::v1::{Job, JobStatus};
@@ -36,6 +37,49 @@ static EXTERNAL: Desc = Desc {
     labels: &["controller_name"],
 };
 
+static INDEXES_FINISHED: Desc = Desc {
+    name: "job_controller_job_finished_indexes_total",
+    help: "[ALPHA] `The number of finished indexes. Possible values for the, status label are: \"succeeded\", \"failed\". Possible values for the, backoffLimit label are: \"perIndex\" and \"global\"`.",
+    kind: Kind::Counter,
+    labels: &["status", "backoffLimit"],
+};
+static PODS_CREATED: Desc = Desc {
+    name: "job_controller_job_pods_creation_total",
+    help: "[ALPHA] The number of Pods created by the Job controller labelled with a reason for the Pod creation. This metric also distinguishes between Pods created using different PodReplacementPolicy settings. Possible values of the \"reason\" label are: \"new\", \"recreate_terminating_or_failed\", \"recreate_failed\". Possible values of the \"status\" label are: \"succeeded\", \"failed\".",
+    kind: Kind::Counter,
+    labels: &["reason", "status"],
+};
+static TRACKED: Desc = Desc {
+    name: "job_controller_terminated_pods_tracking_finalizer_total",
+    help: "[ALPHA] `The number of terminated pods (phase=Failed|Succeeded) that have the finalizer batch.kubernetes.io/job-tracking. The event label can be \"add\" or \"delete\".`",
+    kind: Kind::Counter,
+    labels: &["event"],
+};
+
+/// Pods were made for a job of which some have failed, or not; and some could not be made.
+pub fn created(metrics: &Metrics, job: &Job, made: usize, missing: usize) {
+    let (spec, status) = (job.spec.as_ref(), job.status.as_ref());
+    let failed = status.and_then(|s| s.failed).unwrap_or(0) > 0;
+    let ending = status.and_then(|s| s.terminating).unwrap_or(0) > 0;
+    let waits = spec.and_then(|s| s.pod_replacement_policy.as_deref()) == Some("Failed");
+    let reason = match (failed, ending, waits) {
+        (true, _, true) => "recreate_failed",
+        (true, ..) | (_, true, false) => "recreate_terminating_or_failed",
+        _ => "new",
+    };
+    for (count, word) in [(made, "succeeded"), (missing, "failed")] {
+        #[allow(clippy::cast_precision_loss, reason = "a number of pods")]
+        metrics.series(&PODS_CREATED, &[reason, word]).add(count as f64);
+    }
+}
+
+/// A pod that is over has its finalizer, or has lost it.
+pub fn tracked(metrics: &Metrics, was: bool, is: bool) {
+    if was != is {
+        metrics.count(&TRACKED, &[if is { "add" } else { "delete" }]);
+    }
+}
+
 fn mode(job: &Job) -> &str {
     job.spec.as_ref().and_then(|s| s.completion_mode.as_deref()).unwrap_or("NonIndexed")
 }
@@ -67,6 +111,16 @@ pub fn written(metrics: &Metrics, job: &Job, status: &JobStatus) {
         let more = new.unwrap_or(0) - old.unwrap_or(0);
         if more > 0 {
             metrics.series(&PODS_FINISHED, &[mode(job), result]).add(f64::from(more));
+        }
+    }
+    let limit = if job.spec.as_ref().is_some_and(|s| s.backoff_limit_per_index.is_some()) { "perIndex" } else { "global" };
+    let count = |text: &Option<String>| indexes::parse(text.as_deref().unwrap_or_default(), i32::MAX).len();
+    for (result, old, new) in
+        [("succeeded", &before.completed_indexes, &status.completed_indexes), ("failed", &before.failed_indexes, &status.failed_indexes)]
+    {
+        if old != new {
+            #[allow(clippy::cast_precision_loss, reason = "a number of indexes")]
+            metrics.series(&INDEXES_FINISHED, &[result, limit]).add(count(new).saturating_sub(count(old)) as f64);
         }
     }
     for (kind, result) in [("Complete", "succeeded"), ("Failed", "failed")] {

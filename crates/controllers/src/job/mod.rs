@@ -25,7 +25,7 @@ use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Container, EnvVar, EnvVarSource, ObjectFieldSelector, Pod};
 use parking_lot::Mutex;
 use plan::{Backoff, NewPod, Plan, View};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use tokio::time::Instant;
@@ -71,8 +71,11 @@ pub(crate) async fn run(context: Context) {
         Job::KIND,
         move |namespace, owner| add.add(ObjectKey::new(namespace, &owner.name)),
         move |orphan| known.objects_in(&orphan.key.namespace).iter().for_each(|j| add_all.add(j.key.clone())),
-    );
+    )
+    .held_by(FINALIZER);
     let tracked = watch_orphans(&jobs, &pods.cache, &orphans);
+    let metrics = context.metrics.clone();
+    pods.cache.on_change(move |d| measure::tracked(&metrics, is_over_and_tracked(d.old), is_over_and_tracked(d.new)));
     tokio::join!(jobs.synced(), pods.cache.synced());
     let all = Jobs {
         context: context.clone(),
@@ -87,6 +90,22 @@ pub(crate) async fn run(context: Context) {
     let work = controller::run::<_, Error, _, _>("job", queue, 5, reconcile);
     tokio::join!(work, controller::run::<_, Error, _, _>("job-orphans", orphans, 1, free));
     drop(tracked);
+}
+
+/// Whether an encoded pod is over and still has the finalizer. Pods of others are not decoded.
+fn is_over_and_tracked(pod: Option<&Arc<Object>>) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Outer {
+        #[serde(default)]
+        status: Inner,
+    }
+    #[derive(Default, serde::Deserialize)]
+    struct Inner {
+        #[serde(default)]
+        phase: String,
+    }
+    let phase = pod.filter(|o| o.mentions(FINALIZER.as_bytes())).and_then(|o| o.decode::<Outer>().ok()).map(|o| o.status.phase);
+    phase.is_some_and(|p| matches!(p.as_str(), "Succeeded" | "Failed"))
 }
 
 /// Who runs a job, when it is not this controller.
@@ -130,12 +149,19 @@ async fn free(client: &Client, jobs: &Cache<Job>, pods: &Cache<Pod>, key: Object
             return Ok(Next::Wait);
         }
     }
-    release(client, &pod).await.map(|()| Next::Wait)
+    // As it is known here, without an owner: one that is adopted meanwhile keeps its finalizer, or it would never be counted.
+    let meta = json!({"resourceVersion": pod.metadata.resource_version, "uid": pod.uid()});
+    release_with(client, &pod, meta).await.map(|()| Next::Wait)
 }
 
 async fn release(client: &Client, pod: &Pod) -> Result<(), Error> {
-    let patch = json!({"metadata": {"uid": pod.uid(), "$deleteFromPrimitiveList/finalizers": [FINALIZER]}});
-    match client.patch::<Pod>(pod.namespace(), pod.name(), &Patch::Strategic(patch)).await {
+    release_with(client, pod, json!({"uid": pod.uid()})).await
+}
+
+/// Takes the finalizer off a pod that is what `meta` says.
+async fn release_with(client: &Client, pod: &Pod, mut meta: Value) -> Result<(), Error> {
+    meta["$deleteFromPrimitiveList/finalizers"] = json!([FINALIZER]);
+    match client.patch::<Pod>(pod.namespace(), pod.name(), &Patch::Strategic(json!({"metadata": meta}))).await {
         Err(e) if e.is_not_found() || e.is_conflict() => Ok(()),
         other => other.map(drop),
     }
@@ -207,6 +233,7 @@ impl Jobs {
         if !plan.create.is_empty() {
             let create = &plan.create;
             let (made, error) = pods::slow_start(create.len(), |at| self.create(job, create[at])).await;
+            measure::created(&self.context.metrics, job, made, create.len() - made);
             let missing = i32::try_from(create.len() - made).unwrap_or(0);
             plan.status.active = plan.status.active.map(|n| n - missing).filter(|n| *n > 0);
             failure = failure.or(error);

@@ -19,7 +19,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, ObjectReference, Pod};
 use parking_lot::Mutex;
-use plan::{Evict, GRACE, NOT_READY, STARTUP_GRACE, UNREACHABLE};
+use plan::{Evict, NOT_READY, UNREACHABLE};
 use serde_json::json;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -57,7 +57,8 @@ pub(crate) async fn run(context: Context) {
     let leases: Cache<Lease> = context.caches.select(Selection { namespace: LEASES.into(), ..Selection::default() });
     let pods: Cache<Pod> = context.caches.of();
     let pods_by_node = by_node(&pods);
-    let (zones, signs) = (Arc::<Mutex<Zones>>::default(), Arc::<Mutex<HashMap<String, Sign>>>::default());
+    let zones = Arc::new(Mutex::new(Zones::new(context.config.settings.nodes.clone())));
+    let signs = Arc::<Mutex<HashMap<String, Sign>>>::default();
     watch(&nodes, &queue, &zones, &signs, context.metrics.clone());
     let add = queue.clone();
     leases.on_change(move |d| add.add(d.key().name.to_string()));
@@ -162,9 +163,9 @@ impl Lifecycle {
     /// How long the node may still be silent; zero when it has been for too long.
     fn left(&self, node: &Node) -> Duration {
         let lease = self.leases.get(LEASES, node.name()).and_then(|l| l.spec?.renew_time).map(|t| t.0.to_string());
-        let ready = condition(node, "Ready");
+        let (ready, rules) = (condition(node, "Ready"), &self.context.config.settings.nodes);
         let heartbeat = ready.and_then(|c| c.last_heartbeat_time.as_ref()).map(|t| t.0.to_string());
-        let grace = if ready.is_none() && lease.is_none() { STARTUP_GRACE } else { GRACE };
+        let grace = if ready.is_none() && lease.is_none() { rules.startup_grace } else { rules.grace };
         let mut signs = self.signs.lock();
         let known = signs.entry(node.name().to_owned()).or_insert_with(|| Sign {
             lease: lease.clone(),

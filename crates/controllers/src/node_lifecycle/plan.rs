@@ -7,12 +7,6 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, NodeCondition, Taint};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use std::collections::BTreeMap;
-use std::time::Duration;
-
-/// `--node-monitor-grace-period`.
-pub const GRACE: Duration = Duration::from_secs(50);
-/// `--node-startup-grace-period`.
-pub const STARTUP_GRACE: Duration = Duration::from_secs(60);
 
 pub const NOT_READY: &str = "node.kubernetes.io/not-ready";
 pub const UNREACHABLE: &str = "node.kubernetes.io/unreachable";

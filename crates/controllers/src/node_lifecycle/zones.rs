@@ -4,19 +4,11 @@
 //! When every zone is silent it is this controller that is cut off, not the nodes. Source:
 //! `pkg/controller/nodelifecycle/node_lifecycle_controller.go` (`handleDisruption`).
 
+use crate::settings::NodeHealth;
 use ferrokube_client::metrics::{Desc, Kind, Metrics};
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 use tokio::time::Instant;
-
-/// `--node-eviction-rate` 0.1 per second.
-const PAUSE: Duration = Duration::from_secs(10);
-/// `--secondary-node-eviction-rate` 0.01 per second, in a large zone of which much is silent.
-const LONG_PAUSE: Duration = Duration::from_secs(100);
-/// `--large-cluster-size-threshold`: in a zone up to this size nothing is evicted while much of it is silent.
-const LARGE: usize = 50;
-/// `--unhealthy-zone-threshold` in percent, of more than two nodes.
-const UNHEALTHY_PERCENT: usize = 55;
 
 static ZONE_HEALTH: Desc = Desc {
     name: "node_collector_zone_health",
@@ -59,17 +51,19 @@ pub struct Fact {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     Normal,
-    /// At least 55 % of more than two nodes are silent.
+    /// Much of more than two nodes is silent.
     Partial,
     /// All are.
     Full,
 }
 
 impl State {
-    fn of(ready: usize, silent: usize) -> Self {
+    fn of(ready: usize, silent: usize, rules: &NodeHealth) -> Self {
+        #[allow(clippy::cast_precision_loss, reason = "numbers of nodes")]
+        let share = silent as f64 / (ready + silent) as f64;
         if ready == 0 && silent > 0 {
             State::Full
-        } else if silent > 2 && silent * 100 >= UNHEALTHY_PERCENT * (ready + silent) {
+        } else if silent > 2 && share >= rules.unhealthy_share {
             State::Partial
         } else {
             State::Normal
@@ -77,11 +71,14 @@ impl State {
     }
 
     /// Time between two evictions in a zone of this size; `None`: nobody is evicted.
-    fn pause(self, size: usize) -> Option<Duration> {
-        match self {
-            State::Normal | State::Full => Some(PAUSE),
-            State::Partial => (size > LARGE).then_some(LONG_PAUSE),
-        }
+    fn pause(self, size: usize, rules: &NodeHealth) -> Option<Duration> {
+        let rate = match self {
+            State::Normal | State::Full => rules.eviction_rate,
+            State::Partial if size > rules.large_zone => rules.secondary_eviction_rate,
+            State::Partial => return None,
+        };
+        // None at all for a rate of zero.
+        Duration::try_from_secs_f64(1.0 / rate).ok()
     }
 }
 
@@ -102,8 +99,12 @@ struct Zone {
 }
 
 impl Zone {
-    fn state(&self) -> State {
-        State::of(self.ready, self.silent)
+    fn state(&self, rules: &NodeHealth) -> State {
+        State::of(self.ready, self.silent, rules)
+    }
+
+    fn pause(&self, rules: &NodeHealth) -> Option<Duration> {
+        self.state(rules).pause(self.ready + self.silent, rules)
     }
 
     fn count(&mut self, fact: &Fact, by: isize) {
@@ -117,17 +118,23 @@ impl Zone {
 pub struct Zones {
     nodes: HashMap<String, Fact>,
     zones: BTreeMap<String, Zone>,
+    rules: NodeHealth,
 }
 
 impl Zones {
+    /// No nodes yet.
+    pub fn new(rules: NodeHealth) -> Self {
+        Zones { rules, ..Zones::default() }
+    }
+
     /// Whether there are nodes and none of them is ready.
     pub fn all_silent(&self) -> bool {
         let mut counted = self.zones.values().filter(|z| z.ready + z.silent > 0).peekable();
-        counted.peek().is_some() && counted.all(|z| z.state() == State::Full)
+        counted.peek().is_some() && counted.all(|z| z.state(&self.rules) == State::Full)
     }
 
     fn paces(&self) -> BTreeMap<String, (State, Option<Duration>)> {
-        self.zones.iter().map(|(name, z)| (name.clone(), (z.state(), z.state().pause(z.ready + z.silent)))).collect()
+        self.zones.iter().map(|(name, z)| (name.clone(), (z.state(&self.rules), z.pause(&self.rules)))).collect()
     }
 
     /// A node is as this says now, or gone.
@@ -169,7 +176,7 @@ impl Zones {
             return Err(None);
         }
         let zone = self.zones.entry(zone.to_owned()).or_default();
-        let pause = zone.state().pause(zone.ready + zone.silent).ok_or(None)?;
+        let pause = zone.pause(&self.rules).ok_or(None)?;
         match zone.last_eviction.map(|at| at + pause).filter(|at| *at > now) {
             Some(at) => Err(Some(at - now)),
             None => {
@@ -195,6 +202,8 @@ impl Zones {
 mod tests {
     use super::*;
 
+    const PAUSE: Duration = Duration::from_secs(10);
+
     fn fill(zones: &mut Zones, zone: &str, ready: usize, silent: usize) {
         for at in 0..ready + silent {
             zones.set(&format!("{zone}-{at}"), Some(Fact { zone: zone.into(), ready: at < ready, counts: true }));
@@ -213,11 +222,21 @@ mod tests {
             (0, 0, State::Normal),
         ];
         for (ready, silent, expected) in cases {
-            assert_eq!(State::of(ready, silent), expected, "{ready} {silent}");
+            assert_eq!(State::of(ready, silent, &NodeHealth::default()), expected, "{ready} {silent}");
         }
-        assert_eq!(State::Partial.pause(50), None);
-        assert_eq!(State::Partial.pause(51), Some(LONG_PAUSE));
-        assert_eq!(State::Full.pause(3), Some(PAUSE), "one silent zone of several is given up");
+        let pause = |state: State, size| state.pause(size, &NodeHealth::default());
+        assert_eq!(pause(State::Partial, 50), None);
+        assert_eq!(pause(State::Partial, 51), Some(Duration::from_secs(100)));
+        assert_eq!(pause(State::Full, 3), Some(PAUSE), "one silent zone of several is given up");
+    }
+
+    #[test]
+    fn thresholds_and_rates_are_as_the_flags_say() {
+        let rules =
+            NodeHealth { eviction_rate: 0.5, secondary_eviction_rate: 0.0, large_zone: 3, unhealthy_share: 0.9, ..NodeHealth::default() };
+        assert_eq!(State::of(2, 3, &rules), State::Normal);
+        assert_eq!(State::Normal.pause(5, &rules), Some(Duration::from_secs(2)));
+        assert_eq!(State::Partial.pause(5, &rules), None, "a rate of zero evicts nobody");
     }
 
     #[tokio::test(start_paused = true)]

@@ -7,6 +7,7 @@
 
 mod changes;
 pub(crate) mod matching;
+mod measure;
 mod plan;
 
 use crate::Context;
@@ -59,6 +60,8 @@ struct Binder {
 pub(crate) async fn run(context: Context) {
     let binder = Binder::new(context);
     tokio::join!(binder.claims.synced(), binder.volumes.synced(), binder.classes.synced());
+    let running = Arc::new(());
+    measure::measure(&binder.context.metrics, &binder.volumes, &binder.claims, &running);
     let reconcile = |key: Key| {
         let binder = &binder;
         async move {

@@ -77,7 +77,7 @@ pub(crate) async fn run(context: Context) {
 
 /// Most pods have no claims: they are not decoded.
 pub(crate) fn has_claims(object: &Object) -> bool {
-    object.mentions(b"\"resourceClaims\"")
+    object.mentions(b"\"resourceClaims\"") || object.mentions(b"\"extendedResourceClaimStatus\"")
 }
 
 fn template_keys(object: &Object) -> Vec<String> {
@@ -93,7 +93,9 @@ fn watch_pods(pods: &Cache<Pod>, queue: &Queue<Key>) {
         let Some(pod) = Some(d.latest()).filter(|o| has_claims(o)).and_then(|o| decoded::<Pod>(o)) else { return };
         add.add(Key::Pod(d.key().clone()));
         if d.new.is_none() || is_done(&pod) {
-            let names = claims_of(&pod).into_iter().filter_map(|(_, name)| name);
+            // The scheduler makes one for devices that were asked for as if they were amounts.
+            let special = pod.status.as_ref().and_then(|s| Some(s.extended_resource_claim_status.as_ref()?.resource_claim_name.as_str()));
+            let names = claims_of(&pod).into_iter().filter_map(|(_, name)| name).chain(special);
             names.for_each(|name| add.add(Key::Claim(ObjectKey::new(&d.key().namespace, name))));
         }
     });

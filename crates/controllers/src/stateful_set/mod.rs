@@ -9,7 +9,7 @@ mod retention;
 
 use crate::Context;
 use crate::pods::{Pods, from_template};
-use crate::revisions::{self, History, Revisions, Stop};
+use crate::revisions::{self, History, Of, Revisions, Stop};
 use ferrokube_client::controller::{self, Next};
 use ferrokube_client::events::EventType;
 use ferrokube_client::queue::Queue;
@@ -51,7 +51,7 @@ pub(crate) async fn run(context: Context) {
         move |namespace, owner| add.add(ObjectKey::new(namespace, &owner.name)),
         move |orphan| known.objects_in(&orphan.key.namespace).iter().for_each(|s| add_all.add(s.key.clone())),
     );
-    let revisions = Revisions::new(context.caches.of(), StatefulSet::KIND);
+    let revisions = Revisions::new(context.caches.of(), StatefulSet::KIND, revisions::NAMED_HASH);
     tokio::join!(sets.synced(), claims.synced(), pods.cache.synced(), revisions.synced());
     let all = Sets { context, sets, claims, pods, revisions };
     let reconcile = |key: ObjectKey| all.reconcile(key);
@@ -69,7 +69,8 @@ impl Sets {
             return Ok(Next::Wait);
         }
         let collisions = set.status.as_ref().and_then(|s| s.collision_count).unwrap_or(0);
-        let history = match self.revisions.history(&self.context.client, &set, &spec.template, collisions).await {
+        let of = Of { owner: &set, template: &spec.template, selector: &spec.selector, collisions };
+        let history = match self.revisions.history(&self.context.client, &of).await {
             Ok(history) => history,
             Err(Stop::Collision) => return self.collided(set).await,
             Err(Stop::Failed(e)) if e.is_namespace_terminating() => return Ok(Next::Wait),

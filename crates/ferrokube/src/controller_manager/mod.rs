@@ -3,7 +3,9 @@
 //! Flags have kube-controller-manager's names and defaults; one that is not here has no meaning here, and is refused rather
 //! than ignored. A flag becomes a field of the controllers' configuration here and nowhere else.
 
+mod signers;
 mod syncs;
+mod tuning;
 
 use crate::component::{Component, ConnectionFlags, ElectionFlags, ServingFlags, lead};
 use crate::flags::{duration, read, read_optional};
@@ -38,9 +40,13 @@ pub struct Options {
     #[command(flatten)]
     keys: Keys,
     #[command(flatten)]
+    signers: signers::SignerFlags,
+    #[command(flatten)]
     network: Network,
     #[command(flatten)]
     syncs: syncs::SyncFlags,
+    #[command(flatten)]
+    tuning: tuning::TuningFlags,
     #[command(flatten)]
     election: ElectionFlags,
     #[command(flatten)]
@@ -144,6 +150,8 @@ impl Options {
             root_ca,
             metrics,
             signing: self.keys.signing()?,
+            signers: self.signers.signing(self.keys.cluster_signing_duration, self.keys.cluster_signing_cert_file.is_some())?,
+            settings: self.tuning.settings()?,
             node_cidrs: self.network.node_cidrs()?,
             sign_token: self.keys.sign_token()?,
             workers: self.syncs.workers(),
@@ -155,6 +163,7 @@ impl Options {
     fn configuration(&self) -> Value {
         let path = |p: &Option<PathBuf>| p.as_ref().map(|p| p.display().to_string()).unwrap_or_default();
         let mut shown = self.syncs.configuration();
+        self.tuning.show(&mut shown);
         shown["Generic"] = json!({
             "Address": self.serving.bind_address, "Port": self.serving.secure_port, "Controllers": self.controllers,
             "LeaderElection": self.election.configuration(NAME),
@@ -168,6 +177,7 @@ impl Options {
             "ClusterSigningKeyFile": path(&self.keys.cluster_signing_key_file),
             "ClusterSigningDuration": format!("{}s", self.keys.cluster_signing_duration.as_secs()),
         });
+        self.signers.show(&mut shown["CSRSigningController"]);
         shown["SAController"]["RootCAFile"] = path(&self.keys.root_ca_file).into();
         shown["SAController"]["ServiceAccountKeyFile"] = path(&self.keys.service_account_private_key_file).into();
         json!({"kubecontrollermanager.config.k8s.io": shown})

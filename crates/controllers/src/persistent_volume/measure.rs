@@ -1,0 +1,109 @@
+//! How many volumes and claims there are, and how many of them have each other (`pv_collector_*`). Counted when it is asked for.
+
+use ferrokube_client::Cache;
+use ferrokube_client::metrics::{Desc, Kind, Metrics};
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, PersistentVolumeSpec};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+macro_rules! gauges {
+    ($($id:ident $name:literal $help:literal [$($label:literal),*];)*) => {
+        $(static $id: Desc = Desc { name: $name, help: $help, kind: Kind::Gauge, labels: &[$($label),*] };)*
+    };
+}
+
+gauges! {
+    BOUND_VOLUMES "pv_collector_bound_pv_count" "[ALPHA] Gauge measuring number of persistent volume currently bound" ["storage_class"];
+    FREE_VOLUMES "pv_collector_unbound_pv_count" "[ALPHA] Gauge measuring number of persistent volume currently unbound" ["storage_class"];
+    ALL_VOLUMES "pv_collector_total_pv_count" "[ALPHA] Gauge measuring total number of persistent volumes" ["plugin_name", "volume_mode"];
+    BOUND_CLAIMS "pv_collector_bound_pvc_count" "[ALPHA] Gauge measuring number of persistent volume claim currently bound" ["namespace", "storage_class", "volume_attributes_class"];
+    FREE_CLAIMS "pv_collector_unbound_pvc_count" "[ALPHA] Gauge measuring number of persistent volume claim currently unbound" ["namespace", "storage_class", "volume_attributes_class"];
+}
+
+/// Counts by labels.
+type Counts = BTreeMap<Vec<String>, f64>;
+
+/// Shows them for as long as the controller runs.
+pub(super) fn measure(metrics: &Metrics, volumes: &Cache<PersistentVolume>, claims: &Cache<PersistentVolumeClaim>, running: &Arc<()>) {
+    let (into, volumes, claims, running) = (metrics.clone(), volumes.clone(), claims.clone(), Arc::downgrade(running));
+    metrics.on_collect(move || {
+        let ([bound, free], all) = count_volumes(&volumes.list());
+        let [bound_claims, free_claims] = count_claims(&claims.list());
+        for (desc, counts) in [
+            (&BOUND_VOLUMES, bound),
+            (&FREE_VOLUMES, free),
+            (&ALL_VOLUMES, all),
+            (&BOUND_CLAIMS, bound_claims),
+            (&FREE_CLAIMS, free_claims),
+        ] {
+            into.replace(desc, counts);
+        }
+        running.strong_count() > 0
+    });
+}
+
+/// Bound and free ones by class, and all by plugin and mode.
+fn count_volumes(volumes: &[PersistentVolume]) -> ([Counts; 2], Counts) {
+    let (mut by_class, mut all) = ([Counts::new(), Counts::new()], Counts::new());
+    for volume in volumes {
+        let spec = volume.spec.clone().unwrap_or_default();
+        let bound = volume.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Bound");
+        *by_class[usize::from(!bound)].entry(vec![spec.storage_class_name.clone().unwrap_or_default()]).or_default() += 1.0;
+        let mode = spec.volume_mode.clone().unwrap_or_else(|| "Filesystem".into());
+        *all.entry(vec![plugin(&spec), mode]).or_default() += 1.0;
+    }
+    (by_class, all)
+}
+
+/// Bound and free ones.
+fn count_claims(claims: &[PersistentVolumeClaim]) -> [Counts; 2] {
+    let mut counts = [Counts::new(), Counts::new()];
+    for claim in claims {
+        let spec = claim.spec.clone().unwrap_or_default();
+        let bound = claim.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Bound");
+        let classes = [spec.storage_class_name, spec.volume_attributes_class_name].map(Option::unwrap_or_default);
+        let labels = std::iter::once(claim.metadata.namespace.clone().unwrap_or_default()).chain(classes).collect();
+        *counts[usize::from(!bound)].entry(labels).or_default() += 1.0;
+    }
+    counts
+}
+
+fn plugin(spec: &PersistentVolumeSpec) -> String {
+    match (&spec.csi, &spec.host_path, &spec.local, &spec.nfs) {
+        (Some(csi), ..) => format!("kubernetes.io/csi:{}", csi.driver),
+        (_, Some(_), ..) => "kubernetes.io/host-path".into(),
+        (_, _, Some(_), _) => "kubernetes.io/local-volume".into(),
+        (.., Some(_)) => "kubernetes.io/nfs".into(),
+        _ => "N/A".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    #[test]
+    fn volumes_and_claims_are_counted_by_what_they_are() {
+        let volume = |phase: &str, class: &str, source: Value| -> PersistentVolume {
+            let mut object = json!({"metadata": {}, "spec": {"storageClassName": class}, "status": {"phase": phase}});
+            object["spec"].as_object_mut().unwrap().extend(source.as_object().unwrap().clone());
+            serde_json::from_value(object).unwrap()
+        };
+        let disk = || json!({"csi": {"driver": "d", "volumeHandle": "h"}});
+        let volumes = [
+            volume("Bound", "fast", disk()),
+            volume("Available", "fast", disk()),
+            volume("Bound", "fast", json!({"hostPath": {"path": "/"}})),
+        ];
+        let ([bound, free], all) = count_volumes(&volumes);
+        assert_eq!((bound[&vec!["fast".to_owned()]], free[&vec!["fast".to_owned()]]), (2.0, 1.0));
+        assert_eq!(all[&vec!["kubernetes.io/csi:d".to_owned(), "Filesystem".to_owned()]], 2.0);
+        let claim: PersistentVolumeClaim = serde_json::from_value(
+            json!({"metadata": {"namespace": "a"}, "spec": {"storageClassName": "fast"}, "status": {"phase": "Pending"}}),
+        )
+        .unwrap();
+        let [_, free] = count_claims(&[claim]);
+        assert_eq!(free[&vec!["a".to_owned(), "fast".to_owned(), String::new()]], 1.0);
+    }
+}

@@ -1,0 +1,103 @@
+//! Flags that change how single controllers judge: one row per flag, with upstream's name and default.
+
+use crate::flags::duration;
+use anyhow::{Result, ensure};
+use clap::Args;
+use ferrokube_controllers::{Autoscaling, NodeHealth, PodGarbage, Settings};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+/// The flags.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "How controllers judge")]
+pub struct TuningFlags {
+    /// A node that was not heard of for so long is lost
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "50s")]
+    node_monitor_grace_period: Duration,
+    /// The same for a node that never said anything
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "60s")]
+    node_startup_grace_period: Duration,
+    /// Has no meaning here: a node is looked at when its time is over, not once in a while
+    #[arg(long, hide = true, value_parser = duration, default_value = "5s")]
+    node_monitor_period: Duration,
+    /// Lost nodes per second that are given up in a zone
+    #[arg(long, value_name = "RATE", default_value_t = 0.1)]
+    node_eviction_rate: f64,
+    /// The same in a large zone much of which is lost
+    #[arg(long, value_name = "RATE", default_value_t = 0.01)]
+    secondary_node_eviction_rate: f64,
+    /// Nodes up to which a zone is small: no node is given up while much of it is lost
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    large_cluster_size_threshold: usize,
+    /// Share of lost nodes that is much
+    #[arg(long, value_name = "SHARE", default_value_t = 0.55)]
+    unhealthy_zone_threshold: f64,
+    /// Pods that are over and may stay; 0: all of them
+    #[arg(long, value_name = "N", default_value_t = 12500)]
+    terminated_pod_gc_threshold: usize,
+    /// How often an autoscaler is looked at
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "15s")]
+    horizontal_pod_autoscaler_sync_period: Duration,
+    /// How far from its goal a metric may be without anything happening
+    #[arg(long, value_name = "SHARE", default_value_t = 0.1)]
+    horizontal_pod_autoscaler_tolerance: f64,
+    /// How far an autoscaler looks back before it shrinks
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "5m")]
+    horizontal_pod_autoscaler_downscale_stabilization: Duration,
+    /// How long after its start the CPU of a pod that is not ready does not count
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "5m")]
+    horizontal_pod_autoscaler_cpu_initialization_period: Duration,
+    /// How long after its start a pod may turn unready and still count as not yet ready
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "30s")]
+    horizontal_pod_autoscaler_initial_readiness_delay: Duration,
+}
+
+impl TuningFlags {
+    /// As the controllers are told.
+    pub fn settings(&self) -> Result<Settings> {
+        for (flag, rate) in [
+            ("node-eviction-rate", self.node_eviction_rate),
+            ("secondary-node-eviction-rate", self.secondary_node_eviction_rate),
+            ("horizontal-pod-autoscaler-tolerance", self.horizontal_pod_autoscaler_tolerance),
+        ] {
+            ensure!(rate.is_finite() && rate >= 0.0, "--{flag} must not be negative");
+        }
+        ensure!((0.0..=1.0).contains(&self.unhealthy_zone_threshold), "--unhealthy-zone-threshold must be between 0 and 1");
+        ensure!(!self.horizontal_pod_autoscaler_sync_period.is_zero(), "--horizontal-pod-autoscaler-sync-period must be more than nothing");
+        Ok(Settings {
+            nodes: NodeHealth {
+                grace: self.node_monitor_grace_period,
+                startup_grace: self.node_startup_grace_period,
+                eviction_rate: self.node_eviction_rate,
+                secondary_eviction_rate: self.secondary_node_eviction_rate,
+                large_zone: self.large_cluster_size_threshold,
+                unhealthy_share: self.unhealthy_zone_threshold,
+            },
+            autoscaling: Autoscaling {
+                period: self.horizontal_pod_autoscaler_sync_period,
+                tolerance: self.horizontal_pod_autoscaler_tolerance,
+                downscale_window: self.horizontal_pod_autoscaler_downscale_stabilization,
+                initialization: self.horizontal_pod_autoscaler_cpu_initialization_period,
+                readiness_delay: self.horizontal_pod_autoscaler_initial_readiness_delay,
+            },
+            pods: PodGarbage { threshold: self.terminated_pod_gc_threshold },
+        })
+    }
+
+    /// As `/configz` shows them.
+    pub fn show(&self, shown: &mut Value) {
+        let text = |d: Duration| format!("{}s", d.as_secs_f64());
+        shown["NodeLifecycleController"] = json!({
+            "NodeMonitorGracePeriod": text(self.node_monitor_grace_period), "NodeStartupGracePeriod": text(self.node_startup_grace_period),
+            "NodeEvictionRate": self.node_eviction_rate, "SecondaryNodeEvictionRate": self.secondary_node_eviction_rate,
+            "LargeClusterSizeThreshold": self.large_cluster_size_threshold, "UnhealthyZoneThreshold": self.unhealthy_zone_threshold,
+        });
+        shown["PodGCController"] = json!({"TerminatedPodGCThreshold": self.terminated_pod_gc_threshold});
+        let of = &mut shown["HPAController"];
+        of["HorizontalPodAutoscalerSyncPeriod"] = text(self.horizontal_pod_autoscaler_sync_period).into();
+        of["HorizontalPodAutoscalerTolerance"] = self.horizontal_pod_autoscaler_tolerance.into();
+        of["HorizontalPodAutoscalerDownscaleStabilizationWindow"] = text(self.horizontal_pod_autoscaler_downscale_stabilization).into();
+        of["HorizontalPodAutoscalerCPUInitializationPeriod"] = text(self.horizontal_pod_autoscaler_cpu_initialization_period).into();
+        of["HorizontalPodAutoscalerInitialReadinessDelay"] = text(self.horizontal_pod_autoscaler_initial_readiness_delay).into();
+    }
+}
