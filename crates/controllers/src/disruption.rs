@@ -88,8 +88,7 @@ pub(crate) async fn run(context: Context) {
 
 /// A cheap test before decoding.
 fn may_be_disrupted(pod: &Object) -> bool {
-    const WORD: &[u8] = b"DisruptionTarget";
-    pod.json.windows(WORD.len()).any(|w| w == WORD)
+    pod.mentions(b"DisruptionTarget")
 }
 
 /// Seconds until a pod's `DisruptionTarget` is stale; what the kubelet says, and what is said of pods that end, stays.

@@ -157,6 +157,31 @@ async fn a_job_takes_an_orphan_that_matches_lets_go_of_what_does_not_and_counts_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn pods_that_go_because_their_job_is_suspended_or_shrinks_have_not_failed() {
+    let cluster = Cluster::start().await;
+    let spec = json!({"parallelism": 3, "completions": 3, "backoffLimit": 0,
+        "template": {"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}}});
+    let path = format!("{JOBS}/work");
+    cluster.post(JOBS, json!({"metadata": {"name": "work"}, "spec": spec})).await;
+    let running = async |count: usize| {
+        cluster.run_pods().await;
+        let status = cluster.get(&path).await["status"].clone();
+        cluster.list(PODS).await.len() == count && status["ready"] == count && status["uncountedTerminatedPods"] == json!({})
+    };
+    cluster.eventually("three run", async || running(3).await).await;
+    cluster.patch(&path, json!({"spec": {"parallelism": 1}})).await;
+    cluster.eventually("one goes on", async || running(1).await).await;
+    cluster.patch(&path, json!({"spec": {"suspend": true}})).await;
+    cluster.eventually("none", async || running(0).await).await;
+    let status = cluster.get(&path).await["status"].clone();
+    assert!(status["failed"].is_null() && status["startTime"].is_null(), "{status:#}");
+    assert_eq!(status["conditions"][0]["type"], "Suspended", "{status:#}");
+    cluster.patch(&path, json!({"spec": {"suspend": false}})).await;
+    cluster.eventually("it goes on", async || running(1).await).await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_deployment_lets_go_of_a_replica_set_that_no_longer_matches() {
     let cluster = Cluster::start().await;
     cluster.post(DEPLOYMENTS, deployment(1, "one")).await;

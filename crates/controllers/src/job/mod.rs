@@ -21,7 +21,7 @@ use ferrokube_client::events::EventType;
 use ferrokube_client::queue::Queue;
 use ferrokube_client::{Cache, Client, Error, Index, ListOptions, Named, Object, ObjectKey, Optional, Patch, Resource};
 use jiff::Timestamp;
-use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::batch::v1::{Job, JobStatus};
 use k8s_openapi::api::core::v1::{Container, EnvVar, EnvVarSource, ObjectFieldSelector, Pod};
 use parking_lot::Mutex;
 use plan::{Backoff, NewPod, Plan, View};
@@ -194,7 +194,7 @@ impl Jobs {
     async fn without_released(&self, job: &Job, mut pods: Vec<Pod>) -> Result<Vec<Pod>, Error> {
         let to_count = |pods: &[Pod]| pods.iter().any(|p| plan::is_tracked(p) && !is_active(p));
         if !self.released.lock().contains_key(job.uid()) {
-            let counted_before = to_count(&pods) && job.status.as_ref().is_some_and(|s| s.start_time.is_some());
+            let counted_before = to_count(&pods) && job.status.as_ref().is_some_and(|s| *s != JobStatus::default());
             let known = if counted_before { self.released_already(job).await? } else { Released::new() };
             self.released.lock().insert(job.uid().to_owned(), known);
         }
@@ -228,7 +228,12 @@ impl Jobs {
     /// Pods, then the status, then the finalizers of what the status counts.
     async fn apply(&self, job: &Job, mut plan: Plan) -> Result<Next, Error> {
         let (client, recorder) = (&self.context.client, &self.context.recorder);
-        let deletes = plan.delete.iter().map(|pod| self.pods.delete(client, recorder, job, pod));
+        let deletes = plan.delete.iter().map(|pod| async {
+            if plan.surplus && plan::is_tracked(pod) {
+                self.release(job, pod).await?;
+            }
+            self.pods.delete(client, recorder, job, pod).await
+        });
         let mut failure = futures_util::future::join_all(deletes).await.into_iter().find_map(Result::err);
         if !plan.create.is_empty() {
             let create = &plan.create;

@@ -60,6 +60,8 @@ pub struct View<'a> {
 pub struct Plan {
     pub create: Vec<NewPod>,
     pub delete: Vec<Pod>,
+    /// Those that are deleted are not to be counted: nothing failed, there are only too many.
+    pub surplus: bool,
     pub status: JobStatus,
     pub release: Vec<Pod>,
     /// Warning or not, reason, message.
@@ -310,6 +312,7 @@ pub fn plan(view: &View) -> Plan {
         plan.delete = active.iter().map(|p| (*p).clone()).collect();
     } else if view.settled && !deleting {
         manage(&rules, view, &all, &active, &mut plan);
+        plan.surplus = true;
     }
     let left = active.len().saturating_sub(plan.delete.len()) + plan.create.len();
     if !ending && left == 0 && plan.create.is_empty() && plan.delete.is_empty() && completed(&rules, &all) {
@@ -372,6 +375,8 @@ fn suspension(status: &mut JobStatus, suspended: bool, now: Timestamp, events: &
     }
     if suspended {
         note(status, "Suspended", "True", "JobSuspended", "Job suspended", now);
+        // While it has no time of its start, where its pods may go can be changed.
+        status.start_time = None;
         events.push((false, "Suspended".into(), "Job suspended".into()));
     } else {
         note(status, "Suspended", "False", "JobResumed", "Job resumed", now);

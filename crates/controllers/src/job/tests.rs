@@ -54,6 +54,7 @@ fn as_many_pods_run_as_are_wanted_and_still_missing() {
     for (spec, status, pods, create, delete) in cases {
         let plan = planned(&job(spec.clone(), status), &pods);
         assert_eq!((plan.create.len(), plan.delete.len()), (create, delete), "{spec}");
+        assert!(plan.surplus, "what is deleted has not failed");
     }
 }
 
@@ -132,6 +133,8 @@ fn suspending_and_resuming_is_told() {
     let suspended = planned(&job(json!({"suspend": true}), json!({})), &[]);
     assert_eq!(kinds(&suspended), ["Suspended"]);
     assert_eq!(suspended.status.start_time, None);
+    let running = planned(&job(json!({"suspend": true}), json!({"startTime": "2026-01-01T00:00:00Z"})), &[]);
+    assert_eq!(running.status.start_time, None, "from now on its pods may be sent elsewhere");
     let resumed = planned(&job(json!({"suspend": false}), serde_json::to_value(&suspended.status).unwrap()), &[]);
     assert_eq!(resumed.events[0].1, "Resumed");
     assert!(resumed.status.start_time.is_some());
