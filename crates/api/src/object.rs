@@ -2,21 +2,23 @@
 //!
 //! The watch cache holds each object once as an `Arc<Object>`; lists splice [`Object::json`], watch events encode it
 //! once, and a component in the same process sees the very same `Arc`. Decode a field only where it is needed.
-//! An `Object` never changes: a new revision is a new `Object`.
+//! An `Object` never changes: a new revision is a new `Object`. Only how its bytes are kept may change ([`Json::pack`]).
 
+use crate::json::Json;
 use bytes::Bytes;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-/// Namespace (empty for cluster-scoped) and name.
+/// Namespace (empty for cluster-scoped) and name. Clones share the text.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ObjectKey {
     /// Empty for cluster-scoped kinds.
-    pub namespace: Box<str>,
+    pub namespace: Arc<str>,
     /// `metadata.name`.
-    pub name: Box<str>,
+    pub name: Arc<str>,
 }
 
 impl ObjectKey {
@@ -51,21 +53,24 @@ pub struct OwnerReference {
     pub block_owner_deletion: bool,
 }
 
+/// `metadata.labels`, sorted by key. Objects that have the same may share them.
+pub type Labels = Arc<[(Arc<str>, Arc<str>)]>;
+
 /// One revision of one object, encoded.
 #[derive(Debug)]
 pub struct Object {
     /// Namespace and name.
     pub key: ObjectKey,
     /// `metadata.uid`.
-    pub uid: Box<str>,
+    pub uid: Arc<str>,
     /// The revision that `metadata.resourceVersion` shows.
     pub revision: u64,
-    /// `metadata.labels`, sorted by key.
-    pub labels: Box<[(Box<str>, Box<str>)]>,
+    /// `metadata.labels`.
+    pub labels: Labels,
     /// Values of the kind's selectable fields, in the order of its row. Empty where the row has none or the source did not say.
-    pub fields: Box<[Box<str>]>,
+    pub fields: Box<[Arc<str>]>,
     /// The JSON of the whole object, `kind`, `apiVersion` and `metadata.resourceVersion` included.
-    pub json: Bytes,
+    pub json: Json,
 }
 
 /// Why bytes are not an object.
@@ -106,7 +111,7 @@ impl Object {
             revision: meta.resource_version.parse().unwrap_or(0),
             labels: labels.into_iter().map(|(k, v)| (k.into(), v.into())).collect(),
             fields: Box::default(),
-            json: json.clone(),
+            json: json.clone().into(),
         })
     }
 
@@ -118,17 +123,17 @@ impl Object {
 
     /// Decodes the object, or just the fields that `T` names.
     pub fn decode<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
-        serde_json::from_slice(&self.json)
+        serde_json::from_slice(&self.json())
     }
 
-    /// Decodes borrowing from the bytes.
-    pub fn view<'a, T: Deserialize<'a>>(&'a self) -> Result<T, serde_json::Error> {
-        serde_json::from_slice(&self.json)
+    /// The JSON. To decode it borrowing from it, hold it.
+    pub fn json(&self) -> Bytes {
+        self.json.bytes()
     }
 
     /// Whether the bytes contain a word: far cheaper than decoding them, for what most objects do not have.
     pub fn mentions(&self, word: &[u8]) -> bool {
-        memchr::memmem::find(&self.json, word).is_some()
+        memchr::memmem::find(&self.json(), word).is_some()
     }
 
     /// `metadata.ownerReferences`; empty when absent or unreadable. Indexes ask for it once for every object and index, so no more is
@@ -139,34 +144,16 @@ impl Object {
             #[serde(default, rename = "ownerReferences")]
             owners: Option<Vec<OwnerReference>>,
         }
-        if !self.mentions(b"\"ownerReferences\"") {
+        let json = self.json();
+        if memchr::memmem::find(&json, b"\"ownerReferences\"").is_none() {
             return Vec::new();
         }
-        self.metadata::<Metadata>().ok().and_then(|m| m.owners).unwrap_or_default()
+        metadata::<Metadata>(&json).ok().and_then(|m| m.owners).unwrap_or_default()
     }
 
     /// Decodes `metadata`, or just the fields of it that `T` names, without reading what follows.
-    pub fn metadata<'a, T: Deserialize<'a>>(&'a self) -> Result<T, serde_json::Error> {
-        #[derive(Deserialize)]
-        struct Outer<T> {
-            metadata: T,
-        }
-        match self.leading_metadata() {
-            Some(bytes) => serde_json::from_slice(bytes),
-            None => self.view::<Outer<T>>().map(|o| o.metadata),
-        }
-    }
-
-    /// The bytes of `metadata`, when nothing but plain values stands in front of it, as in everything that encoders of objects make.
-    fn leading_metadata(&self) -> Option<&[u8]> {
-        const NAME: &[u8] = b"\"metadata\":{";
-        let at = memchr::memmem::find(&self.json, NAME)?;
-        let front = self.json.get(1..at)?;
-        if memchr::memchr3(b'{', b'[', b'\\', front).is_some() {
-            return None;
-        }
-        let start = at + NAME.len() - 1;
-        self.json.get(start..crate::scan::value_end(&self.json, start)?)
+    pub fn metadata<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
+        metadata(&self.json())
     }
 
     /// The owner whose `controller` is true.
@@ -175,13 +162,36 @@ impl Object {
     }
 }
 
+fn metadata<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, serde_json::Error> {
+    #[derive(Deserialize)]
+    struct Outer<T> {
+        metadata: T,
+    }
+    match leading_metadata(json) {
+        Some(bytes) => serde_json::from_slice(bytes),
+        None => serde_json::from_slice::<Outer<T>>(json).map(|o| o.metadata),
+    }
+}
+
+/// The bytes of `metadata`, when nothing but plain values stands in front of it, as in everything that encoders of objects make.
+fn leading_metadata(json: &[u8]) -> Option<&[u8]> {
+    const NAME: &[u8] = b"\"metadata\":{";
+    let at = memchr::memmem::find(json, NAME)?;
+    let front = json.get(1..at)?;
+    if memchr::memchr3(b'{', b'[', b'\\', front).is_some() {
+        return None;
+    }
+    let start = at + NAME.len() - 1;
+    json.get(start..crate::scan::value_end(json, start)?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn object(json: &str) -> Object {
         let (key, fields) = (ObjectKey::new("n", "o"), Box::default());
-        Object { key, uid: Box::default(), revision: 1, labels: Box::default(), fields, json: Bytes::copy_from_slice(json.as_bytes()) }
+        Object { key, uid: Arc::default(), revision: 1, labels: Arc::default(), fields, json: Bytes::copy_from_slice(json.as_bytes()).into() }
     }
 
     #[test]

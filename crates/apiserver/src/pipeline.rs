@@ -265,8 +265,8 @@ impl<'s> Request<'s> {
             }
             Answer::Value(code, value) => (code, Body::Full(serde_json::to_vec(&value).map_err(Status::internal)?.into())),
             Answer::One(code, object) if accept.format == Format::Protobuf => {
-                self.trail.response_body(&mut Body::Full(object.json.clone()));
-                let body = Body::Full(protobuf::one(&self.entry, &object.json, accept.shape, accept.beta)?);
+                self.trail.response_body(&mut Body::Full(object.json()));
+                let body = Body::Full(protobuf::one(&self.entry, &object.json(), accept.shape, accept.beta)?);
                 return Ok(finished(code, body, accept.format, &self.headers));
             }
             Answer::Many(many) if accept.format == Format::Protobuf => {
@@ -277,8 +277,8 @@ impl<'s> Request<'s> {
                 return Ok(finished(200, body, accept.format, &self.headers));
             }
             Answer::One(code, object) => match accept.shape {
-                Shape::Object => (code, Body::Full(object.json.clone())),
-                Shape::Partial | Shape::PartialList => (code, Body::Full(present::partial(&object.json, accept.beta)?)),
+                Shape::Object => (code, Body::Full(object.json())),
+                Shape::Partial | Shape::PartialList => (code, Body::Full(present::partial(&object.json(), accept.beta)?)),
                 Shape::Table => {
                     let table = table::single(&self.entry, &object, &table::columns(&self.entry), include()?, accept.beta, self.now)?;
                     (code, Body::Full(table))

@@ -1,14 +1,15 @@
 //! Shared local copies of a kind, each fed by one subscription.
 //!
 //! A cache holds `Arc<Object>`s: in the same process as the API server they are the watch cache's own, so the cluster's
-//! state exists once per process. One task owns the writing; readers take a short read lock and clone `Arc`s. Handlers
+//! state exists once per process, and what a cache or an index adds to it are pointers. One task owns the writing; readers take a short read lock and clone `Arc`s. Handlers
 //! run on that task, in order, and must only note what changed (add a key to a queue).
 
 use crate::{Client, Resource};
+use ferrokube_api::ordered::{Ordered, parts};
 use ferrokube_api::{Change, Object, ObjectKey, Selection};
 use futures_util::StreamExt;
 use parking_lot::{Mutex, RwLock};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::marker::PhantomData;
 use std::sync::{Arc, Weak};
 use tokio::sync::{oneshot, watch};
@@ -44,7 +45,7 @@ struct Handlers {
 
 #[derive(Default)]
 struct Objects {
-    map: RwLock<BTreeMap<ObjectKey, Arc<Object>>>,
+    map: RwLock<Ordered>,
     handlers: Mutex<Handlers>,
 }
 
@@ -157,7 +158,8 @@ impl Caches {
 impl Objects {
     fn apply(&self, change: Change, listing: &mut Option<HashSet<ObjectKey>>, synced: &watch::Sender<bool>) {
         match change {
-            Change::Restart => *listing = Some(HashSet::new()),
+            // Of what was not known before nothing can be missing.
+            Change::Restart => *listing = (!self.map.read().is_empty()).then(HashSet::new),
             Change::Set(object) => {
                 if let Some(seen) = listing {
                     seen.insert(object.key.clone());
@@ -167,7 +169,9 @@ impl Objects {
             Change::Gone(object) => self.remove(&object.key),
             Change::Synced(_) => {
                 if let Some(seen) = listing.take() {
-                    let gone: Vec<ObjectKey> = self.map.read().keys().filter(|k| !seen.contains(*k)).cloned().collect();
+                    let map = self.map.read();
+                    let gone: Vec<ObjectKey> = map.range("", None).iter().map(|o| &o.key).filter(|k| !seen.contains(*k)).cloned().collect();
+                    drop(map);
                     gone.iter().for_each(|key| self.remove(key));
                 }
                 synced.send_replace(true);
@@ -178,7 +182,7 @@ impl Objects {
     /// The handler lock is taken first, so that a handler being added sees each object exactly once.
     fn set(&self, object: Arc<Object>) {
         let handlers = self.handlers.lock();
-        let old = self.map.write().insert(object.key.clone(), object.clone());
+        let old = self.map.write().replace(object.clone());
         if old.as_ref().is_some_and(|o| o.revision == object.revision && o.uid == object.uid) {
             return;
         }
@@ -188,7 +192,7 @@ impl Objects {
     /// Handlers get the state that the cache held, not the deletion's: an index must find what it had entered.
     fn remove(&self, key: &ObjectKey) {
         let handlers = self.handlers.lock();
-        let Some(known) = self.map.write().remove(key) else { return };
+        let Some(known) = self.map.write().take((&key.namespace, &key.name)) else { return };
         handlers.list.iter().for_each(|(_, h)| h(Delta { old: Some(&known), new: None }));
     }
 }
@@ -221,19 +225,18 @@ impl<R> Cache<R> {
 
     /// One object, encoded.
     pub fn object(&self, namespace: &str, name: &str) -> Option<Arc<Object>> {
-        self.shared.objects.map.read().get(&ObjectKey::new(namespace, name)).cloned()
+        self.shared.objects.map.read().get((namespace, name)).cloned()
     }
 
     /// All objects, in key order.
     pub fn objects(&self) -> Vec<Arc<Object>> {
-        self.shared.objects.map.read().values().cloned().collect()
+        self.shared.objects.map.read().range("", None).iter().cloned().collect()
     }
 
     /// The objects of a namespace, in name order.
     pub fn objects_in(&self, namespace: &str) -> Vec<Arc<Object>> {
-        let from = ObjectKey::new(namespace, "");
         let map = self.shared.objects.map.read();
-        map.range(from..).take_while(|(k, _)| &*k.namespace == namespace).map(|(_, o)| o.clone()).collect()
+        map.range(namespace, None).iter().filter(|o| *o.key.namespace == *namespace).cloned().collect()
     }
 
     /// How many.
@@ -270,7 +273,7 @@ impl<R> Cache<R> {
             let mut map = writer.map.write();
             for key in delta.old.map(|o| keys(o)).unwrap_or_default() {
                 if let Some(set) = map.get_mut(&key) {
-                    set.remove(delta.key());
+                    set.take(parts(delta.latest()));
                     if set.is_empty() {
                         map.remove(&key);
                     }
@@ -278,7 +281,7 @@ impl<R> Cache<R> {
             }
             if let Some(new) = delta.new {
                 for key in keys(new) {
-                    map.entry(key).or_default().insert(new.key.clone(), new.clone());
+                    map.entry(key).or_default().replace(new.clone());
                 }
             }
         });
@@ -307,23 +310,23 @@ impl<R: Resource> Cache<R> {
 
 /// Decodes an object of a cache, logging one that is not what its kind says.
 pub fn decoded<R: Resource>(object: &Object) -> Option<R> {
-    R::decode(&object.json).inspect_err(|e| tracing::warn!(kind = R::KIND, key = %object.key, "object cannot be decoded: {e}")).ok()
+    R::decode(&object.json()).inspect_err(|e| tracing::warn!(kind = R::KIND, key = %object.key, "object cannot be decoded: {e}")).ok()
 }
 
 /// Decodes an object of a cache, or says that it is not what its kind says.
 pub fn readable<R: Resource>(object: &Object) -> crate::Result<R> {
-    R::decode(&object.json).map_err(|source| crate::Error::Decode { what: R::KIND, source })
+    R::decode(&object.json()).map_err(|source| crate::Error::Decode { what: R::KIND, source })
 }
 
 /// Objects by a derived key.
 #[derive(Default)]
 pub struct Index {
-    map: RwLock<HashMap<String, BTreeMap<ObjectKey, Arc<Object>>>>,
+    map: RwLock<HashMap<String, Ordered>>,
 }
 
 impl Index {
     /// The objects under a key, in name order.
     pub fn get(&self, key: &str) -> Vec<Arc<Object>> {
-        self.map.read().get(key).map(|set| set.values().cloned().collect()).unwrap_or_default()
+        self.map.read().get(key).map(|set| set.range("", None).iter().cloned().collect()).unwrap_or_default()
     }
 }

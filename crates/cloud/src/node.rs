@@ -14,6 +14,7 @@ use ferrokube_client::{Cache, Error, Named, Optional, Patch};
 use k8s_openapi::api::core::v1::{Node, NodeAddress};
 use serde_json::json;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 const UNINITIALIZED: &str = "node.cloudprovider.kubernetes.io/uninitialized";
@@ -27,15 +28,15 @@ const RETRY: Duration = Duration::from_secs(5);
 /// Runs the controller.
 pub(crate) async fn run(context: Context) {
     let nodes: Cache<Node> = context.caches.of();
-    let queue: Queue<Box<str>> = Queue::new();
+    let queue: Queue<Arc<str>> = Queue::new();
     let add = queue.clone();
     nodes.on_change(move |d| {
-        if d.old.is_none() || d.new.is_some_and(|o| says_uninitialized(&o.json)) {
+        if d.old.is_none() || d.new.is_some_and(|o| o.mentions(UNINITIALIZED.as_bytes())) {
             add.add(d.key().name.clone());
         }
     });
     nodes.synced().await;
-    let reconcile = |name: Box<str>| {
+    let reconcile = |name: Arc<str>| {
         let (context, nodes) = (&context, &nodes);
         async move {
             let Some(node) = nodes.get("", &name) else { return Ok(Next::Wait) };
@@ -43,10 +44,6 @@ pub(crate) async fn run(context: Context) {
         }
     };
     controller::run::<_, Error, _, _>("cloud-node", queue, 1, reconcile).await;
-}
-
-fn says_uninitialized(json: &[u8]) -> bool {
-    json.windows(UNINITIALIZED.len()).any(|w| w == UNINITIALIZED.as_bytes())
 }
 
 async fn sync(context: &Context, node: Node) -> Result<Next, Error> {

@@ -10,12 +10,13 @@ use ferrokube_client::queue::Queue;
 use ferrokube_client::{Cache, Error, Named, Optional, Patch};
 use k8s_openapi::api::rbac::v1::{ClusterRole, PolicyRule};
 use serde_json::json;
+use std::sync::Arc;
 
 const MANAGER: &str = "clusterrole-aggregation-controller";
 
 /// Runs the controller.
 pub(crate) async fn run(context: Context) {
-    let queue: Queue<Box<str>> = context.queue("ClusterRoleAggregator");
+    let queue: Queue<Arc<str>> = context.queue("ClusterRoleAggregator");
     let roles: Cache<ClusterRole> = context.caches.of();
     let collectors = roles.index(|o| {
         let collects = o.decode::<ClusterRole>().is_ok_and(|r| r.aggregation_rule.is_some());
@@ -24,7 +25,7 @@ pub(crate) async fn run(context: Context) {
     let (add, all) = (queue.clone(), collectors.clone());
     roles.on_change(move |_| all.get("").iter().for_each(|o| add.add(o.key.name.clone())));
     roles.synced().await;
-    let reconcile = |name: Box<str>| {
+    let reconcile = |name: Arc<str>| {
         let (context, roles) = (&context, &roles);
         async move {
             let Some(role) = roles.read("", &name)? else { return Ok(Next::Wait) };

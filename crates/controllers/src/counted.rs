@@ -60,7 +60,7 @@ struct Restarts {
 /// A pod without what it is made of. What is there and makes no sense is an error, as with all of it.
 pub(crate) fn pod(object: &Object) -> Result<Pod, Error> {
     let View { metadata: m, spec, status } =
-        serde_json::from_slice(&object.json).map_err(|source| Error::Decode { what: Pod::KIND, source })?;
+        serde_json::from_slice(&object.json()).map_err(|source| Error::Decode { what: Pod::KIND, source })?;
     let restarts = |r: Restarts| ContainerStatus { restart_count: r.restart_count, ..ContainerStatus::default() };
     Ok(Pod {
         metadata: ObjectMeta {

@@ -8,6 +8,7 @@ use ferrokube_client::queue::Queue;
 use ferrokube_client::{Cache, Error, Optional, Patch};
 use k8s_openapi::api::core::v1::Node;
 use serde_json::json;
+use std::sync::Arc;
 
 const TTL: &str = "node.alpha.kubernetes.io/ttl";
 
@@ -16,7 +17,7 @@ const STEPS: [(usize, usize, u32); 5] = [(0, 100, 0), (90, 500, 15), (450, 1000,
 
 /// Runs the controller.
 pub(crate) async fn run(context: Context) {
-    let queue: Queue<Box<str>> = context.queue("ttlcontroller");
+    let queue: Queue<Arc<str>> = context.queue("ttlcontroller");
     let nodes: Cache<Node> = context.caches.of();
     let add = queue.clone();
     nodes.on_change(move |d| {
@@ -26,7 +27,7 @@ pub(crate) async fn run(context: Context) {
     });
     nodes.synced().await;
     let step = parking_lot::Mutex::new(0);
-    let reconcile = |name: Box<str>| {
+    let reconcile = |name: Arc<str>| {
         let (context, nodes, step) = (&context, &nodes, &step);
         async move {
             let Some(node) = nodes.read("", &name)? else { return Ok(Next::Wait) };

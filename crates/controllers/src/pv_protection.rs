@@ -8,13 +8,14 @@ use ferrokube_client::controller::{self, Next};
 use ferrokube_client::queue::Queue;
 use ferrokube_client::{Cache, Error};
 use k8s_openapi::api::core::v1::PersistentVolume;
+use std::sync::Arc;
 
 const FINALIZER: &str = "kubernetes.io/pv-protection";
 
 /// Runs the controller.
 pub(crate) async fn run(context: Context) {
     let volumes: Cache<PersistentVolume> = context.caches.of();
-    let queue: Queue<Box<str>> = context.queue("pvprotection");
+    let queue: Queue<Arc<str>> = context.queue("pvprotection");
     let add = queue.clone();
     volumes.on_change(move |d| {
         if d.new.is_some() {
@@ -22,7 +23,7 @@ pub(crate) async fn run(context: Context) {
         }
     });
     volumes.synced().await;
-    let reconcile = |name: Box<str>| {
+    let reconcile = |name: Arc<str>| {
         let (context, volumes) = (&context, &volumes);
         async move {
             let Some(volume) = volumes.get("", &name) else { return Ok(Next::Wait) };

@@ -10,6 +10,7 @@ use ferrokube_client::queue::Queue;
 use ferrokube_client::{Cache, Client, Error, ListOptions, Object};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::VolumeAttributesClass;
+use std::sync::Arc;
 
 const FINALIZER: &str = "kubernetes.io/vac-protection";
 
@@ -18,7 +19,7 @@ pub(crate) async fn run(context: Context) {
     let classes: Cache<VolumeAttributesClass> = context.caches.of();
     let claims: Cache<PersistentVolumeClaim> = context.caches.of();
     let volumes: Cache<PersistentVolume> = context.caches.of();
-    let queue: Queue<Box<str>> = context.queue("vacprotection");
+    let queue: Queue<Arc<str>> = context.queue("vacprotection");
     let add = queue.clone();
     classes.on_change(move |d| {
         if d.new.is_some() {
@@ -37,7 +38,7 @@ pub(crate) async fn run(context: Context) {
         d.old.iter().flat_map(|o| keys(o, volume_classes)).for_each(|c| add.add(c.into()));
     });
     tokio::join!(classes.synced(), claims.synced(), volumes.synced());
-    let reconcile = |name: Box<str>| {
+    let reconcile = |name: Arc<str>| {
         let (context, classes, by_claim, by_volume) = (&context, &classes, &by_claim, &by_volume);
         async move {
             let Some(class) = classes.get("", &name) else { return Ok(Next::Wait) };

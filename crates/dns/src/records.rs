@@ -114,7 +114,7 @@ pub fn dashed(address: IpAddr) -> String {
 #[derive(Debug, Default)]
 pub struct Records {
     services: HashMap<ObjectKey, Arc<ServiceFacts>>,
-    namespaces: HashSet<Box<str>>,
+    namespaces: HashSet<Arc<str>>,
     /// By address: services with that cluster address, headless services with that endpoint.
     reverse: HashMap<IpAddr, Vec<ObjectKey>>,
 }
@@ -184,7 +184,7 @@ fn addresses(facts: &ServiceFacts) -> Vec<IpAddr> {
 #[derive(Default)]
 struct Dirty {
     services: Mutex<HashSet<ObjectKey>>,
-    namespaces: Mutex<BTreeMap<Box<str>, bool>>,
+    namespaces: Mutex<BTreeMap<Arc<str>, bool>>,
     wake: Notify,
 }
 

@@ -76,7 +76,7 @@ impl Transport for Memory {
             Method::GET => state.objects.get(&key).cloned(),
             _ => Some(state.set(&key, body)),
         };
-        let (code, body) = answer.map_or((404, bytes::Bytes::new()), |o| (200, o.json.clone()));
+        let (code, body) = answer.map_or((404, bytes::Bytes::new()), |o| (200, o.json()));
         let response = http::Response::builder().status(code).body(body).map_err(TransportError::new);
         Box::pin(async move { response })
     }

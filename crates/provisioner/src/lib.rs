@@ -21,6 +21,7 @@ use k8s_openapi::api::storage::v1::StorageClass;
 use plan::{ClaimStep, VolumeStep, plan_claim, plan_volume};
 use serde_json::json;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Name of the provisioner in storage classes.
@@ -43,7 +44,7 @@ pub struct Config {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Key {
     Claim(ObjectKey),
-    Volume(Box<str>),
+    Volume(Arc<str>),
 }
 
 struct Provisioner {

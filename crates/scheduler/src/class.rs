@@ -8,12 +8,12 @@ use crate::node::Node;
 use crate::resources::Resources;
 use ferrokube_api::labels::{Requirement, Selector};
 use std::hash::{Hash, Hasher};
+use std::sync::Arc;
 
-/// Labels, sorted by key.
-pub type Labels = Box<[(Box<str>, Box<str>)]>;
+pub use ferrokube_api::object::Labels;
 
 /// The value of a label.
-pub fn label<'a>(labels: &'a [(Box<str>, Box<str>)], key: &str) -> Option<&'a str> {
+pub fn label<'a>(labels: &'a [(Arc<str>, Arc<str>)], key: &str) -> Option<&'a str> {
     labels.binary_search_by(|(k, _)| (**k).cmp(key)).ok().map(|at| &*labels[at].1)
 }
 
@@ -111,12 +111,12 @@ pub struct PodTerm {
 
 impl PodTerm {
     /// Whether a pod with these labels in a namespace with these labels is meant.
-    pub fn matches(&self, namespace: &str, of_namespace: &[(Box<str>, Box<str>)], labels: &[(Box<str>, Box<str>)]) -> bool {
+    pub fn matches(&self, namespace: &str, of_namespace: &[(Arc<str>, Arc<str>)], labels: &[(Arc<str>, Arc<str>)]) -> bool {
         self.selects_namespace(namespace, of_namespace) && self.selector.matches_with(|key| label(labels, key))
     }
 
     /// Whether pods of a namespace are meant.
-    pub fn selects_namespace(&self, namespace: &str, labels: &[(Box<str>, Box<str>)]) -> bool {
+    pub fn selects_namespace(&self, namespace: &str, labels: &[(Arc<str>, Arc<str>)]) -> bool {
         self.namespaces.iter().any(|n| **n == *namespace) || self.namespace_selector.matches_with(|key| label(labels, key))
     }
 }
@@ -163,7 +163,7 @@ impl HostPort {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Class {
     /// Namespace.
-    pub namespace: Box<str>,
+    pub namespace: Arc<str>,
     /// `metadata.labels`.
     pub labels: Labels,
     /// What it takes of a node.

@@ -125,9 +125,10 @@ struct ImageView<'a> {
 impl Node {
     /// Reads a node object; load and pods are empty.
     pub fn read(object: &Object) -> Result<Self, serde_json::Error> {
-        let view: View = object.view()?;
+        let json = object.json();
+        let view: View = serde_json::from_slice(&json)?;
         let mut node = Node {
-            name: object.key.name.clone(),
+            name: (*object.key.name).into(),
             exists: true,
             labels: object.labels.clone(),
             unschedulable: view.spec.unschedulable,

@@ -6,6 +6,7 @@ use ferrokube_api::{Object, ObjectKey};
 use serde::Deserialize;
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 /// A disruption budget.
 #[derive(Clone, Debug)]
@@ -15,16 +16,16 @@ pub struct Budget {
     /// How many may go now.
     pub allowed: i64,
     /// Pods whose disruption is already counted, by name.
-    pub disrupted: Vec<Box<str>>,
+    pub disrupted: Vec<Arc<str>>,
 }
 
 /// See the module.
 #[derive(Clone, Debug, Default)]
 pub struct Owners {
-    services: HashMap<Box<str>, BTreeMap<Box<str>, Selector>>,
+    services: HashMap<Arc<str>, BTreeMap<Arc<str>, Selector>>,
     /// By kind and key.
     workloads: HashMap<(Box<str>, ObjectKey), Selector>,
-    budgets: HashMap<Box<str>, BTreeMap<Box<str>, Budget>>,
+    budgets: HashMap<Arc<str>, BTreeMap<Arc<str>, Budget>>,
     changes: u64,
     budget_changes: u64,
 }
@@ -91,7 +92,7 @@ impl Owners {
         let of_namespace = self.services.entry(key.namespace.clone()).or_default();
         let selector = match object {
             None => None,
-            Some(object) => Some(Selector::from_map(object.view::<View>()?.spec.selector.as_ref())),
+            Some(object) => Some(Selector::from_map(serde_json::from_slice::<View>(&object.json())?.spec.selector.as_ref())),
         };
         let old = match selector.clone() {
             None => of_namespace.remove(&key.name),
@@ -108,7 +109,7 @@ impl Owners {
             self.changes += u64::from(self.workloads.remove(&at).is_some());
             return Ok(());
         };
-        let view: View = object.view()?;
+        let view: View = serde_json::from_slice(&object.json())?;
         let selector = match kind {
             "ReplicationController" => Ok(Selector::from_map(view.spec.selector.as_ref())),
             _ => Selector::from_label_selector(view.spec.selector.as_ref()),
@@ -127,9 +128,9 @@ impl Owners {
             of_namespace.remove(&key.name);
             return Ok(());
         };
-        let view: View = object.view()?;
+        let view: View = serde_json::from_slice(&object.json())?;
         let selector = Selector::from_label_selector(view.spec.selector.as_ref()).unwrap_or_else(|_| Selector::nothing());
-        let disrupted = view.status.disrupted_pods.into_iter().flatten().map(|(name, _)| name).collect();
+        let disrupted = view.status.disrupted_pods.into_iter().flatten().map(|(name, _)| name.into()).collect();
         of_namespace.insert(key.name.clone(), Budget { selector, allowed: view.status.disruptions_allowed, disrupted });
         Ok(())
     }

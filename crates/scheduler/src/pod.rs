@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// A persistent volume claim as a pod names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,7 +36,7 @@ pub struct Facts {
     /// Namespace and name.
     pub key: ObjectKey,
     /// UID.
-    pub uid: Box<str>,
+    pub uid: Arc<str>,
     /// What it shares with the pods of its template.
     pub class: Class,
     /// Names of its persistent volume claims. They are not part of the class: each pod of a template may have its own.
@@ -361,7 +362,8 @@ pub enum Unreadable {
 
 /// Reads a pod.
 pub fn read(object: &Object) -> Result<Facts, Unreadable> {
-    let View { metadata, mut spec, status } = object.view()?;
+    let json = object.json();
+    let View { metadata, mut spec, status } = serde_json::from_slice(&json)?;
     let conditions = status.conditions.unwrap_or_default();
     let started = status.start_time.or(metadata.creation_timestamp).unwrap_or_default();
     let owned = |text: Option<Cow<'_, str>>| text.filter(|t| !t.is_empty()).map(Box::from);

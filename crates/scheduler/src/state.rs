@@ -45,7 +45,7 @@ pub struct Pod {
     /// Namespace and name.
     pub key: Arc<ObjectKey>,
     /// UID.
-    pub uid: Box<str>,
+    pub uid: Arc<str>,
     /// Its class.
     pub class: ClassId,
     /// Where it is, or is assumed to be.
@@ -118,14 +118,14 @@ pub struct State {
     classes: Vec<Option<ClassEntry>>,
     free_classes: Vec<ClassId>,
     by_fingerprint: HashMap<u64, Vec<ClassId>>,
-    in_namespace: HashMap<Box<str>, BTreeSet<ClassId>>,
+    in_namespace: HashMap<Arc<str>, BTreeSet<ClassId>>,
     minding: BTreeSet<ClassId>,
     topologies: HashMap<Box<str>, Topology>,
     image_nodes: HashMap<Box<str>, u32>,
     nominated: HashMap<NodeId, Vec<PodId>>,
     namespaces: HashMap<Box<str>, Labels>,
     /// Pods on nodes by the claims they use.
-    claim_users: HashMap<(Box<str>, Box<str>), Vec<PodId>>,
+    claim_users: HashMap<(Arc<str>, Box<str>), Vec<PodId>>,
     journal: Journal,
     namespace_changes: u64,
     image_changes: u64,
@@ -242,7 +242,7 @@ impl State {
     }
 
     /// Labels of a namespace.
-    pub fn namespace_labels(&self, name: &str) -> &[(Box<str>, Box<str>)] {
+    pub fn namespace_labels(&self, name: &str) -> &[(Arc<str>, Arc<str>)] {
         self.namespaces.get(name).map_or(&[], |l| l)
     }
 

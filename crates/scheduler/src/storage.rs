@@ -461,7 +461,7 @@ impl Storage {
             self.assumed_nodes.remove(key);
             return Ok(());
         };
-        let ClaimView { metadata, spec, status } = object.view()?;
+        let ClaimView { metadata, spec, status } = serde_json::from_slice(&object.json())?;
         let annotations = metadata.annotations.unwrap_or_default();
         let lost = status.phase.as_deref() == Some("Lost");
         let volume = spec.volume_name.filter(|v| !v.is_empty());
@@ -499,7 +499,7 @@ impl Storage {
             self.assumed_volumes.remove(name);
             return Ok(());
         };
-        let VolumeView { metadata, spec, status } = object.view()?;
+        let VolumeView { metadata, spec, status } = serde_json::from_slice(&object.json())?;
         let migrated = |(field, driver, id): &(&str, &str, &str)| {
             let handle = spec.source.get(*field)?.get(*id)?.as_str()?;
             Some((Box::from(*driver), Box::from(handle)))
@@ -537,7 +537,7 @@ impl Storage {
             self.classes.remove(name);
             return Ok(());
         };
-        let view: ClassView = object.view()?;
+        let view: ClassView = serde_json::from_slice(&object.json())?;
         let term = |t: TopologyTerm| t.match_label_expressions.into_iter().flatten().map(|e| (e.key, e.values)).collect();
         let class = StorageClass {
             waits: view.volume_binding_mode.as_deref() == Some("WaitForFirstConsumer"),
@@ -554,7 +554,7 @@ impl Storage {
             self.limits.remove(name);
             return Ok(());
         };
-        let value: Value = object.view()?;
+        let value: Value = serde_json::from_slice(&object.json())?;
         let drivers = value["spec"]["drivers"].as_array().into_iter().flatten();
         let limit = |d: &Value| Some((d["name"].as_str()?.into(), usize::try_from(d["allocatable"]["count"].as_i64()?).ok()?));
         self.limits.insert(name.into(), drivers.filter_map(limit).collect());
@@ -563,7 +563,7 @@ impl Storage {
 
     /// A CSI driver is as it is now, or gone.
     pub fn set_driver(&mut self, name: &str, object: Option<&Object>) -> Result<(), serde_json::Error> {
-        let value: Option<Value> = object.map(Object::view).transpose()?;
+        let value: Option<Value> = object.map(Object::decode).transpose()?;
         if value.is_some_and(|v| v["spec"]["storageCapacity"] == true) {
             self.publishing.insert(name.into());
         } else {
@@ -578,7 +578,7 @@ impl Storage {
             self.capacities.remove(key);
             return Ok(());
         };
-        let value: Value = object.view()?;
+        let value: Value = serde_json::from_slice(&object.json())?;
         let size = |field: &str| value[field].as_str().and_then(|text| Quantity::parse(text).ok()).map(|q| q.value());
         let capacity = Capacity {
             class: value["storageClassName"].as_str().unwrap_or_default().into(),
@@ -597,7 +597,7 @@ impl Storage {
             volumes.remove(&volume);
         }
         let Some(object) = object else { return Ok(()) };
-        let value: Value = object.view()?;
+        let value: Value = serde_json::from_slice(&object.json())?;
         let (node, volume) = (&value["spec"]["nodeName"], &value["spec"]["source"]["persistentVolumeName"]);
         if let (Some(node), Some(volume)) = (node.as_str(), volume.as_str()) {
             self.attachments.insert(name.into(), (node.into(), volume.into()));

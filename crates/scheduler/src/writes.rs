@@ -24,7 +24,7 @@ pub struct Subject {
     /// Namespace and name.
     pub key: Arc<ObjectKey>,
     /// UID.
-    pub uid: Box<str>,
+    pub uid: Arc<str>,
     /// `metadata.generation`, for conditions.
     pub generation: i64,
     /// The condition PodScheduled is already False: its time of transition stays.
@@ -66,7 +66,7 @@ impl Subject {
 pub async fn bind(client: &Client, pod: &Subject, node: &str) -> Result<(), Error> {
     let body = json!({
         "apiVersion": "v1", "kind": "Binding",
-        "metadata": {"name": pod.key.name, "namespace": pod.key.namespace, "uid": pod.uid},
+        "metadata": {"name": *pod.key.name, "namespace": *pod.key.namespace, "uid": *pod.uid},
         "target": {"kind": "Node", "name": node},
     });
     let Err(error) = client.request(Method::POST, &pod.target().sub("binding"), "", Some(&body)).await else { return Ok(()) };
@@ -186,7 +186,7 @@ async fn remove(client: &Client, release: &Release) -> Result<(), Error> {
 /// Takes a pod off the consumers of a claim.
 pub async fn unreserve(client: &Client, claim: &ObjectKey, pod: &Subject) -> Result<(), Error> {
     let target = Target::of::<ResourceClaim>(&claim.namespace, &claim.name).sub("status");
-    let patch = Patch::Strategic(json!({"status": {"reservedFor": [{"$patch": "delete", "uid": pod.uid}]}}));
+    let patch = Patch::Strategic(json!({"status": {"reservedFor": [{"$patch": "delete", "uid": *pod.uid}]}}));
     client.patch_target(&target, &patch).await.map(drop)
 }
 
@@ -195,7 +195,7 @@ async fn prepare(client: &Client, step: &Step) -> Result<(), Error> {
     match step {
         Step::Bind { volume, revision, claim, uid } => {
             let reference = json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim",
-                "namespace": claim.namespace, "name": claim.name, "uid": uid});
+                "namespace": *claim.namespace, "name": *claim.name, "uid": uid});
             let meta = json!({"resourceVersion": revision.to_string(), "annotations": {"pv.kubernetes.io/bound-by-controller": "yes"}});
             let patch = json!({"metadata": meta, "spec": {"claimRef": reference}});
             client.patch_target(&Target::of::<PersistentVolume>("", volume), &Patch::Merge(patch)).await.map(drop)
@@ -252,6 +252,6 @@ fn with_generation(mut condition: Value, generation: i64) -> Value {
 
 /// The UID in the patch keeps it from touching another pod of the same name.
 async fn patch_status(client: &Client, pod: &Subject, status: Value) -> Result<(), Error> {
-    let patch = Patch::Strategic(json!({"metadata": {"uid": pod.uid}, "status": status}));
+    let patch = Patch::Strategic(json!({"metadata": {"uid": *pod.uid}, "status": status}));
     client.patch_target(&pod.target().sub("status"), &patch).await.map(drop)
 }

@@ -119,7 +119,7 @@ impl Cluster {
         let search = async {
             while let Some(change) = changes.next().await {
                 let Change::Set(object) = change else { continue };
-                let value: Value = serde_json::from_slice(&object.json).unwrap();
+                let value: Value = serde_json::from_slice(&object.json()).unwrap();
                 if passes(&value) {
                     return value;
                 }
@@ -293,7 +293,7 @@ async fn a_volume_that_is_there_is_reserved_for_the_claim() {
     let reserved = async {
         while let Some(change) = changes.next().await {
             let Change::Set(object) = change else { continue };
-            let value: Value = serde_json::from_slice(&object.json).unwrap();
+            let value: Value = serde_json::from_slice(&object.json()).unwrap();
             if value["spec"]["claimRef"]["name"] == "data" {
                 return value;
             }

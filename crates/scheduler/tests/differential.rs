@@ -289,7 +289,7 @@ impl Twins {
             let status = json!({"allocation": reservation.allocation, "reservedFor": reservation.reserved_for});
             self.world.tell(
                 Feed::ResourceClaims,
-                &json!({"metadata": {"name": key.name, "namespace": key.namespace, "uid": key.name, "resourceVersion": "2"},
+                &json!({"metadata": {"name": *key.name, "namespace": *key.namespace, "uid": *key.name, "resourceVersion": "2"},
                 "spec": {}, "status": status}),
             );
         }

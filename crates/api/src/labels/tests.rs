@@ -3,6 +3,7 @@
 
 use super::*;
 use serde_json::json;
+use std::sync::Arc;
 
 fn object(labels: Value) -> Object {
     let text = json!({"metadata": {"name": "a", "namespace": "ns", "labels": labels}}).to_string();
@@ -79,7 +80,7 @@ fn field_selectors_select() {
     let pods = crate::kinds::lookup("", "v1", "pods").unwrap();
     let pod = json!({"metadata": {"name": "a", "namespace": "ns"}, "spec": {"nodeName": "n1"}, "status": {"phase": "Running"}});
     let mut o = Object::from_json(pod.to_string().into()).unwrap();
-    o.fields = field_values(pods, &pod);
+    o.fields = field_values(pods, &pod).into_iter().map(Arc::from).collect();
     for (text, want) in [
         ("", true),
         ("metadata.name=a", true),

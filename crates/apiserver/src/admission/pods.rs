@@ -67,7 +67,7 @@ fn set_priority(c: &Context<'_>, pod: &mut Value) -> Result<(), Status> {
 /// The class marked as default; the lowest when there are several.
 fn default_class(c: &Context<'_>) -> Option<Value> {
     // Every new pod comes through here: only what can be a default is decoded.
-    let may_be = |o: &Arc<Object>| memchr::memmem::find(&o.json, b"\"globalDefault\":true").is_some();
+    let may_be = |o: &Arc<Object>| o.mentions(b"\"globalDefault\":true");
     let candidates = c.objects.list(SCHEDULING, "priorityclasses", "").into_iter().filter(may_be);
     let classes = candidates.filter_map(|o| o.decode::<Value>().ok());
     classes.filter(|class| class["globalDefault"] == true).min_by_key(|class| class["value"].as_i64())

@@ -31,7 +31,7 @@ struct Pending {
 }
 
 /// The relevant parts of decoded objects, by uid, with the revision they were decoded from.
-type Decoded = HashMap<Box<str>, (u64, Arc<Value>)>;
+type Decoded = HashMap<Arc<str>, (u64, Arc<Value>)>;
 
 /// One namespace's requests under way.
 #[derive(Default)]

@@ -106,7 +106,9 @@ fn being_deleted(object: &ferrokube_api::Object) -> Option<i64> {
         #[serde(rename = "deletionTimestamp")]
         at: Option<String>,
     }
-    memchr::memmem::find(&object.json, b"\"deletionTimestamp\"")?;
+    if !object.mentions(b"\"deletionTimestamp\"") {
+        return None;
+    }
     let at = object.decode::<Outer>().ok()?.metadata.at?;
     at.parse::<jiff::Timestamp>().ok().map(jiff::Timestamp::as_second)
 }

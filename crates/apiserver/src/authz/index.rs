@@ -119,14 +119,14 @@ impl Grants {
 }
 
 /// Rules by namespace (empty for ClusterRoles) and name.
-type RulesByRole = HashMap<(Box<str>, Box<str>), Arc<[Rule]>>;
+type RulesByRole = HashMap<(Arc<str>, Arc<str>), Arc<[Rule]>>;
 
 /// RBAC at one moment.
 #[derive(Default)]
 pub(super) struct Index {
     revisions: [u64; 4],
     cluster: Grants,
-    namespaces: HashMap<Box<str>, Grants>,
+    namespaces: HashMap<Arc<str>, Grants>,
     roles: RulesByRole,
 }
 
@@ -178,7 +178,7 @@ enum Parsed {
 }
 
 /// What was parsed, by uid and revision.
-type Memory = HashMap<(Box<str>, u64), Arc<Parsed>>;
+type Memory = HashMap<(Arc<str>, u64), Arc<Parsed>>;
 
 /// The current index, and what is needed to make the next.
 #[derive(Default)]
@@ -259,14 +259,14 @@ fn aggregate(index: &mut Index, roles: &[(Arc<Object>, Arc<Parsed>)]) {
             let chosen = roles.iter().filter(|(o, _)| o.key != object.key && selectors.iter().any(|s| s.matches(o)));
             let mut rules: Vec<Rule> = Vec::new();
             for (other, _) in chosen {
-                let theirs = index.roles.get(&(Box::default(), other.key.name.clone()));
+                let theirs = index.roles.get(&(Arc::default(), other.key.name.clone()));
                 for rule in theirs.iter().flat_map(|r| r.iter()) {
                     if !rules.contains(rule) {
                         rules.push(rule.clone());
                     }
                 }
             }
-            let slot = index.roles.entry((Box::default(), object.key.name.clone())).or_insert_with(|| Vec::new().into());
+            let slot = index.roles.entry((Arc::default(), object.key.name.clone())).or_insert_with(|| Vec::new().into());
             if **slot != *rules {
                 *slot = rules.into();
                 changed = true;
@@ -281,7 +281,7 @@ fn aggregate(index: &mut Index, roles: &[(Arc<Object>, Arc<Parsed>)]) {
 fn bind(index: &mut Index, object: &Object, binding: &RawBinding) {
     let namespace = &object.key.namespace;
     let role = &binding.role_ref;
-    let role_namespace: Box<str> = if role.kind == "Role" { namespace.clone() } else { Box::default() };
+    let role_namespace: Arc<str> = if role.kind == "Role" { namespace.clone() } else { Arc::default() };
     let rules = index.roles.get(&(role_namespace, role.name.as_str().into())).cloned();
     let described = if namespace.is_empty() {
         format!("ClusterRoleBinding {:?} of {} {:?}", object.key.name, role.kind, role.name)

@@ -219,7 +219,7 @@ impl Question<'_> {
     /// Whether a volume that a pod of the node mounts needs the secret.
     fn volumes_need_secret(&self) -> bool {
         let volumes = self.objects.list("", "persistentvolumes", "");
-        volumes.iter().filter(|v| memchr::memmem::find(&v.json, self.name.as_bytes()).is_some()).any(|volume| {
+        volumes.iter().filter(|v| v.mentions(self.name.as_bytes())).any(|volume| {
             let Ok(volume) = volume.decode::<Value>() else { return false };
             // A reference without a namespace means that of the claim.
             let own = volume["spec"]["claimRef"]["namespace"].as_str().unwrap_or_default();
@@ -304,7 +304,7 @@ fn pods_on(objects: &dyn Objects, namespace: &str, node: &str) -> impl Iterator<
     let bound = format!("\"nodeName\":{}", Value::from(node));
     let pods: Vec<Arc<Object>> = if namespace.is_empty() { Vec::new() } else { objects.list("", "pods", namespace) };
     let node = node.to_owned();
-    pods.into_iter().filter(move |p| memchr::memmem::find(&p.json, bound.as_bytes()).is_some()).filter_map(move |p| Pod::on(&p, &node))
+    pods.into_iter().filter(move |p| p.mentions(bound.as_bytes())).filter_map(move |p| Pod::on(&p, &node))
 }
 
 /// A decoded pod.

@@ -122,6 +122,11 @@ impl Event {
         cell.get_or_try_init(|| convert).await.cloned()
     }
 
+    /// The object that this event showed first: the new state, or the last one of what is gone.
+    pub(super) fn shown(&self) -> Option<&Arc<Object>> {
+        self.after.as_ref().or_else(|| self.departed.get()?.as_ref())
+    }
+
     /// Drops what was encoded and converted: whoever is that far behind does it anew.
     pub(super) fn forget_frames(&self) {
         self.frames.lock().clear();

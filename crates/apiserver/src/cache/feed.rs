@@ -247,6 +247,7 @@ impl Caches {
 
     fn apply(&self, batch: Batch) {
         let directory = self.directory.read();
+        let mut passed = Vec::new();
         for event in batch.events {
             let (key, revision) = match &event {
                 Event::Put(kv) => (&kv.key, kv.mod_revision),
@@ -255,12 +256,15 @@ impl Caches {
             let Some((cache, namespace, name)) = std::str::from_utf8(key).ok().and_then(|key| split(&directory.by_prefix, key)) else {
                 continue;
             };
-            match &event {
-                Event::Put(kv) => cache.put(&kv.value, revision),
+            let old = match &event {
+                Event::Put(kv) => cache.put(namespace, name, &kv.value, revision),
                 Event::Delete { .. } => cache.delete(namespace, name, revision),
-            }
+            };
+            passed.extend(old.into_iter().map(|old| (cache.clone(), old)));
         }
         drop(directory);
         self.applied.send_replace(batch.revision);
+        // Now that nobody waits.
+        passed.iter().for_each(|(cache, event)| cache.pack(event));
     }
 }

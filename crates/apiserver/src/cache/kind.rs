@@ -4,13 +4,15 @@
 //! `Arc`s and nothing else.
 
 use super::event::Event;
-use super::order::{self, Ordered, Parts, after, parts};
 use super::outline::{self, Unreadable};
+use super::packer::Packer;
 use super::watchers::{Interest, Seat, Watchers};
 use bytes::Bytes;
 use ferrokube_api::Object;
 use ferrokube_api::kinds::Kind;
+use ferrokube_api::ordered::{self, Ordered, Parts, after, parts};
 use parking_lot::{Mutex, RwLock};
+use smallvec::SmallVec;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -24,8 +26,8 @@ const HISTORY_MIN: usize = 128;
 const HISTORY_BYTES: usize = 8 << 20;
 /// ...or when they are older than this (upstream keeps 75 s).
 const HISTORY_AGE: Duration = Duration::from_secs(300);
-/// So many of the latest events keep what was encoded for watchers: all but the slowest have sent it by then.
-const FRAMES: usize = 512;
+/// So many of the latest events keep what was encoded for watchers, and their objects plain: all but the slowest have sent it by then.
+const RECENT: usize = 512;
 
 /// A position that history no longer covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +81,7 @@ pub struct KindCache {
     prefix: String,
     renew: Option<Renew>,
     state: RwLock<State>,
+    packer: Packer,
     watchers: Mutex<Watchers>,
     /// How many there are, for those who must not wait for the lock.
     watching: AtomicUsize,
@@ -98,6 +101,7 @@ impl KindCache {
             prefix,
             renew,
             state: RwLock::default(),
+            packer: Packer::default(),
             watchers: Mutex::default(),
             watching: AtomicUsize::new(0),
             changed: watch::Sender::new(0),
@@ -114,10 +118,10 @@ impl KindCache {
         &self.prefix
     }
 
-    /// An object from its bytes in the store.
-    pub fn read(&self, stored: &[u8], revision: u64) -> Result<Object, Unreadable> {
+    /// An object from its bytes in the store, sharing text with one next to it.
+    pub fn read(&self, stored: &[u8], revision: u64, like: Option<&Object>) -> Result<Object, Unreadable> {
         let renewed = self.renew.as_ref().and_then(|renew| renew(stored));
-        outline::object(&self.row.fields, renewed.as_deref().unwrap_or(stored), revision)
+        outline::object(&self.row.fields, renewed.as_deref().unwrap_or(stored), revision, like)
     }
 
     /// One object. `namespace` is empty for cluster-scoped kinds.
@@ -185,7 +189,7 @@ impl KindCache {
             }
         }
         let mut then: Vec<&Arc<Object>> = undo.values().flatten().copied().collect();
-        then.sort_by(|a, b| order::compare(parts(a), parts(b)));
+        then.sort_by(|a, b| ordered::compare(parts(a), parts(b)));
         let touched = undo.keys().filter(|key| state.objects.get(**key).is_some()).count();
         let count = run.len - touched + then.len();
         let untouched = run.iter().filter(|o| !undo.contains_key(&parts(o)));
@@ -246,22 +250,39 @@ impl KindCache {
         self.changed.send_replace(revision);
     }
 
-    pub(super) fn put(&self, stored: &Bytes, revision: u64) {
-        match self.read(stored, revision) {
+    /// What passed out of the recent events with this one (or with [`KindCache::delete`]) is for [`KindCache::pack`].
+    pub(super) fn put(&self, namespace: &str, name: &str, stored: &Bytes, revision: u64) -> Passed {
+        let like = self.state.read().objects.nearest((namespace, name)).cloned();
+        match self.read(stored, revision, like.as_deref()) {
             Ok(object) => self.apply(revision, Change::Set(Arc::new(object))),
-            Err(error) => tracing::error!(%error, revision, prefix = self.prefix, "unreadable object in the store"),
+            Err(error) => {
+                tracing::error!(%error, revision, prefix = self.prefix, "unreadable object in the store");
+                Passed::new()
+            }
         }
     }
 
-    pub(super) fn delete(&self, namespace: &str, name: &str, revision: u64) {
-        self.apply(revision, Change::Gone(namespace, name));
+    pub(super) fn delete(&self, namespace: &str, name: &str, revision: u64) -> Passed {
+        self.apply(revision, Change::Gone(namespace, name))
     }
 
-    fn apply(&self, revision: u64, change: Change<'_>) {
+    /// Packs the object that an event brought. Nobody waits for this.
+    pub(super) fn pack(&self, event: &Event) {
+        let Some(object) = event.shown() else { return };
+        let near = self.state.read().objects.neighbour(parts(object)).and_then(|near| near.json.template());
+        self.packer.pack(object, near);
+    }
+
+    /// Packs an object before anybody sees it, next to the one that was packed before it.
+    pub(super) fn pack_next(&self, object: &Object, before: Option<&Arc<Object>>) {
+        self.packer.pack(object, before.and_then(|before| before.json.template()));
+    }
+
+    fn apply(&self, revision: u64, change: Change<'_>) -> Passed {
         let mut watchers = self.watchers.lock();
         let mut state = self.state.write();
         if revision <= state.floor {
-            return;
+            return Passed::new();
         }
         let event = match change {
             Change::Set(object) => {
@@ -270,19 +291,23 @@ impl KindCache {
                 Event::new(revision, before, Some(object))
             }
             Change::Gone(namespace, name) => {
-                let Some(gone) = state.objects.take((namespace, name)) else { return };
+                let Some(gone) = state.objects.take((namespace, name)) else { return Passed::new() };
                 Event::new(revision, Some(gone), None)
             }
         };
         state.bytes -= event.before.as_ref().map_or(0, |o| o.json.len());
         let event = Arc::new(event);
-        state.remember(event.clone());
+        let passed = state.remember(event.clone());
         drop(state);
         watchers.deliver(&event);
         drop(watchers);
         self.changed.send_replace(revision);
+        passed
     }
 }
+
+/// Events that are no longer recent.
+type Passed = SmallVec<[Arc<Event>; 1]>;
 
 enum Change<'a> {
     Set(Arc<Object>),
@@ -323,22 +348,27 @@ fn merged<'a>(a: impl Iterator<Item = &'a Arc<Object>>, b: impl Iterator<Item = 
 }
 
 impl State {
-    fn remember(&mut self, event: Arc<Event>) {
+    /// The result are the events that are no longer among the recent ones.
+    fn remember(&mut self, event: Arc<Event>) -> Passed {
         self.last = event.revision;
         self.weight += event.weight();
         let now = event.at;
         self.history.push_back(event);
-        let sent = self.history.len().checked_sub(FRAMES + 1).and_then(|at| self.history.get(at));
-        sent.inspect(|event| event.forget_frames());
+        let mut passed = Passed::new();
+        passed.extend(self.history.len().checked_sub(RECENT + 1).and_then(|at| self.history.get(at)).cloned());
+        passed.iter().for_each(|event| event.forget_frames());
         while self.history.len() > HISTORY_MIN {
             let old = self.weight > HISTORY_BYTES || self.history.front().is_some_and(|e| now.duration_since(e.at) > HISTORY_AGE);
             if !old {
                 break;
             }
+            let was_recent = self.history.len() <= RECENT;
             let Some(dropped) = self.history.pop_front() else { break };
             self.weight -= dropped.weight();
             self.floor = dropped.revision;
+            passed.extend(was_recent.then_some(dropped));
         }
+        passed
     }
 }
 

@@ -73,8 +73,12 @@ fn read(known: &Known, items: &[KeyValue]) -> Result<Part, Error> {
     for kv in items {
         plain(kv)?;
         let Some((cache, _, _)) = std::str::from_utf8(&kv.key).ok().and_then(|key| split(known, key)) else { continue };
-        let object = match cache.read(&kv.value, kv.mod_revision) {
-            Ok(object) => Arc::new(object),
+        let before = part.last().filter(|(prefix, _)| prefix == cache.prefix()).and_then(|(_, objects)| objects.last());
+        let object = match cache.read(&kv.value, kv.mod_revision, before.map(Arc::as_ref)) {
+            Ok(object) => {
+                cache.pack_next(&object, before);
+                Arc::new(object)
+            }
             // Of another API server: going on without it would have controllers undo what depends on it.
             Err(Unreadable::Foreign(error)) => {
                 return Err(Error::Corrupted { path: String::from_utf8_lossy(&kv.key).into_owned(), detail: error.to_string() });

@@ -8,8 +8,10 @@ mod event;
 mod feed;
 mod kind;
 mod load;
-mod order;
 pub mod outline;
+mod packer;
+#[cfg(test)]
+mod tests;
 mod watchers;
 
 pub use event::{Event, EventType, Projection};

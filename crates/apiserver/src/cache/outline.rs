@@ -5,12 +5,14 @@
 
 use bytes::{Bytes, BytesMut};
 use ferrokube_api::kinds::SelectableField;
+use ferrokube_api::object::Labels;
 use ferrokube_api::{Object, ObjectKey};
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 const META: &[u8] = b"\"metadata\":{";
 const VERSION: &[u8] = b"\"resourceVersion\":\"";
@@ -71,26 +73,47 @@ pub fn at_revision(object: &Object, revision: u64) -> Result<Object, Unreadable>
         revision,
         labels: object.labels.clone(),
         fields: object.fields.clone(),
-        json: splice(&unsplice(&object.json), revision)?,
+        json: splice(&unsplice(&object.json()), revision)?.into(),
     })
 }
 
-/// Reads stored bytes, those of other API servers too.
-pub fn object(fields: &[SelectableField], stored: &[u8], revision: u64) -> Result<Object, Unreadable> {
+/// Reads stored bytes, those of other API servers too. Text that stands in the same place of `like` is shared with it: neighbours
+/// have most of it in common.
+pub fn object(fields: &[SelectableField], stored: &[u8], revision: u64, like: Option<&Object>) -> Result<Object, Unreadable> {
     let stored = &*crate::foreign::native(stored)?;
-    let mut outline = Outline { fields: vec![None; fields.len()], ..Outline::default() };
+    let mut outline = Outline { fields: vec![None; fields.len()], like, ..Outline::default() };
     let mut de = serde_json::Deserializer::from_slice(stored);
     let active = if fields.is_empty() { 0 } else { u64::MAX >> (64 - fields.len().min(64)) };
     Walk { rows: fields, depth: 0, active, out: &mut outline }.deserialize(&mut de)?;
-    let values = fields.iter().zip(outline.fields).map(|(row, found)| found.unwrap_or_else(|| row.absent.as_ref().into()));
+    let known = |at: usize| like.and_then(|like| like.fields.get(at));
+    let values = outline.fields.into_iter().enumerate();
+    let values = values.map(|(at, found)| found.unwrap_or_else(|| shared(&fields[at].absent, known(at))));
     Ok(Object {
         fields: values.collect(),
         key: ObjectKey { namespace: outline.namespace, name: outline.name },
         uid: outline.uid,
         revision,
         labels: outline.labels,
-        json: splice(stored, revision)?,
+        json: splice(stored, revision)?.into(),
     })
+}
+
+fn shared(text: &str, known: Option<&Arc<str>>) -> Arc<str> {
+    known.filter(|known| ***known == *text).cloned().unwrap_or_else(|| text.into())
+}
+
+fn shared_labels(labels: &BTreeMap<Cow<'_, str>, Cow<'_, str>>, like: Option<&Labels>) -> Labels {
+    let known = |at: usize| like.and_then(|like| like.get(at));
+    let same = |(at, (key, value)): (usize, (&Cow<'_, str>, &Cow<'_, str>))| known(at).is_some_and(|(k, v)| **k == **key && **v == **value);
+    match like {
+        Some(like) if like.len() == labels.len() && labels.iter().enumerate().all(same) => like.clone(),
+        _ => {
+            let pair = |(at, (key, value)): (usize, (&Cow<'_, str>, &Cow<'_, str>))| {
+                (shared(key, known(at).map(|(k, _)| k)), shared(value, known(at).map(|(_, v)| v)))
+            };
+            labels.iter().enumerate().map(pair).collect()
+        }
+    }
 }
 
 struct Digits([u8; 20], usize);
@@ -114,12 +137,13 @@ impl Digits {
 }
 
 #[derive(Default)]
-struct Outline {
-    namespace: Box<str>,
-    name: Box<str>,
-    uid: Box<str>,
-    labels: Box<[(Box<str>, Box<str>)]>,
-    fields: Vec<Option<Box<str>>>,
+struct Outline<'l> {
+    namespace: Arc<str>,
+    name: Arc<str>,
+    uid: Arc<str>,
+    labels: Labels,
+    fields: Vec<Option<Arc<str>>>,
+    like: Option<&'l Object>,
 }
 
 #[derive(Deserialize)]
@@ -139,14 +163,14 @@ struct Meta<'a> {
 }
 
 /// One level of the descent towards the selectable fields whose bits are set in `active`.
-struct Walk<'r, 'o> {
+struct Walk<'r, 'o, 'l> {
     rows: &'r [SelectableField],
     depth: usize,
     active: u64,
-    out: &'o mut Outline,
+    out: &'o mut Outline<'l>,
 }
 
-impl Walk<'_, '_> {
+impl Walk<'_, '_, '_> {
     fn narrowed(&self, key: &str) -> u64 {
         let mut mask = 0;
         for (bit, row) in self.rows.iter().enumerate().take(64) {
@@ -162,13 +186,13 @@ impl Walk<'_, '_> {
         }
         for (bit, row) in self.rows.iter().enumerate().take(64) {
             if self.active & (1 << bit) != 0 && row.path.len() == self.depth {
-                self.out.fields[bit] = Some(text.into());
+                self.out.fields[bit] = Some(shared(text, self.out.like.and_then(|like| like.fields.get(bit))));
             }
         }
     }
 }
 
-impl<'de> DeserializeSeed<'de> for Walk<'_, '_> {
+impl<'de> DeserializeSeed<'de> for Walk<'_, '_, '_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
@@ -176,7 +200,7 @@ impl<'de> DeserializeSeed<'de> for Walk<'_, '_> {
     }
 }
 
-impl<'de> Visitor<'de> for Walk<'_, '_> {
+impl<'de> Visitor<'de> for Walk<'_, '_, '_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -187,13 +211,16 @@ impl<'de> Visitor<'de> for Walk<'_, '_> {
         while let Some(MapKey(key)) = map.next_key::<MapKey<'de>>()? {
             if self.depth == 0 && key == "metadata" {
                 let meta: Meta<'de> = map.next_value()?;
+                let like = self.out.like;
+                self.out.name = shared(&meta.name, like.map(|like| &like.key.name));
+                self.out.namespace = shared(&meta.namespace, like.map(|like| &like.key.namespace));
+                self.out.uid = shared(&meta.uid, like.map(|like| &like.uid));
+                self.out.labels = shared_labels(&meta.labels.unwrap_or_default(), like.map(|like| &like.labels));
                 for (bit, row) in self.rows.iter().enumerate().take(64) {
                     if row.path.len() == 2 && row.path[0] == "metadata" && row.path[1] == "name" {
-                        self.out.fields[bit] = Some(meta.name.as_ref().into());
+                        self.out.fields[bit] = Some(self.out.name.clone());
                     }
                 }
-                (self.out.name, self.out.namespace, self.out.uid) = (meta.name.into(), meta.namespace.into(), meta.uid.into());
-                self.out.labels = meta.labels.unwrap_or_default().into_iter().map(|(k, v)| (k.into(), v.into())).collect();
                 continue;
             }
             match self.narrowed(&key) {
@@ -256,14 +283,31 @@ mod tests {
             field("name", &["metadata", "name"], ""),
         ];
         let stored = br#"{"kind":"Pod","apiVersion":"v1","metadata":{"labels":{"b":"2","a":"1"},"name":"p","namespace":"ns","uid":"u"},"spec":{"x":[{"nodeName":"no"}],"nodeName":"n\u0031"},"status":{"replicas":3}}"#;
-        let object = object(&rows, stored, 42).expect("an object");
+        let object = object(&rows, stored, 42, None).expect("an object");
         assert_eq!(object.fields.iter().map(|f| &**f).collect::<Vec<_>>(), ["n1", "false", "3", "p"]);
         assert_eq!(object.label("a"), Some("1"));
         assert_eq!(object.key.to_string(), "ns/p");
         assert_eq!(object.revision, 42);
         let value: serde_json::Value = object.decode().expect("JSON");
         assert_eq!(value["metadata"]["resourceVersion"], "42");
-        assert_eq!(unsplice(&object.json), stored);
+        assert_eq!(unsplice(&object.json()), stored);
+    }
+
+    #[test]
+    fn what_neighbours_have_in_common_is_there_once() {
+        let rows = [field("spec.nodeName", &["spec", "nodeName"], ""), field("spec.x", &["spec", "x"], "none"), field("n", &["metadata", "name"], "")];
+        let pod = |name: &str, app: &str, node: &str| {
+            format!(r#"{{"kind":"Pod","apiVersion":"v1","metadata":{{"labels":{{"app":"{app}","b":"c"}},"name":"{name}","namespace":"ns"}},"spec":{{"nodeName":"{node}"}}}}"#)
+        };
+        let read = |text: String, like: Option<&Object>| object(&rows, text.as_bytes(), 1, like).expect("an object");
+        let first = read(pod("p", "web", "n1"), None);
+        let next = read(pod("q", "web", "n1"), Some(&first));
+        assert!(Arc::ptr_eq(&first.labels, &next.labels) && Arc::ptr_eq(&first.key.namespace, &next.key.namespace));
+        assert!(Arc::ptr_eq(&first.fields[0], &next.fields[0]) && Arc::ptr_eq(&first.fields[1], &next.fields[1]));
+        assert!(Arc::ptr_eq(&next.fields[2], &next.key.name));
+        let other = read(pod("q", "db", "n2"), Some(&next));
+        assert_eq!((&*other.fields[0], other.label("app"), other.label("b"), &*other.key.name), ("n2", Some("db"), Some("c"), "q"));
+        assert!(Arc::ptr_eq(&other.labels[1].1, &next.labels[1].1));
     }
 
     #[test]
@@ -279,9 +323,9 @@ mod tests {
 
     #[test]
     fn a_delete_shows_the_revision_of_the_deletion() {
-        let first = object(&[], br#"{"kind":"A","apiVersion":"v1","metadata":{}}"#, 7).expect("an object");
-        assert_eq!(&first.json[..], br#"{"kind":"A","apiVersion":"v1","metadata":{"resourceVersion":"7"}}"#);
+        let first = object(&[], br#"{"kind":"A","apiVersion":"v1","metadata":{}}"#, 7, None).expect("an object");
+        assert_eq!(&first.json()[..], br#"{"kind":"A","apiVersion":"v1","metadata":{"resourceVersion":"7"}}"#);
         let gone = at_revision(&first, 18_446_744_073_709_551_615).expect("an object");
-        assert_eq!(&gone.json[..], br#"{"kind":"A","apiVersion":"v1","metadata":{"resourceVersion":"18446744073709551615"}}"#);
+        assert_eq!(&gone.json()[..], br#"{"kind":"A","apiVersion":"v1","metadata":{"resourceVersion":"18446744073709551615"}}"#);
     }
 }

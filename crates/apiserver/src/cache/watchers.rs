@@ -49,9 +49,9 @@ impl std::fmt::Debug for Interest {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Bucket {
-    Name(Box<str>),
-    Field(usize, Box<str>),
-    Namespace(Box<str>),
+    Name(Arc<str>),
+    Field(usize, Arc<str>),
+    Namespace(Arc<str>),
     All,
 }
 
@@ -192,7 +192,7 @@ mod tests {
     #[test]
     fn a_watcher_that_does_not_read_is_cut_off_and_the_others_hear_everything() {
         let stored = br#"{"kind":"A","apiVersion":"v1","metadata":{"name":"a"}}"#;
-        let object = Arc::new(outline::object(&[], stored, 1).expect("an object"));
+        let object = Arc::new(outline::object(&[], stored, 1, None).expect("an object"));
         let event = Arc::new(Event::new(1, None, Some(object)));
         let mut watchers = Watchers::default();
         let (_slow, mut unread) = watchers.add(Arc::new(Interest::all()));

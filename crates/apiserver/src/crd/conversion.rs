@@ -194,7 +194,7 @@ fn remade(entry: &Entry, stored: &Object, mut value: Value) -> Result<Object, St
         revision: stored.revision,
         labels: stored.labels.clone(),
         fields: stored.fields.clone(),
-        json: outline::splice(&json, stored.revision).map_err(Status::internal)?,
+        json: outline::splice(&json, stored.revision).map_err(Status::internal)?.into(),
     })
 }
 

@@ -24,6 +24,7 @@ pub struct Splice {
     first: bool,
     tail: Option<Bytes>,
     left: u64,
+    scratch: Vec<u8>,
 }
 
 /// The body of a response.
@@ -50,7 +51,7 @@ impl Body {
         let skipped = |o: &Arc<Object>| (o.json.len() - skip + usize::from(skip > 0)) as u64;
         let commas = items.len().saturating_sub(1) as u64;
         let left = head.len() as u64 + tail.len() as u64 + commas + items.iter().map(skipped).sum::<u64>();
-        Body::Splice(Splice { head: Some(head), items: items.into_iter(), skip, first: true, tail: Some(tail), left })
+        Body::Splice(Splice { head: Some(head), items: items.into_iter(), skip, first: true, tail: Some(tail), left, scratch: Vec::new() })
     }
 
     /// A whole in pieces.
@@ -135,7 +136,7 @@ impl Splice {
             if self.skip > 0 {
                 out.extend_from_slice(b"{");
             }
-            out.extend_from_slice(&item.json[self.skip..]);
+            item.json.with(&mut self.scratch, |json| out.extend_from_slice(&json[self.skip..]));
         }
         self.left = self.left.saturating_sub(out.len() as u64);
         (!out.is_empty()).then(|| out.freeze())

@@ -63,7 +63,7 @@ impl Many {
     pub async fn partial(self, beta: bool) -> Result<Body, Status> {
         let version = if beta { "meta.k8s.io/v1beta1" } else { "meta.k8s.io/v1" };
         let head = self.head("PartialObjectMetadataList", version);
-        joined(head, self.objects, move |object, out| present::write_partial(out, &object.json, beta), b"]}\n").await
+        joined(head, self.objects, move |object, out| present::write_partial(out, &object.json(), beta), b"]}\n").await
     }
 }
 

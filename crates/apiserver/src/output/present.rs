@@ -30,7 +30,7 @@ pub fn object(entry: &Entry, object: &Arc<Object>) -> Result<Arc<Object>, Status
         revision: object.revision,
         labels: object.labels.clone(),
         fields: object.fields.clone(),
-        json: outline::splice(&json, object.revision).map_err(Status::internal)?,
+        json: outline::splice(&json, object.revision).map_err(Status::internal)?.into(),
     };
     Ok(Arc::new(shown))
 }

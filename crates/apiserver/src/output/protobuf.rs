@@ -41,9 +41,9 @@ pub async fn many(entry: &Arc<Entry>, many: Many, shape: Shape, beta: bool) -> R
         objects.iter().try_for_each(|object| match shape {
             Shape::Object => {
                 let shown = present::object(&item_entry, object)?;
-                encoder.nested(2, &shown.json, item_entry.schema.root(), out).map_err(Status::internal)
+                encoder.nested(2, &shown.json(), item_entry.schema.root(), out).map_err(Status::internal)
             }
-            _ => encoder.nested_partial(2, &object.json, out).map_err(Status::internal),
+            _ => encoder.nested_partial(2, &object.json(), out).map_err(Status::internal),
         })
     };
     let mut blocks = pieces::written(many.objects, items).await?;

@@ -84,7 +84,7 @@ fn cells(entry: &Entry, object: &Object, now: Timestamp) -> Result<Vec<Value>, S
     let value = if entry.kind.hooks.from_storage.is_some() {
         present::value(entry, object)?
     } else {
-        project(&object.json, entry.kind.hooks.cell_paths).map_err(Status::internal)?
+        project(&object.json(), entry.kind.hooks.cell_paths).map_err(Status::internal)?
     };
     Ok(match (&entry.custom, entry.kind.hooks.cells) {
         (Some(custom), _) => custom_cells(entry, &custom.columns, &value, now),
@@ -101,11 +101,11 @@ pub fn row(out: &mut Vec<u8>, entry: &Entry, object: &Arc<Object>, include: Incl
         Include::None => {}
         Include::Object => {
             out.extend_from_slice(b",\"object\":");
-            out.extend_from_slice(&present::object(entry, object)?.json);
+            out.extend_from_slice(&present::object(entry, object)?.json());
         }
         Include::Metadata => {
             out.extend_from_slice(b",\"object\":");
-            present::write_partial(out, &object.json, beta)?;
+            present::write_partial(out, &object.json(), beta)?;
         }
     }
     out.push(b'}');

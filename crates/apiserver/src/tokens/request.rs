@@ -214,8 +214,8 @@ fn complete(request: &mut Value, account: &Object, audiences: &[String], seconds
     if !request["metadata"].is_object() {
         request["metadata"] = json!({});
     }
-    request["metadata"]["name"] = json!(account.key.name);
-    request["metadata"]["namespace"] = json!(account.key.namespace);
+    request["metadata"]["name"] = json!(*account.key.name);
+    request["metadata"]["namespace"] = json!(*account.key.namespace);
     if !request["spec"].is_object() {
         request["spec"] = json!({});
     }

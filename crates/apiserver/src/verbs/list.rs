@@ -146,7 +146,7 @@ impl Request<'_> {
             let last = page.items.last().map(|kv| kv.key.clone());
             let (items, count) = (page.items.len() as u64, page.count);
             for (at, kv) in page.items.into_iter().enumerate() {
-                let Ok(object) = cache.read(&kv.value, kv.mod_revision) else { continue };
+                let Ok(object) = cache.read(&kv.value, kv.mod_revision, None) else { continue };
                 if !wanted(&object) {
                     continue;
                 }

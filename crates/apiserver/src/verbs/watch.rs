@@ -50,8 +50,8 @@ impl Framing {
 
     fn object(&mut self, object: &Arc<Object>) -> Result<Bytes, Status> {
         match self.accept.shape {
-            Shape::Object => Ok(present::object(&self.entry, object)?.json.clone()),
-            Shape::Partial | Shape::PartialList => present::partial(&object.json, self.accept.beta),
+            Shape::Object => Ok(present::object(&self.entry, object)?.json()),
+            Shape::Partial | Shape::PartialList => present::partial(&object.json(), self.accept.beta),
             Shape::Table => {
                 let columns = if std::mem::replace(&mut self.columns, false) { table::columns(&self.entry) } else { Value::Null };
                 table::single(&self.entry, object, &columns, self.include, self.accept.beta, jiff::Timestamp::now())
@@ -62,7 +62,7 @@ impl Framing {
     /// The object in protobuf. Its metadata alone is of no version of the row.
     fn wire(&self, object: &Arc<Object>) -> Result<Bytes, Status> {
         let shown = if self.accept.shape == Shape::Object { present::object(&self.entry, object)? } else { object.clone() };
-        protobuf::one(&self.entry, &shown.json, self.accept.shape, self.accept.beta)
+        protobuf::one(&self.entry, &shown.json(), self.accept.shape, self.accept.beta)
     }
 
     fn state(&mut self, out: &mut BytesMut, kind: EventType, object: &Arc<Object>) {

@@ -83,7 +83,7 @@ impl Request<'_> {
         let cached = cache.get(self.namespace(), name).filter(|o| o.revision == committed.revision);
         let stored = match cached {
             Some(object) => object,
-            None => Arc::new(outline::object(&cache.row().fields, &stored, committed.revision).map_err(Status::internal)?),
+            None => Arc::new(outline::object(&cache.row().fields, &stored, committed.revision, None).map_err(Status::internal)?),
         };
         let stored = self.server.converted_one(&self.entry, stored).await?;
         Ok(present::object(&self.entry, &stored)?)
@@ -105,9 +105,9 @@ impl Request<'_> {
             key: ObjectKey::new(prepare::text(object, "namespace"), prepare::text(object, "name")),
             uid: prepare::text(object, "uid").into(),
             revision,
-            labels: Box::default(),
+            labels: Arc::default(),
             fields: Box::default(),
-            json,
+            json: json.into(),
         }))
     }
 }

@@ -62,7 +62,7 @@ pub(crate) async fn run(context: Context) {
 
 /// Most services have no load balancer: they are not decoded.
 fn may_balance(object: &Object) -> bool {
-    let says = |word: &[u8]| object.json.windows(word.len()).any(|w| w == word);
+    let says = |word: &[u8]| object.mentions(word);
     says(b"\"LoadBalancer\"") || says(FINALIZER.as_bytes())
 }
 

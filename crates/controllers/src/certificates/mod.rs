@@ -14,6 +14,7 @@ use ferrokube_client::controller::{self, Next};
 use ferrokube_client::queue::Queue;
 use ferrokube_client::{Cache, Error};
 use k8s_openapi::api::certificates::v1::{CertificateSigningRequest, CertificateSigningRequestCondition};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The signers of `kubernetes.io`.
@@ -25,12 +26,12 @@ where
     F: Fn(CertificateSigningRequest) -> Fut + Send + Sync,
     Fut: Future<Output = Result<Next, Error>> + Send,
 {
-    let queue: Queue<Box<str>> = context.queue("certificate").backoff(Duration::from_millis(200), Duration::from_secs(1000));
+    let queue: Queue<Arc<str>> = context.queue("certificate").backoff(Duration::from_millis(200), Duration::from_secs(1000));
     let requests: Cache<CertificateSigningRequest> = context.caches.of();
     let add = queue.clone();
     requests.on_change(move |d| add.add(d.key().name.clone()));
     requests.synced().await;
-    let look = |name: Box<str>| {
+    let look = |name: Arc<str>| {
         let (requests, reconcile) = (&requests, &reconcile);
         async move {
             match requests.read("", &name)? {

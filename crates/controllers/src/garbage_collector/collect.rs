@@ -74,7 +74,7 @@ fn target(node: &Node) -> Target {
 
 impl Collector {
     /// Brings one object to where its owners and its own deletion want it.
-    pub async fn reconcile(&self, uid: Box<str>) -> Result<Next, Error> {
+    pub async fn reconcile(&self, uid: Arc<str>) -> Result<Next, Error> {
         let Some(node) = self.graph.lock().node(&uid).cloned() else { return DONE };
         let Some(live) = self.live(&target(&node), &uid).await? else { return DONE };
         if node.orphan {

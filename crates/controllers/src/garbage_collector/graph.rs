@@ -5,7 +5,7 @@
 
 use crate::discovery::ApiResource;
 use ferrokube_client::{Object, ObjectKey};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
@@ -18,10 +18,15 @@ pub const FOREGROUND: &str = "foregroundDeletion";
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Owner {
     /// UID.
-    pub uid: Box<str>,
+    #[serde(deserialize_with = "text")]
+    pub uid: Arc<str>,
     /// `blockOwnerDeletion`.
     #[serde(default, rename = "blockOwnerDeletion")]
     pub blocks: bool,
+}
+
+fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Arc<str>, D::Error> {
+    Box::<str>::deserialize(deserializer).map(Arc::from)
 }
 
 /// An object, as the collector remembers it.
@@ -70,8 +75,8 @@ pub fn node(resource: &Arc<ApiResource>, object: &Object) -> Node {
 /// All nodes, and dependents by owner.
 #[derive(Default)]
 pub struct Graph {
-    nodes: HashMap<Box<str>, Node>,
-    dependents: HashMap<Box<str>, HashSet<Box<str>>>,
+    nodes: HashMap<Arc<str>, Node>,
+    dependents: HashMap<Arc<str>, HashSet<Arc<str>>>,
 }
 
 impl Graph {
@@ -81,13 +86,13 @@ impl Graph {
     }
 
     /// UIDs and nodes of the dependents of an owner.
-    pub fn dependents(&self, uid: &str) -> Vec<(Box<str>, Node)> {
+    pub fn dependents(&self, uid: &str) -> Vec<(Arc<str>, Node)> {
         self.dependents.get(uid).into_iter().flatten().filter_map(|d| Some((d.clone(), self.nodes.get(d)?.clone()))).collect()
     }
 
     /// The object exists and looks like this; returns the UIDs to look at. `known` tells whether a cache shows an object
     /// with the UID of an owner.
-    pub fn set(&mut self, uid: &str, node: Node, known: impl Fn(&str) -> bool) -> Vec<Box<str>> {
+    pub fn set(&mut self, uid: &Arc<str>, mut node: Node, known: impl Fn(&str) -> bool) -> Vec<Arc<str>> {
         let before = self.unlink(uid);
         let mut look = Vec::new();
         // An owner that waits for its dependents must learn when one no longer blocks it.
@@ -96,39 +101,43 @@ impl Graph {
         let owned = !node.owners.is_empty() && !node.deleting;
         let lost = |o: &Owner| !known(&o.uid) || self.nodes.get(&o.uid).is_some_and(|n| n.foreground);
         if node.foreground || node.orphan || (owned && node.owners.iter().any(lost)) {
-            look.push(uid.into());
+            look.push(uid.clone());
         }
         let newly = |now: bool, was: fn(&Node) -> bool| now && !before.as_ref().is_some_and(was);
         if newly(node.foreground, |n| n.foreground) {
             look.extend(self.dependents.get(uid).into_iter().flatten().cloned());
         }
         if !node.owners.is_empty() || node.foreground || node.orphan {
-            for owner in &node.owners {
-                self.dependents.entry(owner.uid.clone()).or_default().insert(uid.into());
+            for owner in &mut node.owners {
+                // Many dependents of one owner share its UID.
+                if let Some((known, _)) = self.dependents.get_key_value(&owner.uid) {
+                    owner.uid = known.clone();
+                }
+                self.dependents.entry(owner.uid.clone()).or_default().insert(uid.clone());
             }
-            self.nodes.insert(uid.into(), node);
+            self.nodes.insert(uid.clone(), node);
         }
         look
     }
 
     /// The object is gone; returns the UIDs to look at.
-    pub fn remove(&mut self, uid: &str) -> Vec<Box<str>> {
+    pub fn remove(&mut self, uid: &str) -> Vec<Arc<str>> {
         let before = self.unlink(uid);
-        let mut look: Vec<Box<str>> = self.dependents.get(uid).into_iter().flatten().cloned().collect();
+        let mut look: Vec<Arc<str>> = self.dependents.get(uid).into_iter().flatten().cloned().collect();
         let owners = before.into_iter().flat_map(|n| n.owners);
         look.extend(owners.filter(|o| self.nodes.get(&o.uid).is_some_and(|n| n.foreground)).map(|o| o.uid));
         look
     }
 
     /// Nodes with an owner that no cache shows.
-    pub fn lost(&self, known: impl Fn(&Node, &str) -> bool) -> Vec<Box<str>> {
+    pub fn lost(&self, known: impl Fn(&Node, &str) -> bool) -> Vec<Arc<str>> {
         let lost = |node: &Node| node.owners.iter().any(|o| !known(node, &o.uid));
         self.nodes.iter().filter(|(_, node)| lost(node)).map(|(uid, _)| uid.clone()).collect()
     }
 
     /// The resource is no longer served.
     pub fn forget(&mut self, resource: &ApiResource) {
-        let gone: Vec<Box<str>> = self.nodes.iter().filter(|(_, n)| *n.resource == *resource).map(|(uid, _)| uid.clone()).collect();
+        let gone: Vec<Arc<str>> = self.nodes.iter().filter(|(_, n)| *n.resource == *resource).map(|(uid, _)| uid.clone()).collect();
         gone.iter().for_each(|uid| drop(self.unlink(uid)));
     }
 
@@ -169,7 +178,7 @@ mod tests {
 
     fn set(graph: &mut Graph, uid: &str, meta: Value, known: bool) -> Vec<String> {
         let (node, uid) = object(uid, meta);
-        let mut list: Vec<String> = graph.set(&uid, node, |_| known).into_iter().map(String::from).collect();
+        let mut list: Vec<String> = graph.set(&uid.into(), node, |_| known).into_iter().map(|uid| uid.to_string()).collect();
         list.sort();
         list
     }

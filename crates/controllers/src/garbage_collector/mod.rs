@@ -33,7 +33,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 struct Monitors {
     caches: Arc<RwLock<HashMap<Arc<ApiResource>, Cache<()>>>>,
     /// Namespaces of the UIDs that the caches show.
-    uids: Arc<RwLock<HashMap<Box<str>, Box<str>>>>,
+    uids: Arc<RwLock<HashMap<Arc<str>, Arc<str>>>>,
 }
 
 impl Monitors {
@@ -53,7 +53,7 @@ static SYNC_ERRORS: Desc = Desc {
 
 /// Runs the controller.
 pub(crate) async fn run(context: Context) {
-    let queue: Queue<Box<str>> = context.queue("garbage_collector_attempt_to_delete");
+    let queue: Queue<Arc<str>> = context.queue("garbage_collector_attempt_to_delete");
     let graph: Arc<Mutex<Graph>> = Arc::default();
     let monitors = Monitors::default();
     let changed = Arc::new(Notify::new());
@@ -67,7 +67,7 @@ pub(crate) async fn run(context: Context) {
                 Err(_) => tokio::time::sleep(AGAIN).await,
             }
         };
-        let reconcile = |uid: Box<str>| collector.reconcile(uid);
+        let reconcile = |uid: Arc<str>| collector.reconcile(uid);
         let workers = controller::run::<_, Error, _, _>("garbage-collector", queue.clone(), WORKERS, reconcile);
         tokio::join!(workers, follow(&context, &monitors, &graph, &queue, &definitions, &changed, complete));
     };
@@ -92,7 +92,7 @@ async fn follow(
     context: &Context,
     monitors: &Monitors,
     graph: &Arc<Mutex<Graph>>,
-    queue: &Queue<Box<str>>,
+    queue: &Queue<Arc<str>>,
     definitions: &Cache<()>,
     changed: &Notify,
     mut complete: bool,
@@ -112,7 +112,7 @@ async fn refresh(
     context: &Context,
     monitors: &Monitors,
     graph: &Arc<Mutex<Graph>>,
-    queue: &Queue<Box<str>>,
+    queue: &Queue<Arc<str>>,
     definitions: &Cache<()>,
 ) -> Result<bool, Error> {
     definitions.synced().await;
@@ -165,7 +165,7 @@ fn is_served(definition: &Object, served: &HashSet<Arc<ApiResource>>) -> bool {
         || served.iter().any(|r| *group == *r.group && *plural == *r.resource)
 }
 
-fn observe(resource: Arc<ApiResource>, cache: &Cache<()>, monitors: &Monitors, graph: Arc<Mutex<Graph>>, queue: Queue<Box<str>>) {
+fn observe(resource: Arc<ApiResource>, cache: &Cache<()>, monitors: &Monitors, graph: Arc<Mutex<Graph>>, queue: Queue<Arc<str>>) {
     let uids = monitors.uids.clone();
     cache.on_change(move |delta| {
         let mut look = Vec::new();

@@ -42,7 +42,7 @@ pub(crate) async fn run(context: Context) {
     let nodes: Cache<Node> = context.caches.of();
     // What nodes have is known before the first share is given.
     nodes.synced().await;
-    let queue: Queue<Box<str>> = context.queue("cidrallocator_node");
+    let queue: Queue<Arc<str>> = context.queue("cidrallocator_node");
     let (add, noted) = (queue.clone(), taken.clone());
     nodes.on_change(move |d| {
         let mut taken = noted.lock();
@@ -58,7 +58,7 @@ pub(crate) async fn run(context: Context) {
             None => taken.release(&d.key().name),
         }
     });
-    let reconcile = |name: Box<str>| {
+    let reconcile = |name: Arc<str>| {
         let (context, nodes, taken) = (&context, &nodes, &taken);
         async move {
             match nodes.read("", &name)? {

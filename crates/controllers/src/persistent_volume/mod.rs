@@ -37,7 +37,7 @@ const DEFAULT_CLASS: [&str; 2] = ["storageclass.kubernetes.io/is-default-class",
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Key {
     Claim(ObjectKey),
-    Volume(Box<str>),
+    Volume(Arc<str>),
 }
 
 struct Binder {

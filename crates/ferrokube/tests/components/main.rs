@@ -45,7 +45,7 @@ async fn one_controller_manager_works_at_a_time_and_another_takes_over() {
         while let Some(change) = changes.next().await {
             let Change::Set(object) = change else { continue };
             if &*object.key.name == "kube-controller-manager" {
-                seen.push(serde_json::from_slice::<Value>(&object.json).expect("JSON")["spec"].clone());
+                seen.push(serde_json::from_slice::<Value>(&object.json()).expect("JSON")["spec"].clone());
             }
             if seen.last().is_some_and(|s| s["leaseTransitions"] == 2) {
                 return seen;

@@ -22,6 +22,7 @@ use selector::Selector;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use views::*;
+use std::sync::Arc;
 
 /// The claim stays while it is allocated.
 pub const FINALIZER: &str = "resource.kubernetes.io/delete-protection";
@@ -179,7 +180,7 @@ pub struct Allocation {
 #[derive(Clone, Debug)]
 pub struct Claim {
     /// UID.
-    pub uid: Box<str>,
+    pub uid: Arc<str>,
     /// UID of the object that controls it.
     pub owner: Option<Box<str>>,
     /// It is being deleted.
@@ -394,8 +395,8 @@ impl Devices {
     pub fn set_slice(&mut self, name: &str, object: Option<&Object>) -> Result<(), serde_json::Error> {
         self.forget_slice(name);
         let Some(object) = object else { return Ok(()) };
-        let raw: Value = object.view()?;
-        let SliceView { spec } = object.view()?;
+        let raw: Value = serde_json::from_slice(&object.json())?;
+        let SliceView { spec } = serde_json::from_slice(&object.json())?;
         let selector = |view: Option<crate::pod::NodeSelectorView>, raw: &Value| view.map(|v| (node_terms(v), raw["nodeSelector"].clone()));
         let node = spec.node_name.clone().filter(|n| !n.is_empty());
         let whole = Reach::of(spec.node_name, selector(spec.node_selector, &raw["spec"]), spec.all_nodes);
@@ -461,7 +462,7 @@ impl Devices {
             self.classes.remove(name);
             return Ok(());
         };
-        let ClassView { metadata, spec } = object.view()?;
+        let ClassView { metadata, spec } = serde_json::from_slice(&object.json())?;
         if let Some(resource) = &spec.extended_resource_name {
             self.backing.add(resource, &metadata.creation_timestamp.unwrap_or_default(), name);
         }
@@ -484,7 +485,7 @@ impl Devices {
             }
             return Ok(());
         };
-        let ClaimView { metadata, spec, status } = object.view()?;
+        let ClaimView { metadata, spec, status } = serde_json::from_slice(&object.json())?;
         let statuses = status.devices;
         let allocation = status.allocation.map(|a| Allocation {
             awaited: Awaited::of(&a, &statuses),

@@ -26,8 +26,8 @@ impl Engine {
     fn other_is(&mut self, feed: Feed, key: &ObjectKey, object: Option<&Object>) {
         if feed == Feed::Nodes && self.extenders.iter().any(|e| e.wants_nodes()) {
             match object {
-                Some(object) => drop(self.raw_nodes.insert(key.name.clone(), object.json.clone())),
-                None => drop(self.raw_nodes.remove(&key.name)),
+                Some(object) => drop(self.raw_nodes.insert((*key.name).into(), object.json())),
+                None => drop(self.raw_nodes.remove(&*key.name)),
             }
         }
         let before = self.state.node_named(&key.name).filter(|_| feed == Feed::Nodes);
@@ -74,8 +74,8 @@ impl Engine {
             // Placed pods are looked at only by extenders that have a say in who must go.
             let victims = self.extenders.iter().any(|e| e.preempts() && e.wants_nodes());
             match (pod.profile, pod.node) {
-                (Some(_), None) => drop(self.raw_pods.insert(id, object.json.clone())),
-                (_, Some(_)) if victims => drop(self.raw_pods.insert(id, object.json.clone())),
+                (Some(_), None) => drop(self.raw_pods.insert(id, object.json())),
+                (_, Some(_)) if victims => drop(self.raw_pods.insert(id, object.json())),
                 _ => drop(self.raw_pods.remove(&id)),
             }
         }

@@ -57,7 +57,7 @@ impl<'s> Wanted<'s> {
             let Some(claim) = state.devices.claim(&key) else {
                 return hopeless(format!("could not find ResourceClaim \"{namespace}/{claim_name}\""));
             };
-            if named.from_template && claim.owner.as_ref() != Some(&pod.uid) {
+            if named.from_template && claim.owner.as_deref() != Some(&*pod.uid) {
                 return hopeless(format!(
                     "ResourceClaim {namespace}/{claim_name} was not created for pod {namespace}/{name} (pod is not owner)"
                 ));
@@ -65,7 +65,7 @@ impl<'s> Wanted<'s> {
             if claim.deleting {
                 return hopeless(format!("resourceclaim \"{claim_name}\" is being deleted"));
             }
-            let mine = claim.consumers.contains(&pod.uid);
+            let mine = claim.consumers.iter().any(|uid| **uid == *pod.uid);
             if claim.allocation.is_some() && !mine && claim.consumers.len() >= MOST_CONSUMERS {
                 return hopeless(FULL.to_owned());
             }

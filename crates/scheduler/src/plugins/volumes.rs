@@ -55,7 +55,7 @@ impl<'s> Bound<'s> {
             if claim.deleting {
                 return hopeless(format!("persistentvolumeclaim \"{name}\" is being deleted"));
             }
-            if named.ephemeral && claim.owner.as_ref() != Some(&pod.uid) {
+            if named.ephemeral && claim.owner.as_deref() != Some(&*pod.uid) {
                 let key = &pod.key;
                 return hopeless(format!(
                     "PVC {namespace}/{name} was not created for pod {}/{} (pod is not owner)",

@@ -23,7 +23,7 @@ enum Owner {
     /// Of a write that is not in the watch cache yet.
     Claim,
     /// Of the Service with this uid.
-    Service(Box<str>),
+    Service(Arc<str>),
 }
 
 /// Who has which port.
@@ -111,7 +111,7 @@ impl Ports {
     }
 
     /// Forgets the Services that are not among these.
-    fn keep_only(&self, uids: &HashSet<Box<str>>) {
+    fn keep_only(&self, uids: &HashSet<Arc<str>>) {
         self.taken.lock().retain(|_, owner| !matches!(owner, Owner::Service(uid) if !uids.contains(uid)));
     }
 }
@@ -127,7 +127,7 @@ pub async fn follow(server: Arc<ApiServer>) {
     let mut changes = std::pin::pin!(changes);
     let ports = &server.services.ports;
     // While history is told anew: whom it named so far.
-    let mut seen: Option<HashSet<Box<str>>> = None;
+    let mut seen: Option<HashSet<Arc<str>>> = None;
     while let Some(change) = changes.next().await {
         match change {
             Change::Restart => seen = Some(HashSet::new()),

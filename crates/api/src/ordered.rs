@@ -1,13 +1,13 @@
 //! The objects of a kind in the order of their keys in the store, without storing a key twice.
 //!
-//! Pages served from memory and pages served from the store must meet without a gap, so both sort `namespace/name` as
+//! It serves the watch cache and the caches of clients alike. Pages served from memory and pages served from the store must meet without a gap, so both sort `namespace/name` as
 //! bytes (`a-b/x` before `a/x`), not as a pair.
 //!
 //! They stand in chunks of pointers: a chunk is found by the first object of each, an object in it by halving. What is read
 //! in order lies together in memory, and how many objects lie between two places is known without visiting them, which a tree
 //! does not offer: a page of a million objects must not cost a walk over all that follow it.
 
-use ferrokube_api::Object;
+use crate::Object;
 use std::cmp::Ordering;
 use std::sync::Arc;
 
@@ -15,13 +15,15 @@ use std::sync::Arc;
 const FULL: usize = 512;
 
 /// Namespace (empty for cluster-scoped kinds) and name.
-pub(super) type Parts<'a> = (&'a str, &'a str);
+pub type Parts<'a> = (&'a str, &'a str);
 
-pub(super) fn parts(object: &Object) -> Parts<'_> {
+/// The parts of an object's key.
+pub fn parts(object: &Object) -> Parts<'_> {
     (&object.key.namespace, &object.key.name)
 }
 
-pub(super) fn compare((ns_a, name_a): Parts<'_>, (ns_b, name_b): Parts<'_>) -> Ordering {
+/// How two keys sort.
+pub fn compare((ns_a, name_a): Parts<'_>, (ns_b, name_b): Parts<'_>) -> Ordering {
     compare_namespaces(ns_a, ns_b).then_with(|| name_a.cmp(name_b))
 }
 
@@ -31,7 +33,7 @@ fn compare_namespaces(a: &str, b: &str) -> Ordering {
 }
 
 /// Whether key `a` sorts after key `b`.
-pub(super) fn after(a: Parts<'_>, b: Parts<'_>) -> bool {
+pub fn after(a: Parts<'_>, b: Parts<'_>) -> bool {
     compare(a, b) == Ordering::Greater
 }
 
@@ -41,14 +43,14 @@ struct Place(usize, usize);
 
 /// See the module. No chunk is empty.
 #[derive(Debug, Default)]
-pub(super) struct Ordered {
+pub struct Ordered {
     chunks: Vec<Vec<Arc<Object>>>,
     len: usize,
 }
 
 /// Objects that stand next to each other.
 #[derive(Clone, Copy)]
-pub(super) struct Run<'a> {
+pub struct Run<'a> {
     set: &'a Ordered,
     from: Place,
     /// How many.
@@ -78,8 +80,14 @@ impl Ordered {
         Ordered { chunks: chunks.collect(), len }
     }
 
+    /// How many.
     pub fn len(&self) -> usize {
         self.len
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
     }
 
     /// The objects of a namespace (all when it is empty) behind `start`.
@@ -96,9 +104,25 @@ impl Ordered {
         Run { set: self, from, len: end.saturating_sub(self.rank(from)) }
     }
 
+    /// The object with a key.
     pub fn get(&self, key: Parts<'_>) -> Option<&Arc<Object>> {
         let place = self.place(|o| compare(parts(o), key).is_lt());
         self.at(place).filter(|o| parts(o) == key)
+    }
+
+    /// The object with a key, or one next to its place.
+    pub fn nearest(&self, key: Parts<'_>) -> Option<&Arc<Object>> {
+        self.get(key).or_else(|| self.neighbour(key))
+    }
+
+    /// The object next to the place of a key, in front of it if there is one.
+    pub fn neighbour(&self, key: Parts<'_>) -> Option<&Arc<Object>> {
+        let Place(chunk, at) = self.place(|o| compare(parts(o), key).is_lt());
+        let in_front = match at.checked_sub(1) {
+            Some(before) => self.at(Place(chunk, before)),
+            None => chunk.checked_sub(1).and_then(|before| self.chunks.get(before)?.last()),
+        };
+        in_front.or_else(|| self.at(Place(chunk, at)).filter(|o| parts(o) != key)).or_else(|| self.at(Place(chunk, at + 1)))
     }
 
     /// Puts an object in; returns the one that stood there.
@@ -185,15 +209,16 @@ mod tests {
     use rand::rngs::StdRng;
     use rand::{Rng, SeedableRng};
     use std::collections::BTreeMap;
+    use std::ops::Bound::{Excluded, Unbounded};
 
     fn object(namespace: &str, name: &str, revision: u64) -> Arc<Object> {
         Arc::new(Object {
-            key: ferrokube_api::ObjectKey::new(namespace, name),
-            uid: Box::default(),
+            key: crate::ObjectKey::new(namespace, name),
+            uid: Arc::default(),
             revision,
-            labels: Box::default(),
+            labels: Arc::default(),
             fields: Box::default(),
-            json: bytes::Bytes::new(),
+            json: bytes::Bytes::new().into(),
         })
     }
 
@@ -238,6 +263,9 @@ mod tests {
                 assert_eq!(set.take((ns, &name)).map(|o| o.revision), map.remove(&text));
             }
             assert_eq!(set.get((ns, &name)).map(|o| o.revision), map.get(&text).copied());
+            let in_front = map.range(..text.clone()).next_back();
+            let next = in_front.or_else(|| map.range((Excluded(text), Unbounded)).next());
+            assert_eq!(set.neighbour((ns, &name)).map(|o| o.revision), next.map(|(_, step)| *step));
             if step % 997 == 0 {
                 compare_ranges(&set, &map, ns, &name);
             }
