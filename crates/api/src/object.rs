@@ -191,7 +191,14 @@ mod tests {
 
     fn object(json: &str) -> Object {
         let (key, fields) = (ObjectKey::new("n", "o"), Box::default());
-        Object { key, uid: Arc::default(), revision: 1, labels: Arc::default(), fields, json: Bytes::copy_from_slice(json.as_bytes()).into() }
+        Object {
+            key,
+            uid: Arc::default(),
+            revision: 1,
+            labels: Arc::default(),
+            fields,
+            json: Bytes::copy_from_slice(json.as_bytes()).into(),
+        }
     }
 
     #[test]

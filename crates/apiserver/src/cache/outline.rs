@@ -295,9 +295,15 @@ mod tests {
 
     #[test]
     fn what_neighbours_have_in_common_is_there_once() {
-        let rows = [field("spec.nodeName", &["spec", "nodeName"], ""), field("spec.x", &["spec", "x"], "none"), field("n", &["metadata", "name"], "")];
+        let rows = [
+            field("spec.nodeName", &["spec", "nodeName"], ""),
+            field("spec.x", &["spec", "x"], "none"),
+            field("n", &["metadata", "name"], ""),
+        ];
         let pod = |name: &str, app: &str, node: &str| {
-            format!(r#"{{"kind":"Pod","apiVersion":"v1","metadata":{{"labels":{{"app":"{app}","b":"c"}},"name":"{name}","namespace":"ns"}},"spec":{{"nodeName":"{node}"}}}}"#)
+            format!(
+                r#"{{"kind":"Pod","apiVersion":"v1","metadata":{{"labels":{{"app":"{app}","b":"c"}},"name":"{name}","namespace":"ns"}},"spec":{{"nodeName":"{node}"}}}}"#
+            )
         };
         let read = |text: String, like: Option<&Object>| object(&rows, text.as_bytes(), 1, like).expect("an object");
         let first = read(pod("p", "web", "n1"), None);

@@ -82,9 +82,7 @@ fn objects_packed_in_the_cache_are_shown_as_they_were_written() {
             let (wanted, json) = match (&before, &after) {
                 (None, _) => (EventType::Added, model[&key].1.clone()),
                 (Some(_), Some(_)) => (EventType::Modified, model[&key].1.clone()),
-                (Some((_, json)), None) => {
-                    (EventType::Deleted, outline::splice(&outline::unsplice(json), revision).expect("an object"))
-                }
+                (Some((_, json)), None) => (EventType::Deleted, outline::splice(&outline::unsplice(json), revision).expect("an object")),
             };
             assert_eq!((kind, object.json()), (wanted, json));
         }
@@ -100,7 +98,8 @@ fn objects_packed_in_the_cache_are_shown_as_they_were_written() {
             past.push((revision, model.clone()));
         }
     }
-    let readable: Vec<_> = past.iter().filter_map(|(at, model)| Some((cache.snapshot_at(Range::default(), *at, |_| true).ok()?, model))).collect();
+    let readable: Vec<_> =
+        past.iter().filter_map(|(at, model)| Some((cache.snapshot_at(Range::default(), *at, |_| true).ok()?, model))).collect();
     assert!(readable.len() > 2, "history covers some of the past");
     for (snapshot, model) in readable {
         assert_eq!(shown(&snapshot.objects), expected(model, ""));

@@ -5,7 +5,7 @@
 
 use super::Answer;
 use super::options::{Freshness, ListOptions, revision};
-use crate::cache::{Event, EventType, Snapshot, Watch};
+use crate::cache::{Event, EventType, Watch};
 use crate::output::negotiate::Accept;
 use crate::output::table::{self, Include};
 use crate::output::{Body, Format, Shape, present, protobuf};
@@ -138,12 +138,22 @@ fn frame(out: &mut BytesMut, kind: &str, json: &[u8]) {
     out.extend_from_slice(b"}\n");
 }
 
+/// What exists when a watch begins, told piece by piece: all of it encoded at once could be more than all else in memory.
+struct Start {
+    objects: std::vec::IntoIter<Arc<Object>>,
+    revision: u64,
+    /// Whether a bookmark follows.
+    bookmark: bool,
+    /// By a webhook, where there is one.
+    converted: bool,
+}
+
 /// A running watch.
 struct Running {
     server: Arc<crate::ApiServer>,
     framing: Framing,
     watch: Watch,
-    start: Option<(Snapshot, bool)>,
+    start: Option<Start>,
     bookmarks: bool,
     deadline: Instant,
     /// The next bookmark or the end. Set once and polled, not made anew for every event.
@@ -196,16 +206,22 @@ impl Running {
         out.freeze()
     }
 
-    fn initial(&mut self, snapshot: &Snapshot, bookmark: bool) -> Bytes {
-        let size: usize = snapshot.objects.iter().map(|o| o.json.len() + 40).sum();
-        let mut out = BytesMut::with_capacity(size + 256);
-        for object in &snapshot.objects {
-            self.framing.state(&mut out, EventType::Added, object);
+    /// The next piece of what exists; `None` when all of it is told.
+    fn initial(&mut self) -> Option<Bytes> {
+        let start = self.start.as_mut()?;
+        let size: usize = start.objects.as_slice().iter().take(BLOCK / 256).map(|o| o.json.len() + 64).sum();
+        let mut out = BytesMut::with_capacity(size.min(2 * BLOCK));
+        for object in start.objects.by_ref() {
+            self.framing.state(&mut out, EventType::Added, &object);
+            if out.len() >= BLOCK {
+                return Some(out.freeze());
+            }
         }
-        if bookmark {
-            self.framing.bookmark(&mut out, snapshot.revision, true);
+        if start.bookmark {
+            self.framing.bookmark(&mut out, start.revision, true);
         }
-        out.freeze()
+        self.start = None;
+        (!out.is_empty()).then(|| out.freeze())
     }
 }
 
@@ -214,11 +230,8 @@ impl Stream for Running {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         let this = &mut *self;
-        if let Some((snapshot, bookmark)) = this.start.take() {
-            let out = this.initial(&snapshot, bookmark);
-            if !out.is_empty() {
-                return Poll::Ready(Some(out));
-            }
+        if let Some(out) = this.initial() {
+            return Poll::Ready(Some(out));
         }
         loop {
             match this.watch.poll_next(cx) {
@@ -264,26 +277,26 @@ impl Running {
         self.framing.bookmark(out, revision, false);
     }
 
-    async fn initial_converted(&mut self, mut snapshot: Snapshot, bookmark: bool) -> Bytes {
-        match self.server.converted(&self.framing.entry, std::mem::take(&mut snapshot.objects)).await {
-            Ok(objects) => {
-                snapshot.objects = objects;
-                self.initial(&snapshot, bookmark)
-            }
-            Err(status) => {
-                let mut out = BytesMut::new();
-                self.framing.error(&mut out, &status);
-                out.freeze()
+    /// As [`Running::initial`]: all of it is converted before the first piece.
+    async fn initial_converted(&mut self) -> Option<Bytes> {
+        if let Some(start) = self.start.as_mut().filter(|start| !start.converted) {
+            let objects = std::mem::take(&mut start.objects).collect();
+            match self.server.converted(&self.framing.entry, objects).await {
+                Ok(objects) => (start.objects, start.converted) = (objects.into_iter(), true),
+                Err(status) => {
+                    self.start = None;
+                    let mut out = BytesMut::new();
+                    self.framing.error(&mut out, &status);
+                    return Some(out.freeze());
+                }
             }
         }
+        self.initial()
     }
 
     async fn next_converted(mut self) -> Option<(Bytes, Self)> {
-        if let Some((snapshot, bookmark)) = self.start.take() {
-            let out = self.initial_converted(snapshot, bookmark).await;
-            if !out.is_empty() {
-                return Some((out, self));
-            }
+        if let Some(out) = self.initial_converted().await {
+            return Some((out, self));
         }
         loop {
             let mut out = BytesMut::new();
@@ -330,7 +343,8 @@ impl Request<'_> {
                 let applied = self.fresh(options.freshness).await?;
                 let (snapshot, watch) = cache.watch_with_objects(interest, applied);
                 let end = initial == Some(true) && options.bookmarks;
-                (Some((snapshot, end)), watch)
+                let objects = snapshot.objects.into_iter();
+                (Some(Start { objects, revision: snapshot.revision, bookmark: end, converted: false }), watch)
             }
             ("" | "0", Some(false)) => {
                 let applied = self.fresh(Freshness::Latest).await?;

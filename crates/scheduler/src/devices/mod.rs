@@ -21,8 +21,8 @@ use ferrokube_api::{Object, ObjectKey};
 use selector::Selector;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use views::*;
 use std::sync::Arc;
+use views::*;
 
 /// The claim stays while it is allocated.
 pub const FINALIZER: &str = "resource.kubernetes.io/delete-protection";
