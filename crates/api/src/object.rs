@@ -68,7 +68,7 @@ pub struct Object {
     /// `metadata.labels`.
     pub labels: Labels,
     /// Values of the kind's selectable fields, in the order of its row. Empty where the row has none or the source did not say.
-    pub fields: Box<[Arc<str>]>,
+    pub fields: Arc<[Arc<str>]>,
     /// The JSON of the whole object, `kind`, `apiVersion` and `metadata.resourceVersion` included.
     pub json: Json,
 }
@@ -110,7 +110,7 @@ impl Object {
             uid: meta.uid.into(),
             revision: meta.resource_version.parse().unwrap_or(0),
             labels: labels.into_iter().map(|(k, v)| (k.into(), v.into())).collect(),
-            fields: Box::default(),
+            fields: Arc::default(),
             json: json.clone().into(),
         })
     }
@@ -190,7 +190,7 @@ mod tests {
     use super::*;
 
     fn object(json: &str) -> Object {
-        let (key, fields) = (ObjectKey::new("n", "o"), Box::default());
+        let (key, fields) = (ObjectKey::new("n", "o"), Arc::default());
         Object {
             key,
             uid: Arc::default(),

@@ -217,7 +217,7 @@ mod tests {
             uid: Arc::default(),
             revision,
             labels: Arc::default(),
-            fields: Box::default(),
+            fields: Arc::default(),
             json: bytes::Bytes::new().into(),
         })
     }

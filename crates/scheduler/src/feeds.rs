@@ -72,7 +72,8 @@ impl Follower {
     /// Calls `told` for every object that is there now, or that is gone (`None`).
     pub fn follow(&mut self, change: Change, mut told: impl FnMut(&ObjectKey, Option<&Object>)) {
         match change {
-            Change::Restart => self.listing = Some(HashSet::new()),
+            // Of what was not known before nothing can be missing.
+            Change::Restart => self.listing = (!self.known.is_empty()).then(HashSet::new),
             Change::Set(object) => {
                 if let Some(listing) = &mut self.listing {
                     listing.insert(object.key.clone());

@@ -87,9 +87,9 @@ pub fn object(fields: &[SelectableField], stored: &[u8], revision: u64, like: Op
     Walk { rows: fields, depth: 0, active, out: &mut outline }.deserialize(&mut de)?;
     let known = |at: usize| like.and_then(|like| like.fields.get(at));
     let values = outline.fields.into_iter().enumerate();
-    let values = values.map(|(at, found)| found.unwrap_or_else(|| shared(&fields[at].absent, known(at))));
+    let values: Vec<_> = values.map(|(at, found)| found.unwrap_or_else(|| shared(&fields[at].absent, known(at)))).collect();
     Ok(Object {
-        fields: values.collect(),
+        fields: like.map(|like| &like.fields).filter(|known| ***known == *values).cloned().unwrap_or_else(|| values.into()),
         key: ObjectKey { namespace: outline.namespace, name: outline.name },
         uid: outline.uid,
         revision,

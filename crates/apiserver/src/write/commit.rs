@@ -106,7 +106,7 @@ impl Request<'_> {
             uid: prepare::text(object, "uid").into(),
             revision,
             labels: Arc::default(),
-            fields: Box::default(),
+            fields: Arc::default(),
             json: json.into(),
         }))
     }
