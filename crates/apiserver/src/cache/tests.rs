@@ -15,7 +15,7 @@ type Model = BTreeMap<Key, (u64, Bytes)>;
 
 fn cache() -> Arc<KindCache> {
     let pods = ferrokube_api::kinds::builtin().iter().find(|kind| kind.kind == "Pod").expect("a row");
-    Arc::new(KindCache::new(Arc::new(pods.clone()), "pods".to_owned()))
+    Arc::new(KindCache::new(Arc::new(pods.clone()), "pods".to_owned(), None))
 }
 
 /// A pod of one of a few origins, as it is stored. Some are unlike all others, some are too short to be packed.
