@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Settings of single controllers.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Settings {
     /// When a node counts as lost, and how fast lost nodes are given up.
     pub nodes: NodeHealth,
@@ -14,7 +14,7 @@ pub struct Settings {
 }
 
 /// Node lifecycle.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct NodeHealth {
     /// `--node-monitor-grace-period`: a node that was not heard of for so long is lost.
     pub grace: Duration,
@@ -44,7 +44,7 @@ impl Default for NodeHealth {
 }
 
 /// Horizontal autoscaling.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Autoscaling {
     /// `--horizontal-pod-autoscaler-sync-period`.
     pub period: Duration,
@@ -71,7 +71,7 @@ impl Default for Autoscaling {
 }
 
 /// Pod garbage collection.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct PodGarbage {
     /// `--terminated-pod-gc-threshold`: so many pods that are over may stay; 0: all.
     pub threshold: usize,

@@ -93,6 +93,16 @@ async fn a_stateful_set_grows_updates_and_shrinks_in_order() {
     assert!(cluster.try_get("/api/v1/namespaces/default/persistentvolumeclaims/data-db-1").await.is_some());
     cluster.patch(&format!("{path}/db"), json!({"spec": {"template": workload("db", "two", json!({}))["spec"]["template"]}})).await;
     cluster.eventually("both are updated", async || settled(2, "two").await).await;
+    let evicted = cluster.get(&format!("{PODS}/db-0")).await;
+    cluster.set_pod(&evicted, "Failed", false).await;
+    cluster
+        .eventually("the evicted pod is made again", async || {
+            let there = cluster.try_get(&format!("{PODS}/db-0")).await;
+            there.is_some_and(|p| p["metadata"]["uid"] != evicted["metadata"]["uid"]) && settled(2, "two").await
+        })
+        .await;
+    let told = "StatefulSet default/db is recreating failed Pod db-0";
+    cluster.eventually("that is told", async || cluster.events().await.iter().any(|e| e.contains(told))).await;
     cluster.patch(&format!("{path}/db"), json!({"spec": {"replicas": 1}})).await;
     cluster.eventually("the last pod goes", async || settled(1, "two").await).await;
     assert!(cluster.try_get(&format!("{PODS}/db-0")).await.is_some());

@@ -8,7 +8,7 @@ mod plan;
 mod retention;
 
 use crate::Context;
-use crate::pods::{Pods, from_template};
+use crate::pods::{Pods, from_template, phase};
 use crate::revisions::{self, History, Of, Revisions, Stop};
 use ferrokube_client::controller::{self, Next};
 use ferrokube_client::events::EventType;
@@ -206,6 +206,15 @@ impl Sets {
     }
 
     async fn delete(&self, set: &StatefulSet, pod: &Pod) -> Result<(), Error> {
+        let over = match phase(pod) {
+            "Failed" => Some((EventType::Warning, "RecreatingFailedPod", "failed")),
+            "Succeeded" => Some((EventType::Normal, "RecreatingTerminatedPod", "terminated")),
+            _ => None,
+        };
+        if let Some((kind, reason, word)) = over {
+            let message = format!("StatefulSet {}/{} is recreating {word} Pod {}", set.namespace(), set.name(), pod.name());
+            self.context.recorder.about(set, kind, reason, message);
+        }
         let options = DeleteOptions::of_uid(pod.uid());
         let outcome = self.context.client.delete::<Pod>(pod.namespace(), pod.name(), &options).await.optional().map(drop);
         self.tell(set, "delete", pod, &outcome);

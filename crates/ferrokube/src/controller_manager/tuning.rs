@@ -101,3 +101,35 @@ impl TuningFlags {
         of["HorizontalPodAutoscalerInitialReadinessDelay"] = text(self.horizontal_pod_autoscaler_initial_readiness_delay).into();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        tuning: TuningFlags,
+    }
+
+    fn settings(flags: &[&str]) -> Result<Settings> {
+        Line::try_parse_from([&["kube-controller-manager"], flags].concat())?.tuning.settings()
+    }
+
+    #[test]
+    fn without_flags_the_controllers_judge_as_upstream_does() {
+        assert_eq!(settings(&[]).unwrap(), Settings::default());
+    }
+
+    #[test]
+    fn flags_change_what_they_name_and_nonsense_is_refused() {
+        let changed =
+            settings(&["--node-monitor-grace-period=20s", "--horizontal-pod-autoscaler-tolerance=0.2", "--node-eviction-rate=0"]).unwrap();
+        assert_eq!(changed.nodes, NodeHealth { grace: Duration::from_secs(20), eviction_rate: 0.0, ..NodeHealth::default() });
+        assert_eq!(changed.autoscaling, Autoscaling { tolerance: 0.2, ..Autoscaling::default() });
+        for nonsense in ["--node-eviction-rate=-1", "--unhealthy-zone-threshold=2", "--horizontal-pod-autoscaler-sync-period=0s"] {
+            assert!(settings(&[nonsense]).is_err(), "{nonsense}");
+        }
+    }
+}
