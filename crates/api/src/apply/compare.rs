@@ -27,14 +27,31 @@ impl Difference {
         }
     }
 
-    /// Marks the place itself.
-    fn mark(&mut self, before: Option<&Value>, after: Option<&Value>) {
-        match (before, after) {
-            (None, _) => self.added.member = true,
-            (_, None) => self.removed.member = true,
-            _ => self.modified.member = true,
-        }
+    /// All of a value that stands on one side only.
+    fn lone(before: Option<&Value>, after: Option<&Value>, ty: Type<'_>) -> Difference {
+        let all = |value: Option<&Value>| value.map(|v| all(v, ty)).unwrap_or_default();
+        Difference { added: all(after), removed: all(before), modified: Set::default() }
     }
+}
+
+/// Every path of a value, the places on the way included. Most of what is created, and what a create costs here.
+fn all(value: &Value, ty: Type<'_>) -> Set {
+    let mut set = Set::leaf();
+    match (merge_of(ty, value), value) {
+        (Merge::Fields, Value::Object(map)) => {
+            for (name, inner) in map {
+                set.attach(key(name), all(inner, child(ty, name)));
+            }
+        }
+        (how @ (Merge::Set | Merge::Keyed(_)), Value::Array(list)) => {
+            // Elements that cannot be told apart: the list is one thing.
+            for (name, item) in indexed(list, how, ty).unwrap_or_default() {
+                set.attach(name, all(item, element(ty)));
+            }
+        }
+        _ => {}
+    }
+    set
 }
 
 fn items(value: Option<&Value>) -> &[Value] {
@@ -47,22 +64,18 @@ pub(super) fn compare(before: Option<&Value>, after: Option<&Value>, ty: Type<'_
     if before == after {
         return difference;
     }
+    let (Some(b), Some(a)) = (before, after) else { return Difference::lone(before, after, ty) };
     // `null` takes the form of the other side.
-    let form = match (before, after) {
-        (Some(b), Some(Value::Null)) => b,
-        (_, Some(a)) => a,
-        (Some(b), None) => b,
-        (None, None) => return difference,
-    };
-    let same_form = [before, after].into_iter().flatten().all(|v| v.is_null() || std::mem::discriminant(v) == std::mem::discriminant(form));
+    let form = if a.is_null() { b } else { a };
+    let same_form = [b, a].into_iter().all(|v| v.is_null() || std::mem::discriminant(v) == std::mem::discriminant(form));
     let how = if same_form { merge_of(ty, form) } else { Merge::Leaf };
     let leaf = match how {
         Merge::Leaf => true,
-        Merge::Fields => [before, after].into_iter().flatten().all(|v| v.as_object().is_none_or(Map::is_empty)),
+        Merge::Fields => [b, a].into_iter().all(|v| v.as_object().is_none_or(Map::is_empty)),
         Merge::Set | Merge::Keyed(_) => items(before).is_empty() && items(after).is_empty(),
     };
     if leaf {
-        difference.mark(before, after);
+        difference.modified.member = true;
         return difference;
     }
     match how {
@@ -71,13 +84,9 @@ pub(super) fn compare(before: Option<&Value>, after: Option<&Value>, ty: Type<'_
             if elements(items(before), items(after), how, ty, &mut difference).is_err() {
                 // Elements that cannot be told apart: the list changed as a whole.
                 difference = Difference::default();
-                difference.mark(before, after);
-                return difference;
+                difference.modified.member = true;
             }
         }
-    }
-    if before.is_none() || after.is_none() {
-        difference.mark(before, after);
     }
     difference
 }

@@ -1,7 +1,7 @@
 //! `metadata.managedFields`: who set what, when, through which view.
 
-use super::set::Set;
-use serde_json::{Map, Value, json};
+use super::fields::Fields;
+use serde_json::{Map, Value};
 
 /// More update entries than this are merged, oldest first, into one per API version.
 const MOST_UPDATERS: usize = 10;
@@ -16,14 +16,14 @@ pub(super) enum Operation {
 }
 
 /// One entry.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub(super) struct Entry {
     pub(super) manager: String,
     pub(super) operation: Operation,
     pub(super) api_version: String,
     pub(super) time: Option<String>,
     pub(super) subresource: String,
-    pub(super) set: Set,
+    pub(super) fields: Fields,
 }
 
 impl Entry {
@@ -47,35 +47,36 @@ impl Entry {
         text
     }
 
-    fn read(value: &Value) -> Option<Entry> {
-        let text = |key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
-        let operation = match text("operation").as_str() {
-            "Apply" => Operation::Apply,
-            "Update" => Operation::Update,
+    fn read(value: Value) -> Option<Entry> {
+        let Value::Object(mut value) = value else { return None };
+        let mut text = |key: &str| if let Some(Value::String(text)) = value.remove(key) { Some(text) } else { None };
+        let operation = match text("operation").as_deref() {
+            Some("Apply") => Operation::Apply,
+            Some("Update") => Operation::Update,
             _ => return None,
         };
         Some(Entry {
-            manager: text("manager"),
+            manager: text("manager").unwrap_or_default(),
             operation,
-            api_version: text("apiVersion"),
-            time: value.get("time").and_then(Value::as_str).map(str::to_owned),
-            subresource: text("subresource"),
-            set: value.get("fieldsV1").map(Set::from_fields_v1).map(|s| Set { member: false, ..s }).unwrap_or_default(),
+            api_version: text("apiVersion").unwrap_or_default(),
+            time: text("time"),
+            subresource: text("subresource").unwrap_or_default(),
+            fields: value.remove("fieldsV1").map(Fields::read).unwrap_or_default(),
         })
     }
 
-    fn write(&self) -> Value {
+    fn write(self) -> Value {
         let operation = if self.operation == Operation::Apply { "Apply" } else { "Update" };
-        let mut entry = json!({
-            "manager": self.manager, "operation": operation, "apiVersion": self.api_version,
-            "fieldsType": "FieldsV1", "fieldsV1": self.set.to_fields_v1(),
-        });
-        for (key, value) in [("time", self.time.as_deref().unwrap_or_default()), ("subresource", &self.subresource)] {
-            if !value.is_empty() {
-                entry[key] = Value::from(value);
-            }
-        }
-        entry
+        let texts = [
+            ("manager", Some(self.manager)),
+            ("operation", Some(operation.to_owned())),
+            ("apiVersion", Some(self.api_version)),
+            ("fieldsType", Some("FieldsV1".to_owned())),
+            ("time", self.time.filter(|t| !t.is_empty())),
+            ("subresource", Some(self.subresource).filter(|s| !s.is_empty())),
+        ];
+        let texts = texts.into_iter().filter_map(|(key, text)| Some((key.to_owned(), Value::String(text?))));
+        Value::Object(texts.chain([("fieldsV1".to_owned(), self.fields.write())]).collect())
     }
 }
 
@@ -85,37 +86,37 @@ pub(super) fn raw(object: &Value) -> &[Value] {
 }
 
 /// Whether the client asks to forget all managers: one entry that says nothing.
-pub(super) fn is_reset(object: &Value) -> bool {
+pub(super) fn is_reset(raw: &[Value]) -> bool {
     let says_nothing = |m: &Map<String, Value>| m.values().all(|v| v.is_null() || v.as_str() == Some(""));
-    matches!(raw(object), [Value::Object(entry)] if says_nothing(entry))
+    matches!(raw, [Value::Object(entry)] if says_nothing(entry))
 }
 
 /// The entries, or `None` when one cannot be read.
-pub(super) fn read(object: &Value) -> Option<Vec<Entry>> {
-    raw(object).iter().map(Entry::read).collect()
+pub(super) fn read(raw: Vec<Value>) -> Option<Vec<Entry>> {
+    raw.into_iter().map(Entry::read).collect()
 }
 
 /// Takes `metadata.managedFields` off the object.
-pub(super) fn strip(object: &mut Value) {
-    if let Some(Value::Object(metadata)) = object.get_mut("metadata") {
-        metadata.remove("managedFields");
+pub(super) fn take(object: &mut Value) -> Vec<Value> {
+    match object.get_mut("metadata").and_then(Value::as_object_mut).and_then(|metadata| metadata.remove("managedFields")) {
+        Some(Value::Array(raw)) => raw,
+        _ => Vec::new(),
     }
 }
 
 /// Writes the entries into the object, in the order of the API.
 pub(super) fn write(object: &mut Value, mut entries: Vec<Entry>) {
-    entries.retain(|e| !e.set.is_empty());
+    entries.retain(|e| !e.fields.is_empty());
     if entries.is_empty() {
-        return strip(object);
+        return drop(take(object));
     }
-    entries.sort_by(|a, b| {
-        let order =
-            |e: &Entry| (e.operation, e.time.clone().unwrap_or_default(), e.manager.clone(), e.api_version.clone(), e.subresource.clone());
-        order(a).cmp(&order(b))
-    });
+    fn order(e: &Entry) -> impl Ord {
+        (e.operation, e.time.as_deref().unwrap_or_default(), &e.manager, &e.api_version, &e.subresource)
+    }
+    entries.sort_by(|a, b| order(a).cmp(&order(b)));
     let Value::Object(object) = object else { return };
     let metadata = object.entry("metadata").or_insert_with(|| Value::Object(Map::new()));
-    metadata["managedFields"] = Value::Array(entries.iter().map(Entry::write).collect());
+    metadata["managedFields"] = Value::Array(entries.into_iter().map(Entry::write).collect());
 }
 
 /// Merges the oldest update entries until few enough are left.
@@ -134,7 +135,7 @@ pub(super) fn cap(entries: &mut Vec<Entry>) {
             Some(bucket) if excess > 0 => {
                 bucket.manager = ANCIENT.to_owned();
                 bucket.subresource.clear();
-                bucket.set.unite(&entry.set);
+                bucket.fields.unite(&entry.fields.set());
                 bucket.time = entry.time;
                 excess -= 1;
             }

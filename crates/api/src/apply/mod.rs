@@ -6,6 +6,7 @@
 
 mod compare;
 mod conflict;
+mod fields;
 mod managed;
 mod merge;
 mod set;
@@ -18,6 +19,7 @@ use crate::schema::{Absent, Schema, Shape, TypeRef};
 use crate::status::{Reason, Status};
 use compare::{Difference, compare};
 use conflict::Conflict;
+use fields::Fields;
 use jiff::Timestamp;
 use managed::{Entry, Operation};
 use serde_json::{Map, Value};
@@ -57,7 +59,7 @@ impl Writer<'_> {
             api_version: self.api_version.to_owned(),
             time: Some(crate::time::format_time(self.now)),
             subresource: self.subresource.to_owned(),
-            set,
+            fields: Fields::Set(set),
         }
     }
 
@@ -123,12 +125,13 @@ fn empty_object(ty: TypeRef<'_>) -> Value {
 /// `live` is the stored object, `None` for a create. Entries that the client sent count unless it writes through a subresource; none at all means
 /// those of `live`; a single empty entry forgets all managers. When nothing changed, `new` gets the entries of `live` as they are.
 pub fn track_update(live: Option<&Value>, new: &mut Value, schema: &Schema, writer: &Writer<'_>) {
-    let Some(mut entries) = current_entries(live, new, writer) else {
+    let before = live.map(managed::raw).unwrap_or_default();
+    let given = managed::take(new);
+    let unchanged_entries = live.is_some() && (given.is_empty() || given == before);
+    let Some(mut entries) = current_entries(before, given, live.is_none(), writer) else {
         // The client asked to forget all managers, or nobody was tracked before.
-        return managed::strip(new);
+        return;
     };
-    let unchanged_entries = live.is_some_and(|l| managed::raw(l) == managed::raw(new) || managed::raw(new).is_empty());
-    managed::strip(new);
     let empty;
     let difference = match live {
         Some(live) => difference_without_managed(live, new, schema),
@@ -138,11 +141,8 @@ pub fn track_update(live: Option<&Value>, new: &mut Value, schema: &Schema, writ
         }
     };
     if difference.is_empty() && unchanged_entries {
-        if let (Some(live), Some(Value::Object(metadata))) = (live, new.get_mut("metadata")) {
-            let same = managed::raw(live);
-            if !same.is_empty() {
-                metadata.insert("managedFields".into(), Value::Array(same.to_vec()));
-            }
+        if let (false, Some(Value::Object(metadata))) = (before.is_empty(), new.get_mut("metadata")) {
+            metadata.insert("managedFields".into(), Value::Array(before.to_vec()));
         }
         return;
     }
@@ -152,16 +152,15 @@ pub fn track_update(live: Option<&Value>, new: &mut Value, schema: &Schema, writ
 }
 
 /// The entries to start from; `None` when there is nothing to track.
-fn current_entries(live: Option<&Value>, new: &Value, writer: &Writer<'_>) -> Option<Vec<Entry>> {
-    let of_live = || live.and_then(managed::read).unwrap_or_default();
-    let entries = if !writer.subresource.is_empty() {
+fn current_entries(before: &[Value], given: Vec<Value>, is_create: bool, writer: &Writer<'_>) -> Option<Vec<Entry>> {
+    let of_live = || managed::read(before.to_vec()).unwrap_or_default();
+    let entries = if !writer.subresource.is_empty() && given != before {
         of_live()
-    } else if managed::is_reset(new) {
+    } else if managed::is_reset(&given) {
         Vec::new()
     } else {
-        managed::read(new).filter(|e| !e.is_empty()).unwrap_or_else(of_live)
+        managed::read(given).filter(|e| !e.is_empty()).unwrap_or_else(of_live)
     };
-    let is_create = live.is_none();
     (is_create || !entries.is_empty()).then_some(entries)
 }
 
@@ -182,29 +181,44 @@ fn difference_without_managed(live: &Value, new: &Value, schema: &Schema) -> Dif
 /// Gives the changed fields to the writer and takes them, and the removed ones, from everybody else.
 fn take_over(entries: &mut Vec<Entry>, difference: Difference, writer: &Writer<'_>, elsewhere: &mut Elsewhere<'_>) {
     let own = Changed::of(difference, writer);
-    for entry in entries.iter_mut() {
-        match elsewhere.of(entry, &own) {
-            Some(change) => {
-                entry.set.subtract(&change.set);
-                entry.set.subtract(&change.removed);
-            }
-            None => entry.set = Set::default(),
-        }
+    let mut mine = writer.entry(Operation::Update, Set::default());
+    if !entries.is_empty() {
+        take_away(entries, &own, &mine, elsewhere);
     }
     let mut changed = own.set;
     strip_meta(&mut changed);
-    entries.retain(|e| !e.set.is_empty());
     if changed.is_empty() {
         return;
     }
-    let mine = writer.entry(Operation::Update, changed);
     match entries.iter_mut().find(|e| e.is_same_manager(&mine)) {
         Some(entry) => {
-            entry.set.unite(&mine.set);
+            entry.fields.unite(&changed);
             entry.time = mine.time;
         }
-        None => entries.push(mine),
+        None => {
+            mine.fields = Fields::Set(changed);
+            entries.push(mine);
+        }
     }
+}
+
+fn take_away(entries: &mut Vec<Entry>, own: &Changed, mine: &Entry, elsewhere: &mut Elsewhere<'_>) {
+    let mut changed = own.set.clone();
+    strip_meta(&mut changed);
+    let mut nobodys = own.set.clone();
+    nobodys.subtract(&changed);
+    for entry in entries.iter_mut() {
+        // What the writer changes again and owns already stays where it is.
+        let keeps = entry.is_same_manager(mine) && entry.fields.hold(&changed);
+        match elsewhere.of(entry, own) {
+            Some(change) => {
+                entry.fields.subtract(if keeps { &nobodys } else { &change.set });
+                entry.fields.subtract(&change.removed);
+            }
+            None => entry.fields = Fields::default(),
+        }
+    }
+    entries.retain(|e| !e.fields.is_empty());
 }
 
 /// Applies a configuration (an apply patch) to the live object, `None` when there is none yet. The result carries its managed fields; the caller reads it
@@ -276,7 +290,7 @@ fn check_configuration(patch: &Value, schema: &Schema, writer: &Writer<'_>) -> R
 /// The managers of the live object. One without any, that apply now meets for the first time, is given to `before-first-apply`.
 fn entries_before_apply(live: Option<&Value>, schema: &Schema, writer: &Writer<'_>) -> Vec<Entry> {
     let Some(live) = live else { return Vec::new() };
-    let entries = managed::read(live).unwrap_or_default();
+    let entries = managed::read(managed::raw(live).to_vec()).unwrap_or_default();
     if !entries.is_empty() {
         return entries;
     }
@@ -308,30 +322,30 @@ fn apply_once(
         },
         None => merged,
     };
-    managed::strip(&mut object);
+    managed::take(&mut object);
     let own = Changed::of(difference_without_managed(live, &object, schema), writer);
     let mut elsewhere = Elsewhere::new(Some(live), &object, writer);
     let mut conflicts = Vec::new();
     for entry in &mut entries {
         let Some(change) = elsewhere.of(entry, &own) else {
-            entry.set = Set::default();
+            entry.fields = Fields::default();
             continue;
         };
-        let taken = entry.set.intersection(&change.set);
+        let taken = entry.fields.intersection(&change.set);
         if !taken.is_empty() {
             let (manager, paths) = (entry.shown(), taken.paths());
-            entry.set.subtract(&taken);
+            entry.fields.subtract(&taken);
             conflicts.extend(paths.into_iter().map(|path| Conflict { manager: manager.clone(), path }));
         }
-        entry.set.subtract(&change.removed);
+        entry.fields.subtract(&change.removed);
     }
     if !force && !conflicts.is_empty() {
         return Err(conflicts);
     }
-    strip_meta(&mut mine.set);
+    strip_meta(mine.fields.make_set());
     if let Some(last) = last {
         // An apply that changes nothing leaves no trace.
-        if own.set.is_empty() && own.removed.is_empty() && last.set == mine.set && last.api_version == mine.api_version {
+        if own.set.is_empty() && own.removed.is_empty() && last.fields.set() == mine.fields.set() && last.api_version == mine.api_version {
             mine.time = last.time;
         }
     }
@@ -342,11 +356,11 @@ fn apply_once(
 
 /// Takes away what the manager applied before and no longer names, unless somebody else owns it.
 fn drop_abandoned(merged: Value, last: &Entry, mine: &Entry, others: &[Entry], ty: shape::Type<'_>) -> Value {
-    let abandoned = merge::ensure_named(&last.set);
+    let abandoned = merge::ensure_named(&last.fields.set());
     let Some(pruned) = merge::without(&merged, &abandoned, ty) else { return merged };
-    let mut owned = mine.set.clone();
+    let mut owned = mine.fields.set().into_owned();
     for entry in others {
-        owned.unite(&entry.set);
+        owned.unite(&entry.fields.set());
     }
     // Add back what somebody owns ...
     let mut gone = merge::ensure_named(&merge::field_set(&merged, ty));

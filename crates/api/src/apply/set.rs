@@ -53,12 +53,22 @@ impl Set {
     }
 
     /// Writes `FieldsV1`.
-    pub(super) fn to_fields_v1(&self) -> Value {
-        let mut map: Map<String, Value> = self.children.iter().map(|(k, v)| (k.clone(), v.to_fields_v1())).collect();
-        if self.member && !map.is_empty() {
+    pub(super) fn into_fields_v1(self) -> Value {
+        let mut map = Map::new();
+        if self.member && !self.children.is_empty() {
             map.insert(".".into(), Value::Object(Map::new()));
         }
+        // One by one: they come in order, and most are few.
+        for (element, below) in self.children {
+            map.insert(element, below.into_fields_v1());
+        }
         Value::Object(map)
+    }
+
+    /// Whether every path of the other is here.
+    pub(super) fn holds(&self, other: &Set) -> bool {
+        let mut paths = other.children.iter();
+        (self.member || !other.member) && paths.all(|(element, below)| self.children.get(element).is_some_and(|mine| mine.holds(below)))
     }
 
     /// Adds every path of the other.

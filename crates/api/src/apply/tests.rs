@@ -290,7 +290,7 @@ mod laws {
     proptest! {
         #[test]
         fn fields_v1_reads_back(set in set()) {
-            let read = Set::from_fields_v1(&set.to_fields_v1());
+            let read = Set::from_fields_v1(&set.clone().into_fields_v1());
             prop_assert_eq!(Set { member: false, ..read }, set);
         }
 
@@ -423,8 +423,8 @@ mod properties {
     }
 
     fn owned(object: &Value, manager: &str) -> Set {
-        let entries = managed::read(object).unwrap_or_default();
-        entries.into_iter().find(|e| e.manager == manager).map(|e| e.set).unwrap_or_default()
+        let entries = managed::read(managed::raw(object).to_vec()).unwrap_or_default();
+        entries.into_iter().find(|e| e.manager == manager).map(|e| e.fields.set().into_owned()).unwrap_or_default()
     }
 
     /// The spec with its containers in the order of their names.

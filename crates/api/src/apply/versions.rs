@@ -69,11 +69,11 @@ impl<'a> Elsewhere<'a> {
 pub(super) fn drop_abandoned(merged: &Value, last: &Entry, mine: &Entry, others: &[Entry], versions: &dyn Versions) -> Option<Value> {
     let (before, schema) = versions.convert(merged, &last.api_version)?;
     let ty = Some(schema.root());
-    let abandoned = ensure_named(&last.set);
+    let abandoned = ensure_named(&last.fields.set());
     let mut pruned = without(&before, &abandoned, ty)?;
     let mut owned: BTreeMap<&str, Set> = BTreeMap::new();
     for entry in others.iter().chain([mine]) {
-        owned.entry(&entry.api_version).or_default().unite(&entry.set);
+        owned.entry(&entry.api_version).or_default().unite(&entry.fields.set());
     }
     for (version, set) in owned {
         let (Some((all, schema)), Some((left, _))) = (versions.convert(merged, version), versions.convert(&pruned, version)) else {
