@@ -13,6 +13,7 @@ use crate::write::{View, WriteOptions, managed, prepare, rules};
 use ferrokube_api::field::{Errors, Path};
 use ferrokube_api::{Object, Reason, Status};
 use ferrokube_store::Expect;
+use parking_lot::Mutex;
 use serde_json::Value;
 use std::sync::Arc;
 
@@ -89,7 +90,15 @@ impl Request<'_> {
             }
             return Err(self.not_found());
         }
-        let make = |old: &Value| views::replace(&self.entry, view, old, body.clone());
+        let based_on_revision = !matches!(prepare::text(&body, "resourceVersion"), "" | "0");
+        let body = Mutex::new(Some(body));
+        let make = |old: &Value| {
+            let mut kept = body.lock();
+            // A body that names the revision it was made from is good for one try: when somebody has written since, it is stale.
+            let body = if based_on_revision { kept.take() } else { kept.clone() };
+            let body = body.ok_or_else(|| Status::stale(&self.info.group, &self.info.resource, &self.info.name))?;
+            views::replace(&self.entry, view, old, body)
+        };
         let change = Change { view, options: &options, make: &make, applied: false };
         let stored = self.transact(&change).await?;
         self.shown(view, stored)
