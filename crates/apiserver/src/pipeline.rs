@@ -130,12 +130,12 @@ impl ApiServer {
 
         // Aggregation: whether another server serves it.
         if let Some(remote) = self.aggregator.serving(&info) {
-            return self.aggregator.forward(self, &remote, parts, body, &user, trail).await;
+            return Box::pin(self.aggregator.forward(self, &remote, parts, body, &user, trail)).await;
         }
 
         // Paths that are no resources: health, discovery, metrics, OpenAPI.
         if !info.resource_request {
-            return self.path(&parts, &info, &query).await;
+            return Box::pin(self.path(&parts, &info, &query)).await;
         }
 
         // Decode, admit, default, validate, store: the verb's business.

@@ -106,7 +106,8 @@ impl Record {
 
     async fn emit(&self, stage: Stage) -> Result<(), Status> {
         for (at, event) in self.rendered(stage) {
-            let taken = self.audit.sinks[at].take(event).await;
+            // Boxed: a sink may ask another server, and every request would be as large as that.
+            let taken = Box::pin(self.audit.sinks[at].take(event)).await;
             self.audit.counts.events.fetch_add(1, Ordering::Relaxed);
             if !taken && stage == Stage::RequestReceived && self.audit.sinks[at].is_strict() {
                 self.audit.counts.rejected.fetch_add(1, Ordering::Relaxed);

@@ -35,7 +35,20 @@ pub async fn impersonate(
     request: &Attributes,
     trail: &Trail,
 ) -> Result<UserInfo, Status> {
-    let Some(mut user) = wanted(headers)? else { return Ok(requestor) };
+    match wanted(headers)? {
+        // Boxed: few requests do this, and all would be as large as it is.
+        Some(user) => Box::pin(assume(authorizer, requestor, user, request, trail)).await,
+        None => Ok(requestor),
+    }
+}
+
+async fn assume(
+    authorizer: &Authorizer,
+    requestor: UserInfo,
+    mut user: UserInfo,
+    request: &Attributes,
+    trail: &Trail,
+) -> Result<UserInfo, Status> {
     let mode = constrained(authorizer, &requestor, &user, request).await;
     if mode.is_none() {
         for ask in questions(&requestor, &user, "impersonate") {

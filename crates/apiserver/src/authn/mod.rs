@@ -225,7 +225,7 @@ impl Authenticator {
             Said::Nothing if self.changing.load().anonymous.allows(path) => return Ok(anonymous()),
             Said::Nothing => return Err(Status::unauthorized()),
             Said::Doubt(why, None) => why,
-            Said::Doubt(why, Some(token)) => match self.ask_others(&token, self.tokens.api_audiences(), now, why).await {
+            Said::Doubt(why, Some(token)) => match Box::pin(self.ask_others(&token, self.tokens.api_audiences(), now, why)).await {
                 Ok(identity) => return Ok(authenticated(identity.user)),
                 Err(why) => why,
             },

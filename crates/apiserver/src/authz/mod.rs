@@ -140,7 +140,7 @@ impl Authorizer {
         let mut reasons = Vec::new();
         for step in &chain.steps {
             let decision = match step {
-                Step::Webhook(webhook) => webhook.authorize(attributes).await,
+                Step::Webhook(webhook) => Box::pin(webhook.authorize(attributes)).await,
                 // Of all steps only a webhook has no answer here.
                 step => self.local(step, attributes).unwrap_or(Decision::NoOpinion(String::new())),
             };

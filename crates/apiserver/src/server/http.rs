@@ -153,7 +153,8 @@ impl ApiServer {
         let active = info.long_running().then(|| self.metrics.begin(&info, known));
         let trail = Trail::new(self.audit.as_ref(), &headers, active);
         let come = Come { parts, info: info.clone(), query, outcome: outcome.clone(), trail: trail.clone() };
-        let run = AssertUnwindSafe(self.run(come, body, sender)).catch_unwind();
+        // Boxed: whatever moves the future of a request, hyper and the runtime do three times, would move all of this with it.
+        let run = Box::pin(AssertUnwindSafe(self.run(come, body, sender)).catch_unwind());
         let finished = match limit {
             Ok(Some(limit)) => tokio::time::timeout(limit, run).await.unwrap_or_else(|_| Ok(Err(timed_out(limit)))),
             Ok(None) => run.await,
