@@ -6,6 +6,7 @@
 use super::event::Event;
 use super::outline::{self, Unreadable};
 use super::packer::Packer;
+use super::queue::Receiver;
 use super::watchers::{Interest, Seat, Watchers};
 use bytes::Bytes;
 use ferrokube_api::Object;
@@ -18,7 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
 /// History always holds this many events...
 const HISTORY_MIN: usize = 128;
@@ -379,29 +380,26 @@ pub struct Watch {
     interest: Arc<Interest>,
     seat: Seat,
     backlog: VecDeque<Arc<Event>>,
-    queue: mpsc::Receiver<Arc<Event>>,
+    queue: Receiver,
 }
 
 impl Watch {
     /// The next event that concerns the watcher; `None` when it was cut off.
     pub async fn next(&mut self) -> Option<Arc<Event>> {
-        match self.backlog.pop_front() {
-            Some(event) => Some(event),
-            None => self.queue.recv().await,
-        }
+        std::future::poll_fn(|cx| self.poll_next(cx)).await
     }
 
     /// The same for a stream to poll.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Arc<Event>>> {
         match self.backlog.pop_front() {
             Some(event) => Poll::Ready(Some(event)),
-            None => self.queue.poll_recv(cx),
+            None => self.queue.poll_next(cx),
         }
     }
 
     /// The next event if it is there already.
     pub fn ready(&mut self) -> Option<Arc<Event>> {
-        self.backlog.pop_front().or_else(|| self.queue.try_recv().ok())
+        self.backlog.pop_front().or_else(|| self.queue.ready())
     }
 
     /// What to select with [`Event::project`].

@@ -10,6 +10,7 @@ mod kind;
 mod load;
 pub mod outline;
 mod packer;
+mod queue;
 #[cfg(test)]
 mod tests;
 mod watchers;

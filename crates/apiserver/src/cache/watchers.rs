@@ -5,13 +5,11 @@
 //! revision it saw last).
 
 use super::event::Event;
+use super::queue::{Receiver, Sender, queue};
 use ferrokube_api::Object;
 use std::collections::HashMap;
 use std::sync::Arc;
-use tokio::sync::mpsc;
-
-/// Events that may wait for a slow watcher. The queue holds only pointers, so it costs nothing until it fills.
-const QUEUE: usize = 1 << 16;
+use std::task::Waker;
 
 /// What a watcher is interested in. Empty strings do not narrow.
 pub struct Interest {
@@ -73,7 +71,7 @@ impl Bucket {
 struct Watcher {
     id: u64,
     interest: Arc<Interest>,
-    queue: mpsc::Sender<Arc<Event>>,
+    queue: Sender,
 }
 
 #[derive(Debug, Default)]
@@ -85,6 +83,8 @@ pub(super) struct Watchers {
     count: usize,
     /// Nothing will happen any more: whoever comes is sent away.
     retired: bool,
+    /// Who waits for what is being delivered.
+    waiting: Vec<Waker>,
 }
 
 /// Where a watcher stands, to remove it.
@@ -92,8 +92,8 @@ pub(super) struct Watchers {
 pub(super) struct Seat(u64, Bucket);
 
 impl Watchers {
-    pub fn add(&mut self, interest: Arc<Interest>) -> (Seat, mpsc::Receiver<Arc<Event>>) {
-        let (queue, receiver) = mpsc::channel(QUEUE);
+    pub fn add(&mut self, interest: Arc<Interest>) -> (Seat, Receiver) {
+        let (queue, receiver) = queue();
         let (id, bucket) = (self.next, Bucket::of(&interest));
         self.next += 1;
         if self.retired {
@@ -164,6 +164,7 @@ impl Watchers {
                 self.to_bucket(&Bucket::Field(at, value), event);
             }
         }
+        self.waiting.drain(..).for_each(Waker::wake);
     }
 
     fn to_bucket(&mut self, bucket: &Bucket, event: &Arc<Event>) {
@@ -171,7 +172,7 @@ impl Watchers {
         let before = watchers.len();
         watchers.retain(|watcher| {
             let concerned = [&event.before, &event.after].into_iter().flatten().any(|o| watcher.interest.wants(o));
-            !concerned || watcher.queue.try_send(event.clone()).is_ok()
+            !concerned || watcher.queue.push(event).map(|reader| self.waiting.extend(reader)).is_ok()
         });
         let gone = before - watchers.len();
         if watchers.is_empty() {
@@ -187,7 +188,9 @@ impl Watchers {
 #[cfg(test)]
 mod tests {
     use super::super::outline;
+    use super::super::queue::ROOM;
     use super::*;
+    use std::task::{Context, Poll, Wake};
 
     #[test]
     fn a_watcher_that_does_not_read_is_cut_off_and_the_others_hear_everything() {
@@ -197,13 +200,39 @@ mod tests {
         let mut watchers = Watchers::default();
         let (_slow, mut unread) = watchers.add(Arc::new(Interest::all()));
         let (_quick, mut read) = watchers.add(Arc::new(Interest::all()));
-        for n in 0..=QUEUE {
+        for n in 0..=ROOM {
             watchers.deliver(&event);
-            assert!(read.try_recv().is_ok(), "event {n}");
+            assert!(read.ready().is_some(), "event {n}");
         }
         assert_eq!(watchers.count(), 1, "the slow one is gone");
         // It still gets what waited for it, and then the end.
-        let waited = std::iter::from_fn(|| unread.try_recv().ok()).count();
-        assert_eq!((waited, unread.try_recv().err()), (QUEUE, Some(mpsc::error::TryRecvError::Disconnected)));
+        let waited = std::iter::from_fn(|| unread.ready()).count();
+        assert_eq!(waited, ROOM);
+        assert!(matches!(unread.poll_next(&mut Context::from_waker(Waker::noop())), Poll::Ready(None)));
+        assert!(read.poll_next(&mut Context::from_waker(Waker::noop())).is_pending());
+    }
+
+    /// Counts how often it is woken, and what stood in the other's queue then.
+    struct Woken(std::sync::Mutex<Vec<bool>>, std::sync::Mutex<Receiver>);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.lock().expect("no panic").push(self.1.lock().expect("no panic").ready().is_some());
+        }
+    }
+
+    #[test]
+    fn nobody_is_woken_before_everybody_has_the_event() {
+        let stored = br#"{"kind":"A","apiVersion":"v1","metadata":{"name":"a"}}"#;
+        let event = Arc::new(Event::new(1, None, Some(Arc::new(outline::object(&[], stored, 1).expect("an object")))));
+        let mut watchers = Watchers::default();
+        let (_first, mut first) = watchers.add(Arc::new(Interest::all()));
+        let (_second, second) = watchers.add(Arc::new(Interest::all()));
+        let woken = Arc::new(Woken(Default::default(), second.into()));
+        assert!(first.poll_next(&mut Context::from_waker(&woken.clone().into())).is_pending());
+        watchers.deliver(&event);
+        watchers.deliver(&event);
+        assert_eq!(*woken.0.lock().expect("no panic"), [true], "once, until it waits again, and the second had the event");
+        assert!(first.ready().is_some() && first.ready().is_some() && first.ready().is_none());
     }
 }

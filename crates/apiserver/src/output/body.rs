@@ -166,7 +166,10 @@ impl http_body::Body for Body {
             Body::Blocks(blocks, left) => blocks.find(|b| !b.is_empty()).inspect(|b| *left -= b.len() as u64),
             Body::Stream(stream) => match stream.as_mut().poll_next(cx) {
                 Poll::Ready(next) => next,
-                Poll::Pending => return Poll::Pending,
+                Poll::Pending => {
+                    crate::server::streams::waits();
+                    return Poll::Pending;
+                }
             },
             Body::Gzip(inner, encoder) => loop {
                 match Pin::new(&mut **inner).poll_frame(cx) {

@@ -3,6 +3,7 @@
 //! A panic in a request costs that request. A stop lets requests finish, ends watches, and closes what is left.
 
 use super::metrics::Answered;
+use super::streams::streams;
 use super::turn;
 use crate::ApiServer;
 use crate::admission::Outcome;
@@ -19,7 +20,7 @@ use http::{HeaderName, HeaderValue, Request, Response};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use parking_lot::Mutex;
 use std::convert::Infallible;
@@ -92,10 +93,11 @@ async fn connection(server: Arc<ApiServer>, stream: TcpStream, address: IpAddr, 
             Ok::<_, Infallible>(server.handle(parts, body, Sender::Unknown(&peer)).await)
         }
     });
-    let streams = Some(server.serving.config.http2_streams).filter(|n| *n > 0).unwrap_or(STREAMS);
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+    let most = Some(server.serving.config.http2_streams).filter(|n| *n > 0).unwrap_or(STREAMS);
+    let (streams, residents) = streams();
+    let mut builder = auto::Builder::new(streams);
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS);
-    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(streams).keep_alive_interval(Some(Duration::from_secs(30)));
+    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(most).keep_alive_interval(Some(Duration::from_secs(30)));
     builder
         .http2()
         .adaptive_window(false)
@@ -118,7 +120,7 @@ async fn connection(server: Arc<ApiServer>, stream: TcpStream, address: IpAddr, 
             }
         }
     };
-    let result = turns.run(until_drained).await;
+    let result = turns.run(residents.with(until_drained)).await;
     if let Err(error) = result {
         tracing::debug!(%error, "connection ended");
     }

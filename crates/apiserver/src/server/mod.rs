@@ -9,6 +9,7 @@ pub mod paths;
 pub mod reload;
 pub mod serving;
 pub mod start;
+pub(crate) mod streams;
 pub mod tls;
 mod turn;
 pub(crate) mod zpages;

@@ -116,8 +116,10 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Gathered<Io> {
         if inner.gathered.len() >= GATHER {
             ready!(inner.drain(cx))?;
         }
-        let total = slices.iter().map(|s| s.len()).sum();
-        inner.gathered.reserve(total);
+        let total: usize = slices.iter().map(|s| s.len()).sum();
+        // What outgrows a small buffer is most likely the first of many frames: growing step by step would copy them again and again.
+        let large = inner.gathered.len() + total > KEEP;
+        inner.gathered.reserve(if large { total.max(GATHER) } else { total });
         slices.iter().for_each(|slice| inner.gathered.extend_from_slice(slice));
         Poll::Ready(Ok(total))
     }
