@@ -6,6 +6,7 @@ use crate::connect::{Call, Lines};
 use crate::objects::{Subject, revision_of};
 use crate::table::{self, Table};
 use anyhow::{Context, bail};
+use futures_util::future::try_join_all;
 use http::Method;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -44,12 +45,15 @@ async fn one(room: &Room, watchers: usize, time: Duration, rows: &Table) -> anyh
     let made = room.server.ok(0, Call::new(Method::POST, path.as_str(), body)).await?;
     let mut revision = revision_of(&made).context("an answer without resourceVersion")?;
     let shared = Arc::new(Shared { sent: watch::channel((0, Instant::now())).0, seen: AtomicUsize::new(0), watchers, all: Notify::new() });
-    let server = room.server.again(watchers.div_ceil(PER_CONNECTION))?;
-    let mut tasks = tokio::task::JoinSet::new();
+    let connections = watchers.div_ceil(PER_CONNECTION);
+    let server = room.server.again(connections)?;
+    let mut following: Vec<Vec<_>> = (0..connections).map(|_| Vec::new()).collect();
     for n in 0..watchers {
         let lines = server.lines(n, &format!("{path}?watch=1&resourceVersion={revision}")).await?;
-        tasks.spawn(follow(lines, Arc::clone(&shared)));
+        following[n % connections].push(follow(lines, Arc::clone(&shared)));
     }
+    // A task for each connection, not for each watch: the machine is there for the server.
+    let mut tasks: tokio::task::JoinSet<_> = following.into_iter().map(try_join_all).collect();
     let before = room.meter.read();
     let (started, mut writes) = (Instant::now(), 0);
     while started.elapsed() < time {
@@ -76,7 +80,7 @@ async fn one(room: &Room, watchers: usize, time: Duration, rows: &Table) -> anyh
     room.server.ok(0, Call::new(Method::DELETE, format!("{path}/watched"), bytes::Bytes::new())).await?;
     let mut took = Vec::new();
     while let Some(part) = tasks.join_next().await {
-        took.extend(part??);
+        took.extend(part??.into_iter().flatten());
     }
     took.sort_unstable();
     let cpu = usage.map(|(a, b)| b.cpu.saturating_sub(a.cpu) / (took.len().max(1) as u32));
