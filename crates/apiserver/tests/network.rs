@@ -136,6 +136,52 @@ async fn a_stop_ends_watches_and_closes_the_door() {
     assert!(TcpStream::connect(address).await.is_err());
 }
 
+/// Reads a watch until it tells of `last`; the names it told of, in order.
+async fn told(watch: &mut hyper::body::Incoming, last: &str) -> Vec<String> {
+    let (mut text, mut names) = (Vec::new(), Vec::new());
+    while names.last().is_none_or(|name| name != last) {
+        text.extend_from_slice(watch.frame().await.expect("it goes on").unwrap().data_ref().unwrap());
+        let end = text.iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
+        let lines = serde_json::Deserializer::from_slice(&text[..end]).into_iter::<Value>();
+        names.extend(lines.map(|event| event.unwrap()["object"]["metadata"]["name"].as_str().unwrap().to_owned()));
+        text.drain(..end);
+    }
+    names
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn watches_that_share_a_connection_hear_of_everything_until_the_server_stops() {
+    let cluster = listening().await;
+    let stream = dial(&cluster, Some(&cluster.pki.admin), b"h2").await;
+    let (sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let mut watches = Vec::new();
+    for _ in 0..40 {
+        let uri = "https://localhost/api/v1/namespaces/default/configmaps?watch=1&labelSelector=!other";
+        let asked = http::Request::get(uri).body(Full::<Bytes>::default()).unwrap();
+        watches.push(sender.clone().send_request(asked).await.unwrap().into_body());
+    }
+    cluster.config_map("first", &json!({"k": "v"})).await;
+    for watch in &mut watches {
+        told(watch, "first").await;
+    }
+    // That some go is no matter to the others.
+    watches.truncate(30);
+    let names: Vec<String> = (0..20).map(|n| format!("more-{n}")).collect();
+    for name in &names {
+        cluster.config_map(name, &json!({"k": "v".repeat(5_000)})).await;
+    }
+    for watch in &mut watches {
+        assert_eq!(told(watch, &names[19]).await, names);
+    }
+    let Cluster { running, .. } = cluster;
+    let stopping = tokio::spawn(running.stop());
+    for watch in watches {
+        assert!(watch.collect().await.unwrap().to_bytes().is_empty());
+    }
+    stopping.await.unwrap();
+}
+
 /// A kubelet that tells what it was asked and then echoes.
 async fn kubelet(cluster: &Cluster) -> (SocketAddr, tokio::sync::mpsc::Receiver<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
