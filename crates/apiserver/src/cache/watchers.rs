@@ -224,7 +224,7 @@ mod tests {
     #[test]
     fn nobody_is_woken_before_everybody_has_the_event() {
         let stored = br#"{"kind":"A","apiVersion":"v1","metadata":{"name":"a"}}"#;
-        let event = Arc::new(Event::new(1, None, Some(Arc::new(outline::object(&[], stored, 1).expect("an object")))));
+        let event = Arc::new(Event::new(1, None, Some(Arc::new(outline::object(&[], stored, 1, None).expect("an object")))));
         let mut watchers = Watchers::default();
         let (_first, mut first) = watchers.add(Arc::new(Interest::all()));
         let (_second, second) = watchers.add(Arc::new(Interest::all()));
