@@ -123,7 +123,9 @@ fn a_quantity_is_its_amount_and_prints_so_that_it_is_read_as_itself() {
             let Ok(read) = Quantity::parse(&text) else { continue };
             let shown = read.to_string();
             let again = Quantity::parse(&shown).unwrap_or_else(|e| panic!("{text:?} as {shown}: {e}"));
-            assert_eq!((again, again.to_string()), (read, shown), "{text:?}");
+            // An amount of bytes that is no multiple of 1024 is shown without a suffix, and read as a decimal one, upstream as well.
+            assert_eq!((again - read).to_string(), "0", "{text:?} as {shown}");
+            assert_eq!(Quantity::parse(&again.to_string()).ok(), Some(again), "{text:?} as {shown}");
             let _ = (read.value(), read.milli_value(), read + again, read - again, -read, read.as_f64());
         }
     });

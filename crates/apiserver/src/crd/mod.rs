@@ -57,8 +57,8 @@ struct Served {
     revision: u64,
     entries: Vec<Arc<Entry>>,
     prefix: String,
-    /// `spec.versions`: by these its stored objects are read.
-    versions: Value,
+    /// The versions and the strategy of conversion: by these its stored objects are read.
+    read_by: [Value; 2],
     group: String,
     /// `spec.names`.
     names: Value,
@@ -138,10 +138,11 @@ impl Follower {
             }
         };
         let (prefix, storage) = rows::place(&definition);
-        let versions = definition["spec"]["versions"].clone();
+        let spec = &definition["spec"];
+        let read_by = [spec["versions"].clone(), spec["conversion"]["strategy"].clone()];
         let stored = entries.iter().find(|e| e.kind.version == *storage).map(|e| e.kind.clone());
         let row = stored.or_else(|| entries.first().map(|e| e.kind.clone()));
-        if self.served.get(&name).is_none_or(|before| before.versions != versions)
+        if self.served.get(&name).is_none_or(|before| before.read_by != read_by)
             && let Some(row) = row
             && let Err(error) = server.feed.add(row, renewal::of(&definition)).await
         {
@@ -151,7 +152,7 @@ impl Follower {
         for entry in &entries {
             server.caches.share(&entry.kind);
         }
-        self.served.insert(name, Served { revision: object.revision, entries, prefix, versions, group, names });
+        self.served.insert(name, Served { revision: object.revision, entries, prefix, read_by, group, names });
         true
     }
 
