@@ -106,12 +106,10 @@ fn a_json_patch_is_its_operations_one_after_the_other() {
 /// What list elements are told apart by, in one list or another.
 const MERGE_KEYS: [&str; 9] = ["name", "containerPort", "port", "mountPath", "devicePath", "ip", "uid", "type", "topologyKey"];
 
-/// Whether no two elements of a list go by the same name: nobody could say which of them is meant.
+/// Whether no two elements of a list are the same or go by the same name: nobody could say which of them is meant.
 fn told_apart(list: &[Value]) -> bool {
-    let twice = |at: usize, value: &Value| {
-        MERGE_KEYS.iter().any(|key| value.get(key).is_some_and(|v| list[..at].iter().any(|o| o.get(key) == Some(v))))
-    };
-    !list.iter().enumerate().any(|(at, value)| twice(at, value))
+    let same = |a: &Value, b: &Value| a == b || MERGE_KEYS.iter().any(|key| a.get(key).is_some_and(|v| b.get(key) == Some(v)));
+    list.iter().enumerate().all(|(at, value)| !list[..at].iter().any(|other| same(value, other)))
 }
 
 /// No directive and no `null`, and what list elements are told apart by is there, and different.
