@@ -7,3 +7,4 @@ mod cluster;
 mod guestbook;
 mod lifecycle;
 mod pods;
+mod resize;
