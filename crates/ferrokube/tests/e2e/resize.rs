@@ -87,6 +87,7 @@ async fn a_resize_that_does_not_fit_waits_and_survives_the_node_agent() {
 
         // What was promised outlives the node agent, and so does the wish.
         ensure!(cluster.kill_above_shims() > 0, "there was something to kill");
+        let _ = cluster.ended().await?;
         cluster.up(&[]).await?;
         cluster.until("the resize to wait still", "pod small", deferred).await?;
         cluster.kubectl("delete pod large").await?;

@@ -10,6 +10,7 @@ pub mod backoff;
 pub mod manager;
 pub mod ops;
 pub mod plan;
+mod report;
 pub mod resize;
 pub mod spec;
 pub mod status;

@@ -4,6 +4,7 @@ use super::allocation::{self, Allocation, Pending};
 use super::backoff::Backoff;
 use super::ops::{self, StartError, Volumes};
 use super::plan::{self, Action, Health, Termination, View, Why};
+use super::report;
 use super::resize::{self, Change, Resizes};
 use super::spec::{Class, ContainerSpec, containers_of};
 use super::status::{self, Facts, Waiting};
@@ -617,7 +618,7 @@ impl Worker {
         let (client, meta) = (self.node.client.clone(), self.pod.metadata.clone());
         let over = self.no_longer(&fresh);
         self.spawn(Step::Status, async move {
-            let patch = Patch::Strategic(status_patch(&meta.uid, &fresh, &over));
+            let patch = Patch::Strategic(report::patch(&meta.uid, &fresh, &over));
             let (namespace, name) = (meta.namespace.unwrap_or_default(), meta.name.unwrap_or_default());
             let result = client.patch_status::<Pod>(&namespace, &name, &patch).await.map(drop);
             Outcome::Written(Box::new(fresh), result)
@@ -628,7 +629,7 @@ impl Worker {
     fn no_longer(&self, fresh: &PodStatus) -> Vec<&'static str> {
         let has = |status: Option<&PodStatus>, kind: &str| status.is_some_and(|s| s.conditions.iter().flatten().any(|c| c.type_ == kind));
         let known = |kind: &str| has(self.written.as_ref(), kind) || has(self.pod.status.as_ref(), kind);
-        OURS.into_iter().filter(|kind| known(kind) && !has(Some(fresh), kind)).collect()
+        report::OURS.into_iter().filter(|kind| known(kind) && !has(Some(fresh), kind)).collect()
     }
 
     fn fresh_status(&self, health: &BTreeMap<String, Health>, ended: bool) -> PodStatus {
@@ -640,7 +641,7 @@ impl Worker {
         // The last status written is the base of conditions and times, not the API's, which may lag behind it.
         let mut pod = (*self.pod).clone();
         if let Some(written) = &self.written {
-            merge_foreign_conditions(&mut pod, written);
+            report::merge_foreign_conditions(&mut pod, written);
         }
         status::status(&Facts {
             pod: &pod,
@@ -709,58 +710,6 @@ impl Worker {
 fn rejected_before(pod: &Pod) -> bool {
     let Some(status) = &pod.status else { return false };
     status.phase.as_deref() == Some("Failed") && status.container_statuses.iter().flatten().next().is_none()
-}
-
-/// Conditions that the kubelet owns.
-const OURS: [&str; 8] = [
-    "PodReadyToStartContainers",
-    "Initialized",
-    "Ready",
-    "ContainersReady",
-    "PodScheduled",
-    "DisruptionTarget",
-    resize::PENDING,
-    resize::IN_PROGRESS,
-];
-
-/// Conditions that others wrote stay in the list with the API's value; ours come from what we wrote last.
-fn merge_foreign_conditions(pod: &mut Pod, written: &PodStatus) {
-    let status = pod.status.get_or_insert_default();
-    let foreign: Vec<_> = status.conditions.iter().flatten().filter(|c| !OURS.contains(&c.type_.as_str())).cloned().collect();
-    let ours = written.conditions.iter().flatten().filter(|c| OURS.contains(&c.type_.as_str())).cloned();
-    let conditions = ours.chain(foreign).collect();
-    let qos = status.qos_class.clone();
-    *status = PodStatus { conditions: Some(conditions), qos_class: qos.or(written.qos_class.clone()), ..written.clone() };
-}
-
-/// The patch that makes the status what we computed: lists that the kubelet owns are replaced whole, and of the
-/// conditions, which merge by type, those that are over are taken away.
-fn status_patch(uid: &Option<String>, status: &PodStatus, over: &[&str]) -> serde_json::Value {
-    let mut body = serde_json::to_value(status).unwrap_or_default();
-    if let Some(conditions) = body.get_mut("conditions").and_then(serde_json::Value::as_array_mut) {
-        conditions.retain(|c| c["type"].as_str().is_some_and(|t| OURS.contains(&t)));
-        // Conditions merge by type, so what no longer applies has to be taken away explicitly.
-        for condition in conditions.iter_mut() {
-            for field in ["reason", "message"] {
-                if condition.get(field).is_none() {
-                    condition[field] = serde_json::Value::Null;
-                }
-            }
-        }
-        conditions.extend(over.iter().map(|kind| serde_json::json!({"type": kind, "$patch": "delete"})));
-    }
-    // Addresses merge by their value, so an earlier sandbox's would stay beside the new one's.
-    for field in ["podIPs", "hostIPs"] {
-        if let Some(addresses) = body.get_mut(field).and_then(serde_json::Value::as_array_mut) {
-            addresses.insert(0, serde_json::json!({"$patch": "replace"}));
-        }
-    }
-    for field in ["reason", "message"] {
-        if body.get(field).is_none() {
-            body[field] = serde_json::Value::Null;
-        }
-    }
-    serde_json::json!({"metadata": {"uid": uid}, "status": body})
 }
 
 fn log_dir(node: &Shared, pod: &Pod) -> std::path::PathBuf {
