@@ -208,6 +208,12 @@ impl Status {
         s
     }
 
+    /// 405 of a kind that does not know the action.
+    pub fn not_supported(group: &str, resource: &str, action: &str) -> Self {
+        let message = format!("{action} is not supported on resources of kind {:?}", qualified(group, resource));
+        Self::failure(405, Reason::MethodNotAllowed, message).about(group, resource, "")
+    }
+
     /// 410 for a watch or list position that history no longer covers.
     pub fn expired(message: impl Into<String>) -> Self {
         Self::failure(410, Reason::Expired, message)

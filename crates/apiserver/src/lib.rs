@@ -25,6 +25,7 @@ pub mod output;
 pub mod pipeline;
 pub mod registry;
 pub mod request;
+pub mod route;
 pub mod server;
 pub mod special;
 pub mod tokens;

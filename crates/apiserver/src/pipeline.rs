@@ -16,11 +16,12 @@ use crate::output::{Body, Format, Shape, present, pretty, protobuf, yaml};
 use crate::registry::Entry;
 use crate::request::content::Content;
 use crate::request::{Query, RequestBody, RequestInfo};
+use crate::route;
 use crate::verbs::Answer;
 use bytes::Bytes;
 use ferrokube_api::Status;
 use ferrokube_api::decode::Strictness;
-use ferrokube_api::kinds::{SubresourceKind, Verbs};
+use ferrokube_api::kinds::SubresourceKind;
 use futures_util::future::BoxFuture;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
@@ -138,8 +139,13 @@ impl ApiServer {
             return Box::pin(self.path(&parts, &info, &query)).await;
         }
 
+        let entry = match route::find(&self.registry.table(), &info, &parts.method, &parts.headers) {
+            Ok(entry) => entry,
+            Err(nowhere) => return nowhere.into_answer(),
+        };
+
         // Decode, admit, default, validate, store: the verb's business.
-        let request = self.request(parts, body, user, info, query, outcome, trail)?;
+        let request = self.request(entry, parts, body, user, info, query, outcome, trail)?;
         let answer = request.dispatch().await?;
 
         // Encode.
@@ -148,6 +154,7 @@ impl ApiServer {
 
     fn request(
         self: &Arc<Self>,
+        entry: Arc<Entry>,
         mut parts: Parts,
         body: RequestBody,
         user: UserInfo,
@@ -156,18 +163,6 @@ impl ApiServer {
         outcome: Arc<Mutex<Outcome>>,
         trail: Trail,
     ) -> Result<Request<'_>, Status> {
-        let table = self.registry.table();
-        let entry = table.get(&info.group, &info.version, &info.resource).ok_or_else(Status::no_such_path)?.clone();
-        let is_namespace = entry.is("", "namespaces");
-        if !entry.kind.namespaced() && !info.namespace.is_empty() && !is_namespace {
-            return Err(Status::no_such_path());
-        }
-        if entry.kind.namespaced() && info.namespace.is_empty() && !matches!(info.verb.as_str(), "list" | "watch" | "deletecollection") {
-            return Err(if info.verb == "create" { Status::method_not_allowed() } else { Status::no_such_path() });
-        }
-        if !info.subresource.is_empty() && entry.kind.subresource(&info.subresource).is_none() {
-            return Err(Status::no_such_path());
-        }
         let connects = entry.behaviour(&info.subresource) == Some(SubresourceKind::Connect);
         let kept = entry.kind.storage_prefix.is_some() || entry.kind.hooks.cells.is_some();
         let endpoint = Endpoint {
@@ -203,20 +198,6 @@ impl ApiServer {
     }
 }
 
-fn verb_bit(verb: &str) -> Verbs {
-    match verb {
-        "create" => Verbs::CREATE,
-        "delete" => Verbs::DELETE,
-        "deletecollection" => Verbs::DELETECOLLECTION,
-        "get" => Verbs::GET,
-        "list" => Verbs::LIST,
-        "patch" => Verbs::PATCH,
-        "update" => Verbs::UPDATE,
-        "watch" => Verbs::WATCH,
-        _ => Verbs(1 << 15),
-    }
-}
-
 impl<'s> Request<'s> {
     /// To the code of the verb. One allocation per request, as large as the verb needs: the futures of all verbs lie neither in each
     /// other's types nor side by side on the stack that they run on.
@@ -224,12 +205,6 @@ impl<'s> Request<'s> {
         let refused = || Box::pin(std::future::ready(Err::<Answer, Status>(Status::method_not_allowed())));
         let verb = self.info.verb.as_str();
         let subresource = self.entry.kind.subresource(&self.info.subresource);
-        let served = subresource.map_or(self.entry.kind.verbs, |s| s.verbs);
-        let named = matches!(verb, "get" | "update" | "patch" | "delete") || subresource.is_some();
-        let nameless = matches!(verb, "create") && subresource.is_none();
-        if !served.has(verb_bit(verb)) || (named && self.info.name.is_empty()) || (nameless && !self.info.name.is_empty()) {
-            return refused();
-        }
         match (subresource.map(|s| s.behaviour), verb) {
             (Some(SubresourceKind::Connect), _) => Box::pin(self.connect()),
             (Some(SubresourceKind::Action), _) => match self.info.subresource.as_str() {
@@ -423,10 +398,13 @@ fn collected(body: Body) -> Bytes {
     futures_util::FutureExt::now_or_never(body.collect()).unwrap_or_default()
 }
 
-/// A failure as a response.
-pub fn failure(status: &Status, headers: &HeaderMap) -> Response<Body> {
-    let format = negotiate::accept(headers, Endpoint::DOCUMENTS).map(|a| a.format).unwrap_or_default();
-    let body = Body::Full(status.to_json().into());
+/// A failure as a response, indented for people and for those who take none of what the server speaks.
+pub fn failure(status: &Status, headers: &HeaderMap, readable: bool) -> Response<Body> {
+    let accepted = negotiate::accept(headers, Endpoint::DOCUMENTS);
+    let readable = readable || accepted.is_err();
+    let format = accepted.map(|a| a.format).unwrap_or_default();
+    let json = status.to_json();
+    let body = Body::Full(if readable && format == Format::Json { pretty::indent(&json).into() } else { json.into() });
     let mut response = respond(status.code, body, format, headers).unwrap_or_else(|_| Response::new(Body::Empty));
     if let Some(seconds) = status.details.as_ref().map(|d| d.retry_after_seconds).filter(|s| *s > 0) {
         response.headers_mut().insert(http::header::RETRY_AFTER, HeaderValue::from(seconds));

@@ -11,7 +11,9 @@ use bytes::Bytes;
 use ferrokube_api::Status;
 use futures_util::stream::BoxStream;
 use futures_util::{SinkExt, StreamExt, stream};
-use http::header::{CONNECTION, HeaderMap, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
+use http::header::{
+    CONNECTION, HeaderMap, HeaderValue, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
+};
 use http::{Response, StatusCode};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
@@ -44,6 +46,20 @@ fn offered(headers: &HeaderMap) -> Vec<&str> {
     words(headers, &SEC_WEBSOCKET_PROTOCOL).filter(|p| !p.is_empty() && !p.starts_with(TOKEN)).collect()
 }
 
+/// Why a watch is not opened, if so.
+fn refusal(headers: &HeaderMap) -> Option<StatusCode> {
+    let text = |name| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let origin = text(ORIGIN);
+    // What Go's `url.ParseRequestURI` takes: something with a scheme, or a path.
+    let scheme = |end: usize| end > 0 && origin[..end].bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b));
+    let named = origin.starts_with('/') || origin.find(':').is_some_and(scheme);
+    match named {
+        _ if text(SEC_WEBSOCKET_VERSION) != "13" => Some(StatusCode::BAD_REQUEST),
+        false => Some(StatusCode::FORBIDDEN),
+        true => (offered(headers).len() > 1).then_some(StatusCode::BAD_REQUEST),
+    }
+}
+
 /// The events of a block of a watch, a message each.
 fn events(format: Format, block: &Bytes) -> Vec<Message> {
     if format != Format::Protobuf {
@@ -69,8 +85,14 @@ fn messages(body: Body, make: impl Fn(&Bytes) -> Vec<Message> + Send + 'static) 
 }
 
 impl Request<'_> {
-    /// A watch's body as a websocket. With several protocols to choose from, the first is taken.
+    /// A watch's body as a websocket. Upstream's is the plain handler of `golang.org/x/net/websocket`: without an origin it refuses, whatever
+    /// the origin is it does not mind, and it chooses between no protocols. Logs come through another handler, that asks for no origin.
     pub fn watch_in_websocket(&self, body: Body) -> Result<Response<Body>, Status> {
+        if let Some(code) = refusal(&self.headers) {
+            let mut refused = Response::new(Body::Empty);
+            *refused.status_mut() = code;
+            return Ok(refused);
+        }
         let protocol = offered(&self.headers).first().map(|p| (*p).to_owned());
         let format = self.accept.format;
         self.to_websocket(protocol, messages(body, move |block| events(format, block)))
@@ -161,6 +183,23 @@ mod tests {
         block.extend(ferrokube_api::protobuf::watch_frame("DELETED", b""));
         let binary = events(Format::Protobuf, &block.clone().into());
         assert_eq!((binary.len(), binary[0].clone().into_data().len()), (2, one - 4));
+    }
+
+    #[test]
+    fn a_watch_wants_to_know_an_origin_and_takes_any() {
+        let answer = |origin: Option<&str>, protocols: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(SEC_WEBSOCKET_VERSION, "13".parse().expect("a header"));
+            headers.insert(SEC_WEBSOCKET_PROTOCOL, protocols.parse().expect("a header"));
+            if let Some(origin) = origin {
+                headers.insert(ORIGIN, origin.parse().expect("a header"));
+            }
+            refusal(&headers)
+        };
+        assert_eq!(answer(Some("https://elsewhere.example"), "a"), None);
+        assert_eq!([answer(None, ""), answer(Some("null"), ""), answer(Some(":x"), "")], [Some(StatusCode::FORBIDDEN); 3]);
+        assert_eq!(answer(Some("file://"), "a, b"), Some(StatusCode::BAD_REQUEST));
+        assert_eq!(refusal(&HeaderMap::new()), Some(StatusCode::BAD_REQUEST), "another version of the protocol");
     }
 
     #[test]

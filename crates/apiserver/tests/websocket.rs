@@ -23,8 +23,13 @@ type Socket = WebSocketStream<TlsStream<TcpStream>>;
 async fn open(cluster: &Cluster, uri: &str, admin: bool, headers: &[(&'static str, String)]) -> Result<(Socket, HeaderMap), u16> {
     let stream = dial(cluster, admin.then_some(&cluster.pki.admin), b"http/1.1").await;
     let mut request = format!("wss://localhost{uri}").into_client_request().unwrap();
+    // As a browser does; an empty one is taken out again.
+    request.headers_mut().insert("origin", "https://elsewhere.example".parse().unwrap());
     for (name, value) in headers {
         request.headers_mut().insert(*name, value.parse().unwrap());
+    }
+    if request.headers()["origin"].is_empty() {
+        request.headers_mut().remove("origin");
     }
     match client_async(request, stream).await {
         Ok((socket, response)) => Ok((socket, response.into_parts().0.headers)),
@@ -63,6 +68,8 @@ async fn each_event_of_a_watch_is_a_message() {
     let (mut socket, _) = open(&cluster, &format!("{MAPS}?watch=1"), true, &protobuf).await.unwrap();
     let Some(Message::Binary(frame)) = next(&mut socket).await else { panic!("a binary message") };
     assert!(frame.starts_with(b"\n\x05ADDED"), "the message is the frame, without its length");
+    let nowhere = open(&cluster, &format!("{MAPS}?watch=1"), true, &[("origin", String::new())]).await;
+    assert_eq!(nowhere.err(), Some(403), "a watch asks for an origin, whatever it is");
     // A watch that ends says goodbye.
     let (mut socket, _) =
         open(&cluster, &format!("{MAPS}?watch=1&timeoutSeconds=1&resourceVersion=1&fieldSelector=metadata.name%3Dnone"), true, &[])
@@ -103,7 +110,7 @@ async fn a_log_begins_with_an_empty_message_in_the_protocol_asked_for() {
     assert_eq!(headers["sec-websocket-protocol"], "base64.binary.k8s.io");
     assert_eq!(next(&mut socket).await, Some(Message::text("")));
     assert!(next(&mut socket).await.is_some_and(|m| m.is_close()));
-    let (mut socket, _) = open(&cluster, uri, true, &[]).await.unwrap();
-    assert_eq!(next(&mut socket).await, Some(Message::binary(Vec::new())));
+    let (mut socket, _) = open(&cluster, uri, true, &[("origin", String::new())]).await.unwrap();
+    assert_eq!(next(&mut socket).await, Some(Message::binary(Vec::new())), "a log does not ask for an origin");
     assert_eq!(open(&cluster, uri, true, &asked("other")).await.err(), Some(400));
 }

@@ -4,6 +4,7 @@
 //! asks, and nothing is kept: clients hold documents by their hash, so each is asked for rarely. The hash says what the
 //! document is made from and is known without making it.
 
+mod enums;
 mod paths;
 mod prose;
 mod schemas;
@@ -61,7 +62,7 @@ fn part_path(kind: &Kind) -> String {
 fn hash_of(value: impl Hash) -> Arc<str> {
     let half = |salt: u8| {
         let mut hasher = DefaultHasher::new();
-        (salt, env!("CARGO_PKG_VERSION"), include_str!("../../data/types.tsv").len(), prose::size()).hash(&mut hasher);
+        (salt, env!("CARGO_PKG_VERSION"), include_str!("../../data/types.tsv").len(), enums::TABLE, prose::size()).hash(&mut hasher);
         value.hash(&mut hasher);
         hasher.finish()
     };

@@ -1,6 +1,7 @@
 //! The schemas of a document, from the type table or from the schema of a CRD.
 
 use super::Served;
+use super::enums;
 use super::prose::{self, Prose};
 use crate::kinds::Kind;
 use crate::schema::{Absent, Field, Gvk, ListType, Node, Shape, TypeRef, Types};
@@ -199,7 +200,13 @@ fn property(owner: TypeRef<'_>, field: &Field, prose: &Prose) -> Value {
             set(key, (**text).into());
         }
     }
-    let schema = usage(ty);
+    let mut schema = usage(ty);
+    if let Some(values) = enums::of(&owner.node().name, &field.name) {
+        match schema.get_mut("items") {
+            Some(items) => items["enum"] = values,
+            None => _ = schema.insert("enum".into(), values),
+        }
+    }
     if schema.contains_key("$ref") && !extra.is_empty() {
         extra.insert("allOf".into(), json!([schema]));
         return Value::Object(extra);

@@ -46,6 +46,7 @@ impl Request<'_> {
 
     /// The log of a container, over a websocket when the client wants one.
     async fn log(&self) -> Result<Answer, Status> {
+        self.check_log_query()?;
         match self.pod_stream("containerLogs").await? {
             Answer::Raw(response) => self.bytes_in_websocket(response).map(Answer::Raw),
             other => Ok(other),

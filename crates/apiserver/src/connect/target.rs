@@ -141,7 +141,6 @@ impl Request<'_> {
         let mut out: Vec<String> = Vec::new();
         match verb {
             "containerLogs" => {
-                self.check_log_query()?;
                 for name in ["follow", "previous", "timestamps"] {
                     if self.query.flag(name) {
                         out.push(format!("{name}=true"));
@@ -166,7 +165,8 @@ impl Request<'_> {
         Ok(if out.is_empty() { String::new() } else { format!("?{}", out.join("&")) })
     }
 
-    fn check_log_query(&self) -> Result<(), Status> {
+    /// `ValidatePodLogOptions`: looked at before the pod is.
+    pub(super) fn check_log_query(&self) -> Result<(), Status> {
         use ferrokube_api::field::{Errors, Path};
         let mut errors = Errors::default();
         for (name, least) in [("tailLines", 0), ("limitBytes", 1), ("sinceSeconds", 1)] {
@@ -178,8 +178,16 @@ impl Request<'_> {
                 _ => {}
             }
         }
-        if !self.query.get("sinceTime").is_empty() && !self.query.get("sinceSeconds").is_empty() {
+        let since = self.query.get("sinceTime");
+        if !matches!(since, "" | "null") && ferrokube_api::time::parse_time(since).is_none() {
+            let why = format!("parsing time {since:?} as \"2006-01-02T15:04:05Z07:00\": cannot parse {since:?} as \"2006\"");
+            return Err(Status::bad_request(why));
+        }
+        if !since.is_empty() && self.query.find("sinceSeconds").is_some() {
             errors.forbidden(&Path::new(""), "at most one of `sinceTime` or `sinceSeconds` may be specified");
+        }
+        if self.query.find("stream").is_some() {
+            errors.forbidden(&Path::new("stream"), "may not be specified");
         }
         if errors.is_empty() { Ok(()) } else { Err(Status::invalid("", "PodLogOptions", &self.info.name, errors.into_causes())) }
     }

@@ -7,10 +7,12 @@ pub mod openapi;
 pub mod version;
 
 use crate::ApiServer;
-use crate::output::Body;
-use crate::output::negotiate;
+use crate::output::{Body, negotiate, pretty};
 use crate::pipeline::respond;
+use crate::registry::Table;
 use crate::request::Query;
+use crate::route;
+use crate::server::paths::not_found_page;
 use bytes::Bytes;
 use ferrokube_api::Status;
 use ferrokube_api::openapi::OpenApi;
@@ -117,7 +119,10 @@ pub fn answer(server: &Arc<ApiServer>, path: &str, parts: &Parts, query: &Query)
         let document = server
             .documents
             .get(generation, &format!("{version} {path}"), || Ok(aggregated::document(&table, &remotes, path == "/api", version)))?;
-        return tagged(&document, aggregated::media_type(version), parts);
+        return tagged(&readable(document, parts, query), aggregated::media_type(version), parts);
+    }
+    if routed(path, &table) {
+        route::acceptable(&parts.headers, &[&route::MEDIA])?;
     }
     let format = negotiate::accept(&parts.headers, negotiate::Endpoint::DOCUMENTS)?.format;
     let value = match path.split('/').collect::<Vec<_>>().as_slice() {
@@ -128,13 +133,34 @@ pub fn answer(server: &Arc<ApiServer>, path: &str, parts: &Parts, query: &Query)
         ["", "apis", group, version] => classic::resources(&table, group, version),
         _ => None,
     };
-    let Some(value) = value else { return Ok(not_found_page()) };
-    respond(200, Body::Full(value.to_string().into()), format, &parts.headers)
+    let Some(value) = value else { return nothing(path, &table) };
+    let mut json = value.to_string().into_bytes();
+    if format == negotiate::Format::Json && pretty::wanted(query, &parts.headers) {
+        json = pretty::indent(&json);
+    }
+    respond(200, Body::Full(json.into()), format, &parts.headers)
 }
 
-/// What Go's HTTP library says of a path that nothing serves.
-fn not_found_page() -> Response<Body> {
-    let mut response = crate::server::paths::whole("text/plain; charset=utf-8", "404 page not found\n");
-    *response.status_mut() = StatusCode::NOT_FOUND;
-    response
+/// Indented for people. It is the same document, so the tag stays.
+fn readable(mut document: Document, parts: &Parts, query: &Query) -> Document {
+    if pretty::wanted(query, &parts.headers) {
+        document.body = pretty::indent(&document.body).into();
+    }
+    document
+}
+
+/// Whether a path lies in go-restful's routing table upstream: that of the built-in groups, not what custom resources bring.
+fn routed(path: &str, table: &Table) -> bool {
+    let own = |group: &str| table.entries().iter().any(|e| e.custom.is_none() && e.kind.group == group);
+    let mut parts = path.trim_start_matches('/').split('/');
+    match (parts.next(), parts.next(), parts.next()) {
+        (Some("api" | "version"), ..) => true,
+        (Some("apis"), Some(group), Some(_)) => own(group),
+        _ => false,
+    }
+}
+
+/// A path that does not exist: below the server's own groups it has a Status, any other is nobody's.
+fn nothing(path: &str, table: &Table) -> Result<Response<Body>, Status> {
+    if routed(path, table) { Err(Status::no_such_path()) } else { Ok(not_found_page()) }
 }

@@ -3,7 +3,6 @@
 use super::tagged;
 use crate::ApiServer;
 use crate::output::Body;
-use crate::output::negotiate::not_acceptable;
 use crate::registry::Entry;
 use crate::request::Query;
 use ferrokube_api::Status;
@@ -32,14 +31,13 @@ fn protobuf_wanted(parts: &Parts) -> bool {
     first.next().is_some_and(|media| PROTOBUF.contains(&media))
 }
 
-fn json_acceptable(parts: &Parts) -> Result<(), Status> {
+fn json_acceptable(parts: &Parts) -> bool {
     let sent = parts.headers.get_all(ACCEPT).iter().filter_map(|v| v.to_str().ok()).collect::<Vec<_>>().join(",");
-    let any = sent.is_empty()
+    sent.is_empty()
         || sent
             .split(',')
             .map(|c| c.split(';').next().unwrap_or_default().trim())
-            .any(|m| matches!(m, "application/json" | "*/*" | "application/*"));
-    if any { Ok(()) } else { Err(not_acceptable(false)) }
+            .any(|m| matches!(m, "application/json" | "*/*" | "application/*"))
 }
 
 /// The index of both servers' descriptions.
@@ -64,8 +62,11 @@ pub fn answer(server: &Arc<ApiServer>, path: &str, parts: &Parts, query: &Query)
     if path == "v2" && protobuf_wanted(parts) {
         return Some(tagged(&document(description(server).v2_protobuf()), PROTOBUF[1], parts));
     }
-    if let Err(status) = json_acceptable(parts) {
-        return Some(Err(status));
+    if !json_acceptable(parts) {
+        // kube-openapi says no more than the code.
+        let mut answer = Response::new(Body::Empty);
+        *answer.status_mut() = http::StatusCode::NOT_ACCEPTABLE;
+        return Some(Ok(answer));
     }
     let api = description(server);
     Some(match path.strip_prefix("v3") {

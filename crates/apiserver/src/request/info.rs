@@ -23,7 +23,7 @@ pub struct RequestInfo {
     pub namespace: String,
     /// Empty for collections.
     pub name: String,
-    /// What follows the subresource in the path (`pods/x/proxy/REST`), without a slash in front.
+    /// What follows the subresource in the path (`pods/x/proxy/REST`), without a slash in front, as sent.
     pub rest: String,
     /// The path as sent (decoded).
     pub path: String,
@@ -52,41 +52,54 @@ fn group_version(path: &str) -> Option<(&str, &str, &str)> {
     Some((group, version, rest))
 }
 
+/// The end of a path as it was sent, given what it decodes to.
+fn as_sent(raw_path: &str, decoded: &str) -> String {
+    if decoded.is_empty() || raw_path.ends_with(decoded) {
+        return decoded.to_owned();
+    }
+    let ends = raw_path.rmatch_indices('/').map(|(at, _)| &raw_path[at + 1..]);
+    ends.into_iter().find(|end| percent_decode(end, false) == decoded).unwrap_or(decoded).to_owned()
+}
+
 impl RequestInfo {
     /// Reads a request line.
     pub fn of(method: &Method, raw_path: &str, query: &Query) -> Self {
-        let mut info = RequestInfo { path: percent_decode(raw_path, false), ..RequestInfo::default() };
-        let mut fields = match group_version(raw_path) {
-            Some((group, version, rest)) if !rest.is_empty() => {
+        // As in Go, an escaped slash parts like any other.
+        let path = percent_decode(raw_path, false);
+        let mut info = RequestInfo::default();
+        let mut fields = match group_version(&path) {
+            Some((group, version, rest)) if !rest.trim_end_matches('/').is_empty() => {
                 (info.group, info.version) = (group.to_owned(), version.to_owned());
                 rest.splitn(2, '/')
             }
             _ => {
                 info.verb = method.as_str().to_ascii_lowercase();
+                info.path = path;
                 return info;
             }
         };
         info.resource_request = true;
         info.verb = verb_of(method).to_owned();
         let (mut first, mut rest) = (fields.next().unwrap_or_default(), fields.next().unwrap_or_default());
-        if first == "watch" && !rest.is_empty() {
-            info.verb = "watch".to_owned();
+        if matches!(first, "watch" | "proxy") && !rest.is_empty() {
+            info.verb = first.to_owned();
             (first, rest) = rest.split_once('/').unwrap_or((rest, ""));
         }
         if first == "namespaces" && !rest.is_empty() {
             let (namespace, below) = rest.split_once('/').unwrap_or((rest, ""));
-            info.namespace = percent_decode(namespace, false);
+            info.namespace = namespace.to_owned();
             let next = below.split('/').next().unwrap_or_default();
             if !below.is_empty() && next != "status" && next != "finalize" {
                 (first, rest) = below.split_once('/').unwrap_or((below, ""));
             }
         }
-        info.resource = percent_decode(first, false);
+        info.resource = first.to_owned();
         let mut parts = rest.splitn(3, '/');
-        info.name = percent_decode(parts.next().unwrap_or_default(), false);
-        info.subresource = percent_decode(parts.next().unwrap_or_default(), false);
-        info.rest = parts.next().unwrap_or_default().to_owned();
+        info.name = parts.next().unwrap_or_default().to_owned();
+        info.subresource = parts.next().unwrap_or_default().to_owned();
+        info.rest = as_sent(raw_path, parts.next().unwrap_or_default());
         info.collection_verbs(query);
+        info.path = path;
         info
     }
 
@@ -97,8 +110,8 @@ impl RequestInfo {
         if self.name.is_empty() && self.verb == "delete" {
             self.verb = "deletecollection".to_owned();
         }
-        // A list or watch of one name is authorized as such.
-        if self.name.is_empty() && matches!(self.verb.as_str(), "list" | "watch" | "deletecollection") {
+        // A list or watch of one name is authorized as such; a deletion of a collection is one of all of it.
+        if self.name.is_empty() && matches!(self.verb.as_str(), "list" | "watch") {
             let name = query.get("fieldSelector").split(',').find_map(|term| term.strip_prefix("metadata.name="));
             if let Some(name) = name.map(|n| n.trim_start_matches('=')).filter(|n| !n.is_empty()) {
                 self.name = name.to_owned();
@@ -158,6 +171,10 @@ mod tests {
             ("PATCH", "/apis/apps/v1/namespaces/a/deployments/d/scale", "patch", "apps", "v1", "a", "deployments", "scale", "d"),
             ("GET", "/api/v1/nodes?watch=1&fieldSelector=metadata.name%3Dn1", "watch", "", "v1", "", "nodes", "", "n1"),
             ("GET", "/api/v1/nodes/n/proxy/stats/summary", "get", "", "v1", "", "nodes", "proxy", "n"),
+            ("GET", "/api/v1/namespaces/other/pods/a%2Fb", "get", "", "v1", "other", "pods", "b", "a"),
+            ("GET", "/api/v1/proxy/nodes/n", "proxy", "", "v1", "", "nodes", "", "n"),
+            ("DELETE", "/api/v1/nodes?fieldSelector=metadata.name%3Dn1", "deletecollection", "", "v1", "", "nodes", "", ""),
+            ("GET", "/api/v1/namespaces//pods/", "list", "", "v1", "", "pods", "", ""),
         ];
         for (method, uri, verb, group, version, namespace, resource, subresource, name) in cases {
             let found = info(method, uri);
@@ -168,5 +185,6 @@ mod tests {
         assert!(!info("GET", "/api/v1").resource_request);
         assert!(!info("GET", "/healthz").resource_request);
         assert_eq!(info("GET", "/api/v1/nodes/n/proxy/stats/summary").rest, "stats/summary");
+        assert_eq!(info("GET", "/api/v1/nodes/n/proxy/a%2Fb%20c/").rest, "a%2Fb%20c/");
     }
 }

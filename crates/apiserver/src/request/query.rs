@@ -1,6 +1,7 @@
 //! The query of a request: parameters as sent, and the options that upstream reads from them.
 
 use ferrokube_api::Status;
+use std::num::{IntErrorKind, ParseIntError};
 use std::time::Duration;
 
 /// Decoded query parameters, in order.
@@ -8,6 +9,13 @@ use std::time::Duration;
 pub struct Query {
     pairs: Vec<(String, String)>,
     raw: String,
+}
+
+/// Whether every `%` begins an escape; Go's HTTP server answers no other path, and reads no other parameter.
+pub fn well_escaped(text: &str) -> bool {
+    let mut parts = text.split('%');
+    parts.next();
+    parts.all(|part| part.len() >= 2 && part.bytes().take(2).all(|b| b.is_ascii_hexdigit()))
 }
 
 /// Decodes `%xx` and `+`.
@@ -34,14 +42,14 @@ pub fn percent_decode(text: &str, plus: bool) -> String {
 }
 
 impl Query {
-    /// Parses the part after `?`.
+    /// Parses the part after `?`. As in Go, a parameter that is not well-formed is as good as absent.
     pub fn parse(query: Option<&str>) -> Self {
         let pair = |part: &str| {
             let (key, value) = part.split_once('=').unwrap_or((part, ""));
             (percent_decode(key, true), percent_decode(value, true))
         };
         let raw = query.unwrap_or_default();
-        Query { pairs: raw.split('&').filter(|p| !p.is_empty()).map(pair).collect(), raw: raw.to_owned() }
+        Query { pairs: raw.split('&').filter(|p| !p.is_empty() && !p.contains(';') && well_escaped(p)).map(pair).collect(), raw: raw.to_owned() }
     }
 
     /// As sent.
@@ -72,26 +80,17 @@ impl Query {
     /// An integer.
     pub fn number(&self, name: &str) -> Result<Option<i64>, Status> {
         match self.find(name) {
-            None | Some("") => Ok(None),
-            Some(text) => {
-                text.parse().map(Some).map_err(|_| Status::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax")))
-            }
+            None => Ok(None),
+            Some(text) => text.parse().map(Some).map_err(|error: ParseIntError| {
+                let why = match error.kind() {
+                    IntErrorKind::PosOverflow | IntErrorKind::NegOverflow => "value out of range",
+                    _ => "invalid syntax",
+                };
+                Status::bad_request(format!("strconv.ParseInt: parsing {text:?}: {why}"))
+            }),
         }
     }
 
-    /// `dryRun=All`. Anything else is an error of the given options kind.
-    pub fn dry_run(&self, options: &str) -> Result<bool, Status> {
-        let mut found = false;
-        for value in self.all("dryRun") {
-            if value != "All" {
-                let mut errors = ferrokube_api::field::Errors::default();
-                errors.not_supported(&ferrokube_api::field::Path::new("dryRun"), &value.into(), &["All"]);
-                return Err(Status::invalid("meta.k8s.io", options, "", errors.into_causes()));
-            }
-            found = true;
-        }
-        Ok(found)
-    }
 }
 
 /// Go's duration syntax without a sign: `10s`, `1m30s`, `500ms`, `0`.
@@ -140,7 +139,11 @@ mod tests {
         assert_eq!(query.get("labelSelector"), "a=b,c");
         assert!(query.flag("watch") && query.flag("pretty") && !query.flag("follow") && !query.flag("none"));
         assert_eq!(query.get("x"), "a b");
-        assert!(query.number("x").is_err());
+        let refused = |text: &str| Query::parse(Some(text)).number("n").expect_err("refused").message;
+        assert_eq!(refused("n="), "strconv.ParseInt: parsing \"\": invalid syntax");
+        assert_eq!(refused("n=9223372036854775808"), "strconv.ParseInt: parsing \"9223372036854775808\": value out of range");
+        let odd = Query::parse(Some("a=%zz&b;c=1&d=%4&e=%41"));
+        assert_eq!([odd.find("a"), odd.find("b;c"), odd.find("d"), odd.find("e")], [None, None, None, Some("A")]);
     }
 
     #[test]

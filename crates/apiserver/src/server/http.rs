@@ -3,15 +3,16 @@
 //! A panic in a request costs that request. A stop lets requests finish, ends watches, and closes what is left.
 
 use super::metrics::Answered;
+use super::paths;
 use super::streams::streams;
 use super::turn;
 use crate::ApiServer;
 use crate::admission::Outcome;
 use crate::audit::Trail;
 use crate::authn::PeerCertificates;
-use crate::output::Body;
+use crate::output::{Body, pretty};
 use crate::pipeline::{self, Come, Peer, Sender};
-use crate::request::query::read_duration;
+use crate::request::query::{read_duration, well_escaped};
 use crate::request::{Query, RequestBody, RequestInfo};
 use ferrokube_api::{Reason, Status};
 use futures_util::FutureExt;
@@ -143,11 +144,17 @@ impl ApiServer {
             self.serving.share(&parts.headers, response.headers_mut());
             return response;
         }
+        if !well_escaped(parts.uri.path()) {
+            let mut refused = paths::whole("text/plain; charset=utf-8", "400 Bad Request");
+            *refused.status_mut() = http::StatusCode::BAD_REQUEST;
+            return refused;
+        }
         let started = Instant::now();
         let query = Query::parse(parts.uri.query());
         let info = RequestInfo::of(&parts.method, parts.uri.path(), &query);
         let headers = parts.headers.clone();
         let head_only = parts.method == http::Method::HEAD;
+        let readable = pretty::wanted(&query, &headers);
         let outcome = Arc::new(Mutex::new(Outcome::default()));
         let limit = self.time_limit(&info, &query);
         let dry_run = query.get("dryRun") == "All";
@@ -166,12 +173,12 @@ impl ApiServer {
             Ok(Ok(response)) => response,
             Ok(Err(status)) => {
                 trail.failed(&status);
-                pipeline::failure(&status, &headers)
+                pipeline::failure(&status, &headers, readable)
             }
             Err(_) => {
                 tracing::error!(path = info.path, verb = info.verb, "a request panicked");
                 trail.panicked(&panicked()).await;
-                pipeline::failure(&panicked(), &headers)
+                pipeline::failure(&panicked(), &headers, readable)
             }
         };
         let code = response.status().as_u16();

@@ -5,9 +5,10 @@ use crate::ApiServer;
 use crate::discovery::{self, version};
 use crate::output::Body;
 use crate::request::{Query, RequestInfo};
+use crate::route;
 use ferrokube_api::Status;
 use http::request::Parts;
-use http::{HeaderValue, Method, Response};
+use http::{HeaderValue, Method, Response, StatusCode};
 use serde_json::json;
 use std::fmt::Write;
 use std::sync::Arc;
@@ -41,6 +42,22 @@ pub fn whole(media: &'static str, body: impl Into<bytes::Bytes>) -> Response<Bod
     response
 }
 
+/// What Go's HTTP library says of a path that nothing serves.
+pub fn not_found_page() -> Response<Body> {
+    let mut response = whole("text/plain; charset=utf-8", "404 page not found\n");
+    *response.status_mut() = StatusCode::NOT_FOUND;
+    response.headers_mut().insert(http::header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+/// Paths that stand in go-restful's routing table upstream: each takes GET and nothing else. The handlers of others do not look at the
+/// method.
+fn takes_only_get(path: &str) -> bool {
+    let listed = ["/api", "/version", "/.well-known/openid-configuration", "/openid/v1/jwks"];
+    listed.iter().any(|known| path.strip_prefix(known).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
+        || path.starts_with("/apis/")
+}
+
 impl ApiServer {
     /// Answers a path.
     pub(crate) async fn path(self: &Arc<Self>, parts: &Parts, info: &RequestInfo, query: &Query) -> Result<Response<Body>, Status> {
@@ -48,12 +65,15 @@ impl ApiServer {
         if let Some(answer) = self.health(path, query).await {
             return answer;
         }
-        if parts.method != Method::GET && parts.method != Method::HEAD {
+        if parts.method != Method::GET && takes_only_get(path) {
             return Err(Status::method_not_allowed());
         }
         match path.trim_end_matches('/') {
-            "" => Ok(whole("application/json", json!({"paths": self.index()}).to_string())),
-            "/version" => Ok(whole("application/json", version::document())),
+            "" => Ok(whole("application/json", format!("{:#}", json!({"paths": self.index()})))),
+            "/version" => {
+                route::acceptable(&parts.headers, &[&["application/json"]])?;
+                Ok(whole("application/json", version::document()))
+            }
             "/metrics" => Ok(whole(METRICS, self.metrics_text().await)),
             "/metrics/slis" => {
                 let mut out = String::new();

@@ -5,9 +5,11 @@
 
 use crate::pipeline::Request;
 use crate::registry::Entry;
+use ferrokube_api::Status;
 use ferrokube_api::field::{Errors, Path};
 use ferrokube_cel::{Decl, Env, Type};
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
 /// What one evaluation of a selector may cost (`CELSelectorExpressionMaxCost`).
@@ -31,6 +33,8 @@ static SELECTORS: LazyLock<Env> = LazyLock::new(|| {
     Env::new().with("device", device)
 });
 
+/// What a token says of the node that it is bound to.
+const NODE_NAME: &str = "authentication.kubernetes.io/node-name";
 /// The label by which a namespace allows it.
 const LABEL: &str = "resource.kubernetes.io/admin-access";
 
@@ -49,6 +53,66 @@ pub fn check_admin_access(request: &Request<'_>, new: &Value, errors: &mut Error
     if namespace.is_none_or(|ns| ns.label(LABEL) != Some("true")) {
         let path = Path::new("spec.devices.requests").index(at).child("adminAccess");
         errors.forbidden(&path, &format!("admin access to devices requires the `{LABEL}: true` label on the containing namespace"));
+    }
+}
+
+/// What a claim's status says of devices is its drivers' business, and what is allocated for whom that of schedulers: a permission for the
+/// status alone allows neither (DRAResourceClaimGranularStatusAuthorization). The permissions stand on subresources that nobody serves.
+pub async fn check_status(request: &Request<'_>, new: &Value, old: &Value) -> Result<(), Status> {
+    if !request.entry.is("resource.k8s.io", "resourceclaims") || request.info.subresource != "status" {
+        return Ok(());
+    }
+    let (new, old) = (&new["status"], &old["status"]);
+    let mut errors = Errors::default();
+    let status = Path::new("status");
+    for field in ["allocation", "reservedFor"].into_iter().filter(|field| new[*field] != old[*field]) {
+        let verb = request.info.verb.as_str();
+        if let Err(refused) = permitted(request, verb, "binding", &request.info.name).await {
+            errors.forbidden(&status.child(field), &refused.message);
+        }
+    }
+    for driver in changed_drivers(new, old) {
+        if let Err(refused) = may_report(request, driver, node_of(&old["allocation"]).or(node_of(&new["allocation"]))).await {
+            errors.forbidden(&status.child("devices"), &format!("changing devices of driver {driver:?}: {}", refused.message));
+        }
+    }
+    request.verdict(&request.info.name, errors)
+}
+
+async fn permitted(request: &Request<'_>, verb: &str, subresource: &str, name: &str) -> Result<(), Status> {
+    let mut attributes = request.info.attributes(&request.user, &request.query);
+    (attributes.verb, attributes.subresource, attributes.name) = (verb.to_owned(), subresource.to_owned(), name.to_owned());
+    request.server.authorizer.check(&attributes).await
+}
+
+/// Whether the user may say something of a driver's devices: on the node that their token is bound to, or on any.
+async fn may_report(request: &Request<'_>, driver: &str, node: Option<&str>) -> Result<(), Status> {
+    let verb = &request.info.verb;
+    let bound = request.user.extra.get(NODE_NAME).and_then(|names| names.first()).map(String::as_str);
+    let is_account = request.user.name.starts_with("system:serviceaccount:");
+    if is_account && bound.is_some() && bound == node && permitted(request, &format!("associated-node:{verb}"), "driver", driver).await.is_ok() {
+        return Ok(());
+    }
+    permitted(request, &format!("arbitrary-node:{verb}"), "driver", driver).await
+}
+
+/// The drivers about whose devices something else is said now.
+fn changed_drivers<'v>(new: &'v Value, old: &'v Value) -> BTreeSet<&'v str> {
+    let of = |status: &'v Value| status["devices"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let (new, old) = (of(new), of(old));
+    let driver = |device: &'v Value| device["driver"].as_str().unwrap_or_default();
+    let said = |list: &'v [Value], name: &'v str| list.iter().filter(move |device| driver(device) == name);
+    let all: BTreeSet<&str> = new.iter().chain(old).map(driver).collect();
+    all.into_iter().filter(|name| !said(new, name).eq(said(old, name))).collect()
+}
+
+/// The node that an allocation is for, when it is for one.
+fn node_of(allocation: &Value) -> Option<&str> {
+    let [term] = allocation["nodeSelector"]["nodeSelectorTerms"].as_array()?.as_slice() else { return None };
+    let mut fields = term["matchFields"].as_array()?.iter().filter(|f| f["key"] == "metadata.name" && f["operator"] == "In");
+    match fields.next()?["values"].as_array()?.as_slice() {
+        [node] => node.as_str(),
+        _ => None,
     }
 }
 

@@ -2,8 +2,8 @@
 //! `rest.BeforeDelete` and the generic registry's `Delete`.
 
 use super::Answer;
-use super::list::store_failure;
-use super::options::{Freshness, Selection};
+use super::list::{page_of, store_failure};
+use super::options::{Freshness, ListOptions};
 use crate::admission::Operation;
 use crate::cache::{KindCache, Range};
 use crate::crd;
@@ -15,9 +15,10 @@ use crate::request::content::Content;
 use crate::special::{namespaces, services};
 use crate::write::admit::Act;
 use crate::write::commit::Lost;
+use crate::write::options::dry_run;
 use crate::write::{prepare, rules};
 use bytes::Bytes;
-use ferrokube_api::decode::{self, ContentType};
+use ferrokube_api::decode::{self, ContentType, Strictness};
 use ferrokube_api::field::{Errors, Path};
 use ferrokube_api::schema::Schema;
 use ferrokube_api::status::Details;
@@ -29,6 +30,8 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 
 const OPTIONS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions";
+/// Where the options are registered, as an error about others says.
+const SCHEME: &str = "k8s.io/apimachinery/pkg/apis/meta/internalversion/scheme/register.go:28";
 const ORPHAN: &str = "orphan";
 const FOREGROUND: &str = "foregroundDeletion";
 const TRIES: usize = 64;
@@ -58,7 +61,7 @@ impl DeleteOptions {
             grace_period_seconds: query.number("gracePeriodSeconds")?,
             preconditions: None,
             orphan_dependents: flag("orphanDependents"),
-            propagation_policy: query.find("propagationPolicy").filter(|p| !p.is_empty()).map(str::to_owned),
+            propagation_policy: query.find("propagationPolicy").map(str::to_owned),
             dry_run: Some(query.all("dryRun").map(str::to_owned).collect()),
         })
     }
@@ -72,11 +75,9 @@ impl DeleteOptions {
         if let Some(policy) = &self.propagation_policy
             && !matches!(policy.as_str(), "Foreground" | "Background" | "Orphan")
         {
-            errors.not_supported(&Path::new("propagationPolicy"), &policy.as_str().into(), &["Background", "Foreground", "Orphan", "nil"]);
+            errors.not_supported(&Path::new("propagationPolicy"), &policy.as_str().into(), &["Foreground", "Background", "Orphan", "nil"]);
         }
-        for value in self.dry_run.iter().flatten().filter(|v| *v != "All") {
-            errors.not_supported(&Path::new("dryRun"), &value.as_str().into(), &["All"]);
-        }
+        dry_run(&self.dry_run.iter().flatten().map(String::as_str).collect::<Vec<_>>(), &mut errors);
         if errors.is_empty() { Ok(()) } else { Err(Status::invalid("meta.k8s.io", "DeleteOptions", "", errors.into_causes())) }
     }
 
@@ -171,8 +172,7 @@ impl Request<'_> {
         let options = if body.is_empty() {
             DeleteOptions::from_query(&self.query)?
         } else {
-            let value = self.options_value(&body)?;
-            let mut options: DeleteOptions = serde_json::from_value(value).map_err(|e| Status::bad_request(e.to_string()))?;
+            let mut options = self.options_of(&body)?;
             let query = DeleteOptions::from_query(&self.query)?;
             if query.is_dry() {
                 options.dry_run = query.dry_run;
@@ -183,16 +183,21 @@ impl Request<'_> {
         Ok(options)
     }
 
-    /// The options as JSON, whatever they came in. Their group and version may be that of the kind.
-    fn options_value(&self, body: &Bytes) -> Result<Value, Status> {
-        match Content::of(&self.headers)? {
-            Content::Json => Ok(decode::parse(body, ContentType::Json)?.0),
-            Content::Yaml => Ok(decode::parse(body, ContentType::Yaml)?.0),
-            Content::Protobuf => {
-                let schema = Schema::builtin(OPTIONS).ok_or_else(|| Status::internal("no type for DeleteOptions"))?;
-                ferrokube_api::protobuf::read(body, &schema).map_err(|e| Status::bad_request(e.to_string()))
-            }
+    /// The options, whatever they came in. Their group and version may be that of the kind.
+    fn options_of(&self, body: &Bytes) -> Result<DeleteOptions, Status> {
+        let schema = Schema::builtin(OPTIONS).ok_or_else(|| Status::internal("no type for DeleteOptions"))?;
+        let value = match Content::of(&self.headers)? {
+            Content::Json => decode::parse(body, ContentType::Json)?.0,
+            Content::Yaml => decode::parse(body, ContentType::Yaml)?.0,
+            Content::Protobuf => ferrokube_api::protobuf::read(body, &schema).map_err(|e| Status::bad_request(e.to_string()))?,
+        };
+        let text = |name: &str| value.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let (kind, version) = (text("kind"), text("apiVersion"));
+        if !matches!(kind.as_str(), "" | "DeleteOptions") {
+            return Err(Status::bad_request(format!("no kind {kind:?} is registered for version {version:?} in scheme {SCHEME:?}")));
         }
+        let typed = decode::normalize(value, &schema, Strictness::Ignore)?.value;
+        serde_json::from_value(typed).map_err(|e| Status::bad_request(e.to_string()))
     }
 
     /// DELETE of one object.
@@ -216,18 +221,18 @@ impl Request<'_> {
         Ok(Answer::One(code, object))
     }
 
-    /// DELETE of a collection.
+    /// DELETE of a collection, or with `limit` and `continue` of a page of it.
     pub async fn delete_collection(&self) -> Result<Answer, Status> {
+        let listing = ListOptions::parse(&self.query, &self.entry, &self.info)?;
         let options = self.delete_options().await?;
-        let selection = Selection::parse(&self.query, &self.entry)?;
         let applied = self.fresh(Freshness::Latest).await?;
-        let range = Range { namespace: self.namespace(), ..Range::default() };
-        let name = self.info.name.as_str();
-        let wanted = |o: &Object| (name.is_empty() || *o.key.name == *name) && selection.matches(o);
-        let snapshot = self.cache()?.snapshot(range, applied, wanted);
+        let after = listing.position.as_ref().map(|p| (p.namespace.as_str(), p.name.as_str()));
+        let range = Range { namespace: self.namespace(), after, limit: listing.limit };
+        let mut snapshot = self.cache()?.snapshot(range, applied, |o: &Object| listing.selection.matches(o));
+        let (page, found) = (page_of(&snapshot, &listing), std::mem::take(&mut snapshot.objects));
         // The store groups what is written at the same time.
-        let mut objects = Vec::with_capacity(snapshot.objects.len());
-        for some in snapshot.objects.chunks(64) {
+        let mut objects = Vec::with_capacity(found.len());
+        for some in found.chunks(64) {
             let mut each: Vec<BoxFuture<'_, _>> = Vec::with_capacity(some.len());
             for object in some {
                 each.push(Box::pin(self.delete_listed(object, &options)));
@@ -236,7 +241,7 @@ impl Request<'_> {
                 objects.extend(deleted?);
             }
         }
-        Ok(Answer::Many(Many { objects, revision: snapshot.revision, token: String::new(), remaining: None }))
+        Ok(Answer::Many(Many { objects, ..page }))
     }
 
     async fn delete_listed(&self, object: &Arc<Object>, options: &DeleteOptions) -> Result<Option<Arc<Object>>, Status> {

@@ -2,7 +2,7 @@
 
 use super::Answer;
 use super::continuation::Position;
-use super::options::{Freshness, ListOptions, Selection, revision};
+use super::options::{Freshness, ListOptions, revision};
 use crate::cache::{KindCache, Range, Snapshot};
 use crate::output::list::Many;
 use crate::output::present;
@@ -85,7 +85,7 @@ impl Request<'_> {
         let freshness = match self.query.get("resourceVersion") {
             "" => Freshness::Latest,
             "0" => Freshness::Any,
-            text => Freshness::NotOlderThan(revision(text)?),
+            text => Freshness::NotOlderThan(revision(text, false)?),
         };
         let stored = self.server.converted_one(&self.entry, self.current(freshness).await?).await?;
         Ok(Answer::One(200, present::object(&self.entry, &stored)?))
@@ -123,7 +123,8 @@ impl Request<'_> {
             }
         };
         snapshot.objects = self.server.converted(&self.entry, snapshot.objects).await?;
-        Ok(Answer::Many(page(snapshot, &options, selection)))
+        let page = page_of(&snapshot, &options);
+        Ok(Answer::Many(Many { objects: snapshot.objects, ..page }))
     }
 
     /// A page as of a revision that history in memory does not cover.
@@ -175,15 +176,16 @@ impl Request<'_> {
     }
 }
 
-fn page(snapshot: Snapshot, options: &ListOptions, selection: &Selection) -> Many {
+/// What a page says besides its objects: where the next one begins, and how much is left.
+pub fn page_of(snapshot: &Snapshot, options: &ListOptions) -> Many {
     let last = snapshot.objects.last().filter(|_| snapshot.more);
     let position =
         last.map(|o| Position { revision: Some(snapshot.revision), namespace: o.key.namespace.to_string(), name: o.key.name.to_string() });
-    let counted = selection.is_everything() && options.limit > 0;
+    let counted = options.selection.is_everything() && options.limit > 0;
     Many {
         token: position.map(|p| p.encode()).unwrap_or_default(),
         remaining: counted.then_some(snapshot.remaining),
         revision: snapshot.revision,
-        objects: snapshot.objects,
+        objects: Vec::new(),
     }
 }

@@ -6,7 +6,8 @@ use crate::registry::Entry;
 use crate::request::{Query, RequestInfo};
 use ferrokube_api::field::{Errors, Path};
 use ferrokube_api::labels::{FieldSelector, ResolvedFields, Selector};
-use ferrokube_api::{Object, Status};
+use ferrokube_api::{Object, Reason, Status};
+use std::num::{IntErrorKind, ParseIntError};
 use std::time::Duration;
 
 /// `resourceVersionMatch`.
@@ -44,10 +45,11 @@ pub struct Selection {
 
 impl Selection {
     /// Reads `labelSelector` and `fieldSelector`. `storage` is the row whose fields the cache holds.
-    pub fn parse(query: &Query, entry: &Entry) -> Result<Self, Status> {
+    fn parse(query: &Query, entry: &Entry, info: &RequestInfo) -> Result<Self, Status> {
         let labels = Selector::parse(query.get("labelSelector")).map_err(Status::bad_request)?;
         let fields = FieldSelector::parse(query.get("fieldSelector")).map_err(Status::bad_request)?;
         let fields = fields.resolve(&entry.kind).map_err(Status::bad_request)?;
+        one_name(info, &fields)?;
         Ok(Selection { labels, fields })
     }
 
@@ -96,13 +98,23 @@ pub struct ListOptions {
     pub version: String,
 }
 
-/// Reads a resource version of the query.
-pub fn revision(text: &str) -> Result<u64, Status> {
-    text.parse().map_err(|_| {
-        let mut errors = Errors::default();
-        errors.invalid(&Path::new("resourceVersion"), &text.into(), &format!("strconv.ParseUint: parsing {text:?}: invalid syntax"));
-        Status::invalid("meta.k8s.io", "ListOptions", "", errors.into_causes())
+/// Reads a resource version of the query. Upstream reports what is none as the client's mistake to those who list, and to those who get
+/// and watch as its own.
+pub fn revision(text: &str, listing: bool) -> Result<u64, Status> {
+    text.parse().map_err(|error: ParseIntError| {
+        let why = if *error.kind() == IntErrorKind::PosOverflow { "value out of range" } else { "invalid syntax" };
+        let message = format!("resourceVersion: Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: {why}");
+        match listing {
+            true => Status::bad_request(format!("invalid resource version: {message}")),
+            false => Status { reason: None, ..Status::failure(500, Reason::InternalError, message) },
+        }
     })
+}
+
+/// A path that names an object, and a selector that names another one.
+fn one_name(info: &RequestInfo, fields: &ResolvedFields) -> Result<(), Status> {
+    let agrees = info.name.is_empty() || fields.is_everything() || fields.exact_name() == Some(info.name.as_str());
+    if agrees { Ok(()) } else { Err(Status::bad_request("fieldSelector metadata.name doesn't match requested name")) }
 }
 
 fn forbid(errors: &mut Errors, field: &str, why: &str) {
@@ -155,8 +167,10 @@ impl ListOptions {
     pub fn parse(query: &Query, entry: &Entry, info: &RequestInfo) -> Result<Self, Status> {
         let watch = info.verb == "watch";
         let limit = query.number("limit")?.unwrap_or(0);
+        let seconds = query.number("timeoutSeconds")?.filter(|s| *s > 0);
         let initial = query.find("sendInitialEvents").map(|_| query.flag("sendInitialEvents"));
         let matching = check(query, watch, initial)?;
+        let selection = Selection::parse(query, entry, info)?;
         let version = query.get("resourceVersion").to_owned();
         let position = match query.get("continue") {
             "" => None,
@@ -169,14 +183,13 @@ impl ListOptions {
         let freshness = match (version.as_str(), matching) {
             ("", _) => Freshness::Latest,
             ("0", _) => Freshness::Any,
-            (text, Match::Exact) => Freshness::Exact(revision(text)?),
+            (text, Match::Exact) => Freshness::Exact(revision(text, !watch)?),
             // The legacy meaning of a revision together with a limit.
-            (text, Match::Unset) if limit > 0 && !watch => Freshness::Exact(revision(text)?),
-            (text, _) => Freshness::NotOlderThan(revision(text)?),
+            (text, Match::Unset) if limit > 0 && !watch => Freshness::Exact(revision(text, !watch)?),
+            (text, _) => Freshness::NotOlderThan(revision(text, !watch)?),
         };
-        let seconds = query.number("timeoutSeconds")?.filter(|s| *s > 0);
         Ok(ListOptions {
-            selection: Selection::parse(query, entry)?,
+            selection,
             freshness,
             position,
             limit: usize::try_from(limit).unwrap_or(0),

@@ -6,7 +6,7 @@ use crate::admission::Operation;
 use crate::cache::KindCache;
 use crate::output::present;
 use crate::pipeline::Request;
-use crate::special::{services, views};
+use crate::special::{devices, services, views};
 use crate::write::admit::Act;
 use crate::write::commit::Lost;
 use crate::write::{View, WriteOptions, managed, prepare, rules};
@@ -184,6 +184,7 @@ impl Request<'_> {
         }
         self.validate_change(&new, &old, view)?;
         self.check_escalation(&new, Some(&old)).await?;
+        devices::check_status(self, &new, &old).await?;
         let reservation = self.admit(act, kind, Some(scaled.as_ref().unwrap_or(&new))).await?;
         if view == View::Main {
             self.warn_about_change(&new, &old);

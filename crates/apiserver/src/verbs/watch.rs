@@ -352,7 +352,7 @@ impl Request<'_> {
                 (None, watch)
             }
             (text, _) => {
-                let revision = revision(text)?;
+                let revision = revision(text, false)?;
                 // What the client knows already must not be told again.
                 self.fresh(Freshness::NotOlderThan(revision)).await?;
                 match cache.watch_after(interest, revision) {

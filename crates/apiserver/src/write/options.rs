@@ -32,34 +32,50 @@ fn from_agent(headers: &HeaderMap) -> String {
     if printable.is_empty() { "unknown".to_owned() } else { printable }
 }
 
+/// Whether Go takes a character for printable: a space is no other than that of ASCII, and marks of layout are none.
+fn is_printable(c: char) -> bool {
+    let layout = matches!(u32::from(c), 0xad | 0x200b..=0x200f | 0x202a..=0x202e | 0x2060..=0x2064 | 0xfeff | 0xe000..=0xf8ff);
+    c == ' ' || !(c.is_control() || c.is_whitespace() || layout)
+}
+
+/// `ValidateFieldManager`.
+fn check_manager(manager: &str, errors: &mut Errors) {
+    let path = Path::new("fieldManager");
+    if manager.len() > 128 {
+        errors.too_long(&path, 128);
+    }
+    for (at, c) in manager.char_indices().filter(|(_, c)| !is_printable(*c)) {
+        errors.invalid(&path, &manager.into(), &format!("invalid character U+{:04X} (at position {at})", u32::from(c)));
+    }
+}
+
+/// `ValidateDryRun`; whether the write is dry.
+pub fn dry_run(values: &[&str], errors: &mut Errors) -> bool {
+    if values.iter().any(|v| *v != "All") {
+        errors.not_supported(&Path::new("dryRun"), &json!(values), &["All"]);
+    }
+    !values.is_empty()
+}
+
 impl WriteOptions {
     /// Reads the query. `kind` is `CreateOptions`, `UpdateOptions` or `PatchOptions`; `apply` makes `fieldManager` required.
     pub fn parse(query: &Query, headers: &HeaderMap, kind: &str, apply: bool) -> Result<Self, Status> {
-        let dry_run = query.dry_run(kind)?;
         let manager = query.get("fieldManager");
         let mut errors = Errors::default();
-        if apply && manager.is_empty() {
-            errors.required(&Path::new("fieldManager"), "is required for apply patch");
-        }
-        if manager.len() > 128 {
-            errors.too_long(&Path::new("fieldManager"), 128);
-        }
-        if let Some((at, _)) = manager.char_indices().find(|(_, c)| c.is_control()) {
-            errors.invalid(
-                &Path::new("fieldManager"),
-                &manager.into(),
-                &format!("invalid character at position {at}: it should only contain printable characters"),
-            );
-        }
         if query.find("force").is_some() && kind == "PatchOptions" && !apply {
             errors.forbidden(&Path::new("force"), "may not be specified for non-apply patch");
         }
+        if apply && manager.is_empty() {
+            errors.required(&Path::new("fieldManager"), "is required for apply patch");
+        }
+        check_manager(manager, &mut errors);
+        let dry_run = dry_run(&query.all("dryRun").collect::<Vec<_>>(), &mut errors);
         let strictness = match query.get("fieldValidation") {
             "Strict" => Strictness::Strict,
             "" | "Warn" => Strictness::Warn,
             "Ignore" => Strictness::Ignore,
             other => {
-                errors.not_supported(&Path::new("fieldValidation"), &other.into(), &["Ignore", "Strict", "Warn"]);
+                errors.not_supported(&Path::new("fieldValidation"), &other.into(), &["", "Ignore", "Strict", "Warn"]);
                 Strictness::Warn
             }
         };
