@@ -54,6 +54,7 @@ pub struct ApiServer {
     pub(crate) authenticator: authn::Authenticator,
     pub(crate) authorizer: Arc<authz::Authorizer>,
     pub(crate) admission: admission::Admission,
+    pub(crate) components: special::components::Components,
     pub(crate) services: Arc<special::services::Allocator>,
     /// Of the configuration files of authentication, authorization and encryption.
     pub(crate) reloads: [Arc<server::reload::Reloads>; 3],

@@ -12,7 +12,8 @@ use ferrokube_api::Status;
 use futures_util::stream::BoxStream;
 use futures_util::{SinkExt, StreamExt, stream};
 use http::header::{
-    CONNECTION, HeaderMap, HeaderValue, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
+    CONNECTION, HeaderMap, HeaderValue, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION,
+    UPGRADE,
 };
 use http::{Response, StatusCode};
 use hyper::upgrade::OnUpgrade;

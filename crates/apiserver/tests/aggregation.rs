@@ -111,6 +111,13 @@ async fn answer(mut request: Request<Incoming>, broken: Arc<AtomicBool>) -> Resu
             &json!({"paths": {"apis/metrics.k8s.io/v1beta1": {"serverRelativeURL": "/openapi/v3/apis/metrics.k8s.io/v1beta1?hash=AB"}}}),
         ),
         "/openapi/v3/apis/metrics.k8s.io/v1beta1" => full(200, &json!({"openapi": "3.0.0", "theirs": true})),
+        "/openapi/v2" => full(
+            200,
+            &json!({"swagger": "2.0",
+            "paths": {"/apis/metrics.k8s.io/v1beta1/nodes": {"get": {"responses": {"200": {"schema": {"$ref": "#/definitions/io.example.NodeMetricsList"}}}}}, "/version/": {}},
+            "definitions": {"io.example.NodeMetricsList": {"type": "object", "properties": {"metadata": {"$ref": "#/definitions/io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta"}}},
+                "io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta": {"description": "theirs"}, "io.example.Unused": {}}}),
+        ),
         _ => full(404, &json!({"kind": "Status", "status": "Failure", "reason": "NotFound", "code": 404})),
     })
 }
@@ -239,6 +246,16 @@ async fn discovery_and_openapi_show_both_servers_as_one() {
     let index = cluster.get("/openapi/v3").await;
     assert_eq!(index.json["paths"]["apis/metrics.k8s.io/v1beta1"]["serverRelativeURL"], "/openapi/v3/apis/metrics.k8s.io/v1beta1?hash=AB");
     assert_eq!(cluster.get("/openapi/v3/apis/metrics.k8s.io/v1beta1").await.json["theirs"], true);
+    let old = cluster.get("/openapi/v2").await.json;
+    assert!(old["paths"]["/apis/metrics.k8s.io/v1beta1/nodes"].is_object() && old["paths"]["/api/v1/nodes"].is_object());
+    let known = |name: &str| old["definitions"].get(name).is_some();
+    assert!(known("io.example.NodeMetricsList") && !known("io.example.Unused") && known("io.k8s.api.core.v1.Node"));
+    assert_ne!(old["definitions"]["io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta"]["description"], "theirs");
+    let as_protobuf = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+    let wire = cluster.send(admin(), "GET", "/openapi/v2", "", as_protobuf, Vec::new()).await.into_body().collect().await;
+    assert!(wire.windows(26).any(|w| w == b"io.example.NodeMetricsList"));
+    let counted = format!("aggregator_openapi_v2_regeneration_count{{apiservice={NAME:?},reason=\"add\"}} 1\n");
+    assert!(cluster.get("/metrics").await.text.contains(&counted));
     // The server goes bad: what it had is still shown, as stale, and requests are refused at once.
     extension.broken.store(true, Ordering::Relaxed);
     cluster

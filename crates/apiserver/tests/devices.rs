@@ -53,14 +53,22 @@ async fn the_status_of_a_claim_is_written_by_schedulers_and_drivers_each_for_the
     let allocation = json!({"allocation": {"devices": {"results": [result]}, "nodeSelector": selector}});
     let refused = patch(&cluster, who(account, Some("n1")), allocation.clone()).await;
     let cause = &refused.json["details"]["causes"][0];
-    assert_eq!((refused.code, cause["field"].as_str(), cause["reason"].as_str()), (422, Some("status.allocation"), Some("FieldValueForbidden")));
+    assert_eq!(
+        (refused.code, cause["field"].as_str(), cause["reason"].as_str()),
+        (422, Some("status.allocation"), Some("FieldValueForbidden"))
+    );
     let done = patch(&cluster, who("scheduler", None), allocation).await;
     assert_eq!(done.code, 200, "{}", done.text);
 
     let devices = |data: &str| json!({"devices": [{"driver": "gpu.example.com", "pool": "p", "device": "d", "data": {"k": data}}]});
     for stranger in [who("scheduler", None), who(account, None), who(account, Some("n2"))] {
         let refused = patch(&cluster, stranger, devices("1")).await;
-        assert_eq!((refused.code, refused.json["details"]["causes"][0]["field"].as_str()), (422, Some("status.devices")), "{}", refused.text);
+        assert_eq!(
+            (refused.code, refused.json["details"]["causes"][0]["field"].as_str()),
+            (422, Some("status.devices")),
+            "{}",
+            refused.text
+        );
     }
     let done = patch(&cluster, who(account, Some("n1")), devices("1")).await;
     assert_eq!(done.code, 200, "{}", done.text);

@@ -77,7 +77,8 @@ async fn a_path_that_does_not_exist_is_not_found_by_whom_it_would_belong_to() {
     assert_eq!((told(&view), view.json["details"]["name"].as_str()), ((404, "widgets.example.com \"w\" not found"), Some("w")));
     let odd = cluster.get("/api/v1/namespaces/default/pods/%zz").await;
     assert_eq!((odd.code, odd.text.as_str()), (400, "400 Bad Request"));
-    for uri in ["/api/", "/apis/", "/api/v1/", "/apis/apps/", "/apis/apps/v1/", "/api/v1/pods/", "/api/v1/namespaces/default/", "/version/"] {
+    for uri in ["/api/", "/apis/", "/api/v1/", "/apis/apps/", "/apis/apps/v1/", "/api/v1/pods/", "/api/v1/namespaces/default/", "/version/"]
+    {
         assert_eq!(cluster.get(uri).await.code, 200, "{uri}");
     }
 }
@@ -138,7 +139,10 @@ async fn options_of_reading_that_make_no_sense_are_refused_with_the_reason() {
         ("labelSelector=a%3D%3D%3Db", "unable to parse requirement: found '=', expected: identifier"),
         ("fieldSelector=abc", "invalid selector: 'abc'; can't understand 'abc'"),
         ("fieldSelector=foo%3Dbar", "\"foo\" is not a known field selector: only \"metadata.name\", \"metadata.namespace\""),
-        ("resourceVersion=x", "invalid resource version: resourceVersion: Invalid value: \"x\": strconv.ParseUint: parsing \"x\": invalid syntax"),
+        (
+            "resourceVersion=x",
+            "invalid resource version: resourceVersion: Invalid value: \"x\": strconv.ParseUint: parsing \"x\": invalid syntax",
+        ),
         ("continue=abc&resourceVersion=5", "specifying resource version is not allowed when using continue"),
         ("timeout=soon", "invalid timeout specified in the request URL - time: invalid duration \"soon\""),
         // Of repeated ones the first counts.
@@ -212,7 +216,11 @@ async fn options_of_writing_are_looked_at_together_and_before_the_object() {
     }
     let typed = delete("", json!({"gracePeriodSeconds": "a"})).await;
     assert_eq!(typed.code, 400, "{}", typed.text);
-    assert!(typed.message().contains("cannot unmarshal string into Go struct field DeleteOptions.gracePeriodSeconds of type int64"), "{}", typed.text);
+    assert!(
+        typed.message().contains("cannot unmarshal string into Go struct field DeleteOptions.gracePeriodSeconds of type int64"),
+        "{}",
+        typed.text
+    );
 }
 
 #[tokio::test]
@@ -238,7 +246,8 @@ async fn types_that_nobody_speaks_are_refused_with_those_that_are_spoken() {
     let cluster = Cluster::start().await;
     define(&cluster).await;
     let html = async |uri: &str| ask(&cluster, "GET", uri, "application/json", "text/html", "").await;
-    let objects = "406: Not Acceptable\n\nAvailable representations: application/json, application/yaml, application/vnd.kubernetes.protobuf";
+    let objects =
+        "406: Not Acceptable\n\nAvailable representations: application/json, application/yaml, application/vnd.kubernetes.protobuf";
     let streams = format!("{objects}, application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch");
     let handler = "only the following media types are accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf";
     let cases = [
@@ -272,7 +281,10 @@ async fn types_that_nobody_speaks_are_refused_with_those_that_are_spoken() {
     assert_eq!(told(&ask(&cluster, "POST", MAPS, "text/plain", "application/json", "{}").await), (415, spoken));
     let large = format!("{{\"metadata\":{{\"name\":\"a\"}},\"data\":{{\"k\":\"{}\"}}}}", "x".repeat(3 << 20));
     let reply = ask(&cluster, "POST", MAPS, "application/json", "application/json", &large).await;
-    assert_eq!((told(&reply), reply.json["reason"].as_str()), ((413, "Request entity too large: limit is 3145728"), Some("RequestEntityTooLarge")));
+    assert_eq!(
+        (told(&reply), reply.json["reason"].as_str()),
+        ((413, "Request entity too large: limit is 3145728"), Some("RequestEntityTooLarge"))
+    );
 }
 
 #[tokio::test]

@@ -280,6 +280,16 @@ async fn views_that_are_not_stored_have_tables_too() {
     let health = ("Name Status Message Error".to_owned(), json!(["etcd-0", "Healthy", "ok", ""]));
     assert_eq!(table("/api/v1/componentstatuses").await, health);
     assert_eq!(table("/api/v1/componentstatuses/etcd-0").await, health);
+    let status = async |name: &str| {
+        let json = cluster.get(&format!("/api/v1/componentstatuses/{name}")).await.json;
+        (json["conditions"][0]["status"].clone(), json["conditions"][0]["message"].clone())
+    };
+    cluster.running.server.serve_health_of("scheduler", || Ok(()));
+    cluster.running.server.serve_health_of("controller-manager", || Err("tired".to_owned()));
+    assert_eq!(status("scheduler").await, (json!("True"), json!("ok")));
+    assert_eq!(status("controller-manager").await, (json!("False"), json!("tired")));
+    assert_eq!(cluster.get("/api/v1/componentstatuses").await.json["items"].as_array().map(Vec::len), Some(3));
+    assert_eq!(cluster.get("/api/v1/componentstatuses/kubelet").await.code, 404);
     // A review is no resource: it has no table.
     let review = async |accept: &str| {
         let body = json!({"spec": {"nonResourceAttributes": {"path": "/", "verb": "get"}}}).to_string().into_bytes();

@@ -16,7 +16,7 @@ mod v2_proto;
 use crate::kinds::Kind;
 use bytes::Bytes;
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
@@ -117,13 +117,13 @@ impl OpenApi {
         Some(Document { json: writer.out.into(), hash: part.hash.clone() })
     }
 
-    /// The hash of `/openapi/v2` without making the document.
+    /// The hash of this server's own part of `/openapi/v2` without making the document.
     pub fn v2_hash(&self) -> Arc<str> {
         self.hash.clone()
     }
 
-    /// `/openapi/v2` as JSON.
-    pub fn v2(&self) -> Document {
+    /// `/openapi/v2` as JSON, with the paths and definitions of others.
+    pub fn v2(&self, others: &[Arc<Value>]) -> Document {
         let mut writer = Writer::new(r#"{"swagger":"2.0","info":{"title":"Kubernetes","version":"v1.36.0"},"paths":{"#);
         let mut needed = schemas::Needed::default();
         let rows: Vec<Served> = self.parts.values().flat_map(|p| p.rows.iter().cloned()).collect();
@@ -133,13 +133,30 @@ impl OpenApi {
             }
             paths::resources(&part.rows[0].kind, &mut needed, &mut |path, item| writer.entry(path, &v2::path_item(item)));
         }
+        others_of(others, "paths", &BTreeSet::new(), &mut |path, item| writer.entry(path, item));
         writer.raw(r#"},"definitions":{"#);
-        schemas::write(needed, &rows, None, &mut |name, schema| writer.entry(name, &v2::schema(schema)));
+        let mut own = BTreeSet::new();
+        schemas::write(needed, &rows, None, &mut |name, schema| {
+            writer.entry(name, &v2::schema(schema));
+            own.insert(name.to_owned());
+        });
+        others_of(others, "definitions", &own, &mut |name, schema| writer.entry(name, schema));
         writer.raw(concat!(
             r#"},"securityDefinitions":{"BearerToken":{"type":"apiKey","name":"authorization","in":"header","description":"Bearer Token authentication"}},"#,
             r#""security":[{"BearerToken":[]}]}"#
         ));
         Document { json: writer.out.into(), hash: self.hash.clone() }
+    }
+}
+
+/// What others add to a section, each name once: what is known already is the same type of the same package.
+fn others_of(others: &[Arc<Value>], section: &str, own: &BTreeSet<String>, out: &mut dyn FnMut(&str, &Value)) {
+    let mut seen = BTreeSet::new();
+    let all = others.iter().flat_map(|other| other[section].as_object().into_iter().flatten());
+    for (name, value) in all.filter(|(name, _)| !own.contains(*name)) {
+        if seen.insert(name.as_str()) {
+            out(name, value);
+        }
     }
 }
 

@@ -3,8 +3,10 @@
 //! The message types are those of OpenAPI v2 in protobuf (`openapi.v2.Document`); one table below says which JSON
 //! member is which field. Members the table does not know are left out, `x-` members become vendor extensions.
 
-use super::{Document, OpenApi, Served, paths, schemas, v2};
+use super::{Document, OpenApi, Served, others_of, paths, schemas, v2};
 use serde_json::{Map, Value};
+use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// How a JSON member is written.
 #[derive(Clone, Copy)]
@@ -139,7 +141,7 @@ static SCHEMA: Message = Message {
 
 impl OpenApi {
     /// `/openapi/v2` as protobuf. Made piece by piece, like the JSON.
-    pub fn v2_protobuf(&self) -> Document {
+    pub fn v2_protobuf(&self, others: &[Arc<Value>]) -> Document {
         let mut out = Vec::with_capacity(512 * 1024);
         text(&mut out, 1, "2.0");
         let info = serde_json::json!({ "title": "Kubernetes", "version": "v1.36.0" });
@@ -154,11 +156,16 @@ impl OpenApi {
             }
             paths::resources(&part.rows[0].kind, &mut needed, &mut |name, item| path(name, &v2::path_item(item)));
         }
+        others_of(others, "paths", &BTreeSet::new(), &mut path);
         bytes(&mut out, 8, &written);
         written.clear();
+        let mut own = BTreeSet::new();
         schemas::write(needed, &rows, None, &mut |name, schema| {
-            bytes(&mut written, 1, &pair(name, &message(&SCHEMA, &v2::schema(schema))))
+            bytes(&mut written, 1, &pair(name, &message(&SCHEMA, &v2::schema(schema))));
+            own.insert(name.to_owned());
         });
+        let mut definition = |name: &str, schema: &Value| bytes(&mut written, 1, &pair(name, &message(&SCHEMA, schema)));
+        others_of(others, "definitions", &own, &mut definition);
         bytes(&mut out, 9, &written);
         Document { json: out.into(), hash: self.v2_hash() }
     }

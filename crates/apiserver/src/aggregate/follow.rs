@@ -4,7 +4,7 @@ use super::availability::{self, Condition};
 use super::backend::Backend;
 use super::registration::{self, Action};
 use super::spec::Spec;
-use super::{GROUP, RESOURCE, Remote, State, view};
+use super::{GROUP, RESOURCE, Remote, State, swagger, view};
 use crate::ApiServer;
 use crate::crd;
 use crate::local::OwnClient;
@@ -204,11 +204,22 @@ async fn look(server: &Arc<ApiServer>, objects: &dyn Objects, remote: &Remote) -
             Err(why) => (Condition::failed("FailedDiscoveryCheck", why), State { available: false, ..before.clone() }),
             Ok(list) => {
                 let resources = Some(Arc::new(view::resources(&list, &remote.spec.group, &remote.spec.version)));
-                (Condition::passed(), State { available: true, resources, openapi: description(remote, &places).await })
+                let openapi = description(remote, &places).await;
+                // The hash in the address of the new description speaks for the old one too.
+                let described = match &before.described {
+                    Some(known) if openapi.is_some() && openapi == before.openapi => Some(known.clone()),
+                    _ => swagger::ask(remote, places[0].clone()).await,
+                };
+                (Condition::passed(), State { available: true, resources, openapi, described })
             }
         },
     };
-    let changed = state.available != before.available || state.resources != before.resources || state.openapi != before.openapi;
+    let told = state.described != before.described;
+    if told {
+        let reason = if before.described.is_none() { "add" } else { "update" };
+        server.aggregator.count_description(remote.to_string(), reason);
+    }
+    let changed = state.available != before.available || state.resources != before.resources || state.openapi != before.openapi || told;
     *remote.state.lock() = state;
     if changed {
         server.aggregator.changed();

@@ -12,6 +12,7 @@
 //! | `backend` | TLS and requests of our own to it |
 //! | `proxy` | requests of clients, passed on |
 //! | `registration` | APIServices of built-in and custom groups, kept in step |
+//! | `swagger` | its part of `/openapi/v2` |
 //! | `follow` | the tasks |
 
 mod availability;
@@ -20,6 +21,7 @@ mod follow;
 mod proxy;
 mod registration;
 mod spec;
+mod swagger;
 mod view;
 
 pub use view::group_versions;
@@ -52,6 +54,8 @@ struct State {
     resources: Option<Arc<Value>>,
     /// `serverRelativeURL` of its description.
     openapi: Option<String>,
+    /// Its part of `/openapi/v2`.
+    described: Option<Arc<Value>>,
 }
 
 /// A group and version that another server serves.
@@ -94,13 +98,15 @@ pub struct Aggregator {
     identity: Option<backend::Identity>,
     /// How often an APIService became unavailable, by name and reason.
     lost: Mutex<BTreeMap<(String, &'static str), u64>>,
+    /// How often `/openapi/v2` was put together anew, by name and reason.
+    described: Mutex<BTreeMap<(String, &'static str), u64>>,
 }
 
 impl Aggregator {
     /// With the front-proxy client certificate (`--proxy-client-cert-file`), if there is one.
     pub fn new(proxy_client: Option<&Tls>) -> Result<Self, TlsError> {
         let identity = proxy_client.map(backend::Identity::new).transpose()?;
-        Ok(Aggregator { remotes: ArcSwap::default(), identity, lost: Mutex::default() })
+        Ok(Aggregator { remotes: ArcSwap::default(), identity, lost: Mutex::default(), described: Mutex::default() })
     }
 
     /// kube-aggregator's metrics about APIServices, in the text format.
@@ -119,11 +125,22 @@ impl Aggregator {
         for ((api_service, reason), count) in &*self.lost.lock() {
             let _ = writeln!(out, "{name}{{name={api_service:?},reason=\"{reason}\"}} {count}");
         }
+        let name = "aggregator_openapi_v2_regeneration_count";
+        let help = "[ALPHA] Counter of OpenAPI v2 spec regeneration count broken down by causing APIService name and reason.";
+        head(out, name, "counter", help);
+        for ((api_service, reason), count) in &*self.described.lock() {
+            let _ = writeln!(out, "{name}{{apiservice={api_service:?},reason=\"{reason}\"}} {count}");
+        }
     }
 
     /// An APIService has become unavailable.
     fn count_loss(&self, name: &str, reason: &'static str) {
         *self.lost.lock().entry((name.to_owned(), reason)).or_default() += 1;
+    }
+
+    /// What an APIService adds to `/openapi/v2` is new.
+    fn count_description(&self, name: String, reason: &'static str) {
+        *self.described.lock().entry((name, reason)).or_default() += 1;
     }
 
     /// What is served elsewhere now.

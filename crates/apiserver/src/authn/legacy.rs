@@ -9,6 +9,7 @@ use crate::ApiServer;
 use crate::attributes::UserInfo;
 use crate::local::loopback_user;
 use crate::objects::Objects;
+use crate::server::metrics::head;
 use crate::tokens::{self, LegacyClaims, Reference, ServiceAccountTokens};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -17,7 +18,9 @@ use ferrokube_api::Object;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
+use std::fmt::Write;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::Notify;
 
 /// The day of the last use.
@@ -30,12 +33,33 @@ const INVALID_SINCE: &str = "kubernetes.io/legacy-token-invalid-since";
 pub(crate) struct Uses {
     pending: Mutex<BTreeSet<(String, String)>>,
     more: Notify,
+    /// Of all such tokens; of those that were made for an account by themselves, of those that a person asked for; and of those of the
+    /// first sort that do not count any more.
+    counts: [AtomicU64; 4],
 }
+
+const COUNTS: [(&str, &str); 4] = [
+    ("serviceaccount_legacy_tokens_total", "[ALPHA] Cumulative legacy service account tokens used"),
+    ("serviceaccount_legacy_auto_token_uses_total", "[ALPHA] Cumulative auto-generated legacy tokens used"),
+    ("serviceaccount_legacy_manual_token_uses_total", "[ALPHA] Cumulative manually created legacy tokens used"),
+    ("serviceaccount_invalid_legacy_auto_token_uses_total", "[ALPHA] Cumulative invalid auto-generated legacy tokens used"),
+];
 
 impl Uses {
     fn note(&self, claims: &LegacyClaims) {
         self.pending.lock().insert((claims.namespace.clone(), claims.secret.clone()));
         self.more.notify_one();
+    }
+
+    fn count(&self, which: usize) {
+        self.counts[which].fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn metrics(&self, out: &mut String) {
+        for ((name, help), count) in COUNTS.into_iter().zip(&self.counts) {
+            head(out, name, "counter", help);
+            let _ = writeln!(out, "{name} {}", count.load(Ordering::Relaxed));
+        }
     }
 
     pub(super) async fn take(&self) -> BTreeSet<(String, String)> {
@@ -85,7 +109,7 @@ pub(super) fn identify(
         Err(why) => return Some(Err(Rejected(why.to_string()))),
         Ok(claims) => claims,
     };
-    Some(check(objects, &claims, token, now).and_then(|secret| {
+    Some(check(objects, uses, &claims, token, now).and_then(|secret| {
         let own = keys.api_audiences();
         let meant: Vec<String> =
             if audiences.is_empty() { own.to_vec() } else { audiences.iter().filter(|a| own.contains(a)).cloned().collect() };
@@ -101,7 +125,7 @@ pub(super) fn identify(
     }))
 }
 
-fn check(objects: &dyn Objects, claims: &LegacyClaims, token: &str, now: i64) -> Result<Arc<Object>, Rejected> {
+fn check(objects: &dyn Objects, uses: &Uses, claims: &LegacyClaims, token: &str, now: i64) -> Result<Arc<Object>, Rejected> {
     let reject = |why: &str| Rejected(format!("legacy service account token: {why}"));
     if claims.sub != tokens::username(&claims.namespace, &claims.account) {
         return Err(reject("subject and claims contradict each other"));
@@ -113,12 +137,19 @@ fn check(objects: &dyn Objects, claims: &LegacyClaims, token: &str, now: i64) ->
         return Err(reject("Token does not match server's copy, or its secret is being deleted"));
     }
     let account = Reference { name: claims.account.clone(), uid: claims.uid.clone() };
-    exists(objects, "serviceaccounts", &claims.namespace, &account, now)?;
+    let owner = exists(objects, "serviceaccounts", &claims.namespace, &account, now)?;
+    let listed = owner.decode::<Value>().ok().and_then(|owner| owner["secrets"].as_array().cloned()).unwrap_or_default();
+    let automatic = listed.iter().any(|reference| reference["name"] == claims.secret.as_str());
     if secret.label(INVALID_SINCE).is_some_and(|since| !since.is_empty()) {
+        if automatic {
+            uses.count(3);
+        }
         return Err(Rejected(format!(
             "the token in secret {}/{} for service account {}/{} has been marked invalid. Use tokens from the TokenRequest API or manually created secret-based tokens, or remove the '{INVALID_SINCE}' label from the secret to temporarily allow use of this token",
             claims.namespace, claims.secret, claims.namespace, claims.account
         )));
     }
+    uses.count(0);
+    uses.count(if automatic { 1 } else { 2 });
     Ok(secret)
 }

@@ -215,6 +215,8 @@ impl Authenticator {
         for (result, count) in ["success", "failure"].into_iter().zip(&self.attempts) {
             let _ = writeln!(out, "authentication_attempts{{result=\"{result}\"}} {}", count.load(Ordering::Relaxed));
         }
+        self.verified.metrics(out);
+        self.legacy_uses.metrics(out);
     }
 
     async fn find_out(&self, parts: &http::request::Parts, peer: Option<&PeerCertificates>) -> Result<UserInfo, Status> {

@@ -6,10 +6,15 @@
 use super::{Rejected, TokenIdentity};
 use crate::attributes::UserInfo;
 use crate::objects::Objects;
+use crate::server::metrics::head;
 use crate::tokens::{self, Claims, Reference, ServiceAccountTokens};
+use ferrokube_api::Object;
 use parking_lot::Mutex;
 use serde::Deserialize;
 use std::collections::{BTreeMap, HashMap};
+use std::fmt::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Tokens remembered at most; when full, those that end first go.
 const REMEMBERED: usize = 4096;
@@ -23,6 +28,8 @@ type Digest = [u8; 32];
 #[derive(Default)]
 pub(super) struct VerifiedTokens {
     claims: Mutex<HashMap<Digest, Claims>>,
+    /// Used in time, and used after they should have been renewed.
+    uses: [AtomicU64; 2],
 }
 
 impl VerifiedTokens {
@@ -47,7 +54,21 @@ impl VerifiedTokens {
             }
         };
         check_objects(objects, &verified.claims, now)?;
+        let stale = verified.claims.kubernetes.warnafter.is_some_and(|at| at > 0 && now > at);
+        self.uses[usize::from(stale)].fetch_add(1, Ordering::Relaxed);
         Ok(TokenIdentity { user: user(&verified.claims), audiences: verified.audiences })
+    }
+
+    pub(super) fn metrics(&self, out: &mut String) {
+        let names = ["serviceaccount_valid_tokens_total", "serviceaccount_stale_tokens_total"];
+        let helps = [
+            "[ALPHA] Cumulative valid projected service account tokens used",
+            "[ALPHA] Cumulative stale projected service account tokens used",
+        ];
+        for ((name, help), uses) in names.into_iter().zip(helps).zip(&self.uses) {
+            head(out, name, "counter", help);
+            let _ = writeln!(out, "{name} {}", uses.load(Ordering::Relaxed));
+        }
     }
 
     fn remember(&self, digest: Digest, claims: Claims, now: i64) {
@@ -83,7 +104,13 @@ fn check_objects(objects: &dyn Objects, claims: &Claims, now: i64) -> Result<(),
     Ok(())
 }
 
-pub(super) fn exists(objects: &dyn Objects, resource: &str, namespace: &str, reference: &Reference, now: i64) -> Result<(), Rejected> {
+pub(super) fn exists(
+    objects: &dyn Objects,
+    resource: &str,
+    namespace: &str,
+    reference: &Reference,
+    now: i64,
+) -> Result<Arc<Object>, Rejected> {
     let gone = |why: &str| Rejected(format!("{resource} {:?} of the service account token {why}", reference.name));
     let object = objects.get("", resource, namespace, &reference.name).ok_or_else(|| gone("no longer exists"))?;
     if *object.uid != reference.uid {
@@ -92,11 +119,11 @@ pub(super) fn exists(objects: &dyn Objects, resource: &str, namespace: &str, ref
     if being_deleted(&object).is_some_and(|at| at < now - LEEWAY) {
         return Err(gone("has been deleted"));
     }
-    Ok(())
+    Ok(object)
 }
 
 /// `metadata.deletionTimestamp` in seconds. The bytes are searched before they are parsed: most objects are not being deleted.
-fn being_deleted(object: &ferrokube_api::Object) -> Option<i64> {
+fn being_deleted(object: &Object) -> Option<i64> {
     #[derive(Deserialize)]
     struct Outer {
         metadata: Inner,

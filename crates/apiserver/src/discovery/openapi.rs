@@ -56,11 +56,17 @@ fn document(found: openapi::Document) -> super::Document {
     super::Document { body: found.json, etag: format!("\"{}\"", found.hash) }
 }
 
+/// A document that others had a part in: its hash is not known without it.
+fn joined(found: openapi::Document, others: &[Arc<serde_json::Value>]) -> super::Document {
+    if others.is_empty() { document(found) } else { super::Document::new(found.json.to_vec()) }
+}
+
 /// Answers a path below `/openapi`; `None` for any other.
 pub fn answer(server: &Arc<ApiServer>, path: &str, parts: &Parts, query: &Query) -> Option<Result<Response<Body>, Status>> {
     let path = path.strip_prefix("/openapi/")?;
     if path == "v2" && protobuf_wanted(parts) {
-        return Some(tagged(&document(description(server).v2_protobuf()), PROTOBUF[1], parts));
+        let others = server.aggregator.remotes().swagger();
+        return Some(tagged(&joined(description(server).v2_protobuf(&others), &others), PROTOBUF[1], parts));
     }
     if !json_acceptable(parts) {
         // kube-openapi says no more than the code.
@@ -70,7 +76,10 @@ pub fn answer(server: &Arc<ApiServer>, path: &str, parts: &Parts, query: &Query)
     }
     let api = description(server);
     Some(match path.strip_prefix("v3") {
-        _ if path == "v2" => tagged(&document(api.v2()), "application/json", parts),
+        _ if path == "v2" => {
+            let others = server.aggregator.remotes().swagger();
+            tagged(&joined(api.v2(&others), &others), "application/json", parts)
+        }
         Some("") => tagged(&index(server, &api), "application/json", parts),
         Some(part) => one(&api, part.trim_start_matches('/'), parts, query),
         None => Err(Status::no_such_path()),

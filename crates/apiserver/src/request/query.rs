@@ -49,7 +49,10 @@ impl Query {
             (percent_decode(key, true), percent_decode(value, true))
         };
         let raw = query.unwrap_or_default();
-        Query { pairs: raw.split('&').filter(|p| !p.is_empty() && !p.contains(';') && well_escaped(p)).map(pair).collect(), raw: raw.to_owned() }
+        Query {
+            pairs: raw.split('&').filter(|p| !p.is_empty() && !p.contains(';') && well_escaped(p)).map(pair).collect(),
+            raw: raw.to_owned(),
+        }
     }
 
     /// As sent.
@@ -90,7 +93,6 @@ impl Query {
             }),
         }
     }
-
 }
 
 /// Go's duration syntax without a sign: `10s`, `1m30s`, `500ms`, `0`.

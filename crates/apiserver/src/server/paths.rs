@@ -50,6 +50,23 @@ pub fn not_found_page() -> Response<Body> {
     response
 }
 
+/// How many metrics there are of each level of stability, these three among them. None is hidden or can be taken away.
+fn about_metrics(out: &mut String) {
+    for (name, help) in [
+        ("registered_metrics_total", "The count of registered metrics broken by stability level and deprecation version."),
+        ("hidden_metrics_total", "The count of hidden metrics."),
+        ("disabled_metrics_total", "The count of disabled metrics."),
+    ] {
+        head(out, name, "counter", &format!("[BETA] {help}"));
+    }
+    for level in ["ALPHA", "BETA", "STABLE"] {
+        let mark = format!(" [{level}] ");
+        let count = out.lines().filter(|line| line.starts_with("# HELP ") && line.contains(&mark)).count();
+        let _ = writeln!(out, "registered_metrics_total{{deprecated_version=\"\",stability_level=\"{level}\"}} {count}");
+    }
+    let _ = writeln!(out, "hidden_metrics_total 0\ndisabled_metrics_total 0");
+}
+
 /// Paths that stand in go-restful's routing table upstream: each takes GET and nothing else. The handlers of others do not look at the
 /// method.
 fn takes_only_get(path: &str) -> bool {
@@ -153,6 +170,7 @@ impl ApiServer {
             "[BETA] A metric with a constant '1' value labeled by major, minor, git version, git commit, git tree state, build date, Go version, and compiler from which Kubernetes was built, and platform on which it is running.",
         );
         let _ = writeln!(out, "kubernetes_build_info{{git_version=\"{}\",major=\"1\",minor=\"36\"}} 1", version::GIT_VERSION);
+        about_metrics(&mut out);
         out
     }
 

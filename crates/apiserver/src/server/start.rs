@@ -174,6 +174,7 @@ impl ApiServer {
             audit: config.audit.as_ref().map(Audit::start).transpose()?.flatten(),
             limits: if flow.is_some() { Limits::new(0, 0) } else { Limits::new(config.max_reading, config.max_mutating) },
             flow: flow.clone(),
+            components: Default::default(),
             metrics: Metrics::default(),
             flags: super::zpages::flags(&config),
             health: Health::default(),

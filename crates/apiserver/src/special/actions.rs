@@ -2,7 +2,6 @@
 
 use crate::admission::Operation;
 use crate::authz::reviews;
-use crate::output::list::Many;
 use crate::pipeline::Request;
 use crate::request::content::Content;
 use crate::verbs::Answer;
@@ -11,7 +10,7 @@ use crate::write::admit::Act;
 use crate::write::{View, WriteOptions, prepare};
 use ferrokube_api::schema::{Gvk, Schema};
 use ferrokube_api::status::Details;
-use ferrokube_api::{Object, Status, time};
+use ferrokube_api::{Status, time};
 use serde_json::{Value, json};
 
 impl Request<'_> {
@@ -161,22 +160,5 @@ impl Request<'_> {
         let mut options = WriteOptions::internal("");
         options.strictness = strictness;
         self.decode_other("autoscaling", "v1", "Scale", "io.k8s.api.autoscaling.v1.Scale", &options).await
-    }
-
-    /// The (deprecated) health of components: of the store. Other components are not known here.
-    pub async fn component_statuses(&self) -> Result<Answer, Status> {
-        let (status, message) = match self.server.store.revision().await {
-            Ok(_) => ("True", "ok".to_owned()),
-            Err(error) => ("False", error.to_string()),
-        };
-        let name = "etcd-0";
-        let rest =
-            json!({"metadata": {"name": name}, "conditions": [{"type": "Healthy", "status": status, "message": message}]}).to_string();
-        let one = Object::from_json(format!("{}{}", self.entry.head, &rest[1..]).into()).map_err(Status::internal)?;
-        match self.info.verb.as_str() {
-            "get" if self.info.name != name => Err(self.not_found()),
-            "get" => Ok(Answer::One(200, one.into())),
-            _ => Ok(Answer::Many(Many { objects: vec![one.into()], revision: 0, token: String::new(), remaining: None })),
-        }
     }
 }

@@ -90,7 +90,11 @@ async fn may_report(request: &Request<'_>, driver: &str, node: Option<&str>) -> 
     let verb = &request.info.verb;
     let bound = request.user.extra.get(NODE_NAME).and_then(|names| names.first()).map(String::as_str);
     let is_account = request.user.name.starts_with("system:serviceaccount:");
-    if is_account && bound.is_some() && bound == node && permitted(request, &format!("associated-node:{verb}"), "driver", driver).await.is_ok() {
+    if is_account
+        && bound.is_some()
+        && bound == node
+        && permitted(request, &format!("associated-node:{verb}"), "driver", driver).await.is_ok()
+    {
         return Ok(());
     }
     permitted(request, &format!("arbitrary-node:{verb}"), "driver", driver).await

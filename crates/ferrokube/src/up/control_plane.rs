@@ -2,7 +2,7 @@
 
 use super::apiserver::Material;
 use super::progress::Progress;
-use super::supervise::supervise;
+use super::supervise::{supervise, supervise_openly};
 use super::{Plan, addons, server_url};
 use crate::wire;
 use anyhow::{Context, Result};
@@ -15,6 +15,7 @@ use ferrokube_controllers::{NodeCidrs, Signing};
 use ferrokube_scheduler::config::Configuration;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 
@@ -96,7 +97,15 @@ fn controllers(plan: &Plan, server: &Arc<ApiServer>) -> Result<JoinHandle<()>> {
     };
     let metrics = config.metrics.clone();
     server.serve_metrics_of(move |out| metrics.write(out));
-    Ok(supervise("controller-manager", move || ferrokube_controllers::run(config.clone())))
+    Ok(supervise_openly("controller-manager", shown(server, "controller-manager"), move || ferrokube_controllers::run(config.clone())))
+}
+
+/// A flag that ComponentStatus shows as the health of a component.
+fn shown(server: &Arc<ApiServer>, name: &'static str) -> Arc<AtomicBool> {
+    let runs = Arc::new(AtomicBool::new(false));
+    let seen = runs.clone();
+    server.serve_health_of(name, move || if seen.load(Ordering::Relaxed) { Ok(()) } else { Err("it is being started again".to_owned()) });
+    runs
 }
 
 /// The cluster's CA signs certificate requests, for a year as with kube-controller-manager. A CA whose key was taken away
@@ -145,7 +154,7 @@ fn scheduler(server: &Arc<ApiServer>, configuration: Configuration) -> JoinHandl
     let metrics = ferrokube_scheduler::metrics::Metrics::new(registry);
     // The only scheduler of this process has nobody to be elected among.
     let config = ferrokube_scheduler::Config { configuration, metrics, seed: None, identity: None };
-    supervise("scheduler", move || {
+    supervise_openly("scheduler", shown(&server, "scheduler"), move || {
         let client = wire::client(&server, "system:kube-scheduler", &[], "kube-scheduler");
         ferrokube_scheduler::run(client, config.clone())
     })
