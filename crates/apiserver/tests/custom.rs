@@ -161,3 +161,40 @@ async fn stored_objects_are_read_by_the_schema_of_now() {
     while watch.next().await.is_some() {}
     assert_eq!(cluster.get(&format!("{WIDGETS}/a")).await.json["spec"], expected);
 }
+
+#[tokio::test]
+async fn later_names_that_conflict_leave_a_definition_served_under_the_earlier_ones() {
+    let cluster = Cluster::start().await;
+    let mut watch = cluster.watch(&format!("{CRDS}?watch=1")).await;
+    let named = |plural: &str, kind: &str, short: &str| {
+        let mut made = definition();
+        made["metadata"]["name"] = json!(format!("{plural}.example.com"));
+        made["spec"]["names"] = json!({"plural": plural, "kind": kind, "shortNames": [short]});
+        made
+    };
+    for (plural, kind, short) in [("widgets", "Widget", "w"), ("gadgets", "Gadget", "g")] {
+        assert_eq!(cluster.post(CRDS, &named(plural, kind, short)).await.code, 201);
+        until(&mut watch, established).await;
+    }
+    let taken = json!({"spec": {"names": {"shortNames": ["w", "h"]}}});
+    let changed = cluster.patch(&format!("{CRDS}/gadgets.example.com"), "merge-patch", &taken).await;
+    assert_eq!(changed.code, 200, "{}", changed.text);
+    let refused = |event: &Value| {
+        let conditions = event["object"]["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        conditions.iter().any(|c| c["type"] == "NamesAccepted" && c["status"] == "False" && c["reason"] == "ShortNamesConflict")
+    };
+    let event = until(&mut watch, refused).await;
+    assert!(established(&event), "{event}");
+    assert_eq!(event["object"]["status"]["acceptedNames"]["shortNames"], json!(["g"]));
+    let resources = cluster.get("/apis/example.com/v1").await.json;
+    let short = |name: &str| resources["resources"].as_array().unwrap().iter().find(|r| r["name"] == name).map(|r| r["shortNames"].clone());
+    assert_eq!((short("widgets"), short("gadgets")), (Some(json!(["w"])), Some(json!(["g"]))));
+    let made = cluster
+        .post(
+            "/apis/example.com/v1/namespaces/default/gadgets",
+            &json!({"metadata": {"name": "a"}, "spec": {"size": 1},
+        "apiVersion": "example.com/v1", "kind": "Gadget"}),
+        )
+        .await;
+    assert_eq!(made.code, 201, "{}", made.text);
+}

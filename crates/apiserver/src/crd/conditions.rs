@@ -73,7 +73,7 @@ fn take_short_names(accepted: &mut Value, wanted: &Value, taken: &[String]) -> R
 }
 
 /// The names that a CRD gets, and the last of the conflicts: where another CRD has one, it stays as it was.
-fn names(definition: &Value, others: &[&Value]) -> (Value, Option<Said>) {
+pub fn names(definition: &Value, others: &[&Value]) -> (Value, Option<Said>) {
     let wanted = &definition["spec"]["names"];
     let taken = Taken::by(others);
     let mut accepted = definition["status"]["acceptedNames"].clone();
@@ -93,9 +93,9 @@ fn names(definition: &Value, others: &[&Value]) -> (Value, Option<Said>) {
     (accepted, conflict)
 }
 
-/// Whether the names are free (or were accepted before).
-pub fn accepted(definition: &Value, others: &[&Value]) -> bool {
-    condition(definition, "Established").is_some_and(|c| c["status"] == "True") || names(definition, others).1.is_none()
+/// Whether a CRD has been taken into service before.
+pub fn is_established(definition: &Value) -> bool {
+    condition(definition, "Established").is_some_and(|c| c["status"] == "True")
 }
 
 fn condition<'v>(definition: &'v Value, kind: &str) -> Option<&'v Value> {
@@ -146,7 +146,7 @@ pub fn status(definition: &Value, others: &[&Value], now: Timestamp) -> Option<V
     }
     let (names, conflict) = names(definition, others);
     draft.definition["status"]["acceptedNames"] = names;
-    let established = condition(definition, "Established").is_some_and(|c| c["status"] == "True");
+    let established = is_established(definition);
     match conflict {
         Some((reason, message)) => {
             draft.set("NamesAccepted", "False", reason, &message);

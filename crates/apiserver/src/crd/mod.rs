@@ -60,7 +60,7 @@ struct Served {
     /// The versions and the strategy of conversion: by these its stored objects are read.
     read_by: [Value; 2],
     group: String,
-    /// `spec.names`.
+    /// Those of `spec.names` that were accepted.
     names: Value,
 }
 
@@ -126,11 +126,13 @@ impl Follower {
     async fn take(&mut self, server: &Arc<ApiServer>, object: &Arc<Object>) -> bool {
         let Ok(definition) = object.decode::<Value>() else { return false };
         let name = object.key.name.to_string();
-        let (group, names) = (group_of(&definition).to_owned(), definition["spec"]["names"].clone());
-        if !conditions::accepted(&definition, &self.others(&group, &name)) {
+        let group = group_of(&definition).to_owned();
+        let (names, conflict) = conditions::names(&definition, &self.others(&group, &name));
+        // What clients have come to rely on is not taken from them: later names that conflict leave it served under the earlier ones.
+        if conflict.is_some() && !conditions::is_established(&definition) {
             return self.served.remove(&name).is_some();
         }
-        let entries = match rows::entries(&definition) {
+        let entries = match rows::entries(&definition, &names) {
             Ok(entries) => entries,
             Err(error) => {
                 tracing::warn!(crd = name, %error, "a CRD cannot be served");

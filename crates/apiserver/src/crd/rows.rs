@@ -89,10 +89,9 @@ fn deprecation(definition: &Value, version: &Value) -> Option<String> {
     Some(own.unwrap_or_else(|| format!("{}/{} {} is deprecated", text(spec, "group"), text(version, "name"), text(&spec["names"], "kind"))))
 }
 
-/// The rows of a CRD, one per served version.
-pub fn entries(definition: &Value) -> Result<Vec<Arc<Entry>>, NotStructural> {
+/// The rows of a CRD under its accepted names, one per served version.
+pub fn entries(definition: &Value, names: &Value) -> Result<Vec<Arc<Entry>>, NotStructural> {
     let spec = &definition["spec"];
-    let names = &spec["names"];
     let (prefix, storage) = place(definition);
     let served = spec["versions"].as_array().into_iter().flatten().filter(|v| v["served"] == true);
     served.map(|version| entry(definition, names, version, &prefix, &storage)).collect()
