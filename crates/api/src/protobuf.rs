@@ -303,7 +303,7 @@ fn value(wire: Wire<'_>, ty: TypeRef<'_>, depth: usize) -> Read<Value> {
 }
 
 /// The schema type beside one of its many-formed relatives (`JSONSchemaPropsOrBool`, `...OrArray`, `...OrStringArray`).
-fn schema_props(ty: TypeRef<'_>) -> Option<TypeRef<'_>> {
+pub(crate) fn schema_props(ty: TypeRef<'_>) -> Option<TypeRef<'_>> {
     let (package, _) = ty.node().name.rsplit_once('.')?;
     ty.types().get(&format!("{package}.JSONSchemaProps"))
 }

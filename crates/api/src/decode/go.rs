@@ -4,6 +4,7 @@
 //! wrong type is remembered and reading goes on, so that a syntax error further down wins, as it does in Go.
 
 use super::scalar;
+use crate::protobuf::schema_props;
 use crate::schema::{Absent, Field, Shape, TypeRef};
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
@@ -110,6 +111,30 @@ impl<'s> At<'_, 's> {
         }
     }
 
+    /// Which of the types of a schema that have several forms this is, if one: `Bool`, `Array`, `StringArray`; and the schema's own type.
+    /// Go reads them with code of their own, that starts anew: it does not look for unknown fields and knows nothing of the path.
+    fn form(&self) -> Option<(&'s str, TypeRef<'s>)> {
+        let ty = self.ty.filter(|ty| matches!(ty.shape(), Shape::Any))?;
+        let form = ty.struct_name().strip_prefix("JSONSchemaPropsOr")?;
+        Some((form, schema_props(ty)?))
+    }
+
+    /// What is neither a schema nor anything else that the type may be: an error, or forgotten without one.
+    fn formless(&mut self, form: &str) -> Value {
+        match form {
+            "Bool" => self.refused("boolean or JSON schema expected".to_owned()),
+            _ => Value::Null,
+        }
+    }
+
+    /// Reads on as Go does with a decoder of its own.
+    fn anew<T>(self, ty: TypeRef<'s>, read: impl FnOnce(At<'_, 's>) -> T) -> T {
+        let (track, path) = (std::mem::replace(&mut self.walk.track, false), std::mem::take(&mut self.walk.path));
+        let read = read(At { walk: &mut *self.walk, ty: Some(ty) });
+        (self.walk.track, self.walk.path) = (track, path);
+        read
+    }
+
     fn wrong(&mut self, value: &str) -> Value {
         let name = self.ty.map(TypeRef::go_name).unwrap_or_default();
         self.walk.mismatch(value, &name)
@@ -121,6 +146,9 @@ impl<'s> At<'_, 's> {
     }
 
     fn number(&mut self, number: Number) -> Value {
+        if let Some((form, _)) = self.form() {
+            return self.formless(form);
+        }
         let fits = |low: i64, high: i64| number.as_i64().is_some_and(|n| (low..=high).contains(&n));
         match self.demanded() {
             Shape::Any | Shape::Free | Shape::Double => Value::Number(number),
@@ -145,6 +173,9 @@ impl<'s> At<'_, 's> {
             Ok(same) => same.map(Value::String),
             Err(why) => Some(at.refused(why)),
         };
+        if let Some((form, _)) = self.form() {
+            return Some(self.formless(form));
+        }
         match self.demanded() {
             Shape::Any | Shape::Free | Shape::String | Shape::IntOrString => None,
             Shape::Quantity => Some(self.quantity(text.trim())),
@@ -173,6 +204,7 @@ impl<'de, 's> Visitor<'de> for At<'_, 's> {
 
     fn visit_bool<E>(mut self, value: bool) -> Result<Value, E> {
         Ok(match self.demanded() {
+            Shape::Any if self.form().is_some_and(|(form, _)| form != "Bool") => Value::Null,
             Shape::Any | Shape::Free | Shape::Bool => Value::Bool(value),
             Shape::Quantity => self.quantity(if value { "true" } else { "false" }),
             _ => self.wrong("bool"),
@@ -205,6 +237,14 @@ impl<'de, 's> Visitor<'de> for At<'_, 's> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(mut self, mut source: A) -> Result<Value, A::Error> {
+        match self.form() {
+            Some(("Bool", _)) => {
+                while source.next_element::<IgnoredAny>()?.is_some() {}
+                return Ok(self.formless("Bool"));
+            }
+            Some(("Array", props)) => return self.anew(props, |at| at.visit_elements(Some(props), source)),
+            _ => {}
+        }
         let element = self.ty.and_then(|t| if let Shape::List(_) = t.shape() { t.element() } else { None });
         if element.is_none() && !matches!(self.demanded(), Shape::Any | Shape::Free) {
             while source.next_element::<IgnoredAny>()?.is_some() {}
@@ -213,19 +253,13 @@ impl<'de, 's> Visitor<'de> for At<'_, 's> {
                 _ => self.wrong("array"),
             });
         }
-        let mut list = Vec::with_capacity(source.size_hint().unwrap_or(0));
-        loop {
-            self.walk.path.push(Step::Index(list.len()));
-            let next = source.next_element_seed(At { walk: &mut *self.walk, ty: element });
-            self.walk.path.pop();
-            match next? {
-                None => return Ok(Value::Array(list)),
-                Some(value) => list.push(or_zero(value, element)),
-            }
-        }
+        self.visit_elements(element, source)
     }
 
     fn visit_map<A: MapAccess<'de>>(mut self, source: A) -> Result<Value, A::Error> {
+        if let Some((_, props)) = self.form() {
+            return self.anew(props, |at| at.visit_struct(props, source));
+        }
         match self.ty.map(|t| (t, t.shape())) {
             Some((ty, Shape::Struct(..))) => self.visit_struct(ty, source),
             Some((ty, Shape::Map(_))) => self.visit_entries(ty.element(), source),
@@ -247,6 +281,20 @@ fn skip_map<'de, A: MapAccess<'de>>(mut source: A) -> Result<(), A::Error> {
 }
 
 impl<'s> At<'_, 's> {
+    /// A list of one type, or of anything.
+    fn visit_elements<'de, A: SeqAccess<'de>>(self, element: Option<TypeRef<'s>>, mut source: A) -> Result<Value, A::Error> {
+        let mut list = Vec::with_capacity(source.size_hint().unwrap_or(0));
+        loop {
+            self.walk.path.push(Step::Index(list.len()));
+            let next = source.next_element_seed(At { walk: &mut *self.walk, ty: element });
+            self.walk.path.pop();
+            match next? {
+                None => return Ok(Value::Array(list)),
+                Some(value) => list.push(or_zero(value, element)),
+            }
+        }
+    }
+
     /// A map of one type, or of anything.
     fn visit_entries<'de, A: MapAccess<'de>>(self, element: Option<TypeRef<'s>>, mut source: A) -> Result<Value, A::Error> {
         let mut map = Map::new();

@@ -258,3 +258,28 @@ fn first_difference(ours: &Value, theirs: &Value, path: &str) -> String {
         _ => format!("{path}: {ours} instead of {theirs}"),
     }
 }
+
+#[test]
+fn schemas_of_several_forms_are_read_as_go_reads_them() {
+    let schema = schema("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.CustomResourceDefinition");
+    let read = |properties: &str| {
+        let body = format!(
+            r#"{{"spec":{{"versions":[{{"name":"v1","schema":{{"openAPIV3Schema":{{"type":"object","properties":{{"a":{properties}}}}}}}}}]}}}}"#
+        );
+        let decoded = decode(body.as_bytes(), ContentType::Json, &schema, Strictness::Strict);
+        decoded.map(|d| d.value["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["a"].clone()).map_err(|s| s.message)
+    };
+    assert_eq!(read(r#"{"additionalProperties":true}"#), Ok(json!({"additionalProperties": true})));
+    // A schema below is read without looking for fields that nobody knows, and they are gone.
+    let nested = read(r#"{"additionalProperties":{"type":"string","unheard":1},"items":{"type":"string","unheard":1}}"#);
+    assert_eq!(nested, Ok(json!({"additionalProperties": {"type": "string"}, "items": {"type": "string"}})));
+    assert_eq!(read(r#"{"items":[{"type":"string","unheard":1}]}"#), Ok(json!({"items": [{"type": "string"}]})));
+    assert_eq!(read(r#"{"items":"x"}"#), Ok(json!({})), "what is neither is forgotten");
+    assert_eq!(read(r#"{"dependencies":{"b":["c"]}}"#), Ok(json!({"dependencies": {"b": ["c"]}})));
+    for wrong in [r#"{"additionalProperties":"x"}"#, r#"{"additionalProperties":1}"#, r#"{"additionalProperties":[]}"#] {
+        let why = read(wrong).expect_err("refused");
+        assert!(why.contains("boolean or JSON schema expected"), "{why}");
+    }
+    let why = read(r#"{"additionalProperties":{"type":1}}"#).expect_err("refused");
+    assert!(why.contains("json: cannot unmarshal number into Go struct field JSONSchemaProps.type of type string"), "{why}");
+}
