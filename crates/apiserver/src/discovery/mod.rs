@@ -152,7 +152,7 @@ fn readable(mut document: Document, parts: &Parts, query: &Query) -> Document {
 /// Whether a path lies in go-restful's routing table upstream: that of the built-in groups, not what custom resources bring.
 fn routed(path: &str, table: &Table) -> bool {
     let own = |group: &str| table.entries().iter().any(|e| e.custom.is_none() && e.kind.group == group);
-    let mut parts = path.trim_start_matches('/').split('/');
+    let mut parts = path.strip_prefix('/').unwrap_or(path).split('/');
     match (parts.next(), parts.next(), parts.next()) {
         (Some("api" | "version"), ..) => true,
         (Some("apis"), Some(group), Some(_)) => own(group),
