@@ -1,7 +1,7 @@
 //! What happens to one object: the live state decides.
 
 use super::graph::{FOREGROUND, Graph, Node, ORPHAN};
-use super::{DONE, Monitors};
+use super::{AGAIN, DONE, Monitors};
 use crate::Context;
 use ferrokube_client::controller::Next;
 use ferrokube_client::events::EventType;
@@ -77,6 +77,9 @@ impl Collector {
     pub async fn reconcile(&self, uid: Arc<str>) -> Result<Next, Error> {
         let Some(node) = self.graph.lock().node(&uid).cloned() else { return DONE };
         let Some(live) = self.live(&target(&node), &uid).await? else { return DONE };
+        if (node.orphan || node.foreground) && !self.monitors.are_listed() {
+            return Ok(Next::After(AGAIN));
+        }
         if node.orphan {
             self.orphan(&uid, &node, &live).await?;
         }

@@ -22,16 +22,31 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 /// Work at once (`--concurrent-gc-syncs`).
 const WORKERS: usize = 20;
 /// Looking again when a group could not be discovered or a definition is not served yet.
 const AGAIN: Duration = Duration::from_secs(1);
 
+/// A deletion that orphans or that waits for dependents is not ended on what is known while some resource has not been listed
+/// at all: dependents that nobody has seen yet would be taken for none. A resource that cannot be listed for so long (its
+/// conversion is broken, its server is away) holds nobody up any more.
+const UNLISTED: Duration = Duration::from_secs(600);
+
+/// One resource that is watched.
+#[derive(Clone)]
+struct Monitor {
+    cache: Cache<()>,
+    since: Instant,
+}
+
 /// What is watched, by resource.
 #[derive(Clone, Default)]
 struct Monitors {
-    caches: Arc<RwLock<HashMap<Arc<ApiResource>, Cache<()>>>>,
+    caches: Arc<RwLock<HashMap<Arc<ApiResource>, Monitor>>>,
+    /// Since when there is a group of which not even the resources are known.
+    undiscovered: Arc<Mutex<Option<Instant>>>,
     /// Namespaces of the UIDs that the caches show.
     uids: Arc<RwLock<HashMap<Arc<str>, Arc<str>>>>,
 }
@@ -40,7 +55,19 @@ impl Monitors {
     /// The cache of a kind in any version, and its resource.
     fn of_kind(&self, group: &str, kind: &str) -> Option<(Arc<ApiResource>, Cache<()>)> {
         let caches = self.caches.read();
-        caches.iter().find(|(r, _)| r.group == group && r.kind == kind).map(|(r, c)| (r.clone(), c.clone()))
+        caches.iter().find(|(r, _)| r.group == group && r.kind == kind).map(|(r, m)| (r.clone(), m.cache.clone()))
+    }
+
+    /// Notes whether every group is known.
+    fn set_discovered(&self, all: bool) {
+        let mut undiscovered = self.undiscovered.lock();
+        *undiscovered = if all { None } else { Some(undiscovered.unwrap_or_else(Instant::now)) };
+    }
+
+    /// Whether all dependents are known, as far as they can be.
+    fn are_listed(&self) -> bool {
+        let discovered = self.undiscovered.lock().is_none_or(|since| since.elapsed() > UNLISTED);
+        discovered && self.caches.read().values().all(|m| m.cache.is_synced() || m.since.elapsed() > UNLISTED)
     }
 }
 
@@ -122,7 +149,10 @@ async fn refresh(
     }
     let served: HashSet<Arc<ApiResource>> = served.into_iter().map(Arc::new).collect();
     let known: Vec<Arc<ApiResource>> = monitors.caches.read().keys().cloned().collect();
-    for gone in known.iter().filter(|r| !served.contains(*r) && !failed.iter().any(|f| f.starts_with(&format!("{}/", r.group)))) {
+    // What is watched goes on being watched while its group does not answer.
+    let of_group = |f: &String, r: &ApiResource| f.starts_with(&format!("{}/", r.group));
+    monitors.set_discovered(failed.iter().all(|f| known.iter().any(|r| of_group(f, r))));
+    for gone in known.iter().filter(|r| !served.contains(*r) && !failed.iter().any(|f| of_group(f, r))) {
         tracing::debug!(resource = gone.qualified(), "no longer collected");
         monitors.caches.write().remove(gone);
         graph.lock().forget(gone);
@@ -136,7 +166,7 @@ async fn refresh(
             ..Selection::default()
         };
         let cache = context.caches.dynamic(selection);
-        monitors.caches.write().insert(resource.clone(), cache.clone());
+        monitors.caches.write().insert(resource.clone(), Monitor { cache: cache.clone(), since: Instant::now() });
         observe(resource.clone(), &cache, monitors, graph.clone(), queue.clone());
         fresh.push(cache);
     }
