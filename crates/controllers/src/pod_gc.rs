@@ -6,10 +6,12 @@
 use crate::Context;
 use crate::pods;
 use crate::taint_eviction::disrupt;
+use ferrokube_client::cache::decoded;
 use ferrokube_client::metrics::{Desc, Kind};
 use ferrokube_client::{Cache, Client, DeleteOptions, Error, Named, Object, ObjectKey, Optional};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -115,9 +117,9 @@ pub(crate) async fn run(context: Context) {
     loop {
         ticks.tick().await;
         let all: Vec<Facts> = pods.objects().iter().filter_map(|o| facts(o)).collect();
-        let present = nodes.list();
+        let present = nodes.objects();
         let gone = gone_nodes(&context.client, &all, &present, &mut missing).await;
-        for (key, why) in plan(&all, &present, &gone, context.config.settings.pods.threshold) {
+        for (key, why) in plan(&all, &out_of_service(&present), &gone, context.config.settings.pods.threshold) {
             let Some(pod) = pods.get(&key.namespace, &key.name) else { continue };
             let count = |desc| context.metrics.count(desc, &[pod.namespace(), why.reason()]);
             match remove(&context.client, &pod, why).await {
@@ -132,8 +134,8 @@ pub(crate) async fn run(context: Context) {
 }
 
 /// Nodes that pods name and that have been absent for long enough, as the API server confirms.
-async fn gone_nodes(client: &Client, pods: &[Facts], nodes: &[Node], missing: &mut HashMap<String, Instant>) -> HashSet<String> {
-    let known: HashSet<&str> = nodes.iter().map(Named::name).collect();
+async fn gone_nodes(client: &Client, pods: &[Facts], nodes: &[Arc<Object>], missing: &mut HashMap<String, Instant>) -> HashSet<String> {
+    let known: HashSet<&str> = nodes.iter().map(|n| &*n.key.name).collect();
     let named: HashSet<String> = pods.iter().map(|p| &p.node).filter(|n| !n.is_empty() && !known.contains(n.as_str())).cloned().collect();
     missing.retain(|name, _| named.contains(name));
     let mut gone = HashSet::new();
@@ -146,10 +148,15 @@ async fn gone_nodes(client: &Client, pods: &[Facts], nodes: &[Node], missing: &m
     gone
 }
 
-fn plan(pods: &[Facts], nodes: &[Node], gone: &HashSet<String>, threshold: usize) -> Vec<(ObjectKey, Why)> {
-    let tainted = |n: &&Node| n.spec.as_ref().and_then(|s| s.taints.as_ref()).is_some_and(|t| t.iter().any(|t| t.key == OUT_OF_SERVICE));
+/// Nodes that somebody says are out of service, and that are not ready. Mostly there are none, and then none is decoded.
+fn out_of_service(nodes: &[Arc<Object>]) -> HashSet<String> {
+    let tainted = |n: &Node| n.spec.as_ref().and_then(|s| s.taints.as_ref()).is_some_and(|t| t.iter().any(|t| t.key == OUT_OF_SERVICE));
     let ready = |n: &Node| crate::nodes::condition(n, "Ready").is_some_and(|c| c.status == "True");
-    let out: HashSet<&str> = nodes.iter().filter(tainted).filter(|n| !ready(n)).map(Named::name).collect();
+    let named = nodes.iter().filter(|o| o.mentions(b"\"node.kubernetes.io/out-of-service\"")).filter_map(|o| decoded::<Node>(o));
+    named.filter(|n| tainted(n) && !ready(n)).map(|n| n.name().to_owned()).collect()
+}
+
+fn plan(pods: &[Facts], out: &HashSet<String>, gone: &HashSet<String>, threshold: usize) -> Vec<(ObjectKey, Why)> {
     let mut terminated: Vec<&Facts> = pods.iter().filter(|p| p.over && !p.deleting).collect();
     // Those that were evicted first, then the oldest.
     terminated.sort_by_key(|p| (!p.evicted, &p.created, &p.key));
@@ -161,7 +168,7 @@ fn plan(pods: &[Facts], nodes: &[Node], gone: &HashSet<String>, threshold: usize
         } else if gone.contains(&pod.node) {
             Some(Why::Orphaned)
         } else {
-            (pod.deleting && out.contains(pod.node.as_str())).then_some(Why::OutOfService)
+            (pod.deleting && out.contains(&pod.node)).then_some(Why::OutOfService)
         };
         list.extend(why.map(|why| (pod.key.clone(), why)));
     }
@@ -212,10 +219,11 @@ mod tests {
             pod("done-2", "n", "Succeeded", false),
         ];
         let broken = json!({"metadata": {"name": "broken"}, "spec": {"taints": [{"key": OUT_OF_SERVICE, "effect": "NoExecute"}]}});
-        let nodes: Vec<Node> =
-            vec![serde_json::from_value(json!({"metadata": {"name": "n"}})).unwrap(), serde_json::from_value(broken).unwrap()];
-        let found: Vec<(String, Why)> =
-            plan(&pods, &nodes, &HashSet::from(["lost".to_owned()]), 1).into_iter().map(|(key, why)| (key.name.to_string(), why)).collect();
+        let nodes = [json!({"metadata": {"name": "n"}}), broken].map(|n| Arc::new(Object::from_json(n.to_string().into()).unwrap()));
+        let found: Vec<(String, Why)> = plan(&pods, &out_of_service(&nodes), &HashSet::from(["lost".to_owned()]), 1)
+            .into_iter()
+            .map(|(key, why)| (key.name.to_string(), why))
+            .collect();
         let expected =
             [("done-1", Why::Terminated), ("orphan", Why::Orphaned), ("never-bound", Why::Unscheduled), ("stuck", Why::OutOfService)];
         assert_eq!(found, expected.map(|(n, w)| (n.to_owned(), w)));

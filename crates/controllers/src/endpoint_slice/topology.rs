@@ -14,10 +14,15 @@ const EXCLUDED: [&str; 2] = ["node-role.kubernetes.io/control-plane", "node-role
 /// Zone and processors of a ready node; without either it is unknown.
 type Fact = Option<(String, i64)>;
 
-/// Ready nodes and what they say.
+/// Ready nodes and what they say. The sums are kept as nodes come and go: a cluster that grows by one node must not count
+/// all of them anew.
 #[derive(Debug, Default)]
 pub(super) struct Topology {
     nodes: HashMap<String, Fact>,
+    /// Nodes and processors of each zone.
+    zones: BTreeMap<String, (usize, i64)>,
+    /// Ready nodes that do not say enough.
+    silent: usize,
     ratios: Option<Ratios>,
 }
 
@@ -44,23 +49,40 @@ impl Topology {
             }
             None => self.nodes.remove(name),
         };
-        let ratios = self.count();
+        if let Some(before) = &before {
+            self.add(before, false);
+        }
+        if let Some(now) = self.nodes.get(name).cloned() {
+            self.add(&now, true);
+        }
+        let ratios = self.shares();
         let changed = ratios != self.ratios;
         self.ratios = ratios;
         tracing::trace!(node = name, ?before, changed, "topology");
         changed
     }
 
-    #[allow(clippy::cast_precision_loss, reason = "milli processors")]
-    fn count(&self) -> Option<Ratios> {
-        let mut zones: BTreeMap<String, i64> = BTreeMap::new();
-        for fact in self.nodes.values() {
-            // One node that does not say makes the shares of all wrong.
-            let (zone, cpu) = fact.as_ref()?;
-            *zones.entry(zone.clone()).or_default() += cpu;
+    /// Counts a node in, or out.
+    fn add(&mut self, fact: &Fact, comes: bool) {
+        let Some((zone, cpu)) = fact else {
+            self.silent = if comes { self.silent + 1 } else { self.silent.saturating_sub(1) };
+            return;
+        };
+        let (nodes, sum) = self.zones.entry(zone.clone()).or_default();
+        (*nodes, *sum) = if comes { (*nodes + 1, *sum + cpu) } else { (nodes.saturating_sub(1), *sum - cpu) };
+        if *nodes == 0 {
+            self.zones.remove(zone);
         }
-        let total: i64 = zones.values().sum();
-        (zones.len() > 1).then(|| zones.into_iter().map(|(zone, n)| (zone, n as f64 / total as f64)).collect())
+    }
+
+    #[allow(clippy::cast_precision_loss, reason = "milli processors")]
+    fn shares(&self) -> Option<Ratios> {
+        // One node that does not say makes the shares of all wrong.
+        if self.silent > 0 || self.zones.len() < 2 {
+            return None;
+        }
+        let total: i64 = self.zones.values().map(|(_, cpu)| cpu).sum();
+        Some(self.zones.iter().map(|(zone, (_, cpu))| (zone.clone(), *cpu as f64 / total as f64)).collect())
     }
 
     /// Each zone's part of all processors.
@@ -94,5 +116,9 @@ mod tests {
         assert!(topology.set("5", Some(&node(json!({}), "9", "True"))));
         assert_eq!(topology.ratios(), None, "one node without a zone");
         assert!(topology.set("5", None) && topology.ratios().is_some());
+        assert!(topology.set("1", Some(&node(zone("b"), "3", "True"))), "it has moved");
+        assert_eq!(topology.ratios(), None, "nobody is left in the first zone");
+        assert!(topology.set("6", Some(&node(zone("a"), "4", "True"))));
+        assert_eq!(topology.ratios().unwrap()["b"], 0.5);
     }
 }

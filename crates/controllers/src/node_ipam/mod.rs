@@ -15,13 +15,16 @@ use parking_lot::Mutex;
 pub(crate) use ranges::Cidr;
 use ranges::Ranges;
 use serde_json::json;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 /// What is taken, and by whom it was when the node was last seen.
+#[derive(Default)]
 struct Taken {
     ranges: Vec<Ranges>,
     by_node: HashMap<String, Vec<String>>,
+    /// Nodes for which there was nothing left, in the order in which they asked.
+    waiting: VecDeque<Box<str>>,
 }
 
 /// Runs the controller; without ranges it does nothing (`--allocate-node-cidrs=false`).
@@ -38,7 +41,7 @@ pub(crate) async fn run(context: Context) {
         }
     }
     config.services.iter().for_each(|services| ranges.iter_mut().for_each(|r| r.occupy(services)));
-    let taken = Arc::new(Mutex::new(Taken { ranges, by_node: HashMap::new() }));
+    let taken = Arc::new(Mutex::new(Taken { ranges, ..Taken::default() }));
     let nodes: Cache<Node> = context.caches.of();
     // What nodes have is known before the first share is given.
     nodes.synced().await;
@@ -57,6 +60,8 @@ pub(crate) async fn run(context: Context) {
             }
             None => taken.release(&d.key().name),
         }
+        // What came free is for those that wait, and whoever waits in vain asks again when the next share comes free.
+        taken.next_in_turn().into_iter().for_each(|name| add.add(name));
     });
     let reconcile = |name: Arc<str>| {
         let (context, nodes, taken) = (&context, &nodes, &taken);
@@ -100,8 +105,7 @@ async fn assign(context: &Context, taken: &Mutex<Taken>, node: &Node) -> Result<
             "CIDRNotAvailable",
             format!("Node {} status is now: CIDRNotAvailable", node.name()),
         );
-        // Another node may go.
-        return Ok(Next::After(std::time::Duration::from_secs(30)));
+        return Ok(Next::Wait);
     };
     let patch = json!({"metadata": {"uid": node.uid()}, "spec": {"podCIDR": shares.first(), "podCIDRs": shares}});
     match context.client.patch::<Node>("", node.name(), &Patch::Strategic(patch)).await.optional() {
@@ -138,6 +142,11 @@ impl Taken {
         }
     }
 
+    /// The node that has waited longest, when there is something for it.
+    fn next_in_turn(&mut self) -> Option<Box<str>> {
+        self.ranges.iter().all(Ranges::has_free).then(|| self.waiting.pop_front()).flatten()
+    }
+
     /// A share of every range, or none at all. A node that was given shares before keeps them.
     fn take(&mut self, node: &str) -> Option<Vec<String>> {
         if let Some(before) = self.by_node.get(node) {
@@ -149,6 +158,7 @@ impl Taken {
                 Some(share) => shares.push(share),
                 None => {
                     shares.iter().for_each(|share| self.ranges.iter_mut().for_each(|r| r.release(share)));
+                    self.waiting.push_back(node.into());
                     return None;
                 }
             }
@@ -164,7 +174,7 @@ mod tests {
 
     fn taken(ranges: &[&str]) -> Taken {
         let ranges = ranges.iter().map(|r| Ranges::new(r, 24, 64).unwrap()).collect();
-        Taken { ranges, by_node: HashMap::new() }
+        Taken { ranges, ..Taken::default() }
     }
 
     #[test]
@@ -175,6 +185,19 @@ mod tests {
         assert_eq!(both.take("b"), None, "one family is used up");
         both.release("a");
         assert!(both.take("b").is_some(), "nothing was lost when there was not enough");
+    }
+
+    #[test]
+    fn nodes_that_got_nothing_have_their_turn_when_shares_come_free() {
+        let mut one = taken(&["10.244.0.0/24"]);
+        assert!(one.take("a").is_some() && one.take("b").is_none() && one.take("c").is_none());
+        assert_eq!(one.next_in_turn(), None);
+        one.release("a");
+        assert_eq!(one.next_in_turn().as_deref(), Some("b"));
+        assert!(one.take("b").is_some());
+        assert_eq!(one.next_in_turn(), None, "it is the only one");
+        one.release("b");
+        assert_eq!(one.next_in_turn().as_deref(), Some("c"));
     }
 
     #[test]

@@ -77,6 +77,7 @@ pub(super) struct Ranges {
     whole: Cidr,
     mask: u8,
     taken: Vec<bool>,
+    free: usize,
     /// Where to look next: a share that was given back is not given out again at once.
     next: usize,
 }
@@ -89,7 +90,8 @@ impl Ranges {
         if mask < whole.prefix || mask > whole.bits || mask - whole.prefix > MOST_BITS {
             return Err(RangeError::Mask { range: text.to_owned(), mask });
         }
-        Ok(Ranges { whole, mask, taken: vec![false; 1 << (mask - whole.prefix)], next: 0 })
+        let count = 1 << (mask - whole.prefix);
+        Ok(Ranges { whole, mask, taken: vec![false; count], free: count, next: 0 })
     }
 
     fn share(&self, n: usize) -> Cidr {
@@ -110,18 +112,34 @@ impl Ranges {
     }
 
     pub(super) fn occupy(&mut self, text: &str) {
-        self.overlapping(text).for_each(|n| self.taken[n] = true);
+        self.overlapping(text).for_each(|n| self.mark(n, true));
     }
 
     pub(super) fn release(&mut self, text: &str) {
-        self.overlapping(text).for_each(|n| self.taken[n] = false);
+        self.overlapping(text).for_each(|n| self.mark(n, false));
+    }
+
+    fn mark(&mut self, share: usize, taken: bool) {
+        match (std::mem::replace(&mut self.taken[share], taken), taken) {
+            (false, true) => self.free -= 1,
+            (true, false) => self.free += 1,
+            _ => {}
+        }
+    }
+
+    /// Whether something is left. Of ten thousand nodes too many each must not look at every share.
+    pub(super) fn has_free(&self) -> bool {
+        self.free > 0
     }
 
     /// The next free share.
     pub(super) fn take(&mut self) -> Option<String> {
+        if !self.has_free() {
+            return None;
+        }
         let count = self.taken.len();
         let free = (0..count).map(|n| (self.next + n) % count).find(|n| !self.taken[*n])?;
-        self.taken[free] = true;
+        self.mark(free, true);
         self.next = (free + 1) % count;
         Some(self.share(free).to_string())
     }

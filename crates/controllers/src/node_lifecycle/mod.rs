@@ -4,6 +4,7 @@
 //! It evicts nobody: `taint_eviction` does; but a taint that evicts comes only when it is the node's turn in its zone. Source: `pkg/controller/nodelifecycle`.
 
 mod plan;
+mod signs;
 mod zones;
 
 use crate::Context;
@@ -18,9 +19,11 @@ use ferrokube_client::{Cache, Error, Index, Named, Object, Optional, Patch, Sele
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, ObjectReference, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use parking_lot::Mutex;
 use plan::{Evict, NOT_READY, UNREACHABLE};
 use serde_json::json;
+use signs::Signs;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,19 +35,12 @@ const LEASES: &str = "kube-node-lease";
 /// Nodes with this label say nothing about their zone.
 const EXCLUDED: &str = "node.kubernetes.io/exclude-disruption";
 
-/// When a node last gave a sign of life, by this process's own clock: clocks of nodes may be wrong.
-struct Sign {
-    lease: Option<String>,
-    heartbeat: Option<String>,
-    at: Instant,
-}
-
 struct Lifecycle {
     context: Context,
     nodes: Cache<Node>,
     leases: Cache<Lease>,
     pods_by_node: Arc<Index>,
-    signs: Arc<Mutex<HashMap<String, Sign>>>,
+    signs: Arc<Mutex<Signs>>,
     zones: Arc<Mutex<Zones>>,
     /// Nodes that people were told of.
     known: Mutex<HashMap<String, String>>,
@@ -57,11 +53,18 @@ pub(crate) async fn run(context: Context) {
     let leases: Cache<Lease> = context.caches.select(Selection { namespace: LEASES.into(), ..Selection::default() });
     let pods: Cache<Pod> = context.caches.of();
     let pods_by_node = by_node(&pods);
-    let zones = Arc::new(Mutex::new(Zones::new(context.config.settings.nodes.clone())));
-    let signs = Arc::<Mutex<HashMap<String, Sign>>>::default();
+    let rules = context.config.settings.nodes.clone();
+    let signs = Arc::new(Mutex::new(Signs::new(rules.grace)));
+    let zones = Arc::new(Mutex::new(Zones::new(rules)));
     watch(&nodes, &queue, &zones, &signs, context.metrics.clone());
-    let add = queue.clone();
-    leases.on_change(move |d| add.add(d.key().name.to_string()));
+    let (add, heard) = (queue.clone(), signs.clone());
+    leases.on_change(move |d| {
+        // A healthy node that goes on being healthy is nothing to look at, and there may be very many of them.
+        let name = &d.key().name;
+        if !d.new.and_then(|lease| renewed(lease)).is_some_and(|at| heard.lock().renewed(name, at, Instant::now())) {
+            add.add(name.to_string());
+        }
+    });
     tokio::join!(nodes.synced(), leases.synced(), pods.synced());
     let all = Lifecycle { context, nodes, leases, pods_by_node, signs, zones, known: Mutex::default() };
     let reconcile = |name: String| all.reconcile(name);
@@ -69,13 +72,7 @@ pub(crate) async fn run(context: Context) {
 }
 
 /// Follows the zones. A node that changes may change the pace of its whole zone, or stop or start evictions everywhere.
-fn watch(
-    nodes: &Cache<Node>,
-    queue: &Queue<String>,
-    zones: &Arc<Mutex<Zones>>,
-    signs: &Arc<Mutex<HashMap<String, Sign>>>,
-    metrics: Metrics,
-) {
+fn watch(nodes: &Cache<Node>, queue: &Queue<String>, zones: &Arc<Mutex<Zones>>, signs: &Arc<Mutex<Signs>>, metrics: Metrics) {
     let (add, zones, signs) = (queue.clone(), zones.clone(), signs.clone());
     nodes.on_change(move |d| {
         let fact = d.new.and_then(|o| decoded::<Node>(o)).map(|n| fact(&n));
@@ -130,10 +127,28 @@ pub(crate) fn by_node(pods: &Cache<Pod>) -> Arc<Index> {
     pods.index(move |o| Some(o).filter(|o| o.mentions(b"\"nodeName\"")).and_then(node).into_iter().collect())
 }
 
+/// When a lease was renewed, by the clock of whoever did.
+fn renewed(lease: &Arc<Object>) -> Option<Timestamp> {
+    #[derive(serde::Deserialize)]
+    struct Outer {
+        spec: Inner,
+    }
+    #[derive(serde::Deserialize)]
+    struct Inner {
+        #[serde(rename = "renewTime")]
+        renewed: Option<MicroTime>,
+    }
+    lease.decode::<Outer>().ok()?.spec.renewed.map(|t| t.0)
+}
+
 impl Lifecycle {
     async fn reconcile(&self, name: String) -> Result<Next, Error> {
+        let revision = self.nodes.object("", &name).map(|o| o.revision);
+        if let Some(left) = revision.and_then(|r| self.signs.lock().calm(&name, r, Instant::now())) {
+            return Ok(Next::After(left));
+        }
         let Some(node) = self.nodes.get("", &name) else {
-            self.signs.lock().remove(&name);
+            self.signs.lock().forget(&name);
             let uid = self.known.lock().remove(&name);
             if let Some(uid) = uid {
                 self.tell(&name, uid, "RemovingNode", format!("Node {name} event: Removing Node {name} from Controller"));
@@ -153,8 +168,12 @@ impl Lifecycle {
         let left = self.left(&node);
         let node = if left.is_zero() { self.silence(node).await? } else { node };
         let (node, pause) = self.taint(node).await?;
-        if condition(&node, "Ready").is_some_and(|c| c.status != "True") {
+        let ready = condition(&node, "Ready").map(|c| c.status == "True");
+        if ready == Some(false) {
             self.unready(&name).await?;
+        }
+        if let (Some(true), None, false, Some(revision)) = (ready, pause, left.is_zero(), revision) {
+            self.signs.lock().set_calm(&name, revision);
         }
         let look = if left.is_zero() { pause } else { Some(pause.map_or(left, |p| p.min(left))) };
         Ok(look.map_or(Next::Wait, Next::After))
@@ -162,21 +181,11 @@ impl Lifecycle {
 
     /// How long the node may still be silent; zero when it has been for too long.
     fn left(&self, node: &Node) -> Duration {
-        let lease = self.leases.get(LEASES, node.name()).and_then(|l| l.spec?.renew_time).map(|t| t.0.to_string());
+        let lease = self.leases.object(LEASES, node.name()).and_then(|l| renewed(&l));
         let (ready, rules) = (condition(node, "Ready"), &self.context.config.settings.nodes);
-        let heartbeat = ready.and_then(|c| c.last_heartbeat_time.as_ref()).map(|t| t.0.to_string());
+        let heartbeat = ready.and_then(|c| c.last_heartbeat_time.as_ref()).map(|t| t.0);
         let grace = if ready.is_none() && lease.is_none() { rules.startup_grace } else { rules.grace };
-        let mut signs = self.signs.lock();
-        let known = signs.entry(node.name().to_owned()).or_insert_with(|| Sign {
-            lease: lease.clone(),
-            heartbeat: heartbeat.clone(),
-            at: Instant::now(),
-        });
-        // A condition that this controller wrote has the old heartbeat: it is no sign of life.
-        if known.lease != lease || known.heartbeat != heartbeat {
-            *known = Sign { lease, heartbeat, at: Instant::now() };
-        }
-        grace.saturating_sub(known.at.elapsed())
+        grace.saturating_sub(self.signs.lock().heard(node.name(), lease, heartbeat, Instant::now()))
     }
 
     async fn silence(&self, node: Node) -> Result<Node, Error> {
