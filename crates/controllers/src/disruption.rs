@@ -5,7 +5,8 @@
 //! Source: `pkg/controller/disruption`.
 
 use crate::Context;
-use crate::pods::{condition, is_ready, matches, phase};
+use crate::pods::{condition, is_ready, phase, selects};
+use crate::selectors::Selectors;
 use ferrokube_client::cache::decoded;
 use ferrokube_client::controller::{self, Next};
 use ferrokube_client::events::EventType;
@@ -19,7 +20,7 @@ use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetStatu
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector, LabelSelectorRequirement, OwnerReference, Time};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::json;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::time::Duration;
 
 /// A pod that was to be disrupted and is still there after this time is no longer to be.
@@ -52,13 +53,14 @@ pub(crate) async fn run(context: Context) {
     let add = queue.clone();
     all.budgets.on_change(move |d| add.add(d.key().clone()));
     let stale: Queue<ObjectKey> = all.context.queue("stale_pod_disruption");
-    let (add, add_stale, known) = (queue.clone(), stale.clone(), all.budgets.clone());
+    let selectors = Selectors::of(&all.budgets, |b: PodDisruptionBudget| b.spec?.selector);
+    let (add, add_stale) = (queue.clone(), stale.clone());
     all.pods.on_change(move |d| {
         if d.new.is_some_and(|p| may_be_disrupted(p)) {
             add_stale.add(d.key().clone());
         }
         for side in [d.old, d.new].into_iter().flatten() {
-            known.objects_in(&d.key().namespace).iter().filter(|b| selects(b, side)).for_each(|b| add.add(b.key.clone()));
+            selectors.matching(side).into_iter().for_each(|key| add.add(key));
         }
     });
     // The expected number follows the owners' size.
@@ -100,22 +102,13 @@ fn stale_in(pod: &Pod, now: Timestamp) -> Option<i64> {
     (!ends).then(|| (since + STALE - now.as_second()).max(0))
 }
 
-fn selects(budget: &Object, pod: &Object) -> bool {
-    let selector = decoded::<PodDisruptionBudget>(budget).and_then(|b| b.spec?.selector);
-    let labels: BTreeMap<String, String> = pod.labels.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
-    selector.is_some_and(|s| matches(&s, Some(&labels)))
-}
-
 impl Budgets {
     async fn reconcile(&self, key: ObjectKey) -> Result<Next, Error> {
         let Some(budget) = self.budgets.read(&key.namespace, &key.name)? else { return Ok(Next::Wait) };
         let selector = budget.spec.as_ref().and_then(|s| s.selector.clone());
         let candidates = self.pods.objects_in(&key.namespace);
-        let pods: Vec<Pod> = candidates
-            .iter()
-            .filter_map(|o| decoded::<Pod>(o))
-            .filter(|p| selector.as_ref().is_some_and(|s| matches(s, p.metadata.labels.as_ref())))
-            .collect();
+        let pods: Vec<Pod> =
+            candidates.iter().filter(|o| selector.as_ref().is_some_and(|s| selects(s, o))).filter_map(|o| decoded::<Pod>(o)).collect();
         if pods.is_empty() {
             self.context.recorder.about(&budget, EventType::Normal, "NoPods", "No matching pods found");
         }

@@ -3,7 +3,7 @@
 //! Reads services and pods; writes endpoints of services with a selector. Source: `pkg/controller/endpoint`.
 
 use crate::Context;
-use crate::endpoint_slice::{Triggers, address, annotated, selected, selecting, target_port};
+use crate::endpoint_slice::{Triggers, address, annotated, selected, selectors, target_port};
 use crate::pods::is_ready;
 use ferrokube_client::controller::{self, Next};
 use ferrokube_client::queue::Queue;
@@ -33,10 +33,10 @@ pub(crate) async fn run(context: Context) {
     services.on_change(move |d| add.add(d.key().clone()));
     let add = queue.clone();
     endpoints.on_change(move |d| add.add(d.key().clone()));
-    let (add, known) = (queue.clone(), services.clone());
+    let (add, selectors) = (queue.clone(), selectors(&services));
     pods.on_change(move |d| {
         for side in [d.old, d.new].into_iter().flatten() {
-            selecting(&known, side).into_iter().for_each(|key| add.add(key));
+            selectors.matching(side).into_iter().for_each(|key| add.add(key));
         }
     });
     tokio::join!(services.synced(), pods.synced(), endpoints.synced());

@@ -47,6 +47,7 @@ mod resource_quota;
 mod revisions;
 mod root_ca;
 mod selection;
+mod selectors;
 mod service_account;
 mod service_account_token;
 mod service_cidr;

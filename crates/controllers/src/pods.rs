@@ -3,14 +3,16 @@
 //!
 //! Source: `pkg/controller/controller_utils.go`, `controller_ref_manager.go`.
 
+use crate::selectors::Selectors;
 use ferrokube_client::cache::readable;
 use ferrokube_client::events::{EventType, Recorder};
-use ferrokube_client::{Cache, Client, DeleteOptions, Error, Index, Named, Object, Optional, Patch, Resource};
+use ferrokube_client::queue::Queue;
+use ferrokube_client::{Cache, Client, DeleteOptions, Delta, Error, Named, Object, ObjectKey, Optional, Patch, Resource};
 use k8s_openapi::api::core::v1::{Pod, PodCondition, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use serde_json::json;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -84,53 +86,97 @@ impl Expectations {
     }
 }
 
-/// Pods of one kind of owner: their cache indexed by owner, and what is expected of it.
-pub(crate) struct Pods {
+/// How a controller sees a pod: all of it, or what it counts by.
+pub(crate) trait View: Sized {
+    /// What is kept of each pod that has an owner.
+    type Kept: Send + Sync + 'static;
+    /// Called for each change of the pod, under the cache's lock.
+    fn keep(object: &Arc<Object>) -> Self::Kept;
+    /// The pod, or that it makes no sense.
+    fn see(kept: &Self::Kept) -> Result<Self, Error>;
+    /// A pod that was given an owner, before the cache shows it.
+    fn adopted(before: &Arc<Object>, now: Pod) -> Self;
+    /// Namespace, name and UID.
+    fn identity(&self) -> (&str, &str, &str);
+    /// Whether its labels match.
+    fn is_selected(&self, selector: &LabelSelector) -> bool;
+    /// Whether it has a deletion timestamp.
+    fn is_deleting(&self) -> bool;
+}
+
+impl View for Pod {
+    type Kept = Arc<Object>;
+
+    fn keep(object: &Arc<Object>) -> Arc<Object> {
+        object.clone()
+    }
+
+    fn see(kept: &Arc<Object>) -> Result<Self, Error> {
+        readable(kept)
+    }
+
+    fn adopted(_: &Arc<Object>, now: Pod) -> Self {
+        now
+    }
+
+    fn identity(&self) -> (&str, &str, &str) {
+        (self.namespace(), self.name(), self.uid())
+    }
+
+    fn is_selected(&self, selector: &LabelSelector) -> bool {
+        matches(selector, self.metadata.labels.as_ref())
+    }
+
+    fn is_deleting(&self) -> bool {
+        self.metadata.deletion_timestamp.is_some()
+    }
+}
+
+/// Pods by the UID of their owner, in the order of their names.
+type ByOwner<K> = RwLock<HashMap<Box<str>, BTreeMap<Arc<str>, K>>>;
+
+/// Pods of one kind of owner, by owner, and what is expected of the cache.
+pub(crate) struct Pods<V: View = Pod> {
     /// All pods.
     pub cache: Cache<Pod>,
-    by_owner: Arc<Index>,
-    orphans: Arc<Index>,
+    by_owner: Arc<ByOwner<V::Kept>>,
+    orphans: Arc<ferrokube_client::Index>,
     expectations: Arc<Expectations>,
-    decode: fn(&Object) -> Result<Pod, Error>,
     finalizer: Option<&'static str>,
 }
 
-impl Pods {
-    /// Pods whose controller is of this kind; `changed` gets (namespace, name, uid) of the owner whenever one changes, and
-    /// `orphaned` the namespace when a pod without an owner appears.
-    pub fn new(
+impl<V: View> Pods<V> {
+    /// Pods whose controller is of the owners' kind. An owner is put into the queue whenever one of its pods changes, and
+    /// when a pod without an owner appears that it selects.
+    pub fn new<R: Resource>(
         cache: Cache<Pod>,
-        kind: &'static str,
-        changed: impl Fn(&str, &OwnerReference) + Send + Sync + 'static,
-        orphaned: impl Fn(&Object) + Send + Sync + 'static,
+        owners: &Cache<R>,
+        selector: impl Fn(R) -> Option<LabelSelector> + Send + Sync + 'static,
+        queue: &Queue<ObjectKey>,
     ) -> Self {
-        let by_owner = cache.index(move |o| owner_of_kind(o, kind).map(|r| r.uid).into_iter().collect());
         let orphans = cache.index(|o| if o.controller().is_none() { vec![o.key.namespace.to_string()] } else { Vec::new() });
-        let expectations = Arc::new(Expectations::default());
-        let seen = expectations.clone();
+        let (by_owner, expectations) = (Arc::<ByOwner<V::Kept>>::default(), Arc::new(Expectations::default()));
+        let (kept, seen, add, selectors) = (by_owner.clone(), expectations.clone(), queue.clone(), Selectors::of(owners, selector));
         cache.on_change(move |delta| {
-            let owner = owner_of_kind(delta.latest(), kind);
-            let before = delta.old.and_then(|o| owner_of_kind(o, kind));
+            let owner = owner_of_kind(delta.latest(), R::KIND);
+            let before = delta.old.and_then(|o| owner_of_kind(o, R::KIND));
+            let before = before.filter(|b| owner.as_ref().is_none_or(|o| o.uid != b.uid));
+            keep::<V>(&kept, delta, owner.as_ref(), before.as_ref());
             if let Some(owner) = &owner {
                 match delta.new {
                     Some(object) => seen.seen(&owner.uid, &object.uid, is_deleting(object)),
                     None => seen.gone(&owner.uid, &delta.latest().uid),
                 }
-                changed(&delta.key().namespace, owner);
-            } else if delta.new.is_some() {
-                orphaned(delta.latest());
+                add.add(ObjectKey::new(&delta.key().namespace, &owner.name));
+            } else if let Some(object) = delta.new.filter(|o| o.controller().is_none()) {
+                selectors.matching(object).into_iter().for_each(|key| add.add(key));
             }
-            if let Some(before) = before.filter(|b| owner.as_ref().map(|o| &o.uid) != Some(&b.uid)) {
+            if let Some(before) = before {
                 seen.gone(&before.uid, &delta.latest().uid);
-                changed(&delta.key().namespace, &before);
+                add.add(ObjectKey::new(&delta.key().namespace, &before.name));
             }
         });
-        Pods { cache, by_owner, orphans, expectations, decode: readable, finalizer: None }
-    }
-
-    /// For a controller that only counts and ranks them; see [`crate::counted`].
-    pub fn counting(self) -> Self {
-        Pods { decode: crate::counted::pod, ..self }
+        Pods { cache, by_owner, orphans, expectations, finalizer: None }
     }
 
     /// For a controller whose pods have a finalizer: pods that are taken get it, and those that are let go lose it.
@@ -143,13 +189,13 @@ impl Pods {
         self.expectations.met(owner_uid)
     }
 
-    /// The owner's pods, decoded. One that cannot be decoded fails them all: who counts without it makes one too many.
-    pub fn of(&self, owner_uid: &str) -> Result<Vec<Pod>, Error> {
-        self.by_owner.get(owner_uid).iter().map(|o| (self.decode)(o)).collect()
+    /// The owner's pods. One that makes no sense fails them all: who counts without it makes one too many.
+    pub fn of(&self, owner_uid: &str) -> Result<Vec<V>, Error> {
+        self.by_owner.read().get(owner_uid).into_iter().flat_map(BTreeMap::values).map(V::see).collect()
     }
 
     /// Takes orphans that match the selector, and lets go of own pods that do not; returns the owner's pods.
-    pub async fn claim<O: Resource>(&self, client: &Client, owner: &O, selector: &LabelSelector) -> Result<Vec<Pod>, Error> {
+    pub async fn claim<O: Resource>(&self, client: &Client, owner: &O, selector: &LabelSelector) -> Result<Vec<V>, Error> {
         self.claim_if(client, owner, selector, |_| true).await
     }
 
@@ -160,21 +206,18 @@ impl Pods {
         owner: &O,
         selector: &LabelSelector,
         accept: impl Fn(&Object) -> bool,
-    ) -> Result<Vec<Pod>, Error> {
+    ) -> Result<Vec<V>, Error> {
         let mut own = self.of(owner.uid())?;
         if owner.meta().deletion_timestamp.is_some() {
             return Ok(own);
         }
-        let strangers: Vec<Pod> = own.iter().filter(|p| !matches(selector, p.metadata.labels.as_ref())).cloned().collect();
-        for pod in strangers.iter().filter(|p| p.metadata.deletion_timestamp.is_none()) {
+        for pod in own.iter().filter(|p| !p.is_deleting() && !p.is_selected(selector)) {
             self.release(client, pod, owner.uid()).await?;
         }
-        own.retain(|p| matches(selector, p.metadata.labels.as_ref()));
+        own.retain(|p| p.is_selected(selector));
         let mut may_adopt = None;
         for object in self.orphans.get(owner.namespace()) {
-            let labels: std::collections::BTreeMap<String, String> =
-                object.labels.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
-            if !accept(&object) || is_deleting(&object) || !matches(selector, Some(&labels)) {
+            if !accept(&object) || !selects(selector, &object) || is_deleting(&object) {
                 continue;
             }
             if may_adopt.is_none() {
@@ -188,7 +231,7 @@ impl Pods {
                 patch["metadata"]["finalizers"] = json!([finalizer]);
             }
             match client.patch::<Pod>(owner.namespace(), &object.key.name, &Patch::Strategic(patch)).await {
-                Ok(pod) => own.push(pod),
+                Ok(pod) => own.push(V::adopted(&object, pod)),
                 Err(e) if e.is_not_found() || e.is_conflict() => {}
                 Err(e) => return Err(e),
             }
@@ -196,12 +239,13 @@ impl Pods {
         Ok(own)
     }
 
-    async fn release(&self, client: &Client, pod: &Pod, owner: &str) -> Result<(), Error> {
-        let mut patch = json!({"metadata": {"uid": pod.uid(), "ownerReferences": [{"$patch": "delete", "uid": owner}]}});
+    async fn release(&self, client: &Client, pod: &V, owner: &str) -> Result<(), Error> {
+        let (namespace, name, uid) = pod.identity();
+        let mut patch = json!({"metadata": {"uid": uid, "ownerReferences": [{"$patch": "delete", "uid": owner}]}});
         if let Some(finalizer) = self.finalizer {
             patch["metadata"]["$deleteFromPrimitiveList/finalizers"] = json!([finalizer]);
         }
-        match client.patch::<Pod>(pod.namespace(), pod.name(), &Patch::Strategic(patch)).await {
+        match client.patch::<Pod>(namespace, name, &Patch::Strategic(patch)).await {
             // Another pod has the name now.
             Err(e) if e.is_not_found() || e.is_conflict() => Ok(()),
             other => other.map(drop),
@@ -239,15 +283,16 @@ impl Pods {
     }
 
     /// Deletes a pod of an owner.
-    pub async fn delete<O: Resource>(&self, client: &Client, recorder: &Recorder, owner: &O, pod: &Pod) -> Result<(), Error> {
-        self.expectations.vanish(owner.uid(), pod.uid());
-        match client.delete::<Pod>(pod.namespace(), pod.name(), &DeleteOptions::of_uid(pod.uid())).await {
+    pub async fn delete<O: Resource>(&self, client: &Client, recorder: &Recorder, owner: &O, pod: &V) -> Result<(), Error> {
+        let (namespace, name, uid) = pod.identity();
+        self.expectations.vanish(owner.uid(), uid);
+        match client.delete::<Pod>(namespace, name, &DeleteOptions::of_uid(uid)).await {
             Ok(()) => {
-                recorder.about(owner, EventType::Normal, "SuccessfulDelete", format!("Deleted pod: {}", pod.name()));
+                recorder.about(owner, EventType::Normal, "SuccessfulDelete", format!("Deleted pod: {name}"));
                 Ok(())
             }
             Err(e) => {
-                self.expectations.gone(owner.uid(), pod.uid());
+                self.expectations.gone(owner.uid(), uid);
                 if e.is_not_found() || e.is_conflict() {
                     return Ok(());
                 }
@@ -255,6 +300,31 @@ impl Pods {
                 Err(e)
             }
         }
+    }
+}
+
+/// Notes what a change says of the owners' pods.
+fn keep<V: View>(all: &ByOwner<V::Kept>, delta: Delta<'_>, owner: Option<&OwnerReference>, before: Option<&OwnerReference>) {
+    if owner.is_none() && before.is_none() {
+        return;
+    }
+    let name = &delta.key().name;
+    let mut all = all.write();
+    let mut forget = |owner: &OwnerReference| {
+        if let Some(pods) = all.get_mut(owner.uid.as_str()) {
+            pods.remove(name);
+            if pods.is_empty() {
+                all.remove(owner.uid.as_str());
+            }
+        }
+    };
+    before.iter().for_each(|b| forget(b));
+    match (owner, delta.new) {
+        (Some(owner), Some(object)) => {
+            all.entry(owner.uid.as_str().into()).or_default().insert(name.clone(), V::keep(object));
+        }
+        (Some(owner), None) => forget(owner),
+        (None, _) => {}
     }
 }
 
@@ -312,8 +382,16 @@ pub(crate) fn from_template<O: Resource>(owner: &O, template: &PodTemplateSpec) 
 }
 
 /// Whether a label selector matches; an empty one matches all.
-pub(crate) fn matches(selector: &LabelSelector, labels: Option<&std::collections::BTreeMap<String, String>>) -> bool {
-    let get = |key: &str| labels.and_then(|l| l.get(key));
+pub(crate) fn matches(selector: &LabelSelector, labels: Option<&BTreeMap<String, String>>) -> bool {
+    matches_by(selector, |key| labels.and_then(|l| l.get(key)).map(String::as_str))
+}
+
+/// Whether a label selector matches an encoded object.
+pub(crate) fn selects(selector: &LabelSelector, object: &Object) -> bool {
+    matches_by(selector, |key| object.label(key))
+}
+
+fn matches_by<'l>(selector: &LabelSelector, get: impl Fn(&str) -> Option<&'l str>) -> bool {
     let equal = selector.match_labels.iter().flatten().all(|(k, v)| get(k) == Some(v));
     equal
         && selector.match_expressions.iter().flatten().all(|e| {
@@ -341,12 +419,26 @@ pub(crate) fn is_ready(pod: &Pod) -> bool {
 
 /// Whether a pod has been Ready for long enough; else, when it will be.
 pub(crate) fn availability(pod: &Pod, min_ready_seconds: i32, now: jiff::Timestamp) -> Result<(), Option<Duration>> {
-    let Some(ready) = condition(pod, "Ready").filter(|c| c.status == "True") else { return Err(None) };
+    let ready = condition(pod, "Ready");
+    let since = ready.and_then(|c| c.last_transition_time.as_ref()).map(|t| t.0);
+    available(ready.is_some_and(|c| c.status == "True"), since, min_ready_seconds, now)
+}
+
+/// The same of one that is Ready, or not, since then.
+pub(crate) fn available(
+    ready: bool,
+    since: Option<jiff::Timestamp>,
+    min_ready_seconds: i32,
+    now: jiff::Timestamp,
+) -> Result<(), Option<Duration>> {
+    if !ready {
+        return Err(None);
+    }
     if min_ready_seconds <= 0 {
         return Ok(());
     }
-    let Some(since) = &ready.last_transition_time else { return Err(None) };
-    let left = since.0.as_second() + i64::from(min_ready_seconds) - now.as_second();
+    let Some(since) = since else { return Err(None) };
+    let left = since.as_second() + i64::from(min_ready_seconds) - now.as_second();
     if left <= 0 { Ok(()) } else { Err(Some(Duration::from_secs(u64::try_from(left).unwrap_or(0)))) }
 }
 

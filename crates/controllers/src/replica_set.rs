@@ -3,13 +3,14 @@
 //! Reads replica sets and pods; writes pods and the status of replica sets. Source: `pkg/controller/replicaset`.
 
 use crate::Context;
-use crate::pods::{self, Pods, availability, is_active, is_ready};
+use crate::counted::{Counted, Phase};
+use crate::pods::{self, Pods, View};
 use ferrokube_client::controller::{self, Next};
 use ferrokube_client::queue::Queue;
 use ferrokube_client::{Cache, Error, Index, Named, ObjectKey, Resource};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetCondition, ReplicaSetStatus};
-use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
+use k8s_openapi::api::core::v1::PodTemplateSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, Time};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
@@ -17,8 +18,6 @@ use std::time::Duration;
 
 /// Most pods created or deleted in one round (`BurstReplicas`).
 const BURST: usize = 500;
-/// Set by people to say which pods go first.
-const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
 
 /// What a kind that keeps a number of pods says: replica sets, and replication controllers.
 pub(crate) trait Replicated: Resource {
@@ -76,19 +75,7 @@ pub(crate) async fn run_for<R: Replicated>(context: Context, name: &'static str)
     sets.on_change(move |d| add.add(d.key().clone()));
     // Sets of one deployment count each other's pods when they choose which of their own go.
     let siblings = sets.index(|o| o.controller().map(|r| r.uid).into_iter().collect());
-    let (add, add_all, known) = (queue.clone(), queue.clone(), sets.clone());
-    let pods = Pods::new(
-        context.caches.of(),
-        R::KIND,
-        move |namespace, owner| add.add(ObjectKey::new(namespace, &owner.name)),
-        move |orphan| {
-            // Any set of the namespace whose selector matches may want it; each looks for itself.
-            for set in known.objects_in(&orphan.key.namespace) {
-                add_all.add(set.key.clone());
-            }
-        },
-    )
-    .counting();
+    let pods: Pods<Counted> = Pods::new(context.caches.of(), &sets, |set: R| Some(set.wanted().selector), &queue);
     tokio::join!(sets.synced(), pods.cache.synced());
     let reconcile = |key: ObjectKey| {
         let (context, sets, pods, siblings) = (&context, &sets, &pods, &siblings);
@@ -102,13 +89,13 @@ pub(crate) async fn run_for<R: Replicated>(context: Context, name: &'static str)
     controller::run::<_, Error, _, _>(name, queue, 5, reconcile).await;
 }
 
-async fn reconcile<R: Replicated>(context: &Context, pods: &Pods, siblings: &Index, set: R) -> Result<Next, Error> {
+async fn reconcile<R: Replicated>(context: &Context, pods: &Pods<Counted>, siblings: &Index, set: R) -> Result<Next, Error> {
     let wanted = set.wanted();
     let settled = pods.settled(set.uid());
     let own = pods.claim(&context.client, &set, &wanted.selector).await?;
     let mut failure = None;
     if settled && set.meta().deletion_timestamp.is_none() {
-        let active: Vec<Pod> = own.iter().filter(|p| is_active(p)).cloned().collect();
+        let active: Vec<Counted> = own.iter().filter(|p| p.is_active()).cloned().collect();
         let action = plan(wanted.replicas, &active, || related(pods, siblings, &set, &active));
         failure = apply(context, pods, &set, &wanted.template, action).await;
     }
@@ -125,33 +112,29 @@ async fn reconcile<R: Replicated>(context: &Context, pods: &Pods, siblings: &Ind
 }
 
 /// How many active pods of this set and of the other sets of its owner each node has.
-fn related<R: Replicated>(pods: &Pods, siblings: &Index, set: &R, active: &[Pod]) -> PerNode {
+fn related<R: Replicated>(pods: &Pods<Counted>, siblings: &Index, set: &R, active: &[Counted]) -> PerNode {
     let owner = set.meta().owner_references.iter().flatten().find(|r| r.controller == Some(true));
     let others = owner.map(|o| siblings.get(&o.uid)).unwrap_or_default();
     let others = others.iter().filter(|o| *o.uid != *set.uid()).flat_map(|o| pods.of(&o.uid).unwrap_or_default());
     let mut count = PerNode::new();
-    for pod in active.iter().cloned().chain(others.filter(is_active)) {
-        *count.entry(node(&pod).to_owned()).or_default() += 1;
+    for pod in active.iter().cloned().chain(others.filter(Counted::is_active)) {
+        *count.entry(pod.node.clone()).or_default() += 1;
     }
     count
 }
 
 /// Active pods by node.
-type PerNode = HashMap<String, i64>;
-
-fn node(pod: &Pod) -> &str {
-    pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).unwrap_or_default()
-}
+type PerNode = HashMap<Box<str>, i64>;
 
 /// What to do about the number of pods.
-#[derive(Debug, PartialEq)]
+#[derive(Debug)]
 enum Action {
     Nothing,
     Create(usize),
-    Delete(Vec<Pod>),
+    Delete(Vec<Counted>),
 }
 
-fn plan(wanted: usize, active: &[Pod], per_node: impl FnOnce() -> PerNode) -> Action {
+fn plan(wanted: usize, active: &[Counted], per_node: impl FnOnce() -> PerNode) -> Action {
     if active.len() < wanted {
         return Action::Create((wanted - active.len()).min(BURST));
     }
@@ -164,7 +147,13 @@ fn plan(wanted: usize, active: &[Pod], per_node: impl FnOnce() -> PerNode) -> Ac
     Action::Delete(victims.into_iter().take(surplus).collect())
 }
 
-async fn apply<R: Replicated>(context: &Context, pods: &Pods, set: &R, template: &PodTemplateSpec, action: Action) -> Option<Error> {
+async fn apply<R: Replicated>(
+    context: &Context,
+    pods: &Pods<Counted>,
+    set: &R,
+    template: &PodTemplateSpec,
+    action: Action,
+) -> Option<Error> {
     let (client, recorder) = (&context.client, &context.recorder);
     match action {
         Action::Nothing => None,
@@ -183,24 +172,22 @@ async fn apply<R: Replicated>(context: &Context, pods: &Pods, set: &R, template:
 /// those that became ready or were made later. Ages count by orders of magnitude, and within one the UID decides: that
 /// spreads the choice over failure domains (`LogarithmicScaleDown`). It must be a total order, which upstream's is not (there
 /// the UID decides between pods of different ages only): a sort that finds a contradiction panics.
-fn ranked(pods: &[Pod], per_node: &PerNode, now: Timestamp) -> Vec<Pod> {
+fn ranked(pods: &[Counted], per_node: &PerNode, now: Timestamp) -> Vec<Counted> {
     let mut list = pods.to_vec();
     list.sort_by_cached_key(|p| rank(p, per_node, now));
     list
 }
 
-fn rank(p: &Pod, per_node: &PerNode, now: Timestamp) -> impl Ord + use<> {
-    let phase = match pods::phase(p) {
-        "Pending" => 0,
-        "Unknown" => 1,
-        _ => 2,
+fn rank(p: &Counted, per_node: &PerNode, now: Timestamp) -> impl Ord + use<> {
+    let phase = match p.phase {
+        Phase::Pending => 0,
+        Phase::Unknown => 1,
+        Phase::Running | Phase::Over => 2,
     };
-    let cost = p.metadata.annotations.as_ref().and_then(|a| a.get(DELETION_COST)).and_then(|c| c.parse::<i32>().ok()).unwrap_or(0);
-    let first = (!node(p).is_empty(), phase, is_ready(p), cost, Reverse(per_node.get(node(p)).copied().unwrap_or(0)));
-    let restarts = p.status.iter().flat_map(|s| s.container_statuses.iter().flatten()).map(|c| c.restart_count).max().unwrap_or(0);
-    let ready_since = pods::condition(p, "Ready").filter(|_| is_ready(p)).and_then(|c| Some(c.last_transition_time.as_ref()?.0));
-    let born = p.metadata.creation_timestamp.as_ref().map(|t| t.0);
-    (first, ready_since.map(|t| magnitude(t, now)), Reverse(restarts), born.map(|t| magnitude(t, now)), p.uid().to_owned())
+    let first = (!p.node.is_empty(), phase, p.ready, p.cost, Reverse(per_node.get(&p.node).copied().unwrap_or(0)));
+    let ready_since = p.since.filter(|_| p.ready);
+    let uid = p.identity().2.to_owned();
+    (first, ready_since.map(|t| magnitude(t, now)), Reverse(p.restarts), p.born.map(|t| magnitude(t, now)), uid)
 }
 
 /// The order of magnitude of an age; less than none for one that is not over yet.
@@ -213,22 +200,21 @@ fn magnitude(since: Timestamp, now: Timestamp) -> i64 {
 fn status<R: Replicated>(
     set: &R,
     wanted: &Wanted,
-    own: &[Pod],
+    own: &[Counted],
     failure: Option<&Error>,
     now: Timestamp,
 ) -> (ReplicaSetStatus, Option<Duration>) {
     let min_ready = wanted.min_ready_seconds;
-    let template_labels = wanted.template.metadata.as_ref().and_then(|m| m.labels.clone()).unwrap_or_default();
-    let labelled = |p: &&Pod| template_labels.iter().all(|(k, v)| p.metadata.labels.as_ref().and_then(|l| l.get(k)) == Some(v));
-    let active: Vec<&Pod> = own.iter().filter(|p| is_active(p)).collect();
-    let waits: Vec<Result<(), Option<Duration>>> = active.iter().map(|p| availability(p, min_ready, now)).collect();
+    let template_labels = wanted.template.metadata.as_ref().and_then(|m| m.labels.as_ref());
+    let labelled = |p: &&&Counted| template_labels.into_iter().flatten().all(|(k, v)| p.object().label(k) == Some(v));
+    let active: Vec<&Counted> = own.iter().filter(|p| p.is_active()).collect();
+    let waits: Vec<Result<(), Option<Duration>>> = active.iter().map(|p| p.availability(min_ready, now)).collect();
     let count = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
-    let terminating =
-        own.iter().filter(|p| p.metadata.deletion_timestamp.is_some() && !matches!(pods::phase(p), "Succeeded" | "Failed")).count();
+    let terminating = own.iter().filter(|p| p.deleting && p.phase != Phase::Over).count();
     let status = ReplicaSetStatus {
         replicas: count(active.len()),
-        fully_labeled_replicas: some(count(active.iter().copied().filter(|p| labelled(&p)).count())),
-        ready_replicas: some(count(active.iter().filter(|p| is_ready(p)).count())),
+        fully_labeled_replicas: some(count(active.iter().filter(labelled).count())),
+        ready_replicas: some(count(active.iter().filter(|p| p.ready).count())),
         available_replicas: some(count(waits.iter().filter(|w| w.is_ok()).count())),
         terminating_replicas: Some(count(terminating)),
         observed_generation: set.meta().generation,
@@ -276,8 +262,9 @@ pub(crate) fn with(map: Option<BTreeMap<String, String>>, key: &str, value: &str
 #[cfg(test)]
 mod tests {
     use super::*;
-    use k8s_openapi::api::core::v1::ContainerStatus;
+    use crate::counted::Facts;
     use serde_json::json;
+    use std::sync::Arc;
 
     fn set(replicas: i32) -> ReplicaSet {
         serde_json::from_value(json!({
@@ -287,27 +274,32 @@ mod tests {
         .unwrap()
     }
 
-    fn pod(name: &str, phase: &str, ready: bool, node: &str) -> Pod {
-        serde_json::from_value(json!({
-            "metadata": {"name": name, "namespace": "a", "labels": {"app": "web"}, "creationTimestamp": "2026-01-01T00:00:00Z"},
+    fn pod(name: &str, phase: &str, ready: bool, node: &str) -> Counted {
+        let json = json!({
+            "metadata": {"name": name, "namespace": "a", "uid": name, "labels": {"app": "web"}, "creationTimestamp": "2026-01-01T00:00:00Z"},
             "spec": {"containers": [], "nodeName": node},
             "status": {"phase": phase, "conditions": [{"type": "Ready", "status": if ready { "True" } else { "False" }, "lastTransitionTime": "2026-01-01T00:00:10Z"}]},
-        }))
-        .unwrap()
+        });
+        let object = Arc::new(ferrokube_client::Object::from_json(json.to_string().into()).unwrap());
+        Counted::see(&Counted::keep(&object)).unwrap()
     }
 
-    fn planned(replicas: usize, active: &[Pod]) -> Action {
+    fn planned(replicas: usize, active: &[Counted]) -> Action {
         let count = || {
             let mut count = PerNode::new();
-            active.iter().for_each(|p| *count.entry(node(p).to_owned()).or_default() += 1);
+            active.iter().for_each(|p| *count.entry(p.node.clone()).or_default() += 1);
             count
         };
         plan(replicas, active, count)
     }
 
+    fn sorted(pods: &[Counted], per_node: &PerNode, now: Timestamp) -> Vec<String> {
+        ranked(pods, per_node, now).iter().map(|p| p.identity().1.to_owned()).collect()
+    }
+
     fn names(action: Action) -> Vec<String> {
         match action {
-            Action::Delete(pods) => pods.iter().map(|p| p.name().to_owned()).collect(),
+            Action::Delete(pods) => pods.iter().map(|p| p.identity().1.to_owned()).collect(),
             other => panic!("{other:?}"),
         }
     }
@@ -315,8 +307,8 @@ mod tests {
     #[test]
     fn missing_pods_are_created_and_surplus_pods_deleted() {
         let pods = [pod("a", "Running", true, "n"), pod("b", "Running", true, "n")];
-        assert_eq!(planned(2, &pods), Action::Nothing);
-        assert_eq!(planned(5, &pods), Action::Create(3));
+        assert!(matches!(planned(2, &pods), Action::Nothing));
+        assert!(matches!(planned(5, &pods), Action::Create(3)));
         assert_eq!(names(planned(0, &pods)).len(), 2);
     }
 
@@ -328,8 +320,7 @@ mod tests {
             pod("pending", "Pending", false, "n3"),
             pod("unassigned", "Pending", false, ""),
         ];
-        let order: Vec<String> = ranked(&pods, &PerNode::new(), Timestamp::now()).iter().map(|p| p.name().to_owned()).collect();
-        assert_eq!(order, ["unassigned", "pending", "unready", "ready"]);
+        assert_eq!(sorted(&pods, &PerNode::new(), Timestamp::now()), ["unassigned", "pending", "unready", "ready"]);
         assert_eq!(names(planned(1, &pods)), ["unassigned", "pending", "unready"]);
     }
 
@@ -338,24 +329,21 @@ mod tests {
         let pods = [pod("alone", "Running", true, "n1"), pod("one", "Running", true, "n2"), pod("two", "Running", true, "n2")];
         assert_ne!(names(planned(2, &pods)), ["alone"]);
         let siblings = PerNode::from([("n1".into(), 9), ("n2".into(), 2)]);
-        assert_eq!(ranked(&pods, &siblings, Timestamp::now())[0].name(), "alone", "pods of the deployment's other sets count too");
+        assert_eq!(sorted(&pods, &siblings, Timestamp::now())[0], "alone", "pods of the deployment's other sets count too");
     }
 
     /// Since so many seconds ready, and with this many restarts.
-    fn aged(name: &str, now: Timestamp, seconds: i64, restarts: i32) -> Pod {
-        let mut pod = pod(name, "Running", true, "n");
-        pod.metadata.uid = Some(name.to_owned());
-        let status = pod.status.as_mut().unwrap();
-        let since = Time(now - jiff::SignedDuration::from_secs(seconds));
-        status.conditions.iter_mut().flatten().for_each(|c| c.last_transition_time = Some(since.clone()));
-        status.container_statuses = Some(vec![ContainerStatus { restart_count: restarts, ..ContainerStatus::default() }]);
-        pod
+    fn aged(name: &str, now: Timestamp, seconds: i64, restarts: i32) -> Counted {
+        let pod = pod(name, "Running", true, "n");
+        let since = Some(now - jiff::SignedDuration::from_secs(seconds));
+        let object = ferrokube_client::Object::from_json(pod.object().json()).unwrap();
+        Counted::new(Arc::new(object), Facts { since, restarts, ..Facts::clone(&pod) })
     }
 
     #[test]
     fn ages_count_by_orders_of_magnitude() {
         let now = Timestamp::now();
-        let order = |pods: &[Pod]| ranked(pods, &PerNode::new(), now).iter().map(|p| p.name().to_owned()).collect::<Vec<_>>();
+        let order = |pods: &[Counted]| sorted(pods, &PerNode::new(), now);
         assert_eq!(order(&[aged("a", now, 3600, 0), aged("b", now, 10, 0)]), ["b", "a"], "the younger goes first whatever its UID");
         assert_eq!(order(&[aged("b", now, 3600, 0), aged("a", now, 3700, 0)]), ["a", "b"], "of two that are about as old the UID decides");
         assert_eq!(order(&[aged("a", now, 3600, 0), aged("b", now, 3700, 5)]), ["b", "a"], "the one that has started anew more often goes");
@@ -365,11 +353,12 @@ mod tests {
     fn a_great_many_pods_of_mixed_ages_are_ranked() {
         let now = Timestamp::now();
         // Many of an age and many of about an age, with restarts that contradict the UIDs.
-        let pods: Vec<Pod> = (0..2000).map(|n: i32| aged(&format!("p{}", n * 7919 % 2000), now, i64::from(n % 97), n * 31 % 5)).collect();
-        let once: Vec<String> = ranked(&pods, &PerNode::new(), now).iter().map(|p| p.name().to_owned()).collect();
+        let pods: Vec<Counted> =
+            (0..2000).map(|n: i32| aged(&format!("p{}", n * 7919 % 2000), now, i64::from(n % 97), n * 31 % 5)).collect();
+        let once = sorted(&pods, &PerNode::new(), now);
         let mut turned = pods;
         turned.reverse();
-        let again: Vec<String> = ranked(&turned, &PerNode::new(), now).iter().map(|p| p.name().to_owned()).collect();
+        let again = sorted(&turned, &PerNode::new(), now);
         assert!(once == again, "the order does not depend on how they came");
     }
 

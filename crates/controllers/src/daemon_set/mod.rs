@@ -40,13 +40,7 @@ pub(crate) async fn run(context: Context) {
     let nodes: Cache<Node> = context.caches.of();
     let add = queue.clone();
     sets.on_change(move |d| add.add(d.key().clone()));
-    let (add, add_all, known) = (queue.clone(), queue.clone(), sets.clone());
-    let pods = Pods::new(
-        context.caches.of(),
-        DaemonSet::KIND,
-        move |namespace, owner| add.add(ObjectKey::new(namespace, &owner.name)),
-        move |orphan| known.objects_in(&orphan.key.namespace).iter().for_each(|s| add_all.add(s.key.clone())),
-    );
+    let pods = Pods::new(context.caches.of(), &sets, |set: DaemonSet| Some(set.spec?.selector), &queue);
     let (add_all, known) = (queue.clone(), sets.clone());
     nodes.on_change(move |d| {
         let same = d.old.zip(d.new).is_some_and(|(a, b)| a.labels == b.labels && taints(a) == taints(b));

@@ -11,7 +11,7 @@ mod status;
 
 use crate::Context;
 use crate::latest::Latest;
-use crate::pods::{controller_reference, is_alive, matches};
+use crate::pods::{controller_reference, is_alive, matches, selects};
 use crate::replica_set::with;
 use ferrokube_client::cache::decoded;
 use ferrokube_client::controller::{self, Next};
@@ -185,8 +185,7 @@ impl Deployments {
     async fn adopt(&self, deployment: &Deployment, selector: &LabelSelector, mut own: Vec<ReplicaSet>) -> Result<Vec<ReplicaSet>, Error> {
         let mut may_adopt = None;
         for object in self.sets.objects_in(deployment.namespace()) {
-            let labels = object.labels.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
-            if object.controller().is_some() || crate::pods::is_deleting(&object) || !matches(selector, Some(&labels)) {
+            if object.controller().is_some() || crate::pods::is_deleting(&object) || !selects(selector, &object) {
                 continue;
             }
             if may_adopt.is_none() {

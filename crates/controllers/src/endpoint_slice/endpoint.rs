@@ -2,30 +2,17 @@
 //!
 //! Source: `k8s.io/endpointslice/utils.go`.
 
+use crate::selectors::{Selectors, plain};
 use ferrokube_client::cache::decoded;
-use ferrokube_client::{Cache, Named, ObjectKey};
+use ferrokube_client::{Cache, Named};
 use k8s_openapi::api::core::v1::{ObjectReference, Pod, Service, ServicePort};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// The services of the pod's namespace whose selector matches it.
-pub(crate) fn selecting(services: &Cache<Service>, pod: &ferrokube_client::Object) -> Vec<ObjectKey> {
-    #[derive(serde::Deserialize)]
-    struct Outer {
-        spec: Inner,
-    }
-    #[derive(serde::Deserialize)]
-    struct Inner {
-        #[serde(default)]
-        selector: Option<BTreeMap<String, String>>,
-    }
-    let matches = |o: &&Arc<ferrokube_client::Object>| {
-        let selector = o.decode::<Outer>().ok().and_then(|s| s.spec.selector).filter(|s| !s.is_empty());
-        selector.is_some_and(|s| s.iter().all(|(k, v)| pod.label(k) == Some(v)))
-    };
-    services.objects_in(&pod.key.namespace).iter().filter(matches).map(|o| o.key.clone()).collect()
+/// The selectors of services, by which a pod's services are found.
+pub(crate) fn selectors(services: &Cache<Service>) -> Arc<Selectors> {
+    Selectors::of(services, |service: Service| plain(service.spec?.selector))
 }
 
 /// The pods that a service selects.

@@ -12,7 +12,7 @@ mod pack;
 mod topology;
 mod trigger;
 
-pub(crate) use endpoint::{address, selected, selecting, target_port};
+pub(crate) use endpoint::{address, selected, selectors, target_port};
 pub(crate) use trigger::{Triggers, annotated};
 
 use crate::Context;
@@ -85,10 +85,10 @@ pub(crate) async fn run(context: Context) {
             add.add(ObjectKey::new(&d.key().namespace, service));
         }
     });
-    let (add, known) = (queue.clone(), services.clone());
+    let (add, selectors) = (queue.clone(), selectors(&services));
     pods.on_change(move |d| {
         for side in [d.old, d.new].into_iter().flatten() {
-            selecting(&known, side).into_iter().for_each(|key| add.add(key));
+            selectors.matching(side).into_iter().for_each(|key| add.add(key));
         }
     });
     let (topology, shared) = (Arc::<Mutex<Topology>>::default(), Arc::<Mutex<Shared>>::default());

@@ -19,7 +19,7 @@ use ferrokube_client::cache::decoded;
 use ferrokube_client::controller::{self, Next};
 use ferrokube_client::events::EventType;
 use ferrokube_client::queue::Queue;
-use ferrokube_client::{Cache, Client, Error, Index, ListOptions, Named, Object, ObjectKey, Optional, Patch, Resource};
+use ferrokube_client::{Cache, Client, Error, Index, ListOptions, Named, Object, ObjectKey, Optional, Patch};
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::{Job, JobStatus};
 use k8s_openapi::api::core::v1::{Container, EnvVar, EnvVarSource, ObjectFieldSelector, Pod};
@@ -65,14 +65,7 @@ pub(crate) async fn run(context: Context) {
             external_manager(made).iter().for_each(|m| measure::external(&metrics, m));
         }
     });
-    let (add, add_all, known) = (queue.clone(), queue.clone(), jobs.clone());
-    let pods = Pods::new(
-        context.caches.of(),
-        Job::KIND,
-        move |namespace, owner| add.add(ObjectKey::new(namespace, &owner.name)),
-        move |orphan| known.objects_in(&orphan.key.namespace).iter().for_each(|j| add_all.add(j.key.clone())),
-    )
-    .held_by(FINALIZER);
+    let pods = Pods::new(context.caches.of(), &jobs, |job: Job| job.spec?.selector, &queue).held_by(FINALIZER);
     let tracked = watch_orphans(&jobs, &pods.cache, &orphans);
     let metrics = context.metrics.clone();
     pods.cache.on_change(move |d| measure::tracked(&metrics, is_over_and_tracked(d.old), is_over_and_tracked(d.new)));

@@ -44,13 +44,7 @@ pub(crate) async fn run(context: Context) {
             known.objects_in(&d.key().namespace).iter().filter(|s| name.contains(&*s.key.name)).for_each(|s| add.add(s.key.clone()));
         }
     });
-    let (add, add_all, known) = (queue.clone(), queue.clone(), sets.clone());
-    let pods = Pods::new(
-        context.caches.of(),
-        StatefulSet::KIND,
-        move |namespace, owner| add.add(ObjectKey::new(namespace, &owner.name)),
-        move |orphan| known.objects_in(&orphan.key.namespace).iter().for_each(|s| add_all.add(s.key.clone())),
-    );
+    let pods = Pods::new(context.caches.of(), &sets, |set: StatefulSet| Some(set.spec?.selector), &queue);
     let revisions = Revisions::new(context.caches.of(), StatefulSet::KIND, revisions::NAMED_HASH);
     tokio::join!(sets.synced(), claims.synced(), pods.cache.synced(), revisions.synced());
     let all = Sets { context, sets, claims, pods, revisions };
