@@ -1,11 +1,11 @@
 //! What must hold when everything works again.
 
 use crate::world::World;
-use crate::{APPS, CORE, JOBS, SLICES, Wanted};
+use crate::{APPS, AWAY, CORE, JOBS, SLICES, Wanted};
 use ferrokube_client::Client;
 use http::Method;
 use serde_json::Value;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Most pods of the deployment that a roll-out may have at once (`maxSurge` 25 %, rounded up), by the largest number of
 /// replicas ever asked for.
@@ -26,9 +26,18 @@ fn of_app<'v>(all: &'v [Value], app: &str) -> Vec<&'v Value> {
     all.iter().filter(|o| o["metadata"]["labels"]["app"] == app).collect()
 }
 
+fn is_leaving(object: &Value) -> bool {
+    object["metadata"]["deletionTimestamp"].is_string()
+}
+
+/// UIDs of the pods of an app that are there to stay.
+pub async fn active_of(admin: &Client, app: &str) -> BTreeSet<String> {
+    let pods = items(admin, &format!("{CORE}/pods")).await;
+    of_app(&pods, app).into_iter().filter(|p| !is_leaving(p)).filter_map(uid).collect()
+}
+
 fn is_ready(pod: &Value) -> bool {
-    pod["metadata"]["deletionTimestamp"].is_null()
-        && pod["status"]["conditions"].as_array().into_iter().flatten().any(|c| c["type"] == "Ready" && c["status"] == "True")
+    !is_leaving(pod) && pod["status"]["conditions"].as_array().into_iter().flatten().any(|c| c["type"] == "Ready" && c["status"] == "True")
 }
 
 fn image(pod: &Value) -> &str {
@@ -59,16 +68,48 @@ pub async fn problems(world: &World, wanted: &Wanted) -> Vec<String> {
     stateful(admin, wanted, &pods, &mut found).await;
     daemons(admin, wanted, &pods, &mut found).await;
     for name in ["indexed", "plain"] {
-        let ever = world.seen.lock().succeeded.get(name).map_or(0, BTreeSet::len);
+        let ever = |over: &BTreeMap<String, BTreeSet<String>>| over.get(name).map_or(0, BTreeSet::len);
+        let ever = {
+            let seen = world.seen.lock();
+            [ever(&seen.succeeded), ever(&seen.failed)]
+        };
         job(&get(admin, &format!("{JOBS}/{name}")).await, name, &pods, ever, &mut found);
     }
     slices(admin, &pods, &mut found).await;
-    if wanted.gone {
-        let left = of_app(&pods, "gone").len() + of_app(&sets, "gone").len();
-        found.unless(left == 0, || format!("{left} dependents of the deleted deployment are left"));
+    for (app, gone) in [("gone", wanted.gone), ("front", wanted.front_gone)] {
+        let (pods, sets) = (of_app(&pods, app).len(), of_app(&sets, app).len());
+        let right = if gone { (0, 0) } else { (2, 1) };
+        found.unless((pods, sets) == right, || format!("{app}: {pods} pods of {sets} replica sets, deleted: {gone}"));
     }
-    orphans(admin, &pods, &sets, &mut found).await;
+    left(wanted, &pods, &sets, &mut found);
+    away(admin, wanted, &mut found).await;
+    orphans(admin, wanted, &pods, &sets, &mut found).await;
     found.0
+}
+
+/// The pods of a replica set that was deleted without them: none of them went, and nobody made more.
+fn left(wanted: &Wanted, pods: &[Value], sets: &[Value], found: &mut Found) {
+    let (pods, sets) = (of_app(pods, "stay"), of_app(sets, "stay"));
+    let Some(left) = &wanted.left else {
+        return found.unless(pods.len() == 2 && sets.len() == 1, || format!("stay: {} pods of {} sets", pods.len(), sets.len()));
+    };
+    let there: BTreeSet<String> = pods.iter().filter_map(|p| uid(p)).collect();
+    let kept = left.intersection(&there).count();
+    // What was one too many then may have gone.
+    let right = sets.is_empty() && kept >= left.len().min(2) && there.is_subset(left) | (there.len() <= 2);
+    found.unless(right, || format!("stay: {there:?} are left of {left:?}, {} sets", sets.len()));
+}
+
+/// A deleted namespace is gone, and what was in it.
+async fn away(admin: &Client, wanted: &Wanted, found: &mut Found) {
+    let namespace = admin.send(Method::GET, AWAY, None, bytes::Bytes::new()).await;
+    found.unless(namespace.is_err() == wanted.away_gone, || format!("away: deleted: {}, there: {}", wanted.away_gone, namespace.is_ok()));
+    let pods = items(admin, &format!("{AWAY}/pods")).await;
+    let good = of_app(&pods, "far").into_iter().filter(|p| is_ready(p)).count();
+    let right = if wanted.away_gone { pods.is_empty() } else { good == 2 };
+    found.unless(right, || format!("away: {good} good pods of {}, deleted: {}", pods.len(), wanted.away_gone));
+    let maps = items(admin, &format!("{AWAY}/configmaps")).await;
+    found.unless(!maps.is_empty() != wanted.away_gone, || format!("away: {} config maps, deleted: {}", maps.len(), wanted.away_gone));
 }
 
 async fn deployment(admin: &Client, wanted: &Wanted, pods: &[Value], sets: &[Value], found: &mut Found) {
@@ -96,35 +137,43 @@ async fn stateful(admin: &Client, wanted: &Wanted, pods: &[Value], found: &mut F
     let s = get(admin, &format!("{APPS}/statefulsets/db")).await;
     let counts = ["replicas", "readyReplicas", "updatedReplicas"].map(|k| count(&s["status"][k]));
     found.unless(counts == [wanted.db; 3], || format!("db: status {}", s["status"]));
+    // A claim stays when its pod goes, and there is one for each pod there ever was.
+    let claims = items(admin, &format!("{CORE}/persistentvolumeclaims")).await;
+    let claims: Vec<String> = claims.iter().map(|c| crate::common::name(c).to_owned()).collect();
+    let expected = |n: usize| (0..n).map(|n| format!("data-db-{n}")).collect::<Vec<_>>();
+    let right = (wanted.db..=wanted.most_db).any(|n| claims == expected(n));
+    found.unless(right, || format!("db: claims {claims:?}, wanted {} of at most {}", wanted.db, wanted.most_db));
 }
 
 async fn daemons(admin: &Client, wanted: &Wanted, pods: &[Value], found: &mut Found) {
     let pods = of_app(pods, "agent");
-    let nodes: BTreeSet<&str> = pods.iter().filter(|p| is_ready(p)).filter_map(|p| p["spec"]["nodeName"].as_str()).collect();
+    let nodes: BTreeSet<&str> =
+        pods.iter().filter(|p| is_ready(p) && image(p) == wanted.agent_image).filter_map(|p| p["spec"]["nodeName"].as_str()).collect();
     found.unless(nodes.len() == wanted.nodes && pods.len() == wanted.nodes, || {
         format!("agent: {} pods on {nodes:?}, wanted {}", pods.len(), wanted.nodes)
     });
     let d = get(admin, &format!("{APPS}/daemonsets/agent")).await;
-    let counts = ["desiredNumberScheduled", "numberAvailable"].map(|k| count(&d["status"][k]));
-    found.unless(counts == [wanted.nodes; 2], || format!("agent: status {}", d["status"]));
+    let counts = ["desiredNumberScheduled", "updatedNumberScheduled", "numberAvailable"].map(|k| count(&d["status"][k]));
+    found.unless(counts == [wanted.nodes; 3], || format!("agent: status {}", d["status"]));
 }
 
-/// A job is complete, has counted no success twice, and has let its pods go. `ever` pods have succeeded.
-fn job(job: &Value, name: &str, pods: &[Value], ever: usize, found: &mut Found) {
+/// A job is complete, has counted no pod twice, and has let its pods go. So many have ever succeeded, and failed.
+fn job(job: &Value, name: &str, pods: &[Value], ever: [usize; 2], found: &mut Found) {
     let pods = of_app(pods, name);
     let status = &job["status"];
     let complete = status["conditions"].as_array().into_iter().flatten().any(|c| c["type"] == "Complete" && c["status"] == "True");
     found.unless(complete, || format!("{name}: not complete: {status}"));
-    let succeeded = pods.iter().filter(|p| p["status"]["phase"] == "Succeeded").count();
-    let counted = count(&status["succeeded"]);
+    let [succeeded, failed] = ["succeeded", "failed"].map(|k| count(&status[k]));
     if name == "indexed" {
-        found.unless(counted == 4 && status["completedIndexes"] == "0-3", || format!("{name}: status {status}"));
+        found.unless(succeeded == 4 && status["completedIndexes"] == "0-3", || format!("{name}: status {status}"));
     } else {
         // A pod whose making the controller could not know of may have succeeded too.
-        found.unless((4..=ever).contains(&counted), || format!("{name}: counted {counted} of {ever} successes"));
+        found.unless((4..=ever[0]).contains(&succeeded), || format!("{name}: counted {succeeded} of {} successes", ever[0]));
     }
-    let active = pods.len() - succeeded;
-    found.unless(active == 0, || format!("{name}: {active} pods that did not succeed are left"));
+    // One that is removed as one too many counts as failed; it never says so itself.
+    let active = pods.iter().filter(|p| !["Succeeded", "Failed"].iter().any(|over| p["status"]["phase"] == *over)).count();
+    found.unless(active == 0, || format!("{name}: {active} pods that are not over are left"));
+    found.unless(failed >= ever[1].min(1), || format!("{name}: counted {failed} of {} failures", ever[1]));
     let held = pods.iter().filter(|p| !p["metadata"]["finalizers"].is_null()).count();
     found.unless(held == 0, || format!("{name}: {held} pods have a finalizer"));
 }
@@ -145,15 +194,20 @@ async fn slices(admin: &Client, pods: &[Value], found: &mut Found) {
 }
 
 /// Nobody belongs to an owner that is gone.
-async fn orphans(admin: &Client, pods: &[Value], sets: &[Value], found: &mut Found) {
+async fn orphans(admin: &Client, wanted: &Wanted, pods: &[Value], sets: &[Value], found: &mut Found) {
     let mut owners: BTreeSet<String> = sets.iter().filter_map(uid).collect();
     for path in [format!("{APPS}/deployments"), format!("{APPS}/statefulsets"), format!("{APPS}/daemonsets"), JOBS.to_owned()] {
         owners.extend(items(admin, &path).await.iter().filter_map(uid));
     }
+    let free = |object: &Value| {
+        let app = &object["metadata"]["labels"]["app"];
+        app == "front" && object["spec"]["replicas"].is_number()
+            || app == "stay" && (object["spec"]["replicas"].is_number() || wanted.left.is_some())
+    };
     for object in pods.iter().chain(sets) {
         let references = object["metadata"]["ownerReferences"].as_array().cloned().unwrap_or_default();
-        let name = crate::common::name(object);
-        found.unless(references.len() == 1, || format!("{name} has {} owners", references.len()));
+        let (name, owned) = (crate::common::name(object), usize::from(!free(object)));
+        found.unless(references.len() == owned, || format!("{name} has {} owners", references.len()));
         let alive = references.iter().all(|r| r["uid"].as_str().is_some_and(|u| owners.contains(u)));
         found.unless(alive, || format!("{name} belongs to an owner that is gone"));
     }

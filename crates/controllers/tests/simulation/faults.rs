@@ -1,5 +1,6 @@
 //! A transport on which everything goes wrong that can: requests that do not arrive, answers that do not, refusals,
-//! delays, watches that lag behind or break, and a server that is away. What happens follows from the seed.
+//! delays, watches that lag behind or break, a server that is away, and a controller manager that ends at that very
+//! moment. What happens follows from the seed.
 
 use bytes::Bytes;
 use ferrokube_api::{Change, Selection};
@@ -10,9 +11,12 @@ use http::{Method, Request, Response};
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::time::Instant;
 
 /// What goes wrong, for all clients of one run.
 pub struct Faults {
@@ -23,6 +27,17 @@ pub struct Faults {
     pub unknown_creations: AtomicUsize,
     /// Likewise deletions.
     pub unknown_deletions: AtomicUsize,
+    /// Told when the controllers are to end and to start anew.
+    pub crash: Notify,
+    trace: Mutex<Trace>,
+    began: Instant,
+}
+
+/// What was asked and what came of it, and when: two runs of a seed have the same.
+#[derive(Default)]
+pub struct Trace {
+    hash: DefaultHasher,
+    requests: usize,
 }
 
 enum Fault {
@@ -35,6 +50,8 @@ enum Fault {
     Refused(u16),
     /// Both ways take this long.
     Slow(Duration),
+    /// The server does it, and whoever asked is no more.
+    Crash,
 }
 
 impl Faults {
@@ -45,7 +62,35 @@ impl Faults {
             away: AtomicBool::new(false),
             unknown_creations: AtomicUsize::default(),
             unknown_deletions: AtomicUsize::default(),
+            crash: Notify::new(),
+            trace: Mutex::default(),
+            began: Instant::now(),
         })
+    }
+
+    /// The trace so far, in short.
+    pub fn trace(&self) -> String {
+        let trace = self.trace.lock();
+        format!("{:016x} of {} requests", trace.hash.finish(), trace.requests)
+    }
+
+    fn note(&self, request: &Request<Bytes>, fault: &Fault) {
+        let fault = match fault {
+            Fault::None => "",
+            Fault::Lost => "lost",
+            Fault::AnswerLost => "answer lost",
+            Fault::Refused(_) => "refused",
+            Fault::Slow(_) => "slow",
+            Fault::Crash => "crash",
+        };
+        let what = (self.began.elapsed().as_millis(), request.method().as_str(), request.uri().path(), fault);
+        if std::env::var_os("SIMULATION_TRACE").is_some() {
+            println!("{what:?} {}", String::from_utf8_lossy(request.body()));
+        }
+        let mut trace = self.trace.lock();
+        what.hash(&mut trace.hash);
+        request.body().hash(&mut trace.hash);
+        trace.requests += 1;
     }
 
     /// From now on everything works.
@@ -63,7 +108,8 @@ impl Faults {
         self.away.load(Ordering::Relaxed)
     }
 
-    fn chance(&self, percent: u32) -> bool {
+    /// Whether something goes wrong that does so this often.
+    pub fn chance(&self, percent: u32) -> bool {
         self.on.load(Ordering::Relaxed) && self.dice.lock().random_range(0..100) < percent
     }
 
@@ -79,13 +125,14 @@ impl Faults {
             return Fault::None;
         }
         let slow = self.pause(Duration::from_secs(5));
-        match self.dice.lock().random_range(0..100) {
-            0..6 => Fault::Lost,
-            6..12 => Fault::AnswerLost,
-            12..16 => Fault::Refused(500),
-            16..18 => Fault::Refused(503),
-            18..20 => Fault::Refused(429),
-            20..35 => Fault::Slow(slow),
+        match self.dice.lock().random_range(0..1000) {
+            0..60 => Fault::Lost,
+            60..120 => Fault::AnswerLost,
+            120..160 => Fault::Refused(500),
+            160..180 => Fault::Refused(503),
+            180..200 => Fault::Refused(429),
+            200..350 => Fault::Slow(slow),
+            350..355 => Fault::Crash,
             _ => Fault::None,
         }
     }
@@ -146,7 +193,9 @@ impl Transport for Faulty {
     fn send(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, TransportError>> {
         async move {
             let on_its_way = OnItsWay::of(&self.faults, &request);
-            match self.faults.draw() {
+            let fault = self.faults.draw();
+            self.faults.note(&request, &fault);
+            match fault {
                 Fault::Lost => {
                     on_its_way.arrived();
                     Err(broken("the request was lost"))
@@ -160,6 +209,13 @@ impl Transport for Faulty {
                         on_its_way.arrived();
                     }
                     Err(broken("the answer was lost"))
+                }
+                Fault::Crash => {
+                    if !self.inner.send(request).await?.status().is_success() {
+                        on_its_way.arrived();
+                    }
+                    self.faults.crash.notify_one();
+                    std::future::pending().await
                 }
                 Fault::Slow(time) => {
                     tokio::time::sleep(time).await;

@@ -97,8 +97,8 @@ impl Store for Memory {
     fn range(&self, start: Bytes, end: Bytes, at: Option<Revision>, limit: usize) -> BoxFuture<'_, Result<Page>> {
         let state = self.state.lock();
         let revision = at.unwrap_or(state.revision);
-        let values = if revision == state.revision { state.values.clone() } else { state.at(revision) };
-        let all: Vec<KeyValue> = values.range(start..end).map(|(_, kv)| kv.clone()).collect();
+        let of_range = |values: &BTreeMap<Bytes, KeyValue>| values.range(start..end).map(|(_, kv)| kv.clone()).collect();
+        let all: Vec<KeyValue> = if revision == state.revision { of_range(&state.values) } else { of_range(&state.at(revision)) };
         let count = all.len() as u64;
         let limit = if limit == 0 { all.len() } else { limit };
         let more = all.len() > limit;

@@ -17,7 +17,7 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 
 /// The controllers under test.
-const CONTROLLERS: [&str; 8] = [
+const CONTROLLERS: [&str; 9] = [
     "deployment-controller",
     "replicaset-controller",
     "statefulset-controller",
@@ -25,16 +25,19 @@ const CONTROLLERS: [&str; 8] = [
     "job-controller",
     "endpointslice-controller",
     "garbage-collector-controller",
+    "namespace-controller",
     "serviceaccount-controller",
 ];
 
 /// What there has been at any time.
 #[derive(Default)]
 pub struct Seen {
-    /// Pods of each replica set (by UID) that are neither over nor being deleted.
+    /// Pods of each owner (by UID) that are neither over nor being deleted.
     active: BTreeMap<String, BTreeSet<String>>,
     /// Most of them at once.
     pub peak_pods: BTreeMap<String, usize>,
+    /// Kind and name of each.
+    pub owners: BTreeMap<String, (String, String)>,
     /// What each replica set of the deployment wants.
     replicas: BTreeMap<String, usize>,
     /// Most that each ever wanted.
@@ -43,16 +46,24 @@ pub struct Seen {
     pub peak_total: usize,
     /// Pods (by UID) that succeeded, by `app`.
     pub succeeded: BTreeMap<String, BTreeSet<String>>,
+    /// Likewise those that failed.
+    pub failed: BTreeMap<String, BTreeSet<String>>,
 }
 
 impl Seen {
     fn pod(&mut self, object: &Object) {
         let pod: Value = object.decode().unwrap();
         let phase = pod["status"]["phase"].as_str().unwrap_or_default();
-        if phase == "Succeeded" {
-            self.succeeded.entry(app(object)).or_default().insert(object.uid.to_string());
+        let over = match phase {
+            "Succeeded" => Some(&mut self.succeeded),
+            "Failed" => Some(&mut self.failed),
+            _ => None,
+        };
+        if let Some(over) = over {
+            over.entry(app(object)).or_default().insert(object.uid.to_string());
         }
-        let Some(owner) = object.controller().filter(|o| o.kind == "ReplicaSet") else { return };
+        let Some(owner) = object.controller() else { return };
+        self.owners.entry(owner.uid.clone()).or_insert_with(|| (owner.kind.clone(), owner.name.clone()));
         let over = matches!(phase, "Succeeded" | "Failed") || pod["metadata"]["deletionTimestamp"].is_string();
         let pods = self.active.entry(owner.uid.clone()).or_default();
         if over {
@@ -87,9 +98,7 @@ pub struct World {
     pub admin: Client,
     pub faults: Arc<Faults>,
     pub seen: Arc<Mutex<Seen>>,
-    server: Arc<ApiServer>,
     running: Option<Running>,
-    controllers: JoinHandle<()>,
     others: Vec<JoinHandle<()>>,
 }
 
@@ -99,23 +108,40 @@ impl World {
         let server = running.server.clone();
         let admin = Client::new(crate::common::transport(&server, "kubernetes-admin", &["system:masters"]), "admin");
         let faults = Faults::new(seed);
-        let controllers = controllers(&server, &faults);
         let seen = Arc::default();
-        let others = vec![tokio::spawn(kubelets(admin.clone())), tokio::spawn(observe(admin.clone(), Arc::clone(&seen)))];
-        World { admin, faults, seen, server, running: Some(running), controllers, others }
-    }
-
-    /// The controllers lose everything they know.
-    pub async fn restart(&mut self) {
-        self.controllers.abort();
-        let _ = (&mut self.controllers).await;
-        self.controllers = controllers(&self.server, &self.faults);
+        let others = vec![
+            tokio::spawn(keep_running(server, Arc::clone(&faults))),
+            tokio::spawn(kubelets(admin.clone(), Arc::clone(&faults))),
+            tokio::spawn(observe(admin.clone(), Arc::clone(&seen))),
+        ];
+        World { admin, faults, seen, running: Some(running), others }
     }
 
     pub async fn stop(mut self) {
-        self.controllers.abort();
-        self.others.iter().for_each(JoinHandle::abort);
+        for task in &mut self.others {
+            task.abort();
+            let _ = task.await;
+        }
         self.running.take().unwrap().stop().await;
+    }
+}
+
+/// Ends what it holds when it is dropped.
+struct Ending(JoinHandle<()>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// The controllers, which lose everything they know whenever they crash.
+async fn keep_running(server: Arc<ApiServer>, faults: Arc<Faults>) {
+    loop {
+        let mut running = Ending(controllers(&server, &faults));
+        faults.crash.notified().await;
+        running.0.abort();
+        let _ = (&mut running.0).await;
     }
 }
 
@@ -171,7 +197,7 @@ async fn observe(admin: Client, seen: Arc<Mutex<Seen>>) {
 }
 
 /// What the scheduler and the kubelets do for every pod, one step at a time, each after a moment.
-async fn kubelets(admin: Client) {
+async fn kubelets(admin: Client, faults: Arc<Faults>) {
     let caches = Caches::new(admin.clone());
     let pods: Cache<Pod> = caches.of();
     let queue: Queue<ObjectKey> = Queue::new();
@@ -182,18 +208,19 @@ async fn kubelets(admin: Client) {
         }
     });
     let step = |key: ObjectKey| {
-        let (admin, pods) = (&admin, &pods);
+        let (admin, pods, faults) = (&admin, &pods, &faults);
         async move {
             let Some(pod) = pods.object(&key.namespace, &key.name) else { return Ok(Next::Wait) };
             let pod: Value = pod.decode().unwrap();
-            advance(admin, &pod).await.map(|()| Next::Wait)
+            advance(admin, &pod, faults).await.map(|()| Next::Wait)
         }
     };
     controller::run::<_, Error, _, _>("kubelets", queue, 1, step).await;
 }
 
-async fn advance(admin: &Client, pod: &Value) -> Result<(), Error> {
-    let path = format!("/api/v1/namespaces/default/pods/{}", pod["metadata"]["name"].as_str().unwrap());
+async fn advance(admin: &Client, pod: &Value, faults: &Faults) -> Result<(), Error> {
+    let of = |key: &str| pod["metadata"][key].as_str().unwrap();
+    let path = format!("/api/v1/namespaces/{}/pods/{}", of("namespace"), of("name"));
     let phase = pod["status"]["phase"].as_str().unwrap_or_default();
     let (method, path, body) = if pod["metadata"]["deletionTimestamp"].is_string() {
         let uid = &pod["metadata"]["uid"];
@@ -204,7 +231,8 @@ async fn advance(admin: &Client, pod: &Value) -> Result<(), Error> {
     } else if phase == "Pending" {
         (http::Method::PATCH, format!("{path}/status"), running(pod))
     } else if phase == "Running" && pod["spec"]["restartPolicy"] == "Never" {
-        (http::Method::PATCH, format!("{path}/status"), json!({"status": {"phase": "Succeeded"}}))
+        let phase = if faults.chance(15) { "Failed" } else { "Succeeded" };
+        (http::Method::PATCH, format!("{path}/status"), json!({"status": {"phase": phase}}))
     } else {
         return Ok(());
     };
