@@ -24,7 +24,7 @@ struct Taken {
     ranges: Vec<Ranges>,
     by_node: HashMap<String, Vec<String>>,
     /// Nodes for which there was nothing left, in the order in which they asked.
-    waiting: VecDeque<Box<str>>,
+    waiting: VecDeque<Arc<str>>,
 }
 
 /// Runs the controller; without ranges it does nothing (`--allocate-node-cidrs=false`).
@@ -143,7 +143,7 @@ impl Taken {
     }
 
     /// The node that has waited longest, when there is something for it.
-    fn next_in_turn(&mut self) -> Option<Box<str>> {
+    fn next_in_turn(&mut self) -> Option<Arc<str>> {
         self.ranges.iter().all(Ranges::has_free).then(|| self.waiting.pop_front()).flatten()
     }
 
