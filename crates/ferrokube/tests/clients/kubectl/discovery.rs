@@ -50,7 +50,7 @@ async fn known(kubectl: &Kubectl<'_>) -> Result<()> {
     kubectl.prints("api-resources --api-group=apps -o name --sort-by=name", apps).await?;
     let wide = kubectl.run("api-resources -o wide --namespaced=false").await?;
     ensure!(wide.contains("create,delete,deletecollection,get,list,patch,update,watch"), "{wide}");
-    kubectl.says("get componentstatuses", "etcd-0   Healthy   ok").await
+    kubectl.says("get componentstatuses", "scheduler            Healthy   ok").await
 }
 
 async fn explained(kubectl: &Kubectl<'_>) -> Result<()> {
