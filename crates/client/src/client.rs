@@ -303,9 +303,10 @@ pub(crate) fn failure(response: &Response<Bytes>) -> Error {
 fn unreadable_failure(code: u16, body: &[u8]) -> Status {
     use ferrokube_api::Reason;
     let reason = match code {
+        // In client-go's words: a path that nothing serves is answered in plain text.
+        404 => return Status::no_such_path(),
         401 => Reason::Unauthorized,
         403 => Reason::Forbidden,
-        404 => Reason::NotFound,
         429 => Reason::TooManyRequests,
         503 => Reason::ServiceUnavailable,
         504 => Reason::Timeout,
