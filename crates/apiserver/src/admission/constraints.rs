@@ -1,7 +1,7 @@
 //! Which requests a webhook, a policy or a binding wants to see: rules and selectors, read once when the configuration changes.
 
 use super::versions::Other;
-use super::{Context, Operation, list};
+use super::{Context, list};
 use ferrokube_api::labels::Selector;
 use serde_json::Value;
 
@@ -75,7 +75,7 @@ impl Rule {
         // A Namespace is not in a namespace, although its requests carry one.
         let namespaced = !c.namespace.is_empty() && !is_namespace(c);
         let is = |pattern: &str, word: &str| pattern == "*" || pattern == word;
-        self.operations.has(operation(c.operation))
+        self.operations.has(c.operation.as_str())
             && self.resources.iter().any(|(resource, sub)| is(resource, c.resource) && is(sub, c.subresource))
             && self.namespaced.is_none_or(|wanted| wanted == namespaced)
             && (self.names.is_empty() || self.names.iter().any(|n| n == c.name))
@@ -83,16 +83,6 @@ impl Rule {
 
     fn serves(&self, group: &str, version: &str) -> bool {
         self.groups.has(group) && self.versions.has(version)
-    }
-}
-
-/// `admissionv1.Operation` in its spelling.
-pub(super) fn operation(operation: Operation) -> &'static str {
-    match operation {
-        Operation::Create => "CREATE",
-        Operation::Update => "UPDATE",
-        Operation::Delete => "DELETE",
-        Operation::Connect => "CONNECT",
     }
 }
 

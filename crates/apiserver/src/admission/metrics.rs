@@ -215,7 +215,7 @@ fn tables(out: &mut String, name: &str, first: &str, table: &Table) {
                 if buckets.iter().all(|n| *n == 0) {
                     continue;
                 }
-                let operation = super::constraints::operation(operation);
+                let operation = operation.as_str();
                 let labels = format!("{first}operation=\"{operation}\",rejected=\"{rejected}\",type=\"{}\"", half.name());
                 histogram(out, name, &labels, &BOUNDS, &buckets, sum);
             }

@@ -54,6 +54,18 @@ pub enum Operation {
     Connect,
 }
 
+impl Operation {
+    /// `admissionv1.Operation` in its spelling.
+    fn as_str(self) -> &'static str {
+        match self {
+            Operation::Create => "CREATE",
+            Operation::Update => "UPDATE",
+            Operation::Delete => "DELETE",
+            Operation::Connect => "CONNECT",
+        }
+    }
+}
+
 /// What is to be admitted (`admission.Attributes`). The object itself travels beside it.
 #[derive(Clone, Copy, Debug)]
 pub struct Review<'a> {

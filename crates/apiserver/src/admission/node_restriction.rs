@@ -59,15 +59,6 @@ fn text<'a>(value: &'a Value, field: &str) -> &'a str {
     value[field].as_str().unwrap_or_default()
 }
 
-fn shown(operation: Operation) -> &'static str {
-    match operation {
-        Operation::Create => "CREATE",
-        Operation::Update => "UPDATE",
-        Operation::Delete => "DELETE",
-        Operation::Connect => "CONNECT",
-    }
-}
-
 impl<'a> Act<'a> {
     fn refuse(&self, why: String) -> Result<(), Status> {
         Err(self.c.forbidden(self.object, why))
@@ -103,14 +94,14 @@ impl<'a> Act<'a> {
                 self.demand(self.bound_here(&pod), || format!("node {node:?} can only delete pods with spec.nodeName set to itself"))
             }
             ("", operation, _) => {
-                self.refuse(format!("unexpected operation {:?}, node {node:?} can only create and delete mirror pods", shown(operation)))
+                self.refuse(format!("unexpected operation {:?}, node {node:?} can only create and delete mirror pods", operation.as_str()))
             }
             ("status", Operation::Update, Some(pod)) => self.pod_status(pod),
             ("eviction", Operation::Create, _) => {
                 let pod = self.stored_pod(c.name)?;
                 self.demand(self.bound_here(&pod), || format!("node {node} can only evict pods with spec.nodeName set to itself"))
             }
-            ("status" | "eviction", operation, _) => self.refuse(format!("unexpected operation {:?}", shown(operation))),
+            ("status" | "eviction", operation, _) => self.refuse(format!("unexpected operation {:?}", operation.as_str())),
             (other, ..) => self.refuse(format!("unexpected pod subresource {other:?}, only 'status' and 'eviction' are allowed")),
         }
     }
@@ -209,7 +200,7 @@ impl<'a> Act<'a> {
 
     fn claim_status(&self) -> Result<(), Status> {
         let (Some(new), Some(old)) = (self.object, self.c.review.old) else {
-            return self.refuse(format!("unexpected operation {:?}", shown(self.c.operation)));
+            return self.refuse(format!("unexpected operation {:?}", self.c.operation.as_str()));
         };
         const OWN: &[&str] = &[
             "capacity",

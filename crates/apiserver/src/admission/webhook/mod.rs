@@ -10,7 +10,7 @@ mod set;
 
 pub(super) use review::request;
 
-use super::constraints::{Seen, operation};
+use super::constraints::Seen;
 use super::kept::Kept;
 use super::{Context, Outcome};
 use crate::objects::Objects;
@@ -166,12 +166,12 @@ async fn ask(c: &Context<'_>, hook: &Hook, seen: &Seen, object: Option<&Value>, 
         Ok(verdict) => (true, refusal_code(&verdict.status)),
         Err(_) => (!hook.optional, 0),
     };
-    c.metrics.webhook(&hook.name, operation(c.operation), mutating, start, rejected, code.min(600));
+    c.metrics.webhook(&hook.name, c.operation.as_str(), mutating, start, rejected, code.min(600));
     match &answer {
         Ok(_) if !rejected => {}
-        Ok(_) => c.metrics.rejected(&hook.name, operation(c.operation), mutating, "no_error", code.min(600)),
+        Ok(_) => c.metrics.rejected(&hook.name, c.operation.as_str(), mutating, "no_error", code.min(600)),
         Err(_) if hook.optional => c.metrics.failed_open(&hook.name, mutating),
-        Err(_) => c.metrics.rejected(&hook.name, operation(c.operation), mutating, "calling_webhook_error", 0),
+        Err(_) => c.metrics.rejected(&hook.name, c.operation.as_str(), mutating, "calling_webhook_error", 0),
     }
     match answer {
         Ok(verdict) => Ok(Some(verdict)),

@@ -2,7 +2,7 @@
 //!
 //! Source: `admission/plugin/webhook/request`.
 
-use super::super::constraints::{Seen, operation};
+use super::super::constraints::Seen;
 use super::super::versions::View;
 use super::super::{Context, list};
 use base64::Engine;
@@ -32,7 +32,7 @@ pub(in super::super) fn request(c: &Context<'_>, seen: &Seen, view: &View<'_>) -
     let name = if c.name.is_empty() { traveller.and_then(|o| o["metadata"]["name"].as_str()).unwrap_or_default() } else { c.name };
     let mut request = json!({
         "kind": seen_kind, "resource": seen_resource, "requestKind": own_kind, "requestResource": own_resource,
-        "operation": operation(c.operation),
+        "operation": c.operation.as_str(),
         "userInfo": crate::authz::reviews::user_info(c.user),
         "dryRun": c.dry_run, "options": c.options,
     });
