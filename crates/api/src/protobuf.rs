@@ -7,6 +7,7 @@
 
 mod encode;
 mod json;
+mod memo;
 
 pub use encode::{ENVELOPE_TAIL, Encoder, envelope_head, enveloped, named, watch_frame, write};
 

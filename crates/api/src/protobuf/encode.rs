@@ -6,6 +6,7 @@
 //! held by value); readers cannot tell the difference.
 
 use super::json::Json;
+use super::memo::{Memo, Outcome, Place};
 use super::{DEPTH, MAGIC, Malformed, Read, schema_props};
 use crate::schema::{Field, Schema, Shape, TypeRef, Types, WirePath};
 use base64::Engine as _;
@@ -176,25 +177,27 @@ fn group(segments: &[Segment], depth: usize, from: &[u8], out: &mut Vec<u8>) {
 
 /// Reads a member's name and finds its field. Names come sorted, as the fields are, so the search goes on where it ended and most
 /// names need not be read to be known; what stands out of order is looked up.
-fn find<'t>(fields: &'t [Field], json: &mut Json<'_>, next: &mut usize) -> Read<Option<&'t Field>> {
+fn find(fields: &[Field], json: &mut Json<'_>, next: &mut usize) -> Read<Option<usize>> {
     for (at, field) in fields.iter().enumerate().skip(*next) {
         if json.take_key(field.name.as_bytes()) {
             *next = at + 1;
-            return Ok(Some(field));
+            return Ok(Some(at));
         }
     }
     let name = json.key()?;
-    let found = fields.binary_search_by(|f| f.name.as_bytes().cmp(&name));
-    Ok(found.ok().map(|at| &fields[at]))
+    Ok(fields.binary_search_by(|f| f.name.as_bytes().cmp(&name)).ok())
 }
 
-/// Writes messages; keep it to write many.
+/// Writes messages of the types of one table; keep it to write many, the more alike the better.
 #[derive(Default)]
 pub struct Encoder {
     /// The fields of the messages under way, outermost first.
     segments: Vec<Segment>,
     scratch: Vec<u8>,
     depth: usize,
+    /// In the list around what is being written.
+    position: u32,
+    memo: Memo,
 }
 
 impl Encoder {
@@ -204,7 +207,7 @@ impl Encoder {
     /// When `json` is not a JSON object.
     pub fn message(&mut self, json: &[u8], ty: TypeRef<'_>, out: &mut Vec<u8>) -> Read<()> {
         self.segments.clear();
-        self.depth = 0;
+        (self.depth, self.position) = (0, 0);
         self.fields(&mut Json::new(json), ty, out)
     }
 
@@ -258,11 +261,15 @@ impl Encoder {
         let (fields, mut next, mut first) = (ty.fields(), 0, true);
         json.expect(b'{')?;
         while json.more(b'}', &mut first)? {
-            match find(fields, json, &mut next)? {
-                Some(field) if field.wire[0] != 0 && json.peek() != b'n' => {
+            let field = find(fields, json, &mut next)?.map(|at| (at, &fields[at]));
+            match (field, json.peek()) {
+                (Some((at, field)), value) if field.wire[0] != 0 && value != b'n' => {
                     let start = out.len();
                     let number = field.wire.iter().rev().find(|n| **n != 0).map_or(0, |n| u32::from(*n));
-                    self.field(number, json, ty.of(field), out)?;
+                    match value {
+                        b'{' | b'[' => self.known_field((ty.field_number(at), self.position), number, json, ty.of(field), out)?,
+                        _ => self.field(number, json, ty.of(field), out)?,
+                    }
                     self.segments.push(Segment { path: field.wire, start, end: out.len() });
                 }
                 _ => _ = json.skip()?,
@@ -286,14 +293,31 @@ impl Encoder {
         self.segments.truncate(base);
     }
 
+    /// As [`Encoder::field`], unless the value is the one that stood in this `place` before.
+    fn known_field(&mut self, place: Place, number: u32, json: &mut Json<'_>, ty: TypeRef<'_>, out: &mut Vec<u8>) -> Read<()> {
+        let outcome = self.memo.write(place, json, out);
+        if outcome == Outcome::Written {
+            return Ok(());
+        }
+        let (from, start) = (json.at(), out.len());
+        self.field(number, json, ty, out)?;
+        if outcome == Outcome::Keep {
+            self.memo.keep(place, json.since(from), &out[start..]);
+        }
+        Ok(())
+    }
+
     fn field(&mut self, number: u32, json: &mut Json<'_>, ty: TypeRef<'_>, out: &mut Vec<u8>) -> Read<()> {
         let mut first = true;
         match (ty.shape(), json.peek(), ty.element()) {
             (Shape::List(_), b'[', Some(inner)) => {
                 json.expect(b'[')?;
+                let around = std::mem::take(&mut self.position);
                 while json.more(b']', &mut first)? {
                     self.single(number, json, inner, out)?;
+                    self.position += 1;
                 }
+                self.position = around;
                 Ok(())
             }
             (Shape::Map(_), b'{', Some(inner)) => {

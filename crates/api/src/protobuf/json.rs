@@ -52,6 +52,25 @@ impl<'j> Json<'j> {
         Ok(true)
     }
 
+    /// How far it was read.
+    pub fn at(&self) -> usize {
+        self.at
+    }
+
+    /// What was read since `from`.
+    pub fn since(&self, from: usize) -> &'j [u8] {
+        &self.bytes[from..self.at]
+    }
+
+    /// Steps over `text` when it comes next.
+    pub fn take(&mut self, text: &[u8]) -> bool {
+        let taken = self.bytes[self.at..].starts_with(text);
+        if taken {
+            self.at += text.len();
+        }
+        taken
+    }
+
     /// A member's name, with the colon.
     pub fn key(&mut self) -> Read<Cow<'j, [u8]>> {
         let key = self.string()?;

@@ -272,6 +272,14 @@ impl<'a> TypeRef<'a> {
         }
     }
 
+    /// The number of the field at this position among [`TypeRef::fields`], which no other field of the arena has.
+    pub fn field_number(self, at: usize) -> u32 {
+        match self.shape() {
+            Shape::Struct(first, _) => first + at as u32,
+            _ => u32::MAX,
+        }
+    }
+
     /// A field with its position among [`TypeRef::fields`].
     pub fn field(self, name: &str) -> Option<(usize, &'a Field)> {
         let fields = self.fields();

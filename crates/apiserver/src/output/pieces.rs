@@ -8,8 +8,8 @@ use std::ops::Range;
 use std::sync::Arc;
 use tokio::task::JoinError;
 
-/// Bytes of objects in one piece: less than half a millisecond of work.
-const PIECE: usize = 128 * 1024;
+/// Bytes of objects in one piece: about half a millisecond of work at most.
+const PIECE: usize = 512 * 1024;
 /// Pieces under way at once for one list, however many cores there are: others want some too.
 const MOST_AT_ONCE: usize = 8;
 
