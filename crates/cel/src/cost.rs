@@ -63,14 +63,15 @@ struct Known {
 impl Known {
     /// How many characters, bytes or elements there may be.
     fn size(&self) -> Cost {
-        if let Some(size) = self.size {
-            return size;
-        }
-        match &self.decl {
-            Some(decl) => Cost { min: 0, max: decl.max },
-            None if self.ty.is_scalar() => ONE,
-            None => Cost::UNKNOWN,
-        }
+        let size = match (self.size, &self.decl) {
+            (Some(size), _) => size,
+            (None, Some(decl)) => Cost { min: 0, max: decl.max },
+            (None, None) if self.ty.is_scalar() => ONE,
+            (None, None) => Cost::UNKNOWN,
+        };
+        // An optional counts as one, however empty what it holds.
+        let least = u64::from(matches!(self.ty, Type::Optional(_)));
+        Cost { max: size.max.max(least), ..size }
     }
 }
 

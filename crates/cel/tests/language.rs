@@ -179,6 +179,15 @@ fn the_estimate_knows_the_sizes_that_the_schema_allows() {
 }
 
 #[test]
+fn an_empty_optional_costs_no_more_than_was_estimated() {
+    for source in ["cel.bind(x, optional.of([]), x == x)", "optional.of('') == optional.of('')", "optional.none() == optional.of([])"] {
+        let program = env().compile(source).unwrap();
+        let (_, cost) = program.eval_costed(&[Value::json(&json!({}))]).to_owned_json();
+        assert!(cost <= program.max_cost(), "{source}: {cost} of {}", program.max_cost());
+    }
+}
+
+#[test]
 fn a_budget_ends_an_evaluation_even_inside_an_or() {
     let list: Vec<u32> = (0..3000).collect();
     let list = json!(list);
