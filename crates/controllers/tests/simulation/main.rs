@@ -1,5 +1,5 @@
-//! Controllers on a bad day: errors, lost answers, delays, stale reads, broken watches, restarts, an API server that is
-//! away for a minute, a clock that jumps. Whatever happens, no pod is lost and none is there twice once it is over; and
+//! Controllers on a bad day: errors, lost answers, delays, stale reads, broken watches, restarts of theirs and of the API
+//! server, one that is away for a minute, a clock that jumps. Whatever happens, no pod is lost and none is there twice once it is over; and
 //! while it lasts there are never more pods than asked for, save those whose making the controller could not know of.
 //!
 //! Each seed is a run of its own, in a process of its own, on a paused clock and with dice of its own (`machine.rs`), so
@@ -14,6 +14,7 @@ mod checks;
 mod faults;
 mod machine;
 mod memory;
+mod server;
 mod world;
 
 use checks::{problems, web_limit};
@@ -143,7 +144,7 @@ impl World {
     async fn step(&mut self, dice: &mut StdRng, wanted: &mut Wanted) {
         let image = ["a", "b", "c"][dice.random_range(0..3)].to_owned();
         let template = |image: &str| json!({"spec": {"template": {"spec": {"containers": [{"name": "c", "image": image}]}}}});
-        match dice.random_range(0..16) {
+        match dice.random_range(0..18) {
             0 => {
                 wanted.web = dice.random_range(0..6);
                 wanted.most_web = wanted.most_web.max(wanted.web);
@@ -196,6 +197,7 @@ impl World {
             // Longer, and what was not seen for five minutes counts as never to be seen (`ExpectationsTimeout`).
             13 => tokio::time::advance(Duration::from_secs(dice.random_range(60..290))).await,
             14 => machine::leap(dice.random_range(-LEAP..=LEAP)),
+            15 | 16 => self.server.restart(Duration::from_millis(dice.random_range(0..30_000))).await,
             _ => self.faults.crash.notify_one(),
         }
     }

@@ -1,9 +1,8 @@
 //! The rest of the cluster: a scheduler and kubelets that always work, and an observer who counts.
 
 use crate::faults::{Faults, Faulty};
-use crate::memory::Memory;
+use crate::server::Server;
 use ferrokube_api::{Change, Object};
-use ferrokube_apiserver::{ApiServer, Running};
 use ferrokube_client::controller::{self, Next};
 use ferrokube_client::queue::Queue;
 use ferrokube_client::{Cache, Caches, Client, Error, ObjectKey, Selection, Transport};
@@ -46,21 +45,14 @@ pub struct Seen {
     pub peak_total: usize,
     /// Pods (by UID) that succeeded, by `app`.
     pub succeeded: BTreeMap<String, BTreeSet<String>>,
-    /// Likewise those that failed.
-    pub failed: BTreeMap<String, BTreeSet<String>>,
 }
 
 impl Seen {
     fn pod(&mut self, object: &Object) {
         let pod: Value = object.decode().unwrap();
         let phase = pod["status"]["phase"].as_str().unwrap_or_default();
-        let over = match phase {
-            "Succeeded" => Some(&mut self.succeeded),
-            "Failed" => Some(&mut self.failed),
-            _ => None,
-        };
-        if let Some(over) = over {
-            over.entry(app(object)).or_default().insert(object.uid.to_string());
+        if phase == "Succeeded" {
+            self.succeeded.entry(app(object)).or_default().insert(object.uid.to_string());
         }
         let Some(owner) = object.controller() else { return };
         self.owners.entry(owner.uid.clone()).or_insert_with(|| (owner.kind.clone(), owner.name.clone()));
@@ -98,23 +90,22 @@ pub struct World {
     pub admin: Client,
     pub faults: Arc<Faults>,
     pub seen: Arc<Mutex<Seen>>,
-    running: Option<Running>,
+    pub server: Arc<Server>,
     others: Vec<JoinHandle<()>>,
 }
 
 impl World {
     pub async fn start(seed: u64) -> Self {
-        let running = ApiServer::start(crate::common::config(Arc::new(Memory::default()))).await.unwrap();
-        let server = running.server.clone();
-        let admin = Client::new(crate::common::transport(&server, "kubernetes-admin", &["system:masters"]), "admin");
+        let server = Arc::new(Server::start().await);
+        let admin = Client::new(server.transport("kubernetes-admin", &["system:masters"]), "admin");
         let faults = Faults::new(seed);
         let seen = Arc::default();
         let others = vec![
-            tokio::spawn(keep_running(server, Arc::clone(&faults))),
+            tokio::spawn(keep_running(Arc::clone(&server), Arc::clone(&faults))),
             tokio::spawn(kubelets(admin.clone(), Arc::clone(&faults))),
             tokio::spawn(observe(admin.clone(), Arc::clone(&seen))),
         ];
-        World { admin, faults, seen, running: Some(running), others }
+        World { admin, faults, seen, server, others }
     }
 
     pub async fn stop(mut self) {
@@ -122,7 +113,7 @@ impl World {
             task.abort();
             let _ = task.await;
         }
-        self.running.take().unwrap().stop().await;
+        self.server.stop().await;
     }
 }
 
@@ -136,7 +127,7 @@ impl Drop for Ending {
 }
 
 /// The controllers, which lose everything they know whenever they crash.
-async fn keep_running(server: Arc<ApiServer>, faults: Arc<Faults>) {
+async fn keep_running(server: Arc<Server>, faults: Arc<Faults>) {
     loop {
         let mut running = Ending(controllers(&server, &faults));
         faults.crash.notified().await;
@@ -145,16 +136,16 @@ async fn keep_running(server: Arc<ApiServer>, faults: Arc<Faults>) {
     }
 }
 
-fn controllers(server: &Arc<ApiServer>, faults: &Arc<Faults>) -> JoinHandle<()> {
+fn controllers(server: &Arc<Server>, faults: &Arc<Faults>) -> JoinHandle<()> {
     let faulty = |inner: Arc<dyn Transport>, faults: &Arc<Faults>, agent: &str| {
         Client::new(Arc::new(Faulty { inner, faults: faults.clone() }), agent)
     };
-    let manager = crate::common::transport(server, "system:kube-controller-manager", &[]);
+    let manager = server.transport("system:kube-controller-manager", &[]);
     let caches = Caches::new(faulty(manager, faults, "kube-controller-manager"));
     let (server, faults) = (server.clone(), faults.clone());
     let client_for = Arc::new(move |account: &str| {
         let groups = ["system:serviceaccounts", "system:serviceaccounts:kube-system"];
-        let inner = crate::common::transport(&server, &format!("system:serviceaccount:kube-system:{account}"), &groups);
+        let inner = server.transport(&format!("system:serviceaccount:kube-system:{account}"), &groups);
         faulty(inner, &faults, account)
     });
     let config = ferrokube_controllers::Config {
