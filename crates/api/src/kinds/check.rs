@@ -92,13 +92,20 @@ pub fn labels(v: &Value, key: &str, path: &At, e: &mut Errors) {
 
 /// A `metav1.LabelSelector`.
 pub fn label_selector(selector: &Value, path: &At, e: &mut Errors) {
+    label_selector_with(selector, true, path, e);
+}
+
+/// The same, where values of expressions may be what older objects have in them.
+pub fn label_selector_with(selector: &Value, strict_values: bool, path: &At, e: &mut Errors) {
     labels(selector, "matchLabels", path, e);
     let list_path = path.child("matchExpressions");
     for (i, term) in list(selector, "matchExpressions").iter().enumerate() {
         let at = list_path.index(i);
         selector_operator(term, &at, e);
         label_name(text(term, "key"), &at.child("key"), e);
-        label_values(term, &at, e);
+        if strict_values {
+            label_values(term, &at, e);
+        }
     }
 }
 

@@ -4,18 +4,63 @@ use super::json::*;
 use super::{Hooks, check, common};
 use crate::field::{At, Errors};
 use crate::names;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 pub(super) const SCHEMA: Hooks = Hooks {
     default: Some(|o| fill_int(object(o, "spec"), "matchingPrecedence", 1000)),
     prepare_create: Some(common::reset_status),
     validate_create: Some(schema),
+    validate_status: Some(|new, _, e| status(new, e)),
     ..Hooks::NONE
 };
-pub(super) const LEVEL: Hooks =
-    Hooks { default: Some(default_level), prepare_create: Some(common::reset_status), validate_create: Some(level), ..Hooks::NONE };
+pub(super) const LEVEL: Hooks = Hooks {
+    default: Some(default_level),
+    prepare_create: Some(common::reset_status),
+    validate_create: Some(level),
+    validate_status: Some(|new, _, e| status(new, e)),
+    ..Hooks::NONE
+};
 
 const SPEC: At<'static> = At::field("spec");
+const EXEMPT: &str = "exempt";
+const CATCH_ALL: &str = "catch-all";
+
+/// The spec of a FlowSchema that must exist as it is.
+pub fn mandatory_schema(name: &str) -> Option<Value> {
+    let group = |name: &str| json!({"kind": "Group", "group": {"name": name}});
+    let all = |subjects: Vec<Value>| {
+        json!([{
+            "subjects": subjects,
+            "resourceRules": [{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"], "namespaces": ["*"], "clusterScope": true}],
+            "nonResourceRules": [{"verbs": ["*"], "nonResourceURLs": ["*"]}],
+        }])
+    };
+    match name {
+        EXEMPT => Some(json!({
+            "priorityLevelConfiguration": {"name": EXEMPT}, "matchingPrecedence": 1,
+            "rules": all(vec![group("system:masters")]),
+        })),
+        CATCH_ALL => Some(json!({
+            "priorityLevelConfiguration": {"name": CATCH_ALL}, "matchingPrecedence": MOST_PRECEDENCE, "distinguisherMethod": {"type": "ByUser"},
+            "rules": all(vec![group("system:unauthenticated"), group("system:authenticated")]),
+        })),
+        _ => None,
+    }
+}
+
+/// The spec of a PriorityLevelConfiguration that must exist; what stands under `exempt` is the administrator's.
+pub fn mandatory_level(name: &str) -> Option<Value> {
+    match name {
+        EXEMPT => Some(json!({"type": "Exempt", "exempt": {"nominalConcurrencyShares": 0, "lendablePercent": 0}})),
+        CATCH_ALL => Some(json!({
+            "type": "Limited",
+            "limited": {"nominalConcurrencyShares": 5, "lendablePercent": 0, "limitResponse": {"type": "Reject"}},
+        })),
+        _ => None,
+    }
+}
+
+const MOST_PRECEDENCE: i64 = 10_000;
 
 fn default_level(o: &mut Value) {
     let spec = object(o, "spec");
@@ -40,23 +85,23 @@ fn default_level(o: &mut Value) {
 }
 
 fn schema(o: &Value, e: &mut Errors) {
-    const MOST: i64 = 10_000;
-    let spec = spec(o);
+    let (spec, name) = (spec(o), text_at(o, &["metadata", "name"]));
     let n = int(spec, "matchingPrecedence").unwrap_or_default();
     let at = SPEC.child("matchingPrecedence");
     if n <= 0 {
         e.invalid(&at, &n.into(), "must be a positive value");
     }
-    if n > MOST {
-        e.invalid(&at, &n.into(), &format!("must not be greater than {MOST}"));
+    if n > MOST_PRECEDENCE {
+        e.invalid(&at, &n.into(), &format!("must not be greater than {MOST_PRECEDENCE}"));
     }
-    if n == 1 && text_at(o, &["metadata", "name"]) != "exempt" {
+    if n == 1 && name != EXEMPT {
         e.invalid(&at, &n.into(), "only the schema named 'exempt' may have matchingPrecedence 1");
     }
     if let Some(method) = get(spec, "distinguisherMethod") {
         const METHODS: [&str; 2] = ["ByNamespace", "ByUser"];
         if !METHODS.contains(&text(method, "type")) {
-            e.not_supported(&SPEC.child("distinguisherMethod").child("type"), &text(method, "type").into(), &METHODS);
+            let shown = json!({"Type": text(method, "type")});
+            e.not_supported(&SPEC.child("distinguisherMethod").child("type"), &shown, &METHODS);
         }
     }
     let path = SPEC.child("priorityLevelConfiguration");
@@ -67,6 +112,26 @@ fn schema(o: &Value, e: &mut Errors) {
     let rules = SPEC.child("rules");
     for (i, rule) in list(spec, "rules").iter().enumerate() {
         schema_rule(rule, &rules.index(i), e);
+    }
+    if mandatory_schema(name).is_some_and(|fixed| !same(Some(spec), Some(&fixed))) {
+        e.invalid(&SPEC, spec, &format!("spec of '{name}' must equal the fixed value"));
+    }
+    status(o, e);
+}
+
+/// Conditions: each type once, and none without one.
+fn status(o: &Value, e: &mut Errors) {
+    let at = At::field("status");
+    let path = at.child("conditions");
+    let all = list_at(o, &["status", "conditions"]);
+    for (i, condition) in all.iter().enumerate() {
+        let (at, kind) = (path.index(i), text(condition, "type"));
+        if all[..i].iter().any(|c| text(c, "type") == kind) {
+            e.duplicate(&at.child("type"), &kind.into());
+        }
+        if kind.is_empty() {
+            e.required(&at.child("type"), "must not be empty");
+        }
     }
 }
 
@@ -156,7 +221,9 @@ fn resource_rule(rule: &Value, at: &At, e: &mut Errors) {
     if names_or_all(rule, "namespaces", "", "namespaces", at, e) {
         let path = at.child("namespaces");
         for (i, ns) in texts(rule, "namespaces").enumerate() {
-            e.invalid_each(&path.index(i), ns, names::dns1123_label(ns));
+            for why in names::dns1123_label(ns) {
+                e.invalid(&path.index(i), &ns.into(), &format!("each member of this list must be '*' or a DNS-1123 label; {why}"));
+            }
         }
     }
 }
@@ -184,11 +251,35 @@ fn path_rule(rule: &Value, at: &At, e: &mut Errors) {
 }
 
 fn level(o: &Value, e: &mut Errors) {
-    let spec = spec(o);
-    let (exempt, limited) = (get(spec, "exempt"), get(spec, "limited"));
-    match text(spec, "type") {
-        "Exempt" if limited.is_some() => e.forbidden(&SPEC.child("limited"), "must be nil if the type is not Limited"),
-        "Exempt" => shares(exempt.unwrap_or(&NONE), &SPEC.child("exempt"), e),
+    let (spec, name) = (spec(o), text_at(o, &["metadata", "name"]));
+    level_spec(spec, name, e);
+    if let Some(mut fixed) = mandatory_level(name) {
+        let mut except = "";
+        if name == EXEMPT {
+            copy(&mut fixed, spec, "exempt");
+            except = " except the 'spec.exempt' field";
+        }
+        if !same(Some(spec), Some(&fixed)) {
+            e.invalid(&SPEC, spec, &format!("spec of '{name}'{except} must equal the fixed value"));
+        }
+    }
+    status(o, e);
+}
+
+fn level_spec(spec: &Value, name: &str, e: &mut Errors) {
+    let (kind, exempt, limited) = (text(spec, "type"), get(spec, "exempt"), get(spec, "limited"));
+    if (name == EXEMPT) != (kind == "Exempt") {
+        e.invalid(&SPEC.child("type"), &kind.into(), "type must be 'Exempt' if and only if name is 'exempt'");
+    }
+    match kind {
+        "Exempt" => {
+            if limited.is_some() {
+                e.forbidden(&SPEC.child("limited"), "must be nil if the type is not Limited");
+            }
+            let path = SPEC.child("exempt");
+            shares(exempt.unwrap_or(&NONE), &path, e);
+            lendable(exempt.unwrap_or(&NONE), &path, e);
+        }
         "Limited" => {
             if exempt.is_some() {
                 e.forbidden(&SPEC.child("exempt"), "must be nil if the type is Limited");
@@ -206,37 +297,54 @@ fn shares(v: &Value, path: &At, e: &mut Errors) {
     if let Some(n) = int(v, "nominalConcurrencyShares").filter(|n| *n < 0) {
         e.invalid(&path.child("nominalConcurrencyShares"), &n.into(), "must be a non-negative integer");
     }
+}
+
+fn lendable(v: &Value, path: &At, e: &mut Errors) {
     check::within(v, "lendablePercent", 0, 100, path, e);
 }
 
 fn limited(limited: &Value, path: &At, e: &mut Errors) {
     shares(limited, path, e);
+    limit_response(limited.get("limitResponse").unwrap_or(&NONE), &path.child("limitResponse"), e);
+    lendable(limited, path, e);
     if let Some(n) = int(limited, "borrowingLimitPercent").filter(|n| *n < 0) {
         e.invalid(&path.child("borrowingLimitPercent"), &n.into(), "if specified, must be a non-negative integer");
     }
-    let at = path.child("limitResponse");
-    let response = limited.get("limitResponse").unwrap_or(&NONE);
+}
+
+fn limit_response(response: &Value, at: &At, e: &mut Errors) {
+    let path = at.child("queuing");
     match (text(response, "type"), get(response, "queuing")) {
-        ("Reject", Some(_)) => e.forbidden(&at.child("queuing"), "must be nil if limited.limitResponse.type is not Limited"),
+        ("Reject", Some(_)) => e.forbidden(&path, "must be nil if limited.limitResponse.type is not Limited"),
         ("Reject", None) => {}
-        ("Queue", None) => e.required(&at.child("queuing"), "must not be empty if limited.limitResponse.type is Limited"),
-        ("Queue", Some(queuing)) => {
-            let at = at.child("queuing");
-            for key in ["queueLengthLimit", "queues", "handSize"] {
-                if let Some(n) = int(queuing, key).filter(|n| *n <= 0) {
-                    e.invalid(&at.child(key), &n.into(), "must be positive");
-                }
-            }
-            const MOST_QUEUES: i64 = 10_000_000;
-            if let Some(n) = int(queuing, "queues").filter(|n| *n > MOST_QUEUES) {
-                e.invalid(&at.child("queues"), &n.into(), &format!("must not be greater than {MOST_QUEUES}"));
-            }
-            let (hand, queues) = (int(queuing, "handSize").unwrap_or_default(), int(queuing, "queues").unwrap_or_default());
-            if hand > queues {
-                let why = format!("should not be greater than queues ({queues})");
-                e.invalid(&at.child("handSize"), &hand.into(), &why);
-            }
-        }
+        ("Queue", None) => e.required(&path, "must not be empty if limited.limitResponse.type is Limited"),
+        ("Queue", Some(queuing)) => self::queuing(queuing, &path, e),
         (other, _) => e.not_supported(&at.child("type"), &other.into(), &["Queue", "Reject"]),
+    }
+}
+
+/// Queues and hands: what shuffle sharding can deal from the bits of one hash.
+fn queuing(queuing: &Value, at: &At, e: &mut Errors) {
+    const MOST_QUEUES: i64 = 10_000_000;
+    const HASH_BITS: i64 = 60;
+    let of = |key: &str| int(queuing, key).unwrap_or_default();
+    let (length, queues, hand) = (of("queueLengthLimit"), of("queues"), of("handSize"));
+    let mut wrong = |key: &str, n: i64, why: String| e.invalid(&at.child(key), &n.into(), &why);
+    let positive = || "must be positive".to_owned();
+    if length <= 0 {
+        wrong("queueLengthLimit", length, positive());
+    }
+    if queues <= 0 {
+        wrong("queues", queues, positive());
+    } else if queues > MOST_QUEUES {
+        wrong("queues", queues, format!("must not be greater than {MOST_QUEUES}"));
+    }
+    if hand <= 0 {
+        wrong("handSize", hand, positive());
+    } else if hand > queues {
+        wrong("handSize", hand, format!("should not be greater than queues ({queues})"));
+    } else if (queues as f64).log2() * hand as f64 > HASH_BITS as f64 {
+        let why = format!("required entropy bits of deckSize {queues} and handSize {hand} should not be greater than {HASH_BITS}");
+        wrong("handSize", hand, why);
     }
 }

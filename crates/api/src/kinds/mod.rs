@@ -33,6 +33,7 @@ mod storage;
 mod table;
 
 pub use extension::approval;
+pub use flow::{mandatory_level, mandatory_schema};
 pub use pod::resources::{is_extended as is_extended_resource, qos_class};
 pub use table::{GROUP_VERSIONS, GroupVersion, builtin, lookup, lookup_kind};
 

@@ -5,6 +5,7 @@ mod fixtures;
 mod pod_changes;
 mod pod_rules;
 mod pods;
+mod policies;
 mod rules;
 mod tables;
 mod validation;

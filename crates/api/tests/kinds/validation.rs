@@ -5,18 +5,18 @@ use ferrokube_api::field::Errors;
 use ferrokube_api::kinds;
 use serde_json::{Value, json};
 
-fn told(kind: &str, rest: Value) -> Vec<String> {
+pub fn told(kind: &str, rest: Value) -> Vec<String> {
     create(row(kind), &mut object(kind, rest))
 }
 
-fn made(kind: &str, rest: Value) -> Value {
+pub fn made(kind: &str, rest: Value) -> Value {
     let mut o = object(kind, rest);
     assert_eq!(create(row(kind), &mut o), Vec::<String>::new(), "{kind}");
     o
 }
 
 /// What a write of `change` to the status of an object is told.
-fn status(kind: &str, change: Value) -> Vec<String> {
+pub fn status(kind: &str, change: Value) -> Vec<String> {
     let old = object(kind, json!({"spec": {}}));
     let mut new = old.clone();
     merge(&mut new, json!({ "status": change }));

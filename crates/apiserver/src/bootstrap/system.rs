@@ -2,6 +2,7 @@
 
 use super::BootstrapConfig;
 use super::plan::{Wanted, keep, overlay, overlay_if_automatic};
+use ferrokube_api::kinds;
 use serde_json::{Value, json};
 
 const NAMESPACES: &[&str] = &["default", "kube-system", "kube-public", "kube-node-lease"];
@@ -141,16 +142,15 @@ fn api_service(group: &str, version: &str) -> Wanted {
     Wanted::new("apiregistration.k8s.io", "v1", "apiservices", object, overlay)
 }
 
-/// Priority levels: name, shares, lendable percent, and `(queues, hand size, queue length)` unless it rejects at once.
-type Level = (&'static str, u32, u32, Option<(u32, u32, u32)>);
+/// Suggested priority levels: name, shares, lendable percent, and `(queues, hand size, queue length)`.
+type Level = (&'static str, u32, u32, (u32, u32, u32));
 const LEVELS: &[Level] = &[
-    ("catch-all", 5, 0, None),
-    ("system", 30, 33, Some((64, 6, 50))),
-    ("node-high", 40, 25, Some((64, 6, 50))),
-    ("leader-election", 10, 0, Some((16, 4, 50))),
-    ("workload-high", 40, 50, Some((128, 6, 50))),
-    ("workload-low", 100, 90, Some((128, 6, 50))),
-    ("global-default", 20, 50, Some((128, 6, 50))),
+    ("system", 30, 33, (64, 6, 50)),
+    ("node-high", 40, 25, (64, 6, 50)),
+    ("leader-election", 10, 0, (16, 4, 50)),
+    ("workload-high", 40, 50, (128, 6, 50)),
+    ("workload-low", 100, 90, (128, 6, 50)),
+    ("global-default", 20, 50, (128, 6, 50)),
 ];
 
 const FLOW: &str = "flowcontrol.apiserver.k8s.io";
@@ -165,15 +165,12 @@ fn flow_control() -> Vec<Wanted> {
         let object = json!({ "kind": "PriorityLevelConfiguration", "apiVersion": version, "metadata": automatic(name), "spec": spec });
         Wanted::new(FLOW, "v1", "prioritylevelconfigurations", object, merge)
     };
-    let mut all =
-        vec![level("exempt", json!({ "type": "Exempt", "exempt": { "nominalConcurrencyShares": 0, "lendablePercent": 0 } }), keep)];
-    for (name, shares, lendable, queues) in LEVELS {
-        let response = match queues {
-            None => json!({ "type": "Reject" }),
-            Some((queues, hand, length)) => {
-                json!({ "type": "Queue", "queuing": { "queues": queues, "handSize": hand, "queueLengthLimit": length } })
-            }
-        };
+    let mut all: Vec<Wanted> = Vec::new();
+    all.extend(kinds::mandatory_level("exempt").map(|spec| level("exempt", spec, keep)));
+    all.extend(kinds::mandatory_level("catch-all").map(|spec| level("catch-all", spec, overlay_if_automatic)));
+    for (name, shares, lendable, (queues, hand, length)) in LEVELS {
+        let queuing = json!({ "queues": queues, "handSize": hand, "queueLengthLimit": length });
+        let response = json!({ "type": "Queue", "queuing": queuing });
         let limited = json!({ "nominalConcurrencyShares": shares, "lendablePercent": lendable, "limitResponse": response });
         all.push(level(name, json!({ "type": "Limited", "limited": limited }), overlay_if_automatic));
     }
@@ -227,8 +224,7 @@ fn flow_schemas() -> Vec<(&'static str, Value)> {
         "subjects": [group("system:nodes")],
         "resourceRules": [resources(&["*"], &[""], &["nodes", "nodes/status"]), resources(&["*"], &["coordination.k8s.io"], &["leases"])],
     }]);
-    vec![
-        ("exempt", schema(1, "exempt", "", everything(vec![group("system:masters")]))),
+    let mut all = vec![
         ("probes", schema(2, "exempt", "", probes)),
         ("system-leader-election", schema(100, "leader-election", "ByUser", election)),
         ("system-node-high", schema(400, "node-high", "ByUser", node_high)),
@@ -238,8 +234,9 @@ fn flow_schemas() -> Vec<(&'static str, Value)> {
         ("kube-system-service-accounts", schema(900, "workload-high", "ByNamespace", everything(vec![system_account("*")]))),
         ("service-accounts", schema(9000, "workload-low", "ByUser", everything(vec![group("system:serviceaccounts")]))),
         ("global-default", schema(9900, "global-default", "ByUser", everything(everybody()))),
-        ("catch-all", schema(10000, "catch-all", "ByUser", everything(everybody()))),
-    ]
+    ];
+    all.extend(["exempt", "catch-all"].into_iter().filter_map(|name| Some((name, kinds::mandatory_schema(name)?))));
+    all
 }
 
 /// Objects in namespaces.

@@ -7,7 +7,6 @@ use crate::attributes::UserInfo;
 use crate::request::RequestInfo;
 use ferrokube_api::Object;
 use serde::Deserialize;
-use serde_json::json;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -135,7 +134,13 @@ impl Plan {
         plan.last = plan.schemas.iter().find(|s| s.name == "catch-all").unwrap_or(&plan.last).clone();
         if plan.schemas.iter().all(|s| s.name != "exempt") {
             let counts = plan.counted("exempt", before);
-            plan.schemas.push(Arc::new(Schema::new("exempt".to_owned(), "", exempt_spec(), plan.levels["exempt"].clone(), counts)));
+            plan.schemas.push(Arc::new(Schema::new(
+                "exempt".to_owned(),
+                "",
+                mandatory_spec("exempt"),
+                plan.levels["exempt"].clone(),
+                counts,
+            )));
         }
         plan.schemas.sort_by(|a, b| a.order().cmp(&b.order()));
         plan
@@ -178,22 +183,12 @@ fn shape(wanted: &Wanted, shares: u32, seats: u32) -> Shape {
     }
 }
 
-fn mandatory_spec(value: serde_json::Value) -> SchemaSpec {
-    serde_json::from_value(value).expect("a literal that fits its type")
-}
-
-fn exempt_spec() -> SchemaSpec {
-    mandatory_spec(json!({
-        "priorityLevelConfiguration": { "name": "exempt" }, "matchingPrecedence": 1,
-        "rules": [{
-            "subjects": [{ "kind": "Group", "group": { "name": "system:masters" } }],
-            "resourceRules": [{ "verbs": ["*"], "apiGroups": ["*"], "resources": ["*"], "namespaces": ["*"], "clusterScope": true }],
-            "nonResourceRules": [{ "verbs": ["*"], "nonResourceURLs": ["*"] }],
-        }],
-    }))
+fn mandatory_spec(name: &str) -> SchemaSpec {
+    let spec = ferrokube_api::kinds::mandatory_schema(name).unwrap_or_default();
+    serde_json::from_value(spec).expect("a literal that fits its type")
 }
 
 fn last_resort(levels: &BTreeMap<String, Arc<Level>>) -> Arc<Schema> {
-    let spec = json!({ "priorityLevelConfiguration": { "name": "catch-all" }, "matchingPrecedence": 10000, "distinguisherMethod": { "type": "ByUser" } });
-    Arc::new(Schema::new("catch-all".to_owned(), "", mandatory_spec(spec), levels["catch-all"].clone(), Arc::default()))
+    const NAME: &str = "catch-all";
+    Arc::new(Schema::new(NAME.to_owned(), "", mandatory_spec(NAME), levels[NAME].clone(), Arc::default()))
 }

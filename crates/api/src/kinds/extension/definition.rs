@@ -137,27 +137,10 @@ fn conversion(conversion: &Value, at: &At, e: &mut Errors) {
                 None => e.required(&at.child("clientConfig"), NEEDED),
                 Some(config) => admission::client_config(config, &at.child("clientConfig"), e),
             }
-            review_versions(webhook, &at, e);
+            admission::review_versions(webhook, "conversionReviewVersions", "", true, &at, e);
         }
         ("", _) => e.required(&at.child("strategy"), ""),
         (other, _) => e.not_supported(&at.child("strategy"), &other.into(), &["None", "Webhook"]),
-    }
-}
-
-fn review_versions(webhook: &Value, at: &At, e: &mut Errors) {
-    let path = at.child("conversionReviewVersions");
-    let all: Vec<&str> = texts(webhook, "conversionReviewVersions").collect();
-    if all.is_empty() {
-        return e.required(&path, "");
-    }
-    for (i, version) in all.iter().enumerate() {
-        if all[..i].contains(version) {
-            e.invalid(&path.index(i), &(*version).into(), "duplicate version");
-        }
-        e.invalid_each(&path.index(i), *version, names::dns1035_label(version));
-    }
-    if !all.iter().any(|v| matches!(*v, "v1" | "v1beta1")) {
-        e.invalid(&path, &webhook["conversionReviewVersions"], "must include at least one of v1, v1beta1");
     }
 }
 

@@ -31,7 +31,7 @@ pub(super) fn admission() -> Vec<Kind> {
             .done(),
         row("MutatingAdmissionPolicyBinding", "mutatingadmissionpolicybindings")
             .table(columns::POLICY_BINDING, cells::policy_binding)
-            .hooks(admission::BINDING)
+            .hooks(admission::MUTATING_BINDING)
             .done(),
         row("MutatingWebhookConfiguration", "mutatingwebhookconfigurations")
             .table(columns::WEBHOOKS, cells::webhooks)
