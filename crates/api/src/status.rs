@@ -119,6 +119,11 @@ impl Status {
         Status { status: "Failure".into(), message: message.into(), reason: Some(reason), details: None, code }
     }
 
+    /// 500 without a reason: an error that upstream's server lets out as it is.
+    pub fn untyped(message: impl Into<String>) -> Self {
+        Status { reason: None, ..Self::failure(500, Reason::InternalError, message) }
+    }
+
     /// `Success` with details, as the answer of a delete.
     pub fn success(details: Option<Details>) -> Self {
         Status { status: "Success".into(), message: String::new(), reason: None, details, code: 200 }

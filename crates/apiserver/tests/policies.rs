@@ -247,3 +247,47 @@ async fn a_policy_sees_requests_of_other_versions_in_the_version_that_its_rules_
     assert_eq!(changed.code, 422, "{}", changed.text);
     assert!(changed.message().ends_with("targets stay"), "{}", changed.text);
 }
+
+/// Nobody has the server read for them what they cannot read themselves.
+#[tokio::test]
+async fn parameters_are_named_by_those_who_may_read_them() {
+    let cluster = Cluster::start().await;
+    let rules = json!([
+        {"apiGroups": ["admissionregistration.k8s.io"], "resources": ["*"], "verbs": ["*"]},
+        {"apiGroups": [""], "resources": ["configmaps"], "verbs": ["get"]},
+    ]);
+    let role = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": "writer"}, "rules": rules});
+    assert_eq!(cluster.post("/apis/rbac.authorization.k8s.io/v1/clusterroles", &role).await.code, 201);
+    let binding = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": {"name": "writer"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "writer"},
+        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "jane"}]});
+    assert_eq!(cluster.post("/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", &binding).await.code, 201);
+    let jane = || ferrokube_apiserver::attributes::UserInfo::component("jane", &["dev"]);
+    let send = async |resource: &str, kind: &str, name: &str, spec: Value| {
+        let object = json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": kind, "metadata": {"name": name}, "spec": spec});
+        let (uri, body) = (format!("{ADMISSION}/{resource}"), object.to_string().into_bytes());
+        common::reply(cluster.send(jane(), "POST", &uri, "application/json", "application/json", body).await).await
+    };
+    let policy = async |name: &str, kind: &str| {
+        let spec = json!({"paramKind": {"apiVersion": "v1", "kind": kind}, "matchConstraints": constraints(), "validations": [{"expression": "true"}]});
+        send("validatingadmissionpolicies", "ValidatingAdmissionPolicy", name, spec).await
+    };
+    let refused = policy("spy", "Secret").await;
+    assert_eq!(refused.code, 422, "{}", refused.text);
+    let why = "spec.paramKind: Forbidden: user &{jane  [dev system:authenticated] map[]} must have \"get\" permission on all objects of the referenced paramKind (kind=Secret, apiVersion=v1)";
+    assert!(refused.message().ends_with(why), "{}", refused.message());
+    assert_eq!(policy("fine", "ConfigMap").await.code, 201);
+
+    let bind = async |name: &str, policy: &str, reference: Value| {
+        let mut reference = reference;
+        reference["parameterNotFoundAction"] = json!("Deny");
+        let spec = json!({"policyName": policy, "validationActions": ["Deny"], "paramRef": reference});
+        send("validatingadmissionpolicybindings", "ValidatingAdmissionPolicyBinding", name, spec).await
+    };
+    assert_eq!(bind("named", "fine", json!({"name": "a", "namespace": "default"})).await.code, 201);
+    let refused = bind("all", "fine", json!({"selector": {}})).await;
+    let why = "spec.paramRef: Forbidden: user &{jane  [dev system:authenticated] map[]} does not have \"list\" permission on the object referenced by paramRef";
+    assert!(refused.message().ends_with(why), "{}", refused.message());
+    let refused = bind("lost", "none", json!({"name": "a"})).await;
+    assert!(refused.message().contains("unable to get policy none to determine minimum required permissions"), "{}", refused.message());
+}

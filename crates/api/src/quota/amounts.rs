@@ -27,9 +27,9 @@ fn raise(total: &mut Amounts, other: &Amounts) {
     }
 }
 
-/// Sum of the containers' `field` (`requests` or `limits`), init containers and sidecars counted as they run, overhead
-/// included. Pod-level amounts replace the sums of their resources.
-fn pod_amounts(pod: &Value, field: &str) -> Amounts {
+/// Sum of the containers' `field` (`requests` or `limits`), init containers and sidecars counted as they run, without
+/// overhead. Pod-level amounts replace the sums of their resources.
+pub fn running(pod: &Value, field: &str) -> Amounts {
     let spec = &pod["spec"];
     let of = |c: &Value| amounts(&c["resources"][field]);
     let (mut running, mut sidecars, mut start) = (Amounts::new(), Amounts::new(), Amounts::new());
@@ -47,7 +47,13 @@ fn pod_amounts(pod: &Value, field: &str) -> Amounts {
     }
     raise(&mut running, &start);
     running.extend(amounts(&spec["resources"][field]));
-    for (name, amount) in amounts(&spec["overhead"]) {
+    running
+}
+
+/// The same with overhead.
+fn pod_amounts(pod: &Value, field: &str) -> Amounts {
+    let mut running = running(pod, field);
+    for (name, amount) in amounts(&pod["spec"]["overhead"]) {
         if field == "requests" {
             *running.entry(name).or_default() += amount;
         } else if let Some(own) = running.get_mut(&name).filter(|own| !own.is_zero()) {

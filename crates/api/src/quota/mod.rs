@@ -6,7 +6,7 @@
 mod amounts;
 mod scope;
 
-pub use amounts::{Amounts, add, amounts, pod_limits, pod_requests};
+pub use amounts::{Amounts, add, amounts, pod_limits, pod_requests, running};
 pub use scope::{Scope, covers};
 
 use crate::quantity::{Format, Quantity};
@@ -17,6 +17,8 @@ use std::collections::BTreeMap;
 /// Kinds of core that have a resource of their own name besides `count/<name>`.
 const PLAIN: &[&str] = &["pods", "services", "secrets", "configmaps", "persistentvolumeclaims", "replicationcontrollers", "resourcequotas"];
 const STORAGE_CLASS: &str = ".storageclass.storage.k8s.io/";
+/// Where claims named their class before there was a field.
+const BETA_CLASS: &str = "volume.beta.kubernetes.io/storage-class";
 const DEVICE_CLASS: &str = ".deviceclass.resource.k8s.io/devices";
 
 fn list<'a>(value: &'a Value, field: &str) -> impl Iterator<Item = &'a Value> + use<'a> {
@@ -79,7 +81,13 @@ pub fn relevant(group: &str, resource: &str, mut object: Value) -> Value {
         }
         "services" => json!({ "spec": object["spec"].take() }),
         "persistentvolumeclaims" => {
-            json!({ "spec": object["spec"].take(), "status": { "allocatedResources": object["status"]["allocatedResources"] } })
+            let status = &object["status"];
+            let status = json!({
+                "allocatedResources": status["allocatedResources"], "modifyVolumeStatus": status["modifyVolumeStatus"],
+                "currentVolumeAttributesClassName": status["currentVolumeAttributesClassName"],
+            });
+            let annotations = json!({ BETA_CLASS: object["metadata"]["annotations"][BETA_CLASS] });
+            json!({ "metadata": { "annotations": annotations }, "spec": object["spec"].take(), "status": status })
         }
         _ => json!({}),
     }
@@ -126,9 +134,11 @@ fn service(spec: &Value, used: &mut Amounts) {
     if balanced {
         used.insert("services.loadbalancers".into(), units(1));
     }
-    if spec["type"] == "NodePort" || (balanced && spec["allocateLoadBalancerNodePorts"] != false) {
-        let ports = i64::try_from(list(spec, "ports").count()).unwrap_or(i64::MAX);
-        used.insert("services.nodeports".into(), units(ports));
+    if balanced || spec["type"] == "NodePort" {
+        // A balancer that asked for none has those that it names itself.
+        let all = !balanced || spec["allocateLoadBalancerNodePorts"] != false;
+        let ports = list(spec, "ports").filter(|p| all || p["nodePort"].as_i64().is_some_and(|n| n != 0)).count();
+        used.insert("services.nodeports".into(), units(i64::try_from(ports).unwrap_or(i64::MAX)));
     }
 }
 
@@ -137,7 +147,8 @@ fn claim(claim: &Value, used: &mut Amounts) {
     let asked = amounts(&spec["resources"]["requests"]).remove("storage");
     // While a resize is undone, what was promised before still counts.
     let promised = amounts(&claim["status"]["allocatedResources"]).remove("storage");
-    let class = spec["storageClassName"].as_str().filter(|c| !c.is_empty());
+    let annotated = claim["metadata"]["annotations"][BETA_CLASS].as_str();
+    let class = annotated.or_else(|| spec["storageClassName"].as_str()).filter(|c| !c.is_empty());
     used.extend(class.map(|c| (format!("{c}{STORAGE_CLASS}persistentvolumeclaims"), units(1))));
     if let Some(size) = asked.max(promised) {
         used.insert("requests.storage".into(), size);
@@ -239,6 +250,33 @@ mod tests {
         let used = usage("resource.k8s.io", "resourceclaims", &claim, now);
         assert_eq!(shown(&used, "gpu.deviceclass.resource.k8s.io/devices").as_deref(), Some("5"));
         assert_eq!(shown(&used, "tpu.deviceclass.resource.k8s.io/devices").as_deref(), Some("32"));
+    }
+
+    #[test]
+    fn services_use_the_ports_that_nodes_open_for_them() {
+        let ports = json!([{"port": 80, "nodePort": 30080}, {"port": 443}]);
+        let of = |spec: Value| shown(&usage("", "services", &json!({ "spec": spec }), Timestamp::UNIX_EPOCH), "services.nodeports");
+        assert_eq!(of(json!({"type": "ClusterIP", "ports": ports})), None);
+        assert_eq!(of(json!({"type": "NodePort", "ports": ports})).as_deref(), Some("2"));
+        assert_eq!(of(json!({"type": "LoadBalancer", "ports": ports})).as_deref(), Some("2"));
+        assert_eq!(of(json!({"type": "LoadBalancer", "allocateLoadBalancerNodePorts": false, "ports": ports})).as_deref(), Some("1"));
+    }
+
+    #[test]
+    fn a_pod_with_overhead_alone_is_best_effort() {
+        let pod = json!({"spec": {"overhead": {"cpu": "100m"}, "containers": [{"name": "c"}]}});
+        assert!(covers(&json!({"scopes": ["BestEffort"]}), "", "pods", &pod));
+        assert!(covers(&json!({"scopes": ["BestEffort"]}), "", "pods", &relevant("", "pods", pod)));
+    }
+
+    #[test]
+    fn a_claim_is_in_the_scope_of_every_class_it_refers_to() {
+        let claim = json!({"spec": {"volumeAttributesClassName": "new"}, "status": {"currentVolumeAttributesClassName": "old", "modifyVolumeStatus": {"targetVolumeAttributesClassName": "next"}}});
+        let kept = relevant("", "persistentvolumeclaims", claim);
+        for (class, want) in [("new", true), ("old", true), ("next", true), ("other", false)] {
+            let spec = json!({"scopeSelector": {"matchExpressions": [{"scopeName": "VolumeAttributesClass", "operator": "In", "values": [class]}]}});
+            assert_eq!(covers(&spec, "", "persistentvolumeclaims", &kept), want, "{class}");
+        }
     }
 
     #[test]

@@ -1,6 +1,5 @@
 //! Which objects a quota is about: its scopes and scope selector. Source: `pkg/quota/v1/evaluator/core`.
 
-use super::amounts::{Amounts, pod_limits, pod_requests};
 use super::list;
 use serde_json::Value;
 
@@ -35,7 +34,7 @@ impl Scope {
         let is = |kind: &str| group.is_empty() && resource == kind;
         let text = |field: &str| object["spec"][field].as_str().unwrap_or_default();
         match self.name.as_str() {
-            "VolumeAttributesClass" => is("persistentvolumeclaims") && self.compare(text("volumeAttributesClassName")),
+            "VolumeAttributesClass" => is("persistentvolumeclaims") && self.compare_any(&attributes_classes(object)),
             _ if !is("pods") => false,
             "Terminating" => object["spec"]["activeDeadlineSeconds"].as_i64().is_some_and(|s| s >= 0),
             "NotTerminating" => object["spec"]["activeDeadlineSeconds"].is_null(),
@@ -45,6 +44,11 @@ impl Scope {
             "CrossNamespacePodAffinity" => crosses_namespaces(object),
             _ => false,
         }
+    }
+
+    /// One of the values is enough; none is the empty one.
+    fn compare_any(&self, values: &[&str]) -> bool {
+        if values.is_empty() { self.compare("") } else { values.iter().any(|value| self.compare(value)) }
     }
 
     fn compare(&self, value: &str) -> bool {
@@ -64,8 +68,15 @@ pub fn covers(spec: &Value, group: &str, resource: &str, object: &Value) -> bool
 }
 
 fn is_best_effort(pod: &Value) -> bool {
-    let asks = |amounts: Amounts| ["cpu", "memory"].iter().any(|n| amounts.get(*n).is_some_and(|q| !q.is_zero()));
-    !asks(pod_requests(pod)) && !asks(pod_limits(pod))
+    crate::kinds::qos_class(&pod["spec"]) == "BestEffort"
+}
+
+/// The classes that a claim asks for, is on its way to, or has.
+fn attributes_classes(claim: &Value) -> Vec<&str> {
+    let status = &claim["status"];
+    let asked = &claim["spec"]["volumeAttributesClassName"];
+    let named = [asked, &status["modifyVolumeStatus"]["targetVolumeAttributesClassName"], &status["currentVolumeAttributesClassName"]];
+    named.into_iter().filter_map(Value::as_str).filter(|name| !name.is_empty()).collect()
 }
 
 fn crosses_namespaces(pod: &Value) -> bool {

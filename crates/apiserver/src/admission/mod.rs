@@ -35,6 +35,7 @@ use crate::attributes::UserInfo;
 use crate::authz::Authorizer;
 use crate::objects::{Loopback, Objects, Target};
 use config::Settings;
+use ferrokube_api::field::Errors;
 use ferrokube_api::schema::Schema;
 use ferrokube_api::{Reason, Status};
 use metrics::{Half, Metrics};
@@ -241,6 +242,11 @@ impl Admission {
     /// Where NamespaceAutoProvision writes. Without it, it does nothing.
     pub fn write_through(&self, loopback: Arc<dyn Loopback>) {
         let _ = self.loopback.set(loopback);
+    }
+
+    /// Nobody has a policy read for them what they may not read: a well-formed policy or binding.
+    pub async fn check_parameters(&self, user: &UserInfo, resource: &str, object: &Value, old: Option<&Value>, errors: &mut Errors) {
+        policy::check_access(&self.authorizer, &*self.objects, user, resource, object, old, errors).await;
     }
 
     fn context<'a>(&'a self, review: &'a Review<'a>, questions: &'a Questions<'a>) -> Context<'a> {

@@ -25,9 +25,46 @@ struct Pending {
     /// Revision of the object that the request replaces; 0 for a create.
     replaces: u64,
     object: Arc<Value>,
+    old: Option<Arc<Value>>,
+    /// What the object uses, and what it uses more than before.
+    all: Amounts,
     delta: Amounts,
     /// The revision the write got, once it is acknowledged.
     stored: Option<u64>,
+}
+
+impl Pending {
+    fn of(c: &Context<'_>, object: &Value) -> Pending {
+        let now = Timestamp::now();
+        let mut all = quota::usage(c.group, c.resource, object, now);
+        all.retain(|_, amount| *amount > Quantity::ZERO);
+        let mut delta = all.clone();
+        if let Some(old) = c.review.old {
+            for (name, amount) in quota::usage(c.group, c.resource, old, now) {
+                *delta.entry(name).or_default() -= amount;
+            }
+        }
+        delta.retain(|_, amount| *amount > Quantity::ZERO);
+        let kept = |object: &Value| Arc::new(quota::relevant(c.group, c.resource, object.clone()));
+        Pending {
+            id: 0,
+            kind: (c.group.to_owned(), c.resource.to_owned()),
+            name: object["metadata"]["name"].as_str().unwrap_or(c.name).to_owned(),
+            replaces: c.review.old.map_or(0, revision),
+            object: kept(object),
+            old: c.review.old.map(kept),
+            all,
+            delta,
+            stored: None,
+        }
+    }
+
+    /// What the quota is charged: all of what comes under it by the change.
+    fn charge(&self, c: &Context<'_>, quota: &Quota) -> Option<&Amounts> {
+        let covers = |object: &Arc<Value>| quota::covers(&quota.spec, c.group, c.resource, object);
+        let enters = || self.old.as_ref().is_some_and(|old| !covers(old));
+        covers(&self.object).then(|| if enters() { &self.all } else { &self.delta })
+    }
 }
 
 /// The relevant parts of decoded objects, by uid, with the revision they were decoded from.
@@ -114,65 +151,60 @@ pub(super) fn reserve(
     };
     let Some(object) = object.filter(|_| relevant && !c.namespace.is_empty()) else { return Ok(Reservation::default()) };
     let quotas = quotas(c);
-    let limited: Vec<&LimitedResource> = limited.iter().filter(|l| l.is_about(c.group, c.resource)).collect();
     if quotas.is_empty() && limited.is_empty() {
         return Ok(Reservation::default());
     }
-    let now = Timestamp::now();
-    let mut delta = quota::usage(c.group, c.resource, object, now);
-    if let Some(old) = c.review.old {
-        for (name, amount) in quota::usage(c.group, c.resource, old, now) {
-            *delta.entry(name).or_default() -= amount;
+    let covering: Vec<&Quota> = quotas.iter().filter(|q| quota::covers(&q.spec, c.group, c.resource, object)).collect();
+    for quota in &covering {
+        if let Some(missing) = quota::unspecified(c.group, c.resource, object, &quota.hard) {
+            return Err(c.forbidden(Some(object), format!("failed quota: {}: must specify {missing}", quota.name)));
         }
     }
-    delta.retain(|_, amount| *amount > Quantity::ZERO);
-    covered(c, object, &quotas, &limited, &delta)?;
+    let pending = Pending::of(c, object);
+    let charges: Vec<(&Quota, &Amounts)> = covering.iter().filter_map(|q| Some((*q, pending.charge(c, q)?))).collect();
+    if pending.delta.is_empty() && charges.iter().all(|(_, charge)| charge.is_empty()) {
+        return Ok(Reservation::default());
+    }
+    covered(c, object, &quotas, limited, &pending.all)?;
     let shared = ledger.of(c.namespace);
     let mut state = shared.lock();
     state.prune(c.objects);
     let mut charged = false;
-    for quota in quotas.iter().filter(|q| quota::covers(&q.spec, c.group, c.resource, object)) {
-        charged |= check(&mut state, c, object, quota, &delta)?;
+    for (quota, charge) in charges {
+        charged |= check(&mut state, c, object, quota, charge)?;
     }
     if !charged || c.dry_run {
         return Ok(Reservation::default());
     }
     let id = state.next;
     state.next += 1;
-    state.pending.push(Pending {
-        id,
-        kind: (c.group.to_owned(), c.resource.to_owned()),
-        name: object["metadata"]["name"].as_str().unwrap_or(c.name).to_owned(),
-        replaces: c.review.old.map_or(0, revision),
-        object: Arc::new(object.clone()),
-        delta,
-        stored: None,
-    });
+    state.pending.push(Pending { id, ..pending });
     drop(state);
     Ok(Reservation { held: Some((shared, id)) })
 }
 
 /// What the configuration limits may be used only as far as some quota says so (`limitedResources`).
-fn covered(c: &Context<'_>, object: &Value, quotas: &[Quota], limited: &[&LimitedResource], delta: &Amounts) -> Result<(), Status> {
-    let covering: Vec<&Quota> = quotas.iter().filter(|q| quota::covers(&q.spec, c.group, c.resource, object)).collect();
-    let mut without: Vec<&String> = Vec::new();
-    for name in delta.keys().filter(|name| limited.iter().any(|l| l.contains.iter().any(|part| name.contains(part.as_str())))) {
-        if !covering.iter().any(|q| q.hard.contains_key(name)) {
-            without.push(name);
-        }
-    }
+fn covered(c: &Context<'_>, object: &Value, quotas: &[Quota], limited: &[LimitedResource], used: &Amounts) -> Result<(), Status> {
+    let covers = |q: &&Quota| quota::covers(&q.spec, c.group, c.resource, object);
+    let names_it = |l: &&LimitedResource| l.is_about(c.group, c.resource);
+    let is_limited = |name: &str| limited.iter().filter(names_it).any(|l| l.contains.iter().any(|part| name.contains(part.as_str())));
+    let consumed = used.keys().map(String::as_str).filter(|name| is_limited(name));
+    let without: Vec<&str> = consumed.filter(|name| !quotas.iter().filter(covers).any(|q| q.hard.contains_key(*name))).collect();
     if !without.is_empty() {
-        let names = without.iter().map(|n| n.as_str()).collect::<Vec<_>>().join(" ");
-        return Err(c.forbidden(Some(object), format!("insufficient quota to consume: {names}")));
+        return Err(c.forbidden(Some(object), format!("insufficient quota to consume: {}", without.join(","))));
     }
     let scopes = limited.iter().flat_map(|l| &l.scopes).filter(|s| s.holds(c.group, c.resource, object));
-    let open: Vec<&quota::Scope> =
-        scopes.filter(|s| !covering.iter().any(|q| quota::Scope::of(&q.spec).any(|own| own.name == s.name))).collect();
+    let named = |s: &&quota::Scope| {
+        let mut own = quotas.iter().flat_map(|q| quota::Scope::of(&q.spec));
+        own.any(|own| own.name == s.name && own.holds(c.group, c.resource, object))
+    };
+    let open: Vec<&quota::Scope> = scopes.filter(|s| !named(s)).collect();
     if open.is_empty() {
         return Ok(());
     }
     let shown: Vec<String> = open.iter().map(|s| format!("{{{} {} [{}]}}", s.name, s.operator, s.values.join(" "))).collect();
-    Err(c.forbidden(Some(object), format!("insufficient quota to match these scopes: [{}]", shown.join(" "))))
+    // Upstream's error here is no refusal of the API, so it goes out as it is.
+    Err(Status::untyped(format!("insufficient quota to match these scopes: [{}]", shown.join(" "))))
 }
 
 fn revision(object: &Value) -> u64 {
@@ -186,11 +218,6 @@ fn shown(amounts: &Amounts, only: &[&String]) -> String {
 
 /// Whether the quota charges for the request; 403 when it does not allow it.
 fn check(state: &mut State, c: &Context<'_>, object: &Value, quota: &Quota, delta: &Amounts) -> Result<bool, Status> {
-    if c.operation == Operation::Create
-        && let Some(missing) = quota::unspecified(c.group, c.resource, object, &quota.hard)
-    {
-        return Err(c.forbidden(Some(object), format!("failed quota: {}: must specify {missing}", quota.name)));
-    }
     let mut requested: Amounts = delta.clone();
     requested.retain(|name, _| quota.hard.contains_key(name));
     if requested.is_empty() {
@@ -253,8 +280,8 @@ impl State {
         }
         for pending in self.pending.iter().filter(|p| p.kind == kind) {
             let counted = seen.get(pending.name.as_str()).is_some_and(|revision| *revision > pending.replaces);
-            if !counted && quota::covers(&quota.spec, c.group, c.resource, &pending.object) {
-                count(pending.delta.clone());
+            if let Some(charge) = pending.charge(c, quota).filter(|_| !counted) {
+                count(charge.clone());
             }
         }
         self.decoded.insert(kind, now);

@@ -176,6 +176,72 @@ async fn limits_fill_and_bound() {
 }
 
 #[tokio::test]
+async fn each_limit_range_speaks_for_itself() {
+    let world = world();
+    let jane = user("jane", "system:authenticated");
+    let range = |name: &str, limits: Value| json!({ "metadata": { "name": name, "namespace": "dev" }, "spec": { "limits": limits } });
+    let first = json!([
+        { "type": "Container", "defaultRequest": { "memory": "1Mi", "cpu": "1m" } },
+        { "type": "Container", "defaultRequest": { "cpu": "2m" }, "max": { "example.com/x": "1" } },
+        { "type": "Pod", "max": { "example.com/x": "1" } },
+    ]);
+    world.map.put("", "limitranges", range("a", first));
+    world.map.put("", "limitranges", range("b", json!([{ "type": "Container", "default": { "cpu": "500m" } }])));
+    let mut two = pod();
+    two["spec"]["containers"] = json!([two["spec"]["containers"][0], { "name": "d", "image": "i" }]);
+    let review = review(&jane, Operation::Create, POD, "p", None);
+    world.admission.mutate(&review, &mut two, &mut Outcome::default()).await.expect("filled");
+    assert_eq!(two["spec"]["containers"][0]["resources"]["requests"], json!({ "cpu": "2m", "memory": "1Mi" }));
+    assert_eq!(
+        two["metadata"]["annotations"]["kubernetes.io/limit-ranger"],
+        "LimitRanger plugin set: cpu limit for container c; cpu limit for container d",
+        "the last one that filled something is told of"
+    );
+    let told = world.admission.validate(&review, Some(&two), &mut Outcome::default()).await.expect_err("no limit").message;
+    let per = |kind: &str| format!("maximum example.com/x usage per {kind} is 1.  No limit is specified");
+    assert_eq!(told, format!("pods \"p\" is forbidden: [{}, {}]", per("Container"), per("Pod")), "each error once");
+}
+
+#[tokio::test]
+async fn limits_do_not_hold_back_what_is_being_deleted() {
+    let world = world();
+    let jane = user("jane", "system:authenticated");
+    let limits = json!([{ "type": "PersistentVolumeClaim", "max": { "storage": "1Gi" } }]);
+    world.map.put("", "limitranges", json!({ "metadata": { "name": "l", "namespace": "dev" }, "spec": { "limits": limits } }));
+    let mut claim =
+        json!({ "metadata": { "name": "p", "namespace": "dev" }, "spec": { "resources": { "requests": { "storage": "2Gi" } } } });
+    let (kind, operation) = (("", "persistentvolumeclaims", ""), Operation::Update);
+    let old = claim.clone();
+    let done = world.admission.validate(&review(&jane, operation, kind, "p", Some(&old)), Some(&claim), &mut Outcome::default()).await;
+    let why = "persistentvolumeclaims \"p\" is forbidden: maximum storage usage per PersistentVolumeClaim is 1Gi, but request is 2Gi";
+    assert_eq!(done.expect_err("too big").message, why);
+    claim["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+    let old = claim.clone();
+    let done = world.admission.validate(&review(&jane, operation, kind, "p", Some(&old)), Some(&claim), &mut Outcome::default()).await;
+    assert!(done.is_ok(), "{done:?}");
+}
+
+#[tokio::test]
+async fn what_comes_under_a_quota_by_a_change_is_charged_as_a_whole() {
+    let world = world();
+    let jane = user("jane", "system:authenticated");
+    let scope = json!({ "matchExpressions": [{ "scopeName": "VolumeAttributesClass", "operator": "In", "values": ["fast"] }] });
+    let spec = json!({ "hard": { "requests.storage": "1Gi" }, "scopeSelector": scope });
+    world.map.put("", "resourcequotas", json!({ "metadata": { "name": "q", "namespace": "dev" }, "spec": spec }));
+    let old = json!({
+        "metadata": { "name": "p", "namespace": "dev", "resourceVersion": "3" },
+        "spec": { "volumeAttributesClassName": "slow", "resources": { "requests": { "storage": "2Gi" } } },
+    });
+    let mut new = old.clone();
+    new["spec"]["volumeAttributesClassName"] = json!("fast");
+    let kind = ("", "persistentvolumeclaims", "");
+    let asked = review(&jane, Operation::Update, kind, "p", Some(&old));
+    let told = world.admission.validate(&asked, Some(&new), &mut Outcome::default()).await.expect_err("too much").message;
+    let why = "exceeded quota: q, requested: requests.storage=2Gi, used: requests.storage=0, limited: requests.storage=1Gi";
+    assert_eq!(told, format!("persistentvolumeclaims \"p\" is forbidden: {why}"));
+}
+
+#[tokio::test]
 async fn two_requests_cannot_both_take_the_last_pod() {
     let world = world();
     world.map.put(
@@ -406,7 +472,7 @@ async fn limited_resources_need_a_quota() {
     let mut high = pod();
     high["spec"]["priorityClassName"] = json!("high");
     let told = world.create(POD, high.clone()).await.expect_err("no quota").message;
-    assert_eq!(told, "pods \"p\" is forbidden: insufficient quota to match these scopes: [{PriorityClass In [high]}]");
+    assert_eq!(told, "insufficient quota to match these scopes: [{PriorityClass In [high]}]");
     let spec = json!({"hard": {"pods": "5"}, "scopeSelector": limited["limitedResources"][0]["matchScopes"]});
     let spec = json!({"hard": spec["hard"], "scopeSelector": {"matchExpressions": spec["scopeSelector"]}});
     world.map.put("", "resourcequotas", json!({"metadata": {"name": "q", "namespace": "dev"}, "spec": spec}));

@@ -72,7 +72,7 @@ impl Converter {
 
 /// What a plain Go error becomes: a 500 without a reason.
 fn unconverted(message: String) -> Status {
-    Status { reason: None, details: None, ..Status::failure(500, ferrokube_api::Reason::InternalError, message) }
+    Status::untyped(message)
 }
 
 /// The objects of an answer.

@@ -6,7 +6,7 @@ use crate::registry::Entry;
 use crate::request::{Query, RequestInfo};
 use ferrokube_api::field::{Errors, Path};
 use ferrokube_api::labels::{FieldSelector, ResolvedFields, Selector};
-use ferrokube_api::{Object, Reason, Status};
+use ferrokube_api::{Object, Status};
 use std::num::{IntErrorKind, ParseIntError};
 use std::time::Duration;
 
@@ -106,7 +106,7 @@ pub fn revision(text: &str, listing: bool) -> Result<u64, Status> {
         let message = format!("resourceVersion: Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: {why}");
         match listing {
             true => Status::bad_request(format!("invalid resource version: {message}")),
-            false => Status { reason: None, ..Status::failure(500, Reason::InternalError, message) },
+            false => Status::untyped(message),
         }
     })
 }

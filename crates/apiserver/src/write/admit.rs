@@ -1,7 +1,7 @@
 //! The calls into admission, in one place: what travels is described once for the mutating and the validating half.
 
 use super::rules::View;
-use crate::admission::{Operation, Outcome, Reservation, Review};
+use crate::admission::{Operation, Outcome, Reservation, Review, policy};
 use crate::authz::escalation;
 use crate::pipeline::Request;
 use ferrokube_api::Status;
@@ -65,12 +65,18 @@ impl Request<'_> {
         result
     }
 
-    /// Nobody grants what they do not hold.
+    /// Nobody grants what they do not hold, nor has the server read for them what they may not read.
     pub async fn check_escalation(&self, object: &Value, old: Option<&Value>) -> Result<(), Status> {
-        if self.entry.kind.group != "rbac.authorization.k8s.io" {
-            return Ok(());
+        let (user, resource) = (&self.user, &*self.entry.kind.resource);
+        match &*self.entry.kind.group {
+            "rbac.authorization.k8s.io" => escalation::check(&self.server.authorizer, user, resource, self.namespace(), object, old).await,
+            policy::GROUP => {
+                let mut errors = Errors::default();
+                Box::pin(self.server.admission.check_parameters(user, resource, object, old, &mut errors)).await;
+                self.verdict(super::prepare::text(object, "name"), errors)
+            }
+            _ => Ok(()),
         }
-        escalation::check(&self.server.authorizer, &self.user, &self.entry.kind.resource, self.namespace(), object, old).await
     }
 
     /// What hooks may know.
@@ -117,7 +123,7 @@ impl Request<'_> {
         }
         crate::special::devices::check_selectors(&self.entry, new, Some(old), &mut errors);
         crate::crd::validate(&self.entry, new, Some(old), &mut errors);
-        crate::admission::policy::check(&self.entry, new, Some(old), &mut errors);
+        policy::check(&self.entry, new, Some(old), &mut errors);
         self.verdict(super::prepare::text(new, "name"), errors)
     }
 }

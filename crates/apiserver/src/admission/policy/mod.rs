@@ -5,6 +5,7 @@
 //! themselves are never intercepted, so that a broken policy can always be removed. Source: apiserver
 //! `admission/plugin/policy`.
 
+mod access;
 mod compile;
 mod conditions;
 mod definition;
@@ -13,13 +14,14 @@ mod params;
 mod run;
 mod validating;
 
+pub(super) use access::check as check_access;
 pub(super) use compile::{Condition, conditions};
 pub(super) use conditions::holds;
 pub use definition::check;
 
 use super::constraints::Constraints;
 use super::kept::Kept;
-use super::webhook::GROUP;
+pub(crate) use super::webhook::GROUP;
 use super::{Context, Outcome, list};
 use crate::objects::Objects;
 use compile::Policy;

@@ -3,16 +3,17 @@
 use super::super::Context;
 use super::Binding;
 use super::compile::Policy;
+use crate::objects::Objects;
 use ferrokube_api::labels::Selector;
 use serde_json::Value;
 
 /// Group, plural and whether namespaced, of a kind. Built-in kinds are asked first, then the CRDs.
-fn resource_of(c: &Context<'_>, group: &str, kind: &str) -> Option<(String, bool)> {
+pub(super) fn resource_of(objects: &dyn Objects, group: &str, kind: &str) -> Option<(String, bool)> {
     let built_in = ferrokube_api::kinds::builtin().iter().find(|k| k.group == group && k.kind == kind);
     if let Some(row) = built_in {
         return Some((row.resource.to_string(), row.namespaced()));
     }
-    let definitions = c.objects.list("apiextensions.k8s.io", "customresourcedefinitions", "").into_iter();
+    let definitions = objects.list("apiextensions.k8s.io", "customresourcedefinitions", "").into_iter();
     let own = definitions.filter(|o| o.key.name.strip_suffix(group).is_some_and(|p| p.ends_with('.')));
     let found = own.filter_map(|o| o.decode::<Value>().ok()).find(|d| d["spec"]["names"]["kind"] == kind)?;
     Some((found["spec"]["names"]["plural"].as_str()?.to_owned(), found["spec"]["scope"] == "Namespaced"))
@@ -35,8 +36,8 @@ pub(super) fn find(c: &Context<'_>, policy: &Policy, binding: &Binding) -> Resul
     let text = |v: &Value, key: &str| v[key].as_str().unwrap_or_default().to_owned();
     let (version, kind) = (text(kind, "apiVersion"), text(kind, "kind"));
     let group = version.split_once('/').map_or("", |(g, _)| g);
-    let (resource, namespaced) =
-        resource_of(c, group, &kind).ok_or_else(|| format!("failed to find resource referenced by paramKind: '{version}, Kind={kind}'"))?;
+    let (resource, namespaced) = resource_of(c.objects, group, &kind)
+        .ok_or_else(|| format!("failed to find resource referenced by paramKind: '{version}, Kind={kind}'"))?;
     let namespace = match (namespaced, text(reference, "namespace")) {
         (true, own) if own.is_empty() && c.namespace.is_empty() => {
             return Err("cannot use namespaced paramRef in policy binding that matches cluster-scoped resources".into());

@@ -25,7 +25,7 @@ use set::{Hook, Set};
 use std::sync::Arc;
 use std::time::Instant;
 
-pub(super) const GROUP: &str = "admissionregistration.k8s.io";
+pub(crate) const GROUP: &str = "admissionregistration.k8s.io";
 
 /// What stands in the caches, ready to be asked.
 #[derive(Default)]
