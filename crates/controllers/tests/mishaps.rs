@@ -1,4 +1,5 @@
-//! What others do to the controllers: a webhook that hangs, a great many references to owners that never were.
+//! What others do to the controllers: a webhook that hangs, a great many references to owners that never were, news that
+//! come late.
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
 mod common;
@@ -81,5 +82,41 @@ async fn objects_with_broken_owner_references_go_and_nothing_else_does() {
         })
         .await;
     assert!(cluster.try_get(&format!("{maps}/kept")).await.is_some());
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_is_complete_gets_no_more_pods_though_the_cache_does_not_know_it() {
+    let cluster = Cluster::with(&["job-controller", "serviceaccount-controller"]).await;
+    let jobs = "/apis/batch/v1/namespaces/default/jobs";
+    let job = |name: &str, completions: u32| {
+        json!({"metadata": {"name": name}, "spec": {"completions": completions, "template": {"metadata": {"labels": {"app": name}},
+            "spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}}}})
+    };
+    let pods = async |name: &str| {
+        let all = cluster.list(common::PODS).await;
+        all.into_iter().filter(|p| p["metadata"]["labels"]["app"] == *name).collect::<Vec<_>>()
+    };
+    // The other one tells how far the controller is.
+    for (name, completions) in [("one", 1), ("other", 9)] {
+        cluster.post(jobs, job(name, completions)).await;
+        cluster.eventually("a pod", async || pods(name).await.len() == 1).await;
+        let active = async || cluster.get(&format!("{jobs}/{name}")).await["status"]["active"] == 1;
+        cluster.eventually("it is noted", active).await;
+    }
+    cluster.late.send_replace("jobs".to_owned());
+    let pod = pods("one").await.remove(0);
+    cluster.set_pod(&pod, "Succeeded", false).await;
+    cluster.eventually("complete", async || !cluster.get(&format!("{jobs}/one")).await["status"]["completionTime"].is_null()).await;
+    cluster.eventually("the pod is let go", async || pods("one").await.iter().all(|p| p["metadata"]["finalizers"].is_null())).await;
+    let path = format!("{}/{}", common::PODS, common::name(&pod));
+    for turn in 0..3 {
+        cluster.patch(&path, json!({"metadata": {"labels": {"turn": turn.to_string()}}})).await;
+        let over = pods("other").await.into_iter().find(|p| p["status"]["phase"] != "Succeeded").expect("it wants more");
+        cluster.set_pod(&over, "Succeeded", false).await;
+        cluster.eventually("the controller has come so far", async || pods("other").await.len() == turn + 2).await;
+    }
+    assert_eq!(pods("one").await.len(), 1);
+    cluster.late.send_replace(String::new());
     cluster.stop().await;
 }

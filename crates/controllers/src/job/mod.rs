@@ -44,9 +44,23 @@ struct Jobs {
     context: Context,
     jobs: Cache<Job>,
     pods: Pods,
+    known: Arc<Known>,
+}
+
+/// What is known of jobs beyond what the caches show, by UID, until they are gone.
+#[derive(Default)]
+struct Known {
     written: Latest<Job>,
     backoffs: Mutex<HashMap<String, Backoff>>,
     released: Mutex<HashMap<String, Released>>,
+}
+
+impl Known {
+    fn forget(&self, uid: &str) {
+        self.written.forget(uid);
+        self.backoffs.lock().remove(uid);
+        self.released.lock().remove(uid);
+    }
 }
 
 /// UIDs of pods of a job that have lost their finalizer although the cache may still show it (upstream's finalizer
@@ -58,9 +72,13 @@ pub(crate) async fn run(context: Context) {
     let queue: Queue<ObjectKey> = context.queue("job");
     let orphans: Queue<ObjectKey> = context.queue("job_orphan_pod");
     let jobs: Cache<Job> = context.caches.of();
-    let (add, metrics) = (queue.clone(), context.metrics.clone());
+    let known = Arc::<Known>::default();
+    let (add, metrics, gone) = (queue.clone(), context.metrics.clone(), known.clone());
     jobs.on_change(move |d| {
         add.add(d.key().clone());
+        if d.new.is_none() {
+            gone.forget(&d.latest().uid);
+        }
         if let (None, Some(made)) = (d.old, d.new) {
             external_manager(made).iter().for_each(|m| measure::external(&metrics, m));
         }
@@ -70,14 +88,7 @@ pub(crate) async fn run(context: Context) {
     let metrics = context.metrics.clone();
     pods.cache.on_change(move |d| measure::tracked(&metrics, is_over_and_tracked(d.old), is_over_and_tracked(d.new)));
     tokio::join!(jobs.synced(), pods.cache.synced());
-    let all = Jobs {
-        context: context.clone(),
-        jobs: jobs.clone(),
-        pods,
-        written: Latest::default(),
-        backoffs: Mutex::default(),
-        released: Mutex::default(),
-    };
+    let all = Jobs { context: context.clone(), jobs: jobs.clone(), pods, known };
     let reconcile = |key: ObjectKey| all.reconcile(key);
     let free = |key: ObjectKey| free(&context.client, &jobs, &all.pods.cache, key);
     let work = controller::run::<_, Error, _, _>("job", queue, 5, reconcile);
@@ -163,7 +174,7 @@ async fn release_with(client: &Client, pod: &Pod, mut meta: Value) -> Result<(),
 impl Jobs {
     async fn reconcile(&self, key: ObjectKey) -> Result<Next, Error> {
         let Some(object) = self.jobs.object(&key.namespace, &key.name) else { return Ok(Next::Wait) };
-        let Some(job) = decoded::<Job>(&object).map(|j| self.written.of(j)) else { return Ok(Next::Wait) };
+        let Some(job) = decoded::<Job>(&object).map(|j| self.known.written.of(j)) else { return Ok(Next::Wait) };
         if job.spec.as_ref().and_then(|s| s.managed_by.as_deref()).is_some_and(|m| m != MANAGER) {
             return Ok(Next::Wait);
         }
@@ -174,7 +185,7 @@ impl Jobs {
         let settled = self.pods.settled(job.uid());
         let pods = self.pods.claim(&self.context.client, &job, &selector).await?;
         let pods = self.without_released(&job, pods).await?;
-        let backoff = self.backoffs.lock().get(job.uid()).copied().unwrap_or_default();
+        let backoff = self.known.backoffs.lock().get(job.uid()).copied().unwrap_or_default();
         let plan = plan::plan(&View { job: &job, pods: &pods, settled, backoff, now: Timestamp::now() });
         let (started, action) = (Instant::now(), measure::action(&plan));
         let outcome = self.apply(&job, plan).await;
@@ -186,12 +197,12 @@ impl Jobs {
     /// lag behind the status of the job, in which they are counted.
     async fn without_released(&self, job: &Job, mut pods: Vec<Pod>) -> Result<Vec<Pod>, Error> {
         let to_count = |pods: &[Pod]| pods.iter().any(|p| plan::is_tracked(p) && !is_active(p));
-        if !self.released.lock().contains_key(job.uid()) {
+        if !self.known.released.lock().contains_key(job.uid()) {
             let counted_before = to_count(&pods) && job.status.as_ref().is_some_and(|s| *s != JobStatus::default());
             let known = if counted_before { self.released_already(job).await? } else { Released::new() };
-            self.released.lock().insert(job.uid().to_owned(), known);
+            self.known.released.lock().insert(job.uid().to_owned(), known);
         }
-        let mut released = self.released.lock();
+        let mut released = self.known.released.lock();
         let Some(known) = released.get_mut(job.uid()) else { return Ok(pods) };
         known.retain(|uid| pods.iter().any(|p| p.uid() == uid && plan::is_tracked(p)));
         for pod in pods.iter_mut().filter(|p| known.contains(p.uid())) {
@@ -209,9 +220,9 @@ impl Jobs {
     }
 
     async fn after_the_end(&self, job: &Job) -> Result<Next, Error> {
-        self.released.lock().remove(job.uid());
-        self.backoffs.lock().remove(job.uid());
-        self.written.forget(job.uid());
+        // What was written stays known: the cache may not show for a while that this is the end.
+        self.known.released.lock().remove(job.uid());
+        self.known.backoffs.lock().remove(job.uid());
         for pod in self.pods.of(job.uid())?.iter().filter(|p| plan::is_tracked(p)) {
             release(&self.context.client, pod).await?;
         }
@@ -241,7 +252,7 @@ impl Jobs {
             match client.update_status(&changed).await.optional()? {
                 Some(written) => {
                     measure::written(&self.context.metrics, job, &written.status.clone().unwrap_or_default());
-                    self.written.wrote(&written);
+                    self.known.written.wrote(&written);
                 }
                 None => return Ok(Next::Wait),
             }
@@ -250,7 +261,7 @@ impl Jobs {
                 recorder.about(job, kind, &reason, message);
             }
         }
-        self.backoffs.lock().insert(job.uid().to_owned(), plan.backoff);
+        self.known.backoffs.lock().insert(job.uid().to_owned(), plan.backoff);
         let releases = plan.release.iter().map(|pod| self.release(job, pod));
         futures_util::future::join_all(releases).await.into_iter().collect::<Result<Vec<()>, Error>>()?;
         match failure {
@@ -262,7 +273,7 @@ impl Jobs {
 
     async fn release(&self, job: &Job, pod: &Pod) -> Result<(), Error> {
         release(&self.context.client, pod).await?;
-        self.released.lock().entry(job.uid().to_owned()).or_default().insert(pod.uid().to_owned());
+        self.known.released.lock().entry(job.uid().to_owned()).or_default().insert(pod.uid().to_owned());
         Ok(())
     }
 

@@ -76,6 +76,28 @@ impl Transport for Extended {
     }
 }
 
+/// The API server whose news of one resource, the one named here, are late.
+struct Late(Arc<dyn Transport>, tokio::sync::watch::Receiver<String>);
+
+impl Transport for Late {
+    fn send(&self, request: http::Request<Bytes>) -> BoxFuture<'_, Result<http::Response<Bytes>, TransportError>> {
+        self.0.send(request)
+    }
+
+    fn subscribe(&self, selection: Selection) -> BoxStream<'static, Change> {
+        let (late, resource) = (self.1.clone(), selection.resource.clone());
+        let in_time = move |change: Change| {
+            let (mut late, resource) = (late.clone(), resource.clone());
+            async move {
+                // Nobody can make it late any more when the test is over.
+                let _ = late.wait_for(|late| *late != resource).await;
+                change
+            }
+        };
+        self.0.subscribe(selection).then(in_time).boxed()
+    }
+}
+
 fn client(server: &Arc<ApiServer>, user: &str, groups: &[&str]) -> Client {
     Client::new(transport(server, user, groups), user)
 }
@@ -83,6 +105,8 @@ fn client(server: &Arc<ApiServer>, user: &str, groups: &[&str]) -> Client {
 pub struct Cluster {
     pub client: Client,
     extensions: Extensions,
+    /// The resource of which the controllers' caches hear nothing now.
+    pub late: tokio::sync::watch::Sender<String>,
     server: Arc<ApiServer>,
     metrics: ferrokube_client::metrics::Metrics,
     running: Option<Running>,
@@ -102,7 +126,9 @@ impl Cluster {
         let running = ApiServer::start(config).await.unwrap();
         let server = running.server.clone();
         let own = server.clone();
-        let caches = Caches::new(client(&server, "system:kube-controller-manager", &[]));
+        let (late, is_late) = tokio::sync::watch::channel(String::new());
+        let news = Late(transport(&server, "system:kube-controller-manager", &[]), is_late);
+        let caches = Caches::new(Client::new(Arc::new(news), "system:kube-controller-manager"));
         let extensions = Extensions::default();
         let said = extensions.clone();
         let client_for = Arc::new(move |account: &str| {
@@ -128,7 +154,7 @@ impl Cluster {
         let metrics = config.metrics.clone();
         let controllers = tokio::spawn(ferrokube_controllers::run(config));
         let client = client(&server, "kubernetes-admin", &["system:masters"]);
-        let cluster = Cluster { client, extensions, server, metrics, running: Some(running), controllers, _folder: folder };
+        let cluster = Cluster { client, extensions, late, server, metrics, running: Some(running), controllers, _folder: folder };
         cluster
             .eventually("the default service account", async || {
                 cluster.try_get("/api/v1/namespaces/default/serviceaccounts/default").await.is_some()
