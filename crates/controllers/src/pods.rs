@@ -74,15 +74,17 @@ impl Expectations {
         }
     }
 
-    /// Whether the cache shows everything that was done.
-    pub fn met(&self, owner: &str) -> bool {
+    /// How long to wait at most for the cache to show everything that was done; `None` when it does. A pod that came and went while
+    /// nobody watched is never shown.
+    pub fn unmet(&self, owner: &str) -> Option<Duration> {
         let mut owners = self.owners.lock();
-        let Some(expected) = owners.get(owner) else { return true };
-        let met = (expected.appear.is_empty() && expected.vanish.is_empty()) || expected.since.elapsed() > GIVE_UP;
-        if met {
+        let expected = owners.get(owner)?;
+        let met = expected.appear.is_empty() && expected.vanish.is_empty();
+        let left = GIVE_UP.checked_sub(expected.since.elapsed()).filter(|left| !met && !left.is_zero());
+        if left.is_none() {
             owners.remove(owner);
         }
-        met
+        left
     }
 }
 
@@ -184,9 +186,10 @@ impl<V: View> Pods<V> {
         Pods { finalizer: Some(finalizer), ..self }
     }
 
-    /// Whether the cache shows all that was done for this owner.
-    pub fn settled(&self, owner_uid: &str) -> bool {
-        self.expectations.met(owner_uid)
+    /// `None` when the cache shows all that was done for this owner; otherwise the time after which it is no longer waited for,
+    /// which nothing else may announce.
+    pub fn unsettled(&self, owner_uid: &str) -> Option<Duration> {
+        self.expectations.unmet(owner_uid)
     }
 
     /// The owner's pods. One that makes no sense fails them all: who counts without it makes one too many.
@@ -501,16 +504,16 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn pods_are_not_counted_while_the_cache_lags_behind() {
         let expectations = Expectations::default();
-        assert!(expectations.met("rs"));
+        assert_eq!(expectations.unmet("rs"), None);
         expectations.appear("rs", "p1");
         expectations.vanish("rs", "p2");
-        assert!(!expectations.met("rs"));
+        assert_eq!(expectations.unmet("rs"), Some(GIVE_UP));
         expectations.seen("rs", "p1", false);
-        assert!(!expectations.met("rs"));
+        assert_eq!(expectations.unmet("rs"), Some(GIVE_UP));
         expectations.gone("rs", "p2");
-        assert!(expectations.met("rs"));
+        assert_eq!(expectations.unmet("rs"), None);
         expectations.appear("rs", "p3");
         tokio::time::advance(GIVE_UP + Duration::from_secs(1)).await;
-        assert!(expectations.met("rs"), "an event that never comes must not block for ever");
+        assert_eq!(expectations.unmet("rs"), None, "an event that never comes must not block for ever");
     }
 }

@@ -91,10 +91,10 @@ pub(crate) async fn run_for<R: Replicated>(context: Context, name: &'static str)
 
 async fn reconcile<R: Replicated>(context: &Context, pods: &Pods<Counted>, siblings: &Index, set: R) -> Result<Next, Error> {
     let wanted = set.wanted();
-    let settled = pods.settled(set.uid());
+    let unsettled = pods.unsettled(set.uid());
     let own = pods.claim(&context.client, &set, &wanted.selector).await?;
     let mut failure = None;
-    if settled && set.meta().deletion_timestamp.is_none() {
+    if unsettled.is_none() && set.meta().deletion_timestamp.is_none() {
         let active: Vec<Counted> = own.iter().filter(|p| p.is_active()).cloned().collect();
         let action = plan(wanted.replicas, &active, || related(pods, siblings, &set, &active));
         failure = apply(context, pods, &set, &wanted.template, action).await;
@@ -107,7 +107,7 @@ async fn reconcile<R: Replicated>(context: &Context, pods: &Pods<Counted>, sibli
     match failure {
         Some(e) if e.is_namespace_terminating() => Ok(Next::Wait),
         Some(e) => Err(e),
-        None => Ok(soon.map_or(Next::Wait, Next::After)),
+        None => Ok([soon, unsettled].into_iter().flatten().min().map_or(Next::Wait, Next::After)),
     }
 }
 

@@ -102,14 +102,14 @@ impl Daemons {
             Err(Stop::Failed(e)) => return Err(e),
         };
         let hash = revisions::hash(&history.current).to_owned();
-        let settled = self.pods.settled(set.uid());
+        let unsettled = self.pods.unsettled(set.uid());
         let pods = self.pods.claim(&self.context.client, &set, &spec.selector).await?;
         let nodes: Vec<Node> = self.nodes.objects().iter().filter_map(|o| slim(o)).collect();
         let generation = set.metadata.generation.unwrap_or(0);
         let waits = self.failures.lock().waits(set.uid(), generation, Instant::now());
         let view = View { set: &set, nodes: &nodes, pods: &pods, hash: &hash, waits: &waits, now: Timestamp::now() };
         let (mut failure, mut again) = (None, None);
-        if settled {
+        if unsettled.is_none() {
             let mut plan = plan::manage(&view);
             again = plan.again;
             if plan.create.is_empty() && plan.delete.is_empty() {
@@ -128,7 +128,7 @@ impl Daemons {
         match failure {
             Some(e) if e.is_namespace_terminating() => Ok(Next::Wait),
             Some(e) => Err(e),
-            None => Ok([soon, again].into_iter().flatten().min().map_or(Next::Wait, Next::After)),
+            None => Ok([soon, again, unsettled].into_iter().flatten().min().map_or(Next::Wait, Next::After)),
         }
     }
 

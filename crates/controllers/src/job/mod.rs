@@ -182,11 +182,12 @@ impl Jobs {
             return self.after_the_end(&job).await;
         }
         let selector = job.spec.as_ref().and_then(|s| s.selector.clone()).unwrap_or_default();
-        let settled = self.pods.settled(job.uid());
+        let unsettled = self.pods.unsettled(job.uid());
         let pods = self.pods.claim(&self.context.client, &job, &selector).await?;
         let pods = self.without_released(&job, pods).await?;
         let backoff = self.known.backoffs.lock().get(job.uid()).copied().unwrap_or_default();
-        let plan = plan::plan(&View { job: &job, pods: &pods, settled, backoff, now: Timestamp::now() });
+        let mut plan = plan::plan(&View { job: &job, pods: &pods, settled: unsettled.is_none(), backoff, now: Timestamp::now() });
+        plan.again = [plan.again, unsettled].into_iter().flatten().min();
         let (started, action) = (Instant::now(), measure::action(&plan));
         let outcome = self.apply(&job, plan).await;
         measure::synced(&self.context.metrics, &job, action, outcome.is_ok(), started.elapsed());

@@ -57,7 +57,7 @@ impl Sets {
         let Some(set) = self.sets.read(&key.namespace, &key.name)? else { return Ok(Next::Wait) };
         let Some(spec) = set.spec.clone() else { return Ok(Next::Wait) };
         let accept = |o: &ferrokube_client::Object| identity::ordinal(&key.name, &o.key.name).is_some();
-        let settled = self.pods.settled(set.uid());
+        let unsettled = self.pods.unsettled(set.uid());
         let pods = self.pods.claim_if(&self.context.client, &set, &spec.selector, accept).await?;
         if set.metadata.deletion_timestamp.is_some() {
             return Ok(Next::Wait);
@@ -76,7 +76,7 @@ impl Sets {
         let claim = |name: &str| self.claims.get(&key.namespace, name);
         let view = View { set: &set, pods: &pods, current: &current, update: &update, claim: &claim, now: Timestamp::now() };
         let mut failure = None;
-        if settled {
+        if unsettled.is_none() {
             for step in plan::steps(&view) {
                 // The next steps count on this one: a pod must not go before its claims have their owners.
                 if let Err(e) = self.apply(&set, &history, &current, step).await {
@@ -96,7 +96,7 @@ impl Sets {
         match failure {
             Some(e) if e.is_namespace_terminating() => Ok(Next::Wait),
             Some(e) => Err(e),
-            None => Ok(soon.map_or(Next::Wait, Next::After)),
+            None => Ok([soon, unsettled].into_iter().flatten().min().map_or(Next::Wait, Next::After)),
         }
     }
 
