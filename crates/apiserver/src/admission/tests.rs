@@ -508,3 +508,91 @@ async fn owners_are_given_by_those_who_may_delete() {
     let told = world.admission.validate(&review, Some(&owned), &mut Outcome::default()).await.expect_err("not allowed").message;
     assert!(told.starts_with("pods \"p\" is forbidden: cannot set an ownerRef on a resource you can't delete"), "{told}");
 }
+
+/// A namespace's labels, and what of a review they lead to.
+fn labelled(labels: Value) -> World {
+    let world = world();
+    world.map.put("", "namespaces", json!({ "metadata": { "name": "dev", "labels": labels }, "status": { "phase": "Active" } }));
+    world
+}
+
+#[tokio::test]
+async fn an_update_of_a_pod_is_looked_at_when_an_image_changes() {
+    let world = labelled(json!({ "pod-security.kubernetes.io/enforce": "baseline" }));
+    let jane = user("jane", "system:authenticated");
+    let mut old = pod();
+    old["spec"]["hostNetwork"] = json!(true);
+    let change = async |new: Value| {
+        let review = review(&jane, Operation::Update, POD, "p", Some(&old));
+        world.admission.validate(&review, Some(&new), &mut Outcome::default()).await.map(|_| ()).map_err(|e| e.message)
+    };
+    let mut labelled = old.clone();
+    labelled["metadata"]["labels"] = json!({ "a": "b" });
+    labelled["spec"]["tolerations"] = json!([{ "operator": "Exists" }]);
+    assert_eq!(change(labelled).await, Ok(()));
+    let mut other = old.clone();
+    other["spec"]["containers"][0]["image"] = json!("other");
+    let why = "pods \"p\" is forbidden: violates PodSecurity \"baseline:latest\": host namespaces (hostNetwork=true)";
+    assert_eq!(change(other).await, Err(why.to_owned()));
+    let mut more = old.clone();
+    more["spec"]["ephemeralContainers"] = json!([{ "name": "debug", "image": "i" }]);
+    assert!(change(more).await.is_err());
+}
+
+#[tokio::test]
+async fn what_is_refused_is_not_warned_about_and_labels_that_cannot_be_read_are_noted() {
+    let labels = json!({ "pod-security.kubernetes.io/enforce": "baseline", "pod-security.kubernetes.io/warn": "restricted", "pod-security.kubernetes.io/audit": "none" });
+    let world = labelled(labels);
+    let jane = user("jane", "system:authenticated");
+    let mut host = pod();
+    host["spec"]["hostNetwork"] = json!(true);
+    let review = review(&jane, Operation::Create, POD, "p", None);
+    world.admission.mutate(&review, &mut host, &mut Outcome::default()).await.expect("filled");
+    let mut outcome = Outcome::default();
+    assert!(world.admission.validate(&review, Some(&host), &mut outcome).await.is_err());
+    assert_eq!(outcome.warnings, Vec::<String>::new());
+    let why = "Failed to parse policy: metadata.labels[pod-security.kubernetes.io/audit]: Invalid value: \"none\": must be one of privileged, baseline, restricted";
+    assert!(outcome.annotations.contains(&("pod-security.kubernetes.io/error".to_owned(), why.to_owned())), "{:?}", outcome.annotations);
+    let (.., outcome) = world.create(POD, pod()).await.expect("baseline");
+    assert!(
+        outcome.warnings[0].starts_with("would violate PodSecurity \"restricted:latest\": allowPrivilegeEscalation"),
+        "{:?}",
+        outcome.warnings
+    );
+}
+
+#[tokio::test]
+async fn another_version_of_a_level_is_measured_against_the_pods_that_are_there() {
+    let world = world();
+    let owner = json!([{ "kind": "ReplicaSet", "name": "r", "uid": "u", "controller": true }]);
+    for name in ["b", "a", "c"] {
+        let metadata = json!({ "name": name, "namespace": "dev", "ownerReferences": owner });
+        world.map.put(
+            "",
+            "pods",
+            json!({ "metadata": metadata, "spec": { "hostNetwork": true, "containers": [{ "name": "c", "image": "i" }] } }),
+        );
+    }
+    let jane = user("jane", "system:authenticated");
+    let named = |level: &str, version: &str| {
+        let labels = json!({ "pod-security.kubernetes.io/enforce": level, "pod-security.kubernetes.io/enforce-version": version });
+        json!({ "metadata": { "name": "dev", "labels": labels } })
+    };
+    let (old, new) = (named("restricted", "v1.34"), named("baseline", "v1.35"));
+    let review = review(&jane, Operation::Update, ("", "namespaces", ""), "dev", Some(&old));
+    let mut outcome = Outcome::default();
+    world.admission.validate(&review, Some(&new), &mut outcome).await.expect("labels");
+    assert_eq!(
+        outcome.warnings,
+        [
+            "existing pods in namespace \"dev\" violate the new PodSecurity enforce level \"baseline:v1.35\"",
+            "a (and 2 other pods): host namespaces"
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_namespace_that_asks_for_nothing_is_noted_as_privileged() {
+    let (.., outcome) = world().create(POD, pod()).await.expect("admitted");
+    assert!(outcome.annotations.contains(&("pod-security.kubernetes.io/enforce-policy".to_owned(), "privileged:latest".to_owned())));
+}

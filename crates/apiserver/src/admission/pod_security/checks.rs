@@ -299,6 +299,10 @@ fn seccomp_good(kind: &str) -> bool {
     kind == "RuntimeDefault" || kind == "Localhost"
 }
 
+/// Where profiles stood before there were fields.
+pub(super) const SECCOMP_POD: &str = "seccomp.security.alpha.kubernetes.io/pod";
+pub(super) const SECCOMP_CONTAINER: &str = "container.seccomp.security.alpha.kubernetes.io/";
+
 /// Who sets a profile that is not allowed.
 fn seccomp_bad(pod: Pod<'_>) -> Option<String> {
     let bad = |s: &Value| seccomp_type(s).is_some_and(|t| !seccomp_good(t));
@@ -311,9 +315,11 @@ fn seccomp_baseline(pod: Pod<'_>) -> Option<Violation> {
     if pod.version >= 19 {
         return violation("seccompProfile", seccomp_bad(pod)?);
     }
-    let allowed = |v: &str| v.is_empty() || v == "runtime/default" || v == "docker/default" || v.starts_with("localhost/");
-    let of_pod =
-        |k: &str| k == "seccomp.security.alpha.kubernetes.io/pod" || k.starts_with("container.seccomp.security.alpha.kubernetes.io/");
+    let allowed = |v: &str| v == "runtime/default" || v == "docker/default" || v.starts_with("localhost/");
+    let of_pod = |k: &str| {
+        let own = |container: &str| containers(pod.spec).any(|c| name(c) == container);
+        k == SECCOMP_POD || k.strip_prefix(SECCOMP_CONTAINER).is_some_and(own)
+    };
     let bad: BTreeSet<String> = pod.annotations().filter(|(k, v)| of_pod(k) && !allowed(v)).map(|(k, v)| format!("{k}={v:?}")).collect();
     if bad.is_empty() {
         None

@@ -25,9 +25,9 @@ pub(super) struct Policy {
 }
 
 impl Policy {
-    /// Whether pods that were fine may no longer be.
+    /// Whether pods that were fine may no longer be: another version may ask for more than the one before, whatever the level.
     pub(super) fn stricter_than(self, old: Policy) -> bool {
-        self.level != Level::Privileged && (self.level > old.level || (self.level == old.level && self.version != old.version))
+        self.level != Level::Privileged && (self.version != old.version || self.level > old.level)
     }
 }
 
