@@ -122,7 +122,7 @@ pub(super) fn validate(c: &Context<'_>, object: Option<&Value>, _: &mut Outcome)
         [one] => one.clone(),
         many => format!("[{}]", many.join(", ")),
     };
-    Err(Status::failure(429, Reason::TooManyRequests, message))
+    Err(Status::failure(429, Reason::TooManyRequests, format!("Too many requests: {message}")))
 }
 
 #[cfg(test)]

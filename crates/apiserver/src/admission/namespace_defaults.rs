@@ -3,7 +3,7 @@
 //! Source: `plugin/pkg/admission/{podnodeselector,podtolerationrestriction}`.
 
 use super::{Context, Operation, Outcome, list};
-use ferrokube_api::{Reason, Status};
+use ferrokube_api::Status;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
@@ -17,17 +17,12 @@ fn annotation(c: &Context<'_>, key: &str) -> Option<String> {
     namespace["metadata"]["annotations"][key].as_str().map(str::to_owned)
 }
 
-/// An error that upstream tells as it is.
-fn plain(why: impl Into<String>) -> Status {
-    Status::failure(500, Reason::InternalError, why.into())
-}
-
 /// `a=b,c=d`.
 fn labels(text: &str) -> Result<BTreeMap<String, String>, Status> {
     let pairs = text.split(',').map(str::trim).filter(|p| !p.is_empty());
     let pair = |p: &str| match p.split_once('=') {
         Some((key, value)) => Ok((key.trim().to_owned(), value.trim_start_matches('=').trim().to_owned())),
-        None => Err(plain(format!("invalid selector: [{p}]"))),
+        None => Err(Status::untyped(format!("invalid selector: [{p}]"))),
     };
     pairs.map(pair).collect()
 }
@@ -79,7 +74,7 @@ fn tolerations_of(c: &Context<'_>, key: &str, otherwise: &[Value]) -> Result<Vec
     match annotation(c, key) {
         None => Ok(otherwise.to_vec()),
         Some(text) if text.is_empty() => Ok(Vec::new()),
-        Some(text) => serde_json::from_str(&text).map_err(|e| plain(e.to_string())),
+        Some(text) => serde_json::from_str(&text).map_err(|e| Status::untyped(e.to_string())),
     }
 }
 
@@ -145,7 +140,7 @@ pub(super) fn tolerations_allowed(c: &Context<'_>, object: Option<&Value>, _: &m
     let allowed = tolerations_of(c, WHITELIST, &c.settings.tolerations.whitelist)?;
     let own = pod_tolerations(pod);
     if !allowed.is_empty() && !own.iter().all(|t| allowed.iter().any(|a| covers(a, t))) {
-        return Err(plain("pod tolerations (possibly merged with namespace default tolerations) conflict with its namespace whitelist"));
+        return Err(Status::untyped("pod tolerations (possibly merged with namespace default tolerations) conflict with its namespace whitelist"));
     }
     Ok(())
 }

@@ -91,10 +91,9 @@ pub(super) fn tolerate_devices(c: &Context<'_>, pod: &mut Value, _: &mut Outcome
     let requests = containers.flat_map(|c| c["resources"]["requests"].as_object().into_iter().flatten());
     let names: BTreeSet<String> = requests.map(|(name, _)| name.clone()).filter(|name| is_extended(name)).collect();
     for name in names {
-        let toleration = json!({"key": name, "operator": "Exists"});
-        let there =
-            list(&pod["spec"], "tolerations").any(|t| t["key"] == name.as_str() && t["operator"] == "Exists" && t["effect"].is_null());
-        if !there {
+        let toleration = json!({"key": name, "operator": "Exists", "effect": "NoSchedule"});
+        let same = |t: &Value| ["key", "operator", "effect"].iter().all(|field| t[*field] == toleration[*field]);
+        if !list(&pod["spec"], "tolerations").any(same) {
             array_mut(&mut pod["spec"], "tolerations").push(toleration);
         }
     }
