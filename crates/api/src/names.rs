@@ -3,7 +3,8 @@
 //! Every check returns the list of what is wrong, empty when all is well. Messages are part of the API. The patterns
 //! are simple enough to be walked by hand; no regular expression engine is involved.
 
-use std::net::IpAddr;
+mod addresses;
+pub use addresses::*;
 
 /// Longest DNS label.
 pub const LABEL_MAX: usize = 63;
@@ -291,78 +292,6 @@ pub fn port_name(value: &str) -> Vec<String> {
     errors
 }
 
-/// An IP address, in the strict notation.
-pub fn parse_ip(value: &str) -> Option<IpAddr> {
-    value.parse().ok()
-}
-
-/// Addresses that hide an IPv4 address inside an IPv6 one are refused.
-fn mapped(ip: IpAddr) -> bool {
-    matches!(ip, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some())
-}
-
-const MAPPED: &str = "must not be an IPv4-mapped IPv6 address";
-
-/// An IP address.
-pub fn ip_address(value: &str) -> Vec<String> {
-    match parse_ip(value) {
-        Some(ip) if mapped(ip) => vec![MAPPED.to_owned()],
-        Some(_) => Vec::new(),
-        None if parse_ip(&without_leading_zeros(value)).is_some() => vec!["must not have leading 0s".to_owned()],
-        None => vec!["must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)".to_owned()],
-    }
-}
-
-/// An address as lenient parsers read it: `010.000.0.1` is `10.0.0.1`.
-fn without_leading_zeros(value: &str) -> String {
-    let (before, v4) = value.rfind(':').map_or(("", value), |at| value.split_at(at + 1));
-    if !v4.contains('.') {
-        return value.to_owned();
-    }
-    let octets = v4.split('.').map(|octet| match octet.trim_start_matches('0') {
-        "" if !octet.is_empty() => "0",
-        rest => rest,
-    });
-    format!("{before}{}", octets.collect::<Vec<_>>().join("."))
-}
-
-/// The warning about an address that is not written as it should be.
-pub fn odd_ip(path: &impl std::fmt::Display, value: &str) -> Option<String> {
-    let ip = parse_ip(value).filter(|ip| ip.is_ipv6() && ip.to_string() != value)?;
-    Some(format!("{path}: IPv6 address {value:?} should be in RFC 5952 canonical format ({:?})", ip.to_string()))
-}
-
-/// Address and prefix length of a CIDR.
-pub fn parse_cidr(value: &str) -> Option<(IpAddr, u8)> {
-    let (address, bits) = value.split_once('/')?;
-    let address = parse_ip(address)?;
-    if bits.is_empty() || bits.len() > 3 || !bits.bytes().all(|b| b.is_ascii_digit()) || (bits.len() > 1 && bits.starts_with('0')) {
-        return None;
-    }
-    let bits: u8 = bits.parse().ok()?;
-    (bits <= if address.is_ipv4() { 32 } else { 128 }).then_some((address, bits))
-}
-
-/// Whether an address has bits beyond a prefix.
-fn beyond_prefix(ip: IpAddr, bits: u8) -> bool {
-    match ip {
-        IpAddr::V4(v4) => bits < 32 && v4.to_bits() << bits != 0,
-        IpAddr::V6(v6) => bits < 128 && v6.to_bits() << bits != 0,
-    }
-}
-
-/// A CIDR.
-pub fn cidr(value: &str) -> Vec<String> {
-    match parse_cidr(value) {
-        None => vec!["must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)".to_owned()],
-        Some((ip, _)) if mapped(ip) => vec![MAPPED.to_owned()],
-        Some((ip, bits)) if beyond_prefix(ip, bits) => {
-            vec!["must not have bits set beyond the prefix length".to_owned()]
-        }
-        Some(_) => Vec::new(),
-    }
-}
-
 /// Whether the text is digits and a final `%`.
 pub fn parse_percent(value: &str) -> Option<i64> {
     let digits = value.strip_suffix('%')?;
@@ -390,6 +319,23 @@ pub fn fully_qualified_name(value: &str) -> Vec<String> {
         return vec!["should be a domain with at least three segments separated by dots".to_owned()];
     }
     Vec::new()
+}
+
+/// A domain of at least two labels, with or without the dot of the root.
+pub fn fully_qualified_domain(value: &str) -> Result<(), (String, String)> {
+    let name = value.strip_suffix('.').unwrap_or(value);
+    let labels: Vec<&str> = name.split('.').collect();
+    let wrong = dns1123_subdomain(name);
+    if !wrong.is_empty() {
+        return Err((name.to_owned(), wrong.join(",")));
+    }
+    if labels.len() < 2 {
+        return Err((name.to_owned(), "should be a domain with at least two segments separated by dots".to_owned()));
+    }
+    match labels.iter().map(|label| (label, dns1123_label(label))).find(|(_, wrong)| !wrong.is_empty()) {
+        Some((label, wrong)) => Err(((*label).to_owned(), wrong.join(","))),
+        None => Ok(()),
+    }
 }
 
 /// A domain, a slash and a path: `acme.io/foo`.

@@ -391,13 +391,23 @@ async fn a_scale_is_applied_to_where_the_object_keeps_its_replicas() {
 #[tokio::test]
 async fn a_signing_request_carries_who_made_it() {
     let cluster = Cluster::start().await;
-    let spec = json!({"request": "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0K", "signerName": "example.com/s", "usages": ["client auth"], "username": "root", "uid": "0"});
-    let made =
-        cluster.post("/apis/certificates.k8s.io/v1/certificatesigningrequests", &json!({"metadata": {"name": "r"}, "spec": spec})).await;
+    let requests = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
+    let key = rcgen::KeyPair::generate().unwrap();
+    let request = rcgen::CertificateParams::default().serialize_request(&key).unwrap().pem().unwrap();
+    let request = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, request);
+    let spec = json!({"request": request, "signerName": "example.com/s", "usages": ["client auth"], "username": "root", "uid": "0"});
+    let made = cluster.post(requests, &json!({"metadata": {"name": "r"}, "spec": spec})).await;
     assert_eq!(made.code, 201, "{}", made.text);
     let spec = &made.json["spec"];
     assert_eq!((&spec["username"], &spec["uid"]), (&json!("kubernetes-admin"), &Value::Null));
     assert!(spec["groups"].as_array().unwrap().contains(&json!("system:masters")));
+
+    let mut status = made.json.clone();
+    status["status"] = json!({"certificate": "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURS0tLS0tCkFBQUEKLS0tLS1FTkQgQ0VSVElGSUNBVEUtLS0tLQo="});
+    let refused = cluster.put(&format!("{requests}/r/status"), &status).await;
+    assert_eq!(refused.code, 422, "{}", refused.text);
+    let why = "status.certificate: Invalid value: \"<certificate data>\": x509: malformed certificate";
+    assert!(refused.message().ends_with(why), "{}", refused.message());
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! CertificateSigningRequests: who may change what of a request.
 
 use super::json::*;
-use super::{HookContext, Hooks, View, check, common, meta};
+use super::{HookContext, Hooks, View, check, common};
 use crate::field::{At, Errors};
 use crate::names;
 use crate::time;
@@ -10,6 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 const SPEC: At<'static> = At::field("spec");
+const LEGACY_SIGNER: &str = "kubernetes.io/legacy-unknown";
 const USAGES: [&str; 23] = [
     "any",
     "cert sign",
@@ -56,11 +57,17 @@ fn conditions(o: &Value) -> &[Value] {
     list_at(o, &["status", "conditions"])
 }
 
-/// The status view signs; it does not decide.
+/// The status view signs; decisions that it repeats are those that were made, others are for validation to refuse.
 fn prepare_status(new: &mut Value, old: &Value, context: &HookContext) {
     copy(new, old, "spec");
-    let mut all: Vec<Value> = conditions(old).iter().filter(|c| is_decision(c)).cloned().collect();
-    all.extend(conditions(new).iter().filter(|c| !is_decision(c)).cloned());
+    let mut all = conditions(new).to_vec();
+    for kind in ["Approved", "Denied"] {
+        let made: Vec<&Value> = of_kind(old, kind).collect();
+        let mut said: Vec<&mut Value> = all.iter_mut().filter(|c| text(c, "type") == kind).collect();
+        if made.len() == said.len() {
+            said.iter_mut().zip(made).for_each(|(said, made)| **said = made.clone());
+        }
+    }
     stamp(&mut all, old, context);
     set_conditions(new, all);
 }
@@ -89,7 +96,6 @@ fn set_conditions(o: &mut Value, all: Vec<Value>) {
 fn stamp(all: &mut [Value], old: &Value, context: &HookContext) {
     let now = time::format_time(context.now);
     for condition in all {
-        fill_text(condition, "status", "True");
         let before = conditions(old).iter().find(|c| text(c, "type") == text(condition, "type"));
         let unchanged = before.filter(|b| text(b, "status") == text(condition, "status"));
         if !has(condition, "lastTransitionTime") {
@@ -101,37 +107,81 @@ fn stamp(all: &mut [Value], old: &Value, context: &HookContext) {
 }
 
 fn validate(o: &Value, e: &mut Errors) {
-    let spec = spec(o);
+    whole(o, &NONE, e);
+}
+
+/// A request as a whole. What the stored one broke already may stay.
+fn whole(o: &Value, old: &Value, e: &mut Errors) {
+    let (spec, was) = (spec(o), spec(old));
     request(spec, e);
-    let usages = SPEC.child("usages");
-    if list(spec, "usages").is_empty() {
-        e.required(&usages, "usages must not be empty");
-    }
-    let mut seen: Vec<&str> = Vec::new();
-    for (i, usage) in texts(spec, "usages").enumerate() {
-        if !USAGES.contains(&usage) {
-            e.not_supported(&usages.index(i), &usage.into(), &USAGES);
-        }
-        if seen.contains(&usage) {
-            e.duplicate(&usages.index(i), &usage.into());
-        }
-        seen.push(usage);
-    }
+    usages(spec, was, e);
     let signer = text(spec, "signerName");
-    let at = SPEC.child("signerName");
-    match signer.split_once('/') {
-        _ if signer.is_empty() => e.required(&at, ""),
-        None => e.invalid(&at, &signer.into(), "must be a fully qualified domain and path of the form 'example.com/signer-name'"),
-        Some((domain, path)) => {
-            e.invalid_each(&at, signer, names::dns1123_subdomain(domain));
-            if !domain.contains('.') {
-                e.invalid(&at, &signer.into(), "should be a domain with at least two segments separated by dots");
-            }
-            e.invalid_each(&at, signer, names::dns1123_subdomain(path));
-        }
+    if signer == LEGACY_SIGNER && text(was, "signerName") != LEGACY_SIGNER {
+        e.invalid(&SPEC.child("signerName"), &signer.into(), "the legacy signerName is not allowed via this API version");
+    } else {
+        signer_name(signer, &SPEC.child("signerName"), e);
     }
     if let Some(n) = int(spec, "expirationSeconds").filter(|n| *n < 600) {
         e.invalid(&SPEC.child("expirationSeconds"), &n.into(), "may not specify a duration less than 600 seconds (10 minutes)");
+    }
+    decisions(o, old, e);
+    let (now, before) = (certificate(o), certificate(old));
+    if now != before && (before.is_empty() || pem_error(before).is_none()) {
+        if let Some(why) = pem_error(now) {
+            let path = At::field("status");
+            e.invalid(&path.child("certificate"), &"<certificate data>".into(), &why);
+        }
+    }
+}
+
+fn usages(spec: &Value, was: &Value, e: &mut Errors) {
+    let path = SPEC.child("usages");
+    let all: Vec<&str> = texts(spec, "usages").collect();
+    let repeated = |all: &[&str], i: usize| all[..i].contains(&all[i]);
+    let before: Vec<&str> = texts(was, "usages").collect();
+    if all.is_empty() {
+        e.required(&path, "");
+    }
+    if before.iter().all(|usage| USAGES.contains(usage)) {
+        for (i, usage) in all.iter().enumerate().filter(|(_, u)| !USAGES.contains(u)) {
+            e.not_supported(&path.index(i), &(*usage).into(), &USAGES);
+        }
+    }
+    if !(0..before.len()).any(|i| repeated(&before, i)) {
+        for (i, usage) in all.iter().enumerate().filter(|(i, _)| repeated(&all, *i)) {
+            e.duplicate(&path.index(i), &(*usage).into());
+        }
+    }
+}
+
+/// `example.com/signer-name`: a domain, and a path that can hold the name of an object (`ValidateSignerName`).
+pub(super) fn signer_name(signer: &str, at: &At, e: &mut Errors) {
+    const LONGEST_DOMAIN: usize = 253;
+    const LONGEST: usize = LONGEST_DOMAIN + 1 + 253 + 1 + 63;
+    if signer.is_empty() {
+        return e.required(at, "");
+    }
+    let [domain, path] = signer.split('/').collect::<Vec<_>>()[..] else {
+        return e.invalid(at, &signer.into(), "must be a fully qualified domain and path of the form 'example.com/signer-name'");
+    };
+    if domain.len() > LONGEST_DOMAIN {
+        e.too_long(at, LONGEST_DOMAIN);
+    }
+    labels(domain, names::dns1123_label, at, e);
+    if !domain.contains('.') {
+        e.invalid(at, &domain.into(), "should be a domain with at least two segments separated by dots");
+    }
+    labels(path, names::dns1123_subdomain, at, e);
+    if signer.len() > LONGEST {
+        e.too_long(at, LONGEST);
+    }
+}
+
+/// The first part between dots that has the wrong form.
+fn labels(whole: &str, form: fn(&str) -> Vec<String>, at: &At, e: &mut Errors) {
+    let wrong = |label: &str| Some((label.to_owned(), form(label))).filter(|(_, why)| !why.is_empty());
+    if let Some((label, why)) = whole.split('.').find_map(wrong) {
+        why.iter().for_each(|why| e.invalid(at, &whole.into(), &format!("validating label {label:?}: {why}")));
     }
 }
 
@@ -145,62 +195,104 @@ fn request(spec: &Value, e: &mut Errors) {
 }
 
 fn validate_update(new: &Value, old: &Value, e: &mut Errors) {
-    meta::immutable_value(new.get("spec"), old.get("spec"), &SPEC, e);
-    decisions(new, old, e);
+    update(new, old, e);
+    kept_decisions(new, old, e);
+    if certificate(new) != certificate(old) {
+        let path = At::field("status");
+        e.forbidden(&path.child("certificate"), "updates may not set certificate content");
+    }
 }
 
+/// The approval view decides, and signs nothing.
 fn validate_approval(new: &Value, old: &Value, e: &mut Errors) {
-    validate_update(new, old, e);
+    update(new, old, e);
+    if certificate(new) != certificate(old) {
+        let path = At::field("status");
+        e.forbidden(&path.child("certificate"), "updates may not set certificate content");
+    }
 }
 
-/// A signer sets the certificate once; it is PEM and holds certificates only.
+/// The status view signs, once, and decides nothing.
 fn validate_status(new: &Value, old: &Value, e: &mut Errors) {
-    validate_update(new, old, e);
-    let path = At::field("status");
-    let path = path.child("certificate");
-    let (now, was) = (text_at(new, &["status", "certificate"]), text_at(old, &["status", "certificate"]));
-    if now == was {
-        return;
+    update(new, old, e);
+    kept_decisions(new, old, e);
+    if !certificate(old).is_empty() && certificate(new) != certificate(old) {
+        let path = At::field("status");
+        e.forbidden(&path.child("certificate"), "updates may not modify existing certificate content");
     }
-    if now.is_empty() {
-        return e.forbidden(&path, "update may not remove certificate content");
+}
+
+fn certificate(o: &Value) -> &str {
+    text_at(o, &["status", "certificate"])
+}
+
+/// What keeps a text from being certificates in PEM.
+fn pem_error(certificate: &str) -> Option<String> {
+    if certificate.is_empty() {
+        return None;
     }
-    if !was.is_empty() {
-        return e.forbidden(&path, "update may not modify existing certificate content");
-    }
-    let pem = STANDARD.decode(now).unwrap_or_default();
+    let pem = STANDARD.decode(certificate).unwrap_or_default();
     let mut blocks = memchr::memmem::find_iter(&pem, b"-----BEGIN ").map(|at| &pem[at + 11..]).peekable();
     if blocks.peek().is_none() {
-        return e.invalid(&path, &"<certificate data>".into(), "must contain at least one CERTIFICATE PEM block");
+        return Some("must contain at least one CERTIFICATE PEM block".to_owned());
     }
-    for block in blocks.filter(|block| !block.starts_with(b"CERTIFICATE-----")) {
-        let end = memchr::memmem::find(block, b"-----").unwrap_or(block.len());
-        let kind = String::from_utf8_lossy(&block[..end]).into_owned();
-        let why = format!("only CERTIFICATE PEM blocks are allowed, found {kind:?}");
-        e.invalid(&path, &"<certificate data>".into(), &why);
+    let block = blocks.find(|block| !block.starts_with(b"CERTIFICATE-----"))?;
+    let end = memchr::memmem::find(block, b"-----").unwrap_or(block.len());
+    Some(format!("only CERTIFICATE PEM blocks are allowed, found {:?}", String::from_utf8_lossy(&block[..end])))
+}
+
+/// Every change: the request stays, and what was said of it too.
+fn update(new: &Value, old: &Value, e: &mut Errors) {
+    whole(new, old, e);
+    for kind in ["Approved", "Denied", "Failed"] {
+        if of_kind(new, kind).count() < of_kind(old, kind).count() {
+            e.forbidden(&At::field("status").child("conditions"), &format!("updates may not remove a condition of type {kind:?}"));
+        }
     }
 }
 
-/// A request is approved or denied, not both, and not undone.
-fn decisions(new: &Value, old: &Value, e: &mut Errors) {
+fn of_kind<'a>(o: &'a Value, kind: &'a str) -> impl Iterator<Item = &'a Value> {
+    conditions(o).iter().filter(move |c| text(c, "type") == kind)
+}
+
+/// Only the approval view says whether a request is approved.
+fn kept_decisions(new: &Value, old: &Value, e: &mut Errors) {
     let path = At::field("status");
     let path = path.child("conditions");
-    let has = |o: &Value, kind: &str| conditions(o).iter().any(|c| text(c, "type") == kind);
-    for kind in ["Approved", "Denied", "Failed"] {
-        if has(old, kind) && !has(new, kind) {
-            e.forbidden(&path, &format!("updates may not remove a condition of type {kind:?}"));
+    for kind in ["Approved", "Denied"] {
+        let (now, was): (Vec<&Value>, Vec<&Value>) = (of_kind(new, kind).collect(), of_kind(old, kind).collect());
+        if now.len() > was.len() {
+            e.forbidden(&path, &format!("updates may not add a condition of type {kind:?}"));
+        } else if now.len() == was.len() && now != was {
+            e.forbidden(&path, &format!("updates may not modify a condition of type {kind:?}"));
         }
     }
-    if has(new, "Approved") && has(new, "Denied") {
-        let i = conditions(new).iter().rposition(is_decision).unwrap_or_default();
-        let kind = text(&conditions(new)[i], "type");
-        e.invalid(&path.index(i).child("type"), &kind.into(), "Approved and Denied conditions are mutually exclusive");
-    }
-    for (i, condition) in conditions(new).iter().enumerate() {
-        let at = path.index(i);
-        check::required(condition, "type", &at, e);
-        if is_decision(condition) && text(condition, "status") != "True" {
-            e.not_supported(&at.child("status"), &text(condition, "status").into(), &["True"]);
+}
+
+/// A request is approved or denied, not both; each is said once, and only `True` says it.
+fn decisions(new: &Value, old: &Value, e: &mut Errors) {
+    const STATES: [&str; 3] = ["False", "True", "Unknown"];
+    let path = At::field("status");
+    let path = path.child("conditions");
+    let (all, before) = (conditions(new), conditions(old));
+    let kind = |c: &Value| text(c, "type").to_owned();
+    let repeated = |all: &[Value], i: usize| all[..i].iter().any(|c| kind(c) == kind(&all[i]));
+    let unnamed = before.iter().any(|c| kind(c).is_empty());
+    let both = ["Approved", "Denied"].iter().all(|wanted| before.iter().any(|c| kind(c) == *wanted));
+    let twice = (0..before.len()).any(|i| repeated(before, i));
+    for (i, condition) in all.iter().enumerate() {
+        let (at, own) = (path.index(i), text(condition, "type"));
+        if !unnamed {
+            check::required(condition, "type", &at, e);
+        }
+        let allowed: &[&str] = if is_decision(condition) || own == "Failed" { &["True"] } else { &STATES };
+        check::choice(condition, "status", allowed, &at, e);
+        let other = if own == "Approved" { "Denied" } else { "Approved" };
+        if !both && is_decision(condition) && all[..i].iter().any(|c| text(c, "type") == other) {
+            e.invalid(&at.child("type"), &own.into(), "Approved and Denied conditions are mutually exclusive");
+        }
+        if !twice && repeated(all, i) {
+            e.duplicate(&at.child("type"), &own.into());
         }
     }
 }

@@ -145,6 +145,13 @@ pub fn non_negative_quantity(value: &Value, path: &At, e: &mut Errors) -> Option
     }
 }
 
+/// An amount that there can be; told as a whole number.
+pub fn basic_amount(value: &Value, path: &At, e: &mut Errors) {
+    if let Some(q) = Quantity::from_json(value).ok().filter(|q| q.value() < 0) {
+        e.invalid(path, &q.value().into(), "must be a valid resource quantity");
+    }
+}
+
 /// Writes the amounts of a resource list in canonical form, rounded up to thousandths.
 pub fn canonical_amounts(v: &mut Value, key: &str) {
     for (_, amount) in v.get_mut(key).and_then(Value::as_object_mut).into_iter().flatten() {

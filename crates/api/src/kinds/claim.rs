@@ -187,13 +187,12 @@ fn claim_status(status: &Value, e: &mut Errors) {
             if key == "allocatedResources" && !resource_key(name, &path, e) {
                 continue;
             }
-            if let Some(q) = Quantity::from_json(amount).ok().filter(Quantity::is_negative) {
-                e.invalid(&path.key(name), &q.to_string().into(), "must be a valid resource quantity");
-            }
+            check::basic_amount(amount, &path.key(name), e);
         }
     };
     amounts("capacity", e);
-    let list_path = path.child("allocatedResourceStatuses");
+    // In the singular, as upstream has it.
+    let list_path = path.child("allocatedResourceStatus");
     for (name, step) in entries(status, "allocatedResourceStatuses") {
         resource_key(name, &list_path, e);
         if !step.as_str().is_some_and(|s| STEPS.contains(&s)) {

@@ -1,7 +1,7 @@
 //! What CSI drivers say about themselves: CSIDriver, CSINode, CSIStorageCapacity.
 
 use super::json::*;
-use super::{Hooks, check, meta, pod};
+use super::{Hooks, check, meta, pod, warnings};
 use crate::field::{At, Errors};
 use crate::names;
 use serde_json::{Value, json};
@@ -11,8 +11,14 @@ const SPEC: At<'static> = At::field("spec");
 pub(super) const DRIVER: Hooks =
     Hooks { default: Some(default_driver), validate_create: Some(driver), validate_update: Some(driver_update), ..Hooks::NONE };
 pub(super) const NODE: Hooks = Hooks { validate_create: Some(node), validate_update: Some(node_update), ..Hooks::NONE };
-pub(super) const CAPACITY: Hooks =
-    Hooks { default: Some(default_capacity), validate_create: Some(capacity), validate_update: Some(capacity_update), ..Hooks::NONE };
+pub(super) const CAPACITY: Hooks = Hooks {
+    default: Some(default_capacity),
+    validate_create: Some(capacity),
+    validate_update: Some(capacity_update),
+    warnings: Some(warnings::capacity),
+    update_warnings: Some(|new, _| warnings::capacity(new)),
+    ..Hooks::NONE
+};
 
 fn default_driver(o: &mut Value) {
     let spec = object(o, "spec");

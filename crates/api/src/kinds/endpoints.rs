@@ -1,16 +1,30 @@
 //! Endpoints and EndpointSlices.
 
 use super::json::*;
-use super::{Hooks, check, meta};
+use super::{Hooks, check, meta, warnings};
 use crate::field::{At, Errors};
 use crate::names;
 use serde_json::Value;
 
-pub(super) const ENDPOINTS: Hooks =
-    Hooks { default: Some(default_endpoints), validate_create: Some(endpoints), validate_update: Some(endpoints_update), ..Hooks::NONE };
-pub(super) const SLICE: Hooks =
-    Hooks { default: Some(default_slice), validate_create: Some(slice), validate_update: Some(slice_update), ..Hooks::NONE };
+pub(super) const ENDPOINTS: Hooks = Hooks {
+    default: Some(default_endpoints),
+    validate_create: Some(endpoints),
+    validate_update: Some(endpoints_update),
+    warnings: Some(warnings::endpoints),
+    update_warnings: Some(|new, _| warnings::endpoints(new)),
+    ..Hooks::NONE
+};
+pub(super) const SLICE: Hooks = Hooks {
+    default: Some(default_slice),
+    validate_create: Some(slice),
+    validate_update: Some(slice_update),
+    warnings: Some(warnings::slice),
+    update_warnings: Some(|new, _| warnings::slice(new)),
+    ..Hooks::NONE
+};
 
+const MOST_ENDPOINTS: usize = 1000;
+const MOST_LABELS: usize = 16;
 const PROTOCOLS: [&str; 3] = ["SCTP", "TCP", "UDP"];
 
 fn default_endpoints(o: &mut Value) {
@@ -74,7 +88,9 @@ fn endpoint_address(address: &Value, at: &At, e: &mut Errors) {
 
 /// Addresses that no traffic can be sent to.
 pub(super) fn special_address(ip: &str, at: &At, e: &mut Errors) {
-    let Some(parsed) = names::parse_ip(ip) else { return };
+    let Some(parsed) = names::lenient_ip(ip) else {
+        return e.invalid(at, &ip.into(), "must be a valid IP address");
+    };
     let (link_local, link_multicast) = match parsed {
         std::net::IpAddr::V4(v4) => (v4.is_link_local(), v4.octets()[..3] == [224, 0, 0]),
         std::net::IpAddr::V6(v6) => (v6.is_unicast_link_local(), v6.is_multicast() && v6.octets()[1] & 0x0f == 2),
@@ -103,11 +119,12 @@ fn slice(o: &Value, e: &mut Errors) {
     }
     let endpoints = list(o, "endpoints");
     let path = At::field("endpoints");
-    if endpoints.len() > 1000 {
-        e.too_many(&path, endpoints.len(), 1000);
-    }
-    for (i, endpoint) in endpoints.iter().enumerate() {
-        slice_endpoint(endpoint, family, &path.index(i), e);
+    if endpoints.len() > MOST_ENDPOINTS {
+        e.too_many(&path, endpoints.len(), MOST_ENDPOINTS);
+    } else {
+        for (i, endpoint) in endpoints.iter().enumerate() {
+            slice_endpoint(endpoint, family, &path.index(i), e);
+        }
     }
     slice_ports(o, e);
 }
@@ -122,39 +139,56 @@ fn slice_endpoint(endpoint: &Value, family: &str, at: &At, e: &mut Errors) {
     }
     for (i, address) in texts(endpoint, "addresses").enumerate() {
         let at = path.index(i);
-        let parsed = names::parse_ip(address);
         match family {
-            "FQDN" => e.invalid_each(&at, address, names::dns1123_subdomain(address)),
-            "IPv4" if !parsed.is_some_and(|ip| ip.is_ipv4()) => e.invalid(&at, &address.into(), "must be a valid IPv4 address"),
-            "IPv6" if !parsed.is_some_and(|ip| ip.is_ipv6()) => e.invalid(&at, &address.into(), "must be a valid IPv6 address"),
-            _ => special_address(address, &at, e),
+            "FQDN" if address.is_empty() => e.required(&at, ""),
+            "FQDN" => {
+                if let Err((part, why)) = names::fully_qualified_domain(address) {
+                    e.invalid(&at, &part.into(), &why);
+                }
+            }
+            "IPv4" | "IPv6" => {
+                // One that hides an IPv4 address counts as that.
+                let right = |ip: std::net::IpAddr| ip.to_canonical().is_ipv4() == (family == "IPv4");
+                if !names::lenient_ip(address).is_some_and(right) {
+                    e.invalid(&at, &address.into(), &format!("must be a valid {family} address"));
+                }
+                special_address(address, &at, e);
+            }
+            _ => {}
         }
     }
-    check::form(endpoint, "nodeName", names::dns1123_subdomain, at, e);
-    check::form(endpoint, "hostname", names::dns1123_label, at, e);
+    form_if_set(endpoint, "nodeName", names::dns1123_subdomain, at, e);
+    let labels = entries(endpoint, "deprecatedTopology").count();
+    if labels > MOST_LABELS {
+        e.too_many(&at.child("deprecatedTopology"), labels, MOST_LABELS);
+    }
     check::labels(endpoint, "deprecatedTopology", at, e);
+    form_if_set(endpoint, "hostname", names::dns1123_label, at, e);
     hints(endpoint.get("hints").unwrap_or(&NONE), &at.child("hints"), e);
+}
+
+/// A text in some form, which an empty one lacks.
+fn form_if_set(v: &Value, key: &str, check: fn(&str) -> Vec<String>, at: &At, e: &mut Errors) {
+    if let Some(value) = get(v, key).and_then(Value::as_str) {
+        e.invalid_each(&at.child(key), value, check(value));
+    }
 }
 
 /// Zones and nodes that an endpoint is for: a few of each, none twice.
 fn hints(hints: &Value, at: &At, e: &mut Errors) {
     const MOST: usize = 8;
-    for key in ["forZones", "forNodes"] {
+    for (key, form) in [("forZones", names::label_value as fn(&str) -> Vec<String>), ("forNodes", names::dns1123_subdomain)] {
         let path = at.child(key);
         let all: Vec<&str> = list(hints, key).iter().map(|h| text(h, "name")).collect();
         if all.len() > MOST {
-            e.too_many(&path, all.len(), MOST);
+            return e.too_many(&path, all.len(), MOST);
         }
         for (i, name) in all.iter().enumerate() {
             let at = path.index(i);
-            if name.is_empty() {
-                e.required(&at.child("name"), "");
-            } else if key == "forNodes" {
-                e.invalid_each(&at.child("name"), *name, names::dns1123_subdomain(name));
-            }
             if all[..i].contains(name) {
                 e.duplicate(&at.child("name"), &(*name).into());
             }
+            e.invalid_each(&at.child("name"), *name, form(name));
         }
     }
 }
@@ -163,7 +197,7 @@ fn slice_ports(o: &Value, e: &mut Errors) {
     let path = At::field("ports");
     let ports = list(o, "ports");
     if ports.len() > 20_000 {
-        e.too_many(&path, ports.len(), 20_000);
+        return e.too_many(&path, ports.len(), 20_000);
     }
     for (i, port) in ports.iter().enumerate() {
         let (at, name) = (path.index(i), text(port, "name"));

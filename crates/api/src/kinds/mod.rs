@@ -31,6 +31,7 @@ mod rbac;
 pub mod service;
 mod storage;
 mod table;
+mod warnings;
 
 pub use extension::approval;
 pub use flow::{mandatory_level, mandatory_schema};
@@ -190,6 +191,8 @@ pub struct Hooks {
     pub warnings: Option<fn(&Value) -> Vec<String>>,
     /// Warnings about a change: (new, old).
     pub update_warnings: Option<fn(&Value, &Value) -> Vec<String>>,
+    /// Warnings about a change of the status, for the new object.
+    pub status_warnings: Option<fn(&Value) -> Vec<String>>,
     /// Rules of the row's [`SubresourceKind::View`] subresources. A view's `prepare` runs instead of
     /// `prepare_update`, after `default`; its `validate` instead of `validate_update`.
     pub views: &'static [View],
@@ -224,6 +227,7 @@ impl Hooks {
         grace: None,
         warnings: None,
         update_warnings: None,
+        status_warnings: None,
         views: &[],
     };
 

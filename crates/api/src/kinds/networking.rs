@@ -1,7 +1,7 @@
 //! Ingresses, network policies, service addresses and their ranges.
 
 use super::json::*;
-use super::{Hooks, check, common};
+use super::{Hooks, check, common, warnings};
 use crate::field::{At, Errors};
 use crate::names;
 use serde_json::{Value, json};
@@ -14,11 +14,18 @@ pub(super) const INGRESS: Hooks = Hooks {
     validate_update: Some(|new, _, e| ingress(new, e)),
     validate_status: Some(|new, _, e| ingress_status(new, e)),
     warnings: Some(ingress_warnings),
+    status_warnings: Some(warnings::balanced),
     ..Hooks::NONE
 };
 pub(super) const INGRESS_CLASS: Hooks =
     Hooks { default: Some(default_class), validate_create: Some(class), validate_update: Some(class_update), ..Hooks::NONE };
-pub(super) const POLICY: Hooks = Hooks { default: Some(default_policy), validate_create: Some(policy), ..Hooks::NONE };
+pub(super) const POLICY: Hooks = Hooks {
+    default: Some(default_policy),
+    validate_create: Some(policy),
+    warnings: Some(warnings::network_policy),
+    update_warnings: Some(|new, _| warnings::network_policy(new)),
+    ..Hooks::NONE
+};
 pub(super) const IP_ADDRESS: Hooks =
     Hooks { validate_create: Some(address), validate_update: Some(address_update), validate_name: Some(address_name), ..Hooks::NONE };
 pub(super) const SERVICE_CIDR: Hooks = Hooks {
@@ -41,7 +48,7 @@ fn new_ingress(o: &Value, e: &mut Errors) {
 }
 
 fn ingress_warnings(o: &Value) -> Vec<String> {
-    let old_way = at(o, &["metadata", "annotations", CLASS_ANNOTATION]).is_some();
+    let old_way = at(o, &["metadata", "annotations", CLASS_ANNOTATION]).is_some() && !has(spec(o), "ingressClassName");
     let why = format!("annotation {CLASS_ANNOTATION:?} is deprecated, please use 'spec.ingressClassName' instead");
     if old_way { vec![why] } else { Vec::new() }
 }

@@ -1,7 +1,7 @@
 //! Nodes and RuntimeClasses.
 
 use super::json::*;
-use super::{Hooks, check, meta, pod};
+use super::{Hooks, check, meta, pod, warnings};
 use crate::field::{At, Errors};
 use crate::names;
 use serde_json::{Map, Value, json};
@@ -16,6 +16,8 @@ pub(super) const HOOKS: Hooks = Hooks {
     validate_create: Some(validate),
     validate_update: Some(validate_update),
     validate_status: Some(changed),
+    warnings: Some(warnings::node),
+    update_warnings: Some(|new, _| warnings::node(new)),
     ..Hooks::NONE
 };
 
@@ -23,6 +25,8 @@ pub(super) const RUNTIME_CLASS: Hooks = Hooks {
     default: Some(default_runtime_class),
     validate_create: Some(runtime_class),
     validate_update: Some(runtime_class_update),
+    warnings: Some(warnings::runtime_class),
+    update_warnings: Some(|new, _| warnings::runtime_class(new)),
     ..Hooks::NONE
 };
 

@@ -1,7 +1,7 @@
 //! Volumes, how they are attached, and the classes behind them.
 
 use super::json::*;
-use super::{HookContext, Hooks, check, meta, pod};
+use super::{HookContext, Hooks, check, meta, pod, warnings};
 use crate::field::{At, Errors};
 use crate::names;
 use crate::quantity::Quantity;
@@ -23,8 +23,14 @@ pub(super) const VOLUME: Hooks = Hooks {
     update_warnings: Some(|new, _| volume_warnings(new)),
     ..Hooks::NONE
 };
-pub(super) const STORAGE_CLASS: Hooks =
-    Hooks { default: Some(default_class), validate_create: Some(class), validate_update: Some(class_update), ..Hooks::NONE };
+pub(super) const STORAGE_CLASS: Hooks = Hooks {
+    default: Some(default_class),
+    validate_create: Some(class),
+    validate_update: Some(class_update),
+    warnings: Some(warnings::storage_class),
+    update_warnings: Some(|new, _| warnings::storage_class(new)),
+    ..Hooks::NONE
+};
 pub(super) const ATTRIBUTES_CLASS: Hooks =
     Hooks { validate_create: Some(attributes_class), validate_update: Some(attributes_update), ..Hooks::NONE };
 pub(super) const ATTACHMENT: Hooks = Hooks {
@@ -92,61 +98,21 @@ pub(super) fn access_modes(spec: &Value, path: &At, e: &mut Errors) {
     }
 }
 
-type SourceCheck = fn(&Value, &At, &mut Errors);
-
-/// Sources that only pods have.
-const POD_ONLY: [&str; 10] =
-    ["emptyDir", "gitRepo", "secret", "persistentVolumeClaim", "downwardAPI", "configMap", "projected", "csi", "ephemeral", "image"];
-
-/// How a source of that name is checked; those that pods have too, as in pods.
-fn volume_source(key: &str) -> Option<SourceCheck> {
-    match key {
-        "csi" => Some(|s, at, e| {
-            pod::volumes::driver_name(text(s, "driver"), &at.child("driver"), e);
-            check::required(s, "volumeHandle", at, e);
-        }),
-        "local" => Some(|s, at, e| {
-            check::required(s, "path", at, e);
-            check::no_backsteps(text(s, "path"), &at.child("path"), e);
-        }),
-        key if POD_ONLY.contains(&key) => None,
-        key => pod::volume_sources::check_of(key),
-    }
-}
-
-fn sources(spec: &Value) -> impl Iterator<Item = (&str, &Value, SourceCheck)> {
-    let fields = spec.as_object().into_iter().flatten();
-    fields.filter(|(_, v)| !v.is_null()).filter_map(|(k, v)| Some((k.as_str(), v, volume_source(k)?)))
-}
-
 fn volume(o: &Value, e: &mut Errors) {
     let spec = spec(o);
     if list(spec, "accessModes").is_empty() {
         e.required(&SPEC.child("accessModes"), "");
     }
     access_modes(spec, &SPEC, e);
-    let capacity = SPEC.child("capacity");
-    match at(spec, &["capacity", "storage"]) {
-        None => e.required(&capacity, ""),
-        Some(amount) => {
-            if Quantity::from_json(amount).is_ok_and(|q| q <= Quantity::ZERO) {
-                e.invalid(&capacity.key("storage"), amount, "must be greater than zero");
-            }
-        }
-    }
+    volume_capacity(spec, e);
     check::choice(spec, "persistentVolumeReclaimPolicy", &["Delete", "Recycle", "Retain"], &SPEC, e);
-    let mut found = false;
-    for (key, source, checked) in sources(spec) {
-        if found {
-            e.forbidden(&SPEC.child(key), "may not specify more than 1 volume type");
-        } else {
-            checked(source, &SPEC.child(key), e);
-        }
-        found = true;
+    let affinity = SPEC.child("nodeAffinity");
+    match at(spec, &["nodeAffinity", "required"]) {
+        Some(selector) => pod::placement::node_selector(selector, &affinity.child("required"), e),
+        None if has(spec, "nodeAffinity") => e.required(&affinity.child("required"), "must specify required node constraints"),
+        None => {}
     }
-    if !found {
-        e.required(&SPEC, "must specify a volume type");
-    }
+    pod::volume_sources::validate_persistent(spec, has(spec, "nodeAffinity"), &SPEC, e);
     let recycle = text(spec, "persistentVolumeReclaimPolicy") == "Recycle";
     if recycle && text_at(spec, &["hostPath", "path"]) == "/" {
         e.forbidden(&SPEC.child("persistentVolumeReclaimPolicy"), "may not be 'recycle' for a hostPath mount of '/'");
@@ -163,29 +129,75 @@ fn volume(o: &Value, e: &mut Errors) {
             e.required(&SPEC.child("csi"), "has to be specified when using volumeAttributesClassName");
         }
     }
-    let affinity = SPEC.child("nodeAffinity");
-    match at(spec, &["nodeAffinity", "required"]) {
-        Some(selector) => pod::placement::node_selector(selector, &affinity.child("required"), e),
-        None if has(spec, "nodeAffinity") => e.required(&affinity.child("required"), "must specify required node constraints"),
-        None if has(spec, "local") => e.required(&affinity, "Local volume requires node affinity"),
-        None => {}
+}
+
+/// How much there is: storage, and nothing else.
+fn volume_capacity(spec: &Value, e: &mut Errors) {
+    let path = SPEC.child("capacity");
+    let all: Vec<(&str, &Value)> = entries(spec, "capacity").collect();
+    if all.is_empty() {
+        e.required(&path, "");
+    }
+    if all.len() != 1 || all[0].0 != "storage" {
+        let shown = spec.get("capacity").filter(|v| !v.is_null()).cloned().unwrap_or(Value::Null);
+        match shown {
+            Value::Null => e.not_supported_shown(&path, "null", &["storage"]),
+            shown => e.not_supported(&path, &shown, &["storage"]),
+        }
+    }
+    for (name, amount) in all {
+        let at = path.key(name);
+        check::basic_amount(amount, &at, e);
+        if let Some(q) = Quantity::from_json(amount).ok().filter(|q| *q <= Quantity::ZERO) {
+            e.invalid(&at, &q.to_string().into(), "must be greater than zero");
+        }
     }
 }
 
 fn volume_update(new: &Value, old: &Value, e: &mut Errors) {
     volume(new, e);
-    let (new, old) = (spec(new), spec(old));
-    let fixed = sources(new).chain(sources(old)).all(|(key, _, _)| same(new.get(key), old.get(key)));
-    if !fixed {
+    let (mut now, was) = (spec(new).clone(), spec(old));
+    const EXPANDS: &str = "controllerExpandSecretRef";
+    if let (Some(csi), Some(before)) = (get_mut(&mut now, "csi"), get(was, "csi"))
+        && !has(before, EXPANDS)
+    {
+        // It may be given once.
+        remove(csi, EXPANDS);
+    }
+    if !pod::volume_sources::persistent_keys().all(|key| same(now.get(key), was.get(key))) {
         e.forbidden(&SPEC.child("persistentvolumesource"), "spec.persistentvolumesource is immutable after creation");
     }
-    check::immutable(new, old, "volumeMode", &SPEC, e);
-    if has(old, "nodeAffinity") {
-        check::immutable(new, old, "nodeAffinity", &SPEC, e);
+    // These two at the root, as upstream has them.
+    meta::immutable_value(now.get("volumeMode"), was.get("volumeMode"), &At::field("volumeMode"), e);
+    if has(was, "nodeAffinity") {
+        if let Some(affinity) = get_mut(&mut now, "nodeAffinity") {
+            keep_old_labels(affinity, &was["nodeAffinity"]);
+        }
+        meta::immutable_value(now.get("nodeAffinity"), was.get("nodeAffinity"), &At::field("nodeAffinity"), e);
     }
-    if has(old, "volumeAttributesClassName") && text(new, "volumeAttributesClassName").is_empty() {
-        let why = "update from non-nil value to an empty string is forbidden";
-        e.forbidden(&SPEC.child("volumeAttributesClassName"), why);
+    if has(was, "volumeAttributesClassName") && !has(&now, "volumeAttributesClassName") {
+        e.forbidden(&SPEC.child("volumeAttributesClassName"), "update from non-nil value to nil is forbidden");
+    }
+}
+
+/// Labels may get the names that they have since they are no longer beta: such a change counts as none.
+fn keep_old_labels(new: &mut Value, old: &Value) {
+    const RENAMED: [(&str, &str); 5] = [
+        ("failure-domain.beta.kubernetes.io/zone", "topology.kubernetes.io/zone"),
+        ("failure-domain.beta.kubernetes.io/region", "topology.kubernetes.io/region"),
+        ("beta.kubernetes.io/instance-type", "node.kubernetes.io/instance-type"),
+        ("beta.kubernetes.io/os", "kubernetes.io/os"),
+        ("beta.kubernetes.io/arch", "kubernetes.io/arch"),
+    ];
+    let Some(required) = get_mut(new, "required") else { return };
+    let before = list_at(old, &["required", "nodeSelectorTerms"]);
+    for (term, before) in each_mut(required, "nodeSelectorTerms").zip(before) {
+        for (expression, before) in each_mut(term, "matchExpressions").zip(list(before, "matchExpressions")) {
+            let (now, was) = (text(expression, "key"), text(before, "key"));
+            if RENAMED.iter().any(|(old, new)| *old == was && *new == now) {
+                copy(expression, before, "key");
+            }
+        }
     }
 }
 

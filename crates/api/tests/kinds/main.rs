@@ -1,6 +1,7 @@
 //! Behaviour of the built-in kinds, as clients meet it: what is filled in, what is refused and in which words.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod endpoints;
 mod fixtures;
 mod pod_changes;
 mod pod_rules;
@@ -9,6 +10,7 @@ mod policies;
 mod rules;
 mod tables;
 mod validation;
+mod warnings;
 mod workloads;
 
 use ferrokube_api::field::Errors;

@@ -281,4 +281,88 @@ fn a_signing_request_is_decided_once() {
     let mut e = ferrokube_api::field::Errors::default();
     (view.validate)(&back, &new, &mut e);
     assert_eq!(crate::lines(e), ["status.conditions: Forbidden: updates may not remove a condition of type \"Approved\""]);
+    let judged = |old: &Value, conditions: Value| {
+        let mut new = old.clone();
+        new["status"] = json!({ "conditions": conditions });
+        (view.prepare)(&mut new, old, &crate::context());
+        let mut e = ferrokube_api::field::Errors::default();
+        (view.validate)(&new, old, &mut e);
+        crate::lines(e)
+    };
+    let condition = |kind: &str, status: &str| json!({"type": kind, "status": status});
+    let (approved, denied) = (condition("Approved", "True"), condition("Denied", "True"));
+    let at = "status.conditions";
+    assert_eq!(
+        judged(&old, json!([approved, denied])),
+        [format!("{at}[1].type: Invalid value: \"Denied\": Approved and Denied conditions are mutually exclusive")]
+    );
+    assert_eq!(judged(&old, json!([approved, approved])), [format!("{at}[1].type: Duplicate value: \"Approved\"")]);
+    assert_eq!(
+        judged(&old, json!([condition("Failed", "False"), condition("", "Maybe"), {"type": "Mine"}])),
+        [
+            format!("{at}[0].status: Unsupported value: \"False\": supported values: \"True\""),
+            format!("{at}[1].type: Required value"),
+            format!("{at}[1].status: Unsupported value: \"Maybe\": supported values: \"False\", \"True\", \"Unknown\""),
+            format!("{at}[2].status: Required value"),
+        ]
+    );
+    let hooks = &row("CertificateSigningRequest").hooks;
+    let signed = |old: &Value, status: Value| {
+        let mut new = old.clone();
+        new["status"] = status;
+        hooks.prepare_status.unwrap()(&mut new, old, &crate::context());
+        let mut e = ferrokube_api::field::Errors::default();
+        hooks.validate_status.unwrap()(&new, old, &mut e);
+        crate::lines(e)
+    };
+    assert_eq!(
+        signed(&old, json!({"conditions": [approved]})),
+        [format!("{at}: Forbidden: updates may not add a condition of type \"Approved\"")]
+    );
+    assert_eq!(signed(&new, json!({"conditions": [approved], "certificate": pem("CERTIFICATE")})), Vec::<String>::new());
+    let mut kept = new.clone();
+    kept["status"]["certificate"] = pem("CERTIFICATE").into();
+    let again = json!({"conditions": [approved], "certificate": pem("CERTIFICATE ")});
+    assert_eq!(
+        signed(&kept, again),
+        [
+            "status.certificate: Invalid value: \"<certificate data>\": only CERTIFICATE PEM blocks are allowed, found \"CERTIFICATE \"",
+            "status.certificate: Forbidden: updates may not modify existing certificate content"
+        ]
+    );
+}
+
+fn pem(kind: &str) -> String {
+    base64::Engine::encode(&base64::engine::general_purpose::STANDARD, format!("-----BEGIN {kind}-----\n"))
+}
+
+#[test]
+fn signers_and_usages_have_a_form() {
+    let told = |spec: Value| {
+        let mut whole = json!({"spec": {"signerName": "a.b/c", "usages": ["client auth"], "request": pem("CERTIFICATE REQUEST")}});
+        merge(&mut whole, json!({ "spec": spec }));
+        crate::create(row("CertificateSigningRequest"), &mut crate::object("CertificateSigningRequest", whole))
+    };
+    assert_eq!(told(json!({})), Vec::<String>::new());
+    let at = "spec.signerName";
+    for (signer, want) in [
+        ("", format!("{at}: Required value")),
+        (
+            "kubernetes.io/legacy-unknown",
+            format!("{at}: Invalid value: \"kubernetes.io/legacy-unknown\": the legacy signerName is not allowed via this API version"),
+        ),
+        (
+            "a.b/c/d",
+            format!("{at}: Invalid value: \"a.b/c/d\": must be a fully qualified domain and path of the form 'example.com/signer-name'"),
+        ),
+        ("a/c", format!("{at}: Invalid value: \"a\": should be a domain with at least two segments separated by dots")),
+    ] {
+        assert_eq!(told(json!({ "signerName": signer })), [want], "{signer}");
+    }
+    assert!(
+        told(json!({"signerName": "a.B/c"}))[0]
+            .starts_with(&format!("{at}: Invalid value: \"a.B\": validating label \"B\": a lowercase RFC 1123 label"))
+    );
+    assert_eq!(told(json!({"usages": []})), ["spec.usages: Required value"]);
+    assert_eq!(told(json!({"usages": ["any", "any"]})), ["spec.usages[1]: Duplicate value: \"any\""]);
 }

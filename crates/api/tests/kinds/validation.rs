@@ -334,6 +334,19 @@ fn definitions_and_services_of_the_api_are_checked() {
 
 #[test]
 fn a_certificate_is_signed_once_and_with_certificates() {
+    let request = || {
+        let pem = "-----BEGIN CERTIFICATE REQUEST-----\n";
+        let request = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, pem);
+        json!({"spec": {"request": request, "signerName": "a.b/c", "usages": ["any"]}})
+    };
+    let status = |_: &str, change: Value| {
+        let old = object("CertificateSigningRequest", request());
+        let mut new = old.clone();
+        merge(&mut new, json!({ "status": change }));
+        let mut e = Errors::default();
+        row("CertificateSigningRequest").hooks.validate_status.expect("a rule")(&new, &old, &mut e);
+        lines(e)
+    };
     let pem = |kind: &str| base64::Engine::encode(&base64::engine::general_purpose::STANDARD, format!("-----BEGIN {kind}-----\n"));
     let certificate = |text: String| json!({ "certificate": text });
     assert_eq!(status("CertificateSigningRequest", certificate(pem("CERTIFICATE"))), Vec::<String>::new());
@@ -588,7 +601,7 @@ fn claims_change_only_where_they_may() {
     assert_eq!(
         status("PersistentVolumeClaim", json!({"allocatedResources": {"cpu": "1"}, "allocatedResourceStatuses": {"storage": "Nonsense"}})),
         [
-            "status.allocatedResourceStatuses: Unsupported value: \"storage\": supported values: \"ControllerResizeInProgress\", \"ControllerResizeInfeasible\", \"NodeResizeInProgress\", \"NodeResizeInfeasible\", \"NodeResizePending\"",
+            "status.allocatedResourceStatus: Unsupported value: \"storage\": supported values: \"ControllerResizeInProgress\", \"ControllerResizeInfeasible\", \"NodeResizeInProgress\", \"NodeResizeInfeasible\", \"NodeResizePending\"",
             "status.allocatedResources: Unsupported value: \"cpu\": supported values: \"storage\""
         ]
     );
@@ -629,5 +642,80 @@ fn small_kinds_are_told_in_the_words_of_upstream() {
     assert_eq!(
         told("VolumeAttributesClass", json!({"driverName": "d", "parameters": {"": "x"}})),
         ["parameters: Invalid value: \"\": field can not be empty."]
+    );
+}
+
+#[test]
+fn volumes_have_one_source_and_keep_it() {
+    let volume = |rest: Value| {
+        let mut o = json!({"spec": {"accessModes": ["ReadWriteOnce"], "capacity": {"storage": "1Gi"}}});
+        merge(&mut o, json!({ "spec": rest }));
+        o
+    };
+    let told = |rest: Value| told("PersistentVolume", volume(rest));
+    let csi = |rest: Value| {
+        let mut source = json!({"driver": "d.example", "volumeHandle": "h"});
+        merge(&mut source, rest);
+        json!({ "csi": source })
+    };
+    let affinity = |key: &str| json!({"nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [{"key": key, "operator": "In", "values": ["z"]}]}]}}});
+    for (rest, want) in [
+        (csi(json!({})), vec![]),
+        (
+            csi(json!({"controllerExpandSecretRef": {"name": "A"}, "nodeExpandSecretRef": {"namespace": "n"}})),
+            vec![
+                "spec.csi.controllerExpandSecretRef.name: Invalid value: \"A\": a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')",
+                "spec.csi.controllerExpandSecretRef.namespace: Required value",
+                "spec.csi.nodeExpandSecretRef.name: Required value",
+            ],
+        ),
+        (
+            json!({"capacity": null, "hostPath": {"path": "/a"}}),
+            vec!["spec.capacity: Required value", "spec.capacity: Unsupported value: null: supported values: \"storage\""],
+        ),
+        (
+            json!({"capacity": {"storage": "0", "cpu": "1"}, "hostPath": {"path": "/a"}}),
+            vec![
+                "spec.capacity: Unsupported value: {\"cpu\":\"1\",\"storage\":\"0\"}: supported values: \"storage\"",
+                "spec.capacity[storage]: Invalid value: \"0\": must be greater than zero",
+            ],
+        ),
+        (
+            json!({"cephfs": {}, "hostPath": {"path": "/a"}, "local": {}}),
+            vec![
+                "spec.cephFS: Forbidden: may not specify more than 1 volume type",
+                "spec.local: Forbidden: may not specify more than 1 volume type",
+            ],
+        ),
+        (
+            json!({"local": {"path": "/a/../b"}}),
+            vec![
+                "spec.local.path: Invalid value: \"/a/../b\": must not contain '..'",
+                "spec.nodeAffinity: Required value: Local volume requires node affinity",
+            ],
+        ),
+        (
+            json!({"azureFile": {"secretName": "s", "shareName": "n", "secretNamespace": ""}}),
+            vec!["spec.azureFile.secretNamespace: Required value"],
+        ),
+        (json!({"storageos": {"volumeName": "v", "secretRef": {"name": "s"}}}), vec!["spec.storageos.secretRef.namespace: Required value"]),
+    ] {
+        assert_eq!(told(rest.clone()), want, "{rest}");
+    }
+    let mut placed = csi(json!({}));
+    merge(&mut placed, affinity("failure-domain.beta.kubernetes.io/zone"));
+    let old = made("PersistentVolume", volume(placed));
+    let changed = |change: Value| {
+        let mut new = old.clone();
+        merge(&mut new, json!({ "spec": change }));
+        update(row("PersistentVolume"), &mut new, &old)
+    };
+    assert_eq!(changed(csi(json!({"controllerExpandSecretRef": {"name": "a", "namespace": "n"}}))), Vec::<String>::new());
+    assert_eq!(changed(affinity("topology.kubernetes.io/zone")), Vec::<String>::new(), "a label that is no longer beta");
+    assert!(changed(affinity("other"))[0].starts_with("nodeAffinity: Invalid value: "));
+    assert_eq!(changed(json!({"volumeMode": "Block"})), ["volumeMode: Invalid value: \"Block\": field is immutable"]);
+    assert_eq!(
+        changed(csi(json!({"volumeHandle": "other"}))),
+        ["spec.persistentvolumesource: Forbidden: spec.persistentvolumesource is immutable after creation"]
     );
 }

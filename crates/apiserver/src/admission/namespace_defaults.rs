@@ -140,7 +140,9 @@ pub(super) fn tolerations_allowed(c: &Context<'_>, object: Option<&Value>, _: &m
     let allowed = tolerations_of(c, WHITELIST, &c.settings.tolerations.whitelist)?;
     let own = pod_tolerations(pod);
     if !allowed.is_empty() && !own.iter().all(|t| allowed.iter().any(|a| covers(a, t))) {
-        return Err(Status::untyped("pod tolerations (possibly merged with namespace default tolerations) conflict with its namespace whitelist"));
+        return Err(Status::untyped(
+            "pod tolerations (possibly merged with namespace default tolerations) conflict with its namespace whitelist",
+        ));
     }
     Ok(())
 }

@@ -401,7 +401,9 @@ async fn optional_plugins_do_their_work_when_asked() {
         json!({"requests": {"example.com/gpu": "1", "cpu": "1"}, "limits": {"example.com/gpu": "1"}});
     let (made, ..) = world.create(POD, asks).await.expect("admitted");
     assert_eq!(made["spec"]["containers"][0]["imagePullPolicy"], "Always");
-    assert!(list(&made["spec"], "tolerations").any(|t| *t == json!({"key": "example.com/gpu", "operator": "Exists", "effect": "NoSchedule"})));
+    assert!(
+        list(&made["spec"], "tolerations").any(|t| *t == json!({"key": "example.com/gpu", "operator": "Exists", "effect": "NoSchedule"}))
+    );
 
     let world = enabled(&["LimitPodHardAntiAffinityTopology", "DenyServiceExternalIPs"], json!({}));
     let mut keeps_off = pod();

@@ -4,7 +4,7 @@ use super::Answer;
 use crate::admission::Operation;
 use crate::cache::KindCache;
 use crate::pipeline::Request;
-use crate::special::{devices, requestor, services};
+use crate::special::{devices, requestor, services, signing};
 use crate::write::admit::Act;
 use crate::write::commit::Lost;
 use crate::write::{View, WriteOptions, managed, prepare};
@@ -121,6 +121,7 @@ impl Request<'_> {
         }
         devices::check_admin_access(self, &object, &mut errors);
         devices::check_selectors(&self.entry, &object, None, &mut errors);
+        signing::check(&self.entry, &object, None, &mut errors);
         crate::crd::validate(&self.entry, &object, None, &mut errors);
         crate::admission::policy::check(&self.entry, &object, None, &mut errors);
         self.verdict(name, errors)?;
@@ -156,9 +157,13 @@ impl Request<'_> {
     }
 
     /// Those about a change.
-    pub fn warn_about_change(&self, new: &Value, old: &Value) {
-        if let Some(warnings) = self.entry.kind.hooks.update_warnings {
-            warnings(new, old).into_iter().for_each(|text| self.warn(text));
-        }
+    pub fn warn_about_change(&self, new: &Value, old: &Value, view: View) {
+        let hooks = &self.entry.kind.hooks;
+        let warnings = match view {
+            View::Main => hooks.update_warnings.map(|warnings| warnings(new, old)),
+            View::Status => hooks.status_warnings.map(|warnings| warnings(new)),
+            _ => None,
+        };
+        warnings.into_iter().flatten().for_each(|text| self.warn(text));
     }
 }

@@ -186,9 +186,7 @@ impl Request<'_> {
         self.check_escalation(&new, Some(&old)).await?;
         devices::check_status(self, &new, &old).await?;
         let reservation = self.admit(act, kind, Some(scaled.as_ref().unwrap_or(&new))).await?;
-        if view == View::Main {
-            self.warn_about_change(&new, &old);
-        }
+        self.warn_about_change(&new, &old, view);
 
         if options.dry_run {
             return Ok(Turn::Done(self.unstored(&new, stored.revision)?));

@@ -35,6 +35,7 @@ pub(super) const HOOKS: Hooks = Hooks {
     validate_status: Some(status::validate),
     grace: Some(grace),
     warnings: Some(warnings::pod),
+    status_warnings: Some(crate::kinds::warnings::pod_status),
     views: views::VIEWS,
     ..Hooks::NONE
 };

@@ -61,9 +61,96 @@ const SOURCES: [Source; 30] = [
     source("image", own::image),
 ];
 
-/// How a source of that name is checked.
-pub fn check_of(key: &str) -> Option<Check> {
-    SOURCES.iter().find(|s| s.key == key).map(|s| s.check)
+/// The sources that persistent volumes have, in the order in which upstream looks for them there. A few are written another way.
+const PERSISTENT: [Source; 22] = [
+    source("hostPath", own::host_path),
+    Source { shown: "persistentDisk", ..source("gcePersistentDisk", |s, at, e| disk(s, "pdName", at, e)) },
+    source("awsElasticBlockStore", |s, at, e| disk(s, "volumeID", at, e)),
+    source("glusterfs", |s, at, e| {
+        all_required(s, &["endpoints", "path"], at, e);
+        if let Some(namespace) = get(s, "endpointsNamespace").and_then(Value::as_str) {
+            e.invalid_each(&at.child("endpointsNamespace"), namespace, names::dns1123_label(namespace));
+        }
+    }),
+    source("flocker", flocker),
+    source("nfs", nfs),
+    source("rbd", |s, at, e| monitored(s, &["image"], at, e)),
+    source("quobyte", quobyte),
+    Source { again: "cephFS", ..source("cephfs", |s, at, e| monitored(s, &[], at, e)) },
+    source("iscsi", iscsi),
+    source("cinder", |s, at, e| {
+        check::required(s, "volumeID", at, e);
+        owned_secret(s, at, e);
+    }),
+    source("fc", fibre_channel),
+    source("flexVolume", flex_volume),
+    source("azureFile", |s, at, e| {
+        all_required(s, &["secretName", "shareName"], at, e);
+        if get(s, "secretNamespace").and_then(Value::as_str) == Some("") {
+            e.required(&at.child("secretNamespace"), "");
+        }
+    }),
+    source("vsphereVolume", |s, at, e| check::required(s, "volumePath", at, e)),
+    source("photonPersistentDisk", |s, at, e| check::required(s, "pdID", at, e)),
+    source("portworxVolume", |s, at, e| check::required(s, "volumeID", at, e)),
+    source("azureDisk", azure_disk),
+    source("scaleIO", |s, at, e| all_required(s, &["gateway", "system", "volumeName"], at, e)),
+    source("local", local),
+    source("storageos", |s, at, e| {
+        check::required_form(s, "volumeName", names::dns1123_label, at, e);
+        check::form(s, "volumeNamespace", names::dns1123_label, at, e);
+        owned_secret(s, at, e);
+    }),
+    source("csi", driver),
+];
+
+/// The fields that name where a persistent volume comes from.
+pub fn persistent_keys() -> impl Iterator<Item = &'static str> {
+    PERSISTENT.iter().map(|s| s.key)
+}
+
+/// Checks that a persistent volume has one source; `placed` says whether it names its nodes.
+pub fn validate_persistent(spec: &Value, placed: bool, at: &At, e: &mut Errors) {
+    let mut found = false;
+    for source in &PERSISTENT {
+        let Some(s) = get(spec, source.key) else { continue };
+        if found && source.key != "flexVolume" {
+            e.forbidden(&at.child(source.again), "may not specify more than 1 volume type");
+            continue;
+        }
+        found = true;
+        (source.check)(s, &at.child(source.shown), e);
+        if source.key == "local" && !placed {
+            e.required(&at.child("nodeAffinity"), "Local volume requires node affinity");
+        }
+    }
+    if !found {
+        e.required(at, "must specify a volume type");
+    }
+}
+
+/// A secret with the namespace that it lies in.
+fn owned_secret(s: &Value, at: &At, e: &mut Errors) {
+    if let Some(secret) = get(s, "secretRef") {
+        all_required(secret, &["name", "namespace"], &at.child("secretRef"), e);
+    }
+}
+
+fn local(s: &Value, at: &At, e: &mut Errors) {
+    check::required(s, "path", at, e);
+    check::no_backsteps(text(s, "path"), &at.child("path"), e);
+}
+
+fn driver(s: &Value, at: &At, e: &mut Errors) {
+    own::driver_name(text(s, "driver"), &at.child("driver"), e);
+    check::required(s, "volumeHandle", at, e);
+    for key in ["controllerPublishSecretRef", "controllerExpandSecretRef", "nodePublishSecretRef", "nodeExpandSecretRef"] {
+        if let Some(secret) = get(s, key) {
+            let at = at.child(key);
+            check::required_form(secret, "name", names::dns1123_subdomain, &at, e);
+            check::required_form(secret, "namespace", names::dns1123_label, &at, e);
+        }
+    }
 }
 
 /// Checks that there is one source.

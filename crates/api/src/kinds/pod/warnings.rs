@@ -116,7 +116,7 @@ fn spec_and_metadata(o: &Value, root: &At, is_template: bool, out: &mut Out) {
     addresses(spec, &path, out);
 }
 
-fn old_label(label: &str) -> Option<&'static str> {
+pub(in crate::kinds) fn old_label(label: &str) -> Option<&'static str> {
     NODE_LABELS.iter().find(|(l, _)| *l == label).map(|(_, why)| *why)
 }
 

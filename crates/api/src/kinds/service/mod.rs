@@ -12,7 +12,7 @@ pub use families::settle as settle_families;
 pub(super) use validate::balancer_hostname;
 
 use super::json::*;
-use super::{HookContext, Hooks};
+use super::{HookContext, Hooks, warnings};
 use crate::field::At;
 use crate::names;
 use serde_json::{Value, json};
@@ -28,8 +28,9 @@ pub(super) const HOOKS: Hooks = Hooks {
     validate_update: Some(validate::update),
     validate_status: Some(validate::status),
     validate_name: Some(names::dns1123_label),
-    warnings: Some(validate::warnings),
-    update_warnings: Some(|new, _| validate::warnings(new)),
+    warnings: Some(warnings::service),
+    update_warnings: Some(|new, _| warnings::service(new)),
+    status_warnings: Some(warnings::balanced),
     ..Hooks::NONE
 };
 
@@ -106,6 +107,6 @@ pub fn has_health_port(spec: &Value) -> bool {
     text(spec, "type") == "LoadBalancer" && text(spec, "externalTrafficPolicy") == "Local"
 }
 
-fn is_headless(spec: &Value) -> bool {
+pub(super) fn is_headless(spec: &Value) -> bool {
     list(spec, "clusterIPs").first().is_some_and(|ip| ip == "None") || text(spec, "clusterIP") == "None"
 }

@@ -354,31 +354,6 @@ fn kept(new: &Value, old: &Value, key: &str, what: &str, e: &mut Errors) {
     }
 }
 
-/// What a service is told besides (`pkg/api/service.GetWarningsForService`).
-pub fn warnings(o: &Value) -> Vec<String> {
-    let spec = spec(o);
-    let mut out = Vec::new();
-    if is_headless(spec) {
-        if !text(spec, "loadBalancerIP").is_empty() {
-            out.push("spec.loadBalancerIP is ignored for headless services".to_owned());
-        }
-        if !list(spec, "externalIPs").is_empty() {
-            out.push("spec.externalIPs is ignored for headless services".to_owned());
-        }
-        if text(spec, "sessionAffinity") != "None" {
-            out.push("spec.SessionAffinity is ignored for headless services".to_owned());
-        }
-    }
-    let named = text(spec, "type") == "ExternalName";
-    if named && !list(spec, "externalIPs").is_empty() {
-        out.push("spec.externalIPs is ignored when spec.type is \"ExternalName\"".to_owned());
-    }
-    if !named && !text(spec, "externalName").is_empty() {
-        out.push("spec.externalName is ignored when spec.type is not \"ExternalName\"".to_owned());
-    }
-    out
-}
-
 /// A change of the status.
 pub fn status(new: &Value, _: &Value, e: &mut Errors) {
     let path = At::field("status");
