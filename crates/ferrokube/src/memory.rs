@@ -4,9 +4,12 @@
 //! work (the start, a large list) has used would stay resident for as long as the process is idle afterwards. Threads of the runtime
 //! therefore tidy up before they sleep, each at most once in a while, and never while there is work.
 //!
-//! The same holds for code: more than half of what stays resident ran only while everything was starting. It is unmapped once, soon
-//! after the start; the page cache keeps it, and what does run again is mapped again when it runs.
+//! The same holds for code: more than half of what stays resident ran only while everything was starting, or in the last burst of
+//! work. It is unmapped soon after the start, and whenever work has been followed by rest; the page cache keeps it, and what does run
+//! again is mapped again when it runs.
 
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeValLike;
 use std::cell::Cell;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,6 +17,11 @@ use std::time::Duration;
 
 /// A thread tidies up once in this time at most.
 const PERIOD: Duration = Duration::from_secs(2);
+
+/// Who uses less processor time than this in a period (2 % of a core) rests.
+const REST: Duration = Duration::from_millis(40);
+/// Periods of rest after which work counts as over.
+const RESTED: u32 = 5;
 
 static ROUND: AtomicU64 = AtomicU64::new(0);
 
@@ -63,13 +71,47 @@ fn unmap_code() {
     maps.lines().filter_map(|line| unchanging(line, &program)).for_each(|addresses| raw::unmap(&addresses));
 }
 
+/// Notices when work is over.
+#[derive(Default)]
+struct Work {
+    /// Processor time up to the last period.
+    spent: Duration,
+    /// Since work was seen last.
+    rested: u32,
+    worked: bool,
+}
+
+impl Work {
+    /// After a period, up to which so much processor time was used: whether work is over now.
+    fn is_over(&mut self, spent: Duration) -> bool {
+        let works = spent.saturating_sub(self.spent) > REST;
+        self.spent = spent;
+        self.rested = if works { 0 } else { self.rested.saturating_add(1) };
+        self.worked |= works;
+        let over = self.worked && self.rested == RESTED;
+        self.worked &= !over;
+        over
+    }
+}
+
+/// Processor time of this process, of all threads.
+fn spent() -> Duration {
+    let Ok(usage) = getrusage(UsageWho::RUSAGE_SELF) else { return Duration::ZERO };
+    let microseconds = usage.user_time().num_microseconds() + usage.system_time().num_microseconds();
+    Duration::from_micros(microseconds.try_into().unwrap_or(0))
+}
+
 /// Says now and then that it is time to tidy up. Never ends.
 pub(crate) async fn rounds() {
     tokio::time::sleep(PERIOD).await;
     unmap_code();
+    let mut work = Work { spent: spent(), ..Work::default() };
     loop {
         ROUND.fetch_add(1, Ordering::Relaxed);
         tokio::time::sleep(PERIOD).await;
+        if work.is_over(spent()) {
+            unmap_code();
+        }
     }
 }
 
@@ -100,6 +142,20 @@ mod tests {
         for (line, expected) in table {
             assert_eq!(unchanging(line, "/usr/bin/ferrokube"), expected, "{line}");
         }
+    }
+
+    #[test]
+    fn work_is_over_once_when_rest_has_followed_it() {
+        let mut work = Work::default();
+        let mut spent = Duration::ZERO;
+        let mut period = |used: u64| {
+            spent += Duration::from_millis(used);
+            work.is_over(spent)
+        };
+        assert!((0..20).all(|_| !period(1)), "there was no work");
+        assert!(!period(900) && (0..4).all(|_| !period(5)) && !period(500), "work goes on");
+        assert!((0..4).all(|_| !period(5)) && period(5), "now it is over");
+        assert!((0..20).all(|_| !period(5)), "and over once only");
     }
 
     #[test]
