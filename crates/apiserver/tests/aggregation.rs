@@ -18,8 +18,9 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
 use std::convert::Infallible;
+use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -31,10 +32,19 @@ const GROUP: &str = "/apis/metrics.k8s.io/v1beta1";
 
 type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
 
+/// What happens to the extension server.
+#[derive(Default)]
+struct State {
+    broken: AtomicBool,
+    connections: AtomicUsize,
+    /// Requests whose connection was cut instead of an answer.
+    cut: AtomicUsize,
+}
+
 /// The extension server. Dropping it ends it.
 struct Extension {
     port: u16,
-    broken: Arc<AtomicBool>,
+    state: Arc<State>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -56,8 +66,8 @@ fn told(headers: &HeaderMap) -> Value {
     json!({"user": all("x-remote-user"), "groups": all("x-remote-group"), "extra": all("x-remote-extra-scopes"), "authorization": all("authorization")})
 }
 
-async fn answer(mut request: Request<Incoming>, broken: Arc<AtomicBool>) -> Result<Answer, Infallible> {
-    if broken.load(Ordering::Relaxed) {
+async fn answer(mut request: Request<Incoming>, state: Arc<State>) -> io::Result<Answer> {
+    if state.broken.load(Ordering::Relaxed) {
         return Ok(full(500, &json!({})));
     }
     let path = request.uri().path().to_owned();
@@ -80,6 +90,14 @@ async fn answer(mut request: Request<Incoming>, broken: Arc<AtomicBool>) -> Resu
             let (method, query) = (request.method().to_string(), request.uri().query().unwrap_or_default().to_owned());
             let body = request.into_body().collect().await.unwrap().to_bytes();
             full(201, &json!({"method": method, "query": query, "body": String::from_utf8_lossy(&body)}))
+        }
+        // The first GET is cut off, and every POST.
+        "/nodes/cut" => {
+            if request.method() == "POST" || state.cut.load(Ordering::SeqCst) == 0 {
+                state.cut.fetch_add(1, Ordering::SeqCst);
+                return Err(io::ErrorKind::ConnectionAborted.into());
+            }
+            full(200, &json!({}))
         }
         "/nodes/elsewhere" => {
             let mut response = full(302, &json!({}));
@@ -123,6 +141,10 @@ async fn answer(mut request: Request<Incoming>, broken: Arc<AtomicBool>) -> Resu
 }
 
 async fn extension(identity: &Tls, client_ca: &str) -> Extension {
+    extension_speaking(identity, client_ca, &[]).await
+}
+
+async fn extension_speaking(identity: &Tls, client_ca: &str, protocols: &[&str]) -> Extension {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(client_ca.as_bytes()).unwrap()).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -130,14 +152,17 @@ async fn extension(identity: &Tls, client_ca: &str) -> Extension {
     let chain = vec![CertificateDer::from_pem_slice(identity.certificate.as_bytes()).unwrap()];
     let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes()).unwrap();
     let builder = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-    let tls = TlsAcceptor::from(Arc::new(builder.with_client_cert_verifier(clients).with_single_cert(chain, key).unwrap()));
+    let mut tls = builder.with_client_cert_verifier(clients).with_single_cert(chain, key).unwrap();
+    tls.alpn_protocols = protocols.iter().map(|p| p.as_bytes().to_vec()).collect();
+    let tls = TlsAcceptor::from(Arc::new(tls));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    let broken = Arc::new(AtomicBool::new(false));
-    let state = broken.clone();
+    let state = Arc::new(State::default());
+    let shared = state.clone();
     let task = tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            let (tls, state) = (tls.clone(), state.clone());
+            let (tls, state) = (tls.clone(), shared.clone());
+            state.connections.fetch_add(1, Ordering::SeqCst);
             tokio::spawn(async move {
                 let Ok(stream) = tls.accept(stream).await else { return };
                 let service = hyper::service::service_fn(move |request| answer(request, state.clone()));
@@ -145,7 +170,7 @@ async fn extension(identity: &Tls, client_ca: &str) -> Extension {
             });
         }
     });
-    Extension { port, broken, task }
+    Extension { port, state, task }
 }
 
 async fn cluster() -> Cluster {
@@ -194,9 +219,13 @@ fn ca_bundle(pem: &str) -> Value {
 }
 
 async fn ready() -> (Cluster, Extension) {
+    ready_speaking(&[]).await
+}
+
+async fn ready_speaking(protocols: &[&str]) -> (Cluster, Extension) {
     let cluster = cluster().await;
     let identity = cluster.pki.serving(&["metrics.kube-system.svc"]).unwrap();
-    let extension = extension(&identity, &cluster.pki.ca).await;
+    let extension = extension_speaking(&identity, &cluster.pki.ca, protocols).await;
     register(&cluster, extension.port, json!({"caBundle": ca_bundle(&cluster.pki.ca)})).await;
     until(&cluster, NAME, "True", "Passed").await;
     (cluster, extension)
@@ -225,6 +254,44 @@ async fn requests_go_to_the_server_behind_the_service_in_the_name_of_the_user() 
     let mut watch: Frames = cluster.watch(&format!("{GROUP}/namespaces/default/pods?watch=1")).await;
     assert_eq!(watch.told().await, pair("ADDED", "a"));
     assert_eq!(watch.told().await, pair("ADDED", "b"));
+}
+
+#[tokio::test]
+async fn connections_are_kept_for_the_next_request() {
+    for protocols in [&["http/1.1"][..], &["h2", "http/1.1"]] {
+        let (cluster, extension) = ready_speaking(protocols).await;
+        let before = extension.state.connections.load(Ordering::SeqCst);
+        for at in 0..30 {
+            let path = format!("{GROUP}/nodes/echo?n={at}");
+            let echo = cluster.ask("POST", &path, "application/json", b"{}".to_vec()).await;
+            assert_eq!((echo.code, &echo.json["body"]), (201, &json!("{}")), "{}", echo.text);
+            let nodes = cluster.get(&format!("{GROUP}/nodes")).await;
+            assert_eq!((nodes.code, &nodes.json["items"][0]["metadata"]["name"]), (200, &json!("n1")), "{}", nodes.text);
+        }
+        // The look that the server takes now and then may meet one of them.
+        let made = extension.state.connections.load(Ordering::SeqCst) - before;
+        assert!(made <= 1, "{made} new connections for 60 requests over {protocols:?}");
+        // Many watches need no connection each over HTTP/2, and more than one over HTTP/1.1.
+        let mut watches: Vec<Frames> = Vec::new();
+        for _ in 0..70 {
+            watches.push(cluster.watch(&format!("{GROUP}/namespaces/default/pods?watch=1")).await);
+        }
+        for watch in &mut watches {
+            assert_eq!(watch.told().await, pair("ADDED", "a"));
+        }
+        let nodes = cluster.get(&format!("{GROUP}/nodes")).await;
+        assert_eq!(nodes.code, 200, "a request has room beside watches");
+    }
+}
+
+#[tokio::test]
+async fn what_breaks_off_is_asked_again_when_that_changes_nothing_and_never_otherwise() {
+    let (cluster, extension) = ready_speaking(&["http/1.1"]).await;
+    let path = format!("{GROUP}/nodes/cut");
+    let again = cluster.get(&path).await;
+    assert_eq!((again.code, extension.state.cut.load(Ordering::SeqCst)), (200, 1), "{}", again.text);
+    let once = cluster.ask("POST", &path, "application/json", b"{}".to_vec()).await;
+    assert_eq!((once.code, extension.state.cut.load(Ordering::SeqCst)), (503, 2), "{}", once.text);
 }
 
 #[tokio::test]
@@ -257,7 +324,7 @@ async fn discovery_and_openapi_show_both_servers_as_one() {
     let counted = format!("aggregator_openapi_v2_regeneration_count{{apiservice={NAME:?},reason=\"add\"}} 1\n");
     assert!(cluster.get("/metrics").await.text.contains(&counted));
     // The server goes bad: what it had is still shown, as stale, and requests are refused at once.
-    extension.broken.store(true, Ordering::Relaxed);
+    extension.state.broken.store(true, Ordering::Relaxed);
     cluster
         .patch("/api/v1/namespaces/kube-system/services/metrics", "merge-patch", &json!({"metadata": {"labels": {"touched": "yes"}}}))
         .await;

@@ -3,13 +3,13 @@
 
 use super::spec::Spec;
 use crate::connect::kubelet::Anything;
-use crate::connect::passage::{Destination, Passenger};
+use crate::connect::passage::{Destination, Lines, NoAnswer, Passenger};
 use crate::output::Body;
 use crate::server::Tls;
 use crate::server::tls::{TlsError, pair};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use http::header::{ACCEPT, HeaderMap, HeaderValue};
+use http::header::{ACCEPT, HeaderMap, HeaderValue, UPGRADE};
 use http::{Method, Response};
 use http_body_util::{BodyExt, Limited};
 use rustls::crypto::ring;
@@ -44,19 +44,37 @@ impl Identity {
 /// How to reach a remote server.
 #[derive(Debug)]
 pub(super) struct Backend {
-    tls: Result<Arc<ClientConfig>, String>,
+    /// For connections that are upgraded, and for all others.
+    tls: Result<(Arc<ClientConfig>, Arc<Lines>), String>,
     host: String,
 }
 
 impl Backend {
     /// Mistakes in the APIService are kept and told when it is used.
     pub fn new(spec: &Spec, identity: Option<&Identity>) -> Backend {
-        Backend { tls: config(spec, identity).map(Arc::new), host: spec.host() }
+        let tls = config(spec, identity).map(|tls| (Arc::new(tls.clone()), Lines::new(&tls)));
+        Backend { tls, host: spec.host() }
     }
 
-    /// The TLS configuration.
-    pub fn tls(&self) -> Result<Arc<ClientConfig>, String> {
-        self.tls.clone()
+    /// What keeps it from being asked at all.
+    pub fn check(&self) -> Result<(), String> {
+        self.tls.as_ref().map(drop).map_err(Clone::clone)
+    }
+
+    /// Passes a request on: an upgrade takes a connection of its own.
+    pub async fn pass(&self, passenger: Passenger, to: &Destination) -> Result<Response<Body>, NoAnswer> {
+        let (tls, lines) = self.tls.as_ref().map_err(|why| NoAnswer::Unreachable(why.clone()))?;
+        if passenger.headers.contains_key(UPGRADE) {
+            return passenger.pass(tls.clone(), to, true).await;
+        }
+        passenger.pass_over(lines, to).await
+    }
+
+    /// It is at these places and no others.
+    pub fn moved(&self, places: &[(String, u16)]) {
+        if let Ok((_, lines)) = &self.tls {
+            lines.retain(&places.iter().map(|place| self.destination(place.clone(), String::new())).collect::<Vec<_>>());
+        }
     }
 
     /// A request to one of its endpoints.
@@ -74,10 +92,10 @@ impl Backend {
         let destination = self.destination(place, path.to_owned());
         let passenger =
             Passenger { method: Method::GET, headers, body: None, upgrade: None, stopping: Default::default(), trail: Default::default() };
-        let tls = self.tls()?;
+        self.check()?;
         let exchange = async {
             let response =
-                passenger.pass(tls, &destination, false).await.map_err(|e| format!("failing or missing response from {url}: {e}"))?;
+                self.pass(passenger, &destination).await.map_err(|e| format!("failing or missing response from {url}: {e}"))?;
             document(response, &url).await
         };
         tokio::time::timeout(PATIENCE, exchange).await.unwrap_or_else(|_| Err(format!("timed out waiting for {url}")))

@@ -198,7 +198,9 @@ async fn look_after(server: Arc<ApiServer>, name: String, remote: Arc<Remote>) {
 /// One look: the condition, and what discovery shows from now on.
 async fn look(server: &Arc<ApiServer>, objects: &dyn Objects, remote: &Remote) -> Condition {
     let before = remote.state();
-    let (condition, state) = match availability::places(objects, &remote.spec) {
+    let places = availability::places(objects, &remote.spec);
+    remote.backend.moved(places.as_deref().unwrap_or_default());
+    let (condition, state) = match places {
         Err(condition) => (condition, State { available: false, ..before.clone() }),
         Ok(places) => match ask(remote, &places).await {
             Err(why) => (Condition::failed("FailedDiscoveryCheck", why), State { available: false, ..before.clone() }),

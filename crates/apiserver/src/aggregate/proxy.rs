@@ -75,10 +75,9 @@ impl Aggregator {
         let place = places.swap_remove(rand::random_range(0..places.len()));
         introduce(&mut parts.headers, user)?;
         let path = parts.uri.path_and_query().map_or("/", |p| p.as_str()).to_owned();
-        let tls = match remote.backend.tls() {
-            Ok(tls) => tls,
-            Err(why) => return Ok(plain(StatusCode::INTERNAL_SERVER_ERROR, &why)),
-        };
+        if let Err(why) = remote.backend.check() {
+            return Ok(plain(StatusCode::INTERNAL_SERVER_ERROR, &why));
+        }
         let passenger = Passenger {
             method: parts.method,
             headers: parts.headers,
@@ -87,7 +86,7 @@ impl Aggregator {
             stopping: server.stopping.clone(),
             trail,
         };
-        Ok(match passenger.pass(tls, &remote.backend.destination(place, path), true).await {
+        Ok(match remote.backend.pass(passenger, &remote.backend.destination(place, path)).await {
             Ok(response) if response.status().is_redirection() && response.headers().contains_key(LOCATION) => {
                 plain(StatusCode::BAD_GATEWAY, "the backend attempted to redirect this request, which is not permitted")
             }

@@ -1,20 +1,22 @@
 //! The passage itself: one request to a backend, its answer back, and bytes both ways after an upgrade.
 
 use crate::audit::Trail;
+use crate::outbound::pool::with_http2;
+use crate::outbound::shelf::{Sender, Shelf, lost};
 use crate::output::Body;
 use crate::pipeline::Request;
 use crate::request::RequestBody;
 use crate::verbs::Answer;
 use bytes::Bytes;
 use ferrokube_api::{Reason, Status};
-use futures_util::StreamExt;
+use futures_util::{StreamExt, stream};
 use http::header::{
     AUTHORIZATION, CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, SEC_WEBSOCKET_PROTOCOL, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{Method, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, BodyStream, Full};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::client::conn::http1;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
@@ -118,17 +120,19 @@ fn os_words(error: &std::io::Error) -> String {
     }
 }
 
-async fn dial(tls: Arc<ClientConfig>, to: &Destination) -> Result<Box<dyn Io>, NoAnswer> {
+/// A connection, and whether the backend wants to speak HTTP/2 over it.
+async fn dial(tls: Arc<ClientConfig>, to: &Destination) -> Result<(Box<dyn Io>, bool), NoAnswer> {
     let connecting = tokio::time::timeout(DIAL, TcpStream::connect((to.host.as_str(), to.port))).await;
     let stream = connecting.map_err(|_| unreachable(to, "i/o timeout"))?.map_err(|e| unreachable(to, &os_words(&e)))?;
     let _ = stream.set_nodelay(true);
     if !to.tls {
-        return Ok(Box::new(stream));
+        return Ok((Box::new(stream), false));
     }
     let name = ServerName::try_from(to.name.clone().unwrap_or_else(|| to.host.clone())).map_err(|e| unreachable(to, &e.to_string()))?;
     let shaking = tokio::time::timeout(DIAL, TlsConnector::from(tls).connect(name, stream)).await;
     let stream = shaking.map_err(|_| unreachable(to, "TLS handshake timeout"))?.map_err(|e| unreachable(to, &e.to_string()))?;
-    Ok(Box::new(stream))
+    let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+    Ok((Box::new(stream), http2))
 }
 
 /// Headers that concern one hop only.
@@ -161,7 +165,9 @@ fn forwarded(headers: &HeaderMap, upgrades: bool) -> HeaderMap {
     out
 }
 
-fn outgoing(body: Option<RequestBody>) -> UnsyncBoxBody<Bytes, hyper::Error> {
+type Outgoing = UnsyncBoxBody<Bytes, hyper::Error>;
+
+fn outgoing(body: Option<RequestBody>) -> Outgoing {
     match body {
         Some(RequestBody::Stream(body)) => body,
         Some(RequestBody::Full(bytes)) => Full::new(bytes).map_err(|never| match never {}).boxed_unsync(),
@@ -208,10 +214,10 @@ pub struct Passenger {
 }
 
 impl Passenger {
-    /// Sends the request on and answers with what comes back.
+    /// Sends the request on, over a connection of its own, and answers with what comes back.
     pub async fn pass(self, tls: Arc<ClientConfig>, to: &Destination, may_upgrade: bool) -> Result<Response<Body>, NoAnswer> {
         let upgrades = may_upgrade && self.headers.contains_key(UPGRADE);
-        let io = dial(tls, to).await?;
+        let (io, _) = dial(tls, to).await?;
         let broken = |e: hyper::Error| unreachable(to, &e.to_string());
         let (mut sender, connection) = http1::handshake(TokioIo::new(io)).await.map_err(broken)?;
         tokio::spawn(async move {
@@ -219,19 +225,86 @@ impl Passenger {
                 tracing::debug!(%error, "connection to a backend ended");
             }
         });
-        let mut headers = forwarded(&self.headers, upgrades);
-        let host = HeaderValue::from_str(&to.authority()).map_err(|e| Status::bad_request(e.to_string()))?;
-        headers.insert(HOST, host);
-        let mut request = http::Request::new(outgoing(self.body.filter(|_| !upgrades)));
-        *request.method_mut() = self.method;
-        *request.uri_mut() = to.path.parse().map_err(|_| Status::bad_request(format!("invalid path {:?}", to.path)))?;
-        *request.headers_mut() = headers;
-        let response = sender.send_request(request).await.map_err(broken)?;
+        let head = head(&self.method, &self.headers, to, upgrades)?;
+        let response = sender.send_request(head.map(|()| outgoing(self.body.filter(|_| !upgrades)))).await.map_err(broken)?;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             let client = self.upgrade.ok_or_else(|| Status::bad_request("Upgrade request required"))?;
             return Ok(join(client, response, self.stopping, self.trail));
         }
-        Ok(streamed(response))
+        Ok(streamed(response, || ()))
+    }
+
+    /// Sends a request that does not upgrade on, over a connection that others have used and will use.
+    pub async fn pass_over(self, lines: &Arc<Lines>, to: &Destination) -> Result<Response<Body>, NoAnswer> {
+        let head = head(&self.method, &self.headers, to, false)?;
+        let body = outgoing(self.body);
+        // Go's client repeats on a connection that it kept what changes nothing and can be repeated, and no more.
+        let again = (is_safe(&self.method) && body.is_end_stream()).then(|| head.clone());
+        let mut request = head.map(|()| body);
+        let address = to.authority();
+        loop {
+            let kept = lines.shelf.take(&address).await;
+            let used = kept.is_some();
+            let mut sender = match kept {
+                Some(sender) => sender,
+                None => lines.connect(to, &address).await?,
+            };
+            let mut failed = match sender.send(request).await {
+                Ok(response) => {
+                    let lines = lines.clone();
+                    return Ok(streamed(response, move || lines.shelf.keep(&address, sender)));
+                }
+                Err(failed) => failed,
+            };
+            request = match (failed.take_message(), &again) {
+                // It never left.
+                (Some(unsent), _) if used => unsent,
+                (None, Some(head)) if used && lost(failed.error()) => head.clone().map(|()| outgoing(None)),
+                _ => return Err(unreachable(to, &failed.into_error().to_string())),
+            };
+        }
+    }
+}
+
+fn is_safe(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE)
+}
+
+/// The request as the backend gets it, without its body.
+fn head(method: &Method, headers: &HeaderMap, to: &Destination, upgrades: bool) -> Result<http::Request<()>, Status> {
+    let mut head = http::Request::new(());
+    *head.method_mut() = method.clone();
+    *head.uri_mut() = to.path.parse().map_err(|_| Status::bad_request(format!("invalid path {:?}", to.path)))?;
+    *head.headers_mut() = forwarded(headers, upgrades);
+    let host = HeaderValue::from_str(&to.authority()).map_err(|e| Status::bad_request(e.to_string()))?;
+    head.headers_mut().insert(HOST, host);
+    Ok(head)
+}
+
+/// Connections to a backend that are kept for its next request. They end with this.
+#[derive(Debug)]
+pub struct Lines {
+    tls: Arc<ClientConfig>,
+    shelf: Shelf<Outgoing>,
+}
+
+impl Lines {
+    /// Whoever offers HTTP/2 is spoken to in it.
+    pub fn new(tls: &ClientConfig) -> Arc<Self> {
+        Arc::new(Lines { tls: Arc::new(with_http2(tls.clone())), shelf: Shelf::default() })
+    }
+
+    async fn connect(&self, to: &Destination, address: &str) -> Result<Sender<Outgoing>, NoAnswer> {
+        let (io, http2) = dial(self.tls.clone(), to).await?;
+        let sender = Sender::start(io, http2).await.map_err(|e| unreachable(to, &e.to_string()))?;
+        self.shelf.share(address, &sender);
+        Ok(sender)
+    }
+
+    /// Ends what leads elsewhere than to these destinations.
+    pub fn retain(&self, places: &[Destination]) {
+        let wanted: Vec<String> = places.iter().map(Destination::authority).collect();
+        self.shelf.retain(|address| wanted.iter().any(|w| w == address));
     }
 }
 
@@ -263,9 +336,28 @@ async fn copy(client: OnUpgrade, backend: OnUpgrade) {
     }
 }
 
-fn streamed(response: Response<Incoming>) -> Response<Body> {
+/// The answer as it comes. `read` is called when all of it has come, and never when it breaks off.
+fn streamed(response: Response<Incoming>, read: impl FnOnce() + Send + 'static) -> Response<Body> {
     let (parts, body) = response.into_parts();
-    let frames = BodyStream::new(body).filter_map(|frame| std::future::ready(frame.ok().and_then(|f| f.into_data().ok())));
+    let frames = stream::unfold((BodyStream::new(body), Some(read)), |(mut body, mut read)| async move {
+        loop {
+            match body.next().await {
+                Some(Ok(frame)) => {
+                    if let Ok(data) = frame.into_data() {
+                        return Some((data, (body, read)));
+                    }
+                }
+                Some(Err(error)) => {
+                    tracing::debug!(%error, "the answer of a backend broke off");
+                    return None;
+                }
+                None => {
+                    read.take().into_iter().for_each(|read| read());
+                    return None;
+                }
+            }
+        }
+    });
     let mut answer = Response::new(Body::Stream(frames.boxed()));
     *answer.status_mut() = parts.status;
     *answer.headers_mut() = parts.headers;

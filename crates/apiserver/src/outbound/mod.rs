@@ -7,6 +7,7 @@
 mod kubeconfig;
 pub(crate) mod pool;
 mod retry;
+pub(crate) mod shelf;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, USER_AGENT};
