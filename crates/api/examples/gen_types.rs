@@ -176,6 +176,33 @@ fn field_line(name: &str, field: &str, schema: &Value, required: bool, by_value:
     line
 }
 
+/// Documents that the API description does not describe: group, version, kind and message.
+const UNDESCRIBED: [(&str, &str, &str, &str); 1] =
+    [("apidiscovery.k8s.io", "v2", "APIGroupDiscoveryList", "io.k8s.api.apidiscovery.v2.APIGroupDiscoveryList")];
+
+/// A message, and those it is made of, as far as nothing else describes them: its JSON has the names of the wire.
+fn from_wire(name: &str, header: &str, schemas: &BTreeMap<String, Value>, messages: &Protobuf, out: &mut BTreeMap<String, String>) {
+    if schemas.contains_key(name) || out.contains_key(name) {
+        return;
+    }
+    let mut text = format!(":{name}{header}\n");
+    out.insert(name.to_owned(), String::new());
+    let mut rows = messages.get(name).cloned().unwrap_or_default();
+    rows.sort();
+    for [field, number, label, kind] in rows {
+        let full = kind.strip_prefix('.').map_or_else(|| format!("{}.{kind}", package(name)), openapi_package);
+        let shown = if !messages.contains_key(&full) {
+            kind
+        } else {
+            from_wire(&full, "", schemas, messages, out);
+            if package(&full) == package(name) { kind } else { full }
+        };
+        let list = if label == "repeated" { "[]" } else { "" };
+        let _ = writeln!(text, "{field}\t{list}{shown}\tp={number}");
+    }
+    out.insert(name.to_owned(), text);
+}
+
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [reference, data] = &arguments[..] else { return Err("usage: gen_types REFERENCE DATA".into()) };
@@ -206,6 +233,11 @@ fn main() -> Result<(), Box<dyn Error>> {
             out.push('\n');
         }
     }
+    let mut undescribed = BTreeMap::new();
+    for (group, version, kind, message) in UNDESCRIBED {
+        from_wire(message, &format!("\tgvk={group}/{version}/{kind}"), &schemas, &messages, &mut undescribed);
+    }
+    undescribed.values().for_each(|text| out.push_str(text));
     std::fs::write(data.join("types.tsv"), out)?;
     Ok(())
 }

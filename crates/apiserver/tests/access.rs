@@ -138,6 +138,87 @@ async fn tokens_of_an_issuer_are_believed_as_far_as_its_keys_and_the_configurati
     waited.await.expect("the new configuration counts");
 }
 
+/// A token signed with P-521, and the key to check it with.
+fn es512(claims: &Value) -> (String, Value) {
+    use p521::ecdsa::signature::Signer as _;
+    let key = p521::ecdsa::SigningKey::from_slice(&[1; 66]).unwrap();
+    let message = format!("{}.{}", B64.encode(json!({"alg": "ES512", "kid": "large"}).to_string()), B64.encode(claims.to_string()));
+    let signature: p521::ecdsa::Signature = key.sign(message.as_bytes());
+    let point = p521::ecdsa::VerifyingKey::from(&key).to_encoded_point(false);
+    let (x, y) = (B64.encode(point.x().unwrap()), B64.encode(point.y().unwrap()));
+    let jwk = json!({"kty": "EC", "crv": "P-521", "kid": "large", "use": "sig", "alg": "ES512", "x": x, "y": y});
+    (format!("{message}.{}", B64.encode(signature.to_bytes())), jwk)
+}
+
+#[tokio::test]
+async fn groups_that_a_token_does_not_hold_are_had_from_where_it_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let pki = Pki::make().unwrap();
+    let signer = Arc::new(Signer::new("one"));
+    // The same server is the issuer, another issuer below `/other`, and the one who knows the groups.
+    let known = Arc::new(parking_lot::Mutex::new((String::new(), String::new(), vec![signer.jwk()])));
+    let (own, other) = (known.clone(), signer.clone());
+    let issuer = Hook::start_tls(&pki.server, move |path, _| {
+        let (url, groups, keys) = own.lock().clone();
+        match path {
+            "/.well-known/openid-configuration" => (200, json!({"issuer": url, "jwks_uri": format!("{url}/keys")})),
+            "/other/.well-known/openid-configuration" => {
+                (200, json!({"issuer": format!("{url}/other"), "jwks_uri": format!("{url}/other/keys")}))
+            }
+            "/keys" => (200, json!({"keys": keys})),
+            "/other/keys" => (200, json!({"keys": [other.jwk()]})),
+            "/groups" => (200, json!(groups)),
+            _ => (404, Value::Null),
+        }
+    })
+    .await;
+    let url = format!("https://localhost:{}", issuer.address.port());
+    let now = jiff::Timestamp::now().as_second();
+    let theirs = json!({"iss": format!("{url}/other"), "aud": "cluster", "groups": ["far"], "exp": now + 600});
+    let claims = json!({"iss": url, "aud": "cluster", "sub": "jane", "exp": now + 600,
+        "_claim_names": {"groups": "src"}, "_claim_sources": {"src": {"endpoint": format!("{url}/groups"), "access_token": "t"}}});
+    let (large, jwk) = es512(&json!({"iss": url, "aud": "cluster", "sub": "joe", "groups": ["near"], "exp": now + 600}));
+    *known.lock() = (url.clone(), signer.token(&theirs), vec![signer.jwk(), jwk]);
+    let ca = pki.ca.lines().map(|l| format!("      {l}\n")).collect::<String>();
+    let path = folder.path().join("authn.yaml");
+    replace(
+        &path,
+        &format!(
+            "apiVersion: apiserver.config.k8s.io/v1\nkind: AuthenticationConfiguration\njwt:\n- issuer:\n    url: {url}\n    audiences: [cluster]\n    certificateAuthority: |\n{ca}  claimMappings:\n    username: {{claim: sub, prefix: 'u:'}}\n    groups: {{claim: groups, prefix: 'g:'}}\n"
+        ),
+    );
+    let cluster = Cluster::with(|config| config.authn.file = Some(ConfigFile { path, reload: None })).await;
+    // Issuers are discovered in the background.
+    let accepted = async |token: &str| {
+        let waited = tokio::time::timeout(Duration::from_secs(60), async {
+            loop {
+                let status = review(&cluster, token).await;
+                if status["authenticated"] == true {
+                    return status["user"].clone();
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        });
+        waited.await.expect("the token is accepted")
+    };
+    assert_eq!(accepted(&signer.token(&claims)).await["groups"], json!(["g:far", "system:authenticated"]));
+    let joe = accepted(&large).await;
+    assert_eq!((&joe["username"], &joe["groups"]), (&json!("u:joe"), &json!(["g:near", "system:authenticated"])), "{joe}");
+    let (head, signature) = large.rsplit_once('.').unwrap();
+    let forged = format!("{head}.{}", B64.encode(vec![1; B64.decode(signature).unwrap().len()]));
+    assert!(review(&cluster, &forged).await["authenticated"].is_null(), "another signature");
+
+    // What the source says is believed only as its issuer signed it, and for this audience.
+    let wrong = json!({"iss": format!("{url}/other"), "aud": "elsewhere", "groups": ["far"], "exp": now + 600});
+    known.lock().1 = signer.token(&wrong);
+    let mut later = claims.clone();
+    later["sub"] = json!("jim");
+    let status = review(&cluster, &signer.token(&later)).await;
+    assert!(status["authenticated"].is_null(), "{status}");
+    known.lock().1 = Signer::new("one").token(&theirs);
+    assert!(review(&cluster, &signer.token(&later)).await["authenticated"].is_null(), "signed by another key");
+}
+
 #[tokio::test]
 async fn a_token_webhook_is_asked_once_per_token() {
     let folder = tempfile::tempdir().unwrap();

@@ -115,6 +115,13 @@ async fn requests_are_counted_while_they_last_and_by_size_and_deprecation() {
     assert!(metrics().await.contains(&format!("{running} 1\n")), "{}", metrics().await);
     drop(watch);
     assert!(!metrics().await.contains(running));
+    let path =
+        "/api/v1/namespaces/default/configmaps?watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true";
+    let mut list = cluster.watch(path).await;
+    while list.next().await.expect("a bookmark")["type"] != "BOOKMARK" {}
+    let name = "apiserver_watch_list_duration_seconds_count{group=\"\",resource=\"configmaps\",scope=\"namespace\",version=\"v1\"} 1\n";
+    assert!(metrics().await.contains(name), "{}", metrics().await);
+    drop(list);
     let endpoints = cluster.get("/api/v1/namespaces/default/endpoints").await;
     assert_eq!(endpoints.headers["warning"], "299 - \"v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice\"");
     cluster.config_map("a", &serde_json::json!({})).await;
@@ -132,6 +139,10 @@ async fn requests_are_counted_while_they_last_and_by_size_and_deprecation() {
         "apiserver_response_sizes_bucket{component=\"apiserver\",group=\"\",resource=\"endpoints\",scope=\"namespace\",subresource=\"\",verb=\"LIST\",version=\"v1\",le=\"1e+09\"} 1",
         "apiserver_admission_step_admission_duration_seconds_count{operation=\"CREATE\",rejected=\"false\",type=\"admit\"}",
         "verb=\"APPLY\"",
+        "\nkubernetes_feature_enabled{name=\"WatchList\",stage=\"BETA\"} 1\n",
+        "\nkubernetes_feature_enabled{name=\"ServiceAccountTokenJTI\",stage=\"\"} 1\n",
+        "\napiserver_storage_events_received_total{group=\"\",resource=\"configmaps\"} ",
+        "\napiserver_cel_evaluation_duration_seconds_count 0\n",
         "\nprocess_resident_memory_bytes ",
     ] {
         assert!(text.contains(line), "{line} in {text}");

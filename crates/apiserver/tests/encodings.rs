@@ -206,3 +206,25 @@ async fn a_watch_in_yaml_is_refused() {
     // The refusal itself has a form in YAML.
     assert!(refused.text.contains("application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch"), "{}", refused.text);
 }
+
+#[tokio::test]
+async fn discovery_of_all_groups_is_the_same_document_in_every_format() {
+    let cluster = Cluster::start().await;
+    let name = "g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+    for path in ["/api", "/apis"] {
+        let plain = asking(&cluster, path, &format!("application/json;{name}")).await;
+        let accept = format!("{WIRE};{name}");
+        let (code, media, bytes) = wire(&cluster, "GET", path, &accept, Vec::new()).await;
+        assert_eq!((code, media), (200, accept));
+        let mut wanted = plain.json;
+        wanted["items"].as_array_mut().unwrap().iter_mut().for_each(|item| {
+            item["metadata"].as_object_mut().unwrap().remove("creationTimestamp");
+        });
+        assert_eq!(read(&bytes, "io.k8s.api.apidiscovery.v2.APIGroupDiscoveryList"), wanted);
+        let yaml = asking(&cluster, path, &format!("application/yaml;{name}")).await;
+        assert!(yaml.text.contains("kind: APIGroupDiscoveryList"), "{}", yaml.text);
+        let beta =
+            asking(&cluster, path, "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList,application/json").await;
+        assert!(matches!(beta.json["kind"].as_str(), Some("APIVersions" | "APIGroupList")), "{}", beta.text);
+    }
+}

@@ -280,6 +280,49 @@ async fn streams_that_cannot_be_had_say_why() {
 }
 
 #[tokio::test]
+async fn proxies_lead_to_pods_and_nowhere_else() {
+    let cluster = listening().await;
+    let pods = "/api/v1/namespaces/default/pods";
+    cluster.post(pods, &pod("p")).await;
+    let status = json!({"status": {"podIP": "169.254.169.254", "podIPs": [{"ip": "169.254.169.254"}]}});
+    assert_eq!(cluster.patch(&format!("{pods}/p/status"), "merge-patch", &status).await.code, 200);
+    let link = cluster.get(&format!("{pods}/p:80/proxy/")).await;
+    assert_eq!((link.code, link.message()), (400, "address not allowed"));
+    let scheme = cluster.get(&format!("{pods}/ftp:p:80/proxy/")).await;
+    assert_eq!((scheme.code, scheme.message()), (400, "invalid pod request \"ftp:p:80\""));
+    let service = json!({"metadata": {"name": "web"}, "spec": {"ports": [{"name": "http", "port": 80}]}});
+    assert_eq!(cluster.post("/api/v1/namespaces/default/services", &service).await.code, 201);
+    let slice = json!({"metadata": {"name": "web-1", "labels": {"kubernetes.io/service-name": "web"}}, "addressType": "IPv4",
+        "ports": [{"name": "http", "port": 80}], "endpoints": [{"addresses": ["10.9.9.9"]},
+            {"addresses": ["10.9.9.9"], "targetRef": {"kind": "Pod", "namespace": "default", "name": "p"}}]});
+    assert_eq!(cluster.post("/apis/discovery.k8s.io/v1/namespaces/default/endpointslices", &slice).await.code, 201);
+    for name in ["web:http", "web:80", "web"] {
+        let nowhere = cluster.get(&format!("/api/v1/namespaces/default/services/{name}/proxy/")).await;
+        let why = format!("no endpoints available for service {name:?}");
+        assert_eq!((nowhere.code, nowhere.message()), (503, why.as_str()));
+    }
+    let unknown = cluster.get("/api/v1/namespaces/default/services/web:81/proxy/").await;
+    assert_eq!((unknown.code, unknown.message()), (503, "no service port 81 found for service \"web\""));
+}
+
+#[tokio::test]
+async fn a_log_may_be_had_from_a_kubelet_whose_certificate_is_of_another_ca() {
+    let cluster = listening().await;
+    let other = listening().await;
+    let (address, _asked) = kubelet(&other).await;
+    with_pod(&cluster, address.port()).await;
+    let log = "/api/v1/namespaces/default/pods/p/log";
+    assert_eq!(cluster.get(log).await.code, 500);
+    let anyhow = cluster.get(&format!("{log}?insecureSkipTLSVerifyBackend=true")).await;
+    assert_eq!((anyhow.code, anyhow.text.as_str()), (200, "log line\n"));
+    let both = cluster.get(&format!("{log}?sinceSeconds=0&sinceTime=2026-01-01T00:00:00Z")).await;
+    let causes = both.json["details"]["causes"].as_array().map(Vec::len);
+    assert_eq!((both.code, causes), (422, Some(1)), "{}", both.text);
+    let ports = cluster.post("/api/v1/namespaces/default/pods/p/portforward?ports=x", &Value::Null).await;
+    assert_eq!((ports.code, ports.message()), (400, "cannot convert to []int32: strconv.ParseUint: parsing \"x\": invalid syntax"));
+}
+
+#[tokio::test]
 async fn health_version_discovery_and_metrics_answer() {
     let cluster = listening().await;
     let ready = cluster.get("/readyz?verbose").await;

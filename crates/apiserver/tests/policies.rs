@@ -143,6 +143,28 @@ async fn a_failure_of_evaluation_refuses_or_is_ignored_as_the_policy_says() {
         "{}",
         refused.text
     );
+    let text = cluster.get("/metrics").await.text;
+    let check = |what: &str, policy: &str, action: &str| {
+        format!(
+            "apiserver_validating_admission_policy_check_{what}{{enforcement_action=\"{action}\",error_type=\"invalid_error\",policy=\"{policy}\",policy_binding=\"{policy}-binding\"}} "
+        )
+    };
+    for line in [
+        check("total", "ignored", "allow") + "2\n",
+        check("total", "failing", "deny") + "1\n",
+        check("duration_seconds_count", "failing", "deny") + "1\n",
+    ] {
+        assert!(text.contains(&line), "{line} in {text}");
+    }
+}
+
+#[tokio::test]
+async fn an_annotation_that_cannot_be_made_refuses_whatever_the_binding_asks_for() {
+    let cluster = Cluster::start().await;
+    let spec = json!({"failurePolicy": "Fail", "auditAnnotations": [{"key": "k", "valueExpression": "object.data.nothing"}]});
+    policy(&cluster, "notes", spec, json!({"validationActions": ["Warn"]})).await;
+    let refused = cluster.config_map("a", &json!({"k": "v"})).await;
+    assert!(refused.code == 422 && refused.message().contains("audit annotation"), "{}", refused.text);
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 //! Plugins and halves are counted without a lock, because every write passes all of them.
 
 use super::{Operation, PLUGINS};
-use crate::server::metrics::head;
+use crate::server::metrics::{Family, head};
 use ferrokube_api::Status;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -13,6 +13,10 @@ use std::time::{Duration, Instant};
 
 const BOUNDS: [f64; 6] = [0.005, 0.025, 0.1, 0.5, 1.0, 2.5];
 const WEBHOOK_BOUNDS: [f64; 8] = [0.005, 0.025, 0.1, 0.5, 1.0, 2.5, 10.0, 25.0];
+const POLICY_BOUNDS: &[f64] = &[0.000_000_5, 0.001, 0.01, 0.1, 1.0];
+const POLICY_DURATION: &str = "[BETA] Validation admission latency for individual validation expressions in seconds, labeled by policy and further including binding and enforcement action taken.";
+const POLICY_TOTAL: &str =
+    "[BETA] Validation admission policy check total, labeled by policy and further identified by binding and enforcement action taken.";
 const OPERATIONS: [Operation; 4] = [Operation::Create, Operation::Update, Operation::Delete, Operation::Connect];
 
 /// Which half of admission.
@@ -75,6 +79,7 @@ pub(super) struct Metrics {
     calls: Mutex<BTreeMap<Call, Calls>>,
     rejections: Mutex<BTreeMap<Rejection, u64>>,
     failed_open: Mutex<BTreeMap<(String, &'static str), u64>>,
+    policies: Family,
 }
 
 impl Default for Metrics {
@@ -85,6 +90,7 @@ impl Default for Metrics {
             calls: Mutex::default(),
             rejections: Mutex::default(),
             failed_open: Mutex::default(),
+            policies: Family::new("apiserver_validating_admission_policy_check_duration_seconds", POLICY_DURATION, POLICY_BOUNDS),
         }
     }
 }
@@ -119,6 +125,12 @@ impl Metrics {
         *self.failed_open.lock().entry((name.to_owned(), kind(mutating))).or_default() += 1;
     }
 
+    /// A validating policy, by the name of its binding, stood up and something came of it.
+    pub fn policy(&self, policy: &str, binding: &str, error: &str, action: &str, took: Duration) {
+        let labels = format!("enforcement_action=\"{action}\",error_type=\"{error}\",policy={policy:?},policy_binding={binding:?}");
+        self.policies.record(labels, took);
+    }
+
     /// In the text format.
     pub fn write(&self, out: &mut String) {
         const CONTROLLER: &str = "apiserver_admission_controller_admission_duration_seconds";
@@ -140,6 +152,8 @@ impl Metrics {
         );
         tables(out, STEP, "", &self.steps);
         self.write_webhooks(out);
+        self.policies.write(out);
+        self.policies.write_counts("apiserver_validating_admission_policy_check_total", POLICY_TOTAL, out);
     }
 
     fn write_webhooks(&self, out: &mut String) {

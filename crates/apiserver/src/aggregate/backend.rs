@@ -94,8 +94,7 @@ impl Backend {
             Passenger { method: Method::GET, headers, body: None, upgrade: None, stopping: Default::default(), trail: Default::default() };
         self.check()?;
         let exchange = async {
-            let response =
-                self.pass(passenger, &destination).await.map_err(|e| format!("failing or missing response from {url}: {e}"))?;
+            let response = self.pass(passenger, &destination).await.map_err(|e| format!("failing or missing response from {url}: {e}"))?;
             document(response, &url).await
         };
         tokio::time::timeout(PATIENCE, exchange).await.unwrap_or_else(|_| Err(format!("timed out waiting for {url}")))

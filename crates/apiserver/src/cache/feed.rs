@@ -256,6 +256,7 @@ impl Caches {
             let Some((cache, namespace, name)) = std::str::from_utf8(key).ok().and_then(|key| split(&directory.by_prefix, key)) else {
                 continue;
             };
+            cache.receive();
             let old = match &event {
                 Event::Put(kv) => cache.put(namespace, name, &kv.value, revision),
                 Event::Delete { .. } => cache.delete(namespace, name, revision),

@@ -16,7 +16,7 @@ use parking_lot::{Mutex, RwLock};
 use smallvec::SmallVec;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -87,6 +87,7 @@ pub struct KindCache {
     /// How many there are, for those who must not wait for the lock.
     watching: AtomicUsize,
     changed: watch::Sender<u64>,
+    received: AtomicU64,
 }
 
 impl std::fmt::Debug for KindCache {
@@ -106,7 +107,18 @@ impl KindCache {
             watchers: Mutex::default(),
             watching: AtomicUsize::new(0),
             changed: watch::Sender::new(0),
+            received: AtomicU64::new(0),
         }
+    }
+
+    /// How many events came from the store.
+    pub fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+
+    /// Counts one.
+    pub(super) fn receive(&self) {
+        self.received.fetch_add(1, Ordering::Relaxed);
     }
 
     /// The row in whose version objects are stored.

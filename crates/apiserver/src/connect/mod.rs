@@ -28,7 +28,7 @@ impl Request<'_> {
             ("nodes", "proxy") => "NodeProxyOptions",
             _ => return Err(Status::method_not_allowed()),
         };
-        let mut options = self.connect_options(kind);
+        let mut options = self.connect_options(kind)?;
         self.check_options(kind, &options)?;
         let none = Value::Null;
         let act = Act { operation: Operation::Connect, name: &self.info.name, old: None, options: &none, dry_run: false };
@@ -63,7 +63,7 @@ impl Request<'_> {
         self.server.authorizer.check(&attributes).await
     }
 
-    fn connect_options(&self, kind: &str) -> Value {
+    fn connect_options(&self, kind: &str) -> Result<Value, Status> {
         let mut options = json!({"kind": kind, "apiVersion": "v1"});
         if matches!(kind, "PodExecOptions" | "PodAttachOptions") {
             for name in ["stdin", "stdout", "stderr", "tty"] {
@@ -78,11 +78,11 @@ impl Request<'_> {
                 options["command"] = self.query.all("command").collect();
             }
         } else if kind == "PodPortForwardOptions" {
-            options["ports"] = self.query.all("ports").filter_map(|p| p.parse::<u16>().ok()).collect();
+            options["ports"] = json!(target::numbers(self.query.all("ports"))?);
         } else {
             options["path"] = json!(format!("/{}", self.info.rest));
         }
-        options
+        Ok(options)
     }
 
     fn check_options(&self, kind: &str, options: &Value) -> Result<(), Status> {

@@ -21,11 +21,13 @@ use crate::cache::{Interest, KindCache};
 use crate::local::OwnClient;
 use crate::objects::{Loopback, Target};
 use crate::registry::{Entry, hash_of};
+use crate::server::metrics::Times;
 use ferrokube_api::Object;
 use ferrokube_api::field::Errors;
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Instant;
 use tokio::task::JoinHandle;
 
 /// Group of CRDs.
@@ -37,7 +39,7 @@ pub const FINALIZER: &str = "customresourcecleanup.apiextensions.k8s.io";
 
 /// Checks a custom object against the schema and the rules of its version, and a CRD against what its schemas must be like.
 /// `old` is the object that is replaced: what was wrong in it before and is unchanged may stay.
-pub fn validate(entry: &Entry, object: &Value, old: Option<&Value>, errors: &mut Errors) {
+pub fn validate(entry: &Entry, object: &Value, old: Option<&Value>, times: &Times, errors: &mut Errors) {
     if entry.is(GROUP, RESOURCE) {
         return structural::check(object, old, errors);
     }
@@ -46,7 +48,9 @@ pub fn validate(entry: &Entry, object: &Value, old: Option<&Value>, errors: &mut
     schema::validate(custom, object, old, errors);
     // Rules may rely on what the schema promises.
     if let Some(rules) = custom.rules.as_ref().filter(|_| errors.len() == before) {
+        let start = Instant::now();
         rules::validate(rules, object, old, errors);
+        times.cel_evaluation.record(String::new(), start.elapsed());
     }
 }
 
@@ -132,7 +136,7 @@ impl Follower {
         if conflict.is_some() && !conditions::is_established(&definition) {
             return self.served.remove(&name).is_some();
         }
-        let entries = match rows::entries(&definition, &names) {
+        let entries = match rows::entries(&definition, &names, &server.metrics.times) {
             Ok(entries) => entries,
             Err(error) => {
                 tracing::warn!(crd = name, %error, "a CRD cannot be served");

@@ -1,10 +1,12 @@
 //! From a CRD to rows: one per served version.
 
 use crate::registry::{Custom, Entry};
+use crate::server::metrics::Times;
 use ferrokube_api::kinds::{Column, Hooks, Kind, Scope, SelectableField, Subresource, SubresourceKind, Text, Verbs};
 use ferrokube_api::schema::{Gvk, NotStructural, Schema};
 use serde_json::Value;
 use std::sync::Arc;
+use std::time::Instant;
 
 fn text<'v>(value: &'v Value, key: &str) -> &'v str {
     value[key].as_str().unwrap_or_default()
@@ -90,14 +92,21 @@ fn deprecation(definition: &Value, version: &Value) -> Option<String> {
 }
 
 /// The rows of a CRD under its accepted names, one per served version.
-pub fn entries(definition: &Value, names: &Value) -> Result<Vec<Arc<Entry>>, NotStructural> {
+pub fn entries(definition: &Value, names: &Value, times: &Times) -> Result<Vec<Arc<Entry>>, NotStructural> {
     let spec = &definition["spec"];
     let (prefix, storage) = place(definition);
     let served = spec["versions"].as_array().into_iter().flatten().filter(|v| v["served"] == true);
-    served.map(|version| entry(definition, names, version, &prefix, &storage)).collect()
+    served.map(|version| entry(definition, names, version, &prefix, &storage, times)).collect()
 }
 
-fn entry(definition: &Value, names: &Value, version: &Value, prefix: &str, storage: &str) -> Result<Arc<Entry>, NotStructural> {
+fn entry(
+    definition: &Value,
+    names: &Value,
+    version: &Value,
+    prefix: &str,
+    storage: &str,
+    times: &Times,
+) -> Result<Arc<Entry>, NotStructural> {
     let spec = &definition["spec"];
     let (group, kind, name) = (owned(text(spec, "group")), owned(text(names, "kind")), owned(text(version, "name")));
     let openapi = version["schema"].get("openAPIV3Schema").filter(|s| !s.is_null()).cloned().map(Arc::new);
@@ -124,11 +133,16 @@ fn entry(definition: &Value, names: &Value, version: &Value, prefix: &str, stora
         columns: columns.into(),
         hooks: Hooks::NONE,
     };
+    let start = Instant::now();
+    let rules = openapi.as_deref().and_then(|s| super::rules::compile(s, true)).map(Arc::new);
+    if rules.is_some() {
+        times.cel_compilation.record(String::new(), start.elapsed());
+    }
     let custom = Custom {
         list_kind,
         crd: text(&definition["metadata"], "name").to_owned(),
         conversion: super::Converter::of(definition),
-        rules: openapi.as_deref().and_then(|s| super::rules::compile(s, true)).map(Arc::new),
+        rules,
         openapi,
         scale: scale(version),
         columns: paths,

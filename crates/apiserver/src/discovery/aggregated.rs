@@ -1,22 +1,25 @@
-//! Aggregated discovery: every group in one document (`apidiscovery.k8s.io` v2 and v2beta1).
+//! Aggregated discovery: every group in one document (`apidiscovery.k8s.io/v2`). Its beta is
+//! gone (AggregatedDiscoveryRemoveBetaType): who knows no other gets the classic documents.
 
 use super::classic::group_versions;
 use crate::aggregate::{self, Remotes};
+use crate::output::{Format, protobuf, yaml};
 use crate::registry::{Entry, Table};
+use ferrokube_api::Status;
 use ferrokube_api::kinds::Subresource;
 use serde_json::{Value, json};
 
-/// The version of the document that `Accept` asks for first, if it asks for one that we have before plain JSON.
-pub fn wanted(accept: &str) -> Option<&'static str> {
+/// The format in which `Accept` asks for the document, if it asks for it before the classic one.
+pub fn wanted(accept: &str) -> Option<Format> {
     for clause in accept.split(',') {
         let mut parts = clause.split(';').map(str::trim);
         let media = parts.next().unwrap_or_default();
         let parameters: Vec<&str> = parts.collect();
-        let list = parameters.contains(&"as=APIGroupDiscoveryList") && parameters.contains(&"g=apidiscovery.k8s.io");
-        match media {
-            "application/json" if list && parameters.contains(&"v=v2") => return Some("v2"),
-            "application/json" if list && parameters.contains(&"v=v2beta1") => return Some("v2beta1"),
-            "application/json" if !list => return None,
+        let format = [Format::Json, Format::Yaml, Format::Protobuf].into_iter().find(|f| f.media_type() == media);
+        let all = ["g=apidiscovery.k8s.io", "v=v2", "as=APIGroupDiscoveryList"].iter().all(|p| parameters.contains(p));
+        match format {
+            Some(_) if all => return format,
+            Some(_) if !parameters.iter().any(|p| p.starts_with("as=")) => return None,
             _ => {}
         }
     }
@@ -24,10 +27,11 @@ pub fn wanted(accept: &str) -> Option<&'static str> {
 }
 
 /// The media type of the answer.
-pub fn media_type(version: &str) -> &'static str {
-    match version {
-        "v2" => "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
-        _ => "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList",
+pub fn media_type(format: Format) -> &'static str {
+    match format {
+        Format::Json => "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
+        Format::Yaml => "application/yaml;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
+        Format::Protobuf => "application/vnd.kubernetes.protobuf;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
     }
 }
 
@@ -69,7 +73,7 @@ fn version(table: &Table, group: &str, version: &str) -> Value {
 }
 
 /// The document of `/api` (core) or `/apis`.
-pub fn document(table: &Table, remotes: &Remotes, core: bool, document_version: &str) -> Vec<u8> {
+pub fn document(table: &Table, remotes: &Remotes, core: bool, format: Format) -> Result<Vec<u8>, Status> {
     let all = || aggregate::group_versions(group_versions(table), remotes);
     let groups = if core { vec![(String::new(), vec!["v1".to_owned()])] } else { all() };
     let of = |group: &str, v: &String| remotes.discovery(group, v).unwrap_or_else(|| version(table, group, v));
@@ -78,6 +82,28 @@ pub fn document(table: &Table, remotes: &Remotes, core: bool, document_version: 
         json!({"metadata": metadata, "versions": versions.iter().map(|v| of(group, v)).collect::<Vec<_>>()})
     };
     let items: Vec<Value> = groups.iter().map(item).collect();
-    let list = json!({"kind": "APIGroupDiscoveryList", "apiVersion": format!("apidiscovery.k8s.io/{document_version}"), "metadata": {}, "items": items});
-    list.to_string().into_bytes()
+    let list = json!({"kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": items});
+    let json = list.to_string().into_bytes();
+    match format {
+        Format::Json => Ok(json),
+        Format::Yaml => yaml::from_json(&json),
+        Format::Protobuf => protobuf::value(&json).map(Vec::from),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_document_is_had_in_every_format_and_its_beta_no_more() {
+        let name = "g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+        let beta = "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList";
+        assert_eq!(wanted(&format!("application/json;{name},{beta},application/json")), Some(Format::Json));
+        assert_eq!(wanted(&format!("application/vnd.kubernetes.protobuf;{name},application/json")), Some(Format::Protobuf));
+        assert_eq!(wanted(&format!("application/yaml; {name}")), Some(Format::Yaml));
+        assert_eq!(wanted(&format!("{beta},application/json")), None);
+        assert_eq!(wanted(&format!("application/json,application/json;{name}")), None, "the first one counts");
+        assert_eq!(wanted("*/*"), None);
+    }
 }

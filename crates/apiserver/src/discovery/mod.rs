@@ -114,12 +114,15 @@ pub fn answer(server: &Arc<ApiServer>, path: &str, parts: &Parts, query: &Query)
     let generation = (table.generation << 32) | remotes.generation();
     let accept = parts.headers.get_all(ACCEPT).iter().filter_map(|v| v.to_str().ok()).collect::<Vec<_>>().join(",");
     if matches!(path, "/api" | "/apis")
-        && let Some(version) = aggregated::wanted(&accept)
+        && let Some(format) = aggregated::wanted(&accept)
     {
-        let document = server
-            .documents
-            .get(generation, &format!("{version} {path}"), || Ok(aggregated::document(&table, &remotes, path == "/api", version)))?;
-        return tagged(&readable(document, parts, query), aggregated::media_type(version), parts);
+        let name = format!("{format:?} {path}");
+        let made = || aggregated::document(&table, &remotes, path == "/api", format);
+        let mut document = server.documents.get(generation, &name, made)?;
+        if format == negotiate::Format::Json {
+            document = readable(document, parts, query);
+        }
+        return tagged(&document, aggregated::media_type(format), parts);
     }
     if routed(path, &table) {
         route::acceptable(&parts.headers, &[&route::MEDIA])?;

@@ -152,6 +152,12 @@ impl Remote {
         })
     }
 
+    /// With a bearer token.
+    pub fn with_token(mut self, token: &str) -> Result<Self, String> {
+        self.authorization = Some(HeaderValue::from_str(&format!("Bearer {token}")).map_err(|e| e.to_string())?);
+        Ok(self)
+    }
+
     /// POSTs JSON to the server's URL; the body of a 2xx answer.
     pub async fn post(&self, body: Bytes, timeout: Duration) -> Result<Bytes, OutboundError> {
         self.within(timeout, Method::POST, body).await

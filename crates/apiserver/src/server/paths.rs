@@ -154,6 +154,12 @@ impl ApiServer {
             let row = cache.row();
             let _ = writeln!(out, "apiserver_storage_objects{{resource=\"{}\"}} {}", qualified(&row.group, &row.resource), cache.size().0);
         }
+        let name = "apiserver_storage_events_received_total";
+        head(&mut out, name, "counter", "[BETA] Number of etcd events received split by kind.");
+        for cache in self.caches.all() {
+            let row = cache.row();
+            let _ = writeln!(out, "{name}{{group=\"{}\",resource=\"{}\"}} {}", row.group, row.resource, cache.received());
+        }
         if let Ok(size) = self.store.size_on_disk().await {
             head(
                 &mut out,

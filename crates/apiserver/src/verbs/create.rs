@@ -122,7 +122,7 @@ impl Request<'_> {
         devices::check_admin_access(self, &object, &mut errors);
         devices::check_selectors(&self.entry, &object, None, &mut errors);
         signing::check(&self.entry, &object, None, &mut errors);
-        crate::crd::validate(&self.entry, &object, None, &mut errors);
+        crate::crd::validate(&self.entry, &object, None, &self.server.metrics.times, &mut errors);
         crate::admission::policy::check(&self.entry, &object, None, &mut errors);
         self.verdict(name, errors)?;
         self.check_escalation(&object, None).await?;

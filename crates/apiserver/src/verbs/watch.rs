@@ -11,6 +11,7 @@ use crate::output::table::{self, Include};
 use crate::output::{Body, Format, Shape, present, protobuf};
 use crate::pipeline::Request;
 use crate::registry::{Entry, hash_of};
+use crate::request::RequestInfo;
 use crate::websocket;
 use bytes::{Bytes, BytesMut};
 use ferrokube_api::{Object, Status};
@@ -144,6 +145,8 @@ struct Start {
     revision: u64,
     /// Whether a bookmark follows.
     bookmark: bool,
+    /// What was asked for and when.
+    asked: (RequestInfo, Instant),
     /// By a webhook, where there is one.
     converted: bool,
 }
@@ -219,6 +222,8 @@ impl Running {
         }
         if start.bookmark {
             self.framing.bookmark(&mut out, start.revision, true);
+            let (info, asked) = &start.asked;
+            self.server.metrics.told_initially(info, asked.elapsed());
         }
         self.start = None;
         (!out.is_empty()).then(|| out.freeze())
@@ -344,7 +349,16 @@ impl Request<'_> {
                 let (snapshot, watch) = cache.watch_with_objects(interest, applied);
                 let end = initial == Some(true) && options.bookmarks;
                 let objects = snapshot.objects.into_iter();
-                (Some(Start { objects, revision: snapshot.revision, bookmark: end, converted: false }), watch)
+                (
+                    Some(Start {
+                        objects,
+                        revision: snapshot.revision,
+                        bookmark: end,
+                        asked: (self.info.clone(), Instant::now()),
+                        converted: false,
+                    }),
+                    watch,
+                )
             }
             ("" | "0", Some(false)) => {
                 let applied = self.fresh(Freshness::Latest).await?;

@@ -123,7 +123,7 @@ impl Request<'_> {
         }
         crate::special::devices::check_selectors(&self.entry, new, Some(old), &mut errors);
         crate::special::signing::check(&self.entry, new, Some(old), &mut errors);
-        crate::crd::validate(&self.entry, new, Some(old), &mut errors);
+        crate::crd::validate(&self.entry, new, Some(old), &self.server.metrics.times, &mut errors);
         policy::check(&self.entry, new, Some(old), &mut errors);
         self.verdict(super::prepare::text(new, "name"), errors)
     }

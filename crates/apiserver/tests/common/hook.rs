@@ -55,7 +55,9 @@ impl Hook {
                         let asked: Value = serde_json::from_slice(&body).unwrap_or_default();
                         let (code, reply) = answer(&path, &asked);
                         told.send_modify(|all| all.push(asked));
-                        let response = http::Response::builder().status(code).body(Full::new(Bytes::from(reply.to_string())));
+                        // A text is answered as it is.
+                        let reply = reply.as_str().map_or_else(|| reply.to_string(), str::to_owned);
+                        let response = http::Response::builder().status(code).body(Full::new(Bytes::from(reply)));
                         Ok::<_, Infallible>(response.unwrap())
                     }
                 });

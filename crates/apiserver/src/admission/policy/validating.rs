@@ -8,10 +8,11 @@ use super::run::{PER_POLICY, Scene, Variables, failure};
 use super::{Binding, Set, conditions, params};
 use ferrokube_api::status::{Cause, Details};
 use ferrokube_api::{Reason, Status};
-use ferrokube_cel::{Budget, Evaluated, Value as Cel};
+use ferrokube_cel::{Budget, EvalError, Evaluated, Value as Cel};
 use serde_json::{Value, json};
 use std::borrow::Cow;
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 /// Longest message and longest annotation, in bytes.
 const MAX_MESSAGE: usize = 5 << 10;
@@ -27,6 +28,17 @@ struct Finding {
     at: usize,
     /// The policy could not be evaluated, which refuses whatever the actions of the binding are.
     broken: bool,
+    /// The policy lets pass what it cannot judge: only counted.
+    ignored: bool,
+    /// `error_type` of the metrics; nothing for what is not counted.
+    kind: Option<&'static str>,
+    took: Duration,
+}
+
+impl Finding {
+    fn of(message: String, at: usize) -> Finding {
+        Finding { message, reason: None, at, broken: false, ignored: false, kind: Some("invalid_error"), took: Duration::ZERO }
+    }
 }
 
 /// What has been gathered over all policies.
@@ -84,7 +96,7 @@ async fn each(
         let found = match findings(c, policy, binding, scene, gathered).await {
             Ok(found) => found,
             Err(why) if policy.fails_closed() => {
-                vec![Finding { message: format!("failed to configure binding: {why}"), reason: None, at: 0, broken: true }]
+                vec![Finding { broken: true, kind: None, ..Finding::of(format!("failed to configure binding: {why}"), 0) }]
             }
             Err(_) => Vec::new(),
         };
@@ -128,12 +140,23 @@ fn act(
 ) {
     let acts = |action: &str| list(&binding.spec, "validationActions").any(|a| a == action);
     for finding in found {
+        let count = |action: &str| {
+            if let Some(kind) = finding.kind {
+                c.metrics.policy(&policy.name, &binding.name, kind, action, finding.took);
+            }
+        };
+        if finding.ignored {
+            count("allow");
+            continue;
+        }
         let said =
             format!("ValidatingAdmissionPolicy '{}' with binding '{}' denied request: {}", policy.name, binding.name, finding.message);
         if finding.broken || acts("Deny") {
+            count("deny");
             gathered.denied.get_or_insert_with(|| refusal(c, object, &said, finding.reason));
         }
         if !finding.broken && acts("Warn") {
+            count("warn");
             let warning = format!(
                 "Validation failed for ValidatingAdmissionPolicy '{}' with binding '{}': {}",
                 policy.name, binding.name, finding.message
@@ -141,6 +164,7 @@ fn act(
             outcome.warnings.push(warning);
         }
         if !finding.broken && acts("Audit") {
+            count("audit");
             gathered.failures.push(json!({
                 "message": finding.message, "policy": policy.name, "binding": binding.name,
                 "expressionIndex": finding.at, "validationActions": binding.spec["validationActions"],
@@ -168,23 +192,30 @@ fn refusal(c: &Context<'_>, object: Option<&Value>, said: &str, reason: Option<R
 fn judge(policy: &Policy, scene: &Scene<'_>, params: Option<&Value>) -> (Vec<Finding>, Vec<(String, String)>) {
     let base = scene.values(scene.object(), params);
     let closed = policy.fails_closed();
-    let broken = |message: String, at: usize| closed.then_some(Finding { message, reason: None, at, broken: false });
+    let broken = |message: String, at: usize| Finding { ignored: !closed, ..Finding::of(message, at) };
     match conditions::hold(&policy.conditions, &base) {
         Ok(true) => {}
         Ok(false) => return Default::default(),
-        Err(why) => return (broken(why, 0).into_iter().collect(), Vec::new()),
+        Err(why) => return (vec![broken(why, 0)], Vec::new()),
     }
     let budget = Budget::new(PER_POLICY);
     let variables = Variables::new(&policy.variables, base, &budget);
     let values = variables.values();
     let (mut found, mut notes) = (Vec::new(), Vec::new());
     for (at, validation) in policy.validations.iter().enumerate() {
-        match evaluate(&validation.program, &values, &budget) {
+        let start = Instant::now();
+        let result = evaluate(&validation.program, &values, &budget);
+        let took = start.elapsed();
+        match result {
             Ok(Cel::Bool(true)) => {}
             Ok(_) => {
-                found.push(Finding { message: said(validation, &values, &budget), reason: reason(&validation.reason), at, broken: false })
+                let message = said(validation, &values, &budget);
+                found.push(Finding { reason: reason(&validation.reason), took, ..Finding::of(message, at) });
             }
-            Err(e) => found.extend(broken(format!("expression '{}' resulted in error: {e}", validation.expression), at)),
+            Err(e) => {
+                let message = format!("expression '{}' resulted in error: {e}", validation.expression);
+                found.push(Finding { kind: Some(error_type(&validation.program, &e)), took, ..broken(message, at) });
+            }
         }
     }
     for (key, program) in &policy.annotations {
@@ -192,7 +223,12 @@ fn judge(policy: &Policy, scene: &Scene<'_>, params: Option<&Value>) -> (Vec<Fin
         match evaluate(program, &values, &budget) {
             Ok(Cel::String(text)) if !text.trim().is_empty() => notes.push((key, text.trim().to_owned())),
             Ok(_) => {}
-            Err(e) => found.extend(broken(format!("audit annotation {key:?} resulted in error: {e}"), 0)),
+            // Refused whatever the actions of the binding are, or left out.
+            Err(e) if closed => {
+                let message = format!("audit annotation {key:?} resulted in error: {e}");
+                found.push(Finding { broken: true, kind: Some(error_type(program, &e)), ..Finding::of(message, 0) });
+            }
+            Err(_) => {}
         }
     }
     (found, notes)
@@ -206,6 +242,15 @@ fn annotate(annotations: &mut Vec<(String, String)>, key: String, text: &str) {
         Some((_, known)) if known.split(", ").any(|part| part == text) => {}
         Some((_, known)) => known.push_str(&format!(", {text}")),
         None => annotations.push((key, text.to_owned())),
+    }
+}
+
+/// As the metrics name it.
+fn error_type(program: &Compiled, error: &EvalError) -> &'static str {
+    match program {
+        Err(_) => "compile_error",
+        Ok(_) if error.exhausted => "out_of_budget",
+        Ok(_) => "invalid_error",
     }
 }
 

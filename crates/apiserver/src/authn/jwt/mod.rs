@@ -4,6 +4,7 @@
 //! of a token counts before its signature was checked. Source: KEP-3331, `plugin/pkg/authenticator/token/oidc`.
 
 mod claims;
+mod distributed;
 mod expressions;
 mod keys;
 
@@ -47,8 +48,8 @@ pub struct JwtConfig {
     pub user_rules: Vec<Expression>,
 }
 
-/// The algorithms of structured authentication. ES512 is missing: no library here verifies it.
-pub const ALGORITHMS: [&str; 8] = ["RS256", "RS384", "RS512", "ES256", "ES384", "PS256", "PS384", "PS512"];
+/// The algorithms of structured authentication.
+pub const ALGORITHMS: [&str; 9] = ["RS256", "RS384", "RS512", "ES256", "ES384", "ES512", "PS256", "PS384", "PS512"];
 
 #[derive(Deserialize)]
 struct Header {
@@ -61,6 +62,8 @@ struct Header {
 struct Issuer {
     config: JwtConfig,
     keys: Arc<KeySet>,
+    /// Who else speaks for its users.
+    sources: distributed::Sources,
 }
 
 /// All issuers.
@@ -83,7 +86,7 @@ impl JwtAuthenticator {
     pub fn start(configs: Vec<JwtConfig>) -> Result<Self, AuthnConfigError> {
         let issuer = |config: JwtConfig| {
             let keys = KeySet::start(&config.issuer, &config.discovery_url, &config.ca)?;
-            Ok(Issuer { config, keys })
+            Ok(Issuer { config, keys, sources: distributed::Sources::default() })
         };
         Ok(JwtAuthenticator {
             issuers: configs.into_iter().map(issuer).collect::<Result<_, AuthnConfigError>>()?,
@@ -128,6 +131,17 @@ impl JwtAuthenticator {
 impl Issuer {
     /// `claims` are those of the token, not yet to be believed.
     async fn identify(&self, token: &str, claims: &Value, now: i64) -> Result<UserInfo, Rejected> {
+        self.verify(&self.keys, token, claims, now).await?;
+        let expanded = self.expand(claims, now).await?;
+        let claims = expanded.as_ref().unwrap_or(claims);
+        claims::check(&self.config.rules, claims).map_err(Rejected)?;
+        let user = self.config.mapping.user(claims).map_err(Rejected)?;
+        self.config.user_rules.iter().try_for_each(|rule| rule.check_user(&user)).map_err(Rejected)?;
+        Ok(user)
+    }
+
+    /// Signature, time and audience.
+    async fn verify(&self, keys: &KeySet, token: &str, claims: &Value, now: i64) -> Result<(), Rejected> {
         let reject = |why: &str| Rejected(format!("oidc: {why}"));
         let (message, signature) = token.rsplit_once('.').ok_or_else(|| reject("malformed jwt"))?;
         let header: Header = message.split_once('.').and_then(|(h, _)| decoded(h)).ok_or_else(|| reject("malformed jwt"))?;
@@ -138,12 +152,8 @@ impl Issuer {
             )));
         }
         let signature = B64.decode(signature).map_err(|_| reject("malformed jwt"))?;
-        self.keys.verify(&header.alg, &header.kid, message.as_bytes(), &signature).await.map_err(|why| reject(&why))?;
-        self.check(claims, now)?;
-        claims::check(&self.config.rules, claims).map_err(Rejected)?;
-        let user = self.config.mapping.user(claims).map_err(Rejected)?;
-        self.config.user_rules.iter().try_for_each(|rule| rule.check_user(&user)).map_err(Rejected)?;
-        Ok(user)
+        keys.verify(&header.alg, &header.kid, message.as_bytes(), &signature).await.map_err(|why| reject(&why))?;
+        self.check(claims, now)
     }
 
     /// Time and audience.

@@ -34,18 +34,25 @@ impl Histogram {
     /// The lines of one series.
     pub fn write(&self, out: &mut String, name: &str, labels: &str) {
         let mut below = 0;
+        let comma = if labels.is_empty() { "" } else { "," };
+        let own = if labels.is_empty() { String::new() } else { format!("{{{labels}}}") };
         for (bound, count) in self.bounds.iter().zip(&self.counts) {
             below += count;
-            let _ = writeln!(out, "{name}_bucket{{{labels},le=\"{}\"}} {below}", shown(*bound));
+            let _ = writeln!(out, "{name}_bucket{{{labels}{comma}le=\"{}\"}} {below}", shown(*bound));
         }
-        let _ = writeln!(out, "{name}_bucket{{{labels},le=\"+Inf\"}} {}", self.count);
-        let _ = writeln!(out, "{name}_sum{{{labels}}} {}\n{name}_count{{{labels}}} {}", self.sum, self.count);
+        let _ = writeln!(out, "{name}_bucket{{{labels}{comma}le=\"+Inf\"}} {}", self.count);
+        let _ = writeln!(out, "{name}_sum{own} {}\n{name}_count{own} {}", self.sum, self.count);
     }
 }
 
-/// As Go writes it: large bounds with an exponent.
+/// As Go writes it: very large and very small bounds with an exponent.
 fn shown(bound: f64) -> String {
-    if bound < 1e6 { bound.to_string() } else { format!("{bound:e}").replace('e', "e+0") }
+    let text = format!("{bound:e}");
+    match bound {
+        _ if bound >= 1e6 => text.replace('e', "e+0"),
+        _ if bound < 1e-4 && bound > 0.0 => text.replace("e-", "e-0"),
+        _ => bound.to_string(),
+    }
 }
 
 #[cfg(test)]
@@ -66,6 +73,11 @@ mod tests {
             "x_sum{a=\"b\"} 2000008.5",
             "x_count{a=\"b\"} 4",
         ];
+        assert_eq!(out.lines().collect::<Vec<_>>(), lines);
+        let (mut small, mut out) = (Histogram::new(&[0.000_000_5, 0.001]), String::new());
+        small.record(0.0001);
+        small.write(&mut out, "x", "");
+        let lines = ["x_bucket{le=\"5e-07\"} 0", "x_bucket{le=\"0.001\"} 1", "x_bucket{le=\"+Inf\"} 1", "x_sum 0.0001", "x_count 1"];
         assert_eq!(out.lines().collect::<Vec<_>>(), lines);
     }
 }

@@ -2,10 +2,13 @@
 //! the rows and cost nothing to keep.
 
 mod active;
+mod families;
+mod features;
 mod histogram;
 mod process;
 
 pub use active::Active;
+pub use families::{Family, Times};
 pub use histogram::Histogram;
 
 use crate::registry::hash_of;
@@ -59,6 +62,8 @@ pub struct Metrics {
     requests: Mutex<HashMap<u64, (Labels, Series)>>,
     running: Running,
     deprecated: Mutex<BTreeSet<Deprecated>>,
+    /// What is timed beside requests.
+    pub times: Times,
     others: Mutex<Vec<Writer>>,
 }
 
@@ -146,6 +151,13 @@ impl Metrics {
         self.running.begin(labels(info, known, false, false))
     }
 
+    /// A watch has told all that existed when it began.
+    pub fn told_initially(&self, info: &RequestInfo, took: Duration) {
+        let labels =
+            format!("group=\"{}\",resource=\"{}\",scope=\"{}\",version=\"{}\"", info.group, info.resource, scope(info), info.version);
+        self.times.watch_lists.record(labels, took);
+    }
+
     /// A deprecated resource was asked for.
     pub fn deprecated(&self, info: &RequestInfo) {
         let asked = [&info.group, &info.version, &info.resource, &info.subresource].map(Clone::clone);
@@ -158,6 +170,8 @@ impl Metrics {
         self.others.lock().iter().for_each(|write| write(out));
         self.write_requests(out);
         self.running.write(out);
+        self.times.write(out);
+        features::write(out);
         self.write_deprecated(out);
     }
 
