@@ -1,5 +1,6 @@
 //! `bench api`: requests to an API server, kind by kind and verb by verb, in a namespace of its own.
 
+use crate::admission::{self, Gate};
 use crate::connect::{Call, Server, Target};
 use crate::load::{self, Until};
 use crate::objects::Subject;
@@ -41,6 +42,8 @@ pub(crate) struct Args {
     /// Leaves what --many made where it is, to see how the server starts with it
     #[arg(long)]
     keep: bool,
+    #[command(flatten)]
+    admission: admission::Options,
     /// Only these parts
     #[arg(long, value_delimiter = ',', value_enum)]
     only: Vec<Part>,
@@ -104,10 +107,16 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         bail!("--concurrency, --watchers and --seconds must be at least 1");
     }
     let room = Room::new(args.target.server()?, Meter::new(args.server_pid.clone())?).await?;
+    let mut gate = Gate::default();
+    let work = async {
+        gate.set_up(&args.admission, &room).await?;
+        measure(&args, &room).await
+    };
     let result = tokio::select! {
-        result = measure(&args, &room) => result,
+        result = work => result,
         _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
     };
+    let result = result.and(gate.leave(&room.server).await);
     if args.keep && result.is_ok() {
         println!("\nWhat is left is in the namespace {}.", room.namespace);
         return Ok(());

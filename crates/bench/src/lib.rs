@@ -1,8 +1,9 @@
 //! `ferrokube bench`: measures any conformant server given a kubeconfig, so that the same run measures this one and the Go control plane.
 //!
 //! It speaks plain HTTP with bodies made beforehand and looks into answers no more than it must: the client shares the cores with what
-//! it measures. It must only ever touch namespaces that it made itself.
+//! it measures. It must only ever touch namespaces that it made itself, and take away what else it made.
 
+mod admission;
 mod api;
 mod churn;
 mod connect;
