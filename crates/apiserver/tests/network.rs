@@ -280,6 +280,24 @@ async fn streams_that_cannot_be_had_say_why() {
 }
 
 #[tokio::test]
+async fn a_request_may_have_many_headers_and_long_ones() {
+    let cluster = listening().await;
+    let mut one = h1(&cluster, Some(&cluster.pki.admin)).await;
+    let mut many = request("GET", "/apis/authentication.k8s.io/v1/selfsubjectreviews");
+    for group in 0..300 {
+        many = many.header("x-remote-group", format!("g{group}"));
+    }
+    let (code, ..) = answer(&mut one, many.body(Full::default()).unwrap()).await;
+    assert_eq!(code, 405, "the answer is that of the path");
+    let stream = TokioIo::new(dial(&cluster, Some(&cluster.pki.admin), b"h2").await);
+    let (mut sender, connection) = hyper::client::conn::http2::handshake(hyper_util::rt::TokioExecutor::new(), stream).await.unwrap();
+    tokio::spawn(connection);
+    let long =
+        http::Request::get("https://localhost/version").header("x-long", "x".repeat(200_000)).body(Full::<Bytes>::default()).unwrap();
+    assert_eq!(sender.send_request(long).await.unwrap().status(), 200);
+}
+
+#[tokio::test]
 async fn proxies_lead_to_pods_and_nowhere_else() {
     let cluster = listening().await;
     let pods = "/api/v1/namespaces/default/pods";

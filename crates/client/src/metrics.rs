@@ -34,6 +34,23 @@ pub struct Desc {
     pub labels: &'static [&'static str],
 }
 
+impl Desc {
+    /// A counter.
+    pub const fn counter(name: &'static str, help: &'static str, labels: &'static [&'static str]) -> Desc {
+        Desc { name, help, kind: Kind::Counter, labels }
+    }
+
+    /// A gauge.
+    pub const fn gauge(name: &'static str, help: &'static str, labels: &'static [&'static str]) -> Desc {
+        Desc { name, help, kind: Kind::Gauge, labels }
+    }
+
+    /// A histogram.
+    pub const fn histogram(name: &'static str, help: &'static str, bounds: &'static [f64], labels: &'static [&'static str]) -> Desc {
+        Desc { name, help, kind: Kind::Histogram(bounds), labels }
+    }
+}
+
 /// One series of a family. Cheap to clone, changed without a lock.
 #[derive(Clone, Debug)]
 pub struct Series(Arc<Inner>);

@@ -7,7 +7,7 @@ use crate::Context;
 use crate::pods;
 use crate::taint_eviction::disrupt;
 use ferrokube_client::cache::decoded;
-use ferrokube_client::metrics::{Desc, Kind};
+use ferrokube_client::metrics::Desc;
 use ferrokube_client::{Cache, Client, DeleteOptions, Error, Named, Object, ObjectKey, Optional};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use std::collections::{HashMap, HashSet};
@@ -21,18 +21,16 @@ const PERIOD: Duration = Duration::from_secs(20);
 const QUARANTINE: Duration = Duration::from_secs(40);
 const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
 
-static COLLECTED: Desc = Desc {
-    name: "pod_gc_collector_force_delete_pods_total",
-    help: "[ALPHA] Number of pods that are being forcefully deleted since the Pod GC Controller started.",
-    kind: Kind::Counter,
-    labels: &["namespace", "reason"],
-};
-static FAILED: Desc = Desc {
-    name: "pod_gc_collector_force_delete_pod_errors_total",
-    help: "[ALPHA] Number of errors encountered when forcefully deleting the pods since the Pod GC Controller started.",
-    kind: Kind::Counter,
-    labels: &["namespace", "reason"],
-};
+static COLLECTED: Desc = Desc::counter(
+    "pod_gc_collector_force_delete_pods_total",
+    "[ALPHA] Number of pods that are being forcefully deleted since the Pod GC Controller started.",
+    &["namespace", "reason"],
+);
+static FAILED: Desc = Desc::counter(
+    "pod_gc_collector_force_delete_pod_errors_total",
+    "[ALPHA] Number of errors encountered when forcefully deleting the pods since the Pod GC Controller started.",
+    &["namespace", "reason"],
+);
 
 /// Why a pod goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

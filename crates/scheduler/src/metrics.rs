@@ -2,7 +2,7 @@
 
 use crate::plugins::Plugin;
 use crate::queue::{Moved, Pending};
-use ferrokube_client::metrics::{Desc, Kind, Metrics as Registry};
+use ferrokube_client::metrics::{Desc, Metrics as Registry};
 use std::time::Duration;
 
 /// 1 ms doubling.
@@ -17,72 +17,43 @@ const POINT: &[f64] = &[0.0001, 0.0002, 0.0004, 0.0008, 0.0016, 0.0032, 0.0064, 
 const TRIES: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0];
 const VICTIMS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0];
 
-static ATTEMPTS_TOTAL: Desc = Desc {
-    name: "scheduler_schedule_attempts_total",
-    help: "[STABLE] Number of tries to place pods, by the result.",
-    kind: Kind::Counter,
-    labels: &["profile", "result"],
-};
-static ATTEMPT_DURATION: Desc = Desc {
-    name: "scheduler_scheduling_attempt_duration_seconds",
-    help: "[STABLE] Duration of one try to place a pod, binding included.",
-    kind: Kind::Histogram(ATTEMPT),
-    labels: &["profile", "result"],
-};
-static POINT_DURATION: Desc = Desc {
-    name: "scheduler_framework_extension_point_duration_seconds",
-    help: "[STABLE] Duration of all plugins of an extension point.",
-    kind: Kind::Histogram(POINT),
-    labels: &["extension_point", "profile", "status"],
-};
-static PENDING: Desc = Desc {
-    name: "scheduler_pending_pods",
-    help: "[STABLE] Number of pods that wait, by the part of the queue.",
-    kind: Kind::Gauge,
-    labels: &["queue"],
-};
-static INCOMING: Desc = Desc {
-    name: "scheduler_queue_incoming_pods_total",
-    help: "[STABLE] Number of pods that came into a part of the queue, by the event.",
-    kind: Kind::Counter,
-    labels: &["event", "queue"],
-};
-static POD_ATTEMPTS: Desc = Desc {
-    name: "scheduler_pod_scheduling_attempts",
-    help: "[STABLE] Number of tries that it took to place a pod.",
-    kind: Kind::Histogram(TRIES),
-    labels: &[],
-};
-static POD_SLI: Desc = Desc {
-    name: "scheduler_pod_scheduling_sli_duration_seconds",
-    help: "[BETA] Time from the moment a pod could first be tried until it is bound, by the number of tries.",
-    kind: Kind::Histogram(SLI),
-    labels: &["attempts"],
-};
-static PREEMPTIONS: Desc = Desc {
-    name: "scheduler_preemption_attempts_total",
-    help: "[STABLE] Number of times that room was made.",
-    kind: Kind::Counter,
-    labels: &[],
-};
-static PREEMPTION_VICTIMS: Desc = Desc {
-    name: "scheduler_preemption_victims",
-    help: "[STABLE] Number of pods that were sent away to make room.",
-    kind: Kind::Histogram(VICTIMS),
-    labels: &[],
-};
-static UNSCHEDULABLE: Desc = Desc {
-    name: "scheduler_unschedulable_pods",
-    help: "[BETA] Number of pods that a plugin has rejected and that still wait.",
-    kind: Kind::Gauge,
-    labels: &["plugin", "profile"],
-};
-static CACHE: Desc = Desc {
-    name: "scheduler_cache_size",
-    help: "[ALPHA] Number of nodes, pods and assumed pods that are known.",
-    kind: Kind::Gauge,
-    labels: &["type"],
-};
+static ATTEMPTS_TOTAL: Desc =
+    Desc::counter("scheduler_schedule_attempts_total", "[STABLE] Number of tries to place pods, by the result.", &["profile", "result"]);
+static ATTEMPT_DURATION: Desc = Desc::histogram(
+    "scheduler_scheduling_attempt_duration_seconds",
+    "[STABLE] Duration of one try to place a pod, binding included.",
+    ATTEMPT,
+    &["profile", "result"],
+);
+static POINT_DURATION: Desc = Desc::histogram(
+    "scheduler_framework_extension_point_duration_seconds",
+    "[STABLE] Duration of all plugins of an extension point.",
+    POINT,
+    &["extension_point", "profile", "status"],
+);
+static PENDING: Desc = Desc::gauge("scheduler_pending_pods", "[STABLE] Number of pods that wait, by the part of the queue.", &["queue"]);
+static INCOMING: Desc = Desc::counter(
+    "scheduler_queue_incoming_pods_total",
+    "[STABLE] Number of pods that came into a part of the queue, by the event.",
+    &["event", "queue"],
+);
+static POD_ATTEMPTS: Desc =
+    Desc::histogram("scheduler_pod_scheduling_attempts", "[STABLE] Number of tries that it took to place a pod.", TRIES, &[]);
+static POD_SLI: Desc = Desc::histogram(
+    "scheduler_pod_scheduling_sli_duration_seconds",
+    "[BETA] Time from the moment a pod could first be tried until it is bound, by the number of tries.",
+    SLI,
+    &["attempts"],
+);
+static PREEMPTIONS: Desc = Desc::counter("scheduler_preemption_attempts_total", "[STABLE] Number of times that room was made.", &[]);
+static PREEMPTION_VICTIMS: Desc =
+    Desc::histogram("scheduler_preemption_victims", "[STABLE] Number of pods that were sent away to make room.", VICTIMS, &[]);
+static UNSCHEDULABLE: Desc = Desc::gauge(
+    "scheduler_unschedulable_pods",
+    "[BETA] Number of pods that a plugin has rejected and that still wait.",
+    &["plugin", "profile"],
+);
+static CACHE: Desc = Desc::gauge("scheduler_cache_size", "[ALPHA] Number of nodes, pods and assumed pods that are known.", &["type"]);
 
 /// How a try ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

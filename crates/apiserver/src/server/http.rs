@@ -35,6 +35,10 @@ use tokio_rustls::TlsAcceptor;
 
 /// Time for a TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Headers of a request: a user in hundreds of groups comes through a front proxy with one for each. Go counts bytes only.
+const MAX_HEADERS: usize = 1000;
+/// As Go has it (`http.DefaultMaxHeaderBytes`).
+const MAX_HEADER_BYTES: u32 = 1 << 20;
 /// Time for the headers of a request.
 const HEADERS: Duration = Duration::from_secs(32);
 /// Streams per HTTP/2 connection.
@@ -97,8 +101,13 @@ async fn connection(server: Arc<ApiServer>, stream: TcpStream, address: IpAddr, 
     let most = Some(server.serving.config.http2_streams).filter(|n| *n > 0).unwrap_or(STREAMS);
     let (streams, residents) = streams();
     let mut builder = auto::Builder::new(streams);
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS);
-    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(most).keep_alive_interval(Some(Duration::from_secs(30)));
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS).max_headers(MAX_HEADERS);
+    builder
+        .http2()
+        .max_header_list_size(MAX_HEADER_BYTES)
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(most)
+        .keep_alive_interval(Some(Duration::from_secs(30)));
     builder
         .http2()
         .adaptive_window(false)

@@ -1,34 +1,32 @@
 //! What the controller counts (`horizontal_pod_autoscaler_controller_*`).
 
-use ferrokube_client::metrics::{Desc, Kind, Metrics};
+use ferrokube_client::metrics::{Desc, Metrics};
 use std::time::Duration;
 
 const BOUNDS: &[f64] = &[0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.024, 2.048, 4.096, 8.192, 16.384];
 
-static RECONCILED: Desc = Desc {
-    name: "horizontal_pod_autoscaler_controller_reconciliations_total",
-    help: "[ALPHA] Number of reconciliations of HPA controller. The label 'action' should be either 'scale_down', 'scale_up', or 'none'. Also, the label 'error' should be either 'spec', 'internal', or 'none'. Note that if both spec and internal errors happen during a reconciliation, the first one to occur is reported in `error` label.",
-    kind: Kind::Counter,
-    labels: &["action", "error"],
-};
-static RECONCILED_IN: Desc = Desc {
-    name: "horizontal_pod_autoscaler_controller_reconciliation_duration_seconds",
-    help: "[ALPHA] The time(seconds) that the HPA controller takes to reconcile once. The label 'action' should be either 'scale_down', 'scale_up', or 'none'. Also, the label 'error' should be either 'spec', 'internal', or 'none'. Note that if both spec and internal errors happen during a reconciliation, the first one to occur is reported in `error` label.",
-    kind: Kind::Histogram(BOUNDS),
-    labels: &["action", "error"],
-};
-static COMPUTED: Desc = Desc {
-    name: "horizontal_pod_autoscaler_controller_metric_computation_total",
-    help: "[ALPHA] Number of metric computations. The label 'action' should be either 'scale_down', 'scale_up', or 'none'. Also, the label 'error' should be either 'spec', 'internal', or 'none'. The label 'metric_type' corresponds to HPA.spec.metrics[*].type",
-    kind: Kind::Counter,
-    labels: &["action", "error", "metric_type"],
-};
-static COMPUTED_IN: Desc = Desc {
-    name: "horizontal_pod_autoscaler_controller_metric_computation_duration_seconds",
-    help: "[ALPHA] The time(seconds) that the HPA controller takes to calculate one metric. The label 'action' should be either 'scale_down', 'scale_up', or 'none'. The label 'error' should be either 'spec', 'internal', or 'none'. The label 'metric_type' corresponds to HPA.spec.metrics[*].type",
-    kind: Kind::Histogram(BOUNDS),
-    labels: &["action", "error", "metric_type"],
-};
+static RECONCILED: Desc = Desc::counter(
+    "horizontal_pod_autoscaler_controller_reconciliations_total",
+    "[ALPHA] Number of reconciliations of HPA controller. The label 'action' should be either 'scale_down', 'scale_up', or 'none'. Also, the label 'error' should be either 'spec', 'internal', or 'none'. Note that if both spec and internal errors happen during a reconciliation, the first one to occur is reported in `error` label.",
+    &["action", "error"],
+);
+static RECONCILED_IN: Desc = Desc::histogram(
+    "horizontal_pod_autoscaler_controller_reconciliation_duration_seconds",
+    "[ALPHA] The time(seconds) that the HPA controller takes to reconcile once. The label 'action' should be either 'scale_down', 'scale_up', or 'none'. Also, the label 'error' should be either 'spec', 'internal', or 'none'. Note that if both spec and internal errors happen during a reconciliation, the first one to occur is reported in `error` label.",
+    BOUNDS,
+    &["action", "error"],
+);
+static COMPUTED: Desc = Desc::counter(
+    "horizontal_pod_autoscaler_controller_metric_computation_total",
+    "[ALPHA] Number of metric computations. The label 'action' should be either 'scale_down', 'scale_up', or 'none'. Also, the label 'error' should be either 'spec', 'internal', or 'none'. The label 'metric_type' corresponds to HPA.spec.metrics[*].type",
+    &["action", "error", "metric_type"],
+);
+static COMPUTED_IN: Desc = Desc::histogram(
+    "horizontal_pod_autoscaler_controller_metric_computation_duration_seconds",
+    "[ALPHA] The time(seconds) that the HPA controller takes to calculate one metric. The label 'action' should be either 'scale_down', 'scale_up', or 'none'. The label 'error' should be either 'spec', 'internal', or 'none'. The label 'metric_type' corresponds to HPA.spec.metrics[*].type",
+    BOUNDS,
+    &["action", "error", "metric_type"],
+);
 
 /// Whose fault it is that something could not be found out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

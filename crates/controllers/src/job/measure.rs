@@ -2,59 +2,46 @@
 
 use super::indexes;
 use super::plan::{Plan, condition};
-use ferrokube_client::metrics::{Desc, Kind, Metrics};
+use ferrokube_client::metrics::{Desc, Metrics};
 use k8s_openapi::api::batch::v1::{Job, JobStatus};
 use std::time::Duration;
 
-static DURATION: Desc = Desc {
-    name: "job_controller_job_sync_duration_seconds",
-    help: "[STABLE] The time it took to sync a job",
-    kind: Kind::Histogram(&[0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.024, 2.048, 4.096, 8.192, 16.384, 32.768, 65.536]),
-    labels: &["completion_mode", "result", "action"],
-};
-static SYNCS: Desc = Desc {
-    name: "job_controller_job_syncs_total",
-    help: "[STABLE] The number of job syncs",
-    kind: Kind::Counter,
-    labels: &["completion_mode", "result", "action"],
-};
-static FINISHED: Desc = Desc {
-    name: "job_controller_jobs_finished_total",
-    help: "[STABLE] The number of finished jobs",
-    kind: Kind::Counter,
-    labels: &["completion_mode", "result", "reason"],
-};
-static PODS_FINISHED: Desc = Desc {
-    name: "job_controller_job_pods_finished_total",
-    help: "[STABLE] The number of finished Pods that are fully tracked",
-    kind: Kind::Counter,
-    labels: &["completion_mode", "result"],
-};
-static EXTERNAL: Desc = Desc {
-    name: "job_controller_jobs_by_external_controller_total",
-    help: "[ALPHA] The number of Jobs managed by an external controller",
-    kind: Kind::Counter,
-    labels: &["controller_name"],
-};
+static DURATION: Desc = Desc::histogram(
+    "job_controller_job_sync_duration_seconds",
+    "[STABLE] The time it took to sync a job",
+    &[0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.024, 2.048, 4.096, 8.192, 16.384, 32.768, 65.536],
+    &["completion_mode", "result", "action"],
+);
+static SYNCS: Desc =
+    Desc::counter("job_controller_job_syncs_total", "[STABLE] The number of job syncs", &["completion_mode", "result", "action"]);
+static FINISHED: Desc =
+    Desc::counter("job_controller_jobs_finished_total", "[STABLE] The number of finished jobs", &["completion_mode", "result", "reason"]);
+static PODS_FINISHED: Desc = Desc::counter(
+    "job_controller_job_pods_finished_total",
+    "[STABLE] The number of finished Pods that are fully tracked",
+    &["completion_mode", "result"],
+);
+static EXTERNAL: Desc = Desc::counter(
+    "job_controller_jobs_by_external_controller_total",
+    "[ALPHA] The number of Jobs managed by an external controller",
+    &["controller_name"],
+);
 
-static INDEXES_FINISHED: Desc = Desc {
-    name: "job_controller_job_finished_indexes_total",
-    help: "[ALPHA] `The number of finished indexes. Possible values for the, status label are: \"succeeded\", \"failed\". Possible values for the, backoffLimit label are: \"perIndex\" and \"global\"`.",
-    kind: Kind::Counter,
-    labels: &["status", "backoffLimit"],
-};
-static PODS_CREATED: Desc = Desc {
-    name: "job_controller_job_pods_creation_total",
-    help: "[ALPHA] The number of Pods created by the Job controller labelled with a reason for the Pod creation. This metric also distinguishes between Pods created using different PodReplacementPolicy settings. Possible values of the \"reason\" label are: \"new\", \"recreate_terminating_or_failed\", \"recreate_failed\". Possible values of the \"status\" label are: \"succeeded\", \"failed\".",
-    kind: Kind::Counter,
-    labels: &["reason", "status"],
-};
-static TRACKED: Desc = Desc {
-    name: "job_controller_terminated_pods_tracking_finalizer_total",
-    help: "[ALPHA] `The number of terminated pods (phase=Failed|Succeeded) that have the finalizer batch.kubernetes.io/job-tracking. The event label can be \"add\" or \"delete\".`",
-    kind: Kind::Counter,
-    labels: &["event"],
-};
+static INDEXES_FINISHED: Desc = Desc::counter(
+    "job_controller_job_finished_indexes_total",
+    "[ALPHA] `The number of finished indexes. Possible values for the, status label are: \"succeeded\", \"failed\". Possible values for the, backoffLimit label are: \"perIndex\" and \"global\"`.",
+    &["status", "backoffLimit"],
+);
+static PODS_CREATED: Desc = Desc::counter(
+    "job_controller_job_pods_creation_total",
+    "[ALPHA] The number of Pods created by the Job controller labelled with a reason for the Pod creation. This metric also distinguishes between Pods created using different PodReplacementPolicy settings. Possible values of the \"reason\" label are: \"new\", \"recreate_terminating_or_failed\", \"recreate_failed\". Possible values of the \"status\" label are: \"succeeded\", \"failed\".",
+    &["reason", "status"],
+);
+static TRACKED: Desc = Desc::counter(
+    "job_controller_terminated_pods_tracking_finalizer_total",
+    "[ALPHA] `The number of terminated pods (phase=Failed|Succeeded) that have the finalizer batch.kubernetes.io/job-tracking. The event label can be \"add\" or \"delete\".`",
+    &["event"],
+);
 
 /// Pods were made for a job of which some have failed, or not; and some could not be made.
 pub fn created(metrics: &Metrics, job: &Job, made: usize, missing: usize) {
