@@ -2,7 +2,7 @@
 
 use crate::audit::Trail;
 use crate::outbound::pool::with_http2;
-use crate::outbound::shelf::{Sender, Shelf, lost};
+use crate::outbound::shelf::{Sender, Shelf};
 use crate::output::Body;
 use crate::pipeline::Request;
 use crate::request::RequestBody;
@@ -242,10 +242,10 @@ impl Passenger {
         let again = (is_safe(&self.method) && body.is_end_stream()).then(|| head.clone());
         let mut request = head.map(|()| body);
         let address = to.authority();
+        let mut kept = lines.shelf.take(&address).await;
         loop {
-            let kept = lines.shelf.take(&address).await;
             let used = kept.is_some();
-            let mut sender = match kept {
+            let mut sender = match kept.take() {
                 Some(sender) => sender,
                 None => lines.connect(to, &address).await?,
             };
@@ -256,10 +256,12 @@ impl Passenger {
                 }
                 Err(failed) => failed,
             };
+            // Once more over a new connection.
+            let broken = used && !failed.error().is_parse() && !failed.error().is_user();
             request = match (failed.take_message(), &again) {
                 // It never left.
                 (Some(unsent), _) if used => unsent,
-                (None, Some(head)) if used && lost(failed.error()) => head.clone().map(|()| outgoing(None)),
+                (None, Some(head)) if broken => head.clone().map(|()| outgoing(None)),
                 _ => return Err(unreachable(to, &failed.into_error().to_string())),
             };
         }
