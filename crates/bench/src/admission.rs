@@ -5,7 +5,6 @@
 
 use crate::api::Room;
 use crate::connect::{Call, Server};
-use crate::objects::string_field;
 use anyhow::{Context, bail};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -20,6 +19,7 @@ use rcgen::{CertificateParams, KeyPair};
 use rustls::ServerConfig;
 use rustls::crypto::ring::default_provider;
 use rustls::pki_types::PrivateKeyDer;
+use serde::Deserialize;
 use serde_json::{Value, json};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -226,14 +226,26 @@ async fn answer(request: Request<Incoming>, calls: Arc<[AtomicUsize]>) -> anyhow
     if let Some(calls) = calls.get(number) {
         calls.fetch_add(1, Ordering::Relaxed);
     }
-    let answer = allowed(&body).context("a review without uid")?;
+    let answer = allowed(&body).context("no review")?;
     Ok(Response::builder().header("content-type", "application/json").body(Full::from(answer))?)
 }
 
-/// Yes to a review, whose own is the first `uid` in it.
-fn allowed(review: &[u8]) -> Option<String> {
-    let uid = string_field(review, "uid")?;
-    Some(format!(r#"{{"kind":"AdmissionReview","apiVersion":"admission.k8s.io/v1","response":{{"uid":"{uid}","allowed":true}}}}"#))
+/// What matters of an AdmissionReview: the object in it may have a `uid` before its own.
+#[derive(Deserialize)]
+struct Review {
+    request: Asked,
+}
+
+#[derive(Deserialize)]
+struct Asked {
+    uid: String,
+}
+
+/// Yes to a review.
+fn allowed(review: &[u8]) -> serde_json::Result<String> {
+    let review: Review = serde_json::from_slice(review)?;
+    let response = json!({"uid": review.request.uid, "allowed": true});
+    Ok(json!({"kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1", "response": response}).to_string())
 }
 
 #[cfg(test)]
@@ -242,9 +254,10 @@ mod tests {
 
     #[test]
     fn a_review_is_answered_with_its_own_uid() {
-        let review = json!({"kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1", "request": {"uid": "u-1"}});
+        let object = json!({"metadata": {"uid": "of the object"}});
+        let review = json!({"kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1", "request": {"object": object, "uid": "u-1"}});
         let answer: Value = serde_json::from_str(&allowed(review.to_string().as_bytes()).expect("an answer")).expect("JSON");
         assert_eq!(answer["response"], json!({"uid": "u-1", "allowed": true}));
-        assert_eq!(allowed(b"{}"), None);
+        assert!(allowed(b"{}").is_err());
     }
 }
