@@ -1,7 +1,7 @@
 //! What must hold when everything works again.
 
 use crate::world::World;
-use crate::{APPS, AWAY, CORE, JOBS, SLICES, Wanted};
+use crate::{APPS, AWAY, BUDGETS, CORE, CRONS, JOBS, SLICES, Wanted};
 use ferrokube_client::Client;
 use http::Method;
 use serde_json::Value;
@@ -72,6 +72,10 @@ pub async fn problems(world: &World, wanted: &Wanted) -> Vec<String> {
         job(&get(admin, &format!("{JOBS}/{name}")).await, name, &pods, ever, &mut found);
     }
     slices(admin, &pods, &mut found).await;
+    brief(world, &pods, &mut found).await;
+    tick(admin, &pods, &mut found).await;
+    budget(admin, wanted, &mut found).await;
+    quota(admin, &pods, &sets, &mut found).await;
     for (app, gone) in [("gone", wanted.gone), ("front", wanted.front_gone)] {
         let (pods, sets) = (of_app(&pods, app).len(), of_app(&sets, app).len());
         let right = if gone { (0, 0) } else { (2, 1) };
@@ -174,6 +178,46 @@ fn job(job: &Value, name: &str, pods: &[Value], ever: usize, found: &mut Found) 
     found.unless(failed >= lasting, || format!("{name}: counted {failed} of {lasting} failures"));
     let held = pods.iter().filter(|p| !p["metadata"]["finalizers"].is_null()).count();
     found.unless(held == 0, || format!("{name}: {held} pods have a finalizer"));
+}
+
+/// A job that may stay for a while after its end has come to it, and is gone with its pods.
+async fn brief(world: &World, pods: &[Value], found: &mut Found) {
+    let there = items(&world.admin, JOBS).await.iter().any(|j| crate::common::name(j) == "brief");
+    let ever = world.seen.lock().succeeded.get("brief").map_or(0, BTreeSet::len);
+    let left = of_app(pods, "brief").len();
+    found.unless(!there && left == 0 && ever >= 4, || format!("brief: there: {there}, {left} pods, {ever} ever succeeded"));
+}
+
+/// The cron job has seen all its jobs end, and keeps the last one.
+async fn tick(admin: &Client, pods: &[Value], found: &mut Found) {
+    let jobs = items(admin, JOBS).await;
+    let jobs = of_app(&jobs, "tick");
+    let complete = jobs.iter().filter(|j| !j["status"]["completionTime"].is_null()).count();
+    let cron = get(admin, &format!("{CRONS}/tick")).await;
+    let active = cron["status"]["active"].as_array().map_or(0, Vec::len);
+    let right = jobs.len() <= 1 && complete == jobs.len() && active == 0;
+    found.unless(right, || format!("tick: {complete} of {} jobs are complete, status {}", jobs.len(), cron["status"]));
+    let held = of_app(pods, "tick").iter().filter(|p| !p["metadata"]["finalizers"].is_null()).count();
+    found.unless(held == 0, || format!("tick: {held} pods have a finalizer"));
+}
+
+/// The budget allows what the deployment can spare.
+async fn budget(admin: &Client, wanted: &Wanted, found: &mut Found) {
+    let budget = get(admin, &format!("{BUDGETS}/web")).await;
+    let counts = ["expectedPods", "currentHealthy", "desiredHealthy", "disruptionsAllowed"].map(|k| count(&budget["status"][k]));
+    let right = counts == [wanted.web, wanted.web, wanted.web.saturating_sub(1), wanted.web.min(1)];
+    found.unless(right, || format!("budget: wanted {}, status {}", wanted.web, budget["status"]));
+}
+
+/// The quota tells what is there.
+async fn quota(admin: &Client, pods: &[Value], sets: &[Value], found: &mut Found) {
+    let quota = get(admin, &format!("{CORE}/resourcequotas/all")).await;
+    let going = pods.iter().filter(|p| !["Succeeded", "Failed"].iter().any(|over| p["status"]["phase"] == *over)).count();
+    let claims = items(admin, &format!("{CORE}/persistentvolumeclaims")).await.len();
+    for (name, there) in [("pods", going), ("persistentvolumeclaims", claims), ("count/replicasets.apps", sets.len())] {
+        let used = &quota["status"]["used"][name];
+        found.unless(*used == there.to_string(), || format!("quota: {name} used {used}, there are {there}"));
+    }
 }
 
 async fn slices(admin: &Client, pods: &[Value], found: &mut Found) {

@@ -1,6 +1,6 @@
 //! A transport on which everything goes wrong that can: requests that do not arrive, answers that do not, refusals,
-//! delays, watches that lag behind or break, a server that is away, and a controller manager that ends at that very
-//! moment. What happens follows from the seed.
+//! delays, watches that lag behind, fall silent or break, a server that is away, a controller manager that ends at that very
+//! moment, and one that stands still while another takes its place. What happens follows from the seed.
 
 use bytes::Bytes;
 use ferrokube_api::{Change, Selection};
@@ -15,7 +15,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 /// What goes wrong, for all clients of one run.
@@ -23,12 +23,18 @@ pub struct Faults {
     dice: Mutex<StdRng>,
     on: AtomicBool,
     away: AtomicBool,
+    /// Until when no watch says anything.
+    silent: Mutex<Instant>,
     /// Pods whose creation the controller could not know of: the request was lost on the way back, or the controller ended.
     pub unknown_creations: AtomicUsize,
     /// Likewise deletions.
     pub unknown_deletions: AtomicUsize,
+    /// Replica sets written by a leader that was one no more.
+    pub late_scales: AtomicUsize,
     /// Told when the controllers are to end and to start anew.
     pub crash: Notify,
+    /// Told when the controllers are to stand still and others to take their place.
+    pub hand_over: Notify,
     trace: Mutex<Trace>,
     began: Instant,
 }
@@ -60,9 +66,12 @@ impl Faults {
             dice: Mutex::new(StdRng::seed_from_u64(seed)),
             on: AtomicBool::new(true),
             away: AtomicBool::new(false),
+            silent: Mutex::new(Instant::now()),
             unknown_creations: AtomicUsize::default(),
             unknown_deletions: AtomicUsize::default(),
+            late_scales: AtomicUsize::default(),
             crash: Notify::new(),
+            hand_over: Notify::new(),
             trace: Mutex::default(),
             began: Instant::now(),
         })
@@ -97,11 +106,33 @@ impl Faults {
     pub fn heal(&self) {
         self.on.store(false, Ordering::Relaxed);
         self.away.store(false, Ordering::Relaxed);
+        *self.silent.lock() = Instant::now();
+    }
+
+    /// No watch says anything for a while, and none breaks.
+    pub fn silence(&self, time: Duration) {
+        let mut until = self.silent.lock();
+        // Not anew before the last one is over: together they could last for longer than controllers wait for news.
+        if *until <= Instant::now() {
+            *until = Instant::now() + time;
+        }
     }
 
     /// The server goes away, or comes back.
     pub fn set_away(&self, away: bool) {
         self.away.store(away, Ordering::Relaxed);
+    }
+
+    /// Returns when watches say something.
+    async fn spoken(&self) {
+        loop {
+            let until = *self.silent.lock();
+            if until <= Instant::now() {
+                return;
+            }
+            // Healing ends it sooner.
+            tokio::time::sleep_until(until.min(Instant::now() + Duration::from_secs(5))).await;
+        }
     }
 
     fn is_away(&self) -> bool {
@@ -113,7 +144,7 @@ impl Faults {
         self.on.load(Ordering::Relaxed) && self.dice.lock().random_range(0..100) < percent
     }
 
-    fn pause(&self, most: Duration) -> Duration {
+    pub fn pause(&self, most: Duration) -> Duration {
         most.mul_f64(self.dice.lock().random::<f64>())
     }
 
@@ -138,36 +169,68 @@ impl Faults {
     }
 }
 
+/// The time in office of one controller manager.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Term {
+    Leads,
+    /// Stands still, as a process that is given no time, and another one leads.
+    Frozen,
+    /// Goes on, as it does not know yet.
+    Late,
+}
+
 /// A transport with faults.
 pub struct Faulty {
     pub inner: Arc<dyn Transport>,
     pub faults: Arc<Faults>,
+    pub term: watch::Receiver<Term>,
 }
 
-/// A write of a pod on its way: if the controller ends meanwhile, it will not know.
+/// Returns when who asks is given time.
+async fn thawed(term: &mut watch::Receiver<Term>) {
+    // It lasts as long as its transports do, or there is nobody who would thaw it.
+    if term.wait_for(|t| *t != Term::Frozen).await.is_err() {
+        std::future::pending().await
+    }
+}
+
+/// A write on its way: if the controller ends meanwhile, or is not the one that leads any more, the one that does will not know.
 struct OnItsWay<'f> {
     counter: Option<&'f AtomicUsize>,
+    term: &'f watch::Receiver<Term>,
+    /// It counts only if the leader has changed.
+    only_late: bool,
 }
 
 impl<'f> OnItsWay<'f> {
-    fn of(faults: &'f Faults, request: &Request<Bytes>) -> Self {
-        let path = request.uri().path();
+    fn of(faulty: &'f Faulty, request: &Request<Bytes>) -> Self {
+        let (path, faults) = (request.uri().path(), &faulty.faults);
+        let only_late = path.contains("/replicasets") && !path.ends_with("/status");
         let counter = match *request.method() {
             Method::POST if path.ends_with("/pods") => Some(&faults.unknown_creations),
             Method::DELETE if path.contains("/pods/") => Some(&faults.unknown_deletions),
+            Method::POST | Method::PUT if only_late => Some(&faults.late_scales),
             _ => None,
         };
-        OnItsWay { counter }
+        OnItsWay { counter, term: &faulty.term, only_late }
     }
 
+    /// The leader knows what came of it, or nothing did.
     fn arrived(mut self) {
         self.counter = None;
+    }
+
+    /// Whoever asked knows what came of it.
+    fn answered(mut self, changed: bool) {
+        if !changed || *self.term.borrow() == Term::Leads {
+            self.counter = None;
+        }
     }
 }
 
 impl Drop for OnItsWay<'_> {
     fn drop(&mut self) {
-        if let Some(counter) = self.counter {
+        if let Some(counter) = self.counter.filter(|_| !self.only_late || *self.term.borrow() != Term::Leads) {
             counter.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -192,7 +255,8 @@ fn refusal(code: u16) -> Response<Bytes> {
 impl Transport for Faulty {
     fn send(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, TransportError>> {
         async move {
-            let on_its_way = OnItsWay::of(&self.faults, &request);
+            thawed(&mut self.term.clone()).await;
+            let on_its_way = OnItsWay::of(self, &request);
             let fault = self.faults.draw();
             self.faults.note(&request, &fault);
             match fault {
@@ -221,12 +285,12 @@ impl Transport for Faulty {
                     tokio::time::sleep(time).await;
                     let answer = self.inner.send(request).await;
                     tokio::time::sleep(time).await;
-                    on_its_way.arrived();
+                    on_its_way.answered(answer.as_ref().is_ok_and(|a| a.status().is_success()));
                     answer
                 }
                 Fault::None => {
                     let answer = self.inner.send(request).await;
-                    on_its_way.arrived();
+                    on_its_way.answered(answer.as_ref().is_ok_and(|a| a.status().is_success()));
                     answer
                 }
             }
@@ -235,16 +299,25 @@ impl Transport for Faulty {
     }
 
     fn subscribe(&self, selection: Selection) -> BoxStream<'static, Change> {
-        let (inner, faults) = (self.inner.clone(), self.faults.clone());
+        let (inner, faults, term) = (self.inner.clone(), self.faults.clone(), self.term.clone());
         let open = inner.subscribe(selection.clone());
-        stream::unfold(Some(open), move |open| next(inner.clone(), faults.clone(), selection.clone(), open)).boxed()
+        let next = move |open| {
+            let (inner, faults, selection, mut term) = (inner.clone(), faults.clone(), selection.clone(), term.clone());
+            async move {
+                let next = next(inner, &faults, selection, open).await;
+                thawed(&mut term).await;
+                faults.spoken().await;
+                next
+            }
+        };
+        stream::unfold(Some(open), next).boxed()
     }
 }
 
 /// The next change: late, or from a new watch because the old one broke.
 async fn next(
     inner: Arc<dyn Transport>,
-    faults: Arc<Faults>,
+    faults: &Faults,
     selection: Selection,
     open: Option<BoxStream<'static, Change>>,
 ) -> Option<(Change, Option<BoxStream<'static, Change>>)> {

@@ -1,6 +1,7 @@
-//! Controllers on a bad day: errors, lost answers, delays, stale reads, broken watches, restarts of theirs and of the API
-//! server, one that is away for a minute, a clock that jumps. Whatever happens, no pod is lost and none is there twice once it is over; and
-//! while it lasts there are never more pods than asked for, save those whose making the controller could not know of.
+//! Controllers on a bad day: errors, lost answers, delays, stale reads, watches that break or fall silent, restarts of theirs
+//! and of the API server, one that is away for a minute, a leader that stands still and goes on after another has taken its
+//! place, a clock that jumps. Whatever happens, no pod is lost and none is there twice once it is over; and while it lasts
+//! there are never more pods than asked for, save those whose making the controller could not know of.
 //!
 //! Each seed is a run of its own, in a process of its own, on a paused clock and with dice of its own (`machine.rs`), so
 //! that the same seed is the same run. `SIMULATION_SEEDS=2000` runs that many (from `SIMULATION_FIRST` on),
@@ -41,6 +42,8 @@ const LEAP: i64 = 1800;
 pub const APPS: &str = "/apis/apps/v1/namespaces/default";
 pub const JOBS: &str = "/apis/batch/v1/namespaces/default/jobs";
 pub const CORE: &str = "/api/v1/namespaces/default";
+pub const CRONS: &str = "/apis/batch/v1/namespaces/default/cronjobs";
+pub const BUDGETS: &str = "/apis/policy/v1/namespaces/default/poddisruptionbudgets";
 pub const SLICES: &str = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
 pub const AWAY: &str = "/api/v1/namespaces/away";
 /// What each job wants: so many at once.
@@ -118,9 +121,18 @@ impl World {
         self.ask(Method::POST, &format!("{APPS}/daemonsets"), workload("agent", "a", json!({}))).await;
         self.ask(Method::POST, JOBS, job("indexed", json!({"completionMode": "Indexed"}))).await;
         self.ask(Method::POST, JOBS, job("plain", json!({}))).await;
+        self.ask(Method::POST, JOBS, job("brief", json!({"ttlSecondsAfterFinished": 90}))).await;
+        let tick = json!({"metadata": {"name": "tick"}, "spec": {"schedule": "*/2 * * * *", "successfulJobsHistoryLimit": 1,
+            "jobTemplate": job("tick", json!({"parallelism": 1, "completions": 1}))}});
+        self.ask(Method::POST, CRONS, tick).await;
+        let budget = json!({"metadata": {"name": "web"}, "spec": {"maxUnavailable": 1, "selector": {"matchLabels": {"app": "web"}}}});
+        self.ask(Method::POST, BUDGETS, budget).await;
         self.ask(Method::POST, "/apis/apps/v1/namespaces/away/deployments", workload("far", "a", json!({"replicas": 2}))).await;
         self.ask(Method::POST, "/apis/batch/v1/namespaces/away/jobs", job("chore", json!({}))).await;
         self.ask(Method::POST, &format!("{AWAY}/configmaps"), json!({"metadata": {"name": "c"}})).await;
+        let quota = json!({"metadata": {"name": "all"},
+            "spec": {"hard": {"pods": "100", "persistentvolumeclaims": "100", "count/replicasets.apps": "100"}}});
+        self.ask(Method::POST, &format!("{CORE}/resourcequotas"), quota).await;
         let service = json!({"metadata": {"name": "web"}, "spec": {"selector": {"app": "web"}, "ports": [{"port": 80}]}});
         self.ask(Method::POST, &format!("{CORE}/services"), service).await;
         let image = || "a".to_owned();
@@ -144,7 +156,7 @@ impl World {
     async fn step(&mut self, dice: &mut StdRng, wanted: &mut Wanted) {
         let image = ["a", "b", "c"][dice.random_range(0..3)].to_owned();
         let template = |image: &str| json!({"spec": {"template": {"spec": {"containers": [{"name": "c", "image": image}]}}}});
-        match dice.random_range(0..18) {
+        match dice.random_range(0..20) {
             0 => {
                 wanted.web = dice.random_range(0..6);
                 wanted.most_web = wanted.most_web.max(wanted.web);
@@ -194,10 +206,12 @@ impl World {
                 tokio::time::sleep(Duration::from_secs(60)).await;
                 self.faults.set_away(false);
             }
-            // Longer, and what was not seen for five minutes counts as never to be seen (`ExpectationsTimeout`).
-            13 => tokio::time::advance(Duration::from_secs(dice.random_range(60..290))).await,
+            // What was not seen for five minutes, all mishaps together, counts as never to be seen (`ExpectationsTimeout`).
+            13 => tokio::time::advance(Duration::from_secs(dice.random_range(30..120))).await,
             14 => machine::leap(dice.random_range(-LEAP..=LEAP)),
             15 | 16 => self.server.restart(Duration::from_millis(dice.random_range(0..30_000))).await,
+            17 => self.faults.hand_over.notify_one(),
+            18 => self.faults.silence(Duration::from_secs(dice.random_range(20..90))),
             _ => self.faults.crash.notify_one(),
         }
     }
@@ -231,6 +245,8 @@ async fn run(seed: u64) -> String {
         world.step(&mut dice, &mut wanted).await;
     }
     world.faults.heal();
+    // It would never come to rest.
+    world.ask(Method::PATCH, &format!("{CRONS}/tick"), json!({"spec": {"suspend": true}})).await;
     let healed = tokio::time::Instant::now();
     let mut wait = Duration::from_secs(1);
     loop {
@@ -269,7 +285,12 @@ fn never_too_many(seed: u64, world: &World, wanted: &Wanted) {
         assert!(*peak <= most + unknown, "seed {seed}: {peak} pods at once of {kind} {name} of at most {most}, {unknown} not known of");
     }
     let (total, limit) = (seen.peak_total, web_limit(wanted));
-    assert!(total <= limit, "seed {seed}: the replica sets of a deployment wanted {total} pods at once, at most {limit} are allowed");
+    // A leader that is late may raise one while the new one raises another.
+    let late = count(&world.faults.late_scales) > 0;
+    assert!(
+        late || total <= limit,
+        "seed {seed}: the replica sets of a deployment wanted {total} pods at once, at most {limit} are allowed"
+    );
 }
 
 fn number(name: &str) -> Option<u64> {

@@ -1,6 +1,6 @@
 //! The rest of the cluster: a scheduler and kubelets that always work, and an observer who counts.
 
-use crate::faults::{Faults, Faulty};
+use crate::faults::{Faults, Faulty, Term};
 use crate::server::Server;
 use ferrokube_api::{Change, Object};
 use ferrokube_client::controller::{self, Next};
@@ -13,15 +13,20 @@ use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::task::JoinHandle;
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
 
 /// The controllers under test.
-const CONTROLLERS: [&str; 9] = [
+const CONTROLLERS: [&str; 13] = [
     "deployment-controller",
     "replicaset-controller",
     "statefulset-controller",
     "daemonset-controller",
     "job-controller",
+    "cronjob-controller",
+    "ttl-after-finished-controller",
+    "disruption-controller",
+    "resourcequota-controller",
     "endpointslice-controller",
     "garbage-collector-controller",
     "namespace-controller",
@@ -126,19 +131,37 @@ impl Drop for Ending {
     }
 }
 
-/// The controllers, which lose everything they know whenever they crash.
+/// The controllers, which lose everything they know whenever they crash or others take their place.
 async fn keep_running(server: Arc<Server>, faults: Arc<Faults>) {
+    let mut former = JoinSet::new();
     loop {
-        let mut running = Ending(controllers(&server, &faults));
-        faults.crash.notified().await;
-        running.0.abort();
-        let _ = (&mut running.0).await;
+        let (term, told) = watch::channel(Term::Leads);
+        let mut running = Ending(controllers(&server, &faults, &told));
+        tokio::select! {
+            biased;
+            () = faults.crash.notified() => {
+                running.0.abort();
+                let _ = (&mut running.0).await;
+            }
+            () = faults.hand_over.notified() => drop(former.spawn(linger(running, term, faults.clone()))),
+        }
     }
 }
 
-fn controllers(server: &Arc<Server>, faults: &Arc<Faults>) -> JoinHandle<()> {
-    let faulty = |inner: Arc<dyn Transport>, faults: &Arc<Faults>, agent: &str| {
-        Client::new(Arc::new(Faulty { inner, faults: faults.clone() }), agent)
+/// A leader that stands still for so long that another one takes its place, goes on with what it was about to do, and ends when
+/// it notices.
+async fn linger(running: Ending, term: watch::Sender<Term>, faults: Arc<Faults>) {
+    term.send_replace(Term::Frozen);
+    tokio::time::sleep(faults.pause(Duration::from_secs(40))).await;
+    term.send_replace(Term::Late);
+    tokio::time::sleep(faults.pause(Duration::from_secs(2))).await;
+    drop(running);
+}
+
+fn controllers(server: &Arc<Server>, faults: &Arc<Faults>, term: &watch::Receiver<Term>) -> JoinHandle<()> {
+    let term = term.clone();
+    let faulty = move |inner: Arc<dyn Transport>, faults: &Arc<Faults>, agent: &str| {
+        Client::new(Arc::new(Faulty { inner, faults: faults.clone(), term: term.clone() }), agent)
     };
     let manager = server.transport("system:kube-controller-manager", &[]);
     let caches = Caches::new(faulty(manager, faults, "kube-controller-manager"));
