@@ -35,6 +35,8 @@ pub struct Faults {
     pub crash: Notify,
     /// Told when the controllers are to stand still and others to take their place.
     pub hand_over: Notify,
+    /// How often they did.
+    pub hand_overs: AtomicUsize,
     trace: Mutex<Trace>,
     began: Instant,
 }
@@ -72,6 +74,7 @@ impl Faults {
             late_scales: AtomicUsize::default(),
             crash: Notify::new(),
             hand_over: Notify::new(),
+            hand_overs: AtomicUsize::default(),
             trace: Mutex::default(),
             began: Instant::now(),
         })

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
@@ -151,6 +152,7 @@ async fn keep_running(server: Arc<Server>, faults: Arc<Faults>) {
 /// A leader that stands still for so long that another one takes its place, goes on with what it was about to do, and ends when
 /// it notices.
 async fn linger(running: Ending, term: watch::Sender<Term>, faults: Arc<Faults>) {
+    faults.hand_overs.fetch_add(1, Ordering::Relaxed);
     term.send_replace(Term::Frozen);
     tokio::time::sleep(faults.pause(Duration::from_secs(40))).await;
     term.send_replace(Term::Late);
