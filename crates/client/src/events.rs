@@ -4,6 +4,9 @@
 //! only in their message become one, and what is said too often about an object is dropped ([`crate::correlate`]). Recording never blocks and never fails the caller; a full queue drops the event with a log line.
 //! Several events are written at once, of which no two are the same one: what happens again while it is being written is
 //! counted and written afterwards, once.
+//!
+//! There are two ways to write them, as upstream: counted ones of `v1`, and those of `events.k8s.io/v1`, which say what was
+//! done ([`What`]) and become a series when it is done again. Which one a component uses is a fact of Kubernetes.
 
 use crate::correlate::{Correlator, forget};
 use crate::{Client, Patch, Resource};
@@ -12,7 +15,8 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use k8s_openapi::api::events::v1::{self as events, EventSeries};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, Time};
 use std::collections::HashMap;
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -35,10 +39,26 @@ impl EventType {
     }
 }
 
+/// What a component did or tried: the part of an event that only those of `events.k8s.io/v1` have.
+#[derive(Clone, Debug, Default)]
+pub struct What {
+    /// `action`.
+    pub action: &'static str,
+    /// The object for whose sake it was done.
+    pub related: Option<ObjectReference>,
+}
+
+impl From<&'static str> for What {
+    fn from(action: &'static str) -> Self {
+        What { action, related: None }
+    }
+}
+
 struct Note {
     about: ObjectReference,
     kind: EventType,
     reason: String,
+    what: What,
     message: String,
     at: Timestamp,
 }
@@ -55,12 +75,26 @@ const BACKLOG: usize = 10_000;
 const WRITES: usize = 16;
 /// Before the message of an event that stands for many.
 const COMBINED: &str = "(combined from similar events): ";
+/// Longest note of an event of `events.k8s.io/v1`, in bytes, and how one ends that was longer.
+const LONGEST_NOTE: usize = 1024;
+const CUT: &str = " ...";
 
 impl Recorder {
     /// A recorder that writes through `client` as `component` (on `host`, for node components).
     pub fn new(client: Client, component: &str, host: &str) -> Self {
+        Self::writing(Source { client, component: component.into(), host: host.into(), series: false })
+    }
+
+    /// A recorder that writes events of `events.k8s.io/v1` as `controller`, an instance of it on this host.
+    pub fn of_series(client: Client, controller: &str) -> Self {
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let host = format!("{controller}-{}", host.trim());
+        Self::writing(Source { client, component: controller.into(), host, series: true })
+    }
+
+    fn writing(source: Source) -> Self {
         let (notes, inbox) = mpsc::channel(BACKLOG);
-        let source = Arc::new(Source { client, component: component.into(), host: host.into() });
+        let source = Arc::new(source);
         let writer = Writer {
             source,
             known: HashMap::new(),
@@ -74,7 +108,12 @@ impl Recorder {
 
     /// Records that something happened to an object.
     pub fn event(&self, about: ObjectReference, kind: EventType, reason: &str, message: impl Into<String>) {
-        let note = Note { about, kind, reason: reason.into(), message: message.into(), at: Timestamp::now() };
+        self.did(What::default(), about, kind, reason, message);
+    }
+
+    /// Records what was done about an object.
+    pub fn did(&self, what: impl Into<What>, about: ObjectReference, kind: EventType, reason: &str, message: impl Into<String>) {
+        let note = Note { about, kind, reason: reason.into(), what: what.into(), message: message.into(), at: Timestamp::now() };
         if let Err(e) = self.notes.try_send(note) {
             tracing::warn!("event not recorded: {e}");
         }
@@ -139,7 +178,8 @@ impl Writer {
 
     fn hear(&mut self, mut note: Note) {
         let mut key = fingerprint(&note);
-        if self.correlator.is_combined(&note.about, note.kind, &note.reason, &note.message, note.at) {
+        // Series are of one thing each: similar ones stay apart.
+        if !self.source.series && self.correlator.is_combined(&note.about, note.kind, &note.reason, &note.message, note.at) {
             key.6 = COMBINED.into();
             note.message.insert_str(0, COMBINED);
         }
@@ -183,41 +223,71 @@ impl Writer {
 struct Source {
     client: Client,
     component: String,
+    /// The host, or the instance of those that write series.
     host: String,
+    series: bool,
 }
 
 impl Source {
     async fn write(&self, note: Note, times: i32, known: Option<Known>) -> crate::Result<Known> {
         if let Some(known) = known {
             let known = Known { count: known.count + times, at: note.at, ..known };
-            let patch = serde_json::json!({"count": known.count, "lastTimestamp": seconds(note.at), "message": note.message});
-            match self.client.patch::<Event>(&known.namespace, &known.name, &Patch::Strategic(patch)).await {
+            match self.again(&note, &known).await {
                 // It expired: make a new one.
                 Err(e) if e.is_not_found() => {}
                 Err(e) => {
                     tracing::debug!(reason = note.reason, "event not written: {e}");
                     return Ok(known);
                 }
-                Ok(_) => return Ok(known),
+                Ok(()) => return Ok(known),
             }
         }
-        let mut event = self.new_event(&note);
-        event.count = Some(times);
-        let (namespace, name) = (event.metadata.namespace.clone(), event.metadata.name.clone());
-        self.client.create(&event).await?;
-        Ok(Known { namespace: namespace.unwrap_or_default(), name: name.unwrap_or_default(), count: times, at: note.at })
+        let metadata = metadata(&note);
+        let (namespace, name) = (metadata.namespace.clone().unwrap_or_default(), metadata.name.clone().unwrap_or_default());
+        if self.series {
+            self.client.create(&self.new_series(&note, times, metadata)).await?;
+        } else {
+            let mut event = self.new_event(&note, metadata);
+            event.count = Some(times);
+            self.client.create(&event).await?;
+        }
+        Ok(Known { namespace, name, count: times, at: note.at })
     }
 
-    fn new_event(&self, note: &Note) -> Event {
+    /// Says that an event happened again.
+    async fn again(&self, note: &Note, known: &Known) -> crate::Result<()> {
+        let (namespace, name) = (&known.namespace, &known.name);
+        if self.series {
+            let series = EventSeries { count: known.count, last_observed_time: MicroTime(note.at) };
+            let patch = Patch::Strategic(serde_json::json!({"series": series}));
+            return self.client.patch::<events::Event>(namespace, name, &patch).await.map(drop);
+        }
+        let patch = serde_json::json!({"count": known.count, "lastTimestamp": seconds(note.at), "message": note.message});
+        self.client.patch::<Event>(namespace, name, &Patch::Strategic(patch)).await.map(drop)
+    }
+
+    fn new_series(&self, note: &Note, times: i32, metadata: ObjectMeta) -> events::Event {
+        let at = MicroTime(note.at);
+        events::Event {
+            metadata,
+            event_time: Some(at.clone()),
+            series: (times > 1).then_some(EventSeries { count: times, last_observed_time: at }),
+            reporting_controller: Some(self.component.clone()),
+            reporting_instance: Some(self.host.clone()),
+            action: Some(note.what.action.to_owned()),
+            reason: Some(note.reason.clone()),
+            regarding: Some(note.about.clone()),
+            related: note.what.related.clone(),
+            note: Some(cut(&note.message)),
+            type_: Some(note.kind.as_str().into()),
+            ..events::Event::default()
+        }
+    }
+
+    fn new_event(&self, note: &Note, metadata: ObjectMeta) -> Event {
         let at = Time(note.at);
-        let namespace = note.about.namespace.clone().filter(|n| !n.is_empty()).unwrap_or_else(|| "default".into());
-        let subject = note.about.name.as_deref().unwrap_or_default();
         Event {
-            metadata: ObjectMeta {
-                name: Some(format!("{subject}.{:x}", note.at.as_nanosecond())),
-                namespace: Some(namespace),
-                ..ObjectMeta::default()
-            },
+            metadata,
             involved_object: note.about.clone(),
             type_: Some(note.kind.as_str().into()),
             reason: Some(note.reason.clone()),
@@ -231,6 +301,21 @@ impl Source {
             ..Event::default()
         }
     }
+}
+
+fn metadata(note: &Note) -> ObjectMeta {
+    let namespace = note.about.namespace.clone().filter(|n| !n.is_empty()).unwrap_or_else(|| "default".into());
+    let subject = note.about.name.as_deref().unwrap_or_default();
+    let name = format!("{subject}.{:x}", note.at.as_nanosecond());
+    ObjectMeta { name: Some(name), namespace: Some(namespace), ..ObjectMeta::default() }
+}
+
+/// A note as long as it may be.
+fn cut(message: &str) -> String {
+    if message.len() <= LONGEST_NOTE {
+        return message.to_owned();
+    }
+    format!("{}{CUT}", &message[..message.floor_char_boundary(LONGEST_NOTE - CUT.len())])
 }
 
 fn fingerprint(note: &Note) -> Fingerprint {

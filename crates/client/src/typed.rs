@@ -88,6 +88,7 @@ resources! {
     api::core::v1::Secret, true;
     api::core::v1::ServiceAccount, true;
     api::core::v1::Event, true;
+    api::events::v1::Event, true;
     api::core::v1::PersistentVolumeClaim, true;
     api::core::v1::PersistentVolume, false;
     api::core::v1::ReplicationController, true;

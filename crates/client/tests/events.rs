@@ -1,7 +1,7 @@
 //! Events over a transport that answers when the test says so.
 
 use bytes::Bytes;
-use ferrokube_client::events::{EventType, Recorder};
+use ferrokube_client::events::{EventType, Recorder, What};
 use ferrokube_client::k8s_openapi::api::core::v1::ObjectReference;
 use ferrokube_client::{Change, Client, Selection, Transport, TransportError};
 use futures_util::StreamExt;
@@ -33,10 +33,17 @@ impl Transport for Held {
     }
 }
 
-fn held() -> (Arc<Held>, Recorder, mpsc::UnboundedReceiver<(http::Method, Value)>) {
+/// A transport, a recorder over it, and what it writes.
+type Watched = (Arc<Held>, Recorder, mpsc::UnboundedReceiver<(http::Method, Value)>);
+
+fn held() -> Watched {
+    holding(|client| Recorder::new(client, "tester", ""))
+}
+
+fn holding(recorder: impl FnOnce(Client) -> Recorder) -> Watched {
     let (requests, seen) = mpsc::unbounded_channel();
     let transport = Arc::new(Held { requests, answers: Semaphore::new(0) });
-    (transport.clone(), Recorder::new(Client::new(transport, "test"), "tester", ""), seen)
+    (transport.clone(), recorder(Client::new(transport, "test")), seen)
 }
 
 fn pod(name: &str) -> ObjectReference {
@@ -118,4 +125,33 @@ async fn what_is_said_too_often_about_an_object_is_dropped_but_counted() {
         last = last.max(event["count"].as_i64().unwrap());
     }
     assert!(last <= 25, "no more than the burst is written: {last}");
+}
+
+#[tokio::test]
+async fn what_is_done_again_becomes_a_series_of_the_first_event() {
+    let (transport, recorder, mut seen) = holding(|client| Recorder::of_series(client, "planner"));
+    let what = || What { action: "Planning", related: Some(pod("b")) };
+    recorder.did(what(), pod("a"), EventType::Warning, "FailedPlanning", "no place");
+    let (method, event) = seen.recv().await.unwrap();
+    assert_eq!((method, &event["apiVersion"], &event["note"]), (http::Method::POST, &"events.k8s.io/v1".into(), &"no place".into()));
+    assert_eq!((&event["action"], &event["reportingController"]), (&"Planning".into(), &"planner".into()));
+    assert_eq!((&event["regarding"]["name"], &event["related"]["name"]), (&"a".into(), &"b".into()));
+    assert!(event["reportingInstance"].as_str().unwrap().starts_with("planner-") && event["eventTime"].is_string());
+    assert!(event["series"].is_null(), "it is one so far");
+    transport.answers.add_permits(1);
+    recorder.did(what(), pod("a"), EventType::Warning, "FailedPlanning", "no place");
+    let (method, patch) = seen.recv().await.unwrap();
+    assert_eq!((method, &patch["series"]["count"]), (http::Method::PATCH, &2.into()));
+    assert!(patch["series"]["lastObservedTime"].is_string());
+    transport.answers.add_permits(1);
+}
+
+#[tokio::test]
+async fn a_note_that_is_too_long_is_cut() {
+    let (transport, recorder, mut seen) = holding(|client| Recorder::of_series(client, "planner"));
+    recorder.did("Planning", pod("a"), EventType::Warning, "FailedPlanning", "\u{e9}".repeat(600));
+    let (_, event) = seen.recv().await.unwrap();
+    let note = event["note"].as_str().unwrap();
+    assert!(note.len() <= 1024 && note.ends_with("\u{e9} ..."), "{note}");
+    transport.answers.add_permits(1);
 }

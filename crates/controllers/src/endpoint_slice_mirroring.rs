@@ -25,8 +25,6 @@ const SKIP: &str = "endpointslice.kubernetes.io/skip-mirror";
 /// Endpoints that only held a lock of an older kind of leader election.
 const LEADER: &str = "control-plane.alpha.kubernetes.io/leader";
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
-/// Addresses mirrored of a subset (`--mirroring-max-endpoints-per-subset`).
-const MOST_OF_SUBSET: usize = 1000;
 /// Endpoints in one slice.
 const MOST: usize = 100;
 /// Retries of one key.
@@ -51,8 +49,8 @@ pub(crate) async fn run(context: Context) {
     });
     let add = queue.clone();
     services.on_change(move |d| add.add(d.key().clone()));
-    let add = queue.clone();
-    endpoints.on_change(move |d| add.add(d.key().clone()));
+    let (add, wait) = (queue.clone(), context.config.settings.endpoints.mirrored_wait);
+    endpoints.on_change(move |d| add.add_after(d.key().clone(), wait));
     let add = queue.clone();
     slices.on_change(move |d| {
         let ours = d.latest().label(MANAGED_BY) == Some(MANAGER);
@@ -71,14 +69,15 @@ impl Mirror {
         let service = self.services.read(&key.namespace, &key.name)?;
         let endpoints = self.endpoints.read(&key.namespace, &key.name)?;
         let endpoints = endpoints.filter(|e| service.as_ref().is_some_and(|s| is_mirrored(s, e)));
-        let skipped = endpoints.as_ref().map_or(0, skipped);
+        let most = self.context.config.settings.endpoints.mirrored_per_subset;
+        let skipped = endpoints.as_ref().map_or(0, |e| skipped(e, most));
         if let (Some(endpoints), true) = (&endpoints, skipped > 0) {
             let message = format!(
-                "A max of {MOST_OF_SUBSET} addresses can be mirrored to EndpointSlices per Endpoints subset. {skipped} addresses were skipped"
+                "A max of {most} addresses can be mirrored to EndpointSlices per Endpoints subset. {skipped} addresses were skipped"
             );
             self.context.recorder.about(endpoints, EventType::Warning, "TooManyAddressesToMirror", message);
         }
-        let wanted = endpoints.as_ref().map(wanted).unwrap_or_default();
+        let wanted = endpoints.as_ref().map(|e| wanted(e, most)).unwrap_or_default();
         for change in plan(wanted, own) {
             self.apply(change).await?;
         }
@@ -122,16 +121,17 @@ fn addresses(subset: &EndpointSubset) -> impl Iterator<Item = (&EndpointAddress,
     ready.chain(subset.not_ready_addresses.iter().flatten().map(|a| (a, false)))
 }
 
-fn skipped(endpoints: &Endpoints) -> usize {
-    endpoints.subsets.iter().flatten().map(|s| addresses(s).count().saturating_sub(MOST_OF_SUBSET)).sum()
+/// Addresses that are too many: of a subset, `most` are mirrored.
+fn skipped(endpoints: &Endpoints, most: usize) -> usize {
+    endpoints.subsets.iter().flatten().map(|s| addresses(s).count().saturating_sub(most)).sum()
 }
 
 /// The slices that show the endpoints: by ports and family of addresses, in parts.
-fn wanted(endpoints: &Endpoints) -> Vec<EndpointSlice> {
+fn wanted(endpoints: &Endpoints, most: usize) -> Vec<EndpointSlice> {
     let mut groups: BTreeMap<(String, &str), (Vec<EndpointPort>, BTreeMap<IpAddr, Endpoint>)> = BTreeMap::new();
     for subset in endpoints.subsets.iter().flatten() {
         let ports = ports(subset);
-        for (address, ready) in addresses(subset).take(MOST_OF_SUBSET) {
+        for (address, ready) in addresses(subset).take(most) {
             let Ok(ip) = address.ip.parse::<IpAddr>() else { continue };
             let family = if ip.is_ipv4() { "IPv4" } else { "IPv6" };
             let group = groups.entry((sort_key(&ports), family)).or_insert_with(|| (ports.clone(), BTreeMap::new()));
@@ -230,19 +230,19 @@ mod tests {
 
     #[test]
     fn each_family_has_slices_of_its_own_and_a_second_look_changes_nothing() {
-        let slices = wanted(&endpoints(101));
+        let slices = wanted(&endpoints(101), 1000);
         let shape: Vec<_> = slices.iter().map(|s| (s.address_type.as_str(), s.endpoints.as_ref().map_or(0, Vec::len))).collect();
         assert_eq!(shape, [("IPv4", 100), ("IPv4", 1), ("IPv6", 1)]);
         assert_eq!(slices[2].endpoints.as_ref().unwrap()[0].conditions.as_ref().unwrap().ready, Some(false));
         assert_eq!(slices[0].metadata.labels.as_ref().unwrap()["app"], "db");
-        assert_eq!(plan(wanted(&endpoints(101)), slices), []);
+        assert_eq!(plan(wanted(&endpoints(101), 1000), slices), []);
     }
 
     #[test]
     fn slices_are_used_again_and_go_with_their_endpoints() {
-        let changes = plan(wanted(&endpoints(2)), wanted(&endpoints(1)));
+        let changes = plan(wanted(&endpoints(2), 1000), wanted(&endpoints(1), 1000));
         assert!(matches!(changes.as_slice(), [Change::Update(_)]), "{changes:?}");
-        assert!(plan(Vec::new(), wanted(&endpoints(1))).iter().all(|c| matches!(c, Change::Delete(_))));
+        assert!(plan(Vec::new(), wanted(&endpoints(1), 1000)).iter().all(|c| matches!(c, Change::Delete(_))));
     }
 
     #[test]
@@ -257,6 +257,6 @@ mod tests {
 
     #[test]
     fn a_subset_is_cut_at_a_thousand_addresses() {
-        assert_eq!((skipped(&endpoints(1000)), skipped(&endpoints(10))), (1, 0));
+        assert_eq!((skipped(&endpoints(1000), 1000), skipped(&endpoints(10), 1000)), (1, 0));
     }
 }

@@ -33,10 +33,10 @@ pub(crate) async fn run(context: Context) {
     services.on_change(move |d| add.add(d.key().clone()));
     let add = queue.clone();
     endpoints.on_change(move |d| add.add(d.key().clone()));
-    let (add, selectors) = (queue.clone(), selectors(&services));
+    let (add, selectors, wait) = (queue.clone(), selectors(&services), context.config.settings.endpoints.endpoints_wait);
     pods.on_change(move |d| {
         for side in [d.old, d.new].into_iter().flatten() {
-            selectors.matching(side).into_iter().for_each(|key| add.add(key));
+            selectors.matching(side).into_iter().for_each(|key| add.add_after(key, wait));
         }
     });
     tokio::join!(services.synced(), pods.synced(), endpoints.synced());

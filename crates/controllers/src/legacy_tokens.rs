@@ -8,7 +8,7 @@
 
 use crate::Context;
 use ferrokube_client::cache::decoded;
-use ferrokube_client::{Cache, Client, DeleteOptions, Error, Named, Optional, Patch, Selection};
+use ferrokube_client::{Cache, DeleteOptions, Error, Named, Optional, Patch, Selection};
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan};
@@ -25,8 +25,6 @@ const ACCOUNT_NAME: &str = "kubernetes.io/service-account.name";
 const ACCOUNT_UID: &str = "kubernetes.io/service-account.uid";
 /// Time between two rounds.
 const PERIOD: Duration = Duration::from_secs(24 * 3600);
-/// `--legacy-service-account-token-clean-up-period`, in days.
-const UNUSED_DAYS: i64 = 365;
 
 /// Runs the controller.
 pub(crate) async fn run(context: Context) {
@@ -37,17 +35,20 @@ pub(crate) async fn run(context: Context) {
     let mut ticks = tokio::time::interval(PERIOD);
     loop {
         ticks.tick().await;
-        if let Err(e) = round(&context.client, &accounts, &secrets, &pods).await {
+        if let Err(e) = round(&context, &accounts, &secrets, &pods).await {
             tracing::debug!("legacy service account tokens not looked at: {e}");
         }
     }
 }
 
-async fn round(client: &Client, accounts: &Cache<ServiceAccount>, secrets: &Cache<Secret>, pods: &Cache<Pod>) -> Result<(), Error> {
+async fn round(context: &Context, accounts: &Cache<ServiceAccount>, secrets: &Cache<Secret>, pods: &Cache<Pod>) -> Result<(), Error> {
+    let client = &context.client;
     let tracking: Option<ConfigMap> = client.get("kube-system", TRACKING).await.optional()?;
     let since = tracking.and_then(|m| m.data?.remove("since")).and_then(|s| s.parse::<Date>().ok());
     let now = Timestamp::now();
-    let Some(since) = since.filter(|since| is_tracked_for_long(*since, now)) else { return Ok(()) };
+    // A period beyond the beginning of time is never over.
+    let Ok(limit) = now.checked_sub(context.config.settings.legacy_tokens.unused) else { return Ok(()) };
+    let Some(since) = since.filter(|since| is_tracked_for_long(*since, limit)) else { return Ok(()) };
     tracing::debug!(%since, "looking at legacy service account tokens");
     let mut mounted: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for secret in secrets.list() {
@@ -56,7 +57,7 @@ async fn round(client: &Client, accounts: &Cache<ServiceAccount>, secrets: &Cach
         let used = mounted.entry(secret.namespace().to_owned()).or_insert_with(|| {
             pods.objects_in(secret.namespace()).iter().filter_map(|o| decoded::<Pod>(o)).flat_map(|p| mounts(&p)).collect()
         });
-        match plan(&secret, account.as_ref(), used, now) {
+        match plan(&secret, account.as_ref(), used, now, limit) {
             Action::Keep => {}
             Action::Invalidate(day) => {
                 let patch = json!({"metadata": {"uid": secret.uid(), "labels": {INVALID_SINCE: day}}});
@@ -75,9 +76,10 @@ fn day(at: Timestamp) -> Date {
     at.to_zoned(TimeZone::UTC).date()
 }
 
-/// Use is known for long enough, counted from the day after tracking began.
-fn is_tracked_for_long(since: Date, now: Timestamp) -> bool {
-    since.checked_add((UNUSED_DAYS + 1).days()).is_ok_and(|from| from <= day(now))
+/// Use is known since before `limit`, counted from the end of the day on which tracking began.
+fn is_tracked_for_long(since: Date, limit: Timestamp) -> bool {
+    let from = since.checked_add(1.day()).and_then(|next| next.to_zoned(TimeZone::UTC));
+    from.is_ok_and(|from| from.timestamp() <= limit)
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -88,12 +90,13 @@ enum Action {
     Delete,
 }
 
-fn plan(secret: &Secret, account: Option<&ServiceAccount>, mounted: &BTreeSet<String>, now: Timestamp) -> Action {
-    let Ok(limit) = day(now).checked_sub(UNUSED_DAYS.days()) else { return Action::Keep };
+/// What was made or used after `limit` stays.
+fn plan(secret: &Secret, account: Option<&ServiceAccount>, mounted: &BTreeSet<String>, now: Timestamp, limit: Timestamp) -> Action {
+    let last_day = day(limit);
     let label = |key: &str| secret.metadata.labels.as_ref().and_then(|l| l.get(key));
-    let is_young = secret.metadata.creation_timestamp.as_ref().is_none_or(|t| day(t.0) >= limit);
+    let is_young = secret.metadata.creation_timestamp.as_ref().is_none_or(|t| t.0 > limit);
     // A label that cannot be read says nothing about the use.
-    let was_used = label(LAST_USED).is_some_and(|text| text.parse::<Date>().map_or(true, |used| used >= limit));
+    let was_used = label(LAST_USED).is_some_and(|text| text.parse::<Date>().map_or(true, |used| used >= last_day));
     if is_young || was_used || secret.metadata.deletion_timestamp.is_some() {
         return Action::Keep;
     }
@@ -105,7 +108,7 @@ fn plan(secret: &Secret, account: Option<&ServiceAccount>, mounted: &BTreeSet<St
     }
     match label(INVALID_SINCE).and_then(|text| text.parse::<Date>().ok()) {
         None => Action::Invalidate(day(now).to_string()),
-        Some(since) if since >= limit => Action::Keep,
+        Some(since) if since >= last_day => Action::Keep,
         Some(_) => Action::Delete,
     }
 }
@@ -160,6 +163,11 @@ mod tests {
         .unwrap()
     }
 
+    /// A year before the noon of 1 June 2026.
+    fn limit() -> Timestamp {
+        "2025-06-01T12:00:00Z".parse().unwrap()
+    }
+
     #[test]
     fn a_token_that_nobody_uses_is_invalidated_and_a_year_later_deleted() {
         let now: Timestamp = "2026-06-01T12:00:00Z".parse().unwrap();
@@ -174,19 +182,20 @@ mod tests {
             ("2024-01-01T00:00:00Z", json!({INVALID_SINCE: "2025-12-01"}), Action::Keep),
             ("2024-01-01T00:00:00Z", json!({INVALID_SINCE: "2025-05-01"}), Action::Delete),
         ];
+        let planned = |secret: &Secret, account, mounted: &BTreeSet<String>| plan(secret, account, mounted, now, limit());
+        let nothing = BTreeSet::new();
         for (created, labels, expected) in cases {
-            assert_eq!(plan(&secret(created, labels.clone()), Some(&account), &BTreeSet::new(), now), expected, "{created} {labels}");
+            assert_eq!(planned(&secret(created, labels.clone()), Some(&account), &nothing), expected, "{created} {labels}");
         }
         let old = secret("2024-01-01T00:00:00Z", json!({}));
-        assert_eq!(plan(&old, Some(&account), &BTreeSet::from(["t".to_owned()]), now), Action::Keep, "a pod mounts it");
-        assert_eq!(plan(&old, None, &BTreeSet::new(), now), Action::Keep, "it may be somebody's own");
+        assert_eq!(planned(&old, Some(&account), &BTreeSet::from(["t".to_owned()])), Action::Keep, "a pod mounts it");
+        assert_eq!(planned(&old, None, &nothing), Action::Keep, "it may be somebody's own");
     }
 
     #[test]
     fn nothing_happens_before_use_was_tracked_for_a_year() {
-        let now: Timestamp = "2026-06-01T12:00:00Z".parse().unwrap();
         for (since, expected) in [("2025-06-02", false), ("2025-06-01", false), ("2025-05-31", true)] {
-            assert_eq!(is_tracked_for_long(since.parse().unwrap(), now), expected, "{since}");
+            assert_eq!(is_tracked_for_long(since.parse().unwrap(), limit()), expected, "{since}");
         }
     }
 

@@ -70,7 +70,7 @@ use std::time::Duration;
 pub use certificates::SIGNERS;
 pub use config::{Config, NodeCidrs, SignToken, Signing};
 pub use selection::{UnknownController, check, selected};
-pub use settings::{Autoscaling, NodeHealth, PodGarbage, Settings};
+pub use settings::{Autoscaling, EndpointLimits, LegacyTokens, NodeHealth, PodGarbage, QuotaPeriod, Settings, VolumeHandling};
 
 /// What one controller is given.
 #[derive(Clone)]

@@ -14,10 +14,6 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
 use parking_lot::Mutex;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::time::Duration;
-
-/// `--resource-quota-sync-period`.
-const RESYNC: Duration = Duration::from_secs(300);
 
 /// What is counted, by group and plural; a kind is only watched once a quota names it.
 type Counted = Mutex<HashMap<(String, String), Cache<()>>>;
@@ -67,7 +63,7 @@ impl Quotas {
             let changed = ResourceQuota { status: Some(status), ..quota };
             self.context.client.update_status(&changed).await.optional()?;
         }
-        Ok(Next::After(RESYNC))
+        Ok(Next::After(self.context.config.settings.quotas.0))
     }
 
     /// The cache of a kind; `None` while it is not served.

@@ -11,6 +11,14 @@ pub struct Settings {
     pub autoscaling: Autoscaling,
     /// Which pods are garbage.
     pub pods: PodGarbage,
+    /// How endpoints are put into slices.
+    pub endpoints: EndpointLimits,
+    /// Volumes and claims.
+    pub volumes: VolumeHandling,
+    /// `--resource-quota-sync-period`: how often what a namespace uses is counted anew.
+    pub quotas: QuotaPeriod,
+    /// Tokens that were once made for every service account.
+    pub legacy_tokens: LegacyTokens,
 }
 
 /// Node lifecycle.
@@ -80,5 +88,68 @@ pub struct PodGarbage {
 impl Default for PodGarbage {
     fn default() -> Self {
         PodGarbage { threshold: 12500 }
+    }
+}
+
+/// Endpoints and their slices.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EndpointLimits {
+    /// `--max-endpoints-per-slice`.
+    pub per_slice: usize,
+    /// `--mirroring-max-endpoints-per-subset`.
+    pub mirrored_per_subset: usize,
+    /// `--endpoint-updates-batch-period`: changes of pods wait so long for others.
+    pub endpoints_wait: Duration,
+    /// `--endpointslice-updates-batch-period`: the same for slices.
+    pub slices_wait: Duration,
+    /// `--mirroring-endpointslice-updates-batch-period`: the same for endpoints that are mirrored.
+    pub mirrored_wait: Duration,
+}
+
+impl Default for EndpointLimits {
+    fn default() -> Self {
+        let none = Duration::ZERO;
+        EndpointLimits { per_slice: 100, mirrored_per_subset: 1000, endpoints_wait: none, slices_wait: none, mirrored_wait: none }
+    }
+}
+
+/// Volumes and claims.
+#[derive(Clone, Debug, PartialEq)]
+pub struct VolumeHandling {
+    /// `--pvclaimbinder-sync-period`: how often what waits is looked at again, and said again.
+    pub period: Duration,
+    /// `--enable-dynamic-provisioning`: whether external provisioners are asked.
+    pub provision: bool,
+    /// Not `--disable-force-detach-on-timeout`: whether a volume is taken from an unhealthy node after six minutes.
+    pub force_detach: bool,
+}
+
+impl Default for VolumeHandling {
+    fn default() -> Self {
+        VolumeHandling { period: Duration::from_secs(15), provision: true, force_detach: true }
+    }
+}
+
+/// How often usage is counted anew.
+#[derive(Clone, Debug, PartialEq)]
+pub struct QuotaPeriod(pub Duration);
+
+impl Default for QuotaPeriod {
+    fn default() -> Self {
+        QuotaPeriod(Duration::from_secs(300))
+    }
+}
+
+/// Tokens in Secrets that nobody uses.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LegacyTokens {
+    /// `--legacy-service-account-token-clean-up-period`: unused for so long, a token is marked invalid; and after as long
+    /// again deleted.
+    pub unused: Duration,
+}
+
+impl Default for LegacyTokens {
+    fn default() -> Self {
+        LegacyTokens { unused: Duration::from_secs(8760 * 3600) }
     }
 }

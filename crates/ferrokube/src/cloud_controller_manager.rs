@@ -4,6 +4,7 @@
 //! pool. What it may do is no role of Kubernetes' own: whoever installs it makes `system:cloud-controller-manager`
 //! (`--print-role`).
 
+use crate::component::ignored::Cloud as Ignored;
 use crate::component::{Component, ConnectionFlags, ElectionFlags, ServingFlags, lead};
 use crate::up::load_balancers::LoadBalancers;
 use anyhow::{Result, bail};
@@ -34,6 +35,11 @@ pub struct Options {
     /// Addresses of Services of type LoadBalancer: `nodes` those of the nodes, or a list of CIDRs or FIRST-LAST ranges
     #[arg(long, value_name = "nodes|RANGE,...", default_value = "nodes")]
     load_balancers: LoadBalancers,
+    /// The cloud has a manager of its own: this one
+    #[arg(long, value_name = "NAME", hide = true, value_parser = ["external"])]
+    cloud_provider: Option<String>,
+    #[command(flatten)]
+    ignored: Ignored,
     #[command(flatten)]
     election: ElectionFlags,
     #[command(flatten)]

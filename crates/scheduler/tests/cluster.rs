@@ -159,7 +159,9 @@ async fn a_pod_is_bound_and_an_event_says_where() {
     assert_eq!(cluster.bound("p").await, "a");
     let event = cluster.wait("events", "event", |e| e["reason"] == "Scheduled").await;
     assert_eq!(event["message"], "Successfully assigned default/p to a");
-    assert_eq!((&event["type"], &event["source"]["component"]), (&json!("Normal"), &json!("default-scheduler")));
+    assert_eq!((&event["type"], &event["reportingComponent"]), (&json!("Normal"), &json!("default-scheduler")));
+    assert_eq!((&event["action"], &event["count"], &event["source"]), (&json!("Binding"), &Value::Null, &json!({})));
+    assert!(event["reportingInstance"].as_str().is_some_and(|i| i.starts_with("default-scheduler-")) && event["eventTime"].is_string());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -426,7 +428,7 @@ async fn every_profile_places_its_own_pods_and_speaks_by_its_name() {
     cluster.pod("full", "1", &json!({"schedulerName": "fuller"})).await;
     assert_eq!(cluster.bound("full").await, "a");
     let event = cluster.wait("events", "event", |e| e["reason"] == "Scheduled" && e["involvedObject"]["name"] == "full").await;
-    assert_eq!(event["source"]["component"], "fuller");
+    assert_eq!(event["reportingComponent"], "fuller");
     cluster.pod("foreign", "1", &json!({"schedulerName": "somebody-else"})).await;
     cluster.pod("last", "1", &json!({})).await;
     cluster.bound("last").await;

@@ -155,7 +155,7 @@ fn hsts(directives: &[String]) -> Result<Option<HeaderValue>, ServingError> {
 
 impl ServingConfig {
     /// Versions of TLS that are spoken.
-    pub(super) fn versions(&self) -> &'static [&'static SupportedProtocolVersion] {
+    pub fn versions(&self) -> &'static [&'static SupportedProtocolVersion] {
         static ALL: [&SupportedProtocolVersion; 2] = [&rustls::version::TLS13, &rustls::version::TLS12];
         match self.min_tls {
             MinTls::Tls12 => &ALL,
@@ -164,7 +164,7 @@ impl ServingConfig {
     }
 
     /// The provider with the suites that are wanted; those of TLS 1.3 cannot be chosen, as in Go.
-    pub(super) fn provider(&self) -> Result<CryptoProvider, ServingError> {
+    pub fn provider(&self) -> Result<CryptoProvider, ServingError> {
         let mut provider = rustls::crypto::ring::default_provider();
         if self.cipher_suites.is_empty() {
             return Ok(provider);

@@ -200,7 +200,8 @@ impl Attacher {
     }
 
     fn facts(&self, name: &str, node: Option<&Node>) -> NodeFacts {
-        let late = self.overdue.lock().get(name).is_some_and(|since| since.elapsed() >= FORCE_AFTER);
+        let forced = self.context.config.settings.volumes.force_detach;
+        let late = forced && self.overdue.lock().get(name).is_some_and(|since| since.elapsed() >= FORCE_AFTER);
         let Some(node) = node else {
             // It may come back with its mounts: until then everything counts as mounted.
             let known = self.by_node.get(name);

@@ -29,7 +29,7 @@ use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::{EndpointPort, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use measure::Measures;
-use pack::{Group, Sorted};
+use pack::{Group, Rules, Sorted};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -85,10 +85,10 @@ pub(crate) async fn run(context: Context) {
             add.add(ObjectKey::new(&d.key().namespace, service));
         }
     });
-    let (add, selectors) = (queue.clone(), selectors(&services));
+    let (add, selectors, wait) = (queue.clone(), selectors(&services), context.config.settings.endpoints.slices_wait);
     pods.on_change(move |d| {
         for side in [d.old, d.new].into_iter().flatten() {
-            selectors.matching(side).into_iter().for_each(|key| add.add(key));
+            selectors.matching(side).into_iter().for_each(|key| add.add_after(key, wait));
         }
     });
     let (topology, shared) = (Arc::<Mutex<Topology>>::default(), Arc::<Mutex<Shared>>::default());
@@ -174,7 +174,8 @@ impl Slices {
         let plan = {
             let (topology, shared) = (self.topology.lock(), self.shared.lock());
             let had = shared.contains_key(key);
-            plan(&View { service, pods: &pods, zone: &zone, ratios: topology.ratios(), had }, own)
+            let most = self.context.config.settings.endpoints.per_slice;
+            plan(&View { service, pods: &pods, zone: &zone, ratios: topology.ratios(), had, most }, own)
         };
         if plan.shared.is_empty() {
             self.shared.lock().remove(key);
@@ -246,6 +247,8 @@ struct View<'a> {
     ratios: Option<&'a Ratios>,
     /// Whether endpoints were shared out between zones before.
     had: bool,
+    /// Endpoints in a slice.
+    most: usize,
 }
 
 /// What has to change so that the slices show the pods, and what that amounts to.
@@ -282,8 +285,9 @@ fn one_family(view: &View, family: &str, present: Vec<EndpointSlice>, plan: &mut
         groups.entry(pack::key(&ports)).or_insert_with(|| Group { ports, endpoints: Vec::new() }).endpoints.push(endpoint);
     }
     plan.endpoints += groups.values().map(|g| g.endpoints.len()).sum::<usize>();
-    plan.ideal += groups.values().map(|g| g.endpoints.len().div_ceil(pack::MOST)).sum::<usize>().max(1);
-    let mut sorted: Sorted = pack::pack(groups, present, &|ports| made(view.service, family, ports), &|s| refreshed(view.service, s));
+    plan.ideal += groups.values().map(|g| g.endpoints.len().div_ceil(view.most)).sum::<usize>().max(1);
+    let (empty, labelled) = (|ports: &[EndpointPort]| made(view.service, family, ports), |s| refreshed(view.service, s));
+    let mut sorted: Sorted = pack::pack(groups, present, &Rules { most: view.most, empty: &empty, labelled: &labelled });
     let wish = Wish::of(view.service);
     // Beginning and end are told once, not once per family.
     let had = if wish == Wish::Shares { view.had || !plan.shared.is_empty() } else { view.had && plan.events.is_empty() };
@@ -363,7 +367,7 @@ mod tests {
     }
 
     fn planned(service: &Service, pods: &[Pod], own: Vec<EndpointSlice>) -> Plan {
-        plan(&View { service, pods, zone: &|node| Some(format!("zone-of-{node}")), ratios: None, had: false }, own)
+        plan(&View { service, pods, zone: &|node| Some(format!("zone-of-{node}")), ratios: None, had: false, most: 100 }, own)
     }
 
     fn created(changes: Vec<Change>) -> Vec<EndpointSlice> {

@@ -8,9 +8,6 @@ use ferrokube_client::Named;
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointPort, EndpointSlice};
 use std::collections::{BTreeMap, HashMap};
 
-/// `--max-endpoints-per-slice`.
-pub const MOST: usize = 100;
-
 /// Endpoints that have the same ports.
 #[derive(Clone, Debug, Default)]
 pub struct Group {
@@ -62,28 +59,32 @@ fn set(slice: &mut EndpointSlice, endpoints: Vec<Endpoint>) {
     slice.endpoints = Some(endpoints).filter(|e| !e.is_empty());
 }
 
-fn fill(slice: &mut EndpointSlice, left: &mut Vec<Endpoint>) {
+fn fill(slice: &mut EndpointSlice, left: &mut Vec<Endpoint>, most: usize) {
     let mut list = slice.endpoints.take().unwrap_or_default();
-    let room = MOST.saturating_sub(list.len()).min(left.len());
+    let room = most.saturating_sub(list.len()).min(left.len());
     list.extend(left.drain(..room));
     set(slice, list);
 }
 
-/// Puts the endpoints of all groups into the present slices, which the service owns, and into new ones. `empty` makes a new
-/// slice of these ports, `labelled` gives a present one the labels it should have.
-pub fn pack(
-    groups: BTreeMap<String, Group>,
-    present: Vec<EndpointSlice>,
-    empty: &dyn Fn(&[EndpointPort]) -> EndpointSlice,
-    labelled: &dyn Fn(EndpointSlice) -> EndpointSlice,
-) -> Sorted {
+/// How slices of a service are made.
+pub struct Rules<'a> {
+    /// `--max-endpoints-per-slice`.
+    pub most: usize,
+    /// A new slice of these ports.
+    pub empty: &'a dyn Fn(&[EndpointPort]) -> EndpointSlice,
+    /// A present one with the labels that it should have.
+    pub labelled: &'a dyn Fn(EndpointSlice) -> EndpointSlice,
+}
+
+/// Puts the endpoints of all groups into the present slices, which the service owns, and into new ones.
+pub fn pack(groups: BTreeMap<String, Group>, present: Vec<EndpointSlice>, rules: &Rules) -> Sorted {
     let mut sorted = Sorted::default();
     let mut by_ports: BTreeMap<String, Vec<EndpointSlice>> = BTreeMap::new();
     for slice in present {
         by_ports.entry(key(slice.ports.as_deref().unwrap_or_default())).or_default().push(slice);
     }
     for (key, group) in groups {
-        group_into(&mut sorted, group, by_ports.remove(&key).unwrap_or_default(), empty, labelled);
+        group_into(&mut sorted, group, by_ports.remove(&key).unwrap_or_default(), rules);
     }
     for slice in by_ports.into_values().flatten() {
         sorted.removed += endpoints(&slice).len();
@@ -91,7 +92,7 @@ pub fn pack(
     }
     // Consumers like to see that there is nothing rather than to see nothing.
     if sorted.create.is_empty() && sorted.update.is_empty() && sorted.unchanged.is_empty() {
-        let placeholder = empty(&[]);
+        let placeholder = (rules.empty)(&[]);
         let is_one = |s: &EndpointSlice| {
             endpoints(s).is_empty() && s.ports.as_deref().unwrap_or_default().is_empty() && s.metadata.labels == placeholder.metadata.labels
         };
@@ -106,13 +107,8 @@ pub fn pack(
     sorted
 }
 
-fn group_into(
-    sorted: &mut Sorted,
-    group: Group,
-    present: Vec<EndpointSlice>,
-    empty: &dyn Fn(&[EndpointPort]) -> EndpointSlice,
-    labelled: &dyn Fn(EndpointSlice) -> EndpointSlice,
-) {
+fn group_into(sorted: &mut Sorted, group: Group, present: Vec<EndpointSlice>, rules: &Rules) {
+    let most = rules.most;
     let places: HashMap<_, usize> = group.endpoints.iter().enumerate().map(|(at, e)| (identity(e), at)).collect();
     let mut wanted: Vec<Option<Endpoint>> = group.endpoints.into_iter().map(Some).collect();
     let (mut update, mut unchanged) = (Vec::new(), Vec::new());
@@ -129,7 +125,7 @@ fn group_into(
             sorted.delete.push(slice);
             continue;
         }
-        let relabelled = labelled(slice.clone());
+        let relabelled = (rules.labelled)(slice.clone());
         if changed || gone > 0 || relabelled.metadata.labels != slice.metadata.labels {
             let mut slice = relabelled;
             set(&mut slice, kept);
@@ -142,19 +138,19 @@ fn group_into(
     sorted.added += left.len();
     // The fullest first.
     update.sort_by_key(|s| std::cmp::Reverse(endpoints(s).len()));
-    update.iter_mut().for_each(|slice| fill(slice, &mut left));
+    update.iter_mut().for_each(|slice| fill(slice, &mut left, most));
     while !left.is_empty() {
-        let fits = |s: &EndpointSlice| endpoints(s).len() + left.len() <= MOST;
-        let best = unchanged.iter().enumerate().filter(|(_, s)| left.len() < MOST && fits(s)).max_by_key(|(_, s)| endpoints(s).len());
+        let fits = |s: &EndpointSlice| endpoints(s).len() + left.len() <= most;
+        let best = unchanged.iter().enumerate().filter(|(_, s)| left.len() < most && fits(s)).max_by_key(|(_, s)| endpoints(s).len());
         match best.map(|(at, _)| at) {
             Some(at) => {
                 let mut slice = unchanged.remove(at);
-                fill(&mut slice, &mut left);
+                fill(&mut slice, &mut left, most);
                 update.push(slice);
             }
             None => {
-                let mut slice = empty(&group.ports);
-                fill(&mut slice, &mut left);
+                let mut slice = (rules.empty)(&group.ports);
+                fill(&mut slice, &mut left, most);
                 sorted.create.push(slice);
             }
         }

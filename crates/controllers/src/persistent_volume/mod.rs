@@ -22,10 +22,7 @@ use k8s_openapi::api::storage::v1::StorageClass;
 use matching::{claim_class, volume_class};
 use plan::{ClaimStep, ClaimView, Note, Reclaim, VolumeStep, plan_claim, plan_volume, waiting_for};
 use std::sync::Arc;
-use std::time::Duration;
 
-/// `--pvclaimbinder-sync-period`: how often what waits is looked at again, and said again.
-const AGAIN: Duration = Duration::from_secs(15);
 const WORKERS: usize = 4;
 /// Who provisions the claim.
 const PROVISIONER: &str = "volume.kubernetes.io/storage-provisioner";
@@ -102,6 +99,11 @@ impl Binder {
         &self.context.client
     }
 
+    /// What waits is looked at again, and said again.
+    fn again(&self) -> Next {
+        Next::After(self.context.config.settings.volumes.period)
+    }
+
     fn note<R: Resource>(&self, object: &R, note: Note) {
         self.context.recorder.about(object, note.kind, note.reason, note.message);
     }
@@ -116,17 +118,18 @@ impl Binder {
                 changed.spec.get_or_insert_default().storage_class_name = Some(class);
                 self.write_claim(&changed).await.map(|_| Next::Wait)
             }
+            ClaimStep::Provision(_) if !self.context.config.settings.volumes.provision => Ok(Next::Wait),
             ClaimStep::Provision(provisioner) => self.provision(claim, &provisioner).await,
             ClaimStep::Pending(note) => {
                 if let Some(note) = note {
                     self.note(&claim, note);
                 }
                 self.claim_phase(&claim, "Pending", None).await?;
-                Ok(Next::After(AGAIN))
+                Ok(self.again())
             }
             ClaimStep::Failed(note) => {
                 self.note(&claim, note);
-                Ok(Next::After(AGAIN))
+                Ok(self.again())
             }
             ClaimStep::Lost(note) => {
                 if claim.status.as_ref().and_then(|s| s.phase.as_deref()) != Some("Lost") {
@@ -179,7 +182,7 @@ impl Binder {
             claim = self.write_claim(&claim).await?;
         }
         self.note(&claim, waiting_for(provisioner));
-        Ok(Next::After(AGAIN))
+        Ok(self.again())
     }
 
     async fn sync_volume(&self, name: &str) -> Result<Next, Error> {
@@ -194,7 +197,7 @@ impl Binder {
                     self.note(claim, note.clone());
                 }
                 self.note(&volume, note);
-                return Ok(Next::After(AGAIN));
+                return Ok(self.again());
             }
             VolumeStep::Unbind => {
                 let freed = self.write_volume(&changes::unbound_volume(&volume)).await?;

@@ -2,6 +2,8 @@
 //! health and metrics on, the election among their like, and the signals that end them.
 
 mod election;
+pub mod gates;
+pub mod ignored;
 mod pages;
 mod serve;
 
@@ -35,27 +37,13 @@ pub struct ConnectionFlags {
     /// Where the API server is and who we are
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
-    #[command(flatten)]
-    ignored: Ignored,
-}
-
-/// Flags of upstream that a command line may have and that have no meaning here.
-#[derive(Args, Clone, Debug)]
-struct Ignored {
-    #[arg(long, hide = true)]
-    kube_api_qps: Option<f64>,
-    #[arg(long, hide = true)]
-    kube_api_burst: Option<i64>,
-    #[arg(long, hide = true)]
-    kube_api_content_type: Option<String>,
-    #[arg(long, hide = true)]
-    min_resync_period: Option<String>,
-    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    profiling: Option<bool>,
-    #[arg(long, hide = true)]
-    logging_format: Option<String>,
+    /// Features by name; taken where it is so anyway, as nothing can be switched here
+    #[arg(long, value_name = "NAME=BOOL,...", value_parser = gates::check)]
+    feature_gates: Vec<String>,
     #[arg(long, short = 'v', hide = true)]
     v: Option<u8>,
+    #[command(flatten)]
+    ignored: ignored::Everywhere,
 }
 
 /// A client as the user of a kubeconfig.

@@ -1,10 +1,12 @@
 //! The HTTPS port of a component. Health is for everybody; everything else for those whom the API server knows and allows.
 
+use super::ignored::Serving as Ignored;
 use super::pages::{self, Answer, Pages, refusal};
 use super::{Component, client};
-use crate::flags::read;
+use crate::flags::{TlsVersion, read};
 use anyhow::{Context, Result};
 use clap::Args;
+use ferrokube_apiserver::ServingConfig;
 use ferrokube_client::reviews::{Reviews, User};
 use ferrokube_client::{Client, Status, Target};
 use http::{Method, Request, header};
@@ -58,9 +60,24 @@ pub struct ServingFlags<const PORT: u16> {
     /// Paths that everybody may see
     #[arg(long, value_name = "PATHS", value_delimiter = ',', default_value = "/healthz,/readyz,/livez")]
     authorization_always_allow_paths: Vec<String>,
-    /// Taken for the sake of command lines that have it: no front proxy is asked for here
-    #[arg(long, value_name = "FILE", hide = true)]
-    requestheader_client_ca_file: Option<PathBuf>,
+    /// Do not ask the API server for the CA of client certificates
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", action = clap::ArgAction::Set)]
+    authentication_skip_lookup: bool,
+    /// The oldest TLS that is spoken
+    #[arg(long, value_enum, default_value = "VersionTLS12")]
+    tls_min_version: TlsVersion,
+    /// Cipher suites of TLS 1.2 [default: all that are safe]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    tls_cipher_suites: Vec<String>,
+    #[command(flatten)]
+    ignored: Ignored,
+}
+
+/// What a connection is agreed on with.
+struct Own {
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+    tls: ServingConfig,
 }
 
 struct Server {
@@ -86,10 +103,17 @@ impl<const PORT: u16> ServingFlags<PORT> {
             authorization: Reviews::new(authorizer),
             open: self.authorization_always_allow_paths.clone(),
         };
-        let own = Arc::new(self.certificate()?);
+        super::gates::show(&component.metrics);
+        let (chain, key) = self.certificate()?;
+        let tls = ServingConfig {
+            min_tls: self.tls_min_version.into(),
+            cipher_suites: self.tls_cipher_suites.clone(),
+            ..ServingConfig::default()
+        };
+        let own = Arc::new(Own { chain, key, tls });
         let given = self.client_ca_file.as_deref().map(read).transpose()?;
         let tls = Arc::new(RwLock::new(acceptor(&own, given.as_deref())?));
-        if given.is_none() {
+        if given.is_none() && !self.authentication_skip_lookup {
             tokio::spawn(follow_client_ca(authenticator, own, tls.clone()));
         }
         tokio::spawn(accept(listener, tls, Arc::new(server)));
@@ -110,9 +134,9 @@ impl<const PORT: u16> ServingFlags<PORT> {
     }
 }
 
-fn acceptor(own: &(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), client_ca: Option<&str>) -> Result<TlsAcceptor> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = rustls::ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
+fn acceptor(own: &Own, client_ca: Option<&str>) -> Result<TlsAcceptor> {
+    let provider = Arc::new(own.tls.provider()?);
+    let builder = rustls::ServerConfig::builder_with_provider(provider.clone()).with_protocol_versions(own.tls.versions())?;
     let builder = match client_ca {
         None => builder.with_no_client_auth(),
         Some(pem) => {
@@ -124,13 +148,13 @@ fn acceptor(own: &(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), client
             builder.with_client_cert_verifier(verifier)
         }
     };
-    let mut config = builder.with_single_cert(own.0.clone(), own.1.clone_key())?;
+    let mut config = builder.with_single_cert(own.chain.clone(), own.key.clone_key())?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
 /// The CA of client certificates is what the API server says, also when it says something else later.
-async fn follow_client_ca(client: Client, own: Arc<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>, tls: Arc<RwLock<TlsAcceptor>>) {
+async fn follow_client_ca(client: Client, own: Arc<Own>, tls: Arc<RwLock<TlsAcceptor>>) {
     let target = Target {
         version: "v1".into(),
         resource: "configmaps".into(),

@@ -1,12 +1,13 @@
 //! `ferrokube controller-manager`: the controllers alone, beside any API server, elected among their like.
 //!
-//! Flags have kube-controller-manager's names and defaults; one that is not here has no meaning here, and is refused rather
-//! than ignored. A flag becomes a field of the controllers' configuration here and nowhere else.
+//! Flags have kube-controller-manager's names and defaults. One that changes nothing here is taken ([`Ignored`]); one that asks
+//! for what is not here is refused. A flag becomes a field of the controllers' configuration here and nowhere else.
 
 mod signers;
 mod syncs;
 mod tuning;
 
+use crate::component::ignored::Controllers as Ignored;
 use crate::component::{Component, ConnectionFlags, ElectionFlags, ServingFlags, lead};
 use crate::flags::{duration, read, read_optional};
 use anyhow::{Context, Result, ensure};
@@ -48,6 +49,16 @@ pub struct Options {
     #[command(flatten)]
     tuning: tuning::TuningFlags,
     #[command(flatten)]
+    objects: tuning::ObjectFlags,
+    /// Delete what has lost all its owners
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value_t = true, default_missing_value = "true", action = clap::ArgAction::Set)]
+    enable_garbage_collector: bool,
+    /// The cloud: none, or one with a manager of its own
+    #[arg(long, value_name = "NAME", hide = true, value_parser = ["", "external"])]
+    cloud_provider: Option<String>,
+    #[command(flatten)]
+    ignored: Ignored,
+    #[command(flatten)]
     election: ElectionFlags,
     #[command(flatten)]
     serving: ServingFlags<10257>,
@@ -87,6 +98,9 @@ struct Network {
     /// Ranges of service addresses
     #[arg(long, value_name = "CIDR", value_delimiter = ',')]
     service_cluster_ip_range: Vec<String>,
+    /// How ranges are chosen; there is one way
+    #[arg(long, value_name = "KIND", default_value = "RangeAllocator", value_parser = ["RangeAllocator"])]
+    cidr_allocator_type: String,
     /// Size of a node's range where there is one family
     #[arg(long, value_name = "BITS", conflicts_with_all = ["node_cidr_mask_size_ipv4", "node_cidr_mask_size_ipv6"])]
     node_cidr_mask_size: Option<u8>,
@@ -145,13 +159,17 @@ impl Options {
             Some(path) => read_optional(Some(path))?,
             None => self.connection.ca()?,
         };
+        let mut controllers = self.controllers.clone();
+        if !self.enable_garbage_collector {
+            controllers.push("-garbage-collector-controller".to_owned());
+        }
         Ok(ferrokube_controllers::Config {
-            controllers: self.controllers.clone(),
+            controllers,
             root_ca,
             metrics,
             signing: self.keys.signing()?,
             signers: self.signers.signing(self.keys.cluster_signing_duration, self.keys.cluster_signing_cert_file.is_some())?,
-            settings: self.tuning.settings()?,
+            settings: self.objects.change(self.tuning.settings()?)?,
             node_cidrs: self.network.node_cidrs()?,
             sign_token: self.keys.sign_token()?,
             workers: self.syncs.workers(),
@@ -164,12 +182,15 @@ impl Options {
         let path = |p: &Option<PathBuf>| p.as_ref().map(|p| p.display().to_string()).unwrap_or_default();
         let mut shown = self.syncs.configuration();
         self.tuning.show(&mut shown);
+        self.objects.show(&mut shown);
+        shown["GarbageCollectorController"]["EnableGarbageCollector"] = self.enable_garbage_collector.into();
         shown["Generic"] = json!({
             "Address": self.serving.bind_address, "Port": self.serving.secure_port, "Controllers": self.controllers,
             "LeaderElection": self.election.configuration(NAME),
         });
         shown["KubeCloudShared"] = json!({
-            "AllocateNodeCIDRs": self.network.allocate_node_cidrs, "ClusterCIDR": self.network.cluster_cidr.join(","),
+            "AllocateNodeCIDRs": self.network.allocate_node_cidrs, "CIDRAllocatorType": self.network.cidr_allocator_type,
+            "CloudProvider": {"Name": self.cloud_provider.as_deref().unwrap_or_default()}, "ClusterCIDR": self.network.cluster_cidr.join(","),
             "ClusterName": self.cluster_name, "UseServiceAccountCredentials": self.use_service_account_credentials,
         });
         shown["CSRSigningController"] = json!({

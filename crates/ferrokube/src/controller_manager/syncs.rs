@@ -53,5 +53,6 @@ syncs! {
     ephemeral_volume = 5, "concurrent-ephemeralvolume-syncs", ["ephemeral_volume"], "EphemeralVolumeController"."ConcurrentEphemeralVolumeSyncs";
     resource_claim = 50, "concurrent-resourceclaim-syncs", ["resource_claim"], "ResourceClaimController"."ConcurrentSyncs";
     device_taint_eviction = 8, "concurrent-device-taint-eviction-syncs", ["device_taint_eviction"], "DeviceTaintEvictionController"."ConcurrentSyncs";
+    policy_status = 5, "concurrent-validating-admission-policy-status-syncs", ["validatingadmissionpolicy-status"], "ValidatingAdmissionPolicyStatusController"."ConcurrentPolicySyncs";
     autoscaler = 5, "concurrent-horizontal-pod-autoscaler-syncs", ["horizontalpodautoscaler"], "HPAController"."ConcurrentHorizontalPodAutoscalerSyncs";
 }

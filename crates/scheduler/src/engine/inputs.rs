@@ -147,7 +147,7 @@ impl Engine {
         let took = began.map(|at| at.elapsed()).unwrap_or_default();
         let Err(error) = result else {
             let message = format!("Successfully assigned {}/{} to {node}", pod.key.namespace, pod.key.name);
-            self.recorder(pod.profile).event(pod.reference(), EventType::Normal, "Scheduled", message);
+            self.recorder(pod.profile).did("Binding", pod.reference(), EventType::Normal, "Scheduled", message);
             self.metrics.tried(self.name(pod.profile), Outcome::Scheduled, took);
             if let Some(id) = id {
                 self.metrics.ran("Bind", self.name(pod.profile), took);

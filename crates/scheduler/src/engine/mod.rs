@@ -129,7 +129,7 @@ impl Engine {
         }
         let extenders = configuration.extenders.clone();
         Engine {
-            recorders: configuration.profiles.iter().map(|p| Recorder::new(client.clone(), &p.name, "")).collect(),
+            recorders: configuration.profiles.iter().map(|p| Recorder::of_series(client.clone(), &p.name)).collect(),
             queue: Queue::new(configuration.backoff),
             planner: Planner::new(seed.unwrap_or_else(rand::random), configuration.profiles.clone()),
             client,

@@ -13,7 +13,7 @@ use crate::storage::Step;
 use crate::writes::{self, Subject};
 use ferrokube_api::ObjectKey;
 use ferrokube_client::Error;
-use ferrokube_client::events::EventType;
+use ferrokube_client::events::{EventType, What};
 use std::time::{Duration, Instant};
 
 impl Engine {
@@ -56,7 +56,7 @@ impl Engine {
         }
         if !awaited.is_empty() {
             let message = format!("waiting for binding conditions for device on node {name}");
-            self.recorder(pod.profile).event(pod.reference(), EventType::Normal, "BindingConditionsPending", message);
+            self.recorder(pod.profile).did("Scheduling", pod.reference(), EventType::Normal, "BindingConditionsPending", message);
         }
         let (client, done, subject) = (self.client.clone(), self.done_sender.clone(), pod.clone());
         let volumes = if steps.is_empty() { Duration::ZERO } else { Duration::from_secs(timeout) };
@@ -186,7 +186,8 @@ impl Engine {
             }
             let (victim, client, name) = (Subject::of(victim), self.client.clone(), self.name(preemptor.profile).to_owned());
             let message = format!("Preempted by pod {} on node {node}", preemptor.uid);
-            self.recorder(preemptor.profile).event(victim.reference(), EventType::Normal, "Preempted", message);
+            let what = What { action: "Preempting", related: Some(preemptor.reference()) };
+            self.recorder(preemptor.profile).did(what, victim.reference(), EventType::Normal, "Preempted", message);
             self.beside(async move {
                 if let Err(error) = writes::evict(&client, &victim, &name).await
                     && !error.is_not_found()
@@ -207,7 +208,7 @@ impl Engine {
 
     /// Tells people: an event each time, the condition when there is something new.
     pub(super) fn say(&self, pod: Subject, reason: &'static str, message: String, nominated: Option<Box<str>>, new: bool) {
-        self.recorder(pod.profile).event(pod.reference(), EventType::Warning, "FailedScheduling", message.clone());
+        self.recorder(pod.profile).did("Scheduling", pod.reference(), EventType::Warning, "FailedScheduling", message.clone());
         if !new && nominated.is_none() {
             return;
         }

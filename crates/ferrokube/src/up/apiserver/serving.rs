@@ -1,20 +1,9 @@
 //! How requests are served: limits, times, TLS, browsers, the end.
 
-use crate::flags::duration;
-use clap::{Args, ValueEnum};
-use ferrokube_apiserver::{Config, MinTls, ServingConfig};
+use crate::flags::{TlsVersion, duration};
+use clap::Args;
+use ferrokube_apiserver::{Config, ServingConfig};
 use std::time::Duration;
-
-/// The oldest TLS that is spoken.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum TlsVersion {
-    /// TLS 1.2
-    #[value(name = "VersionTLS12")]
-    Tls12,
-    /// TLS 1.3
-    #[value(name = "VersionTLS13")]
-    Tls13,
-}
 
 #[derive(Args, Clone, Debug)]
 pub(super) struct ServingFlags {
@@ -74,10 +63,7 @@ impl ServingFlags {
         config.request_timeout = self.request_timeout;
         config.external_host.clone_from(&self.external_hostname);
         config.serving = ServingConfig {
-            min_tls: match self.tls_min_version {
-                TlsVersion::Tls12 => MinTls::Tls12,
-                TlsVersion::Tls13 => MinTls::Tls13,
-            },
+            min_tls: self.tls_min_version.into(),
             cipher_suites: self.tls_cipher_suites.clone(),
             hsts: self.strict_transport_security_directives.clone(),
             cors: self.cors_allowed_origins.clone(),

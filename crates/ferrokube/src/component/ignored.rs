@@ -1,0 +1,45 @@
+//! Flags of upstream's components that a command line may have and that change nothing here: caches, clients and loops that do
+//! not exist, logs of another form. A flag whose absence would be noticed never comes here; it works, or it is refused.
+
+use clap::Args;
+
+macro_rules! ignored {
+    ($($(#[$doc:meta])* $name:ident: $($field:ident)*; switches: $($switch:ident)*;)*) => {
+        $($(#[$doc])*
+        #[derive(Args, Clone, Debug)]
+        pub struct $name {
+            $(#[arg(long, hide = true)]
+            $field: Option<String>,)*
+            $(#[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+            $switch: Option<bool>,)*
+        })*
+    };
+}
+
+ignored! {
+    /// Of every component.
+    Everywhere:
+        kube_api_qps kube_api_burst kube_api_content_type min_resync_period show_hidden_metrics_for_version
+        logging_format log_flush_frequency log_json_info_buffer_size log_text_info_buffer_size vmodule;
+        switches: profiling contention_profiling log_json_split_stream log_text_split_stream;
+    /// Of whoever serves: front proxies are not asked for here, and answers of the API server are not kept.
+    Serving:
+        requestheader_client_ca_file requestheader_allowed_names requestheader_username_headers requestheader_uid_headers
+        requestheader_group_headers requestheader_extra_headers_prefix cert_dir http2_max_streams_per_connection
+        authentication_token_webhook_cache_ttl authorization_webhook_cache_authorized_ttl
+        authorization_webhook_cache_unauthorized_ttl;
+        switches: authentication_tolerate_lookup_failure permit_port_sharing permit_address_sharing;
+    /// Of the controllers: loops that look once in a while look here when something changes, and nothing is recycled, attached
+    /// or routed by the manager itself.
+    Controllers:
+        node_monitor_period namespace_sync_period attach_detach_reconcile_sync_period controller_start_interval
+        route_reconciliation_period concurrent_service_syncs flex_volume_plugin_dir volume_host_cidr_denylist
+        pv_recycler_pod_template_filepath_nfs pv_recycler_pod_template_filepath_hostpath pv_recycler_minimum_timeout_nfs
+        pv_recycler_minimum_timeout_hostpath pv_recycler_increment_timeout_nfs pv_recycler_timeout_increment_hostpath;
+        switches: disable_attach_detach_reconcile_sync configure_cloud_routes volume_host_allow_local_loopback;
+    /// Of the cloud-controller-manager: its loops look when something changes.
+    Cloud:
+        node_status_update_frequency node_monitor_period route_reconciliation_period node_sync_period controller_start_interval
+        concurrent_service_syncs concurrent_node_syncs cluster_cidr;
+        switches: allocate_node_cidrs configure_cloud_routes use_service_account_credentials allow_untagged_cloud;
+}
