@@ -329,7 +329,7 @@ pub fn check(state: &State, pod: PodId, pre: &Pre<'_>, id: NodeId) -> Option<Fai
         if !with.is_empty() {
             let load = state.load_with(id, &[], &with);
             let mut supposed = pre.clone();
-            with.iter().for_each(|p| supposed.shift(state, state.class_of(*p), id, false, 1));
+            with.iter().for_each(|p| supposed.shift(state, *p, id, 1));
             let failure = plugins::check(&Seat { load: &load, ..seat }, &supposed);
             if failure.is_some() {
                 return failure;

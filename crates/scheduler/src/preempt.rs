@@ -120,14 +120,14 @@ struct Trial<'a> {
 
 impl Trial<'_> {
     fn shift(&mut self, pod: PodId, delta: i64) {
-        let (leaving, class) = (self.state.pod(pod).terminating, self.state.class_of(pod));
+        let class = self.state.class_of(pod);
         if delta > 0 {
             self.load.add(class)
         } else {
             self.load.remove(class)
         }
         if let Some(pre) = &mut self.pre {
-            pre.shift(self.state, class, self.node, leaving, delta);
+            pre.shift(self.state, pod, self.node, delta);
         }
     }
 

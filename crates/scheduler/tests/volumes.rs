@@ -164,6 +164,54 @@ fn a_claim_for_one_pod_is_used_by_one_pod() {
 }
 
 #[test]
+fn a_more_important_pod_takes_an_exclusive_claim_from_a_less_important_one() {
+    let mut world = world();
+    let mut single = claim("c", "fast", "1Gi");
+    single["spec"]["accessModes"] = json!(["ReadWriteOncePod"]);
+    single["spec"]["volumeName"] = "v".into();
+    single["status"]["phase"] = "Bound".into();
+    world.tell(Feed::Claims, &single);
+    world.tell(Feed::Volumes, &json!({"metadata": {"name": "v"}, "spec": {}}));
+    world.on("b", &using("p", "c"));
+    world.on("b", &using("bystander", "other"));
+    let important = |name: &str, priority: i32| {
+        let mut pod = using(name, "c");
+        pod["spec"]["priority"] = priority.into();
+        pod
+    };
+    let second = world.add(&important("q", 10));
+    assert_eq!(world.preempt(second).unwrap(), ("b".to_owned(), vec!["p".to_owned()]));
+    let equal = world.add(&important("r", 0));
+    assert!(world.preempt(equal).is_err(), "it is no more important than the one that has it");
+}
+
+#[test]
+fn room_is_made_where_a_node_has_too_many_volumes() {
+    let mut world = world();
+    for node in ["a", "b"] {
+        let drivers = json!([{"name": "csi.example.com", "nodeID": "n", "allocatable": {"count": 1}}]);
+        world.tell(Feed::CsiNodes, &json!({"metadata": {"name": node}, "spec": {"drivers": drivers}}));
+    }
+    for i in 0..3 {
+        let mut bound = claim(&format!("c{i}"), "fast", "1Gi");
+        bound["spec"]["volumeName"] = format!("v{i}").into();
+        bound["status"]["phase"] = "Bound".into();
+        world.tell(Feed::Claims, &bound);
+        let csi = json!({"driver": "csi.example.com", "volumeHandle": format!("h{i}")});
+        world.tell(Feed::Volumes, &json!({"metadata": {"name": format!("v{i}")}, "spec": {"csi": csi}}));
+    }
+    let with = |name: &str, claim: &str, priority: i32| {
+        let mut pod = using(name, claim);
+        pod["spec"]["priority"] = priority.into();
+        pod
+    };
+    world.on("a", &with("kept", "c0", 20));
+    world.on("b", &with("goes", "c1", 0));
+    let id = world.add(&with("p", "c2", 10));
+    assert_eq!(world.preempt(id).unwrap(), ("b".to_owned(), vec!["goes".to_owned()]));
+}
+
+#[test]
 fn an_ephemeral_claim_must_be_the_pods_own() {
     let mut world = world();
     let ephemeral = pod("p", "x", "", "", &json!({"volumes": [{"name": "v", "ephemeral": {"volumeClaimTemplate": {}}}]}));

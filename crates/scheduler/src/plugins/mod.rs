@@ -167,10 +167,12 @@ impl<'s> Pre<'s> {
         })
     }
 
-    /// As if a pod of a class were gone from a node (or there, with `delta` 1).
-    pub fn shift(&mut self, state: &State, class: &Class, node: NodeId, leaving: bool, delta: i64) {
-        self.spread.shift(class, node, leaving, delta);
+    /// As if a pod were gone from a node (or there, with `delta` 1).
+    pub fn shift(&mut self, state: &State, pod: PodId, node: NodeId, delta: i64) {
+        let class = state.class_of(pod);
+        self.spread.shift(class, node, state.pod(pod).terminating, delta);
         self.others.shift(state, class, node, delta);
+        self.volumes.shift(pod, delta);
     }
 }
 

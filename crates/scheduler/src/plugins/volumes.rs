@@ -29,8 +29,12 @@ pub struct Bound<'s> {
     waiting: Vec<(ObjectKey, &'s Claim)>,
     /// Driver and identity of each volume.
     csi: Vec<(&'s str, String)>,
-    /// Another pod uses a claim that only one pod may use.
-    exclusive: bool,
+    /// Other pods that use a claim which only one pod may use.
+    exclusive: Vec<PodId>,
+    /// Pods that are supposed to be gone from the node in question.
+    gone: Vec<PodId>,
+    /// Pods that are supposed to be there too.
+    here: Vec<PodId>,
 }
 
 impl<'s> Bound<'s> {
@@ -65,7 +69,9 @@ impl<'s> Bound<'s> {
             let key = ObjectKey::new(namespace, name);
             bound.csi.extend(state.storage.csi_of(&key, claim).filter(|_| profile.filters(Plugin::NodeVolumeLimits)));
             let single = profile.filters(Plugin::VolumeRestrictions) && claim.modes.iter().any(|m| &**m == "ReadWriteOncePod");
-            bound.exclusive |= single && state.users_of_claim(namespace, name).iter().any(|user| *user != id);
+            if single {
+                bound.exclusive.extend(state.users_of_claim(namespace, name).iter().filter(|user| **user != id));
+            }
             match &claim.volume {
                 Some(volume) if claim.bound => bound.add_volume(state, profile, volume),
                 None if state.storage.waits(claim) => bound.waiting.push((key, claim)),
@@ -94,7 +100,17 @@ impl<'s> Bound<'s> {
 
     /// Whether many nodes may be out of question for these volumes.
     pub fn restricts_nodes(&self) -> bool {
-        self.missing || self.exclusive || !self.affinities.is_empty() || !self.zones.is_empty() || !self.waiting.is_empty()
+        self.missing || !self.exclusive.is_empty() || !self.affinities.is_empty() || !self.zones.is_empty() || !self.waiting.is_empty()
+    }
+
+    /// As if a pod were gone from the node (or there, with `delta` 1).
+    pub fn shift(&mut self, pod: PodId, delta: i64) {
+        let at = self.gone.iter().position(|p| *p == pod);
+        match (delta < 0, at) {
+            (true, _) => self.gone.push(pod),
+            (false, Some(at)) => drop(self.gone.swap_remove(at)),
+            (false, None) => self.here.push(pod),
+        }
     }
 
     /// Whether claims wait to be bound once the pod is placed.
@@ -114,7 +130,7 @@ pub fn steps(state: &State, profile: &Profile, id: PodId, node: u32) -> Vec<Step
 
 /// The four plugins, in upstream's order.
 pub fn filter(seat: &Seat<'_>, bound: &Bound<'_>) -> Option<Failure> {
-    if bound.exclusive {
+    if bound.exclusive.iter().any(|user| !bound.gone.contains(user)) {
         return Some(Failure::new(Plugin::VolumeRestrictions, EXCLUSIVE));
     }
     if too_many(seat, bound) {
@@ -150,7 +166,8 @@ fn too_many(seat: &Seat<'_>, bound: &Bound<'_>) -> bool {
         return false;
     }
     let mut attached: BTreeSet<(&str, String)> = BTreeSet::new();
-    for pod in seat.node.pods.iter().map(|id| state.pod(*id)) {
+    let there = seat.node.pods.iter().filter(|id| !bound.gone.contains(id)).chain(&bound.here);
+    for pod in there.map(|id| state.pod(*id)) {
         for claim in &pod.claims {
             let key = ObjectKey::new(&pod.key.namespace, &claim.name);
             let known = state.storage.claim(&key.namespace, &key.name);
