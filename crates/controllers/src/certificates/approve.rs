@@ -23,12 +23,22 @@ pub(crate) async fn run(context: Context) {
     each(context, "csrapproving", |csr| reconcile(context, csr)).await;
 }
 
-async fn reconcile(context: &Context, mut csr: CertificateSigningRequest) -> Result<Next, Error> {
+/// Why a request is not approved now.
+#[derive(Debug, thiserror::Error)]
+enum Stop {
+    #[error("recognized csr {0:?} as [{1}] but subject access review was not approved")]
+    Refused(String, String),
+    #[error(transparent)]
+    Failed(#[from] Error),
+}
+
+async fn reconcile(context: &Context, mut csr: CertificateSigningRequest) -> Result<Next, Stop> {
     let decided = condition(&csr, "Approved").or(condition(&csr, "Denied")).is_some();
     if decided || certificate(&csr).is_some() {
         return Ok(Next::Wait);
     }
-    for (permission, message) in RECOGNIZED.iter().filter(|(p, _)| recognized(&csr).contains(p)) {
+    let tried = recognized(&csr);
+    for (permission, message) in RECOGNIZED.iter().filter(|(p, _)| tried.contains(p)) {
         if may(context, &csr, permission).await? {
             add_condition(&mut csr, "Approved", "AutoApproved", message);
             let target = Target::of::<CertificateSigningRequest>("", csr.metadata.name.as_deref().unwrap_or_default()).sub("approval");
@@ -37,8 +47,11 @@ async fn reconcile(context: &Context, mut csr: CertificateSigningRequest) -> Res
             return Ok(Next::Wait);
         }
     }
-    // The user may get the permission later; until then somebody may approve by hand.
-    Ok(Next::Wait)
+    if tried.is_empty() {
+        return Ok(Next::Wait);
+    }
+    // The user may get the permission later: asked again after the backoff, unless somebody approves by hand before.
+    Err(Stop::Refused(csr.metadata.name.unwrap_or_default(), tried.join(" ")))
 }
 
 /// The permissions by which a request could be approved.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 const PERIOD: Duration = Duration::from_secs(3600);
-/// Since a decision.
+/// Since a decision. One that was approved and has no certificate yet stays: its signer may take its time.
 const DECIDED: SignedDuration = SignedDuration::from_hours(1);
 /// Since the request, when nobody has decided.
 const PENDING: SignedDuration = SignedDuration::from_hours(24);
@@ -31,13 +31,14 @@ pub(crate) async fn run(context: Context) {
 }
 
 fn is_over(csr: &CertificateSigningRequest, now: Timestamp) -> bool {
-    let decided = ["Approved", "Denied", "Failed"].iter().filter_map(|kind| condition(csr, kind));
     let old = |at: Option<Timestamp>, limit| at.is_some_and(|at| now.duration_since(at) > limit);
-    let mut decided = decided.peekable();
-    if decided.peek().is_none() && certificate(csr).is_none() {
+    if csr.status.as_ref().and_then(|s| s.conditions.as_ref()).is_none_or(Vec::is_empty) {
         return old(csr.metadata.creation_timestamp.as_ref().map(|t| t.0), PENDING);
     }
-    decided.any(|c| old(c.last_update_time.as_ref().map(|t| t.0), DECIDED)) || certificate(csr).is_some_and(|pem| has_ended(pem, now))
+    let refused = ["Denied", "Failed"].iter().filter_map(|kind| condition(csr, kind));
+    let issued = condition(csr, "Approved").filter(|_| certificate(csr).is_some());
+    let over = issued.is_some() && certificate(csr).is_some_and(|pem| has_ended(pem, now));
+    over || refused.chain(issued).any(|c| old(c.last_update_time.as_ref().map(|t| t.0), DECIDED))
 }
 
 fn has_ended(pem: &[u8], now: Timestamp) -> bool {
@@ -54,18 +55,19 @@ mod tests {
     fn requests_go_an_hour_after_the_decision_and_a_day_without_one() {
         let now: Timestamp = "2026-01-02T00:00:00Z".parse().unwrap();
         let cases = [
-            (None, "2026-01-01T23:00:00Z", false),
-            (None, "2025-12-31T23:00:00Z", true),
-            (Some(("Approved", "2026-01-01T23:30:00Z")), "2025-12-01T00:00:00Z", false),
-            (Some(("Approved", "2026-01-01T22:30:00Z")), "2025-12-01T00:00:00Z", true),
-            (Some(("Denied", "2026-01-01T22:30:00Z")), "2025-12-01T00:00:00Z", true),
-            (Some(("Failed", "2026-01-01T22:30:00Z")), "2025-12-01T00:00:00Z", true),
+            (None, "2026-01-01T23:00:00Z", "", false),
+            (None, "2025-12-31T23:00:00Z", "", true),
+            (Some(("Approved", "2026-01-01T23:30:00Z")), "2025-12-01T00:00:00Z", "Q0VSVA==", false),
+            (Some(("Approved", "2026-01-01T22:30:00Z")), "2025-12-01T00:00:00Z", "Q0VSVA==", true),
+            (Some(("Approved", "2026-01-01T22:30:00Z")), "2025-12-01T00:00:00Z", "", false),
+            (Some(("Denied", "2026-01-01T22:30:00Z")), "2025-12-01T00:00:00Z", "", true),
+            (Some(("Failed", "2026-01-01T22:30:00Z")), "2025-12-01T00:00:00Z", "", true),
         ];
-        for (decision, created, expected) in cases {
+        for (decision, created, certificate, expected) in cases {
             let conditions: Vec<_> =
                 decision.iter().map(|(kind, at)| json!({"type": kind, "status": "True", "lastUpdateTime": at})).collect();
             let csr = serde_json::from_value(json!({"metadata": {"name": "c", "creationTimestamp": created},
-                "spec": {"request": "", "signerName": "s"}, "status": {"conditions": conditions}}))
+                "spec": {"request": "", "signerName": "s"}, "status": {"conditions": conditions, "certificate": certificate}}))
             .unwrap();
             assert_eq!(is_over(&csr, now), expected, "{decision:?} {created}");
         }

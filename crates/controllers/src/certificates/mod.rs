@@ -21,10 +21,11 @@ use std::time::Duration;
 pub const SIGNERS: [&str; 4] = [rules::KUBELET_SERVING, rules::KUBELET_CLIENT, rules::CLIENT, rules::LEGACY];
 
 /// Looks at each request whenever it changes, with the backoff of both loops that work on requests.
-async fn each<F, Fut>(context: &Context, name: &'static str, reconcile: F)
+async fn each<F, Fut, E>(context: &Context, name: &'static str, reconcile: F)
 where
     F: Fn(CertificateSigningRequest) -> Fut + Send + Sync,
-    Fut: Future<Output = Result<Next, Error>> + Send,
+    Fut: Future<Output = Result<Next, E>> + Send,
+    E: From<Error> + std::fmt::Display + Send,
 {
     let queue: Queue<Arc<str>> = context.queue("certificate").backoff(Duration::from_millis(200), Duration::from_secs(1000));
     let requests: Cache<CertificateSigningRequest> = context.caches.of();
@@ -40,7 +41,7 @@ where
             }
         }
     };
-    controller::run::<_, Error, _, _>(name, queue, 5, look).await;
+    controller::run::<_, E, _, _>(name, queue, 5, look).await;
 }
 
 fn condition<'a>(csr: &'a CertificateSigningRequest, kind: &str) -> Option<&'a CertificateSigningRequestCondition> {

@@ -6,7 +6,7 @@ use super::issue::Authority;
 use super::{SIGNERS, add_condition, certificate, condition, each, rules};
 use crate::Context;
 use ferrokube_client::controller::Next;
-use ferrokube_client::{Named, Optional};
+use ferrokube_client::{Error, Named, Optional};
 use jiff::Timestamp;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
@@ -30,7 +30,7 @@ pub(crate) async fn run(context: Context) {
         if authority.is_some_and(|a| decide(&mut csr, a, Timestamp::now())) {
             client.update_status(&csr).await.optional()?;
         }
-        Ok(Next::Wait)
+        Ok::<_, Error>(Next::Wait)
     };
     each(&context, "csrsigning", sign).await;
 }
