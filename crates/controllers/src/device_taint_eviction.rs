@@ -6,10 +6,11 @@
 use crate::Context;
 use crate::pods;
 use crate::resource_claim::{has_claims, plan::claims_of};
-use crate::taint_eviction::{Left, disrupt, left};
+use crate::taint_eviction::{LATENESS, Left, disrupt, due, left};
 use ferrokube_client::cache::decoded;
 use ferrokube_client::controller::{self, Next};
 use ferrokube_client::events::EventType;
+use ferrokube_client::metrics::{Desc, Kind};
 use ferrokube_client::queue::Queue;
 use ferrokube_client::{Cache, DeleteOptions, Error, Index, Named, Object, ObjectKey, Optional};
 use jiff::Timestamp;
@@ -20,6 +21,19 @@ use std::collections::HashSet;
 
 /// `--concurrent-device-taint-eviction-syncs`.
 const WORKERS: usize = 8;
+
+static DELETED: Desc = Desc {
+    name: "device_taint_eviction_controller_pod_deletions_total",
+    help: "[ALPHA] Total number of Pods deleted by DeviceTaintEvictionController since its start.",
+    kind: Kind::Counter,
+    labels: &[],
+};
+static DELETED_AFTER: Desc = Desc {
+    name: "device_taint_eviction_controller_pod_deletion_duration_seconds",
+    help: "[ALPHA] Latency, in seconds, between the time when a device taint effect has been activated and a Pod's deletion via DeviceTaintEvictionController.",
+    kind: Kind::Histogram(LATENESS),
+    labels: &[],
+};
 
 /// Runs the controller.
 pub(crate) async fn run(context: Context) {
@@ -68,6 +82,10 @@ pub(crate) async fn run(context: Context) {
                     let message = "Device Taint manager: deleting due to NoExecute taint";
                     disrupt(&context.client, &pod, "DeletionByDeviceTaintManager", message, None).await?;
                     context.client.delete::<Pod>(pod.namespace(), pod.name(), &DeleteOptions::of_uid(pod.uid())).await.optional()?;
+                    context.metrics.count(&DELETED, &[]);
+                    let now = Timestamp::now();
+                    let late = now.duration_since(since(&pod, claims, by_pool).unwrap_or(now)).as_secs_f64();
+                    context.metrics.series(&DELETED_AFTER, &[]).observe(late.max(0.0));
                     Ok(Next::Wait)
                 }
             }
@@ -97,19 +115,30 @@ fn consumers(object: &Object) -> Vec<ObjectKey> {
     pods.map(|c| ObjectKey::new(&object.key.namespace, &c.name)).collect()
 }
 
-/// How long the pod may stay on its devices: as long as the least patient of its claims.
-fn soonest(pod: &Pod, claims: &Cache<ResourceClaim>, slices: &Index, now: Timestamp) -> Left {
+/// What a device has, and what a claim puts up with.
+type Borne = (Vec<Taint>, Vec<Toleration>);
+
+/// The taints and tolerations of each device of the pod.
+fn borne(pod: &Pod, claims: &Cache<ResourceClaim>, slices: &Index) -> Vec<Borne> {
     let names = claims_of(pod).into_iter().filter_map(|(_, name)| name);
     let reserved = |c: &ResourceClaim| c.status.iter().flat_map(|s| s.reserved_for.iter().flatten()).any(|r| r.uid == pod.uid());
     let own: Vec<ResourceClaim> = names.filter_map(|name| claims.get(pod.namespace(), name)).filter(reserved).collect();
-    let mut least = Left::Stays;
-    for result in own.iter().flat_map(results) {
+    let of = |result: &DeviceRequestAllocationResult| {
         let published: Vec<ResourceSlice> = slices.get(&pool(&result.driver, &result.pool)).iter().filter_map(|o| decoded(o)).collect();
-        let taints: Vec<Taint> = taints(&published, &result.device).iter().map(as_taint).collect();
-        let tolerations: Vec<Toleration> = result.tolerations.iter().flatten().map(as_toleration).collect();
-        least = sooner(least, left(&taints, &tolerations, now));
-    }
-    least
+        let taints = taints(&published, &result.device).iter().map(as_taint).collect();
+        (taints, result.tolerations.iter().flatten().map(as_toleration).collect())
+    };
+    own.iter().flat_map(results).map(of).collect()
+}
+
+/// How long the pod may stay on its devices: as long as the least patient of its claims.
+fn soonest(pod: &Pod, claims: &Cache<ResourceClaim>, slices: &Index, now: Timestamp) -> Left {
+    borne(pod, claims, slices).iter().map(|(taints, tolerations)| left(taints, tolerations, now)).fold(Left::Stays, sooner)
+}
+
+/// When the pod had to go, if that is known.
+fn since(pod: &Pod, claims: &Cache<ResourceClaim>, slices: &Index) -> Option<Timestamp> {
+    borne(pod, claims, slices).iter().filter_map(|(taints, tolerations)| due(taints, tolerations)).min()
 }
 
 fn sooner(a: Left, b: Left) -> Left {

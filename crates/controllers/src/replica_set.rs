@@ -97,7 +97,8 @@ async fn reconcile<R: Replicated>(context: &Context, pods: &Pods<Counted>, sibli
     if unsettled.is_none() && set.meta().deletion_timestamp.is_none() {
         let active: Vec<Counted> = own.iter().filter(|p| p.is_active()).cloned().collect();
         let action = plan(wanted.replicas, &active, || related(pods, siblings, &set, &active));
-        failure = apply(context, pods, &set, &wanted.template, action).await;
+        // Nothing can be made where everything ends, and nobody is to blame.
+        failure = apply(context, pods, &set, &wanted.template, action).await.filter(|e| !e.is_namespace_terminating());
     }
     let (status, soon) = status(&set, &wanted, &own, failure.as_ref(), Timestamp::now());
     let changed = set.with_status(status);
@@ -105,7 +106,6 @@ async fn reconcile<R: Replicated>(context: &Context, pods: &Pods<Counted>, sibli
         context.client.update_status(&changed).await?;
     }
     match failure {
-        Some(e) if e.is_namespace_terminating() => Ok(Next::Wait),
         Some(e) => Err(e),
         None => Ok([soon, unsettled].into_iter().flatten().min().map_or(Next::Wait, Next::After)),
     }

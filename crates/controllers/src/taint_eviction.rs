@@ -19,6 +19,9 @@ use serde_json::json;
 use std::collections::HashSet;
 use std::time::Duration;
 
+/// Seconds between the moment when a pod had to go and its deletion.
+pub(crate) const LATENESS: &[f64] = &[0.005, 0.025, 0.1, 0.5, 1.0, 2.5, 10.0, 30.0, 60.0, 120.0, 180.0, 240.0];
+
 static DELETED: Desc = Desc {
     name: "taint_eviction_controller_pod_deletions_total",
     help: "[ALPHA] Total number of Pods deleted by TaintEvictionController since its start.",
@@ -28,7 +31,7 @@ static DELETED: Desc = Desc {
 static DELETED_AFTER: Desc = Desc {
     name: "taint_eviction_controller_pod_deletion_duration_seconds",
     help: "[ALPHA] Latency, in seconds, between the time when a taint effect has been activated for the Pod and its deletion via TaintEvictionController.",
-    kind: Kind::Histogram(&[0.005, 0.025, 0.1, 0.5, 1.0, 2.5, 10.0, 30.0, 60.0, 120.0, 180.0, 240.0]),
+    kind: Kind::Histogram(LATENESS),
     labels: &[],
 };
 
@@ -148,7 +151,7 @@ pub(crate) fn left(taints: &[Taint], tolerations: &[Toleration], now: Timestamp)
 }
 
 /// When a pod that may not stay had to go; `None`: at once, or since nobody knows when.
-fn due(taints: &[Taint], tolerations: &[Toleration]) -> Option<Timestamp> {
+pub(crate) fn due(taints: &[Taint], tolerations: &[Toleration]) -> Option<Timestamp> {
     let added = taints.iter().filter(|t| t.effect == "NoExecute").filter_map(|t| t.time_added.as_ref()).map(|t| t.0).min()?;
     match left(taints, tolerations, added) {
         Left::After(delay) => added.checked_add(delay).ok(),

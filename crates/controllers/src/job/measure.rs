@@ -1,9 +1,12 @@
 //! What the controller counts (`job_controller_*`).
 
-use super::indexes;
 use super::plan::{Plan, condition};
+use super::{indexes, policy};
+use crate::pods;
+use ferrokube_client::Named;
 use ferrokube_client::metrics::{Desc, Metrics};
 use k8s_openapi::api::batch::v1::{Job, JobStatus};
+use k8s_openapi::api::core::v1::Pod;
 use std::time::Duration;
 
 static DURATION: Desc = Desc::histogram(
@@ -39,7 +42,7 @@ static PODS_CREATED: Desc = Desc::counter(
 );
 static TRACKED: Desc = Desc::counter(
     "job_controller_terminated_pods_tracking_finalizer_total",
-    "[ALPHA] `The number of terminated pods (phase=Failed|Succeeded) that have the finalizer batch.kubernetes.io/job-tracking. The event label can be \"add\" or \"delete\".`",
+    "[BETA] `The number of terminated pods (phase=Failed|Succeeded) that have the finalizer batch.kubernetes.io/job-tracking. The event label can be \"add\" or \"delete\".`",
     &["event"],
 );
 
@@ -117,7 +120,50 @@ pub fn written(metrics: &Metrics, job: &Job, status: &JobStatus) {
     }
 }
 
+static BY_POLICY: Desc = Desc::counter(
+    "job_controller_pod_failures_handled_by_failure_policy_total",
+    "[BETA] `The number of failed Pods handled by failure policy with respect to the failure policy action applied based on the matched rule. Possible values of the action label correspond to the possible values for the failure policy rule action, which are: \"FailJob\", \"Ignore\" and \"Count\".`",
+    &["action"],
+);
+
+/// Of these pods, which are over, those that a status has not counted before were judged by the failure policy.
+pub fn judged(metrics: &Metrics, job: &Job, pods: &[Pod]) {
+    if job.spec.as_ref().is_none_or(|s| s.pod_failure_policy.is_none()) {
+        return;
+    }
+    let known = job.status.as_ref().and_then(|s| s.uncounted_terminated_pods.as_ref()).and_then(|u| u.failed.as_ref());
+    let fresh = |p: &&Pod| known.is_none_or(|all| !all.iter().any(|uid| uid == p.uid()));
+    let failed = pods.iter().filter(|p| pods::phase(p) == "Failed").filter(fresh);
+    failed.filter_map(|p| policy::action(job, p)).for_each(|action| metrics.count(&BY_POLICY, &[action]));
+}
+
 /// A job that somebody else runs was made.
 pub fn external(metrics: &Metrics, manager: &str) {
     metrics.count(&EXTERNAL, &[manager]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn failures_that_a_rule_matches_are_counted_once_by_its_action() {
+        let rule = |code: i32, action: &str| json!({"action": action, "onExitCodes": {"operator": "In", "values": [code]}});
+        let job: Job = serde_json::from_value(json!({"metadata": {"name": "j"}, "spec": {"template": {},
+            "podFailurePolicy": {"rules": [rule(1, "Ignore"), rule(2, "Count")]}},
+            "status": {"uncountedTerminatedPods": {"failed": ["known"]}}}))
+        .unwrap();
+        let pod = |uid: &str, code: i32| -> Pod {
+            let state = json!({"terminated": {"exitCode": code}});
+            serde_json::from_value(json!({"metadata": {"name": uid, "uid": uid}, "status": {"phase": "Failed",
+                "containerStatuses": [{"name": "c", "image": "i", "imageID": "", "ready": false, "restartCount": 0, "state": state}]}}))
+            .unwrap()
+        };
+        let (metrics, mut out) = (Metrics::default(), String::new());
+        judged(&metrics, &job, &[pod("a", 1), pod("b", 2), pod("known", 2), pod("c", 3)]);
+        metrics.write(&mut out);
+        let family = "job_controller_pod_failures_handled_by_failure_policy_total";
+        assert!(out.contains(&format!("{family}{{action=\"Ignore\"}} 1\n{family}{{action=\"Count\"}} 1\n")) || out.contains(&format!("{family}{{action=\"Count\"}} 1\n{family}{{action=\"Ignore\"}} 1\n")), "{out}");
+    }
 }

@@ -263,6 +263,7 @@ impl Jobs {
             }
         }
         self.known.backoffs.lock().insert(job.uid().to_owned(), plan.backoff);
+        measure::judged(&self.context.metrics, job, &plan.release);
         let releases = plan.release.iter().map(|pod| self.release(job, pod));
         futures_util::future::join_all(releases).await.into_iter().collect::<Result<Vec<()>, Error>>()?;
         match failure {

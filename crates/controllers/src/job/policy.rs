@@ -24,8 +24,23 @@ pub enum Verdict {
 
 /// The verdict of the first rule that matches.
 pub fn verdict(job: &Job, pod: &Pod) -> Verdict {
-    let Some(policy) = job.spec.as_ref().and_then(|s| s.pod_failure_policy.as_ref()) else { return Verdict::Count };
-    for (at, rule) in policy.rules.iter().enumerate() {
+    match matched(job, pod) {
+        Some(("Ignore", _)) => Verdict::Ignore,
+        Some(("FailIndex", _)) => Verdict::FailIndex,
+        Some(("FailJob", why)) => Verdict::FailJob(why),
+        _ => Verdict::Count,
+    }
+}
+
+/// The action of the first rule that matches.
+pub fn action<'a>(job: &'a Job, pod: &Pod) -> Option<&'a str> {
+    matched(job, pod).map(|(action, _)| action)
+}
+
+/// The action of the first rule that matches, and why it does.
+fn matched<'a>(job: &'a Job, pod: &Pod) -> Option<(&'a str, String)> {
+    let policy = job.spec.as_ref()?.pod_failure_policy.as_ref()?;
+    policy.rules.iter().enumerate().find_map(|(at, rule)| {
         let why = match (&rule.on_exit_codes, &rule.on_pod_conditions) {
             (Some(codes), _) => exit(pod, codes).map(|(container, code)| {
                 format!(
@@ -43,15 +58,8 @@ pub fn verdict(job: &Job, pod: &Pod) -> Verdict {
                 }),
             (None, None) => None,
         };
-        let Some(why) = why else { continue };
-        return match rule.action.as_str() {
-            "Ignore" => Verdict::Ignore,
-            "FailIndex" => Verdict::FailIndex,
-            "FailJob" => Verdict::FailJob(why),
-            _ => Verdict::Count,
-        };
-    }
-    Verdict::Count
+        Some((rule.action.as_str(), why?))
+    })
 }
 
 /// The container whose exit code matches.

@@ -3,6 +3,7 @@
 //! Reads nodes; writes `spec.podCIDR` and `spec.podCIDRs` of those that have none. Owns which shares are taken, in
 //! [`ranges::Ranges`]. One worker, so that two nodes never get the same share. Source: `pkg/controller/nodeipam` (RangeAllocator).
 
+mod measure;
 mod ranges;
 
 use crate::Context;
@@ -32,7 +33,7 @@ pub(crate) async fn run(context: Context) {
     let Some(config) = &context.config.node_cidrs else { return std::future::pending().await };
     let mut ranges = Vec::new();
     for text in &config.cluster {
-        match Ranges::new(text, config.mask_ipv4, config.mask_ipv6) {
+        match Ranges::new(text, config.mask_ipv4, config.mask_ipv6, &context.metrics) {
             Ok(range) => ranges.push(range),
             Err(e) => {
                 tracing::error!("nodes get no pod ranges: {e}");
@@ -171,9 +172,10 @@ impl Taken {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ferrokube_client::metrics::Metrics;
 
     fn taken(ranges: &[&str]) -> Taken {
-        let ranges = ranges.iter().map(|r| Ranges::new(r, 24, 64).unwrap()).collect();
+        let ranges = ranges.iter().map(|r| Ranges::new(r, 24, 64, &Metrics::default()).unwrap()).collect();
         Taken { ranges, ..Taken::default() }
     }
 

@@ -1,5 +1,7 @@
-//! A range cut into equal shares, and which of them are taken. Pure.
+//! A range cut into equal shares, and which of them are taken. No I/O.
 
+use super::measure::Measures;
+use ferrokube_client::metrics::Metrics;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// A range may have at most two to the power of this shares (`maxCIDRSubnetDiff`).
@@ -80,18 +82,20 @@ pub(super) struct Ranges {
     free: usize,
     /// Where to look next: a share that was given back is not given out again at once.
     next: usize,
+    measures: Measures,
 }
 
 impl Ranges {
     /// Shares with the mask of the range's family.
-    pub(super) fn new(text: &str, mask_ipv4: u8, mask_ipv6: u8) -> Result<Self, RangeError> {
+    pub(super) fn new(text: &str, mask_ipv4: u8, mask_ipv6: u8, metrics: &Metrics) -> Result<Self, RangeError> {
         let whole = Cidr::parse(text).ok_or_else(|| RangeError::Unreadable(text.to_owned()))?;
         let mask = if whole.bits == 32 { mask_ipv4 } else { mask_ipv6 };
         if mask < whole.prefix || mask > whole.bits || mask - whole.prefix > MOST_BITS {
             return Err(RangeError::Mask { range: text.to_owned(), mask });
         }
         let count = 1 << (mask - whole.prefix);
-        Ok(Ranges { whole, mask, taken: vec![false; count], free: count, next: 0 })
+        let measures = Measures::new(metrics, &whole.to_string(), count);
+        Ok(Ranges { whole, mask, taken: vec![false; count], free: count, next: 0, measures })
     }
 
     fn share(&self, n: usize) -> Cidr {
@@ -121,8 +125,14 @@ impl Ranges {
 
     fn mark(&mut self, share: usize, taken: bool) {
         match (std::mem::replace(&mut self.taken[share], taken), taken) {
-            (false, true) => self.free -= 1,
-            (true, false) => self.free += 1,
+            (false, true) => {
+                self.free -= 1;
+                self.measures.marked(1, 0, self.free);
+            }
+            (true, false) => {
+                self.free += 1;
+                self.measures.marked(0, 1, self.free);
+            }
             _ => {}
         }
     }
@@ -138,7 +148,8 @@ impl Ranges {
             return None;
         }
         let count = self.taken.len();
-        let free = (0..count).map(|n| (self.next + n) % count).find(|n| !self.taken[*n])?;
+        let (passed, free) = (0..count).map(|n| (self.next + n) % count).enumerate().find(|(_, n)| !self.taken[*n])?;
+        self.measures.found(passed);
         self.mark(free, true);
         self.next = (free + 1) % count;
         Some(self.share(free).to_string())
@@ -149,29 +160,33 @@ impl Ranges {
 mod tests {
     use super::*;
 
+    fn ranges(text: &str) -> Result<Ranges, RangeError> {
+        Ranges::new(text, 24, 64, &Metrics::default())
+    }
+
     #[test]
     fn shares_come_one_after_the_other_and_around() {
-        let mut ranges = Ranges::new("10.1.0.0/22", 24, 64).unwrap();
-        let mut all: Vec<String> = std::iter::from_fn(|| ranges.take()).collect();
+        let mut shares = ranges("10.1.0.0/22").unwrap();
+        let mut all: Vec<String> = std::iter::from_fn(|| shares.take()).collect();
         assert_eq!(all, ["10.1.0.0/24", "10.1.1.0/24", "10.1.2.0/24", "10.1.3.0/24"]);
-        ranges.release(&all.remove(2));
-        assert_eq!(ranges.take().unwrap(), "10.1.2.0/24");
+        shares.release(&all.remove(2));
+        assert_eq!(shares.take().unwrap(), "10.1.2.0/24");
     }
 
     #[test]
     fn what_overlaps_is_not_given_however_large_or_small() {
-        let mut ranges = Ranges::new("10.0.0.0/8", 24, 64).unwrap();
-        ranges.occupy("10.0.0.0/16");
-        ranges.occupy("10.1.0.128/25");
-        ranges.occupy("192.168.0.0/16");
-        assert_eq!(ranges.take().unwrap(), "10.1.1.0/24");
+        let mut shares = ranges("10.0.0.0/8").unwrap();
+        shares.occupy("10.0.0.0/16");
+        shares.occupy("10.1.0.128/25");
+        shares.occupy("192.168.0.0/16");
+        assert_eq!(shares.take().unwrap(), "10.1.1.0/24");
     }
 
     #[test]
     fn ranges_that_cannot_be_cut_are_refused() {
-        assert!(Ranges::new("10.0.0.0/25", 24, 64).is_err());
-        assert!(Ranges::new("fd00::/32", 24, 64).is_err());
-        assert!(Ranges::new("nonsense", 24, 64).is_err());
-        assert_eq!(Ranges::new("fd00:1::/48", 24, 64).unwrap().take().unwrap(), "fd00:1::/64");
+        assert!(ranges("10.0.0.0/25").is_err());
+        assert!(ranges("fd00::/32").is_err());
+        assert!(ranges("nonsense").is_err());
+        assert_eq!(ranges("fd00:1::/48").unwrap().take().unwrap(), "fd00:1::/64");
     }
 }

@@ -5,6 +5,7 @@
 //! allocation. Which devices a claim gets is the scheduler's decision. That a consumer is gone is asked of the API server.
 //! Source: `pkg/controller/resourceclaim`.
 
+mod measure;
 pub(crate) mod plan;
 
 use crate::Context;
@@ -62,6 +63,8 @@ pub(crate) async fn run(context: Context) {
     let add = queue.clone();
     templates.on_change(move |d| by_template.get(&d.key().to_string()).iter().for_each(|o| add.add(Key::Pod(o.key.clone()))));
     tokio::join!(pods.synced(), claims.synced(), templates.synced());
+    let running = Arc::new(());
+    measure::measure(&context.metrics, &claims, &running);
     let all = Claims { context, pods, claims, templates, by_owner, made: Mutex::default() };
     let reconcile = |key: Key| {
         let all = &all;
@@ -142,7 +145,12 @@ impl Claims {
             return Ok(name.clone());
         }
         let made = match self.templates.get(pod.namespace(), template) {
-            Some(template) => self.context.client.create(&generated(pod, entry, &template)).await,
+            Some(template) => {
+                let claim = generated(pod, entry, &template);
+                let made = self.context.client.create(&claim).await;
+                measure::created(&self.context.metrics, &claim.spec, made.is_ok());
+                made
+            }
             None => Err(ferrokube_client::Status::not_found("resource.k8s.io", "resourceclaimtemplates", template).into()),
         };
         match made {
