@@ -9,15 +9,17 @@ mod plan;
 use crate::Context;
 use crate::nodes::takes_traffic;
 use crate::provider::{Error as ProviderError, LoadBalancers};
+use ferrokube_client::cache::decoded;
 use ferrokube_client::controller::{self, Next};
 use ferrokube_client::events::EventType;
 use ferrokube_client::queue::Queue;
 use ferrokube_client::{Cache, Error, Named, Object, ObjectKey, Optional, Patch};
 use k8s_openapi::api::core::v1::{LoadBalancerStatus, Node, Service};
 use parking_lot::Mutex;
-use plan::{Asked, FINALIZER, Step, has_finalizer, plan};
+use plan::{Asked, FINALIZER, Step, has_finalizer, plan, seen};
 use serde_json::json;
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// `--concurrent-service-syncs`.
@@ -54,7 +56,14 @@ pub(crate) async fn run(context: Context) {
         }
     });
     let add = queue.clone();
-    nodes.on_change(move |_| balanced.get("").iter().for_each(|o| add.add(o.key.clone())));
+    nodes.on_change(move |d| {
+        let services = balanced.get("");
+        // Nodes speak up all the time, and every look at a service is a look at all of them.
+        let seen = |side: Option<&Arc<Object>>| side.and_then(|o| seen(&decoded(o)?));
+        if !services.is_empty() && seen(d.old) != seen(d.new) {
+            services.iter().for_each(|o| add.add(o.key.clone()));
+        }
+    });
     tokio::join!(services.synced(), nodes.synced());
     let balancers = Balancers { context, services, nodes, known: Mutex::default() };
     controller::run::<_, Error, _, _>("service-lb", queue, WORKERS, |key: ObjectKey| balancers.sync(key)).await;

@@ -44,7 +44,7 @@ pub(super) fn plan(service: &Service, nodes: &[Node], asked: Option<&Asked>) -> 
     if service.metadata.deletion_timestamp.is_some() || !wants(service) {
         return if has_finalizer(service) { Step::Remove } else { Step::Nothing };
     }
-    let now = Asked { service: facts(service), nodes: nodes.iter().filter(|n| takes_traffic(n)).map(node_facts).collect() };
+    let now = Asked { service: facts(service), nodes: nodes.iter().filter_map(seen).collect() };
     match asked {
         Some(before) if *before == now && has_finalizer(service) => Step::Nothing,
         Some(before) if before.service == now.service && has_finalizer(service) => Step::Update(now),
@@ -62,12 +62,15 @@ fn facts(service: &Service) -> Value {
     json!({"uid": service.uid(), "annotations": service.metadata.annotations, "spec": spec})
 }
 
-/// Name, provider ID and addresses.
-fn node_facts(node: &Node) -> String {
+/// What load balancers see of a node: its name, provider ID and addresses; `None` when nothing is sent to it.
+pub(super) fn seen(node: &Node) -> Option<String> {
+    if !takes_traffic(node) {
+        return None;
+    }
     let id = node.spec.as_ref().and_then(|s| s.provider_id.as_deref()).unwrap_or_default();
     let addresses = node.status.as_ref().and_then(|s| s.addresses.as_deref()).unwrap_or_default();
     let addresses: Vec<&str> = addresses.iter().map(|a| a.address.as_str()).collect();
-    format!("{} {id} {}", node.name(), addresses.join(","))
+    Some(format!("{} {id} {}", node.name(), addresses.join(",")))
 }
 
 #[cfg(test)]
@@ -121,5 +124,19 @@ mod tests {
             matches!(plan(&service(spec(80), &[], false), &[node("n", "10.0.0.1")], Some(&asked)), Step::Ensure(_)),
             "without finalizer"
         );
+    }
+
+    #[test]
+    fn a_node_that_only_says_that_it_is_still_there_changes_nothing_for_load_balancers() {
+        let beat = |status: &str, at: &str, address: &str| {
+            let mut node = node("a", address);
+            let conditions = json!([{"type": "Ready", "status": status, "lastHeartbeatTime": at}]);
+            node.status.get_or_insert_default().conditions = serde_json::from_value(conditions).unwrap();
+            seen(&node)
+        };
+        let before = beat("True", "2026-01-01T00:00:00Z", "10.0.0.1");
+        assert_eq!(before, beat("True", "2026-01-01T00:05:00Z", "10.0.0.1"));
+        assert_ne!(before, beat("Unknown", "2026-01-01T00:05:00Z", "10.0.0.1"));
+        assert_ne!(before, beat("True", "2026-01-01T00:05:00Z", "10.0.0.2"));
     }
 }
