@@ -7,6 +7,7 @@ use http::Method;
 use serde::Deserialize;
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
@@ -17,6 +18,8 @@ const RENEWAL: Duration = Duration::from_secs(10);
 const WRITES: usize = 32;
 /// Renewals under way at once.
 const RENEWERS: usize = 32;
+/// Nodes that are made before their kubelets begin: few enough that none is lost meanwhile.
+pub(crate) const AT_ONCE: usize = 500;
 /// Names of hollow nodes begin so.
 pub(crate) const PREFIX: &str = "bench-node-";
 
@@ -40,6 +43,8 @@ pub(crate) enum Work {
 /// The kubelets; they stop when this is dropped.
 pub(crate) struct Kubelets {
     _tasks: JoinSet<()>,
+    /// Nodes that are there: the first so many.
+    there: Arc<AtomicUsize>,
     /// Pods as they are bound.
     pub bound: mpsc::UnboundedReceiver<Bound>,
 }
@@ -94,7 +99,7 @@ enum Task {
 }
 
 impl Kubelets {
-    /// Starts the kubelets of so many nodes. Pods from this revision on are seen.
+    /// Starts the kubelets of so many nodes, none of which is there yet. Pods from this revision on are seen.
     pub async fn start(server: &Server, nodes: usize, revision: &str, work: Work) -> anyhow::Result<Kubelets> {
         let mut lines = server.again(1)?.lines(0, &format!("/api/v1/pods?watch=1&resourceVersion={revision}")).await?;
         let (sender, bound) = mpsc::unbounded_channel();
@@ -131,10 +136,17 @@ impl Kubelets {
             }
         });
         let server = server.again(4)?;
+        let there = Arc::new(AtomicUsize::new(0));
         for first in 0..RENEWERS.min(nodes) {
-            tasks.spawn(renew(server.clone(), first, nodes));
+            tasks.spawn(renew(server.clone(), first, nodes, there.clone()));
         }
-        Ok(Kubelets { _tasks: tasks, bound })
+        Ok(Kubelets { _tasks: tasks, there, bound })
+    }
+
+    /// The first so many nodes are there: their leases tick from now on. A node that waits for its kubelet until all others are
+    /// made is lost before it has begun.
+    pub fn are_there(&self, nodes: usize) {
+        self.there.store(nodes, Ordering::Relaxed);
     }
 }
 
@@ -148,12 +160,15 @@ impl Task {
     }
 }
 
-/// Renews each of its share of the leases once in an interval, evenly over it.
-async fn renew(server: Server, first: usize, nodes: usize) {
+/// Renews each of its share of the leases of nodes that are there once in an interval, evenly over it.
+async fn renew(server: Server, first: usize, nodes: usize, there: Arc<AtomicUsize>) {
     let share = nodes.saturating_sub(first).div_ceil(RENEWERS).max(1);
     let mut ticks = tokio::time::interval(RENEWAL / u32::try_from(share).unwrap_or(u32::MAX));
     for node in (first..nodes).step_by(RENEWERS).cycle() {
         ticks.tick().await;
+        if node >= there.load(Ordering::Relaxed) {
+            continue;
+        }
         let body = format!(r#"{{"spec":{{"leaseDurationSeconds":40,"renewTime":"{}"}}}}"#, micros());
         let path = format!("/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/{PREFIX}{node}");
         let call = Call { content_type: "application/merge-patch+json", ..Call::new(Method::PATCH, path, body) };

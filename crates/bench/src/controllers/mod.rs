@@ -10,7 +10,7 @@ mod life;
 mod requests;
 
 use crate::connect::{Call, Server, Target};
-use crate::hollow::{Kubelets, PREFIX, Work};
+use crate::hollow::{AT_ONCE, Kubelets, PREFIX, Work};
 use crate::load::{self, Until};
 use crate::objects::revision_of;
 use crate::process::Meter;
@@ -79,10 +79,10 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
 async fn measure(args: &Args, server: &Server, nodes: usize) -> anyhow::Result<()> {
     let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}});
     server.ok(0, Call::new(Method::POST, "/api/v1/namespaces", namespace.to_string())).await?;
-    make_nodes(server, nodes).await?;
     let list = server.ok(0, Call::get("/api/v1/pods?limit=1")).await?;
     let revision = revision_of(&list).context("a list without resourceVersion")?;
     let kubelets = Kubelets::start(server, nodes, &revision, Work::Run).await?;
+    make_nodes(server, nodes, &kubelets).await?;
     let meter = Meter::new(args.server_pid.clone())?;
     let room = Room { server: server.clone(), meter, patience: Duration::from_secs(args.timeout), nodes, _kubelets: kubelets };
     if args.replicas > 0 {
@@ -100,15 +100,20 @@ async fn measure(args: &Args, server: &Server, nodes: usize) -> anyhow::Result<(
     Ok(())
 }
 
-async fn make_nodes(server: &Server, nodes: usize) -> anyhow::Result<()> {
-    let create = (0..nodes).map(|i| Call::new(Method::POST, "/api/v1/nodes", crate::scheduler::node(i).to_string()));
-    all(server, create.collect()).await?;
-    // Admission taints new nodes until a controller has seen that they are ready.
-    let untaint = (0..nodes).map(|i| {
-        let call = Call::new(Method::PATCH, format!("/api/v1/nodes/{PREFIX}{i}"), json!({"spec": {"taints": null}}).to_string());
-        Call { content_type: "application/merge-patch+json", ..call }
-    });
-    all(server, untaint.collect()).await
+async fn make_nodes(server: &Server, nodes: usize, kubelets: &Kubelets) -> anyhow::Result<()> {
+    for first in (0..nodes).step_by(AT_ONCE) {
+        let some = first..nodes.min(first + AT_ONCE);
+        let create = some.clone().map(|i| Call::new(Method::POST, "/api/v1/nodes", crate::scheduler::node(i).to_string()));
+        all(server, create.collect()).await?;
+        // Admission taints new nodes until a controller has seen that they are ready.
+        let untaint = some.clone().map(|i| {
+            let call = Call::new(Method::PATCH, format!("/api/v1/nodes/{PREFIX}{i}"), json!({"spec": {"taints": null}}).to_string());
+            Call { content_type: "application/merge-patch+json", ..call }
+        });
+        all(server, untaint.collect()).await?;
+        kubelets.are_there(some.end);
+    }
+    Ok(())
 }
 
 /// Makes requests, many at once, that must all succeed.

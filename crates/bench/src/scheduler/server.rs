@@ -4,7 +4,7 @@
 use super::Args;
 use super::workloads::{Thing, Workload};
 use crate::connect::{Call, Server};
-use crate::hollow::{Bound, Kubelets, PREFIX, Work};
+use crate::hollow::{AT_ONCE, Bound, Kubelets, PREFIX, Work};
 use crate::load::{self, Until};
 use crate::objects::revision_of;
 use crate::process::Meter;
@@ -57,6 +57,13 @@ struct Scene<'a> {
     workload: Workload,
 }
 
+/// Admission taints new nodes until a controller has seen that they are ready; there may be none.
+fn untainted(node: &Value) -> Call {
+    let path = format!("/api/v1/nodes/{}", node["metadata"]["name"].as_str().unwrap_or_default());
+    let patch = serde_json::json!({"spec": {"taints": node["spec"]["taints"]}});
+    Call { content_type: "application/merge-patch+json", ..Call::new(Method::PATCH, path, patch.to_string()) }
+}
+
 impl Scene<'_> {
     fn namespaces(&self) -> Vec<String> {
         (self.workload.namespaces)().into_iter().map(|(name, _)| name).collect()
@@ -64,10 +71,10 @@ impl Scene<'_> {
 
     async fn measure(&self, rows: &Table) -> anyhow::Result<()> {
         let workload = self.workload;
-        self.prepare().await?;
         let list = self.server.ok(0, Call::get("/api/v1/pods?limit=1")).await?;
         let revision = revision_of(&list).context("a list without resourceVersion")?;
         let mut kubelets = Kubelets::start(&self.server, workload.nodes, &revision, self.work()).await?;
+        self.prepare(&kubelets).await?;
         self.create_pods((0..workload.init).map(workload.init_pod).collect()).await?;
         if workload.init_placed {
             self.wait(&mut kubelets, workload.init, &mut HashMap::new()).await?;
@@ -107,7 +114,7 @@ impl Scene<'_> {
     }
 
     /// Everything but pods.
-    async fn prepare(&self) -> anyhow::Result<()> {
+    async fn prepare(&self, kubelets: &Kubelets) -> anyhow::Result<()> {
         let workload = self.workload;
         let mut first: Vec<Thing> = Vec::new();
         for (name, labels) in (workload.namespaces)() {
@@ -119,16 +126,13 @@ impl Scene<'_> {
         let accounts = self.namespaces().into_iter().map(|n| (format!("/api/v1/namespaces/{n}/serviceaccounts"), account.clone()));
         self.create(accounts.chain((workload.things)()).collect()).await?;
         let nodes: Vec<Value> = (0..workload.nodes).map(workload.node).collect();
-        let beside = nodes.iter().flat_map(workload.with_node).collect();
-        self.create(nodes.iter().map(|n| ("/api/v1/nodes".to_owned(), n.clone())).collect()).await?;
-        self.create(beside).await?;
-        // Admission taints new nodes until a controller has seen that they are ready; there may be none.
-        let taints = nodes.iter().map(|n| {
-            let path = format!("/api/v1/nodes/{}", n["metadata"]["name"].as_str().unwrap_or_default());
-            let patch = serde_json::json!({"spec": {"taints": n["spec"]["taints"]}});
-            Call { content_type: "application/merge-patch+json", ..Call::new(Method::PATCH, path, patch.to_string()) }
-        });
-        self.send(taints.collect(), false).await.map(drop)
+        for (at, some) in nodes.chunks(AT_ONCE).enumerate() {
+            self.create(some.iter().map(|n| ("/api/v1/nodes".to_owned(), n.clone())).collect()).await?;
+            self.create(some.iter().flat_map(workload.with_node).collect()).await?;
+            self.send(some.iter().map(untainted).collect(), false).await?;
+            kubelets.are_there(at * AT_ONCE + some.len());
+        }
+        Ok(())
     }
 
     async fn create(&self, things: Vec<Thing>) -> anyhow::Result<()> {
