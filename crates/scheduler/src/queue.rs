@@ -9,8 +9,8 @@ use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
-/// A pod does not wait longer than this for an event.
-const LONGEST_WAIT: Duration = Duration::from_secs(300);
+/// A pod does not wait longer than this for an event, unless it is said otherwise.
+pub const LONGEST_WAIT: Duration = Duration::from_secs(300);
 
 /// What happened in the cluster, as bits (upstream's cluster events).
 pub mod event {
@@ -142,9 +142,9 @@ impl Default for Backoff {
 }
 
 /// See the module.
-#[derive(Default)]
 pub struct Queue {
     backoff: Backoff,
+    longest_wait: Duration,
     entries: HashMap<PodId, Entry>,
     ready: BTreeSet<(Reverse<i32>, u64, PodId)>,
     backing_off: BTreeSet<(Instant, PodId)>,
@@ -153,10 +153,25 @@ pub struct Queue {
     turns: u64,
 }
 
+impl Default for Queue {
+    fn default() -> Self {
+        Queue::new(Backoff::default(), LONGEST_WAIT)
+    }
+}
+
 impl Queue {
-    /// An empty queue.
-    pub fn new(backoff: Backoff) -> Self {
-        Queue { backoff, ..Queue::default() }
+    /// An empty queue, in which no pod waits longer than `longest_wait` for an event.
+    pub fn new(backoff: Backoff, longest_wait: Duration) -> Self {
+        Queue {
+            backoff,
+            longest_wait,
+            entries: HashMap::new(),
+            ready: BTreeSet::new(),
+            backing_off: BTreeSet::new(),
+            after_errors: BTreeSet::new(),
+            waiting: BTreeSet::new(),
+            turns: 0,
+        }
     }
 
     /// How many pods are in which list.
@@ -330,7 +345,7 @@ impl Queue {
             done += 1;
         }
         while let Some((since, id)) = self.waiting.first().copied()
-            && since + LONGEST_WAIT <= now
+            && since + self.longest_wait <= now
         {
             let active = self.release(id, now);
             late.active += usize::from(active);
@@ -342,7 +357,7 @@ impl Queue {
     /// When [`Queue::tick`] has something to do next.
     pub fn due(&self) -> Option<Instant> {
         let first = |set: &BTreeSet<(Instant, PodId)>| set.first().map(|(at, _)| *at);
-        let waiting = first(&self.waiting).map(|at| at + LONGEST_WAIT);
+        let waiting = first(&self.waiting).map(|at| at + self.longest_wait);
         [first(&self.after_errors), first(&self.backing_off), waiting].into_iter().flatten().min()
     }
 }

@@ -49,10 +49,7 @@ impl ElectionFlags {
             return Ok(None);
         }
         let (lease, renew, retry) = (self.leader_elect_lease_duration, self.leader_elect_renew_deadline, self.leader_elect_retry_period);
-        ensure!(lease >= Duration::from_secs(1), "--leader-elect-lease-duration must be at least a second");
-        ensure!(lease > renew, "--leader-elect-lease-duration must be greater than --leader-elect-renew-deadline");
-        ensure!(!retry.is_zero(), "--leader-elect-retry-period must be greater than zero");
-        ensure!(renew > retry.mul_f64(1.2), "--leader-elect-renew-deadline must be greater than 1.2 times --leader-elect-retry-period");
+        check_times(lease, renew, retry)?;
         let name = self.leader_elect_resource_name.as_deref().unwrap_or(component);
         Ok(Some(Election {
             lease_duration: lease,
@@ -75,6 +72,15 @@ impl ElectionFlags {
             "ResourceNamespace": self.leader_elect_resource_namespace,
         })
     }
+}
+
+/// Refuses times with which two could lead at once, or nobody for long.
+pub fn check_times(lease: Duration, renew: Duration, retry: Duration) -> Result<()> {
+    ensure!(lease >= Duration::from_secs(1), "--leader-elect-lease-duration must be at least a second");
+    ensure!(lease > renew, "--leader-elect-lease-duration must be greater than --leader-elect-renew-deadline");
+    ensure!(!retry.is_zero(), "--leader-elect-retry-period must be greater than zero");
+    ensure!(renew > retry.mul_f64(1.2), "--leader-elect-renew-deadline must be greater than 1.2 times --leader-elect-retry-period");
+    Ok(())
 }
 
 /// Who we are among candidates: the host, and something that no other process has.

@@ -8,9 +8,6 @@ use ferrokube_client::metrics::{Desc, Kind, Metrics};
 /// Name, stage, default and whether it is locked, of every gate of 1.36.
 const ALL: &str = include_str!("feature_gates.tsv");
 
-/// Off by default upstream and there nevertheless.
-const ON_HERE: [&str; 1] = ["MaxUnavailableStatefulSet"];
-
 static ENABLED: Desc = Desc {
     name: "kubernetes_feature_enabled",
     help: "[BETA] This metric records the data about the stage and enablement of a k8s feature.",
@@ -30,7 +27,7 @@ fn all() -> impl Iterator<Item = Gate> {
         let mut fields = line.split('\t');
         let (name, stage) = (fields.next()?, fields.next()?);
         let (on, locked) = (fields.next()? == "True", fields.next()? == "True");
-        Some(Gate { name, stage, on: on || ON_HERE.contains(&name), locked })
+        Some(Gate { name, stage, on, locked })
     })
 }
 

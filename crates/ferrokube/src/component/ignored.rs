@@ -37,7 +37,7 @@ ignored! {
         pv_recycler_pod_template_filepath_nfs pv_recycler_pod_template_filepath_hostpath pv_recycler_minimum_timeout_nfs
         pv_recycler_minimum_timeout_hostpath pv_recycler_increment_timeout_nfs pv_recycler_timeout_increment_hostpath;
         switches: disable_attach_detach_reconcile_sync configure_cloud_routes volume_host_allow_local_loopback;
-    /// Of the cloud-controller-manager: its loops look when something changes.
+    /// Of the cloud-controller-manager: machines without a cloud have no routes and no instances to look at.
     Cloud:
         node_status_update_frequency node_monitor_period route_reconciliation_period node_sync_period controller_start_interval
         concurrent_service_syncs concurrent_node_syncs cluster_cidr;

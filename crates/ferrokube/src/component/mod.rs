@@ -5,9 +5,10 @@ mod election;
 pub mod gates;
 pub mod ignored;
 mod pages;
+mod pod_resources;
 mod serve;
 
-pub use election::{ElectionFlags, identity, lead};
+pub use election::{ElectionFlags, check_times, identity, lead};
 pub use serve::ServingFlags;
 
 use anyhow::{Context, Result};
@@ -29,6 +30,8 @@ pub struct Component {
     pub metrics: Metrics,
     /// What `/configz` shows.
     pub configuration: Value,
+    /// Whether it shows what pods take at `/metrics/resources`.
+    pub pod_resources: bool,
 }
 
 /// The way to the API server.

@@ -2,7 +2,7 @@
 
 use super::ignored::Serving as Ignored;
 use super::pages::{self, Answer, Pages, refusal};
-use super::{Component, client};
+use super::{Component, client, pod_resources};
 use crate::flags::{TlsVersion, read};
 use anyhow::{Context, Result};
 use clap::Args;
@@ -82,6 +82,8 @@ struct Own {
 
 struct Server {
     pages: Pages,
+    /// Who lists pods for `/metrics/resources`, where there is such a page.
+    lister: Option<Client>,
     authentication: Reviews,
     authorization: Reviews,
     open: Vec<String>,
@@ -99,6 +101,7 @@ impl<const PORT: u16> ServingFlags<PORT> {
         let (authenticator, authorizer) = (by(&self.authentication_kubeconfig)?, by(&self.authorization_kubeconfig)?);
         let server = Server {
             pages: Pages::new(component, flags),
+            lister: component.pod_resources.then(|| component.client.clone()),
             authentication: Reviews::new(authenticator.clone()),
             authorization: Reviews::new(authorizer),
             open: self.authorization_always_allow_paths.clone(),
@@ -213,7 +216,10 @@ impl Server {
         if request.method() != Method::GET && request.method() != Method::HEAD {
             return pages::text(http::StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n".to_owned());
         }
-        self.pages.page(path, query)
+        match &self.lister {
+            Some(lister) if path == "/metrics/resources" => pod_resources::page(lister).await,
+            _ => self.pages.page(path, query),
+        }
     }
 
     async fn admit(&self, request: &Request<Incoming>, peer: Option<User>) -> Result<(), Answer> {

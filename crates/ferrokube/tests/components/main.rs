@@ -94,7 +94,21 @@ async fn one_controller_manager_works_at_a_time_and_another_takes_over() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_component_serves_health_to_all_and_the_rest_to_those_who_may() {
     let server = Server::start().await;
-    let manager = server.manager(&["--controllers=*,-job-controller", "--concurrent-deployment-syncs=7"]);
+    let manager = server.manager(&[
+        "--controllers=*,-job-controller",
+        "--concurrent-deployment-syncs=7",
+        // What installers and hardening guides put there.
+        "--profiling=false",
+        "--tls-min-version=VersionTLS12",
+        "--tls-cipher-suites=TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384",
+        "--requestheader-allowed-names=front-proxy-client",
+        "--terminated-pod-gc-threshold=10",
+        "--feature-gates=JobManagedBy=true,GangScheduling=false",
+        "--pvclaimbinder-sync-period=20s",
+        "--node-monitor-period=2s",
+        "--enable-garbage-collector=false",
+        "-v=2",
+    ]);
     until("it to serve", async || manager.page("/readyz?verbose").await.filter(|(_, text)| text.contains("readyz check passed"))).await;
     let (code, text) = manager.page_as_nobody("/healthz").await.expect("it answers");
     assert_eq!((code, text.as_str()), (200, "ok"));
@@ -106,6 +120,7 @@ async fn a_component_serves_health_to_all_and_the_rest_to_those_who_may() {
     let shown: Value = serde_json::from_str(&text).expect("JSON");
     let shown = &shown["kubecontrollermanager.config.k8s.io"];
     assert_eq!(shown["DeploymentController"]["ConcurrentDeploymentSyncs"], 7);
+    assert_eq!(shown["PersistentVolumeBinderController"]["PVClaimBinderSyncPeriod"], "20s");
     assert_eq!(shown["Generic"]["LeaderElection"]["ResourceName"], "kube-controller-manager");
     let (_, text) = manager.page("/flagz").await.expect("it answers");
     assert!(text.contains("\ncontrollers=*,-job-controller\n"), "{text}");
@@ -115,7 +130,9 @@ async fn a_component_serves_health_to_all_and_the_rest_to_those_who_may() {
         let (_, text) = manager.page("/metrics").await?;
         let running =
             |name: &str| text.contains(&format!("running_managed_controllers{{manager=\"kube-controller-manager\",name=\"{name}\"}} 1"));
-        (running("deployment-controller") && !running("job-controller")).then_some(())
+        let off = !running("job-controller") && !running("garbage-collector-controller");
+        assert!(text.contains("kubernetes_feature_enabled{name=\"JobManagedBy\",stage=\"\"} 1"), "{text}");
+        (running("deployment-controller") && off).then_some(())
     })
     .await;
     drop(manager);
@@ -126,19 +143,24 @@ async fn a_component_serves_health_to_all_and_the_rest_to_those_who_may() {
 async fn all_components_apart_run_a_deployment() {
     let server = Server::start().await;
     let manager = server.manager(&[]);
-    let scheduler = server.scheduler();
+    let scheduler = server.scheduler(&["--leader-elect-retry-period=1s", "--pod-max-in-unschedulable-pods-duration=1m", "--profiling=false"]);
     let node = json!({"metadata": {"name": "hollow"}, "status": {
         "capacity": {"cpu": "8", "memory": "16Gi", "pods": "110"}, "allocatable": {"cpu": "8", "memory": "16Gi", "pods": "110"},
         "conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady", "message": "",
             "lastHeartbeatTime": jiff::Timestamp::now().to_string(), "lastTransitionTime": jiff::Timestamp::now().to_string()}]}});
     server.post("/api/v1/nodes", node).await;
     let deployment = json!({"metadata": {"name": "web"}, "spec": {"replicas": 3, "selector": {"matchLabels": {"app": "web"}},
-        "template": {"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}}});
+        "template": {"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [{"name": "c", "image": "i", "resources": {"requests": {"cpu": "100m"}}}]}}}});
     server.post("/apis/apps/v1/namespaces/default/deployments", deployment).await;
     until("three pods on the node", async || {
         let pods = server.try_get("/api/v1/namespaces/default/pods").await?;
         let placed = pods["items"].as_array()?.iter().filter(|p| p["spec"]["nodeName"] == "hollow").count();
         (placed == 3).then_some(())
+    })
+    .await;
+    until("what the pods take to be shown", async || {
+        let (_, text) = scheduler.page("/metrics/resources").await?;
+        (text.matches("kube_pod_resource_request{namespace=\"default\",node=\"hollow\"").count() == 3).then_some(())
     })
     .await;
     // Each controller acts as its own account, which the manager has made.

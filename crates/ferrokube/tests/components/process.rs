@@ -103,8 +103,8 @@ impl Server {
     }
 
     /// Starts a scheduler.
-    pub fn scheduler(&self) -> Manager {
-        self.component("scheduler", "scheduler", &[])
+    pub fn scheduler(&self, more: &[&str]) -> Manager {
+        self.component("scheduler", "scheduler", more)
     }
 
     /// An object or a list, if it is there.

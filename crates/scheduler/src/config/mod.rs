@@ -7,7 +7,7 @@ mod plugins;
 
 use crate::extender;
 use crate::profile::Profile;
-use crate::queue::Backoff;
+use crate::queue::{Backoff, LONGEST_WAIT};
 use serde::Deserialize;
 use serde_json::Value;
 use std::sync::Arc;
@@ -128,6 +128,8 @@ pub struct Configuration {
     pub profiles: Arc<[Profile]>,
     /// How long pods stay back after a try.
     pub backoff: Backoff,
+    /// How long they wait for something to change (`--pod-max-in-unschedulable-pods-duration`).
+    pub longest_wait: Duration,
     /// The election.
     pub leader_election: LeaderElection,
     /// Webhooks.
@@ -139,6 +141,7 @@ impl Default for Configuration {
         Configuration {
             profiles: [Profile::default()].into(),
             backoff: Backoff::default(),
+            longest_wait: LONGEST_WAIT,
             leader_election: LeaderElection {
                 elect: true,
                 namespace: "kube-system".to_owned(),

@@ -130,7 +130,7 @@ impl Engine {
         let extenders = configuration.extenders.clone();
         Engine {
             recorders: configuration.profiles.iter().map(|p| Recorder::of_series(client.clone(), &p.name)).collect(),
-            queue: Queue::new(configuration.backoff),
+            queue: Queue::new(configuration.backoff, configuration.longest_wait),
             planner: Planner::new(seed.unwrap_or_else(rand::random), configuration.profiles.clone()),
             client,
             configuration,
