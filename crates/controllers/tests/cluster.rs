@@ -67,24 +67,24 @@ async fn the_certificate_of_a_kubelet_is_approved_and_signed_and_others_wait_for
 #[tokio::test(flavor = "multi_thread")]
 async fn the_certificate_of_a_kubelet_is_approved_once_its_user_may_ask_for_it() {
     let cluster = Cluster::start().await;
-    let role = |name: &str, resource: &str| {
-        json!({"metadata": {"name": name}, "rules": [{"apiGroups": ["certificates.k8s.io"], "resources": [resource], "verbs": ["create", "get"]}]})
-    };
+    let role = |name: &str, resource: &str| json!({"metadata": {"name": name}, "rules": [{"apiGroups": ["certificates.k8s.io"], "resources": [resource], "verbs": ["create", "get"]}]});
     let binding = |name: &str| {
         json!({"metadata": {"name": name}, "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name},
             "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "newcomer"}]})
     };
-    let (roles, bindings) =
-        ("/apis/rbac.authorization.k8s.io/v1/clusterroles", "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings");
+    let (roles, bindings) = ("/apis/rbac.authorization.k8s.io/v1/clusterroles", "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings");
     cluster.post(roles, role("asks", "certificatesigningrequests")).await;
     cluster.post(bindings, binding("asks")).await;
     let node = request("system:node:n1", "system:nodes");
     let kubelet = csr("kubelet", "kubernetes.io/kube-apiserver-client-kubelet", &node, &["digital signature", "client auth"]);
     let newcomer = cluster.client_as("newcomer");
-    let target = Target { group: "certificates.k8s.io".into(), version: "v1".into(), resource: "certificatesigningrequests".into(), ..Target::default() };
-    cluster
-        .eventually("the user may ask", async || newcomer.request(http::Method::POST, &target, "", Some(&kubelet)).await.is_ok())
-        .await;
+    let target = Target {
+        group: "certificates.k8s.io".into(),
+        version: "v1".into(),
+        resource: "certificatesigningrequests".into(),
+        ..Target::default()
+    };
+    cluster.eventually("the user may ask", async || newcomer.request(http::Method::POST, &target, "", Some(&kubelet)).await.is_ok()).await;
     // The loop has looked at it, in vain.
     cluster.eventually("it was looked at", async || retries(&cluster.metrics()) > 0.0).await;
     assert!(cluster.get(&format!("{CSRS}/kubelet")).await["status"]["conditions"].is_null(), "nobody allows it");

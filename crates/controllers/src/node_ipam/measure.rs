@@ -4,8 +4,12 @@ use ferrokube_client::metrics::{Desc, Kind, Metrics, Series};
 
 macro_rules! desc {
     ($name:ident $metric:literal $help:literal $kind:expr) => {
-        static $name: Desc =
-            Desc { name: concat!("node_ipam_controller_", $metric), help: concat!("[ALPHA] ", $help), kind: $kind, labels: &["clusterCIDR"] };
+        static $name: Desc = Desc {
+            name: concat!("node_ipam_controller_", $metric),
+            help: concat!("[ALPHA] ", $help),
+            kind: $kind,
+            labels: &["clusterCIDR"],
+        };
     };
 }
 

@@ -72,8 +72,10 @@ mod tests {
     fn claims_are_counted_by_what_they_are_and_where_they_come_from() {
         let claim = |annotations: serde_json::Value, admin: bool, status: serde_json::Value| -> ResourceClaim {
             let request = json!({"name": "r", "exactly": {"deviceClassName": "c", "adminAccess": admin}});
-            serde_json::from_value(json!({"metadata": {"name": "x", "annotations": annotations}, "spec": {"devices": {"requests": [request]}},
-                "status": status}))
+            serde_json::from_value(
+                json!({"metadata": {"name": "x", "annotations": annotations}, "spec": {"devices": {"requests": [request]}},
+                "status": status}),
+            )
             .unwrap()
         };
         let counts = counted(&[

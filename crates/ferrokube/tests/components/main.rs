@@ -143,7 +143,8 @@ async fn a_component_serves_health_to_all_and_the_rest_to_those_who_may() {
 async fn all_components_apart_run_a_deployment() {
     let server = Server::start().await;
     let manager = server.manager(&[]);
-    let scheduler = server.scheduler(&["--leader-elect-retry-period=1s", "--pod-max-in-unschedulable-pods-duration=1m", "--profiling=false"]);
+    let scheduler =
+        server.scheduler(&["--leader-elect-retry-period=1s", "--pod-max-in-unschedulable-pods-duration=1m", "--profiling=false"]);
     let node = json!({"metadata": {"name": "hollow"}, "status": {
         "capacity": {"cpu": "8", "memory": "16Gi", "pods": "110"}, "allocatable": {"cpu": "8", "memory": "16Gi", "pods": "110"},
         "conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady", "message": "",
