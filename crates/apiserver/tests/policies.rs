@@ -171,7 +171,8 @@ async fn an_annotation_that_cannot_be_made_refuses_whatever_the_binding_asks_for
 async fn expressions_that_do_not_compile_are_refused_when_they_are_written() {
     let cluster = Cluster::start().await;
     let object = json!({"metadata": {"name": "p"}, "spec": {"matchConstraints": constraints(),
-        "validations": [{"expression": "object.a == params.b"}, {"expression": "1"}], "variables": [{"name": "v", "expression": "request.nope"}]}});
+        "validations": [{"expression": "object.a == params.b"}, {"expression": "1"},
+            {"expression": "true", "messageExpression": "string(authorizer.path('/').check('get').allowed())"}], "variables": [{"name": "v", "expression": "request.nope"}]}});
     let refused = cluster.post(&format!("{ADMISSION}/validatingadmissionpolicies"), &object).await;
     let causes = refused.json["details"]["causes"].as_array().unwrap().clone();
     let shown: Vec<String> = causes
@@ -184,6 +185,7 @@ async fn expressions_that_do_not_compile_are_refused_when_they_are_written() {
             "spec.variables[0].expression: Invalid value: \"request.nope\": compilation failed: ERROR: <input>:1:8: undefined field 'nope'",
             "spec.validations[0].expression: Invalid value: \"object.a == params.b\": compilation failed: ERROR: <input>:1:13: undeclared reference to 'params' (in container '')",
             "spec.validations[1].expression: Invalid value: \"1\": compilation failed: must evaluate to bool",
+            "spec.validations[2].messageExpression: Invalid value: \"string(authorizer.path('/').check('get').allowed())\": compilation failed: ERROR: <input>:1:8: undeclared reference to 'authorizer' (in container '')",
         ]
     );
 }

@@ -43,6 +43,14 @@ impl Env {
         self.with(name, Decl::simple(ty))
     }
 
+    /// Takes a variable away, with those whose names go on after it and a dot.
+    #[must_use]
+    pub fn without(mut self, name: &str) -> Env {
+        let named = |v: &Variable| v.name.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+        self.variables.retain(|v| !named(v));
+        self
+    }
+
     /// Allows `Object{...}` and `JSONPatch{...}`, as mutations do.
     #[must_use]
     pub fn with_mutations(mut self) -> Env {

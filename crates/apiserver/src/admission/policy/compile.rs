@@ -55,6 +55,14 @@ pub(super) fn expression(env: &Env, source: &str, wanted: &[Type], what: &str) -
     Err(format!("compilation failed: {what}"))
 }
 
+/// Compiles the expression of a message, which asks nobody what is allowed.
+pub(super) fn message(env: &Env, source: &str) -> Compiled {
+    let compile = |env: &Env| expression(env, source, &[Type::String], "must evaluate to string");
+    compile(&env.clone().without("authorizer"))?;
+    // It runs with the values of all variables, in their order.
+    compile(env)
+}
+
 fn text(value: &Value, key: &str) -> String {
     value[key].as_str().unwrap_or_default().trim().to_owned()
 }
@@ -96,8 +104,7 @@ impl Policy {
                 expression: text(v, "expression"),
                 message: text(v, "message"),
                 reason: text(v, "reason"),
-                message_program: (!message_expression.is_empty())
-                    .then(|| expression(&env, &message_expression, &[Type::String], "must evaluate to string")),
+                message_program: (!message_expression.is_empty()).then(|| message(&env, &message_expression)),
             }
         });
         let annotations = list(spec, "auditAnnotations").map(|a| {

@@ -55,12 +55,12 @@ fn policy(spec: &Value, path: &Path, errors: &mut Errors) {
     }
     for (i, validation) in list(spec, "validations").enumerate() {
         let at = path.child("validations").index(i);
-        for (key, ty, why) in
-            [("expression", Type::Bool, "must evaluate to bool"), ("messageExpression", Type::String, "must evaluate to string")]
-        {
-            if let Some(source) = validation[key].as_str() {
-                refuse(&expression(&env, source.trim(), &[ty], why), &validation[key], &at.child(key), errors);
-            }
+        if let Some(source) = validation["expression"].as_str() {
+            let compiled = expression(&env, source.trim(), &[Type::Bool], "must evaluate to bool");
+            refuse(&compiled, &validation["expression"], &at.child("expression"), errors);
+        }
+        if let Some(source) = validation["messageExpression"].as_str() {
+            refuse(&compile::message(&env, source.trim()), &validation["messageExpression"], &at.child("messageExpression"), errors);
         }
     }
     for (i, annotation) in list(spec, "auditAnnotations").enumerate() {
