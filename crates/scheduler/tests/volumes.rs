@@ -145,8 +145,8 @@ fn a_node_takes_no_more_volumes_than_its_driver_says() {
     assert_eq!(reason(&world, same, "a"), "", "the volume is attached already");
 }
 
-#[test]
-fn a_claim_for_one_pod_is_used_by_one_pod() {
+/// The claim `c` is bound, and for one pod only.
+fn with_an_exclusive_claim() -> World {
     let mut world = world();
     let mut single = claim("c", "fast", "1Gi");
     single["spec"]["accessModes"] = json!(["ReadWriteOncePod"]);
@@ -154,6 +154,12 @@ fn a_claim_for_one_pod_is_used_by_one_pod() {
     single["status"]["phase"] = "Bound".into();
     world.tell(Feed::Claims, &single);
     world.tell(Feed::Volumes, &json!({"metadata": {"name": "v"}, "spec": {}}));
+    world
+}
+
+#[test]
+fn a_claim_for_one_pod_is_used_by_one_pod() {
+    let mut world = with_an_exclusive_claim();
     let first = world.add(&using("p", "c"));
     world.place(first).unwrap();
     let second = world.add(&using("q", "c"));
@@ -165,13 +171,7 @@ fn a_claim_for_one_pod_is_used_by_one_pod() {
 
 #[test]
 fn a_more_important_pod_takes_an_exclusive_claim_from_a_less_important_one() {
-    let mut world = world();
-    let mut single = claim("c", "fast", "1Gi");
-    single["spec"]["accessModes"] = json!(["ReadWriteOncePod"]);
-    single["spec"]["volumeName"] = "v".into();
-    single["status"]["phase"] = "Bound".into();
-    world.tell(Feed::Claims, &single);
-    world.tell(Feed::Volumes, &json!({"metadata": {"name": "v"}, "spec": {}}));
+    let mut world = with_an_exclusive_claim();
     world.on("b", &using("p", "c"));
     world.on("b", &using("bystander", "other"));
     let important = |name: &str, priority: i32| {
