@@ -104,6 +104,8 @@ async fn what_runs_and_with_which_flags_is_told_to_people_and_by_name_to_program
     assert_eq!((status["apiVersion"].as_str(), status["emulationVersion"].as_str()), (Some("config.k8s.io/v1beta1"), Some("1.36")));
     assert_eq!(page("/statusz", "application/json").await.code, 406);
     assert_eq!(page("/debug/pprof/profile", "*/*").await.code, 404, "nothing is profiled, as the flags say");
+    let profiled = Cluster::with(|config| config.serving.profiling = true).await;
+    assert_eq!(profiled.get("/debug/pprof/cmdline").await.code, 200);
 }
 
 #[tokio::test]

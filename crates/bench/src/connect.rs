@@ -94,6 +94,11 @@ impl Server {
         Server::new(&self.kubeconfig, connections)
     }
 
+    /// How many connections there are.
+    pub fn connections(&self) -> usize {
+        self.lanes.len()
+    }
+
     fn lane(&self, lane: usize) -> &HttpTransport {
         &self.lanes[lane % self.lanes.len()]
     }
@@ -156,7 +161,7 @@ impl Lines {
         let Some(frame) = self.frames.next().await else { return Ok(false) };
         let frame = frame.map_err(|e| anyhow!(e))?;
         let mut from = 0;
-        for end in frame.iter().enumerate().filter(|(_, b)| **b == b'\n').map(|(i, _)| i) {
+        for end in memchr::memchr_iter(b'\n', &frame) {
             if self.rest.is_empty() {
                 each(&frame[from..end]);
             } else {

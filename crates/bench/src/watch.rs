@@ -13,8 +13,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
 
-/// Watchers that share a connection.
-const PER_CONNECTION: usize = 50;
+/// Watchers that share a connection at most, as in Go's client, which opens another one then.
+const PER_CONNECTION: usize = 100;
 /// A delivery that takes longer is a lost one.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -45,7 +45,7 @@ async fn one(room: &Room, watchers: usize, time: Duration, rows: &Table) -> anyh
     let made = room.server.ok(0, Call::new(Method::POST, path.as_str(), body)).await?;
     let mut revision = revision_of(&made).context("an answer without resourceVersion")?;
     let shared = Arc::new(Shared { sent: watch::channel((0, Instant::now())).0, seen: AtomicUsize::new(0), watchers, all: Notify::new() });
-    let connections = watchers.div_ceil(PER_CONNECTION);
+    let connections = watchers.div_ceil(PER_CONNECTION).max(room.server.connections()).min(watchers);
     let server = room.server.again(connections)?;
     let mut following: Vec<Vec<_>> = (0..connections).map(|_| Vec::new()).collect();
     for n in 0..watchers {

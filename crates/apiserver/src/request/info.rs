@@ -123,6 +123,7 @@ impl RequestInfo {
     pub fn long_running(&self) -> bool {
         self.verb == "watch"
             || self.verb == "proxy"
+            || self.path.starts_with("/debug/pprof/")
             || matches!(self.subresource.as_str(), "attach" | "exec" | "proxy" | "log" | "portforward")
     }
 

@@ -6,6 +6,7 @@ pub mod http;
 pub mod limits;
 pub mod metrics;
 pub mod paths;
+pub mod profile;
 pub mod reload;
 pub mod serving;
 pub mod start;

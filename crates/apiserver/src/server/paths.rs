@@ -1,6 +1,7 @@
 //! Paths that are no resources: health, version, discovery, OpenAPI, metrics, keys of service-account tokens.
 
 use super::metrics::head;
+use super::profile;
 use crate::ApiServer;
 use crate::discovery::{self, version};
 use crate::output::Body;
@@ -104,6 +105,9 @@ impl ApiServer {
                 Ok(whole("application/json", self.authenticator.tokens().openid_configuration(&uri)))
             }
             "/openid/v1/jwks" => Ok(whole("application/jwk-set+json", self.authenticator.tokens().jwks())),
+            _ if self.serving.config.profiling && profile::is_ours(path) => {
+                Ok(profile::page(path, query.get("seconds")).await.map(Body::Full))
+            }
             other => match other.strip_prefix("/debug/api_priority_and_fairness/").and_then(|name| self.flow.as_ref()?.dump(name)) {
                 Some(dump) => Ok(whole("text/plain; charset=utf-8", dump)),
                 None => discovery::answer(self, other, parts, query),

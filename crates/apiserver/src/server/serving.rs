@@ -44,6 +44,8 @@ pub struct ServingConfig {
     pub goaway_chance: f64,
     /// `--http2-max-streams-per-connection`; 0 leaves it to the server.
     pub http2_streams: u32,
+    /// `--profiling`: whether `/debug/pprof` is there.
+    pub profiling: bool,
     /// `--min-request-timeout`: watches that name no time live between this and twice this.
     pub min_request_timeout: Duration,
     /// `--shutdown-delay-duration`: how long a server that is about to stop goes on serving while `/readyz` fails.
@@ -61,6 +63,7 @@ impl Default for ServingConfig {
             cors: Vec::new(),
             goaway_chance: 0.0,
             http2_streams: 0,
+            profiling: false,
             min_request_timeout: Duration::from_secs(1800),
             shutdown_delay: Duration::ZERO,
             watch_grace: Duration::ZERO,

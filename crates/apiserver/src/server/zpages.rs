@@ -63,7 +63,7 @@ pub fn flags(config: &Config) -> Flags {
         ("max-mutating-requests-inflight", config.max_mutating.to_string()),
         ("max-requests-inflight", config.max_reading.to_string()),
         ("min-request-timeout", serving.min_request_timeout.as_secs().to_string()),
-        ("profiling", "false".to_owned()),
+        ("profiling", serving.profiling.to_string()),
         ("request-timeout", duration(config.request_timeout)),
         ("secure-port", config.listen.map(|l| l.port().to_string()).unwrap_or_default()),
         ("service-account-extend-token-expiration", tokens.extend_expiration.to_string()),

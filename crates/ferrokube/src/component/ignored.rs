@@ -21,7 +21,7 @@ ignored! {
     Everywhere:
         kube_api_qps kube_api_burst kube_api_content_type min_resync_period show_hidden_metrics_for_version
         logging_format log_flush_frequency log_json_info_buffer_size log_text_info_buffer_size vmodule;
-        switches: profiling contention_profiling log_json_split_stream log_text_split_stream;
+        switches: contention_profiling log_json_split_stream log_text_split_stream;
     /// Of whoever serves: front proxies are not asked for here, and answers of the API server are not kept.
     Serving:
         requestheader_client_ca_file requestheader_allowed_names requestheader_username_headers requestheader_uid_headers

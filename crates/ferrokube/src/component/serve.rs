@@ -7,9 +7,12 @@ use crate::flags::{TlsVersion, read};
 use anyhow::{Context, Result};
 use clap::Args;
 use ferrokube_apiserver::ServingConfig;
+use ferrokube_apiserver::request::Query;
+use ferrokube_apiserver::server::profile;
 use ferrokube_client::reviews::{Reviews, User};
 use ferrokube_client::{Client, Status, Target};
 use http::{Method, Request, header};
+use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -69,6 +72,9 @@ pub struct ServingFlags<const PORT: u16> {
     /// Cipher suites of TLS 1.2 [default: all that are safe]
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     tls_cipher_suites: Vec<String>,
+    /// Show at /debug/pprof where the processor's time goes
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", action = clap::ArgAction::Set)]
+    profiling: bool,
     #[command(flatten)]
     ignored: Ignored,
 }
@@ -87,6 +93,7 @@ struct Server {
     authentication: Reviews,
     authorization: Reviews,
     open: Vec<String>,
+    profiling: bool,
 }
 
 impl<const PORT: u16> ServingFlags<PORT> {
@@ -105,6 +112,7 @@ impl<const PORT: u16> ServingFlags<PORT> {
             authentication: Reviews::new(authenticator.clone()),
             authorization: Reviews::new(authorizer),
             open: self.authorization_always_allow_paths.clone(),
+            profiling: self.profiling,
         };
         super::gates::show(&component.metrics);
         let (chain, key) = self.certificate()?;
@@ -218,6 +226,10 @@ impl Server {
         }
         match &self.lister {
             Some(lister) if path == "/metrics/resources" => pod_resources::page(lister).await,
+            _ if self.profiling && profile::is_ours(path) => {
+                let query = Query::parse(Some(query));
+                profile::page(path, query.get("seconds")).await.map(Full::new)
+            }
             _ => self.pages.page(path, query),
         }
     }

@@ -116,6 +116,8 @@ async fn a_component_serves_health_to_all_and_the_rest_to_those_who_may() {
     assert_eq!(code, 403, "{text}");
     let message = "forbidden: User \\\"system:anonymous\\\" cannot get path \\\"/metrics\\\"";
     assert!(text.contains("\"reason\":\"Forbidden\"") && text.contains(message), "{text}");
+    let (code, _) = manager.page("/debug/pprof/cmdline").await.expect("it answers");
+    assert_eq!(code, 404, "nobody asked for it");
     let (_, text) = manager.page("/configz").await.expect("it answers");
     let shown: Value = serde_json::from_str(&text).expect("JSON");
     let shown = &shown["kubecontrollermanager.config.k8s.io"];
@@ -143,8 +145,7 @@ async fn a_component_serves_health_to_all_and_the_rest_to_those_who_may() {
 async fn all_components_apart_run_a_deployment() {
     let server = Server::start().await;
     let manager = server.manager(&[]);
-    let scheduler =
-        server.scheduler(&["--leader-elect-retry-period=1s", "--pod-max-in-unschedulable-pods-duration=1m", "--profiling=false"]);
+    let scheduler = server.scheduler(&["--leader-elect-retry-period=1s", "--pod-max-in-unschedulable-pods-duration=1m", "--profiling"]);
     let node = json!({"metadata": {"name": "hollow"}, "status": {
         "capacity": {"cpu": "8", "memory": "16Gi", "pods": "110"}, "allocatable": {"cpu": "8", "memory": "16Gi", "pods": "110"},
         "conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady", "message": "",
@@ -164,6 +165,8 @@ async fn all_components_apart_run_a_deployment() {
         (text.matches("kube_pod_resource_request{namespace=\"default\",node=\"hollow\"").count() == 3).then_some(())
     })
     .await;
+    let (code, arguments) = scheduler.page("/debug/pprof/cmdline").await.expect("it answers");
+    assert!(code == 200 && arguments.contains("\0scheduler\0"), "{code}: {arguments:?}");
     // Each controller acts as its own account, which the manager has made.
     let pods = server.try_get("/api/v1/namespaces/kube-system/serviceaccounts/replicaset-controller").await;
     assert!(pods.is_some(), "the account of the controller");

@@ -43,6 +43,9 @@ pub(super) struct ServingFlags {
     /// Streams of an HTTP/2 connection; 0 leaves it to the server
     #[arg(long, default_value_t = 0)]
     http2_max_streams_per_connection: u32,
+    /// Show at /debug/pprof where the processor's time goes
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", action = clap::ArgAction::Set)]
+    profiling: bool,
     /// How long a server that is about to stop goes on serving while it is not ready
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "0s")]
     shutdown_delay_duration: Duration,
@@ -69,6 +72,7 @@ impl ServingFlags {
             cors: self.cors_allowed_origins.clone(),
             goaway_chance: self.goaway_chance,
             http2_streams: self.http2_max_streams_per_connection,
+            profiling: self.profiling,
             min_request_timeout: Duration::from_secs(self.min_request_timeout),
             shutdown_delay: self.shutdown_delay_duration,
             watch_grace: self.shutdown_watch_termination_grace_period,
