@@ -12,7 +12,8 @@ use crate::output::canonical;
 use crate::registry::{Entry, hash_of};
 use ferrokube_api::schema::set_defaults;
 use ferrokube_api::{Object, Status};
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::Value;
 use std::sync::Arc;
 
 /// Seconds that a conversion may take.
@@ -52,11 +53,13 @@ impl Converter {
         let kind = format!("{}, Kind={}", first["apiVersion"].as_str().unwrap_or_default(), first["kind"].as_str().unwrap_or_default());
         let failed = |why: String| unconverted(format!("conversion webhook for {kind} {why}"));
         let uid = uuid::Uuid::new_v4().to_string();
-        let review = json!({
-            "kind": "ConversionReview", "apiVersion": format!("apiextensions.k8s.io/{}", self.review),
-            "request": {"uid": uid, "desiredAPIVersion": to, "objects": foreign},
-        });
-        let body = self.client.post(objects, &review).await.map_err(|why| failed(format!("failed: {why}")))?;
+        let review = ConversionReview {
+            kind: "ConversionReview",
+            api_version: format!("apiextensions.k8s.io/{}", self.review),
+            request: ConversionRequest { uid: &uid, to, objects: &foreign },
+        };
+        let review = serde_json::to_vec(&review).map_err(|e| failed(format!("failed: {e}")))?;
+        let body = self.client.post(objects, review.into()).await.map_err(|why| failed(format!("failed: {why}")))?;
         let converted = answer(&body, &uid, foreign.len()).map_err(failed)?;
         let mut converted = converted.into_iter().enumerate();
         let mut out = Vec::with_capacity(list.len());
@@ -68,6 +71,23 @@ impl Converter {
         }
         Ok(out)
     }
+}
+
+/// Written from the objects as they are: a list may have thousands of them.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ConversionReview<'a> {
+    kind: &'static str,
+    api_version: String,
+    request: ConversionRequest<'a>,
+}
+
+#[derive(Serialize)]
+struct ConversionRequest<'a> {
+    uid: &'a str,
+    #[serde(rename = "desiredAPIVersion")]
+    to: &'a str,
+    objects: &'a [&'a Value],
 }
 
 /// What a plain Go error becomes: a 500 without a reason.
@@ -201,6 +221,7 @@ fn remade(entry: &Entry, stored: &Object, mut value: Value) -> Result<Object, St
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     #[test]
     fn a_webhook_changes_no_more_of_the_metadata_than_labels_and_annotations() {

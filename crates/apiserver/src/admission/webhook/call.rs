@@ -56,8 +56,8 @@ impl Client {
         Client { line: Line::new(config, seconds), timeout: Duration::from_secs(seconds) }
     }
 
-    /// Sends the review; the body of a 2xx answer, or why there is none.
-    pub async fn post(&self, objects: &dyn Objects, review: &Value) -> Result<Bytes, String> {
+    /// Sends the review, which is JSON; the body of a 2xx answer, or why there is none.
+    pub async fn post(&self, objects: &dyn Objects, review: Bytes) -> Result<Bytes, String> {
         let line = self.line.as_ref().map_err(Clone::clone)?;
         let shown = format!("Post \"https://{}{}\"", line.authority, line.path);
         let address = line.place.address(objects).map_err(|why| format!("{shown}: {why}"))?;
@@ -66,7 +66,7 @@ impl Client {
             .header(USER_AGENT, AGENT)
             .header(CONTENT_TYPE, "application/json")
             .header(ACCEPT, "application/json, */*")
-            .body(Full::new(Bytes::from(review.to_string())))
+            .body(Full::new(review))
             .map_err(|e| e.to_string())?;
         match tokio::time::timeout(self.timeout, line.pool.send(&address, &request)).await {
             Ok(Ok((code, body))) if code.is_success() => Ok(body),

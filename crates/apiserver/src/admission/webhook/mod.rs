@@ -18,7 +18,7 @@ use ferrokube_api::patch::json_patch;
 use ferrokube_api::status::Details;
 use ferrokube_api::{Reason, Status};
 use futures_util::future::join_all;
-use review::Verdict;
+use review::{Draft, Drafts, Verdict};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use set::{Hook, Set};
@@ -47,10 +47,11 @@ impl Webhooks {
     /// Calls the mutating webhooks.
     pub(super) async fn mutate(&self, c: &Context<'_>, mut object: Option<&mut Value>, outcome: &mut Outcome) -> Result<Round, Status> {
         let set = self.set(c, true);
-        let (mut asked, mut last_change) = (Vec::new(), None);
+        let (mut asked, mut last_change, mut drafts) = (Vec::new(), None, Drafts::default());
         for (at, hook) in set.hooks.iter().enumerate().filter(|_| c.group != GROUP) {
             let Some(seen) = hook.wants(c, object.as_deref()).await? else { continue };
-            if Box::pin(invoke(c, hook, &seen, object.as_deref_mut(), 0, outcome)).await? {
+            if Box::pin(invoke(c, hook, &seen, object.as_deref_mut(), &mut drafts, 0, outcome)).await? {
+                drafts.outdate();
                 last_change = Some(at);
             }
             asked.push(at);
@@ -63,13 +64,13 @@ impl Webhooks {
     /// Calls the validating webhooks.
     pub(super) async fn validate(&self, c: &Context<'_>, object: Option<&Value>, outcome: &mut Outcome) -> Result<(), Status> {
         let set = self.set(c, false);
-        let mut wanting = Vec::new();
+        let (mut wanting, mut drafts) = (Vec::new(), Drafts::default());
         for hook in set.hooks.iter().filter(|_| c.group != GROUP) {
             if let Some(seen) = hook.wants(c, object).await? {
-                wanting.push((hook, seen));
+                wanting.push((hook, drafts.draft(c, hook.review, &seen, object).await?));
             }
         }
-        let answers = join_all(wanting.iter().map(|(hook, seen)| ask(c, hook, seen, object, false))).await;
+        let answers = join_all(wanting.iter().map(|(hook, draft)| ask(c, hook, draft, false))).await;
         for ((hook, _), answer) in wanting.iter().zip(answers) {
             match answer? {
                 Some(verdict) => settle(hook, verdict, outcome)?,
@@ -100,10 +101,13 @@ pub(super) async fn reinvoke(
     object: &mut Value,
     outcome: &mut Outcome,
 ) -> Result<(), Status> {
+    let mut drafts = Drafts::default();
     for (at, _) in round.again.iter().filter(|(_, outdated)| *outdated || by_plugins) {
         let hook = &round.set.hooks[*at];
-        if let Some(seen) = hook.wants(c, Some(object)).await? {
-            Box::pin(invoke(c, hook, &seen, Some(object), 1, outcome)).await?;
+        if let Some(seen) = hook.wants(c, Some(object)).await?
+            && Box::pin(invoke(c, hook, &seen, Some(object), &mut drafts, 1, outcome)).await?
+        {
+            drafts.outdate();
         }
     }
     Ok(())
@@ -115,11 +119,13 @@ async fn invoke(
     hook: &Hook,
     seen: &Seen,
     object: Option<&mut Value>,
+    drafts: &mut Drafts,
     round: u8,
     outcome: &mut Outcome,
 ) -> Result<bool, Status> {
     let place = format!("round_{round}_index_{}", hook.index);
-    let Some(mut verdict) = ask(c, hook, seen, object.as_deref(), true).await? else {
+    let draft = drafts.draft(c, hook.review, seen, object.as_deref()).await?;
+    let Some(mut verdict) = ask(c, hook, &draft, true).await? else {
         outcome.annotations.push((format!("failed-open.mutation.webhook.admission.k8s.io/{place}"), hook.name.clone()));
         return Ok(false);
     };
@@ -147,15 +153,13 @@ async fn invoke(
 }
 
 /// The verdict; `None` when there is none and none is needed.
-async fn ask(c: &Context<'_>, hook: &Hook, seen: &Seen, object: Option<&Value>, mutating: bool) -> Result<Option<Verdict>, Status> {
+async fn ask(c: &Context<'_>, hook: &Hook, draft: &Draft, mutating: bool) -> Result<Option<Verdict>, Status> {
     if c.dry_run && !hook.harmless {
         return Err(Status::bad_request(format!("admission webhook {:?} does not support dry run", hook.name)));
     }
     let uid = uuid::Uuid::new_v4().to_string();
-    let view = seen.view(c, object, c.review.old).await?;
-    let review = review::review(c, hook.review, seen, &uid, &view);
     let start = Instant::now();
-    let answer = hook.client.post(c.objects, &review).await.map_err(|why| format!("failed to call webhook: {why}"));
+    let answer = hook.client.post(c.objects, draft.under(&uid).into()).await.map_err(|why| format!("failed to call webhook: {why}"));
     let read = |body: bytes::Bytes| {
         let verdict = review::verdict(&body, &uid, hook.review, mutating);
         verdict.map_err(|why| format!("received invalid webhook response: {why}"))

@@ -1,14 +1,21 @@
 //! The `AdmissionReview` that is sent, and what makes an answer a valid one.
 //!
+//! Reviews of one request differ by their uid alone as long as webhooks see the object in the same version: all else is written
+//! once, from the objects as they are.
+//!
 //! Source: `admission/plugin/webhook/request`.
 
+use super::super::Context;
 use super::super::constraints::Seen;
 use super::super::versions::View;
-use super::super::{Context, list};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use ferrokube_api::Status;
+use serde::Deserialize;
 use serde_json::{Value, json};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 const GROUP: &str = "admission.k8s.io";
 
@@ -46,13 +53,54 @@ pub(in super::super) fn request(c: &Context<'_>, seen: &Seen, view: &View<'_>) -
     request
 }
 
-/// The review about an object, in the version that the webhook's rules name.
-pub(super) fn review(c: &Context<'_>, version: &str, seen: &Seen, uid: &str, view: &View<'_>) -> Value {
-    let mut request = request(c, seen, view);
-    request["uid"] = json!(uid);
-    request["object"] = json!(view.object);
-    request["oldObject"] = json!(view.old);
-    json!({ "kind": "AdmissionReview", "apiVersion": format!("{GROUP}/{version}"), "request": request })
+/// What of a review is the same for all who see the request alike: everything behind the uid.
+#[derive(Clone, Debug)]
+pub(super) struct Draft {
+    version: &'static str,
+    rest: Arc<str>,
+}
+
+impl Draft {
+    fn new(c: &Context<'_>, version: &'static str, seen: &Seen, view: &View<'_>) -> Draft {
+        // A `Value` writes itself without failing; what is absent is `null`, as upstream writes it.
+        let written = |object: &Option<Cow<'_, Value>>| object.as_deref().unwrap_or(&Value::Null).to_string();
+        let (object, old, facts) = (written(&view.object), written(&view.old), request(c, seen, view).to_string());
+        let facts = facts.strip_prefix('{').unwrap_or("}");
+        Draft { version, rest: format!("\"object\":{object},\"oldObject\":{old},{facts}}}").into() }
+    }
+
+    /// The review under a uid.
+    pub(super) fn under(&self, uid: &str) -> String {
+        let Draft { version, rest } = self;
+        format!("{{\"kind\":\"AdmissionReview\",\"apiVersion\":\"{GROUP}/{version}\",\"request\":{{\"uid\":\"{uid}\",{rest}")
+    }
+}
+
+/// The drafts of a request, by how it is seen and the version of the review.
+#[derive(Debug, Default)]
+pub(super) struct Drafts(Vec<(Seen, Draft)>);
+
+impl Drafts {
+    /// The draft for somebody, written when he is the first to see the request so.
+    pub(super) async fn draft(
+        &mut self,
+        c: &Context<'_>,
+        version: &'static str,
+        seen: &Seen,
+        object: Option<&Value>,
+    ) -> Result<Draft, Status> {
+        if let Some((_, draft)) = self.0.iter().find(|(known, draft)| known == seen && draft.version == version) {
+            return Ok(draft.clone());
+        }
+        let draft = Draft::new(c, version, seen, &seen.view(c, object, c.review.old).await?);
+        self.0.push((seen.clone(), draft.clone()));
+        Ok(draft)
+    }
+
+    /// The object is another one now.
+    pub(super) fn outdate(&mut self) {
+        self.0.clear();
+    }
 }
 
 /// What a webhook said.
@@ -66,36 +114,58 @@ pub(super) struct Verdict {
     pub(super) annotations: BTreeMap<String, String>,
 }
 
+/// An answer, as far as anybody looks at it. What is `null` is as good as absent, as in Go.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Answer<'a> {
+    #[serde(borrow)]
+    api_version: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    kind: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    response: Option<Response<'a>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Response<'a> {
+    #[serde(borrow)]
+    uid: Option<Cow<'a, str>>,
+    allowed: Option<bool>,
+    status: Option<Value>,
+    #[serde(borrow)]
+    patch: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    patch_type: Option<Cow<'a, str>>,
+    warnings: Option<Vec<String>>,
+    audit_annotations: Option<BTreeMap<String, String>>,
+}
+
 /// Reads an answer. The error says what is wrong with it, in the words of upstream.
 pub(super) fn verdict(body: &[u8], uid: &str, version: &str, mutating: bool) -> Result<Verdict, String> {
-    let answer: Value = serde_json::from_slice(body).map_err(|e| format!("the response is not JSON: {e}"))?;
-    let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
-    let wanted = (format!("{GROUP}/{version}"), "AdmissionReview".to_owned());
-    let got = (text(&answer["apiVersion"]), text(&answer["kind"]));
-    if got != wanted {
-        return Err(format!("expected webhook response of {}, Kind={}, got {}, Kind={}", wanted.0, wanted.1, got.0, got.1));
+    let answer: Answer<'_> = serde_json::from_slice(body).map_err(|e| format!("the response is no AdmissionReview: {e}"))?;
+    let (got, kind) = (answer.api_version.as_deref().unwrap_or_default(), answer.kind.as_deref().unwrap_or_default());
+    let wanted = format!("{GROUP}/{version}");
+    if got != wanted || kind != "AdmissionReview" {
+        return Err(format!("expected webhook response of {wanted}, Kind=AdmissionReview, got {got}, Kind={kind}"));
     }
-    let response = &answer["response"];
-    if !response.is_object() {
-        return Err("webhook response was nil".to_owned());
-    }
-    let said = text(&response["uid"]);
+    let response = answer.response.ok_or("webhook response was nil")?;
+    let said = response.uid.as_deref().unwrap_or_default();
     if said != uid && !(version == "v1beta1" && said.is_empty()) {
         return Err(format!("expected response.uid={uid:?}, got {said:?}"));
     }
-    let patch = if mutating { patch(response, version)? } else { None };
-    let annotations = response["auditAnnotations"].as_object().into_iter().flatten();
+    let patch = if mutating { patch(&response, version)? } else { None };
     Ok(Verdict {
-        allowed: response["allowed"] == true,
-        status: response["status"].clone(),
+        allowed: response.allowed == Some(true),
+        status: response.status.unwrap_or_default(),
         patch,
-        warnings: list(response, "warnings").filter_map(Value::as_str).map(str::to_owned).collect(),
-        annotations: annotations.map(|(k, v)| (k.clone(), text(v))).collect(),
+        warnings: response.warnings.unwrap_or_default(),
+        annotations: response.audit_annotations.unwrap_or_default(),
     })
 }
 
-fn patch(response: &Value, version: &str) -> Result<Option<Value>, String> {
-    let (text, kind) = (response["patch"].as_str().unwrap_or_default(), response["patchType"].as_str().unwrap_or_default());
+fn patch(response: &Response<'_>, version: &str) -> Result<Option<Value>, String> {
+    let (text, kind) = (response.patch.as_deref().unwrap_or_default(), response.patch_type.as_deref().unwrap_or_default());
     match (text.is_empty(), kind) {
         (true, "") => return Ok(None),
         (true, _) if version == "v1beta1" => return Ok(None),
@@ -124,6 +194,9 @@ mod tests {
         assert_eq!(told(json!({"uid": "u", "allowed": true}), true), Ok(true));
         assert_eq!(told(json!({"uid": "x", "allowed": true}), true), err("expected response.uid=\"u\", got \"x\""));
         assert_eq!(told(Value::Null, true), err("webhook response was nil"));
+        let nothing = json!({"uid": "u", "allowed": true, "status": null, "patch": null, "patchType": null, "warnings": null,
+            "auditAnnotations": null, "somethingElse": {"a": [1]}});
+        assert_eq!(told(nothing, true), Ok(true));
         let patch = json!({"uid": "u", "allowed": true, "patch": "W10="});
         assert_eq!(told(patch.clone(), true), err("webhook returned response.patch but not response.patchType"));
         assert_eq!(told(patch, false), Ok(true));
