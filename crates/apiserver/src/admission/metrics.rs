@@ -180,7 +180,7 @@ impl Metrics {
             out,
             name,
             "counter",
-            "[ALPHA] Admission webhook request total, identified by name and broken out for each admission type (validating or mutating) and operation. Additional labels specify whether the request was rejected or not and an HTTP status code. Codes greater than 600 are truncated to 600, to keep the metrics cardinality bounded.",
+            "[ALPHA] Admission webhook request total, identified by name and broken out for each admission type (validating or admit) and operation. Additional labels specify whether the request was rejected or not and an HTTP status code. Codes greater than 600 are truncated to 600, to keep the metrics cardinality bounded.",
         );
         for ((hook, operation, kind, rejected, code), one) in &*calls {
             let count: u64 = one.buckets.iter().sum();

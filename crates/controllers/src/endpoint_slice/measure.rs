@@ -18,15 +18,15 @@ macro_rules! desc {
     };
 }
 
-desc!(ADDED "endpoints_added_per_sync" "[ALPHA] Number of endpoints added on each Service sync" Kind::Histogram(PER_SYNC), &[]);
-desc!(REMOVED "endpoints_removed_per_sync" "[ALPHA] Number of endpoints removed on each Service sync" Kind::Histogram(PER_SYNC), &[]);
-desc!(ENDPOINTS "endpoints_desired" "[ALPHA] Number of endpoints desired" Kind::Gauge, &[]);
-desc!(SLICES "num_endpoint_slices" "[ALPHA] Number of EndpointSlices" Kind::Gauge, &[]);
-desc!(IDEAL "desired_endpoint_slices" "[ALPHA] Number of EndpointSlices that would exist with perfect endpoint allocation" Kind::Gauge, &[]);
+desc!(ADDED "endpoints_added_per_sync" "[BETA] Number of endpoints added on each Service sync" Kind::Histogram(PER_SYNC), &[]);
+desc!(REMOVED "endpoints_removed_per_sync" "[BETA] Number of endpoints removed on each Service sync" Kind::Histogram(PER_SYNC), &[]);
+desc!(ENDPOINTS "endpoints_desired" "[BETA] Number of endpoints desired" Kind::Gauge, &[]);
+desc!(SLICES "num_endpoint_slices" "[BETA] Number of EndpointSlices" Kind::Gauge, &[]);
+desc!(IDEAL "desired_endpoint_slices" "[BETA] Number of EndpointSlices that would exist with perfect endpoint allocation" Kind::Gauge, &[]);
 desc!(CHANGES "changes" "[ALPHA] Number of EndpointSlice changes" Kind::Counter, &["operation"]);
 desc!(CHANGED "endpointslices_changed_per_sync" "[ALPHA] Number of EndpointSlices changed on each Service sync" Kind::Histogram(DEFAULT_BUCKETS), &["topology", "traffic_distribution"]);
 desc!(SYNCS "syncs" "[ALPHA] Number of EndpointSlice syncs" Kind::Counter, &["result"]);
-desc!(BY_DISTRIBUTION "services_count_by_traffic_distribution" "[ALPHA] Number of Services using some specific trafficDistribution" Kind::Gauge, &["traffic_distribution"]);
+desc!(BY_DISTRIBUTION "services_count_by_traffic_distribution" "[BETA] Number of Services using some specific trafficDistribution" Kind::Gauge, &["traffic_distribution"]);
 
 /// What a service contributes to the gauges.
 #[derive(Clone, Debug, Default)]

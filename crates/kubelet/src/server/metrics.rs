@@ -31,7 +31,7 @@ pub async fn kubelet(node: &Shared) -> Answer {
     let mut out = String::new();
     head(&mut out, "kubernetes_build_info", "gauge", "[BETA] A metric with a constant '1' value labeled by version of the node agent.");
     line(&mut out, "kubernetes_build_info", &[("git_version", &node.config.version), ("platform", "linux")], 1.0);
-    head(&mut out, "kubelet_running_containers", "gauge", "[BETA] Number of containers currently running");
+    head(&mut out, "kubelet_running_containers", "gauge", "[ALPHA] Number of containers currently running");
     for (name, state) in [
         ("created", cri::ContainerState::ContainerCreated),
         ("running", cri::ContainerState::ContainerRunning),
@@ -45,7 +45,7 @@ pub async fn kubelet(node: &Shared) -> Answer {
     line(&mut out, "kubelet_node_name", &[("node", &node.config.node_name)], 1.0);
     let pods: Vec<_> = node.pods.lock().values().cloned().collect();
     let running = pods.iter().filter(|p| p.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Running")).count();
-    head(&mut out, "kubelet_running_pods", "gauge", "[BETA] Number of pods that have a running pod sandbox");
+    head(&mut out, "kubelet_running_pods", "gauge", "[ALPHA] Number of pods that have a running pod sandbox");
     line(&mut out, "kubelet_running_pods", &[], running as f64);
     head(&mut out, "kubelet_desired_pods", "gauge", "[ALPHA] The number of pods the kubelet is being instructed to run.");
     line(&mut out, "kubelet_desired_pods", &[("static", "")], pods.len() as f64);
