@@ -17,6 +17,7 @@ use crate::registry::Entry;
 use crate::request::content::Content;
 use crate::request::{Query, RequestBody, RequestInfo};
 use crate::route;
+use crate::server::paths;
 use crate::verbs::Answer;
 use bytes::Bytes;
 use ferrokube_api::Status;
@@ -121,7 +122,13 @@ impl ApiServer {
         let user = impersonate(&self.authorizer, user, &parts.headers, &attributes, &trail).await?;
 
         // Flow control: whether there is room.
-        let _room = self.room(&info, &query, &user, &outcome).await?;
+        let _room = match self.room(&info, &query, &user, &outcome).await {
+            Ok(room) => room,
+            Err(busy) => {
+                trail.failed(&busy);
+                return Ok(refused(&busy));
+            }
+        };
 
         // Authorize: whether they may.
         let attributes = info.attributes(&user, &query);
@@ -395,7 +402,21 @@ fn finished(code: u16, body: Body, format: Format, headers: &HeaderMap) -> Respo
 
 /// A body that needs no waiting, as bytes.
 fn collected(body: Body) -> Bytes {
-    futures_util::FutureExt::now_or_never(body.collect()).unwrap_or_default()
+    futures_util::FutureExt::now_or_never(body.collect()).and_then(Result::ok).unwrap_or_default()
+}
+
+/// A refusal for want of room: upstream has no time for more than plain words and when to come again.
+fn refused(busy: &Status) -> Response<Body> {
+    let code = http::StatusCode::from_u16(busy.code).unwrap_or(http::StatusCode::TOO_MANY_REQUESTS);
+    let mut response = paths::refusal(code, &busy.message);
+    put_retry_after(&mut response, busy);
+    response
+}
+
+fn put_retry_after(response: &mut Response<Body>, status: &Status) {
+    if let Some(seconds) = status.details.as_ref().map(|d| d.retry_after_seconds).filter(|s| *s > 0) {
+        response.headers_mut().insert(http::header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
 }
 
 /// A failure as a response, indented for people and for those who take none of what the server speaks.
@@ -406,9 +427,7 @@ pub fn failure(status: &Status, headers: &HeaderMap, readable: bool) -> Response
     let json = status.to_json();
     let body = Body::Full(if readable && format == Format::Json { pretty::indent(&json).into() } else { json.into() });
     let mut response = respond(status.code, body, format, headers).unwrap_or_else(|_| Response::new(Body::Empty));
-    if let Some(seconds) = status.details.as_ref().map(|d| d.retry_after_seconds).filter(|s| *s > 0) {
-        response.headers_mut().insert(http::header::RETRY_AFTER, HeaderValue::from(seconds));
-    }
+    put_retry_after(&mut response, status);
     response
 }
 

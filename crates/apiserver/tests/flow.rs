@@ -82,3 +82,23 @@ async fn a_schema_without_its_level_says_so_and_takes_nothing_until_it_is_there(
     until(&cluster, &admin, &uri, |a| is("False")(condition(a))).await;
     until(&cluster, &jane, "/api", |a| a.headers["x-kubernetes-pf-flowschema-uid"] == own).await;
 }
+
+#[tokio::test]
+async fn who_finds_no_room_is_told_in_plain_words_when_to_come_again() {
+    let cluster = Cluster::start().await;
+    let jane = UserInfo::component("jane", &[]);
+    let level = json!({"metadata": {"name": "none"}, "spec": {"type": "Limited",
+        "limited": {"nominalConcurrencyShares": 0, "borrowingLimitPercent": 0, "limitResponse": {"type": "Reject"}}}});
+    let made = cluster.post(&format!("{FLOW}/prioritylevelconfigurations"), &level).await;
+    assert_eq!(made.code, 201, "{}", made.text);
+    let rule = json!({
+        "subjects": [{"kind": "User", "user": {"name": "jane"}}],
+        "nonResourceRules": [{"verbs": ["*"], "nonResourceURLs": ["*"]}],
+    });
+    let schema = json!({"metadata": {"name": "janes"}, "spec": {"priorityLevelConfiguration": {"name": "none"}, "matchingPrecedence": 50, "rules": [rule]}});
+    assert_eq!(cluster.post(&format!("{FLOW}/flowschemas"), &schema).await.code, 201);
+    let refused = until(&cluster, &jane, "/api", |a| a.code == 429).await;
+    let header = |name: &str| refused.headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
+    assert_eq!((header("retry-after"), header("content-type")), ("1".to_owned(), "text/plain; charset=utf-8".to_owned()));
+    assert_eq!(refused.text, "Too many requests, please try again later.\n");
+}

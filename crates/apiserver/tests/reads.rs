@@ -65,6 +65,7 @@ async fn pages_from_the_store_are_those_from_memory() {
     ferrokube_store::Store::compact(&*cluster.store, ferrokube_store::Store::revision(&*cluster.store).await.unwrap()).await.unwrap();
     let gone = cluster.get(&format!("{MAPS}?limit=2&continue={token}")).await;
     assert_eq!((gone.code, gone.json["reason"].as_str()), (410, Some("Expired")));
+    assert!(gone.message().starts_with("The provided continue parameter is too old to display a consistent list result."), "{}", gone.text);
     let rest = gone.json["metadata"]["continue"].as_str().unwrap();
     assert_eq!(names(&cluster.get(&format!("{MAPS}?limit=2&continue={rest}")).await.json), ["m4"]);
 }
@@ -92,7 +93,8 @@ async fn a_page_expires_with_the_history_of_the_store_however_quiet_its_kind_is(
     assert_eq!(names(&rest.json), ["m2", "m3"]);
     assert_ne!(rest.version(), first["metadata"]["resourceVersion"].as_str().unwrap());
     let exact = cluster.get(&format!("{MAPS}?resourceVersion=1&resourceVersionMatch=Exact")).await;
-    assert_eq!(exact.code, 410, "{}", exact.text);
+    let why = "The resourceVersion for the provided list is too old.";
+    assert_eq!((exact.code, exact.json["reason"].as_str(), exact.message()), (410, Some("Expired"), why), "{}", exact.text);
 }
 
 #[tokio::test]
@@ -237,6 +239,8 @@ async fn a_position_that_history_lacks_is_gone() {
         (event["type"].as_str(), event["object"]["code"].as_u64(), event["object"]["reason"].as_str()),
         (Some("ERROR"), Some(410), Some("Expired"))
     );
+    let why = event["object"]["message"].as_str().unwrap();
+    assert!(why.starts_with("too old resource version: 1 ("), "{why}");
     assert!(watch.next().await.is_none());
 }
 

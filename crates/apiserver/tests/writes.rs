@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Cluster, MAPS, pod};
+use common::{Cluster, MAPS, Reply, pod};
 use serde_json::{Value, json};
 
 #[tokio::test]
@@ -354,6 +354,30 @@ async fn an_eviction_asks_the_disruption_budget() {
         "{}",
         refused.text
     );
+    let cause = |reply: &Reply| reply.json["details"]["causes"][0].clone();
+    let why = "The disruption budget b needs 1 healthy pods and has 1 currently";
+    assert_eq!(cause(&refused), json!({"reason": "DisruptionBudget", "message": why}));
+    assert!(!refused.headers.contains_key("retry-after"), "nobody knows when");
+    // A budget that was changed is looked at by its controller first; that takes a moment.
+    let changed = json!({"spec": {"maxUnavailable": 0, "minAvailable": null}});
+    assert_eq!(cluster.patch(&format!("{budgets}/b"), "merge-patch", &changed).await.code, 200);
+    let later = cluster.post(&format!("{pods}/p/eviction"), &eviction).await;
+    assert_eq!((later.code, later.headers["retry-after"].to_str().unwrap()), (429, "10"));
+    assert_eq!(cause(&later)["message"], "The disruption budget b is still being processed by the server.");
+    let failed = json!({"type": "DisruptionAllowed", "status": "False", "reason": "SyncFailed", "message": "no scale",
+        "lastTransitionTime": "2026-01-01T00:00:00Z"});
+    let mut status_failed = status(0);
+    status_failed["status"]["observedGeneration"] = json!(2);
+    status_failed["status"]["conditions"] = json!([failed]);
+    assert_eq!(cluster.patch(&format!("{budgets}/b/status"), "merge-patch", &status_failed).await.code, 200);
+    let failed = cluster.post(&format!("{pods}/p/eviction"), &eviction).await;
+    let why = "The disruption budget b does not allow evicting pods currently because it failed sync: no scale";
+    assert_eq!((failed.code, &cause(&failed)["message"]), (429, &json!(why)));
+    let status = |allowed: i64| {
+        let mut status = status(allowed);
+        status["status"]["observedGeneration"] = json!(2);
+        status
+    };
     cluster.patch(&format!("{budgets}/b/status"), "merge-patch", &status(1)).await;
     assert_eq!(cluster.post(&format!("{pods}/p/eviction"), &eviction).await.code, 201);
     assert!(cluster.get(&format!("{pods}/p")).await.json["metadata"]["deletionTimestamp"].is_string());

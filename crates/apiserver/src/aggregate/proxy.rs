@@ -9,6 +9,7 @@ use crate::connect::passage::Passenger;
 use crate::objects::Objects;
 use crate::output::Body;
 use crate::request::RequestBody;
+use crate::server::paths::refusal;
 use ferrokube_api::Status;
 use http::header::{HeaderMap, HeaderName, HeaderValue, LOCATION};
 use http::request::Parts;
@@ -19,14 +20,6 @@ const USER: HeaderName = HeaderName::from_static("x-remote-user");
 const UID: HeaderName = HeaderName::from_static("x-remote-uid");
 const GROUP: HeaderName = HeaderName::from_static("x-remote-group");
 const EXTRA: &str = "x-remote-extra-";
-
-/// As Go's `http.Error` writes it.
-fn plain(code: StatusCode, text: &str) -> Response<Body> {
-    let mut response = crate::server::paths::whole("text/plain; charset=utf-8", format!("{text}\n"));
-    *response.status_mut() = code;
-    response.headers_mut().insert("x-content-type-options", HeaderValue::from_static("nosniff"));
-    response
-}
 
 /// Characters of a header's name stay, others become `%xx`.
 fn escape(key: &str) -> String {
@@ -70,13 +63,13 @@ impl Aggregator {
         let objects: &dyn Objects = &*server.caches;
         let places = if remote.state().available { availability::places(objects, &remote.spec).ok() } else { None };
         let Some(mut places) = places.filter(|p| !p.is_empty()) else {
-            return Ok(plain(StatusCode::SERVICE_UNAVAILABLE, "service unavailable"));
+            return Ok(refusal(StatusCode::SERVICE_UNAVAILABLE, "service unavailable"));
         };
         let place = places.swap_remove(rand::random_range(0..places.len()));
         introduce(&mut parts.headers, user)?;
         let path = parts.uri.path_and_query().map_or("/", |p| p.as_str()).to_owned();
         if let Err(why) = remote.backend.check() {
-            return Ok(plain(StatusCode::INTERNAL_SERVER_ERROR, &why));
+            return Ok(refusal(StatusCode::INTERNAL_SERVER_ERROR, &why));
         }
         let passenger = Passenger {
             method: parts.method,
@@ -88,10 +81,10 @@ impl Aggregator {
         };
         Ok(match remote.backend.pass(passenger, &remote.backend.destination(place, path)).await {
             Ok(response) if response.status().is_redirection() && response.headers().contains_key(LOCATION) => {
-                plain(StatusCode::BAD_GATEWAY, "the backend attempted to redirect this request, which is not permitted")
+                refusal(StatusCode::BAD_GATEWAY, "the backend attempted to redirect this request, which is not permitted")
             }
             Ok(response) => response,
-            Err(why) => plain(StatusCode::SERVICE_UNAVAILABLE, &format!("error trying to reach service: {why}")),
+            Err(why) => refusal(StatusCode::SERVICE_UNAVAILABLE, &format!("error trying to reach service: {why}")),
         })
     }
 }

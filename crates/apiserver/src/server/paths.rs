@@ -43,12 +43,17 @@ pub fn whole(media: &'static str, body: impl Into<bytes::Bytes>) -> Response<Bod
     response
 }
 
-/// What Go's HTTP library says of a path that nothing serves.
-pub fn not_found_page() -> Response<Body> {
-    let mut response = whole("text/plain; charset=utf-8", "404 page not found\n");
-    *response.status_mut() = StatusCode::NOT_FOUND;
+/// A refusal as Go's HTTP library writes it (`http.Error`).
+pub fn refusal(code: StatusCode, text: &str) -> Response<Body> {
+    let mut response = whole("text/plain; charset=utf-8", format!("{text}\n"));
+    *response.status_mut() = code;
     response.headers_mut().insert(http::header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
+}
+
+/// What Go's HTTP library says of a path that nothing serves.
+pub fn not_found_page() -> Response<Body> {
+    refusal(StatusCode::NOT_FOUND, "404 page not found")
 }
 
 /// How many metrics there are of each level of stability, these three among them. None is hidden or can be taken away.
@@ -152,11 +157,20 @@ impl ApiServer {
         );
         let _ = writeln!(out, "apiserver_current_inflight_requests{{request_kind=\"mutating\"}} {mutating}");
         let _ = writeln!(out, "apiserver_current_inflight_requests{{request_kind=\"readOnly\"}} {reading}");
-        head(&mut out, "apiserver_storage_objects", "gauge", "[STABLE] Number of stored objects at the time of last check split by kind.");
+        let help = "[STABLE] [DEPRECATED, consider using apiserver_resource_objects instead] Number of stored objects at the time of last check split by kind. In case of a fetching error, the value will be -1.";
+        head(&mut out, "apiserver_storage_objects", "gauge", help);
         let qualified = |group: &str, resource: &str| if group.is_empty() { resource.to_owned() } else { format!("{resource}.{group}") };
         for cache in self.caches.all() {
             let row = cache.row();
             let _ = writeln!(out, "apiserver_storage_objects{{resource=\"{}\"}} {}", qualified(&row.group, &row.resource), cache.size().0);
+        }
+        let name = "apiserver_resource_objects";
+        let help =
+            "[ALPHA] Number of stored objects at the time of last check split by kind. In case of a fetching error, the value will be -1.";
+        head(&mut out, name, "gauge", help);
+        for cache in self.caches.all() {
+            let row = cache.row();
+            let _ = writeln!(out, "{name}{{group=\"{}\",resource=\"{}\"}} {}", row.group, row.resource, cache.size().0);
         }
         let name = "apiserver_storage_events_received_total";
         head(&mut out, name, "counter", "[BETA] Number of etcd events received split by kind.");
@@ -179,7 +193,7 @@ impl ApiServer {
             "gauge",
             "[BETA] A metric with a constant '1' value labeled by major, minor, git version, git commit, git tree state, build date, Go version, and compiler from which Kubernetes was built, and platform on which it is running.",
         );
-        let _ = writeln!(out, "kubernetes_build_info{{git_version=\"{}\",major=\"1\",minor=\"36\"}} 1", version::GIT_VERSION);
+        let _ = writeln!(out, "kubernetes_build_info{{{}}} 1", version::labels());
         about_metrics(&mut out);
         out
     }

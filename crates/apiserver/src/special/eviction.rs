@@ -179,6 +179,25 @@ fn unhealthy_may_go(budget: &Value) -> bool {
     }
 }
 
+/// Why a budget has nothing to give.
+fn why_not(budget: &Value) -> String {
+    let name = prepare::text(budget, "name");
+    let (want, have) = (budget["status"]["desiredHealthy"].as_i64().unwrap_or(0), budget["status"]["currentHealthy"].as_i64().unwrap_or(0));
+    let conditions = budget["status"]["conditions"].as_array().into_iter().flatten();
+    let told = conditions.filter(|c| c["type"] == "DisruptionAllowed" && c["status"] == "False").find_map(|c| {
+        let message = c["message"].as_str().filter(|m| !m.is_empty())?;
+        Some((c["reason"].as_str().unwrap_or_default(), message))
+    });
+    let not_now = format!("The disruption budget {name} does not allow evicting pods currently");
+    match told {
+        // Its numbers are of another time.
+        Some(("SyncFailed", message)) => format!("{not_now} because it failed sync: {message}"),
+        _ if have <= want => format!("The disruption budget {name} needs {want} healthy pods and has {have} currently"),
+        Some((reason, message)) => format!("{not_now} ({reason}): {message}"),
+        None => not_now,
+    }
+}
+
 /// The budget with one disruption less to give.
 fn take_one(old: &Value, pod: &str, now: jiff::Timestamp) -> Result<Value, Status> {
     let name = prepare::text(old, "name");
@@ -198,8 +217,7 @@ fn take_one(old: &Value, pod: &str, now: jiff::Timestamp) -> Result<Value, Statu
         return Err(Status::forbidden(GROUP, BUDGET, name, why));
     }
     if allowed == 0 {
-        let (want, have) = (number("desiredHealthy"), number("currentHealthy"));
-        return Err(too_many(&format!("The disruption budget {name} needs {want} healthy pods and has {have} currently"), 0));
+        return Err(too_many(&why_not(old), 0));
     }
     new["status"]["disruptionsAllowed"] = json!(allowed - 1);
     if allowed == 1 {
