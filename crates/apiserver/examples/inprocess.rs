@@ -33,7 +33,7 @@ impl Load {
         let request = http::Request::builder().method(method).uri(uri).header("content-type", media).body(body).expect("a request");
         let response = self.server.call(self.user.clone(), request).await;
         assert!(response.status().is_success(), "{method} {uri}: {}", response.status());
-        response.into_body().collect().await.len()
+        response.into_body().collect().await.map_or(0, |body| body.len())
     }
 
     /// Runs `count` requests, `width` at a time, and prints the rate and the quantiles of their time.

@@ -3,7 +3,7 @@
 //! What a client sends is not read, but for the end of the connection. A client that does not read holds up its own stream and
 //! nothing else. Source: apiserver `endpoints/handlers/watch.go`, apimachinery `httpstream/wsstream`.
 
-use crate::output::{Body, Format};
+use crate::output::{Body, BrokenOff, Format};
 use crate::pipeline::Request;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -76,13 +76,22 @@ fn events(format: Format, block: &Bytes) -> Vec<Message> {
     out
 }
 
-fn messages(body: Body, make: impl Fn(&Bytes) -> Vec<Message> + Send + 'static) -> BoxStream<'static, Message> {
+/// What is sent, until it ends or breaks off.
+type Messages = BoxStream<'static, Result<Message, BrokenOff>>;
+
+fn messages(body: Body, make: impl Fn(&Bytes) -> Vec<Message> + Send + 'static) -> Messages {
     let blocks = match body {
-        Body::Stream(blocks) => blocks,
+        Body::Stream(blocks) => blocks.map(Ok).boxed(),
+        Body::Passage(blocks) => blocks,
         Body::Empty => stream::empty().boxed(),
         whole => stream::once(whole.collect()).boxed(),
     };
-    blocks.filter(|block| std::future::ready(!block.is_empty())).flat_map(move |block| stream::iter(make(&block))).boxed()
+    let made = move |block: Result<Bytes, BrokenOff>| match block {
+        Ok(block) if block.is_empty() => Vec::new(),
+        Ok(block) => make(&block).into_iter().map(Ok).collect(),
+        Err(broken) => vec![Err(broken)],
+    };
+    blocks.flat_map(move |block| stream::iter(made(block))).boxed()
 }
 
 impl Request<'_> {
@@ -114,11 +123,11 @@ impl Request<'_> {
         }
         let text = protocol.as_deref() == Some(BASE64);
         let one = move |bytes: &Bytes| if text { Message::text(STANDARD.encode(bytes)) } else { Message::Binary(bytes.clone()) };
-        let first = stream::iter([one(&Bytes::new())]);
+        let first = stream::iter([Ok(one(&Bytes::new()))]);
         self.to_websocket(protocol, first.chain(messages(response.into_body(), move |block| vec![one(block)])).boxed())
     }
 
-    fn to_websocket(&self, protocol: Option<String>, messages: BoxStream<'static, Message>) -> Result<Response<Body>, Status> {
+    fn to_websocket(&self, protocol: Option<String>, messages: Messages) -> Result<Response<Body>, Status> {
         let key = self.headers.get(SEC_WEBSOCKET_KEY).ok_or_else(|| Status::bad_request("missing Sec-WebSocket-Key"))?;
         let client = self.upgrade().ok_or_else(|| Status::bad_request("Upgrade request required"))?;
         let mut answer = Response::new(Body::Empty);
@@ -143,7 +152,7 @@ impl Request<'_> {
     }
 }
 
-async fn send(client: OnUpgrade, mut messages: BoxStream<'static, Message>) {
+async fn send(client: OnUpgrade, mut messages: Messages) {
     let io = match client.await {
         Ok(io) => TokioIo::new(io),
         Err(error) => return tracing::debug!(%error, "an upgrade to a websocket failed"),
@@ -152,7 +161,9 @@ async fn send(client: OnUpgrade, mut messages: BoxStream<'static, Message>) {
     loop {
         tokio::select! {
             message = messages.next() => match message {
-                Some(message) => if sink.send(message).await.is_err() { return },
+                Some(Ok(message)) => if sink.send(message).await.is_err() { return },
+                // No goodbye: the client must not take this for the end.
+                Some(Err(_)) => return,
                 None => break,
             },
             // Pings are answered by the reading itself.

@@ -24,6 +24,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tokio_rustls::TlsAcceptor;
 
 const SERVICES: &str = "/apis/apiregistration.k8s.io/v1/apiservices";
@@ -37,6 +38,8 @@ type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
 struct State {
     broken: AtomicBool,
     connections: AtomicUsize,
+    /// Part of an answer has arrived.
+    arrived: Notify,
     /// Requests whose connection was cut instead of an answer.
     cut: AtomicUsize,
 }
@@ -90,6 +93,14 @@ async fn answer(mut request: Request<Incoming>, state: Arc<State>) -> io::Result
             let (method, query) = (request.method().to_string(), request.uri().query().unwrap_or_default().to_owned());
             let body = request.into_body().collect().await.unwrap().to_bytes();
             full(201, &json!({"method": method, "query": query, "body": String::from_utf8_lossy(&body)}))
+        }
+        // More is promised than comes, and that only once the first part has arrived.
+        "/nodes/broken" => {
+            let part = futures_util::stream::iter([Ok(Frame::data(Bytes::from_static(b"{}")))]);
+            let end = futures_util::stream::once(async move { state.arrived.notified().await }).filter_map(async |()| None);
+            let mut response = Response::new(StreamBody::new(part.chain(end)).boxed_unsync());
+            response.headers_mut().insert("content-length", "100".parse().unwrap());
+            response
         }
         // The first GET is cut off, and every POST.
         "/nodes/cut" => {
@@ -295,6 +306,20 @@ async fn what_breaks_off_is_asked_again_when_that_changes_nothing_and_never_othe
 }
 
 #[tokio::test]
+async fn what_breaks_off_in_the_middle_is_not_passed_off_as_whole() {
+    for protocols in [&["http/1.1"][..], &["h2", "http/1.1"]] {
+        let (cluster, extension) = ready_speaking(protocols).await;
+        let request = Request::get(format!("{GROUP}/nodes/broken")).body(Bytes::new()).unwrap();
+        let broken = cluster.running.server.call(admin(), request).await;
+        assert_eq!(broken.status(), 200);
+        extension.state.arrived.notify_one();
+        assert!(broken.into_body().collect().await.is_err(), "{protocols:?}");
+        let nodes = cluster.get(&format!("{GROUP}/nodes")).await;
+        assert_eq!(nodes.code, 200, "its connection is not used again: {}", nodes.text);
+    }
+}
+
+#[tokio::test]
 async fn discovery_and_openapi_show_both_servers_as_one() {
     let (cluster, extension) = ready().await;
     let groups = cluster.get("/apis").await;
@@ -319,7 +344,7 @@ async fn discovery_and_openapi_show_both_servers_as_one() {
     assert!(known("io.example.NodeMetricsList") && !known("io.example.Unused") && known("io.k8s.api.core.v1.Node"));
     assert_ne!(old["definitions"]["io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta"]["description"], "theirs");
     let as_protobuf = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
-    let wire = cluster.send(admin(), "GET", "/openapi/v2", "", as_protobuf, Vec::new()).await.into_body().collect().await;
+    let wire = cluster.send(admin(), "GET", "/openapi/v2", "", as_protobuf, Vec::new()).await.into_body().collect().await.unwrap();
     assert!(wire.windows(26).any(|w| w == b"io.example.NodeMetricsList"));
     let counted = format!("aggregator_openapi_v2_regeneration_count{{apiservice={NAME:?},reason=\"add\"}} 1\n");
     assert!(cluster.get("/metrics").await.text.contains(&counted));

@@ -22,7 +22,7 @@ fn read(bytes: &[u8], schema: &str) -> Value {
 async fn wire(cluster: &Cluster, method: &str, uri: &str, accept: &str, body: Vec<u8>) -> (u16, String, bytes::Bytes) {
     let response = cluster.send(admin(), method, uri, WIRE, accept, body).await;
     let media = response.headers()["content-type"].to_str().unwrap().to_owned();
-    (response.status().as_u16(), media, response.into_body().collect().await)
+    (response.status().as_u16(), media, response.into_body().collect().await.unwrap())
 }
 
 async fn asking(cluster: &Cluster, uri: &str, accept: &str) -> Reply {

@@ -182,8 +182,15 @@ async fn watches_that_share_a_connection_hear_of_everything_until_the_server_sto
     stopping.await.unwrap();
 }
 
+const LOG: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 9\r\n\r\nlog line\n";
+
 /// A kubelet that tells what it was asked and then echoes.
 async fn kubelet(cluster: &Cluster) -> (SocketAddr, tokio::sync::mpsc::Receiver<String>) {
+    kubelet_answering(cluster, LOG).await
+}
+
+/// The same with another answer to what is no upgrade.
+async fn kubelet_answering(cluster: &Cluster, log: &'static [u8]) -> (SocketAddr, tokio::sync::mpsc::Receiver<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let chain = vec![CertificateDer::from_pem_slice(cluster.pki.server.certificate.as_bytes()).unwrap()];
@@ -191,7 +198,7 @@ async fn kubelet(cluster: &Cluster) -> (SocketAddr, tokio::sync::mpsc::Receiver<
     let config =
         rustls::ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().unwrap().with_no_client_auth();
     let acceptor = TlsAcceptor::from(Arc::new(config.with_single_cert(chain, key).unwrap()));
-    let (heard, asked) = tokio::sync::mpsc::channel(4);
+    let (heard, asked) = tokio::sync::mpsc::channel(16);
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             let (acceptor, heard) = (acceptor.clone(), heard.clone());
@@ -204,7 +211,8 @@ async fn kubelet(cluster: &Cluster) -> (SocketAddr, tokio::sync::mpsc::Receiver<
                 let head = String::from_utf8(head).unwrap();
                 heard.send(head.clone()).await.unwrap();
                 if !head.to_lowercase().contains("upgrade: ") {
-                    stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 9\r\n\r\nlog line\n").await.unwrap();
+                    stream.write_all(log).await.unwrap();
+                    let _ = stream.shutdown().await;
                     return;
                 }
                 stream.write_all(b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: SPDY/3.1\r\n\r\n").await.unwrap();
@@ -249,6 +257,77 @@ async fn streams_pass_through_to_the_kubelet_and_back() {
     let mut echoed = [0; 14];
     pipe.read_exact(&mut echoed).await.unwrap();
     assert_eq!(&echoed, b"there and back");
+    // Whether there is a command is the runtime's concern.
+    let bare = request("POST", "/api/v1/namespaces/default/pods/p/exec?stdout=true").header("connection", "Upgrade");
+    let mut other = h1(&cluster, Some(&cluster.pki.admin)).await;
+    let response = other.send_request(bare.header("upgrade", "SPDY/3.1").body(Full::default()).unwrap()).await.unwrap();
+    assert_eq!(response.status(), 101);
+    assert!(asked.recv().await.unwrap().starts_with("POST /exec/default/p/c?output=1 HTTP/1.1\r\n"));
+}
+
+/// All that comes of a body, and whether it came to its end.
+async fn received(response: http::Response<hyper::body::Incoming>) -> (Vec<u8>, bool) {
+    let (mut body, mut all) = (response.into_body(), Vec::new());
+    while let Some(frame) = body.frame().await {
+        match frame {
+            Ok(frame) => all.extend_from_slice(&frame.into_data().unwrap_or_default()),
+            Err(_) => return (all, false),
+        }
+    }
+    (all, true)
+}
+
+#[tokio::test]
+async fn an_answer_that_breaks_off_is_not_passed_off_as_whole() {
+    let short: &'static [u8] = b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 100\r\n\r\nlog line\n";
+    let open: &'static [u8] = b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ntransfer-encoding: chunked\r\n\r\n9\r\nlog line\n\r\n";
+    for (answer, whole) in [(LOG, true), (short, false), (open, false)] {
+        let cluster = listening().await;
+        let (address, _asked) = kubelet_answering(&cluster, answer).await;
+        with_pod(&cluster, address.port()).await;
+        let stream = dial(&cluster, Some(&cluster.pki.admin), b"h2").await;
+        let (mut two, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        for path in
+            ["/api/v1/namespaces/default/pods/p/log", "/api/v1/namespaces/default/pods/p/log?follow=true", "/api/v1/nodes/n1/proxy/logs/"]
+        {
+            let mut one = h1(&cluster, Some(&cluster.pki.admin)).await;
+            let response = one.send_request(request("GET", path).body(Full::default()).unwrap()).await.unwrap();
+            assert_eq!(response.status(), 200);
+            assert_eq!(received(response).await, (b"log line\n".to_vec(), whole), "{path} over HTTP/1.1");
+            let asked = http::Request::get(format!("https://localhost{path}")).body(Full::<Bytes>::default()).unwrap();
+            // A reset may overtake what was sent before it.
+            let (came, ended) = match two.send_request(asked).await {
+                Ok(response) => received(response).await,
+                Err(_) => (Vec::new(), false),
+            };
+            assert_eq!(ended, whole, "{path} over HTTP/2");
+            assert!(if whole { came == b"log line\n" } else { b"log line\n".starts_with(&came) }, "{path} over HTTP/2");
+        }
+    }
+}
+
+/// What the server says of itself when a connection of HTTP/2 begins: how many streams it may carry.
+async fn streams(cluster: &Cluster) -> Option<u32> {
+    let mut stream = dial(cluster, Some(&cluster.pki.admin), b"h2").await;
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    let mut head = [0; 9];
+    stream.read_exact(&mut head).await.unwrap();
+    assert_eq!(head[3], 4, "settings come first");
+    let mut settings = vec![0; usize::from(u16::from_be_bytes([head[1], head[2]]))];
+    stream.read_exact(&mut settings).await.unwrap();
+    let found = settings.chunks_exact(6).find(|s| s[..2] == [0, 3])?;
+    Some(u32::from_be_bytes([found[2], found[3], found[4], found[5]]))
+}
+
+#[tokio::test]
+async fn a_connection_carries_as_many_streams_as_upstream_allows_or_a_flag_says() {
+    assert_eq!(streams(&listening().await).await, Some(100));
+    let more = Cluster::with(|config| {
+        config.listen = Some(SocketAddr::from(([127, 0, 0, 1], 0)));
+        config.serving.http2_streams = 2000;
+    });
+    assert_eq!(streams(&more.await).await, Some(2000));
 }
 
 #[tokio::test]
@@ -270,7 +349,6 @@ async fn streams_that_cannot_be_had_say_why() {
         (proxied.code, proxied.message()),
         (503, format!("error trying to reach service: dial tcp {closed}: connect: connection refused").as_str())
     );
-    assert_eq!(cluster.post(&format!("{exec}?stdout=true"), &Value::Null).await.code, 422, "no command");
     let wrong = cluster.post(&format!("{exec}?command=x&container=nope"), &Value::Null).await;
     assert_eq!((wrong.code, wrong.message()), (400, "container nope is not valid for pod p"));
     assert_eq!(cluster.get("/api/v1/namespaces/default/pods/p/log?tailLines=-1").await.code, 422);

@@ -23,7 +23,7 @@ impl Transport for InProcess {
     fn send(&self, request: http::Request<Bytes>) -> BoxFuture<'_, Result<http::Response<Bytes>, TransportError>> {
         Box::pin(async move {
             let (parts, body) = self.0.call(self.1.clone(), request).await.into_parts();
-            Ok(http::Response::from_parts(parts, body.collect().await))
+            Ok(http::Response::from_parts(parts, body.collect().await.map_err(TransportError::new)?))
         })
     }
 

@@ -283,7 +283,8 @@ impl Trail {
     pub async fn answered(&self, mut response: Response<Body>, long_running: bool, outcome: &Mutex<Outcome>) -> Response<Body> {
         if long_running {
             *response.body_mut() = match std::mem::take(response.body_mut()) {
-                Body::Stream(stream) => self.held_by(stream),
+                Body::Stream(stream) => Body::Stream(self.held_by(stream)),
+                Body::Passage(stream) => Body::Passage(self.held_by(stream)),
                 whole => whole,
             };
         }
@@ -300,7 +301,7 @@ impl Trail {
         if long_running {
             let _ = record.emit(Stage::ResponseStarted).await;
             // Of an upgraded connection, whoever carries its bytes holds the record.
-            if code == 101 || matches!(response.body(), Body::Stream(_)) {
+            if code == 101 || matches!(response.body(), Body::Stream(_) | Body::Passage(_)) {
                 return response;
             }
         }
@@ -309,13 +310,13 @@ impl Trail {
         response
     }
 
-    fn held_by(&self, stream: BoxStream<'static, Bytes>) -> Body {
+    fn held_by<T: 'static>(&self, stream: BoxStream<'static, T>) -> BoxStream<'static, T> {
         let held = self.clone();
         let watched = stream.map(move |frame| {
             let _ = &held;
             frame
         });
-        Body::Stream(watched.boxed())
+        watched.boxed()
     }
 }
 

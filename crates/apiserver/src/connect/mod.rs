@@ -11,7 +11,6 @@ use crate::pipeline::Request;
 use crate::verbs::Answer;
 use crate::write::admit::Act;
 use ferrokube_api::Status;
-use ferrokube_api::field::{Errors, Path};
 use serde_json::{Value, json};
 
 impl Request<'_> {
@@ -29,7 +28,6 @@ impl Request<'_> {
             _ => return Err(Status::method_not_allowed()),
         };
         let mut options = self.connect_options(kind)?;
-        self.check_options(kind, &options)?;
         let none = Value::Null;
         let act = Act { operation: Operation::Connect, name: &self.info.name, old: None, options: &none, dry_run: false };
         self.mutate(act, ("", kind), &mut options).await?;
@@ -83,13 +81,5 @@ impl Request<'_> {
             options["path"] = json!(format!("/{}", self.info.rest));
         }
         Ok(options)
-    }
-
-    fn check_options(&self, kind: &str, options: &Value) -> Result<(), Status> {
-        let mut errors = Errors::default();
-        if kind == "PodExecOptions" && options["command"].as_array().is_none_or(Vec::is_empty) {
-            errors.required(&Path::new("command"), "");
-        }
-        if errors.is_empty() { Ok(()) } else { Err(Status::invalid("", kind, "", errors.into_causes())) }
     }
 }

@@ -3,7 +3,7 @@
 use crate::audit::Trail;
 use crate::outbound::pool::with_http2;
 use crate::outbound::shelf::{Sender, Shelf};
-use crate::output::Body;
+use crate::output::{Body, BrokenOff};
 use crate::pipeline::Request;
 use crate::request::RequestBody;
 use crate::verbs::Answer;
@@ -338,7 +338,7 @@ async fn copy(client: OnUpgrade, backend: OnUpgrade) {
     }
 }
 
-/// The answer as it comes. `read` is called when all of it has come, and never when it breaks off.
+/// The answer as it comes, broken off where that breaks off. `read` is called when all of it has come, and never otherwise.
 fn streamed(response: Response<Incoming>, read: impl FnOnce() + Send + 'static) -> Response<Body> {
     let (parts, body) = response.into_parts();
     let frames = stream::unfold((BodyStream::new(body), Some(read)), |(mut body, mut read)| async move {
@@ -346,12 +346,14 @@ fn streamed(response: Response<Incoming>, read: impl FnOnce() + Send + 'static) 
             match body.next().await {
                 Some(Ok(frame)) => {
                     if let Ok(data) = frame.into_data() {
-                        return Some((data, (body, read)));
+                        return Some((Ok(data), (body, read)));
                     }
                 }
                 Some(Err(error)) => {
                     tracing::debug!(%error, "the answer of a backend broke off");
-                    return None;
+                    // A reset overtakes what waits to be sent: what has come has its turn first.
+                    tokio::task::yield_now().await;
+                    return Some((Err(BrokenOff(error.to_string())), (body, read)));
                 }
                 None => {
                     read.take().into_iter().for_each(|read| read());
@@ -360,7 +362,7 @@ fn streamed(response: Response<Incoming>, read: impl FnOnce() + Send + 'static) 
             }
         }
     });
-    let mut answer = Response::new(Body::Stream(frames.boxed()));
+    let mut answer = Response::new(Body::Passage(frames.boxed()));
     *answer.status_mut() = parts.status;
     *answer.headers_mut() = parts.headers;
     let headers = answer.headers_mut();

@@ -103,8 +103,8 @@ async fn refused(answer: http::Response<Body>) -> Status {
     const LONGEST: usize = 2048;
     let code = answer.status().as_u16();
     let mut text = Vec::new();
-    if let Body::Stream(mut frames) = answer.into_body() {
-        while let Some(frame) = frames.next().await {
+    if let Body::Passage(mut frames) = answer.into_body() {
+        while let Some(Ok(frame)) = frames.next().await {
             text.extend_from_slice(&frame);
             if text.len() >= LONGEST {
                 break;

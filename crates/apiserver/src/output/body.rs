@@ -1,4 +1,7 @@
 //! Bodies of responses: a whole, a list spliced while it is sent, or a stream.
+//!
+//! What comes from another server may break off. Then so must the answer: an end that looks like one would pass a part off as
+//! the whole.
 
 use bytes::{Bytes, BytesMut};
 use ferrokube_api::Object;
@@ -6,7 +9,6 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use futures_util::stream::BoxStream;
 use http_body::{Frame, SizeHint};
-use std::convert::Infallible;
 use std::io::Write;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -41,9 +43,17 @@ pub enum Body {
     Blocks(std::vec::IntoIter<Bytes>, u64),
     /// Compressed on the way.
     Gzip(Box<Body>, Option<GzEncoder<Vec<u8>>>),
-    /// A stream without known end: a watch, a log.
+    /// A stream without known end: a watch.
     Stream(BoxStream<'static, Bytes>),
+    /// The answer of another server, as it comes: a log, whatever is behind a proxy.
+    Passage(BoxStream<'static, Result<Bytes, BrokenOff>>),
 }
+
+/// The answer of another server ended before its end. The client's connection, or its stream of that, is reset for it, with a
+/// reason that is ours: what the other server gave for one is between us and it.
+#[derive(Debug, thiserror::Error)]
+#[error("the answer of the backend broke off: {0}")]
+pub struct BrokenOff(pub String);
 
 impl Body {
     /// A list from a head that ends in `[`, items and a tail that starts with `]`.
@@ -67,7 +77,7 @@ impl Body {
             Body::Full(bytes) => Some(bytes.len() as u64),
             Body::Splice(splice) => Some(splice.left),
             Body::Blocks(_, left) => Some(*left),
-            Body::Gzip(..) | Body::Stream(_) => None,
+            Body::Gzip(..) | Body::Stream(_) | Body::Passage(_) => None,
         }
     }
 
@@ -89,11 +99,11 @@ impl Body {
         match self {
             Body::Full(bytes) => Some(bytes.clone()),
             Body::Splice(_) | Body::Blocks(..) => {
-                let bytes = futures_util::FutureExt::now_or_never(std::mem::take(self).collect())?;
+                let bytes = futures_util::FutureExt::now_or_never(std::mem::take(self).collect())?.ok()?;
                 *self = Body::Full(bytes.clone());
                 Some(bytes)
             }
-            Body::Empty | Body::Gzip(..) | Body::Stream(_) => None,
+            Body::Empty | Body::Gzip(..) | Body::Stream(_) | Body::Passage(_) => None,
         }
     }
 
@@ -103,17 +113,17 @@ impl Body {
     }
 
     /// All of it, for callers in the same process.
-    pub async fn collect(mut self) -> Bytes {
+    pub async fn collect(mut self) -> Result<Bytes, BrokenOff> {
         let mut whole = BytesMut::new();
         if let Body::Full(bytes) = self {
-            return bytes;
+            return Ok(bytes);
         }
-        while let Some(Ok(frame)) = std::future::poll_fn(|cx| http_body::Body::poll_frame(Pin::new(&mut self), cx)).await {
-            if let Ok(data) = frame.into_data() {
+        while let Some(frame) = std::future::poll_fn(|cx| http_body::Body::poll_frame(Pin::new(&mut self), cx)).await {
+            if let Ok(data) = frame?.into_data() {
                 whole.extend_from_slice(&data);
             }
         }
-        whole.freeze()
+        Ok(whole.freeze())
     }
 }
 
@@ -153,9 +163,9 @@ fn squeeze(encoder: &mut Option<GzEncoder<Vec<u8>>>, data: &[u8]) -> Option<Byte
 
 impl http_body::Body for Body {
     type Data = Bytes;
-    type Error = Infallible;
+    type Error = BrokenOff;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
         let next = match &mut *self {
             Body::Empty => None,
             Body::Full(bytes) => {
@@ -171,15 +181,22 @@ impl http_body::Body for Body {
                     return Poll::Pending;
                 }
             },
+            Body::Passage(stream) => match stream.as_mut().poll_next(cx) {
+                Poll::Ready(next) => next.transpose()?,
+                Poll::Pending => {
+                    crate::server::streams::waits();
+                    return Poll::Pending;
+                }
+            },
             Body::Gzip(inner, encoder) => loop {
-                match Pin::new(&mut **inner).poll_frame(cx) {
+                match Pin::new(&mut **inner).poll_frame(cx)? {
                     Poll::Pending => return Poll::Pending,
-                    Poll::Ready(Some(Ok(frame))) => {
+                    Poll::Ready(Some(frame)) => {
                         if let Some(out) = frame.data_ref().and_then(|data| squeeze(encoder, data)) {
                             break Some(out);
                         }
                     }
-                    Poll::Ready(None | Some(Err(_))) => {
+                    Poll::Ready(None) => {
                         let rest = encoder.take().and_then(|e| e.finish().ok());
                         break rest.filter(|r| !r.is_empty()).map(Bytes::from);
                     }

@@ -15,5 +15,5 @@ pub mod protobuf;
 pub mod table;
 pub mod yaml;
 
-pub use body::Body;
+pub use body::{Body, BrokenOff};
 pub use negotiate::{Accept, Format, Shape};

@@ -41,8 +41,8 @@ const MAX_HEADERS: usize = 1000;
 const MAX_HEADER_BYTES: u32 = 1 << 20;
 /// Time for the headers of a request.
 const HEADERS: Duration = Duration::from_secs(32);
-/// Streams per HTTP/2 connection.
-const STREAMS: u32 = 250;
+/// Streams per HTTP/2 connection, as upstream's server: what Go's clients take for granted before they are told.
+const STREAMS: u32 = 100;
 
 const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
 const FLOW_SCHEMA: HeaderName = HeaderName::from_static("x-kubernetes-pf-flowschema-uid");

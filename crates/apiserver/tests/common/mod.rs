@@ -150,7 +150,7 @@ pub const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 
 pub async fn reply(response: http::Response<Body>) -> Reply {
     let (parts, body) = response.into_parts();
-    let bytes = body.collect().await;
+    let bytes = body.collect().await.unwrap();
     let text = String::from_utf8_lossy(&bytes).into_owned();
     Reply { code: parts.status.as_u16(), headers: parts.headers, json: serde_json::from_slice(&bytes).unwrap_or_default(), text }
 }

@@ -26,7 +26,7 @@ impl Transport for InProcess {
     fn send(&self, request: http::Request<Bytes>) -> BoxFuture<'_, Result<http::Response<Bytes>, TransportError>> {
         Box::pin(async move {
             let (parts, body) = self.server.call(self.user.clone(), request).await.into_parts();
-            Ok(http::Response::from_parts(parts, body.collect().await))
+            Ok(http::Response::from_parts(parts, body.collect().await.map_err(TransportError::new)?))
         })
     }
 
