@@ -102,6 +102,11 @@ impl ApiServer {
         self.handle(parts, RequestBody::Full(body), Sender::Known(user)).await
     }
 
+    /// Whether requests for this group and version are passed on to a server behind an APIService.
+    pub fn is_served_elsewhere(&self, group: &str, version: &str) -> bool {
+        self.aggregator.remotes().serve(group, version)
+    }
+
     /// Everything that happens to the selected objects, from what exists now on: the very `Arc`s of the watch cache.
     /// Authorized as list and watch. Ends only when the server stops; when history was lost it starts again with
     /// [`Change::Restart`].
@@ -174,7 +179,7 @@ impl ApiServer {
             request.header("user-agent", "kube-apiserver/ferrokube").body(body).map_err(|e| Status::bad_request(e.to_string()))?;
         let response = self.call(loopback_user(), request).await;
         let ok = response.status().is_success();
-        let bytes = response.into_body().collect().await;
+        let bytes = response.into_body().collect().await.map_err(Status::internal)?;
         if ok {
             return serde_json::from_slice(&bytes).map_err(Status::internal);
         }

@@ -9,7 +9,7 @@
 //! - [`Caches`]/[`Cache`]: shared local copies of a kind, fed by one subscription each.
 //! - [`queue::Queue`] and [`controller::run`]: the harness of a level-triggered controller.
 //! - [`events::Recorder`], [`leader::Election`], [`metrics::Metrics`].
-//! - [`http::HttpTransport`], [`kubeconfig`] and [`accounts`]: the network side; [`reviews`]: who asks a component's own server.
+//! - [`http::HttpTransport`], [`reflect`], [`kubeconfig`] and [`accounts`]: the network side; [`reviews`]: who asks a component's own server.
 
 pub mod accounts;
 pub mod cache;
@@ -23,6 +23,7 @@ pub mod kubeconfig;
 pub mod leader;
 pub mod metrics;
 pub mod queue;
+pub mod reflect;
 pub mod reviews;
 mod transport;
 mod typed;

@@ -37,8 +37,38 @@ impl ApiResource {
     }
 }
 
+/// A group whose resources could not be learned.
+#[derive(Debug)]
+pub(crate) struct Undiscovered {
+    /// Its name.
+    pub group: String,
+    version: String,
+    error: Error,
+}
+
+impl Undiscovered {
+    /// The server behind its APIService is away; what this server has itself is never that.
+    pub fn is_away(&self) -> bool {
+        self.error.status().is_some_and(|s| s.code == 503)
+    }
+}
+
+/// In the words of client-go, which is told of such a group that it is stale.
+impl std::fmt::Display for Undiscovered {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Undiscovered { group, version, error } = self;
+        if self.is_away() {
+            return write!(f, "{group}/{version}: stale GroupVersion discovery: {group}/{version}");
+        }
+        write!(f, "{group}/{version}: {error}")
+    }
+}
+
+/// What is served, and what is not known of it.
+pub(crate) type Discovered = (Vec<ApiResource>, Vec<Undiscovered>);
+
 /// Every resource in the preferred version of its group, and the groups whose resources could not be learned.
-pub(crate) async fn all(client: &Client) -> Result<(Vec<ApiResource>, Vec<String>), Error> {
+pub(crate) async fn all(client: &Client) -> Result<Discovered, Error> {
     let mut resources = Vec::new();
     let mut failed = Vec::new();
     read(client, "/api/v1", "", "v1", &mut resources, &mut failed).await;
@@ -56,10 +86,10 @@ async fn get(client: &Client, path: &str) -> Result<Value, Error> {
     serde_json::from_slice(response.body()).map_err(|source| Error::Decode { what: "discovery", source })
 }
 
-async fn read(client: &Client, path: &str, group: &str, version: &str, into: &mut Vec<ApiResource>, failed: &mut Vec<String>) {
+async fn read(client: &Client, path: &str, group: &str, version: &str, into: &mut Vec<ApiResource>, failed: &mut Vec<Undiscovered>) {
     let document = match get(client, path).await {
         Ok(document) => document,
-        Err(e) => return failed.push(format!("{group}/{version}: {e}")),
+        Err(error) => return failed.push(Undiscovered { group: group.to_owned(), version: version.to_owned(), error }),
     };
     let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
     for entry in document["resources"].as_array().into_iter().flatten() {
@@ -79,7 +109,7 @@ async fn read(client: &Client, path: &str, group: &str, version: &str, into: &mu
 }
 
 /// Namespaced resources that can be listed and deleted.
-pub(crate) async fn namespaced(client: &Client) -> Result<(Vec<ApiResource>, Vec<String>), Error> {
+pub(crate) async fn namespaced(client: &Client) -> Result<Discovered, Error> {
     let (all, failed) = all(client).await?;
     let mut wanted: Vec<ApiResource> = all.into_iter().filter(|r| r.namespaced && r.can("list") && r.can("delete")).collect();
     // Both event groups show the same objects.
@@ -88,7 +118,7 @@ pub(crate) async fn namespaced(client: &Client) -> Result<(Vec<ApiResource>, Vec
 }
 
 /// Resources that the garbage collector watches.
-pub(crate) async fn collectable(client: &Client) -> Result<(Vec<ApiResource>, Vec<String>), Error> {
+pub(crate) async fn collectable(client: &Client) -> Result<Discovered, Error> {
     let (all, failed) = all(client).await?;
     let ignored = |r: &ApiResource| r.resource == "events";
     Ok((all.into_iter().filter(|r| !ignored(r) && ["list", "watch", "delete"].iter().all(|v| r.can(v))).collect(), failed))

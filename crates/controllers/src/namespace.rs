@@ -68,7 +68,7 @@ async fn end(client: &Client, name: &str) -> Result<Next, Error> {
     }
     let mut remaining = Remaining::default();
     let (resources, undiscovered) = discovery::namespaced(client).await?;
-    remaining.undiscovered = undiscovered;
+    remaining.undiscovered = undiscovered.iter().map(ToString::to_string).collect();
     // Pods go first: what protects or serves them stays until the last one is gone.
     let is_pods = |r: &ApiResource| r.group.is_empty() && r.resource == "pods";
     let (pods, others): (Vec<_>, Vec<_>) = resources.iter().partition(|r| is_pods(r));
@@ -144,8 +144,14 @@ fn conditions(remaining: &Remaining) -> Vec<(&'static str, bool, &'static str, &
             !remaining.undiscovered.is_empty(),
             "DiscoveryFailed",
             "ResourcesDiscovered",
-            remaining.undiscovered.join(", "),
+            format!(
+                "Discovery failed for some groups, {} failing: unable to retrieve the complete list of server APIs: {}",
+                remaining.undiscovered.len(),
+                remaining.undiscovered.join(", ")
+            ),
         ),
+        // Names of groups and versions come apart already when they are read.
+        ("NamespaceDeletionGroupVersionParsingFailure", false, "GroupVersionParsingFailed", "ParsedGroupVersions", String::new()),
         (
             "NamespaceDeletionContentFailure",
             !remaining.failures.is_empty(),
@@ -171,6 +177,7 @@ async fn report(client: &Client, namespace: &Namespace, remaining: &Remaining) -
     for (kind, bad, reason_bad, reason_good, message) in conditions(remaining) {
         let good = match kind {
             "NamespaceDeletionDiscoveryFailure" => "All resources successfully discovered",
+            "NamespaceDeletionGroupVersionParsingFailure" => "All legacy kube types successfully parsed",
             "NamespaceDeletionContentFailure" => "All content successfully deleted, may be waiting on finalization",
             "NamespaceContentRemaining" => "All content successfully removed",
             _ => "All content-preserving finalizers finished",

@@ -14,6 +14,12 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
 use parking_lot::Mutex;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
+
+/// How long a kind that is counted for the first time may take to be listed before the quota is put off.
+const LISTED: Duration = Duration::from_secs(5);
+/// Looking again at a quota that was put off.
+const UNLISTED: Duration = Duration::from_secs(10);
 
 /// What is counted, by group and plural; a kind is only watched once a quota names it.
 type Counted = Mutex<HashMap<(String, String), Cache<()>>>;
@@ -48,6 +54,10 @@ impl Quotas {
         let kinds: BTreeSet<(String, String)> = hard.keys().map(|name| quota::counted_by(name)).collect();
         for (group, resource) in kinds {
             let Some(cache) = self.cache(&group, &resource).await? else { continue };
+            // Its server may be away, and other quotas have other kinds.
+            if tokio::time::timeout(LISTED, cache.synced()).await.is_err() {
+                return Ok(Next::After(UNLISTED));
+            }
             for object in cache.objects_in(&key.namespace) {
                 let Ok(value) = object.decode::<Value>() else { continue };
                 if quota::covers(&scopes, &group, &resource, &value) {
@@ -87,7 +97,6 @@ impl Quotas {
             let here = quotas.objects_in(&d.key().namespace);
             here.iter().for_each(|q| add.add(q.key.clone()));
         });
-        cache.synced().await;
         self.counted.lock().insert(key, cache.clone());
         Ok(Some(cache))
     }

@@ -1,15 +1,18 @@
 //! The one place where a component is given its client: here, a plain call into the API server of this process.
 //!
-//! The component keeps its own identity, so authorization and admission apply as they would over the network.
+//! The component keeps its own identity, so authorization and admission apply as they would over the network. What another
+//! server behind an APIService serves has no cache here: it is listed and watched by requests, which are passed on.
 
 use bytes::Bytes;
 use ferrokube_api::{Change, Selection};
 use ferrokube_apiserver::ApiServer;
 use ferrokube_apiserver::attributes::UserInfo;
+use ferrokube_client::reflect::{self, Open, Opened};
 use ferrokube_client::{Client, Transport, TransportError};
-use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream};
+use futures_util::{StreamExt, TryStreamExt};
+use http_body_util::BodyExt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +20,7 @@ use std::time::Duration;
 const RETRY: [Duration; 4] = [Duration::from_millis(20), Duration::from_millis(200), Duration::from_secs(2), Duration::from_secs(10)];
 
 /// A [`Transport`] without sockets.
+#[derive(Clone)]
 pub struct InProcess {
     server: Arc<ApiServer>,
     user: UserInfo,
@@ -38,19 +42,27 @@ impl Transport for InProcess {
     fn send(&self, request: http::Request<Bytes>) -> BoxFuture<'_, Result<http::Response<Bytes>, TransportError>> {
         Box::pin(async move {
             let (parts, body) = self.server.call(self.user.clone(), request).await.into_parts();
-            Ok(http::Response::from_parts(parts, body.collect().await))
+            Ok(http::Response::from_parts(parts, body.collect().await.map_err(TransportError::new)?))
         })
     }
 
     fn subscribe(&self, selection: Selection) -> BoxStream<'static, Change> {
-        let tries = Tries { server: self.server.clone(), user: self.user.clone(), selection, failures: 0 };
+        let tries = Tries { own: self.clone(), selection, failures: 0 };
         stream::unfold(tries, |mut tries| async move { tries.next().await.map(|s| (s, tries)) }).flatten().boxed()
     }
 }
 
+impl Open for InProcess {
+    fn open(&self, request: http::Request<Bytes>) -> BoxFuture<'_, Result<http::Response<Opened>, TransportError>> {
+        Box::pin(async move {
+            let answer = self.server.call(self.user.clone(), request).await;
+            Ok(answer.map(|body| body.into_data_stream().map_err(TransportError::new).boxed()))
+        })
+    }
+}
+
 struct Tries {
-    server: Arc<ApiServer>,
-    user: UserInfo,
+    own: InProcess,
     selection: Selection,
     failures: usize,
 }
@@ -58,17 +70,21 @@ struct Tries {
 impl Tries {
     /// The next stream of changes, as soon as one is granted; none once the server has stopped.
     async fn next(&mut self) -> Option<BoxStream<'static, Change>> {
+        let InProcess { server, user } = &self.own;
         loop {
-            if self.server.is_stopping() {
+            if server.is_stopping() {
                 return None;
             }
-            match self.server.subscribe(self.user.clone(), self.selection.clone()) {
+            if server.is_served_elsewhere(&self.selection.group, &self.selection.version) {
+                return Some(reflect::changes(self.own.clone(), self.selection.clone()));
+            }
+            match server.subscribe(user.clone(), self.selection.clone()) {
                 Ok(changes) => {
                     self.failures = 0;
                     return Some(changes.boxed());
                 }
                 Err(status) => {
-                    tracing::debug!(user = self.user.name, resource = self.selection.resource, "subscription refused: {status}");
+                    tracing::debug!(user = user.name, resource = self.selection.resource, "subscription refused: {status}");
                     tokio::time::sleep(RETRY[self.failures.min(RETRY.len() - 1)]).await;
                     self.failures += 1;
                 }

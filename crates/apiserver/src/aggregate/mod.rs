@@ -86,6 +86,11 @@ impl Remotes {
         self.generation
     }
 
+    /// Whether a group and version is among them.
+    pub fn serve(&self, group: &str, version: &str) -> bool {
+        self.get(group, version).is_some()
+    }
+
     fn get(&self, group: &str, version: &str) -> Option<&Arc<Remote>> {
         self.all.iter().find(|r| r.spec.version == version && r.spec.group == group)
     }

@@ -9,7 +9,7 @@ mod collect;
 mod graph;
 
 use crate::Context;
-use crate::discovery::{self, ApiResource};
+use crate::discovery::{self, ApiResource, Undiscovered};
 use collect::Collector;
 use ferrokube_client::controller::{self, Next};
 use ferrokube_client::metrics::{Desc, Kind};
@@ -26,8 +26,10 @@ use tokio::time::Instant;
 
 /// Work at once (`--concurrent-gc-syncs`).
 const WORKERS: usize = 20;
-/// Looking again when a group could not be discovered or a definition is not served yet.
+/// Looking again when a group could not be discovered or a definition is not served yet; later each time that it was in vain.
 const AGAIN: Duration = Duration::from_secs(1);
+/// Looking again while some groups are served elsewhere: their servers may have got other resources without a word.
+const RESYNC: Duration = Duration::from_secs(30);
 
 /// A deletion that orphans or that waits for dependents is not ended on what is known while some resource has not been listed
 /// at all: dependents that nobody has seen yet would be taken for none. A resource that cannot be listed for so long (its
@@ -45,7 +47,7 @@ struct Monitor {
 #[derive(Clone, Default)]
 struct Monitors {
     caches: Arc<RwLock<HashMap<Arc<ApiResource>, Monitor>>>,
-    /// Since when there is a group of which not even the resources are known.
+    /// Since when there is a group of this server of which not even the resources are known.
     undiscovered: Arc<Mutex<Option<Instant>>>,
     /// Namespaces of the UIDs that the caches show.
     uids: Arc<RwLock<HashMap<Arc<str>, Arc<str>>>>,
@@ -84,35 +86,58 @@ pub(crate) async fn run(context: Context) {
     let graph: Arc<Mutex<Graph>> = Arc::default();
     let monitors = Monitors::default();
     let changed = Arc::new(Notify::new());
-    let definitions = watch_definitions(&context, &changed);
+    let sources = Sources::watch(&context, &changed);
     let collector = Collector { context: context.clone(), graph: graph.clone(), monitors: monitors.clone() };
     let work = async {
         // Until everything was listed once, an owner may only seem to be unknown.
         let complete = loop {
-            match refresh(&context, &monitors, &graph, &queue, &definitions).await {
+            match refresh(&context, &monitors, &graph, &queue, &sources).await {
                 Ok(complete) => break complete,
                 Err(_) => tokio::time::sleep(AGAIN).await,
             }
         };
         let reconcile = |uid: Arc<str>| collector.reconcile(uid);
         let workers = controller::run::<_, Error, _, _>("garbage-collector", queue.clone(), WORKERS, reconcile);
-        tokio::join!(workers, follow(&context, &monitors, &graph, &queue, &definitions, &changed, complete));
+        tokio::join!(workers, follow(&context, &monitors, &graph, &queue, &sources, &changed, complete));
     };
     work.await;
 }
 
-/// Definitions and aggregated services say when discovery changes.
-fn watch_definitions(context: &Context, changed: &Arc<Notify>) -> Cache<()> {
-    let select = |group: &str, resource: &str| Selection {
-        group: group.into(),
-        version: "v1".into(),
-        resource: resource.into(),
-        ..Selection::default()
-    };
-    let definitions = context.caches.dynamic(select("apiextensions.k8s.io", "customresourcedefinitions"));
-    let notify = changed.clone();
-    definitions.on_change(move |_| notify.notify_one());
-    definitions
+/// What says when discovery changes.
+struct Sources {
+    definitions: Cache<()>,
+    services: Cache<()>,
+}
+
+impl Sources {
+    fn watch(context: &Context, changed: &Arc<Notify>) -> Self {
+        let select = |group: &str, resource: &str| Selection {
+            group: group.into(),
+            version: "v1".into(),
+            resource: resource.into(),
+            ..Selection::default()
+        };
+        let definitions = context.caches.dynamic(select("apiextensions.k8s.io", "customresourcedefinitions"));
+        let services = context.caches.dynamic(select("apiregistration.k8s.io", "apiservices"));
+        let notify = changed.clone();
+        definitions.on_change(move |_| notify.notify_one());
+        let notify = changed.clone();
+        services.on_change(move |d| {
+            if d.old.is_some_and(|o| is_elsewhere(o)) || d.new.is_some_and(|o| is_elsewhere(o)) {
+                notify.notify_one();
+            }
+        });
+        Sources { definitions, services }
+    }
+
+    async fn synced(&self) {
+        tokio::join!(self.definitions.synced(), self.services.synced());
+    }
+}
+
+/// Whether an APIService leads to another server.
+fn is_elsewhere(api_service: &Object) -> bool {
+    api_service.decode::<Value>().is_ok_and(|o| o["spec"]["service"].is_object())
 }
 
 async fn follow(
@@ -120,17 +145,22 @@ async fn follow(
     monitors: &Monitors,
     graph: &Arc<Mutex<Graph>>,
     queue: &Queue<Arc<str>>,
-    definitions: &Cache<()>,
+    sources: &Sources,
     changed: &Notify,
     mut complete: bool,
 ) {
+    let mut pause = AGAIN;
     loop {
-        if complete {
+        let elsewhere = sources.services.objects().iter().any(|o| is_elsewhere(o));
+        let wait = if complete { RESYNC } else { pause };
+        let told = if complete && !elsewhere {
             changed.notified().await;
+            true
         } else {
-            drop(tokio::time::timeout(AGAIN, changed.notified()).await);
-        }
-        complete = refresh(context, monitors, graph, queue, definitions).await.unwrap_or(false);
+            tokio::time::timeout(wait, changed.notified()).await.is_ok()
+        };
+        pause = if complete || told { AGAIN } else { (pause * 2).min(RESYNC) };
+        complete = refresh(context, monitors, graph, queue, sources).await.unwrap_or(false);
     }
 }
 
@@ -140,9 +170,9 @@ async fn refresh(
     monitors: &Monitors,
     graph: &Arc<Mutex<Graph>>,
     queue: &Queue<Arc<str>>,
-    definitions: &Cache<()>,
+    sources: &Sources,
 ) -> Result<bool, Error> {
-    definitions.synced().await;
+    sources.synced().await;
     let (served, failed) = discovery::collectable(&context.client).await.inspect_err(|_| context.metrics.count(&SYNC_ERRORS, &[]))?;
     if !failed.is_empty() {
         context.metrics.count(&SYNC_ERRORS, &[]);
@@ -150,8 +180,9 @@ async fn refresh(
     let served: HashSet<Arc<ApiResource>> = served.into_iter().map(Arc::new).collect();
     let known: Vec<Arc<ApiResource>> = monitors.caches.read().keys().cloned().collect();
     // What is watched goes on being watched while its group does not answer.
-    let of_group = |f: &String, r: &ApiResource| f.starts_with(&format!("{}/", r.group));
-    monitors.set_discovered(failed.iter().all(|f| known.iter().any(|r| of_group(f, r))));
+    let of_group = |f: &Undiscovered, r: &ApiResource| f.group == r.group;
+    // A server that is away holds nobody up, as upstream.
+    monitors.set_discovered(failed.iter().all(|f| f.is_away() || known.iter().any(|r| of_group(f, r))));
     for gone in known.iter().filter(|r| !served.contains(*r) && !failed.iter().any(|f| of_group(f, r))) {
         tracing::debug!(resource = gone.qualified(), "no longer collected");
         monitors.caches.write().remove(gone);
@@ -181,7 +212,7 @@ async fn refresh(
         let lost = graph.lock().lost(known);
         lost.into_iter().for_each(|uid| queue.add(uid));
     }
-    Ok(failed.is_empty() && definitions.objects().iter().all(|d| is_served(d, &served)))
+    Ok(failed.is_empty() && sources.definitions.objects().iter().all(|d| is_served(d, &served)))
 }
 
 /// Whether an established definition is in discovery.

@@ -33,11 +33,16 @@ fn core(resource: &str, name: &str) -> Target {
     Target { version: "v1".into(), resource: resource.into(), name: name.into(), ..Target::default() }
 }
 
-/// Registers the node and begins to work.
-pub async fn start(plane: &Plane) -> Result<Hollow> {
+/// The administrator's way to the API server.
+pub fn transport(plane: &Plane) -> Result<HttpTransport> {
     let parse = |text: &str| serde_saphyr::from_str::<Value>(text).map_err(|e| e.to_string());
     let (endpoint, credentials) = kubeconfig::load(&plane.kubeconfig(), parse)?;
-    let client = Client::new(Arc::new(HttpTransport::new(&endpoint, credentials)?), "hollow");
+    Ok(HttpTransport::new(&endpoint, credentials)?)
+}
+
+/// Registers the node and begins to work.
+pub async fn start(plane: &Plane) -> Result<Hollow> {
+    let client = Client::new(Arc::new(transport(plane)?), "hollow");
     let resources = json!({"cpu": "8", "memory": "16Gi", "pods": "110"});
     let ready = json!({"type": "Ready", "status": "True", "reason": "KubeletReady", "message": "kubelet is posting ready status"});
     let status = json!({

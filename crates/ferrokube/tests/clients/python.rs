@@ -9,11 +9,13 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use tokio::process::Command;
 
-fn program(name: &str) -> PathBuf {
+/// One of the programs.
+pub fn program(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/python").join(name)
 }
 
-fn command(plane: &Plane, packages: &Path) -> Command {
+/// Python with these packages.
+pub fn command(plane: &Plane, packages: &Path) -> Command {
     let mut command = plane.command(Path::new("python3"));
     command.env("PYTHONPATH", packages).env("PYTHONDONTWRITEBYTECODE", "1");
     command

@@ -1,6 +1,7 @@
 //! kubectl, a minor older and a minor newer than the server: the same day's work with both.
 
 mod access;
+mod aggregated;
 mod discovery;
 mod objects;
 mod workloads;
