@@ -11,6 +11,8 @@ mod syntax;
 mod tests;
 mod yaml;
 
+pub use syntax::explain;
+
 use crate::field::{Errors, Path};
 use crate::schema::{Gvk, Schema, Types};
 use crate::status::Status;
@@ -142,6 +144,18 @@ pub fn parse(bytes: &[u8], content: ContentType) -> Result<(Value, Vec<String>),
             let document = yaml::parse(bytes).map_err(|text| Status::bad_request(format!("error decoding YAML: {text}")))?;
             Ok((document.value, document.duplicate.into_iter().collect()))
         }
+    }
+}
+
+/// What Go's decoder calls a value of that kind.
+pub fn go_kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
     }
 }
 

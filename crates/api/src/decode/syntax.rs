@@ -3,7 +3,7 @@
 //! Runs only after the fast parser has refused the bytes.
 
 /// The message for a parse error.
-pub(super) fn explain(bytes: &[u8], error: &serde_json::Error) -> String {
+pub fn explain(bytes: &[u8], error: &serde_json::Error) -> String {
     let mut scanner = Scanner { bytes, at: 0 };
     match scanner.document() {
         Err(message) => message,

@@ -7,30 +7,53 @@ mod strategic;
 #[cfg(test)]
 mod tests;
 
+use crate::decode::go_kind;
 use crate::schema::Schema;
-use crate::status::{Reason, Status};
-use serde_json::Value;
+use crate::status::{Details, Reason, Status};
+use serde_json::{Value, json};
 
 pub use strategic::PatchError;
 
 /// A JSON patch with more operations is refused.
 pub const MOST_OPERATIONS: usize = 10_000;
 
-/// What Go's decoder calls a value of that kind.
-fn go_kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "bool",
-        Value::Number(_) => "number",
-        Value::String(_) => "string",
-        Value::Array(_) => "array",
-        Value::Object(_) => "object",
-    }
-}
-
 /// Whether the error is one of the two that mean "well-formed, but does not fit the object".
 fn unprocessable() -> Status {
-    Status::failure(422, Reason::Invalid, "the server rejected our request due to an error in our request")
+    let status = Status::failure(422, Reason::Invalid, "the server rejected our request due to an error in our request");
+    Status { details: Some(Details::default()), ..status }
+}
+
+/// The fields of an operation, all texts but the last.
+const FIELDS: [&str; 4] = ["op", "path", "from", "value"];
+
+/// An operation as the Go implementation reads it, which looks at most of it only when it comes to it: what is no operation at all
+/// fails like one that does not fit.
+fn operation(fields: &Value) -> Result<json_patch::PatchOperation, Status> {
+    let misfit = |value: &Value, target: &str| {
+        Status::bad_request(format!("error decoding patch: json: cannot unmarshal {} into Go {target}", go_kind(value)))
+    };
+    let Value::Object(map) = fields else { return Err(misfit(fields, "value of type handlers.jsonPatchOp")) };
+    for field in &FIELDS[..3] {
+        match map.get(*field) {
+            None | Some(Value::Null | Value::String(_)) => {}
+            Some(other) => return Err(misfit(other, &format!("struct field jsonPatchOp.{field} of type string"))),
+        }
+    }
+    let mut whole = fields.clone();
+    if matches!(whole["op"].as_str(), Some("add" | "replace" | "test")) && !map.contains_key("value") {
+        whole["value"] = json!(null);
+    }
+    serde_json::from_value(whole).map_err(|_| unprocessable())
+}
+
+/// What an operation of a JSON patch has besides its fields, in the words of the strict decoder.
+pub fn unknown_fields(patch: &Value) -> Vec<String> {
+    let mut out = Vec::new();
+    for (i, operation) in patch.as_array().into_iter().flatten().enumerate() {
+        let strange = operation.as_object().into_iter().flat_map(|o| o.keys()).filter(|key| !FIELDS.contains(&key.as_str()));
+        out.extend(strange.map(|key| format!("unknown field \"[{i}].{key}\"")));
+    }
+    out
 }
 
 /// Whether the operation tests for null what is not there, which holds for the Go implementation and which operators build on: so
@@ -47,9 +70,9 @@ fn tests_absence(document: &Value, operation: &json_patch::PatchOperation) -> bo
 /// # Errors
 /// 400 when it is not a patch, 413 when it has too many operations, 422 when an operation does not fit the object (a failed
 /// `test`, a missing path).
-pub fn json_patch(document: &mut Value, patch: Value) -> Result<(), Status> {
-    let Value::Array(operations) = &patch else {
-        let why = format!("json: cannot unmarshal {} into Go value of type jsonpatch.Patch", go_kind(&patch));
+pub fn json_patch(document: &mut Value, patch: &Value) -> Result<(), Status> {
+    let Value::Array(operations) = patch else {
+        let why = format!("json: cannot unmarshal {} into Go value of type []handlers.jsonPatchOp", go_kind(patch));
         return Err(Status::bad_request(format!("error decoding patch: {why}")));
     };
     if operations.len() > MOST_OPERATIONS {
@@ -57,10 +80,10 @@ pub fn json_patch(document: &mut Value, patch: Value) -> Result<(), Status> {
         let message = format!("The allowed maximum operations in a JSON patch is {MOST_OPERATIONS}, got {count}");
         return Err(Status::failure(413, Reason::RequestEntityTooLarge, message));
     }
-    let patch: json_patch::Patch = serde_json::from_value(patch).map_err(|e| Status::bad_request(format!("error decoding patch: {e}")))?;
+    let operations: Vec<_> = operations.iter().map(operation).collect::<Result<_, _>>()?;
     // Taking back what a patch did before it failed is more than the library gets right in every case.
     let mut changed = document.clone();
-    for operation in &patch.0 {
+    for operation in &operations {
         if !tests_absence(&changed, operation) {
             json_patch::patch_unsafe(&mut changed, std::slice::from_ref(operation)).map_err(|_| unprocessable())?;
         }
@@ -89,8 +112,7 @@ pub fn merge_patch(document: &mut Value, patch: &Value) -> Result<(), Status> {
 /// 400 for a malformed patch or directive, 500 with Kubernetes' text where it answers so (an element without its merge key).
 pub fn strategic_merge(original: &mut Value, patch: Value, schema: &Schema) -> Result<(), Status> {
     let Value::Object(patch) = patch else {
-        let why = format!("json: cannot unmarshal {} into Go value of type map[string]interface {{}}", go_kind(&patch));
-        return Err(Status::bad_request(format!("error decoding patch: {why}")));
+        return Err(Status::bad_request(format!("json: cannot unmarshal {} into Go value of type map[string]interface {{}}", go_kind(&patch))));
     };
     let live = match original.take() {
         Value::Object(map) => map,

@@ -108,23 +108,45 @@ fn a_new_branch_is_taken_without_its_directives() {
 fn json_patch_is_all_or_nothing() {
     let mut value = json!({"a": 1, "list": [1]});
     let patch = json!([{"op": "add", "path": "/list/-", "value": 2}, {"op": "test", "path": "/a", "value": 2}]);
-    let error = json_patch(&mut value, patch).expect_err("the test fails");
+    let error = json_patch(&mut value, &patch).expect_err("the test fails");
     assert_eq!((error.code, value.clone()), (422, json!({"a": 1, "list": [1]})));
-    assert_eq!(json_patch(&mut value, json!({})).expect_err("not a patch").code, 400);
+    assert_eq!(json_patch(&mut value, &json!({})).expect_err("not a patch").code, 400);
     let many = vec![json!({"op": "remove", "path": "/a"}); MOST_OPERATIONS + 1];
-    assert_eq!(json_patch(&mut value, Value::Array(many)).expect_err("too many").code, 413);
-    json_patch(&mut value, json!([{"op": "replace", "path": "/a", "value": 3}])).expect("valid");
+    assert_eq!(json_patch(&mut value, &Value::Array(many)).expect_err("too many").code, 413);
+    json_patch(&mut value, &json!([{"op": "replace", "path": "/a", "value": 3}])).expect("valid");
     assert_eq!(value["a"], 3);
+}
+
+#[test]
+fn what_is_no_operation_fails_like_one_that_does_not_fit() {
+    let told = |operation: Value| {
+        let status = json_patch(&mut json!({"a": 1}), &json!([operation])).expect_err("refused");
+        (status.code, status.message, status.details)
+    };
+    let misfit = (422, "the server rejected our request due to an error in our request".to_owned(), Some(crate::status::Details::default()));
+    for operation in [json!({"op": "flip", "path": "/a"}), json!({"op": "remove"}), json!({"path": "/a"}), json!({"op": "test", "path": "/a", "value": 2})] {
+        assert_eq!(told(operation.clone()), misfit, "{operation}");
+    }
+    for (operation, why) in [
+        (json!({"op": 1}), "number into Go struct field jsonPatchOp.op of type string"),
+        (json!("x"), "string into Go value of type handlers.jsonPatchOp"),
+    ] {
+        assert_eq!(told(operation), (400, format!("error decoding patch: json: cannot unmarshal {why}"), None));
+    }
+    let mut value = json!({});
+    json_patch(&mut value, &json!([{"op": "add", "path": "/a"}])).expect("null is a value");
+    assert_eq!(value, json!({"a": null}));
+    assert_eq!(unknown_fields(&json!([{"op": "add", "path": "/a", "vlaue": 1}])), [r#"unknown field "[0].vlaue""#]);
 }
 
 #[test]
 fn a_json_patch_may_test_that_something_is_not_there() {
     let patch = json!([{"op": "test", "path": "/m/f~1g", "value": null}, {"op": "add", "path": "/m/f~1g", "value": [1]}]);
     let mut value = json!({"m": {}});
-    json_patch(&mut value, patch.clone()).expect("it is not there");
+    json_patch(&mut value, &patch).expect("it is not there");
     assert_eq!(value, json!({"m": {"f/g": [1]}}));
-    assert_eq!(json_patch(&mut value, patch.clone()).expect_err("it is there").code, 422);
-    assert_eq!(json_patch(&mut json!({}), patch).expect_err("there is nothing it could be in").code, 422);
+    assert_eq!(json_patch(&mut value, &patch).expect_err("it is there").code, 422);
+    assert_eq!(json_patch(&mut json!({}), &patch).expect_err("there is nothing it could be in").code, 422);
 }
 
 #[test]

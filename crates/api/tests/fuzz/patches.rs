@@ -82,13 +82,13 @@ fn a_json_patch_is_its_operations_one_after_the_other() {
             change(random, &mut operations[at]);
         }
         let mut found = document.clone();
-        match json_patch(&mut found, operations.clone().into()) {
+        match json_patch(&mut found, &operations.clone().into()) {
             Err(_) => assert_same(&found, &document, "nothing of a patch that fails stays"),
             Ok(()) => {
                 // One after the other comes to the same.
                 let mut step = document;
                 for operation in &operations {
-                    json_patch(&mut step, json!([operation])).expect("it went with the others");
+                    json_patch(&mut step, &json!([operation])).expect("it went with the others");
                 }
                 assert_eq!(step, found);
                 if let Some(last) = operations.last().filter(|o| matches!(o["op"].as_str(), Some("add" | "replace" | "test"))) {

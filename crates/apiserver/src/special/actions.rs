@@ -85,7 +85,12 @@ impl Request<'_> {
         }
         self.admit(act, ("", "Binding"), Some(&binding)).await?;
         let pods = self.aimed_at("", "v1", "pods", &name, "binding")?;
-        let make = |old: &Value| bound(old, &binding, &name, self.now);
+        let cache = pods.cache()?;
+        let make = |old: &Value| {
+            pods.must_be(&cache, "UID", prepare::text(&binding, "uid"), prepare::text(old, "uid"))?;
+            pods.must_be(&cache, "ResourceVersion", prepare::text(&binding, "resourceVersion"), prepare::text(old, "resourceVersion"))?;
+            bound(old, &binding, &name, self.now)
+        };
         let change = Change { view: View::Binding, options: &options, make: &make, applied: false };
         pods.transact(&change).await?;
         let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
@@ -100,10 +105,6 @@ fn bound(old: &Value, binding: &Value, name: &str, now: jiff::Timestamp) -> Resu
         status.details = Some(Details { name: name.into(), kind: "pods/binding".into(), ..Details::default() });
         Err(status)
     };
-    let uid = prepare::text(binding, "uid");
-    if !uid.is_empty() && uid != prepare::text(old, "uid") {
-        return refuse(format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", prepare::text(old, "uid")));
-    }
     if old["metadata"].get("deletionTimestamp").is_some() {
         return refuse(format!("pod {name} is being deleted, cannot be assigned to a host"));
     }

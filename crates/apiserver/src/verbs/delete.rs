@@ -309,15 +309,17 @@ impl Request<'_> {
 
     fn fits(&self, name: &str, options: &DeleteOptions, stored: &Object) -> Result<(), Status> {
         let Some(wanted) = &options.preconditions else { return Ok(()) };
-        let (group, resource) = (&self.info.group, &self.info.resource);
+        // Upstream names the kind here, not the resource.
+        let refuse = |what: &str, wanted: &str, actual: &str, since: &str| {
+            let why = format!("the {what} in the precondition ({wanted}) does not match the {what} in record ({actual}). The object might have been {since}");
+            Err(Status::conflict(&self.info.group, &self.entry.kind.kind, name, &why))
+        };
         if let Some(uid) = wanted.uid.as_deref().filter(|uid| **uid != *stored.uid) {
-            let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", stored.uid);
-            return Err(Status::conflict(group, resource, name, &why));
+            return refuse("UID", uid, &stored.uid, "deleted and then recreated");
         }
         let actual = stored.revision.to_string();
         if let Some(version) = wanted.resource_version.as_deref().filter(|v| *v != actual) {
-            let why = format!("Precondition failed: ResourceVersion in precondition: {version}, ResourceVersion in object meta: {actual}");
-            return Err(Status::conflict(group, resource, name, &why));
+            return refuse("ResourceVersion", version, &actual, "modified");
         }
         Ok(())
     }

@@ -45,19 +45,26 @@ impl Request<'_> {
         let options = WriteOptions::parse(&self.query, &self.headers, "PatchOptions", flavour == Flavour::Apply)?;
         let body = self.take_body().await?;
         let content = if flavour == Flavour::Apply { ContentType::Yaml } else { ContentType::Json };
-        let (document, duplicates) = decode::parse(&body, content)?;
+        let parsed = decode::parse(&body, content);
         if flavour == Flavour::Apply {
+            let (document, duplicates) = parsed?;
             self.judge_duplicates(duplicates, &options)?;
             return self.apply(document, view, &options).await;
         }
-        // Upstream has the patch as a Go map when it is strategic, else as the bytes it came in.
-        let shown = || if flavour == Flavour::Strategic { go_print(&document) } else { String::from_utf8_lossy(&body).into_owned() };
+        let parsed = parsed.map(|(document, findings)| {
+            let findings = if flavour == Flavour::Json { strange_operations(&document, findings) } else { findings };
+            (document, findings)
+        });
         let schema = if view == View::Scale { scale_schema()? } else { self.entry.schema.clone() };
         let make = |old: &Value| {
+            // A patch of nothing is told so before anybody reads it.
+            let (document, duplicates) = parsed.as_ref().map_err(|status| unread(status, flavour))?;
+            // Upstream has the patch as a Go map when it is strategic, else as the bytes it came in.
+            let shown = || if flavour == Flavour::Strategic { go_print(document) } else { String::from_utf8_lossy(&body).into_owned() };
             let mut new = if view == View::Scale { views::scale_of(&self.entry, old)? } else { old.clone() };
             match flavour {
-                Flavour::Json => patch::json_patch(&mut new, document.clone())?,
-                Flavour::Merge => patch::merge_patch(&mut new, &document)?,
+                Flavour::Json => patch::json_patch(&mut new, document)?,
+                Flavour::Merge => patch::merge_patch(&mut new, document)?,
                 _ => patch::strategic_merge(&mut new, document.clone(), &schema)?,
             }
             let decoded = decode::patched(new, &schema, options.strictness, &shown, duplicates.clone())?;
@@ -137,6 +144,21 @@ impl Request<'_> {
         attributes.verb = "create".to_owned();
         self.server.authorizer.check(&attributes).await
     }
+}
+
+/// What the strict decoder finds in a JSON patch, said of the patch.
+fn strange_operations(document: &Value, duplicates: Vec<String>) -> Vec<String> {
+    let unknown = patch::unknown_fields(document);
+    duplicates.into_iter().chain(unknown).map(|finding| format!("json patch {finding}")).collect()
+}
+
+/// Why a patch could not be read; of a strategic one without a word about patches, as upstream has it.
+fn unread(status: &Status, flavour: Flavour) -> Status {
+    let mut status = status.clone();
+    if flavour == Flavour::Strategic {
+        status.message = status.message.trim_start_matches("error decoding patch: ").to_owned();
+    }
+    status
 }
 
 /// Kind and version of what a patch through a view is applied to.

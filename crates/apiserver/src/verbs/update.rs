@@ -84,7 +84,10 @@ impl Request<'_> {
             _ => self.decode_own(options.strictness).await?,
         };
         self.check_names(&body)?;
+        let cache = self.cache()?;
+        let wanted = prepare::text(&body, "uid").to_owned();
         if view == View::Main && rules::create_on_update(&self.entry) && self.is_absent().await? {
+            self.must_be(&cache, "UID", &wanted, "")?;
             if prepare::text(&body, "resourceVersion").is_empty() {
                 return Ok(Answer::One(201, self.insert(body, &options, false).await?));
             }
@@ -93,6 +96,7 @@ impl Request<'_> {
         let based_on_revision = !matches!(prepare::text(&body, "resourceVersion"), "" | "0");
         let body = Mutex::new(Some(body));
         let make = |old: &Value| {
+            self.must_be(&cache, "UID", &wanted, prepare::text(old, "uid"))?;
             let mut kept = body.lock();
             // A body that names the revision it was made from is good for one try: when somebody has written since, it is stale.
             let body = if based_on_revision { kept.take() } else { kept.clone() };
@@ -227,14 +231,22 @@ impl Request<'_> {
         }
     }
 
-    /// `resourceVersion` and `uid` of the new object must fit what is stored.
+    /// What a write says the stored object is, if it says so. In the words of upstream's store, key included.
+    pub fn must_be(&self, cache: &KindCache, what: &str, wanted: &str, actual: &str) -> Result<(), Status> {
+        if wanted.is_empty() || wanted == actual {
+            return Ok(());
+        }
+        let name = &self.info.name;
+        let key = cache.row().storage_key(self.namespace(), name).unwrap_or_default();
+        let failed = format!("Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {actual}");
+        let why = format!("StorageError: invalid object, Code: 4, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: {failed}");
+        Err(Status::conflict(&self.info.group, &self.info.resource, name, &why))
+    }
+
+    /// The `resourceVersion` of the new object must fit what is stored. That its UID does is a rule of validation, as for every change that is
+    /// not a PUT.
     fn preconditions(&self, new: &Value, stored: &Object) -> Result<(), Status> {
         let (group, resource, name) = (&self.info.group, &self.info.resource, &self.info.name);
-        let uid = prepare::text(new, "uid");
-        if !uid.is_empty() && *uid != *stored.uid {
-            let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", stored.uid);
-            return Err(Status::conflict(group, resource, name, &why));
-        }
         match prepare::text(new, "resourceVersion") {
             "" | "0" if rules::unconditional_update(&self.entry) => Ok(()),
             "" | "0" => {

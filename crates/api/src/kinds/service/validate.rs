@@ -55,14 +55,8 @@ fn topology_annotations(o: &Value, e: &mut Errors) {
 fn by_type(spec: &Value, kind: &str, headless: bool, e: &mut Errors) {
     let first = SPEC.child("clusterIPs");
     match kind {
-        "LoadBalancer" => {
-            let ports = SPEC.child("ports");
-            for (i, port) in list(spec, "ports").iter().enumerate().filter(|(_, p)| int(p, "port") == Some(10250)) {
-                e.invalid(&ports.index(i), port, "may not expose port 10250 externally since it is used by kubelet");
-            }
-            if headless {
-                e.invalid(&first.index(0), &"None".into(), "may not be set to 'None' for LoadBalancer services");
-            }
+        "LoadBalancer" if headless => {
+            e.invalid(&first.index(0), &"None".into(), "may not be set to 'None' for LoadBalancer services");
         }
         "NodePort" if headless => {
             e.invalid(&first.index(0), &"None".into(), "may not be set to 'None' for NodePort services");
@@ -113,9 +107,9 @@ fn port_twins(spec: &Value, kind: &str, e: &mut Errors) {
     let path = SPEC.child("ports");
     let all = || list(spec, "ports").iter().enumerate();
     let node_port = |port: &Value| int(port, "nodePort").filter(|n| *n != 0);
-    if matches!(kind, "ClusterIP" | "ExternalName") {
+    if kind == "ClusterIP" {
         for (i, _) in all().filter(|(_, p)| node_port(p).is_some()) {
-            e.forbidden(&path.index(i).child("nodePort"), &format!("may not be used when `type` is '{kind}'"));
+            e.forbidden(&path.index(i).child("nodePort"), "may not be used when `type` is 'ClusterIP'");
         }
     }
     let mut seen = HashSet::new();

@@ -93,7 +93,7 @@ fn mutate(
     for mutation in &policy.mutations {
         let made = evaluate(policy, mutation, scene, &current, params, &budget)?;
         if mutation.patch {
-            json_patch(&mut current, made).map_err(|e| format!("JSON Patch: {}", e.message))?;
+            json_patch(&mut current, &made).map_err(|e| format!("JSON Patch: {}", e.message))?;
         } else {
             let schema = schema.ok_or("apply configurations are not supported for this resource")?;
             current = overlay(&current, &made, schema).map_err(|e| format!("error applying patch: {e}"))?;

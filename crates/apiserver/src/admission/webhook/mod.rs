@@ -144,7 +144,7 @@ async fn invoke(
         return Err(Status::internal(why));
     };
     let mut changed = seen.view(c, Some(object), None).await?.object.map(std::borrow::Cow::into_owned).unwrap_or_default();
-    json_patch(&mut changed, patch).map_err(|status| Status::internal(status.message))?;
+    json_patch(&mut changed, &patch).map_err(|status| Status::internal(status.message))?;
     let changed = seen.back(c, changed).await?;
     let differs = changed != *object;
     *object = changed;
