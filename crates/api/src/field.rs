@@ -127,7 +127,8 @@ impl Errors {
 
     /// `Invalid value: "x": detail`.
     pub fn invalid(&mut self, path: &impl fmt::Display, value: &Value, detail: &str) {
-        self.push("FieldValueInvalid", path, format!("Invalid value: {}: {detail}", shown(value)));
+        let colon = if detail.is_empty() { "" } else { ": " };
+        self.push("FieldValueInvalid", path, format!("Invalid value: {}{colon}{detail}", shown(value)));
     }
 
     /// `Invalid value: detail`, for values too large to be quoted.

@@ -236,11 +236,80 @@ async fn finalizers_hold_an_object_until_they_are_gone() {
     let foreground = cluster.delete(&format!("{MAPS}/b"), &json!({"propagationPolicy": "Foreground"})).await.json;
     assert_eq!(foreground["metadata"]["finalizers"], json!(["foregroundDeletion"]));
     cluster.config_map("c", &json!({})).await;
-    let wrong = cluster.delete(&format!("{MAPS}/c"), &json!({"preconditions": {"uid": "x"}})).await;
-    assert_eq!((wrong.code, wrong.json["reason"].as_str()), (409, Some("Conflict")));
     let dry = cluster.delete(&format!("{MAPS}/c?dryRun=All"), &Value::Null).await;
     assert_eq!(dry.code, 200);
     assert_eq!(cluster.get(&format!("{MAPS}/c")).await.code, 200);
+}
+
+#[tokio::test]
+async fn who_means_another_object_is_told_in_the_words_of_upstream() {
+    let cluster = Cluster::start().await;
+    let uri = format!("{MAPS}/c");
+    let stored = cluster.config_map("c", &json!({})).await.json;
+    let (uid, version) = (stored["metadata"]["uid"].as_str().unwrap(), stored["metadata"]["resourceVersion"].as_str().unwrap());
+    let told =
+        |reply: common::Reply| (reply.code, reply.json["message"].as_str().unwrap_or_default().to_owned(), reply.json["details"].clone());
+    for (precondition, why) in [
+        (
+            json!({"uid": "x"}),
+            format!(
+                "the UID in the precondition (x) does not match the UID in record ({uid}). The object might have been deleted and then recreated"
+            ),
+        ),
+        (
+            json!({"resourceVersion": "1"}),
+            format!(
+                "the ResourceVersion in the precondition (1) does not match the ResourceVersion in record ({version}). The object might have been modified"
+            ),
+        ),
+    ] {
+        assert_eq!(
+            told(cluster.delete(&uri, &json!({ "preconditions": precondition })).await),
+            (409, format!("Operation cannot be fulfilled on ConfigMap \"c\": {why}"), json!({"name": "c", "kind": "ConfigMap"}))
+        );
+    }
+    let failed = |resource: &str, key: &str, actual: &str| {
+        let why = format!("Precondition failed: UID in precondition: x, UID in object meta: {actual}");
+        let (name, kind) = (key.rsplit('/').next().unwrap(), resource.split('.').next().unwrap());
+        let error = format!("StorageError: invalid object, Code: 4, Key: /registry/{key}, ResourceVersion: 0, AdditionalErrorMsg: {why}");
+        let mut details = json!({"name": name, "kind": kind});
+        if let Some((_, group)) = resource.split_once('.') {
+            details["group"] = json!(group);
+        }
+        (409, format!("Operation cannot be fulfilled on {resource} \"{name}\": {error}"), details)
+    };
+    let named = |name: &str| json!({"metadata": {"name": name, "uid": "x"}});
+    assert_eq!(told(cluster.put(&uri, &named("c")).await), failed("configmaps", "configmaps/default/c", uid));
+    let leases = "/apis/coordination.k8s.io/v1/namespaces/default/leases";
+    assert_eq!(told(cluster.put(&format!("{leases}/l"), &named("l")).await), failed("leases.coordination.k8s.io", "leases/default/l", ""));
+    let patched = cluster.patch(&uri, "merge-patch", &json!({"metadata": {"uid": "x"}})).await;
+    assert_eq!((patched.code, patched.json["details"]["causes"][0]["field"].as_str()), (422, Some("metadata.uid")));
+    let made = cluster.post("/api/v1/namespaces/default/pods", &pod("p")).await.json;
+    let binding = json!({"metadata": {"name": "p", "uid": "x"}, "target": {"kind": "Node", "name": "n1"}});
+    assert_eq!(
+        told(cluster.post("/api/v1/namespaces/default/pods/p/binding", &binding).await),
+        failed("pods", "pods/default/p", made["metadata"]["uid"].as_str().unwrap())
+    );
+}
+
+#[tokio::test]
+async fn patches_that_are_none_are_told_as_upstream_does() {
+    let cluster = Cluster::start().await;
+    cluster.config_map("c", &json!({})).await;
+    let uri = format!("{MAPS}/c");
+    let absent = cluster.patch(&format!("{MAPS}/none"), "json-patch", &json!({})).await;
+    assert_eq!(absent.code, 404, "{}", absent.text);
+    let failed = cluster.patch(&uri, "json-patch", &json!([{"op": "test", "path": "/data/k", "value": "x"}])).await;
+    assert_eq!((failed.code, &failed.json["details"]), (422, &json!({})), "{}", failed.text);
+    let strange = json!([{"op": "add", "path": "/data", "value": {}, "extra": 1}]);
+    let strict = cluster.patch(&format!("{uri}?fieldValidation=Strict"), "json-patch", &strict).await;
+    assert!(
+        strict.json["message"].as_str().unwrap().ends_with(r#"strict decoding error: json patch unknown field "[0].extra""#),
+        "{}",
+        strict.text
+    );
+    let list = cluster.patch(&uri, "strategic-merge-patch", &json!([])).await;
+    assert_eq!(list.json["message"], "json: cannot unmarshal array into Go value of type map[string]interface {}");
 }
 
 #[tokio::test]

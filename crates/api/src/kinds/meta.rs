@@ -192,6 +192,17 @@ fn no_new_finalizers(new: &Value, old: &Value, e: &mut Errors) {
     e.forbidden(&META.child("finalizers"), &why);
 }
 
+/// The metadata of what another object is a template for (`ValidateTemplateObjectMeta`): labels, annotations and nothing else.
+pub fn template(metadata: &Value, path: &At, e: &mut Errors) {
+    annotations(metadata, path, e);
+    check::labels(metadata, "labels", path, e);
+    let others = metadata.as_object().into_iter().flatten().filter(|(key, _)| !matches!(key.as_str(), "annotations" | "labels"));
+    for (key, _) in others.filter(|(_, value)| !same(Some(value), None)) {
+        // The name of the field in Go, its first letter small.
+        e.forbidden(&path.child(if key == "uid" { "uID" } else { key }), "cannot be set");
+    }
+}
+
 /// A field that must not change, for rules of kinds.
 pub fn immutable_value(new: Option<&Value>, old: Option<&Value>, path: &At, e: &mut Errors) {
     if !same(new, old) {

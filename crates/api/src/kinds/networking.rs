@@ -5,14 +5,15 @@ use super::{Hooks, check, common, warnings};
 use crate::field::{At, Errors};
 use crate::names;
 use serde_json::{Value, json};
+use std::collections::HashSet;
 
 const SPEC: At<'static> = At::field("spec");
 
 pub(super) const INGRESS: Hooks = Hooks {
     prepare_create: Some(|o, _| set(o, "status", json!({"loadBalancer": {}}))),
     validate_create: Some(new_ingress),
-    validate_update: Some(|new, _, e| ingress(new, e)),
-    validate_status: Some(|new, _, e| ingress_status(new, e)),
+    validate_update: Some(|new, old, e| ingress(new, Some(old), e)),
+    validate_status: Some(ingress_status),
     warnings: Some(ingress_warnings),
     status_warnings: Some(warnings::balanced),
     ..Hooks::NONE
@@ -21,7 +22,8 @@ pub(super) const INGRESS_CLASS: Hooks =
     Hooks { default: Some(default_class), validate_create: Some(class), validate_update: Some(class_update), ..Hooks::NONE };
 pub(super) const POLICY: Hooks = Hooks {
     default: Some(default_policy),
-    validate_create: Some(policy),
+    validate_create: Some(|o, e| policy(o, None, e)),
+    validate_update: Some(|new, old, e| policy(new, Some(old), e)),
     warnings: Some(warnings::network_policy),
     update_warnings: Some(|new, _| warnings::network_policy(new)),
     ..Hooks::NONE
@@ -38,7 +40,7 @@ pub(super) const SERVICE_CIDR: Hooks = Hooks {
 const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
 
 fn new_ingress(o: &Value, e: &mut Errors) {
-    ingress(o, e);
+    ingress(o, None, e);
     let old_way = at(o, &["metadata", "annotations", CLASS_ANNOTATION]);
     if let Some(class) = old_way.filter(|class| get(spec(o), "ingressClassName").is_some_and(|named| named != *class)) {
         // Not below the metadata, as upstream has it.
@@ -53,19 +55,45 @@ fn ingress_warnings(o: &Value) -> Vec<String> {
     if old_way { vec![why] } else { Vec::new() }
 }
 
-fn ingress_status(o: &Value, e: &mut Errors) {
+fn ingress_status(new: &Value, old: &Value, e: &mut Errors) {
     let path = At::field("status");
     let path = path.child("loadBalancer");
     let path = path.child("ingress");
-    for (i, point) in list_at(o, &["status", "loadBalancer", "ingress"]).iter().enumerate() {
+    for (i, point) in list_at(new, &["status", "loadBalancer", "ingress"]).iter().enumerate() {
         let at = path.index(i);
-        check::form(point, "ip", names::ip_address, &at, e);
+        super::service::balancer_address(point, old, &at, e);
         super::service::balancer_hostname(point, &at, e);
     }
 }
 
-fn ingress(o: &Value, e: &mut Errors) {
+/// What an older ingress had may stay.
+#[derive(Default)]
+struct Ratchet {
+    odd_secrets: bool,
+    odd_wildcards: bool,
+}
+
+impl Ratchet {
+    fn of(old: &Value) -> Self {
+        let odd_secret = |entry: &Value| {
+            let name = text(entry, "secretName");
+            !name.is_empty() && !names::dns1123_subdomain(name).is_empty()
+        };
+        let odd_wildcard = |rule: &Value| {
+            let mut e = Errors::default();
+            rule_value(rule, &At::ROOT, &mut e);
+            text(rule, "host").contains('*') && !e.is_empty()
+        };
+        Ratchet {
+            odd_secrets: list(spec(old), "tls").iter().any(odd_secret),
+            odd_wildcards: list(spec(old), "rules").iter().any(odd_wildcard),
+        }
+    }
+}
+
+fn ingress(o: &Value, old: Option<&Value>, e: &mut Errors) {
     let spec = spec(o);
+    let ratchet = old.map(Ratchet::of).unwrap_or_default();
     if list(spec, "rules").is_empty() && !has(spec, "defaultBackend") {
         e.invalid_shown(&SPEC, "null", "either `defaultBackend` or `rules` must be specified");
     }
@@ -74,7 +102,7 @@ fn ingress(o: &Value, e: &mut Errors) {
     }
     let rules = SPEC.child("rules");
     for (i, rule) in list(spec, "rules").iter().enumerate() {
-        ingress_rule(rule, &rules.index(i), e);
+        ingress_rule(rule, &ratchet, &rules.index(i), e);
     }
     let tls = SPEC.child("tls");
     for (i, entry) in list(spec, "tls").iter().enumerate() {
@@ -84,23 +112,31 @@ fn ingress(o: &Value, e: &mut Errors) {
             let check = if host.contains('*') { names::wildcard_dns1123_subdomain } else { names::dns1123_subdomain };
             e.invalid_each(&hosts.index(j), host, check(host));
         }
-        check::form(entry, "secretName", names::dns1123_subdomain, &item, e);
+        if !ratchet.odd_secrets {
+            check::form(entry, "secretName", names::dns1123_subdomain, &item, e);
+        }
     }
     if let Some(class) = get(spec, "ingressClassName").and_then(Value::as_str) {
         e.invalid_each(&SPEC.child("ingressClassName"), class, names::dns1123_subdomain(class));
     }
 }
 
-fn ingress_rule(rule: &Value, at: &At, e: &mut Errors) {
+fn ingress_rule(rule: &Value, ratchet: &Ratchet, at: &At, e: &mut Errors) {
     let host = text(rule, "host");
     if !host.is_empty() {
         let path = at.child("host");
-        if names::parse_ip(host).is_some() {
+        if names::lenient_ip(host).is_some() {
             e.invalid(&path, &host.into(), "must be a DNS name, not an IP address");
         }
         let check = if host.contains('*') { names::wildcard_dns1123_subdomain } else { names::dns1123_subdomain };
         e.invalid_each(&path, host, check(host));
     }
+    if !(ratchet.odd_wildcards && host.contains('*')) {
+        rule_value(rule, at, e);
+    }
+}
+
+fn rule_value(rule: &Value, at: &At, e: &mut Errors) {
     let Some(http) = get(rule, "http") else { return };
     let at = at.child("http");
     let paths = at.child("paths");
@@ -167,13 +203,17 @@ fn reference(v: &Value, path: &At, e: &mut Errors) {
     if let Some(group) = get(v, "apiGroup").and_then(Value::as_str) {
         e.invalid_each(&path.child("apiGroup"), group, names::dns1123_subdomain(group));
     }
-    check::required_form(v, "kind", names::path_segment, path, e);
-    check::required_form(v, "name", names::path_segment, path, e);
+    for (key, missing) in [("kind", "kind is required"), ("name", "name is required")] {
+        if text(v, key).is_empty() {
+            e.required(&path.child(key), missing);
+        }
+        check::form(v, key, names::path_segment, path, e);
+    }
 }
 
 fn default_class(o: &mut Value) {
     if let Some(parameters) = at_mut(o, &["spec", "parameters"]) {
-        fill_text(parameters, "scope", "Cluster");
+        fill(parameters, "scope", "Cluster");
     }
 }
 
@@ -194,13 +234,14 @@ fn class(o: &Value, e: &mut Errors) {
         ("Namespace", Some(name)) => e.invalid_each(&at, name, names::dns1123_label(name)),
         ("Cluster", Some(_)) => e.forbidden(&at, "`parameters.scope` is set to 'Cluster'"),
         ("Cluster", None) => {}
-        _ => check::choice(parameters, "scope", &["Cluster", "Namespace"], &path, e),
+        _ if !has(parameters, "scope") => e.required(&path.child("scope"), ""),
+        _ => check::member(parameters, "scope", &["Cluster", "Namespace"], &path, e),
     }
 }
 
 fn class_update(new: &Value, old: &Value, e: &mut Errors) {
-    class(new, e);
     check::immutable(spec(new), spec(old), "controller", &SPEC, e);
+    class(new, e);
 }
 
 fn default_policy(o: &mut Value) {
@@ -217,9 +258,40 @@ fn default_policy(o: &mut Value) {
     }
 }
 
-fn policy(o: &Value, e: &mut Errors) {
+/// What an older policy had may stay: odd values in selectors, and ranges in the notation of before.
+struct Accepted {
+    strict_values: bool,
+    ranges: HashSet<String>,
+}
+
+impl Accepted {
+    fn of(old: Option<&Value>) -> Self {
+        let mut e = Errors::default();
+        let mut ranges = HashSet::new();
+        if let Some(old) = old.map(spec) {
+            check::label_selector(old.get("podSelector").unwrap_or(&NONE), &SPEC, &mut e);
+            for (key, peers) in [("ingress", "from"), ("egress", "to")] {
+                for block in list(old, key).iter().flat_map(|rule| list(rule, peers)).filter_map(|peer| get(peer, "ipBlock")) {
+                    ranges.insert(text(block, "cidr").to_owned());
+                    ranges.extend(texts(block, "except").map(str::to_owned));
+                }
+            }
+        }
+        Accepted { strict_values: e.is_empty(), ranges }
+    }
+
+    fn range(&self, range: &str, at: &At, e: &mut Errors) {
+        if !self.ranges.contains(range) {
+            e.invalid_each(at, range, names::cidr(range));
+        }
+    }
+}
+
+fn policy(o: &Value, old: Option<&Value>, e: &mut Errors) {
     let spec = spec(o);
-    check::label_selector(spec.get("podSelector").unwrap_or(&NONE), &SPEC.child("podSelector"), e);
+    let accepted = Accepted::of(old);
+    let pods = spec.get("podSelector").unwrap_or(&NONE);
+    check::label_selector_with(pods, accepted.strict_values, &SPEC.child("podSelector"), e);
     for (key, peers) in [("ingress", "from"), ("egress", "to")] {
         let rules = SPEC.child(key);
         for (i, rule) in list(spec, key).iter().enumerate() {
@@ -229,7 +301,7 @@ fn policy(o: &Value, e: &mut Errors) {
                 policy_port(port, &ports.index(j), e);
             }
             for (j, peer) in list(rule, peers).iter().enumerate() {
-                policy_peer(peer, &list_path.index(j), e);
+                policy_peer(peer, &accepted, &list_path.index(j), e);
             }
         }
     }
@@ -255,7 +327,8 @@ fn policy_port(port: &Value, at: &At, e: &mut Errors) {
             check::port(Some(value), &at.child("port"), e);
             if let Some(end) = end {
                 if end < n.as_i64().unwrap_or_default() {
-                    e.invalid(&at.child("endPort"), &end.into(), "must be greater than or equal to `port`");
+                    // It is the port that upstream quotes.
+                    e.invalid(&at.child("endPort"), value, "must be greater than or equal to `port`");
                 }
                 e.invalid_each(&at.child("endPort"), end, names::port_number(end));
             }
@@ -269,17 +342,17 @@ fn policy_port(port: &Value, at: &At, e: &mut Errors) {
     }
 }
 
-fn policy_peer(peer: &Value, at: &At, e: &mut Errors) {
+fn policy_peer(peer: &Value, accepted: &Accepted, at: &At, e: &mut Errors) {
     let mut count = 0;
     for key in ["podSelector", "namespaceSelector"] {
         if let Some(selector) = get(peer, key) {
             count += 1;
-            check::label_selector(selector, &at.child(key), e);
+            check::label_selector_with(selector, accepted.strict_values, &at.child(key), e);
         }
     }
     let block = get(peer, "ipBlock");
     if let Some(block) = block {
-        ip_block(block, &at.child("ipBlock"), e);
+        ip_block(block, accepted, &at.child("ipBlock"), e);
     }
     match (count, block) {
         (0, None) => e.required(at, "must specify a peer"),
@@ -288,18 +361,18 @@ fn policy_peer(peer: &Value, at: &At, e: &mut Errors) {
     }
 }
 
-fn ip_block(block: &Value, at: &At, e: &mut Errors) {
+fn ip_block(block: &Value, accepted: &Accepted, at: &At, e: &mut Errors) {
     let cidr = text(block, "cidr");
     if cidr.is_empty() {
         return e.required(&at.child("cidr"), "");
     }
-    e.invalid_each(&at.child("cidr"), cidr, names::cidr(cidr));
-    let outer = names::parse_cidr(cidr);
+    accepted.range(cidr, &at.child("cidr"), e);
+    let Some(outer) = names::lenient_cidr(cidr) else { return };
     let path = at.child("except");
     for (i, except) in texts(block, "except").enumerate() {
         let at = path.index(i);
-        e.invalid_each(&at, except, names::cidr(except));
-        if let (Some(outer), Some(inner)) = (outer, names::parse_cidr(except))
+        accepted.range(except, &at, e);
+        if let Some(inner) = names::lenient_cidr(except)
             && !(contains(outer, inner.0) && outer.1 < inner.1)
         {
             e.invalid(&at, &except.into(), "must be a strict subset of `cidr`");
@@ -339,8 +412,12 @@ fn address(o: &Value, e: &mut Errors) {
 }
 
 fn address_update(new: &Value, old: &Value, e: &mut Errors) {
-    address(new, e);
     check::immutable(spec(new), spec(old), "parentRef", &SPEC, e);
+}
+
+/// As upstream quotes it: the field of its own Go type.
+fn shown_ranges(o: &Value) -> String {
+    format!("{{\"CIDRs\":{}}}", spec(o)["cidrs"])
 }
 
 fn ranges(o: &Value, e: &mut Errors) {
@@ -350,13 +427,13 @@ fn ranges(o: &Value, e: &mut Errors) {
         return e.required(&path, "at least one CIDR required");
     }
     if all.len() > 2 {
-        return e.invalid(&path, spec(o), "may only hold up to 2 values");
+        return e.invalid_shown(&path, &shown_ranges(o), "may only hold up to 2 values");
     }
     if let [a, b] = all.as_slice() {
         let families = (names::parse_cidr(a).map(|c| c.0.is_ipv4()), names::parse_cidr(b).map(|c| c.0.is_ipv4()));
         if !matches!(families, (Some(a), Some(b)) if a != b) {
-            let why = "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/96";
-            return e.invalid(&path, spec(o), why);
+            let why = "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64";
+            return e.invalid_shown(&path, &shown_ranges(o), why);
         }
     }
     for (i, cidr) in all.iter().enumerate() {

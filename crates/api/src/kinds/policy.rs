@@ -13,7 +13,8 @@ pub(super) const BUDGET: Hooks = Hooks {
     prepare_create: Some(|o, _| {
         set(o, "status", json!({"currentHealthy": 0, "desiredHealthy": 0, "disruptionsAllowed": 0, "expectedPods": 0}));
     }),
-    validate_create: Some(budget),
+    validate_create: Some(|o, e| budget(o, true, e)),
+    validate_update: Some(|new, old, e| budget(new, !has_odd_selector(old), e)),
     validate_status: Some(|new, _, e| budget_status(new.get("status").unwrap_or(&NONE), e)),
     ..Hooks::NONE
 };
@@ -37,24 +38,50 @@ pub(super) const PRIORITY_CLASS: Hooks = Hooks {
     validate_update: Some(priority_update),
     ..Hooks::NONE
 };
-pub(super) const LEASE: Hooks = Hooks { validate_create: Some(lease), ..Hooks::NONE };
+pub(super) const LEASE: Hooks = Hooks {
+    prepare_create: Some(|o, _| drop_coordination(o, None)),
+    prepare_update: Some(|new, old, _| drop_coordination(new, Some(old))),
+    validate_create: Some(lease),
+    ..Hooks::NONE
+};
 
 fn budget_status(status: &Value, e: &mut Errors) {
     check::conditions(status, &At::field("status"), e);
     check::counters(status, &["disruptionsAllowed", "currentHealthy", "desiredHealthy", "expectedPods"], &[], e);
 }
 
-fn budget(o: &Value, e: &mut Errors) {
+/// Whether the selector of a budget breaks rules that came later.
+fn has_odd_selector(o: &Value) -> bool {
+    let mut e = Errors::default();
+    if let Some(selector) = get(spec(o), "selector") {
+        check::label_selector(selector, &SPEC, &mut e);
+    }
+    !e.is_empty()
+}
+
+/// A budget's spec as upstream quotes it: the fields of its own Go type.
+fn shown_budget(spec: &Value) -> String {
+    let fields = [
+        ("minAvailable", "MinAvailable"),
+        ("selector", "Selector"),
+        ("maxUnavailable", "MaxUnavailable"),
+        ("unhealthyPodEvictionPolicy", "UnhealthyPodEvictionPolicy"),
+    ];
+    let shown = fields.map(|(key, name)| format!("\"{name}\":{}", get(spec, key).unwrap_or(&NONE)));
+    format!("{{{}}}", shown.join(","))
+}
+
+fn budget(o: &Value, strict_values: bool, e: &mut Errors) {
     let spec = spec(o);
     if has(spec, "minAvailable") && has(spec, "maxUnavailable") {
-        e.invalid(&SPEC, spec, "minAvailable and maxUnavailable cannot be both set");
+        e.invalid_shown(&SPEC, &shown_budget(spec), "minAvailable and maxUnavailable cannot be both set");
     }
     for key in ["minAvailable", "maxUnavailable"] {
         check::int_or_percent(spec, key, &SPEC, e);
         check::not_above_all(spec, key, &SPEC, e);
     }
     if let Some(selector) = get(spec, "selector") {
-        check::label_selector(selector, &SPEC.child("selector"), e);
+        check::label_selector_with(selector, strict_values, &SPEC.child("selector"), e);
     }
     check::choice_if_set(spec, "unhealthyPodEvictionPolicy", &["AlwaysAllow", "IfHealthyBudget"], &SPEC, e);
 }
@@ -333,17 +360,31 @@ fn priority_update(new: &Value, old: &Value, e: &mut Errors) {
     meta::immutable_value(new.get("preemptionPolicy"), old.get("preemptionPolicy"), &At::field("preemptionPolicy"), e);
 }
 
+/// Fields of a feature that is off (CoordinatedLeaderElection): only who has them keeps them.
+fn drop_coordination(new: &mut Value, old: Option<&Value>) {
+    for key in ["strategy", "preferredHolder"] {
+        if let Some(lease) = get_mut(new, "spec").filter(|_| !old.is_some_and(|old| has(spec(old), key))) {
+            remove(lease, key);
+        }
+    }
+}
+
 fn lease(o: &Value, e: &mut Errors) {
     let spec = spec(o);
     if let Some(n) = int(spec, "leaseDurationSeconds").filter(|n| *n <= 0) {
         e.invalid(&SPEC.child("leaseDurationSeconds"), &n.into(), "must be greater than 0");
     }
     check::non_negative(spec, "leaseTransitions", &SPEC, e);
-    if !text(spec, "preferredHolder").is_empty() && text(spec, "strategy").is_empty() {
-        e.forbidden(&SPEC.child("preferredHolder"), "may only be specified when strategy is defined");
+    if let Some(strategy) = get(spec, "strategy").and_then(Value::as_str) {
+        // The field twice, as upstream has it.
+        let path = SPEC.child("strategy");
+        if strategy.contains('/') {
+            e.invalid_each(&path.child("strategy"), strategy, names::qualified_name(strategy));
+        } else {
+            check::choice_if_set(spec, "strategy", &["OldestEmulationVersion"], &path, e);
+        }
     }
-    let strategy = text(spec, "strategy");
-    if !strategy.is_empty() && strategy != "OldestEmulationVersion" {
-        e.invalid_each(&SPEC.child("strategy"), strategy, names::qualified_name(strategy));
+    if !text(spec, "preferredHolder").is_empty() && text(spec, "strategy").is_empty() {
+        e.forbidden(&SPEC.child("preferredHolder"), "may only be specified if `strategy` is defined");
     }
 }

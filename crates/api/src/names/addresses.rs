@@ -76,8 +76,8 @@ pub fn odd_cidr(path: &impl Display, value: &str) -> Vec<String> {
     out
 }
 
-/// Address and prefix length of a CIDR, in the notation of before.
-fn lenient_cidr(value: &str) -> Option<(IpAddr, u8)> {
+/// Address and prefix length of a CIDR, in the notation of before too.
+pub fn lenient_cidr(value: &str) -> Option<(IpAddr, u8)> {
     let (address, bits) = value.split_once('/')?;
     parse_cidr(&format!("{}/{}", without_leading_zeros(address), without_zeros(bits)))
 }
@@ -99,6 +99,17 @@ fn without_tail(ip: IpAddr, bits: u8) -> IpAddr {
     match ip {
         IpAddr::V4(v4) => Ipv4Addr::from_bits(v4.to_bits() & u32::MAX.checked_shl(32 - bits).unwrap_or(0)).into(),
         IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & u128::MAX.checked_shl(128 - bits).unwrap_or(0)).into(),
+    }
+}
+
+/// An address with the prefix length of its network.
+pub fn interface_address(value: &str) -> Vec<String> {
+    match lenient_cidr(value) {
+        None => vec!["must be a valid address in CIDR form, (e.g. 10.9.8.7/24 or 2001:db8::1/64)".to_owned()],
+        Some((ip, bits)) => {
+            let canonical = format!("{ip}/{bits}");
+            if canonical == value { Vec::new() } else { vec![format!("must be in canonical form ({canonical:?})")] }
+        }
     }
 }
 

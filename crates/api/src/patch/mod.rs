@@ -112,7 +112,10 @@ pub fn merge_patch(document: &mut Value, patch: &Value) -> Result<(), Status> {
 /// 400 for a malformed patch or directive, 500 with Kubernetes' text where it answers so (an element without its merge key).
 pub fn strategic_merge(original: &mut Value, patch: Value, schema: &Schema) -> Result<(), Status> {
     let Value::Object(patch) = patch else {
-        return Err(Status::bad_request(format!("json: cannot unmarshal {} into Go value of type map[string]interface {{}}", go_kind(&patch))));
+        return Err(Status::bad_request(format!(
+            "json: cannot unmarshal {} into Go value of type map[string]interface {{}}",
+            go_kind(&patch)
+        )));
     };
     let live = match original.take() {
         Value::Object(map) => map,

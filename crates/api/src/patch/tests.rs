@@ -123,8 +123,14 @@ fn what_is_no_operation_fails_like_one_that_does_not_fit() {
         let status = json_patch(&mut json!({"a": 1}), &json!([operation])).expect_err("refused");
         (status.code, status.message, status.details)
     };
-    let misfit = (422, "the server rejected our request due to an error in our request".to_owned(), Some(crate::status::Details::default()));
-    for operation in [json!({"op": "flip", "path": "/a"}), json!({"op": "remove"}), json!({"path": "/a"}), json!({"op": "test", "path": "/a", "value": 2})] {
+    let misfit =
+        (422, "the server rejected our request due to an error in our request".to_owned(), Some(crate::status::Details::default()));
+    for operation in [
+        json!({"op": "flip", "path": "/a"}),
+        json!({"op": "remove"}),
+        json!({"path": "/a"}),
+        json!({"op": "test", "path": "/a", "value": 2}),
+    ] {
         assert_eq!(told(operation.clone()), misfit, "{operation}");
     }
     for (operation, why) in [

@@ -1,8 +1,10 @@
 //! Behaviour of the built-in kinds, as clients meet it: what is filled in, what is refused and in which words.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod devices;
 mod endpoints;
 mod fixtures;
+mod networks;
 mod pod_changes;
 mod pod_rules;
 mod pods;

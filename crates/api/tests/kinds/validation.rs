@@ -88,8 +88,7 @@ fn a_suspended_job_may_still_be_placed() {
 
 #[test]
 fn autoscalers_name_what_their_metrics_lack() {
-    let metric =
-        |metric: Value| json!({"spec": {"maxReplicas": 3, "scaleTargetRef": {"kind": "Deployment", "name": "d"}, "metrics": [metric]}});
+    let metric = |metric: Value| json!({"spec": {"maxReplicas": 3, "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "d"}, "metrics": [metric]}});
     for (rest, want) in [
         (metric(json!({})), "spec.metrics[0].type: Required value: must specify a metric source type"),
         (metric(json!({"type": "Pods"})), "spec.metrics[0].pods: Required value: must populate information for the given metric source"),
@@ -104,7 +103,7 @@ fn autoscalers_name_what_their_metrics_lack() {
             "spec.metrics[0].external.target.value: Forbidden: may not set both a target value for metric and a per-pod target",
         ),
         (
-            json!({"spec": {"maxReplicas": 3, "scaleTargetRef": {"kind": "D", "name": "d"}, "behavior": {"scaleDown": {"stabilizationWindowSeconds": 4000}}}}),
+            json!({"spec": {"maxReplicas": 3, "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "D", "name": "d"}, "behavior": {"scaleDown": {"stabilizationWindowSeconds": 4000}}}}),
             "spec.behavior.scaleDown.stabilizationWindowSeconds: Invalid value: 4000: must be less than or equal to 3600",
         ),
     ] {
@@ -162,7 +161,7 @@ fn rare_kinds_get_the_words_of_1_36() {
         (
             "ServiceCIDR",
             json!({"spec": {"cidrs": ["10.0.0.0/24", "10.1.0.0/24"]}}),
-            "spec.cidrs: Invalid value: {\"cidrs\":[\"10.0.0.0/24\",\"10.1.0.0/24\"]}: may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/96",
+            "spec.cidrs: Invalid value: {\"CIDRs\":[\"10.0.0.0/24\",\"10.1.0.0/24\"]}: may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64",
         ),
         (
             "ResourceQuota",
@@ -534,7 +533,7 @@ fn ways_into_the_network_are_checked_in_the_words_of_upstream() {
         ),
         (
             json!({"path": "/", "pathType": "Exact", "backend": {"resource": {"apiGroup": "a.b", "name": "n"}}}),
-            "backend.resource.kind: Required value",
+            "backend.resource.kind: Required value: kind is required",
         ),
     ] {
         assert_eq!(told("Ingress", rule(path.clone())), [format!("{at}.{want}")], "{path}");

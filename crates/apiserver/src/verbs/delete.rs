@@ -186,8 +186,12 @@ impl Request<'_> {
     /// The options, whatever they came in. Their group and version may be that of the kind.
     fn options_of(&self, body: &Bytes) -> Result<DeleteOptions, Status> {
         let schema = Schema::builtin(OPTIONS).ok_or_else(|| Status::internal("no type for DeleteOptions"))?;
+        let unread = |status: Status| {
+            let why = status.message.trim_start_matches("error decoding patch: ");
+            Status::untyped(format!("couldn't get version/kind; json parse error: {why}"))
+        };
         let value = match Content::of(&self.headers)? {
-            Content::Json => decode::parse(body, ContentType::Json)?.0,
+            Content::Json => decode::parse(body, ContentType::Json).map_err(unread)?.0,
             Content::Yaml => decode::parse(body, ContentType::Yaml)?.0,
             Content::Protobuf => ferrokube_api::protobuf::read(body, &schema).map_err(|e| Status::bad_request(e.to_string()))?,
         };
@@ -311,7 +315,9 @@ impl Request<'_> {
         let Some(wanted) = &options.preconditions else { return Ok(()) };
         // Upstream names the kind here, not the resource.
         let refuse = |what: &str, wanted: &str, actual: &str, since: &str| {
-            let why = format!("the {what} in the precondition ({wanted}) does not match the {what} in record ({actual}). The object might have been {since}");
+            let why = format!(
+                "the {what} in the precondition ({wanted}) does not match the {what} in record ({actual}). The object might have been {since}"
+            );
             Err(Status::conflict(&self.info.group, &self.entry.kind.kind, name, &why))
         };
         if let Some(uid) = wanted.uid.as_deref().filter(|uid| **uid != *stored.uid) {

@@ -241,8 +241,10 @@ fn selected_template(spec: &Value, kind: &str, runs_as: &str, e: &mut Errors) {
             not_empty(spec, kind, e);
         }
     }
-    let selector = Selector::from_label_selector(get(spec, "selector")).unwrap_or_else(|_| Selector::nothing());
-    long_running_template(spec.get("template").unwrap_or(&NONE), &selector, runs_as, e);
+    match Selector::from_label_selector(get(spec, "selector")) {
+        Ok(selector) => long_running_template(spec.get("template").unwrap_or(&NONE), &selector, runs_as, e),
+        Err(_) => e.invalid(&at, &spec["selector"], "invalid label selector"),
+    }
 }
 
 /// The labels of a template are those that the selector wants.

@@ -57,8 +57,9 @@ fn rules(spec: &Value, ratchet: Ratchet, e: &mut Errors) {
         }
     }
     let own = spec.get("template").unwrap_or(&NONE);
-    if let Ok(selector) = Selector::from_label_selector(get(spec, "selector")) {
-        template(spec, own, &selector, ratchet.template, e);
+    match Selector::from_label_selector(get(spec, "selector")) {
+        Ok(selector) => template(spec, own, &selector, ratchet.template, e),
+        Err(_) => e.invalid(&SPEC.child("selector"), &spec["selector"], ""),
     }
     started_again(own, "StatefulSet", e);
 }

@@ -12,15 +12,15 @@ const CURRENT: &str = "autoscaling.alpha.kubernetes.io/current-metrics";
 const CONDITIONS: &str = "autoscaling.alpha.kubernetes.io/conditions";
 const BEHAVIOR: &str = "autoscaling.alpha.kubernetes.io/behavior";
 
-const BASE: Hooks = Hooks {
-    prepare_create: Some(common::reset_status),
-    validate_create: Some(validate::object),
-    validate_status: Some(|new, _, e| validate::status(new, e)),
-    ..Hooks::NONE
-};
-pub(super) const V2: Hooks = Hooks { default: Some(default_v2), ..BASE };
+const BASE: Hooks =
+    Hooks { prepare_create: Some(common::reset_status), validate_status: Some(|new, _, e| validate::status(new, e)), ..Hooks::NONE };
+pub(super) const V2: Hooks =
+    Hooks { default: Some(default_v2), validate_create: Some(validate::create), validate_update: Some(validate::update), ..BASE };
 pub(super) const V1: Hooks = Hooks {
     default: Some(|o| fill(object(o, "spec"), "minReplicas", 1)),
+    // The rules are those of v2, and so are the paths in what is told.
+    validate_create: Some(|o, e| validate::create(&as_v2(o), e)),
+    validate_update: Some(|new, old, e| validate::update(&as_v2(new), &as_v2(old), e)),
     from_storage: Some(v1_from_v2),
     to_storage: Some(v2_from_v1),
     ..BASE
@@ -101,17 +101,22 @@ fn take_annotation(o: &mut Value, key: &str) -> Option<Value> {
     value
 }
 
+fn as_v2(o: &Value) -> Value {
+    let mut v2 = o.clone();
+    v2_from_v1(&mut v2);
+    v2
+}
+
 fn v2_from_v1(o: &mut Value) {
     set(o, "apiVersion", "autoscaling/v2");
     let others = take_annotation(o, METRICS);
     let (current, conditions) = (take_annotation(o, CURRENT), take_annotation(o, CONDITIONS));
     let behavior = take_annotation(o, BEHAVIOR);
     let spec = object(o, "spec");
-    let mut metrics = Vec::new();
+    let mut metrics = others.as_ref().and_then(Value::as_array).cloned().unwrap_or_default();
     if let Some(percent) = remove(spec, "targetCPUUtilizationPercentage").as_ref().and_then(Value::as_i64) {
         metrics.push(cpu_target(percent));
     }
-    metrics.extend(others.as_ref().and_then(Value::as_array).cloned().unwrap_or_default());
     if metrics.is_empty() {
         metrics.push(cpu_target(80));
     }

@@ -1,34 +1,85 @@
 //! What an autoscaler must look like (`pkg/apis/autoscaling/validation`).
 
 use crate::field::{At, Errors};
-use crate::kinds::check;
 use crate::kinds::json::*;
+use crate::kinds::{check, pod};
 use crate::names;
 use crate::quantity::Quantity;
 use serde_json::Value;
 
 const SPEC: At<'static> = At::field("spec");
 
-/// New or changed, in either version.
-pub fn object(o: &Value, e: &mut Errors) {
-    let spec = spec(o);
+/// What the group of a reference may be.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Group {
+    /// There must be one.
+    Named,
+    /// That of the core will do.
+    Any,
+    /// Nobody looks: it has been accepted before.
+    Accepted,
+}
+
+/// What an older object had may stay.
+struct Ratchet {
+    least: i64,
+    target: Group,
+    described: Group,
+}
+
+/// A new one.
+pub fn create(o: &Value, e: &mut Errors) {
+    let target = target_group(target_of(o));
+    rules(spec(o), &Ratchet { least: 1, target, described: Group::Any }, e);
+}
+
+/// A changed one.
+pub fn update(new: &Value, old: &Value, e: &mut Errors) {
+    let (now, was) = (target_of(new), target_of(old));
+    let same_target = ["apiVersion", "kind"].iter().all(|key| text(now, key) == text(was, key));
+    let described = |metric: &Value| text(metric, "type") == "Object" && wrong_version(described(metric), Group::Any).is_some();
+    let ratchet = Ratchet {
+        least: if int(spec(old), "minReplicas") == Some(0) { 0 } else { 1 },
+        target: if same_target { Group::Accepted } else { target_group(now) },
+        described: if list(spec(old), "metrics").iter().any(described) { Group::Accepted } else { Group::Any },
+    };
+    rules(spec(new), &ratchet, e);
+}
+
+fn target_of(o: &Value) -> &Value {
+    spec(o).get("scaleTargetRef").unwrap_or(&NONE)
+}
+
+/// Of all that scales only a replication controller is of the core.
+fn target_group(target: &Value) -> Group {
+    if text(target, "kind") == "ReplicationController" { Group::Any } else { Group::Named }
+}
+
+fn described(metric: &Value) -> &Value {
+    at(metric, &["object", "describedObject"]).unwrap_or(&NONE)
+}
+
+fn rules(spec: &Value, ratchet: &Ratchet, e: &mut Errors) {
     let (least, most) = (int(spec, "minReplicas").unwrap_or(1), int(spec, "maxReplicas").unwrap_or_default());
-    if least < 1 {
-        e.invalid(&SPEC.child("minReplicas"), &least.into(), "must be greater than or equal to 1");
+    if least < ratchet.least {
+        e.invalid(&SPEC.child("minReplicas"), &least.into(), &format!("must be greater than or equal to {}", ratchet.least));
     }
-    if most < 1 {
-        e.invalid(&SPEC.child("maxReplicas"), &most.into(), "must be greater than 0");
+    match most {
+        0 => e.required(&SPEC.child("maxReplicas"), "must be set and greater than 0"),
+        most if most < 1 => e.invalid(&SPEC.child("maxReplicas"), &most.into(), "must be greater than 0"),
+        _ => {}
     }
     if most < least {
         e.invalid(&SPEC.child("maxReplicas"), &most.into(), "must be greater than or equal to `minReplicas`");
     }
-    object_reference(spec.get("scaleTargetRef").unwrap_or(&NONE), &SPEC.child("scaleTargetRef"), e);
-    if let Some(n) = int(spec, "targetCPUUtilizationPercentage").filter(|n| *n < 1) {
-        e.invalid(&SPEC.child("targetCPUUtilizationPercentage"), &n.into(), "must be greater than 0");
-    }
+    object_reference(spec.get("scaleTargetRef").unwrap_or(&NONE), ratchet.target, &SPEC.child("scaleTargetRef"), e);
     let path = SPEC.child("metrics");
     for (i, metric) in list(spec, "metrics").iter().enumerate() {
-        self::metric(metric, &path.index(i), e);
+        self::metric(metric, ratchet.described, &path.index(i), e);
+    }
+    let from_outside = |metric: &Value| matches!(text(metric, "type"), "Object" | "External");
+    if least == 0 && !list(spec, "metrics").iter().any(from_outside) {
+        e.forbidden(&path, "must specify at least one Object or External metric to support scaling to zero replicas");
     }
     let path = SPEC.child("behavior");
     for key in ["scaleUp", "scaleDown"] {
@@ -43,9 +94,22 @@ pub fn status(o: &Value, e: &mut Errors) {
     check::counters(o.get("status").unwrap_or(&NONE), &["currentReplicas", "desiredReplicas"], &[], e);
 }
 
-fn object_reference(reference: &Value, path: &At, e: &mut Errors) {
+fn object_reference(reference: &Value, group: Group, path: &At, e: &mut Errors) {
     for key in ["kind", "name"] {
         check::required_form(reference, key, names::path_segment, path, e);
+    }
+    if let Some(why) = wrong_version(reference, group) {
+        e.invalid(&path.child("apiVersion"), &text(reference, "apiVersion").into(), &why);
+    }
+}
+
+fn wrong_version(reference: &Value, group: Group) -> Option<String> {
+    let version = text(reference, "apiVersion");
+    match version.split('/').collect::<Vec<_>>().as_slice() {
+        _ if group == Group::Accepted => None,
+        [_, _, _, ..] => Some(format!("unexpected GroupVersion string: {version}")),
+        [_] | ["", _] if group == Group::Named => Some("apiVersion must specify API group".to_owned()),
+        _ => None,
     }
 }
 
@@ -58,7 +122,7 @@ const SOURCES: [(&str, &str); 5] = [
     ("Resource", "resource"),
 ];
 
-fn metric(metric: &Value, at: &At, e: &mut Errors) {
+fn metric(metric: &Value, described: Group, at: &At, e: &mut Errors) {
     let kind = text(metric, "type");
     let wanted = SOURCES.iter().find(|(name, _)| *name == kind).map(|(_, field)| *field);
     if kind.is_empty() {
@@ -71,10 +135,15 @@ fn metric(metric: &Value, at: &At, e: &mut Errors) {
     let order = ["object", "external", "pods", "resource", "containerResource"];
     let present: Vec<&str> = order.into_iter().filter(|field| has(metric, field)).collect();
     if let Some(first) = present.first() {
-        source(first, &metric[*first], &at.child(first), e);
+        source(first, &metric[*first], described, &at.child(first), e);
     }
-    if let Some(wanted) = wanted.filter(|field| !present.contains(field)) {
-        e.required(&at.child(wanted), "must populate information for the given metric source");
+    match wanted {
+        // Told a second time, as upstream does.
+        None => e.not_supported(&at.child("type"), &kind.into(), &SOURCES.map(|s| s.0)),
+        Some(field) if !present.contains(&field) => {
+            e.required(&at.child(field), "must populate information for the given metric source");
+        }
+        Some(_) => {}
     }
     if present.len() != 1 {
         for field in present.iter().filter(|field| Some(**field) != wanted) {
@@ -83,12 +152,12 @@ fn metric(metric: &Value, at: &At, e: &mut Errors) {
     }
 }
 
-fn source(field: &str, source: &Value, at: &At, e: &mut Errors) {
+fn source(field: &str, source: &Value, described: Group, at: &At, e: &mut Errors) {
     let aim = source.get("target").unwrap_or(&NONE);
     let path = at.child("target");
     match field {
         "object" => {
-            object_reference(source.get("describedObject").unwrap_or(&NONE), &at.child("describedObject"), e);
+            object_reference(source.get("describedObject").unwrap_or(&NONE), described, &at.child("describedObject"), e);
             identifier(source, at, e);
             target(aim, &path, e);
             if !has(aim, "value") && !has(aim, "averageValue") {
@@ -110,7 +179,7 @@ fn source(field: &str, source: &Value, at: &At, e: &mut Errors) {
         "pods" => {
             identifier(source, at, e);
             target(aim, &path, e);
-            if !get(aim, "averageValue").is_some_and(is_positive) {
+            if !has(aim, "averageValue") {
                 e.required(&path.child("averageValue"), "must specify a positive target averageValue");
             }
         }
@@ -121,11 +190,16 @@ fn source(field: &str, source: &Value, at: &At, e: &mut Errors) {
 fn resource(field: &str, source: &Value, at: &At, e: &mut Errors) {
     let aim = source.get("target").unwrap_or(&NONE);
     let path = at.child("target");
-    if text(source, "name").is_empty() {
-        e.required(&at.child("name"), "must specify a resource name");
+    let of_container = field == "containerResource";
+    match text(source, "name") {
+        "" => e.required(&at.child("name"), "must specify a resource name"),
+        name if of_container => pod::resources::resource_name(name, &at.child("name"), e),
+        _ => {}
     }
-    if field == "containerResource" && text(source, "container").is_empty() {
-        e.required(&at.child("container"), "must specify a container");
+    match text(source, "container") {
+        _ if !of_container => {}
+        "" => e.required(&at.child("container"), "must specify a container"),
+        name => e.invalid_each(&at.child("container"), name, names::dns1123_label(name)),
     }
     target(aim, &path, e);
     match (has(aim, "averageUtilization"), has(aim, "averageValue")) {

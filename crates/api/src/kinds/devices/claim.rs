@@ -1,6 +1,6 @@
 //! What a claim asks for: requests, constraints over them, configuration for drivers.
 
-use super::{MOST, at_most, configuration, qualified, selectors};
+use super::{MOST, by_name, configuration, each, each_once, itself, label, qualified, selectors};
 use crate::field::{At, Errors};
 use crate::kinds::check;
 use crate::kinds::json::*;
@@ -9,70 +9,52 @@ use serde_json::Value;
 
 const MOST_ALTERNATIVES: usize = 8;
 const MOST_TOLERATIONS: usize = 16;
+/// In alphabetical order.
+pub(super) const EFFECTS: [&str; 3] = ["NoExecute", "NoSchedule", "None"];
 
 /// The spec of a claim, on its own or in a template.
 pub fn spec(spec: &Value, path: &At, e: &mut Errors) {
     let path = path.child("devices");
     let devices = spec.get("devices").unwrap_or(&NONE);
     let requests = list(devices, "requests");
-    let list_path = path.child("requests");
-    at_most(requests.len(), MOST, &list_path, e);
-    for (i, request) in requests.iter().enumerate() {
-        let at = list_path.index(i);
-        check::required_form(request, "name", names::dns1123_label, &at, e);
-        unique(&requests[..i], request, &at, e);
-        self::request(request, &at, e);
-    }
-    let list_path = path.child("constraints");
-    at_most(list(devices, "constraints").len(), MOST, &list_path, e);
-    for (i, constraint) in list(devices, "constraints").iter().enumerate() {
-        let at = list_path.index(i);
-        names_requests(constraint, requests, &at, e);
+    each_once(requests, Some(MOST), &path.child("requests"), e, by_name, request);
+    each(list(devices, "constraints"), Some(MOST), &path.child("constraints"), e, |constraint, at, e| {
+        names_requests(constraint, requests, at, e);
         match ["matchAttribute", "distinctAttribute"].into_iter().find(|key| has(constraint, key)) {
-            None => e.required(&at.child("matchAttribute"), ""),
+            // Said of none too, as upstream has it.
+            None => {
+                let why = r#"exactly one of "matchAttribute" or "distinctAttribute" is required, but multiple fields are set"#;
+                e.required(at, why);
+            }
             Some(key) => full_name(text(constraint, key), &at.child(key), e),
         }
-    }
-    let list_path = path.child("config");
-    at_most(list(devices, "config").len(), MOST, &list_path, e);
-    for (i, config) in list(devices, "config").iter().enumerate() {
-        let at = list_path.index(i);
-        names_requests(config, requests, &at, e);
-        configuration(config, &at, e);
-    }
-}
-
-fn unique(before: &[Value], one: &Value, at: &At, e: &mut Errors) {
-    let name = text(one, "name");
-    if before.iter().any(|other| text(other, "name") == name) {
-        e.duplicate(&at.child("name"), &name.into());
-    }
+    });
+    each(list(devices, "config"), Some(MOST), &path.child("config"), e, |config, at, e| {
+        names_requests(config, requests, at, e);
+        configuration(config, false, at, e);
+    });
 }
 
 fn full_name(name: &str, path: &At, e: &mut Errors) {
     qualified(name, path, e);
-    if !name.is_empty() && !name.contains('/') {
-        e.invalid(path, &name.into(), "must include a domain");
+    if !name.contains('/') {
+        e.invalid(path, &name.into(), "a fully qualified name must be a domain and a name separated by a slash");
     }
 }
 
 fn request(request: &Value, at: &At, e: &mut Errors) {
+    const ONE: &str = "exactly one of `exactly` or `firstAvailable` is required";
+    label(request, "name", at, e);
     let alternatives = list(request, "firstAvailable");
     match (get(request, "exactly"), alternatives.is_empty()) {
-        (None, true) => e.required(at, "exactly one of `exactly` or `firstAvailable` is required"),
-        (Some(_), false) => {
-            e.invalid(at, &NONE, "exactly one of `exactly` or `firstAvailable` is required, but multiple fields are set");
-        }
+        (None, true) => e.required(at, ONE),
+        (Some(_), false) => e.invalid(at, &NONE, &format!("{ONE}, but multiple fields are set")),
         (Some(exactly), true) => devices(exactly, &at.child("exactly"), e),
         (None, false) => {
-            let path = at.child("firstAvailable");
-            at_most(alternatives.len(), MOST_ALTERNATIVES, &path, e);
-            for (i, one) in alternatives.iter().enumerate() {
-                let at = path.index(i);
-                check::required_form(one, "name", names::dns1123_label, &at, e);
-                unique(&alternatives[..i], one, &at, e);
-                devices(one, &at, e);
-            }
+            each_once(alternatives, Some(MOST_ALTERNATIVES), &at.child("firstAvailable"), e, by_name, |one, at, e| {
+                label(one, "name", at, e);
+                devices(one, at, e);
+            });
         }
     }
 }
@@ -90,19 +72,7 @@ fn devices(request: &Value, at: &At, e: &mut Errors) {
         "All" | "ExactCount" => {}
         other => e.not_supported(&at.child("allocationMode"), &other.into(), &["All", "ExactCount"]),
     }
-    let path = at.child("tolerations");
-    at_most(list(request, "tolerations").len(), MOST_TOLERATIONS, &path, e);
-    for (i, toleration) in list(request, "tolerations").iter().enumerate() {
-        self::toleration(toleration, &path.index(i), e);
-    }
-    if let Some(capacity) = get(request, "capacity") {
-        let path = at.child("capacity");
-        let path = path.child("requests");
-        for (name, amount) in entries(capacity, "requests") {
-            qualified(name, &path.key(name), e);
-            check::non_negative_quantity(amount, &path.key(name), e);
-        }
-    }
+    each(list(request, "tolerations"), Some(MOST_TOLERATIONS), &at.child("tolerations"), e, toleration);
 }
 
 fn toleration(t: &Value, at: &At, e: &mut Errors) {
@@ -113,38 +83,34 @@ fn toleration(t: &Value, at: &At, e: &mut Errors) {
     match operator {
         "Exists" if !value.is_empty() => e.invalid(&at.child("value"), &value.into(), "must be empty for operator `Exists`"),
         "Exists" => {}
-        "Equal" => {
-            if key.is_empty() {
-                e.required(&at.child("key"), "must not be empty for operator `Equal`");
-            }
-            e.invalid_each(&at.child("value"), value, names::label_value(value));
-        }
+        "Equal" => e.invalid_each(&at.child("value"), value, names::label_value(value)),
         "" => e.required(&at.child("operator"), ""),
         other => e.not_supported(&at.child("operator"), &other.into(), &["Equal", "Exists"]),
     }
     let effect = text(t, "effect");
-    if !matches!(effect, "" | "NoSchedule" | "NoExecute") {
-        e.not_supported(&at.child("effect"), &effect.into(), &["NoExecute", "NoSchedule"]);
+    if !effect.is_empty() && !EFFECTS.contains(&effect) {
+        e.not_supported(&at.child("effect"), &effect.into(), &EFFECTS);
     }
 }
 
 /// Every name in `requests` is that of a request, or of one of its alternatives.
-fn names_requests(v: &Value, known: &[Value], at: &At, e: &mut Errors) {
-    let path = at.child("requests");
-    let all: Vec<&str> = texts(v, "requests").collect();
-    at_most(all.len(), MOST, &path, e);
-    for (i, name) in all.iter().enumerate() {
-        let (request, alternative) = name.split_once('/').map_or((*name, None), |(r, a)| (r, Some(a)));
-        let found = known
-            .iter()
-            .find(|r| text(r, "name") == request)
-            .is_some_and(|r| alternative.is_none_or(|a| list(r, "firstAvailable").iter().any(|s| text(s, "name") == a)));
-        if !found {
-            let why = "must be the name of a request in the claim or the name of a request and a subrequest separated by '/'";
-            e.invalid(&path.index(i), &(*name).into(), why);
-        }
-        if all[..i].contains(name) {
-            e.duplicate(&path.index(i), &(*name).into());
-        }
+pub(super) fn names_requests(v: &Value, known: &[Value], at: &At, e: &mut Errors) {
+    each_once(list(v, "requests"), Some(MOST), &at.child("requests"), e, itself, |name, at, e| request_name(itself(name), known, at, e));
+}
+
+/// The name of a request, or of a request and one of its alternatives.
+pub(super) fn request_name(name: &str, known: &[Value], at: &At, e: &mut Errors) {
+    const WHAT: &str = "must be the name of a request in the claim or the name of a request and a subrequest separated by '/'";
+    let parts: Vec<&str> = name.split('/').collect();
+    if parts.len() > 2 {
+        return e.invalid(at, &name.into(), WHAT);
+    }
+    for part in &parts {
+        e.invalid_each(at, *part, names::dns1123_label(part));
+    }
+    let has_alternative = |request: &Value, wanted: &str| list(request, "firstAvailable").iter().any(|one| by_name(one) == wanted);
+    let found = known.iter().find(|request| by_name(request) == parts[0]);
+    if !found.is_some_and(|request| parts.get(1).is_none_or(|wanted| has_alternative(request, wanted))) {
+        e.invalid(at, &name.into(), WHAT);
     }
 }

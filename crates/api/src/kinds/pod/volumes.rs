@@ -193,13 +193,7 @@ pub fn driver_name(name: &str, at: &At, e: &mut Errors) {
 pub fn ephemeral(s: &Value, at: &At, e: &mut Errors) {
     let at = at.child("volumeClaimTemplate");
     let Some(template) = get(s, "volumeClaimTemplate") else { return e.required(&at, "") };
-    let (metadata, path) = (template.get("metadata").unwrap_or(&NONE), at.child("metadata"));
-    crate::kinds::meta::annotations(metadata, &path, e);
-    check::labels(metadata, "labels", &path, e);
-    for (key, _) in entries(template, "metadata").filter(|(k, v)| !matches!(*k, "annotations" | "labels") && !same(Some(v), None)) {
-        // The name of the field in Go, its first letter small.
-        e.forbidden(&path.child(if key == "uid" { "uID" } else { key }), "cannot be set");
-    }
+    crate::kinds::meta::template(template.get("metadata").unwrap_or(&NONE), &at.child("metadata"), e);
     crate::kinds::claim::validate_spec(template.get("spec").unwrap_or(&NONE), &at.child("spec"), e);
 }
 

@@ -31,7 +31,7 @@ pub fn settle(new: &mut Value, old: Option<&Value>, cluster: &[&str], e: &mut Er
         trim_to_single(new, old);
     }
     let before = e.len();
-    validate::address_fields(new, e);
+    validate::address_fields(new, old, e);
     if e.len() == before {
         infer(new, cluster, e);
     }

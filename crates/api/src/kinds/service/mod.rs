@@ -9,7 +9,7 @@ mod validate;
 
 pub use carry::carry_over;
 pub use families::settle as settle_families;
-pub(super) use validate::balancer_hostname;
+pub(super) use validate::{balancer_address, balancer_hostname};
 
 use super::json::*;
 use super::{HookContext, Hooks, warnings};

@@ -30,8 +30,8 @@ fn service(o: &Value, old: Option<&Value>, e: &mut Errors) {
     check::labels(spec, "selector", &SPEC, e);
     check::choice(spec, "sessionAffinity", &["ClientIP", "None"], &SPEC, e);
     affinity(spec, e);
-    address_fields(spec, e);
-    external_addresses(spec, e);
+    address_fields(spec, old.map(crate::kinds::json::spec), e);
+    external_addresses(spec, old.map(crate::kinds::json::spec), e);
     check::choice(spec, "type", &TYPES, &SPEC, e);
     port_twins(spec, kind, e);
     source_ranges(o, old, e);
@@ -150,7 +150,7 @@ fn affinity(spec: &Value, e: &mut Errors) {
 }
 
 /// `clusterIP`, `clusterIPs`, `ipFamilies` and `ipFamilyPolicy` (`ValidateServiceClusterIPsRelatedFields`).
-pub fn address_fields(spec: &Value, e: &mut Errors) {
+pub fn address_fields(spec: &Value, old: Option<&Value>, e: &mut Errors) {
     if text(spec, "type") == "ExternalName" {
         return;
     }
@@ -168,8 +168,7 @@ pub fn address_fields(spec: &Value, e: &mut Errors) {
         match *ip {
             "None" if i == 0 && ips.len() > 1 => e.invalid(&path, &spec["clusterIPs"], "'None' must be the first and only value"),
             "None" if i == 0 => {}
-            // Addresses from before they were checked strictly are none of new services.
-            ip => e.invalid_each(&path.index(i), ip, names::ip_address(ip)),
+            ip => strict_address(ip, old, "clusterIPs", &path.index(i), e),
         }
     }
     if ips.len() > 2 {
@@ -214,10 +213,17 @@ fn one_address_each(spec: &Value, ips: &[&str], e: &mut Errors) {
     }
 }
 
-fn external_addresses(spec: &Value, e: &mut Errors) {
+/// An address, unless the service has had it since before addresses were looked at strictly.
+fn strict_address(ip: &str, old: Option<&Value>, key: &str, at: &At, e: &mut Errors) {
+    if !old.is_some_and(|old| texts(old, key).any(|known| known == ip)) {
+        e.invalid_each(at, ip, names::ip_address(ip));
+    }
+}
+
+fn external_addresses(spec: &Value, old: Option<&Value>, e: &mut Errors) {
     let external = SPEC.child("externalIPs");
     for (i, ip) in texts(spec, "externalIPs").enumerate() {
-        e.invalid_each(&external.index(i), ip, names::ip_address(ip));
+        strict_address(ip, old, "externalIPs", &external.index(i), e);
         endpoints::special_address(ip, &external.index(i), e);
     }
 }
@@ -233,8 +239,9 @@ fn source_ranges(o: &Value, old: Option<&Value>, e: &mut Errors) {
         if !balanced {
             e.forbidden(&ranges, ELSEWHERE);
         }
-        for (i, range) in texts(spec, "loadBalancerSourceRanges").enumerate() {
-            e.invalid_each(&ranges.index(i), range, names::cidr(range.trim()));
+        let known = |range: &str| old.is_some_and(|old| texts(self::spec(old), "loadBalancerSourceRanges").any(|r| r.trim() == range));
+        for (i, range) in texts(spec, "loadBalancerSourceRanges").map(str::trim).enumerate().filter(|(_, range)| !known(range)) {
+            e.invalid_each(&ranges.index(i), range, names::cidr(range));
         }
         return;
     }
@@ -262,13 +269,12 @@ fn traffic(spec: &Value, kind: &str, e: &mut Errors) {
     } else {
         check::choice(spec, "externalTrafficPolicy", &["Cluster", "Local"], &SPEC, e);
     }
-    if let Some(n) = int(spec, "healthCheckNodePort").filter(|n| *n != 0) {
-        let at = SPEC.child("healthCheckNodePort");
-        if needs_health_check(spec) {
-            e.invalid_each(&at, n, names::port_number(n));
-        } else {
-            e.invalid(&at, &n.into(), "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'");
-        }
+    let at = SPEC.child("healthCheckNodePort");
+    match int(spec, "healthCheckNodePort").unwrap_or_default() {
+        0 if needs_health_check(spec) => e.required(&at, ""),
+        0 => {}
+        n if needs_health_check(spec) => e.invalid_each(&at, n, names::port_number(n)),
+        n => e.invalid(&at, &n.into(), "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'"),
     }
     if !has(spec, "internalTrafficPolicy") && matches!(kind, "NodePort" | "LoadBalancer" | "ClusterIP") {
         e.required(&SPEC.child("internalTrafficPolicy"), "");
@@ -302,10 +308,10 @@ pub fn update(new: &Value, old: &Value, e: &mut Errors) {
     let (n, o) = (spec(new), spec(old));
     if has_address(o) && has_address(n) {
         if !(is_headless(o) && is_headless(n)) {
-            kept(n, o, "clusterIPs", "clusterIP", e);
+            kept_addresses(n, o, e);
         }
         if is_headless(o) == is_headless(n) && !is_headless(n) {
-            kept(n, o, "ipFamilies", "ipFamily", e);
+            kept_families(n, o, e);
         }
     }
     let class = |s: &Value| s.get("loadBalancerClass").cloned();
@@ -320,36 +326,61 @@ pub fn update(new: &Value, old: &Value, e: &mut Errors) {
     service(new, Some(old), e);
 }
 
-/// Addresses and families are added and released at the end of their list only, and released with the word `SingleStack`.
-fn kept(new: &Value, old: &Value, key: &str, what: &str, e: &mut Errors) {
-    const FIXED: &str = "may not change once set";
-    let path = SPEC.child(key);
-    let (now, was): (Vec<&str>, Vec<&str>) = (texts(new, key).collect(), texts(old, key).collect());
-    let shown = new.get(key).unwrap_or(&NONE);
+const FIXED: &str = "may not change once set";
+
+/// Addresses are added and released at the end of their list only, and released with the word `SingleStack`.
+fn kept_addresses(new: &Value, old: &Value, e: &mut Errors) {
+    let path = SPEC.child("clusterIPs");
+    let (now, was): (Vec<&str>, Vec<&str>) = (texts(new, "clusterIPs").collect(), texts(old, "clusterIPs").collect());
+    let shown = new.get("clusterIPs").unwrap_or(&NONE);
     if now.len() == was.len() {
         for (i, _) in now.iter().zip(&was).enumerate().filter(|(_, (now, was))| now != was) {
             e.invalid(&path.index(i), shown, FIXED);
         }
         return;
     }
+    if now.is_empty() {
+        e.invalid_shown(&path.index(0), &shown.to_string(), "primary clusterIP can not be unset");
+    } else if !was.is_empty() && now[0] != was[0] {
+        e.invalid(&path.index(0), shown, FIXED);
+    }
+    if now.len() < was.len() && now.len() == 1 {
+        released(new, "clusterIP", e);
+    }
+}
+
+/// The same of families. Where the error stands and what it quotes is as upstream has it.
+fn kept_families(new: &Value, old: &Value, e: &mut Errors) {
+    let path = SPEC.child("ipFamilies");
+    let path = path.index(0);
+    let (now, was): (Vec<&str>, Vec<&str>) = (texts(new, "ipFamilies").collect(), texts(old, "ipFamilies").collect());
+    let (families, addresses) = (new.get("ipFamilies").unwrap_or(&NONE), new.get("clusterIPs").unwrap_or(&NONE));
+    if now.len() == was.len() {
+        let changed = now.iter().zip(&was).filter(|(now, was)| now != was).count();
+        return (0..changed).for_each(|_| e.invalid(&path, families, FIXED));
+    }
+    if now.len() < was.len() && list(new, "clusterIPs").is_empty() {
+        e.invalid_shown(&path, &families.to_string(), "primary ipFamily can not be unset");
+    }
     if let (Some(now), Some(was)) = (now.first(), was.first())
         && now != was
     {
-        e.invalid(&path.index(0), shown, FIXED);
+        e.invalid_shown(&path, &addresses.to_string(), FIXED);
     }
-    if now.len() > was.len() {
-        return;
+    if now.len() < was.len() && now.len() == 1 {
+        released(new, "ipFamily", e);
     }
-    if now.is_empty() {
-        e.invalid(&path.index(0), shown, &format!("primary {what} can not be unset"));
-    } else if text(new, "ipFamilyPolicy") != "SingleStack" {
+}
+
+fn released(new: &Value, what: &str, e: &mut Errors) {
+    if text(new, "ipFamilyPolicy") != "SingleStack" {
         let why = format!("must be set to 'SingleStack' when releasing the secondary {what}");
         e.invalid(&SPEC.child("ipFamilyPolicy"), new.get("ipFamilyPolicy").unwrap_or(&NONE), &why);
     }
 }
 
 /// A change of the status.
-pub fn status(new: &Value, _: &Value, e: &mut Errors) {
+pub fn status(new: &Value, old: &Value, e: &mut Errors) {
     let path = At::field("status");
     let path = path.child("loadBalancer");
     let path = path.child("ingress");
@@ -359,7 +390,7 @@ pub fn status(new: &Value, _: &Value, e: &mut Errors) {
     }
     for (i, point) in ingress.iter().enumerate() {
         let at = path.index(i);
-        check::form(point, "ip", names::ip_address, &at, e);
+        balancer_address(point, old, &at, e);
         match (text(point, "ip").is_empty(), get(point, "ipMode").is_some()) {
             (false, false) => e.required(&at.child("ipMode"), "must be specified when `ip` is set"),
             (true, true) => e.forbidden(&at.child("ipMode"), "may not be specified when `ip` is not set"),
@@ -369,10 +400,19 @@ pub fn status(new: &Value, _: &Value, e: &mut Errors) {
     }
 }
 
+/// The address of a load balancer, unless the object has had it since before addresses were looked at strictly.
+pub fn balancer_address(point: &Value, old: &Value, at: &At, e: &mut Errors) {
+    let ip = text(point, "ip");
+    let known = list_at(old, &["status", "loadBalancer", "ingress"]).iter().any(|point| text(point, "ip") == ip);
+    if !known {
+        check::form(point, "ip", names::ip_address, at, e);
+    }
+}
+
 /// The name of a load balancer is a DNS name and no address.
 pub fn balancer_hostname(point: &Value, at: &At, e: &mut Errors) {
     check::form(point, "hostname", names::dns1123_subdomain, at, e);
-    if names::parse_ip(text(point, "hostname")).is_some() {
+    if names::lenient_ip(text(point, "hostname")).is_some() {
         e.invalid(&at.child("hostname"), &text(point, "hostname").into(), "must be a DNS name, not an IP address");
     }
 }
