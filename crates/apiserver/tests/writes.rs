@@ -302,7 +302,7 @@ async fn patches_that_are_none_are_told_as_upstream_does() {
     let failed = cluster.patch(&uri, "json-patch", &json!([{"op": "test", "path": "/data/k", "value": "x"}])).await;
     assert_eq!((failed.code, &failed.json["details"]), (422, &json!({})), "{}", failed.text);
     let strange = json!([{"op": "add", "path": "/data", "value": {}, "extra": 1}]);
-    let strict = cluster.patch(&format!("{uri}?fieldValidation=Strict"), "json-patch", &strict).await;
+    let strict = cluster.patch(&format!("{uri}?fieldValidation=Strict"), "json-patch", &strange).await;
     assert!(
         strict.json["message"].as_str().unwrap().ends_with(r#"strict decoding error: json patch unknown field "[0].extra""#),
         "{}",

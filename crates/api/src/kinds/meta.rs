@@ -143,19 +143,20 @@ fn managed_fields(m: &Value, path: &At, e: &mut Errors) {
     }
 }
 
-/// Puts what a client may leave out of an update, and what it cannot touch once it is set, into the new object.
+/// Puts what a client may leave out of an update, and what it cannot touch once it is set, into the new object. What it says of the
+/// rest must be true, which [`validate_update`] looks at.
 pub fn fill_update(new: &mut Value, old: &Value) {
     let old = meta(old);
     let new = object(new, "metadata");
-    for key in ["uid", "creationTimestamp"] {
-        if !has(new, key) || text(new, key).is_empty() {
-            copy(new, old, key);
-        }
+    copy(new, old, "creationTimestamp");
+    if text(new, "uid").is_empty() {
+        copy(new, old, "uid");
     }
-    for key in ["deletionTimestamp", "deletionGracePeriodSeconds"] {
-        if has(old, key) && !has(new, key) {
-            copy(new, old, key);
-        }
+    if has(old, "deletionTimestamp") {
+        copy(new, old, "deletionTimestamp");
+    }
+    if has(old, "deletionGracePeriodSeconds") && !has(new, "deletionGracePeriodSeconds") {
+        copy(new, old, "deletionGracePeriodSeconds");
     }
 }
 

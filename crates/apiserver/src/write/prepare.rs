@@ -83,10 +83,9 @@ fn keep(new: &mut Map<String, Value>, old: &Map<String, Value>, key: &str) {
 pub fn update(entry: &Entry, new: &mut Value, old: &Value, view: View) {
     let empty = Map::new();
     let before = old.get("metadata").and_then(Value::as_object).unwrap_or(&empty);
+    ferrokube_api::kinds::meta::fill_update(new, old);
     let meta = meta(new);
-    for key in ["creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation", "generateName", "uid"] {
-        keep(meta, before, key);
-    }
+    keep(meta, before, "generation");
     meta.remove("selfLink");
     meta.remove("resourceVersion");
     drop_empty(meta);

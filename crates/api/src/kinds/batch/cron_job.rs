@@ -10,12 +10,12 @@ const SPEC: At<'static> = At::field("spec");
 
 /// A new one.
 pub fn create(o: &Value, e: &mut Errors) {
+    cron_job(o, None, e);
     let name = text_at(o, &["metadata", "name"]);
     if name.len() > 52 {
         let path = At::field("metadata");
         e.invalid(&path.child("name"), &name.into(), "must be no more than 52 characters");
     }
-    cron_job(o, None, e);
 }
 
 /// A changed one. What was accepted once may stay as it is.

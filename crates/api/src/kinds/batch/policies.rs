@@ -73,7 +73,7 @@ fn exit_codes(codes: &Value, template: &Value, at: &At, e: &mut Errors) {
     let path = at.child("values");
     let values: Vec<i64> = list(codes, "values").iter().filter_map(Value::as_i64).collect();
     if values.is_empty() {
-        e.invalid(&path, codes.get("values").unwrap_or(&NONE), "at least one value is required");
+        e.invalid_shown(&path, &codes.get("values").unwrap_or(&NONE).to_string(), "at least one value is required");
     } else if values.len() > MOST_CODES {
         e.too_many(&path, values.len(), MOST_CODES);
     }
