@@ -51,9 +51,10 @@ impl Error {
         self.is(Reason::AlreadyExists)
     }
 
-    /// 409: the object changed in between.
+    /// 409: the object changed in between, or is another one; or the 422 by which a patch is told the latter.
     pub fn is_conflict(&self) -> bool {
-        self.is(Reason::Conflict)
+        let other = |status: &Status| status.details.iter().flat_map(|d| &d.causes).any(|cause| cause.field == "metadata.uid");
+        self.is(Reason::Conflict) || (self.is(Reason::Invalid) && self.status().is_some_and(other))
     }
 
     /// 403, also while a namespace terminates.
