@@ -16,6 +16,7 @@ mod route;
 mod service;
 
 use ferrokube_client::events::Recorder;
+use ferrokube_client::metrics::Metrics;
 use ferrokube_client::{Caches, Client};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -35,6 +36,8 @@ pub struct Config {
     pub provider: Arc<dyn Provider>,
     /// `--cluster-name`: which routes of the place are this cluster's.
     pub cluster_name: String,
+    /// Where things are counted.
+    pub metrics: Metrics,
     /// `*` all that the provider serves, `name` this one, `-name` not this one.
     pub controllers: Vec<String>,
 }
@@ -47,6 +50,7 @@ pub(crate) struct Context {
     pub recorder: Recorder,
     pub provider: Arc<dyn Provider>,
     pub cluster_name: String,
+    pub metrics: Metrics,
 }
 
 /// A row of the table of controllers.
@@ -129,10 +133,10 @@ async fn run_all(config: Config) {
 async fn keep(controller: &'static Controller, config: Config) {
     loop {
         let recorder = Recorder::new(config.client.clone(), controller.component, "");
-        let Config { client, provider, cluster_name, .. } = config.clone();
+        let Config { client, provider, cluster_name, metrics, .. } = config.clone();
         // What the controller leaves in the shared caches goes with it.
         let (caches, _handlers) = config.caches.scoped();
-        let context = Context { caches, client, recorder, provider, cluster_name };
+        let context = Context { caches, client, recorder, provider, cluster_name, metrics };
         if AssertUnwindSafe((controller.run)(context)).catch_unwind().await.is_err() {
             tracing::error!(controller = controller.name, "controller panicked, starting it again");
         }

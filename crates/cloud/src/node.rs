@@ -9,8 +9,10 @@ use crate::nodes::taint;
 use crate::provider::InstanceMetadata;
 use ferrokube_client::controller::{self, Next};
 use ferrokube_client::events::EventType;
+use ferrokube_client::metrics::Desc;
 use ferrokube_client::queue::Queue;
 use ferrokube_client::{Cache, Error, Named, Optional, Patch};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, NodeAddress};
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -24,6 +26,21 @@ const PROVIDED_IP: &str = "alpha.kubernetes.io/provided-node-ip";
 const PERIOD: Duration = Duration::from_secs(300);
 /// After the place could not be asked.
 const RETRY: Duration = Duration::from_secs(5);
+
+/// 1 s, then four times as much each time.
+const SECONDS: &[f64] = &[1.0, 4.0, 16.0, 64.0, 256.0, 1024.0];
+static UNTAINTED_AFTER: Desc = Desc::histogram(
+    "node_controller_cloud_provider_taint_removal_delay_seconds",
+    "[ALPHA] Number of seconds after node creation when NodeController removed the cloud-provider taint of a single node.",
+    SECONDS,
+    &[],
+);
+static SYNCED_AFTER: Desc = Desc::histogram(
+    "node_controller_initial_node_sync_delay_seconds",
+    "[ALPHA] Number of seconds after node creation when NodeController finished the initial synchronization of a single node.",
+    SECONDS,
+    &[],
+);
 
 /// Runs the controller.
 pub(crate) async fn run(context: Context) {
@@ -66,6 +83,9 @@ async fn sync(context: &Context, node: Node) -> Result<Next, Error> {
         && was_new
     {
         context.recorder.about(&node, EventType::Normal, "Synced", "Node synced successfully");
+        // One write does both here.
+        let age = node.metadata.creation_timestamp.as_ref().map_or(0.0, |at| Timestamp::now().duration_since(at.0).as_secs_f64().max(0.0));
+        [&UNTAINTED_AFTER, &SYNCED_AFTER].iter().for_each(|desc| context.metrics.series(desc, &[]).observe(age));
     }
     Ok(Next::After(PERIOD))
 }

@@ -7,6 +7,7 @@
 use crate::Context;
 use crate::provider::{Route, Routes};
 use ferrokube_client::events::EventType;
+use ferrokube_client::metrics::Desc;
 use ferrokube_client::{Cache, Error, Named, Optional, Patch};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node;
@@ -15,10 +16,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 /// `--route-reconciliation-period`.
 const PERIOD: Duration = Duration::from_secs(10);
 const CONDITION: &str = "NetworkUnavailable";
+
+static SYNCS: Desc = Desc::counter(
+    "route_controller_route_sync_total",
+    "[ALPHA] A metric counting the amount of times routes have been synced with the cloud provider.",
+    &[],
+);
 
 /// What the place's routes need.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -70,6 +78,7 @@ fn plan(nodes: &[Node], present: &[Route]) -> Steps {
 }
 
 async fn round(context: &Context, routes: &dyn Routes, nodes: &[Node]) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    context.metrics.count(&SYNCS, &[]);
     let present = routes.list(&context.cluster_name).await?;
     let steps = plan(nodes, &present);
     for route in &steps.delete {
@@ -80,10 +89,12 @@ async fn round(context: &Context, routes: &dyn Routes, nodes: &[Node]) -> Result
     let mut failed: BTreeSet<&str> = BTreeSet::new();
     let by_name: BTreeMap<&str, &Node> = nodes.iter().map(|n| (n.name(), n)).collect();
     for route in &steps.create {
+        let begun = Instant::now();
         let Err(e) = routes.create(&context.cluster_name, route).await else { continue };
         failed.insert(&route.node);
         if let Some(node) = by_name.get(route.node.as_str()) {
-            let message = format!("Could not create route {} for node {}: {e}", route.destination, route.node);
+            let (hint, took) = (node.uid(), begun.elapsed());
+            let message = format!("Could not create route {hint} {} for node {} after {took:?}: {e}", route.destination, route.node);
             context.recorder.about(*node, EventType::Warning, "FailedToCreateRoute", message);
         }
     }

@@ -6,6 +6,7 @@ mod common;
 
 use common::{Cluster, name};
 use ferrokube_client::Caches;
+use ferrokube_client::metrics::Metrics;
 use ferrokube_cloud::bare_metal::{Addresses, BareMetal};
 use ferrokube_cloud::{Config, InstanceMetadata, Instances, Provider, ProviderError, Route, Routes, role};
 use futures_util::FutureExt;
@@ -81,7 +82,8 @@ async fn start(provider: impl FnOnce(&Caches) -> Arc<dyn Provider>) -> (Cluster,
     let client = cluster.client_as(&user);
     let caches = Caches::new(client.clone());
     let provider = provider(&caches);
-    let config = Config { caches, client, provider, cluster_name: "kubernetes".into(), controllers: vec!["*".to_owned()] };
+    let (cluster_name, metrics) = ("kubernetes".into(), Metrics::default());
+    let config = Config { caches, client, provider, cluster_name, metrics, controllers: vec!["*".to_owned()] };
     (cluster, tokio::spawn(ferrokube_cloud::run(config)))
 }
 

@@ -82,7 +82,8 @@ pub async fn run(options: Options) -> Result<()> {
         let caches = Caches::new(component.client.clone());
         let provider = Arc::new(BareMetal::new(addresses, &caches));
         let (client, cluster_name) = (component.client.clone(), options.cluster_name.clone());
-        ferrokube_cloud::run(ferrokube_cloud::Config { caches, client, provider, cluster_name, controllers: options.controllers.clone() })
+        let (metrics, controllers) = (component.metrics.clone(), options.controllers.clone());
+        ferrokube_cloud::run(ferrokube_cloud::Config { caches, client, provider, cluster_name, metrics, controllers })
     };
     lead(&component, election.as_ref(), work).await
 }

@@ -8,6 +8,7 @@ pub mod class;
 pub mod config;
 pub mod devices;
 pub mod diagnosis;
+pub mod disks;
 pub mod engine;
 pub mod extender;
 pub mod feeds;

@@ -135,6 +135,7 @@ impl Planner {
         preempt::eligible(state, pod, diagnosis)?;
         let own = state.pod(pod);
         if own.claims.is_empty()
+            && own.disks.is_empty()
             && own.devices.is_empty()
             && !state.devices.back(&state.class_of(pod).asks)
             && own.nominated.is_none()
@@ -165,12 +166,12 @@ impl Planner {
 impl Planner {
     fn by_ranking(&mut self, state: &State, number: u16, profile: &Profile, pod: PodId) -> Option<Decision> {
         let own = state.pod(pod);
-        let bound = match own.claims.is_empty() {
+        let bound = match own.claims.is_empty() && own.disks.is_empty() {
             true => volumes::Bound::default(),
             false => volumes::Bound::of(state, profile, pod).ok().filter(|b| !b.restricts_nodes())?,
         };
         let wanted = devices::Wanted::of(state, profile, pod).ok().filter(|w| !w.restricts_nodes() && !w.has_preferences())?;
-        let plain = own.claims.is_empty() && own.devices.is_empty();
+        let plain = own.claims.is_empty() && own.disks.is_empty() && own.devices.is_empty();
         let mut rng = SmallRng::from_rng(&mut self.rng);
         let ranking = self.ranking(state, number, profile, pod)?;
         if !plain && !ranking.is_uniform() {

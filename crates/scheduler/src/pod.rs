@@ -2,6 +2,7 @@
 
 use crate::class::*;
 use crate::devices::extended::Ask;
+use crate::disks::{Disk, Source};
 use crate::resources::{ContainerRequest, PodRequest, Resources};
 use ferrokube_api::labels::{Operator, Requirement, Selector};
 use ferrokube_api::quantity::Quantity;
@@ -41,6 +42,8 @@ pub struct Facts {
     pub class: Class,
     /// Names of its persistent volume claims. They are not part of the class: each pod of a template may have its own.
     pub claims: Box<[VolumeClaim]>,
+    /// Disks that it names itself.
+    pub disks: Box<[Disk]>,
     /// Its resource claims.
     pub devices: Box<[DeviceClaim]>,
     /// `spec.nodeName`.
@@ -237,6 +240,14 @@ struct Volume<'a> {
     persistent_volume_claim: Option<Claim<'a>>,
     #[serde(default)]
     ephemeral: Option<serde::de::IgnoredAny>,
+    #[serde(borrow, default)]
+    aws_elastic_block_store: Option<Source<'a>>,
+    #[serde(borrow, default)]
+    gce_persistent_disk: Option<Source<'a>>,
+    #[serde(borrow, default)]
+    iscsi: Option<Source<'a>>,
+    #[serde(borrow, default)]
+    rbd: Option<Source<'a>>,
 }
 
 #[derive(Deserialize)]
@@ -372,8 +383,9 @@ pub fn read(object: &Object) -> Result<Facts, Unreadable> {
     let gated = spec.scheduling_gates.take().is_some_and(|g| !g.is_empty());
     let owner = metadata.owner_references.into_iter().flatten().find(|o| o.controller);
     let owner = owner.map(|o| (Box::from(o.kind), Box::from(o.name)));
-    let volumes = spec.volumes.take().into_iter().flatten();
-    let claims = volumes.filter_map(|v| claim(v, &object.key.name)).collect();
+    let volumes = spec.volumes.take().unwrap_or_default();
+    let disks = volumes.iter().filter_map(disk).collect();
+    let claims = volumes.into_iter().filter_map(|v| claim(v, &object.key.name)).collect();
     let generated = status.resource_claim_statuses.unwrap_or_default();
     let devices = spec.resource_claims.take().into_iter().flatten().filter_map(|c| device_claim(c, &generated)).collect();
     Ok(Facts {
@@ -381,6 +393,7 @@ pub fn read(object: &Object) -> Result<Facts, Unreadable> {
         uid: object.uid.clone(),
         class: class(object, spec, owner)?,
         claims,
+        disks,
         devices,
         node,
         scheduler,
@@ -504,6 +517,13 @@ fn claim(volume: Volume<'_>, pod: &str) -> Option<VolumeClaim> {
         (None, Some(_)) => Some(VolumeClaim { name: format!("{pod}-{}", volume.name).into(), ephemeral: true }),
         (None, None) => None,
     }
+}
+
+fn disk(volume: &Volume<'_>) -> Option<Disk> {
+    let Volume { aws_elastic_block_store: ebs, gce_persistent_disk: gce, iscsi, rbd, .. } = volume;
+    let alone = ebs.as_ref().map(Source::alone);
+    let shared = gce.as_ref().map(|s| s.shared("gcePersistentDisk")).or_else(|| iscsi.as_ref().map(|s| s.shared("iscsi")));
+    alone.or(shared).or_else(|| rbd.as_ref().map(Source::image))
 }
 
 /// Nothing where the controller has found that no claim is needed.

@@ -6,6 +6,7 @@
 
 use crate::class::{Class, Labels, label};
 use crate::devices::Devices;
+use crate::disks::Disk;
 use crate::journal::{Event, Journal};
 use crate::node::{Load, Node, NodeId, PodId};
 use crate::owners::Owners;
@@ -60,6 +61,8 @@ pub struct Pod {
     pub profile: Option<u16>,
     /// Its persistent volume claims.
     pub claims: Box<[VolumeClaim]>,
+    /// Disks that it names itself.
+    pub disks: Box<[Disk]>,
     /// Its resource claims.
     pub devices: Box<[DeviceClaim]>,
     /// The node that preemption made room on for it.
@@ -381,6 +384,7 @@ impl State {
             gated: facts.gated,
             profile,
             claims: facts.claims,
+            disks: facts.disks,
             devices: facts.devices,
             nominated: None,
             started: facts.started,

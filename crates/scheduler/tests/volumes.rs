@@ -186,6 +186,24 @@ fn a_more_important_pod_takes_an_exclusive_claim_from_a_less_important_one() {
 }
 
 #[test]
+fn a_disk_that_a_pod_names_itself_is_written_by_one_pod_of_a_node() {
+    let mut world = world();
+    let with = |name: &str, priority: i32, read_only: bool| {
+        let disk = json!({"name": "v", "gcePersistentDisk": {"pdName": "d", "readOnly": read_only}});
+        pod(name, "x", "", "", &json!({"priority": priority, "volumes": [disk]}))
+    };
+    world.on("a", &with("writer", 0, false));
+    world.on("b", &with("reader", 5, true));
+    let third = world.add(&with("third", 0, false));
+    assert!(world.place(third).unwrap_err().contains("2 node(s) had no available disk"));
+    let reader = world.add(&with("another", 0, true));
+    assert_eq!(reason(&world, reader, "a"), "node(s) had no available disk");
+    assert_eq!(world.place(reader).unwrap(), "b");
+    let important = world.add(&with("important", 10, false));
+    assert_eq!(world.preempt(important).unwrap(), ("a".to_owned(), vec!["writer".to_owned()]));
+}
+
+#[test]
 fn room_is_made_where_a_node_has_too_many_volumes() {
     let mut world = world();
     for node in ["a", "b"] {

@@ -12,6 +12,7 @@ use crate::provider::{Error as ProviderError, LoadBalancers};
 use ferrokube_client::cache::decoded;
 use ferrokube_client::controller::{self, Next};
 use ferrokube_client::events::EventType;
+use ferrokube_client::metrics::Desc;
 use ferrokube_client::queue::Queue;
 use ferrokube_client::{Cache, Error, Named, Object, ObjectKey, Optional, Patch};
 use k8s_openapi::api::core::v1::{LoadBalancerStatus, Node, Service};
@@ -21,12 +22,42 @@ use serde_json::json;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// `--concurrent-service-syncs`.
 const WORKERS: usize = 1;
 /// Back-off of a load balancer that fails (`minRetryDelay`, `maxRetryDelay`).
 const FIRST_RETRY: Duration = Duration::from_secs(5);
 const LONGEST_RETRY: Duration = Duration::from_secs(300);
+
+/// Names of nodes in one event.
+const MOST_NAMES: usize = 20;
+const NO_NODES: &str = "There are no available nodes for LoadBalancer";
+/// 1 s doubling.
+const SECONDS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0, 16384.0];
+
+static SYNCS: Desc = Desc::counter(
+    "service_controller_loadbalancer_sync_total",
+    "[ALPHA] A metric counting the amount of times any load balancer has been configured, as an effect of service/node changes on the cluster",
+    &[],
+);
+static NODE_ERRORS: Desc = Desc::counter(
+    "service_controller_nodesync_error_total",
+    "[ALPHA] A metric counting the amount of times any load balancer has been configured and errored, as an effect of node changes on the cluster",
+    &[],
+);
+static NODES_IN: Desc = Desc::histogram(
+    "service_controller_nodesync_latency_seconds",
+    "[ALPHA] A metric measuring the latency for nodesync which updates loadbalancer hosts on cluster node updates.",
+    SECONDS,
+    &[],
+);
+static HOSTS_IN: Desc = Desc::histogram(
+    "service_controller_update_loadbalancer_host_latency_seconds",
+    "[ALPHA] A metric measuring the latency for updating each load balancer hosts.",
+    SECONDS,
+    &[],
+);
 
 #[derive(Default)]
 struct Known {
@@ -67,6 +98,16 @@ pub(crate) async fn run(context: Context) {
     tokio::join!(services.synced(), nodes.synced());
     let balancers = Balancers { context, services, nodes, known: Mutex::default() };
     controller::run::<_, Error, _, _>("service-lb", queue, WORKERS, |key: ObjectKey| balancers.sync(key)).await;
+}
+
+/// Names of nodes, sorted, and how many more there are.
+fn shown(nodes: &[Node]) -> String {
+    let mut names: Vec<String> = nodes.iter().take(MOST_NAMES).map(|n| n.name().to_owned()).collect();
+    names.sort();
+    if nodes.len() > MOST_NAMES {
+        names.push(format!("<{} more>", nodes.len() - MOST_NAMES));
+    }
+    names.join(" ")
 }
 
 /// Most services have no load balancer: they are not decoded.
@@ -113,14 +154,18 @@ impl Balancers {
             service = changed;
         }
         let usable: Vec<Node> = nodes.iter().filter(|n| takes_traffic(n)).cloned().collect();
+        if usable.is_empty() {
+            self.note(&service, EventType::Warning, "UnAvailableLoadBalancer", NO_NODES);
+        }
+        self.context.metrics.count(&SYNCS, &[]);
         match balancers.ensure(&service, &usable).await {
             Ok(status) => {
+                self.note(&service, EventType::Normal, "EnsuredLoadBalancer", "Ensured load balancer");
                 self.publish(&service, &status).await?;
                 self.done(key, asked);
-                self.note(&service, EventType::Normal, "EnsuredLoadBalancer", "Ensured load balancer");
                 Ok(Next::Wait)
             }
-            Err(e) => Ok(self.failed(key, &service, &e)),
+            Err(e) => Ok(self.failed(key, &service, "ensure", &e)),
         }
     }
 
@@ -133,21 +178,29 @@ impl Balancers {
         asked: Asked,
     ) -> Result<Next, Error> {
         let usable: Vec<Node> = nodes.iter().filter(|n| takes_traffic(n)).cloned().collect();
-        match balancers.ensure(service, &usable).await {
+        let measures = &self.context.metrics;
+        measures.count(&SYNCS, &[]);
+        let begun = Instant::now();
+        let done = balancers.ensure(service, &usable).await;
+        let took = begun.elapsed().as_secs_f64();
+        [&HOSTS_IN, &NODES_IN].iter().for_each(|desc| measures.series(desc, &[]).observe(took));
+        match done {
             Ok(status) => {
                 self.publish(service, &status).await?;
                 self.done(key, asked);
                 if usable.is_empty() {
-                    let message = "There are no available nodes for LoadBalancer";
-                    self.note(service, EventType::Warning, "UnAvailableLoadBalancer", message);
+                    self.note(service, EventType::Warning, "UnAvailableLoadBalancer", NO_NODES);
                 } else {
                     self.note(service, EventType::Normal, "UpdatedLoadBalancer", "Updated load balancer with new hosts");
                 }
                 Ok(Next::Wait)
             }
             Err(e) => {
-                let names: Vec<&str> = usable.iter().map(Named::name).collect();
-                let message = format!("Error updating load balancer with new hosts [{}]: {e}", names.join(" "));
+                measures.count(&NODE_ERRORS, &[]);
+                let (names, all) = (shown(&usable), usable.len());
+                let message = format!(
+                    "Error updating load balancer with new hosts [{names}] [node names limited, total number of nodes: {all}], error: {e}"
+                );
                 self.note(service, EventType::Warning, "UpdateLoadBalancerFailed", message);
                 Ok(Next::After(self.delay(key)))
             }
@@ -157,7 +210,7 @@ impl Balancers {
     async fn remove(&self, key: &ObjectKey, service: &Service, balancers: &dyn LoadBalancers) -> Result<Next, Error> {
         self.note(service, EventType::Normal, "DeletingLoadBalancer", "Deleting load balancer");
         if let Err(e) = balancers.delete(service).await {
-            return Ok(self.failed(key, service, &e));
+            return Ok(self.failed(key, service, "delete", &e));
         }
         self.publish(service, &LoadBalancerStatus::default()).await?;
         self.finalizers(service, false).await?;
@@ -170,8 +223,9 @@ impl Balancers {
         self.known.lock().insert(key.clone(), Known { asked: Some(asked), failures: 0 });
     }
 
-    fn failed(&self, key: &ObjectKey, service: &Service, error: &ProviderError) -> Next {
-        self.note(service, EventType::Warning, "SyncLoadBalancerFailed", format!("Error syncing load balancer: {error}"));
+    fn failed(&self, key: &ObjectKey, service: &Service, what: &str, error: &ProviderError) -> Next {
+        let message = format!("Error syncing load balancer: failed to {what} load balancer: {error}");
+        self.note(service, EventType::Warning, "SyncLoadBalancerFailed", message);
         Next::After(self.delay(key))
     }
 
@@ -203,5 +257,20 @@ impl Balancers {
         }
         let patch = Patch::Merge(json!({"status": {"loadBalancer": {"ingress": status.ingress}}}));
         self.context.client.patch_status::<Service>(service.namespace(), service.name(), &patch).await.optional().map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+    #[test]
+    fn an_event_names_twenty_nodes_and_counts_the_others() {
+        let node = |i: usize| Node { metadata: ObjectMeta { name: Some(format!("n{i:02}")), ..ObjectMeta::default() }, ..Node::default() };
+        let nodes: Vec<Node> = (0..23).map(node).rev().collect();
+        assert_eq!(shown(&nodes[20..]), "n00 n01 n02");
+        let text = shown(&nodes);
+        assert!(text.starts_with("n03 n04") && text.ends_with("n22 <3 more>"), "{text}");
     }
 }

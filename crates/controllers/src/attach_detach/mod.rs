@@ -5,6 +5,8 @@
 //! mounted is never detached, unless the node is out of service, or has been unhealthy for six minutes; and the node is
 //! told before. Source: `pkg/controller/volume/attachdetach`.
 
+mod measure;
+mod news;
 mod plan;
 
 use crate::persistent_volume::matching::{annotation, is_bound_to};
@@ -13,12 +15,13 @@ use crate::{Context, nodes, pods};
 use ferrokube_client::cache::{decoded, readable};
 use ferrokube_client::controller::{self, Next};
 use ferrokube_client::events::EventType;
-use ferrokube_client::metrics::{Desc, Kind, Metrics};
+use ferrokube_client::metrics::{Desc, Kind};
 use ferrokube_client::queue::Queue;
 use ferrokube_client::{Cache, DeleteOptions, Error, Index, Named, Object, Optional, Patch};
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::storage::v1::{CSIDriver, VolumeAttachment, VolumeAttachmentSource, VolumeAttachmentSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use news::{News, Told};
 use parking_lot::Mutex;
 use plan::{Attachment, NodeFacts, Steps, Wanted, attachment_name, plan, unique_name};
 use serde_json::json;
@@ -42,13 +45,6 @@ static FORCED: Desc = Desc {
     kind: Kind::Counter,
     labels: &["reason"],
 };
-static VOLUMES: Desc = Desc {
-    name: "attachdetach_controller_total_volumes",
-    help: "[ALPHA] Number of volumes in A/D Controller",
-    kind: Kind::Gauge,
-    labels: &["plugin_name", "state"],
-};
-
 /// A wanted volume and the pods that use it.
 type Users = (Wanted, Vec<Pod>);
 
@@ -67,8 +63,8 @@ struct Attacher {
     refused: Arc<Mutex<HashSet<String>>>,
     /// Since when a node has had volumes mounted that it should not have.
     overdue: Mutex<HashMap<String, Instant>>,
-    /// Failures that people were told, by attachment.
-    told: Mutex<HashMap<String, String>>,
+    /// What people were told, by node and volume.
+    told: Mutex<HashMap<String, HashMap<String, Told>>>,
 }
 
 /// Runs the controller.
@@ -78,7 +74,7 @@ pub(crate) async fn run(context: Context) {
     let a = &attacher;
     tokio::join!(pods.synced(), a.claims.synced(), a.volumes.synced(), a.drivers.synced(), a.nodes.synced(), a.attachments.synced());
     let running = Arc::new(());
-    measure(&a.context.metrics, &a.attachments, &running);
+    measure::measure(&a.context, &a.pods, &running);
     controller::run::<_, Error, _, _>("attachdetach", queue, WORKERS, |node: String| a.sync(node)).await;
 }
 
@@ -142,9 +138,9 @@ impl Attacher {
         let volumes: Vec<Wanted> = wanted.values().map(|(w, _)| w.clone()).collect();
         let steps = plan(&name, &self.facts(&name, node.as_ref()), &volumes, &views, &elsewhere);
         self.note_waiting(&name, &steps);
-        self.tell(&name, node.as_ref(), &wanted, &here, &steps);
+        let pending = self.tell(&name, node.as_ref(), &wanted, &here, &steps);
         self.apply(&name, node.as_ref(), &steps).await?;
-        let again = unresolved || !steps.waiting.is_empty() || !steps.refused.is_empty();
+        let again = unresolved || pending || !steps.waiting.is_empty() || !steps.refused.is_empty();
         Ok(if again { Next::After(AGAIN) } else { Next::Wait })
     }
 
@@ -169,16 +165,14 @@ impl Attacher {
     }
 
     fn volume_of(&self, namespace: &str, claim: &str) -> Option<PersistentVolume> {
-        let claim = self.claims.get(namespace, claim)?;
-        let volume = self.volumes.get("", claim.spec.as_ref()?.volume_name.as_deref()?)?;
-        is_bound_to(&volume, &claim).then_some(volume)
+        volume_of(&self.claims, &self.volumes, namespace, claim)
     }
 
-    /// A volume of a CSI driver that has to be attached; one without a CSIDriver object has to.
+    /// A volume of a CSI driver that has to be attached.
     fn attachable(&self, volume: &PersistentVolume) -> Option<Wanted> {
         let spec = volume.spec.as_ref()?;
         let csi = spec.csi.as_ref()?;
-        let skipped = self.drivers.get("", &csi.driver).is_some_and(|d| d.spec.attach_required == Some(false));
+        let skipped = !attaches(&self.drivers, &csi.driver);
         let modes = spec.access_modes.as_deref().unwrap_or_default();
         let exclusive = !modes.is_empty() && modes.iter().all(|m| m.starts_with("ReadWriteOnce"));
         let want = Wanted { volume: volume.name().into(), driver: csi.driver.clone(), handle: csi.volume_handle.clone(), exclusive };
@@ -230,35 +224,40 @@ impl Attacher {
         }
     }
 
-    /// Events about what was attached, failed, or must not be attached.
-    fn tell(&self, name: &str, node: Option<&Node>, wanted: &BTreeMap<String, Users>, here: &[VolumeAttachment], steps: &Steps) {
+    /// Events about what was attached, failed, or must not be attached; whether a driver is still to answer.
+    fn tell(&self, name: &str, node: Option<&Node>, wanted: &BTreeMap<String, Users>, here: &[VolumeAttachment], steps: &Steps) -> bool {
         let reported = reported(node);
-        let say = |pods: &[Pod], kind, reason, message: String| {
-            pods.iter().for_each(|pod| self.context.recorder.about(pod, kind, reason, message.clone()));
-        };
+        let mut told = self.told.lock().remove(name).unwrap_or_default();
+        told.retain(|volume, _| wanted.contains_key(volume));
         for (want, pods) in wanted.values() {
             let unique = unique_name(&want.driver, &want.handle);
             if steps.report.contains(&unique) && !reported.contains(&unique) {
                 let message = format!("AttachVolume.Attach succeeded for volume \"{}\" ", want.volume);
-                say(pods, EventType::Normal, "SuccessfulAttachVolume", message);
+                pods.iter().for_each(|pod| self.say(pod, EventType::Normal, "SuccessfulAttachVolume", &message));
             }
             let id = attachment_name(&want.handle, &want.driver, name);
-            let failure = here.iter().find(|a| a.name() == id).and_then(|a| a.status.as_ref()?.attach_error.as_ref()?.message.clone());
-            let known = match &failure {
-                Some(text) => self.told.lock().insert(id, text.clone()),
-                None => self.told.lock().remove(&id),
-            };
-            if let Some(text) = failure.filter(|f| known.as_ref() != Some(f)) {
-                let message = format!("AttachVolume.Attach failed for volume \"{}\" : {text}", want.volume);
-                say(pods, EventType::Warning, "FailedAttachVolume", message);
+            let status = here.iter().find(|a| a.name() == id).map(|a| a.status.clone().unwrap_or_default());
+            let known = told.entry(want.volume.clone()).or_default();
+            let Some(news) = known.hear(want, status.as_ref(), steps.refused.contains(want), Instant::now()) else { continue };
+            for pod in pods {
+                let message = match &news {
+                    News::Failed(why) => format!("AttachVolume.Attach failed for volume \"{}\" : {why}", want.volume),
+                    News::Disputed => {
+                        format!("Multi-Attach error for volume \"{}\" {}", want.volume, self.who_has(want, name, pod.namespace()))
+                    }
+                };
+                self.say(pod, EventType::Warning, "FailedAttachVolume", &message);
             }
         }
-        for want in &steps.refused {
-            for pod in wanted.get(&want.volume).into_iter().flat_map(|(_, pods)| pods) {
-                let message = format!("Multi-Attach error for volume \"{}\" {}", want.volume, self.who_has(want, name, pod.namespace()));
-                self.context.recorder.about(pod, EventType::Warning, "FailedAttachVolume", message);
-            }
+        let pending = told.values().any(Told::waits);
+        if !told.is_empty() {
+            self.told.lock().insert(name.to_owned(), told);
         }
+        pending
+    }
+
+    fn say(&self, pod: &Pod, kind: EventType, reason: &str, message: &str) {
+        self.context.recorder.about(pod, kind, reason, message);
     }
 
     /// Who has an exclusive volume on another node, as it is told to a pod of a namespace.
@@ -298,21 +297,25 @@ impl Attacher {
     }
 }
 
-fn is_out_of_service(node: &Node) -> bool {
-    node.spec.iter().flat_map(|s| s.taints.iter().flatten()).any(|t| t.key == OUT_OF_SERVICE)
+/// The volume of a claim, once both name each other.
+fn volume_of(
+    claims: &Cache<PersistentVolumeClaim>,
+    volumes: &Cache<PersistentVolume>,
+    namespace: &str,
+    claim: &str,
+) -> Option<PersistentVolume> {
+    let claim = claims.get(namespace, claim)?;
+    let volume = volumes.get("", claim.spec.as_ref()?.volume_name.as_deref()?)?;
+    is_bound_to(&volume, &claim).then_some(volume)
 }
 
-/// Shows how many volumes are attached, by plugin, for as long as the controller runs.
-fn measure(metrics: &Metrics, attachments: &Cache<VolumeAttachment>, running: &Arc<()>) {
-    let (into, attachments, running) = (metrics.clone(), attachments.clone(), Arc::downgrade(running));
-    metrics.on_collect(move || {
-        let mut counts: BTreeMap<String, f64> = BTreeMap::new();
-        for attachment in attachments.list().into_iter().filter(|a| a.status.as_ref().is_some_and(|s| s.attached)) {
-            *counts.entry(format!("kubernetes.io/csi:{}", attachment.spec.attacher)).or_default() += 1.0;
-        }
-        into.replace(&VOLUMES, counts.into_iter().map(|(plugin, n)| (vec![plugin, "actual_state_of_world".to_owned()], n)));
-        running.strong_count() > 0
-    });
+/// Whether volumes of a driver have to be attached; those of one without a CSIDriver object have to.
+fn attaches(drivers: &Cache<CSIDriver>, driver: &str) -> bool {
+    drivers.get("", driver).is_none_or(|d| d.spec.attach_required != Some(false))
+}
+
+fn is_out_of_service(node: &Node) -> bool {
+    node.spec.iter().flat_map(|s| s.taints.iter().flatten()).any(|t| t.key == OUT_OF_SERVICE)
 }
 
 fn attachment(want: &Wanted, node: &str) -> VolumeAttachment {

@@ -65,55 +65,73 @@ fn address(bytes: &[u8]) -> Option<IpAddr> {
 }
 
 /// Why a signer of `kubernetes.io` does not sign this, in Kubernetes' words.
-pub(super) fn check(signer: &str, asked: &Asked, usages: &[String]) -> Result<(), &'static str> {
+pub(super) fn check(signer: &str, asked: &Asked, usages: &[String]) -> Result<(), String> {
     match signer {
         KUBELET_CLIENT => kubelet_client(asked, usages),
         KUBELET_SERVING => kubelet_serving(asked, usages),
         CLIENT => client_usages(usages),
         LEGACY => Ok(()),
-        _ => Err("unrecognized signer"),
+        _ => Err(format!("unrecognized signer {signer:?}")),
     }
 }
 
-fn only(usages: &[String], required: &[&str], optional: &[&str]) -> bool {
-    let has = |u: &&str| usages.iter().any(|x| x == u);
-    required.iter().all(|u| has(u)) && usages.iter().all(|u| required.contains(&u.as_str()) || optional.contains(&u.as_str()))
-}
-
-fn client_usages(usages: &[String]) -> Result<(), &'static str> {
-    if only(usages, &["client auth"], &["digital signature", "key encipherment"]) { Ok(()) } else { Err("usages did not match") }
-}
-
-fn of_node(asked: &Asked) -> Result<(), &'static str> {
-    if asked.organizations != ["system:nodes"] {
-        return Err("organization is not 'system:nodes'");
+fn client_usages(usages: &[String]) -> Result<(), String> {
+    const ALLOWED: [&str; 3] = ["digital signature", "key encipherment", "client auth"];
+    if let Some(other) = usages.iter().find(|u| !ALLOWED.contains(&u.as_str())) {
+        return Err(format!("invalid usage for client certificate: {other}"));
+    }
+    if !usages.iter().any(|u| u == "client auth") {
+        return Err("missing required usage for client certificate: client auth".into());
     }
     Ok(())
 }
 
-fn kubelet_client(asked: &Asked, usages: &[String]) -> Result<(), &'static str> {
-    of_node(asked)?;
-    let reasons = [
+/// What every kubelet's request has.
+fn of_node(asked: &Asked) -> (bool, &'static str) {
+    (asked.organizations != ["system:nodes"], "subject organization is not system:nodes")
+}
+
+fn named_as_node(asked: &Asked) -> (bool, &'static str) {
+    (!asked.common_name.starts_with("system:node:"), "subject common name does not begin with system:node:")
+}
+
+/// A kubelet's usages: these three; one without an RSA key enciphers no keys.
+fn kubelet_usages(usages: &[String], purpose: &str) -> Result<(), String> {
+    let required = ["digital signature", purpose];
+    let known = |u: &String| required.contains(&u.as_str()) || u == "key encipherment";
+    if required.iter().all(|r| usages.iter().any(|u| u == r)) && usages.iter().all(known) {
+        return Ok(());
+    }
+    let mut all = ["digital signature", "key encipherment", purpose];
+    all.sort_unstable();
+    Err(format!("usages did not match [{}]", all.join(" ")))
+}
+
+fn first(reasons: &[(bool, &str)]) -> Result<(), String> {
+    reasons.iter().find(|(bad, _)| *bad).map_or(Ok(()), |(_, why)| Err((*why).to_owned()))
+}
+
+fn kubelet_client(asked: &Asked, usages: &[String]) -> Result<(), String> {
+    first(&[
+        of_node(asked),
         (!asked.dns_names.is_empty(), "DNS subjectAltNames are not allowed"),
         (!asked.emails.is_empty(), "Email subjectAltNames are not allowed"),
         (!asked.addresses.is_empty(), "IP subjectAltNames are not allowed"),
         (!asked.uris.is_empty(), "URI subjectAltNames are not allowed"),
-        (!asked.common_name.starts_with("system:node:"), "subject common name does not begin with 'system:node:'"),
-        (!only(usages, &["digital signature", "client auth"], &["key encipherment"]), "usages did not match"),
-    ];
-    reasons.iter().find(|(bad, _)| *bad).map_or(Ok(()), |(_, why)| Err(why))
+        named_as_node(asked),
+    ])?;
+    kubelet_usages(usages, "client auth")
 }
 
-fn kubelet_serving(asked: &Asked, usages: &[String]) -> Result<(), &'static str> {
-    of_node(asked)?;
-    let reasons = [
-        (asked.dns_names.is_empty() && asked.addresses.is_empty(), "at least one DNS or IP subjectAltName is required"),
+fn kubelet_serving(asked: &Asked, usages: &[String]) -> Result<(), String> {
+    first(&[
+        of_node(asked),
+        (asked.dns_names.is_empty() && asked.addresses.is_empty(), "DNS or IP subjectAltName is required"),
         (!asked.emails.is_empty(), "Email subjectAltNames are not allowed"),
         (!asked.uris.is_empty(), "URI subjectAltNames are not allowed"),
-        (!only(usages, &["digital signature", "server auth"], &["key encipherment"]), "usages did not match"),
-        (!asked.common_name.starts_with("system:node:"), "subject common name does not begin with 'system:node:'"),
-    ];
-    reasons.iter().find(|(bad, _)| *bad).map_or(Ok(()), |(_, why)| Err(why))
+    ])?;
+    kubelet_usages(usages, "server auth")?;
+    first(&[named_as_node(asked)])
 }
 
 /// Whether this is a kubelet that asks for its client certificate.
@@ -136,27 +154,34 @@ mod tests {
     #[test]
     fn each_signer_takes_only_what_is_its_own() {
         let served = || Asked { dns_names: vec!["n".into()], ..node() };
-        let cases: [(&str, Asked, &str, Result<(), &str>); 12] = [
+        let cases: [(&str, Asked, &str, Result<(), &str>); 14] = [
             (KUBELET_CLIENT, node(), "digital signature,client auth", Ok(())),
             (KUBELET_CLIENT, node(), "digital signature,client auth,key encipherment", Ok(())),
-            (KUBELET_CLIENT, node(), "digital signature,server auth", Err("usages did not match")),
+            (
+                KUBELET_CLIENT,
+                node(),
+                "digital signature,server auth",
+                Err("usages did not match [client auth digital signature key encipherment]"),
+            ),
             (KUBELET_CLIENT, served(), "digital signature,client auth", Err("DNS subjectAltNames are not allowed")),
             (
                 KUBELET_CLIENT,
                 Asked { common_name: "n".into(), ..node() },
                 "digital signature,client auth",
-                Err("subject common name does not begin with 'system:node:'"),
+                Err("subject common name does not begin with system:node:"),
             ),
-            (KUBELET_CLIENT, Asked { organizations: vec![], ..node() }, "client auth", Err("organization is not 'system:nodes'")),
+            (KUBELET_CLIENT, Asked { organizations: vec![], ..node() }, "client auth", Err("subject organization is not system:nodes")),
             (KUBELET_SERVING, served(), "digital signature,server auth", Ok(())),
-            (KUBELET_SERVING, node(), "digital signature,server auth", Err("at least one DNS or IP subjectAltName is required")),
+            (KUBELET_SERVING, node(), "digital signature,server auth", Err("DNS or IP subjectAltName is required")),
+            (KUBELET_SERVING, served(), "server auth", Err("usages did not match [digital signature key encipherment server auth]")),
             (CLIENT, Asked::default(), "client auth", Ok(())),
-            (CLIENT, Asked::default(), "client auth,server auth", Err("usages did not match")),
+            (CLIENT, Asked::default(), "client auth,server auth", Err("invalid usage for client certificate: server auth")),
+            (CLIENT, Asked::default(), "key encipherment", Err("missing required usage for client certificate: client auth")),
             (LEGACY, Asked::default(), "any", Ok(())),
-            ("example.com/own", Asked::default(), "any", Err("unrecognized signer")),
+            ("example.com/own", Asked::default(), "any", Err("unrecognized signer \"example.com/own\"")),
         ];
         for (signer, asked, uses, expected) in cases {
-            assert_eq!(check(signer, &asked, &usages(uses)), expected, "{signer} {uses} {asked:?}");
+            assert_eq!(check(signer, &asked, &usages(uses)), expected.map_err(str::to_owned), "{signer} {uses} {asked:?}");
         }
     }
 }

@@ -42,8 +42,7 @@ fn decide(csr: &mut CertificateSigningRequest, authority: &Authority, now: Times
         return false;
     }
     let usages = csr.spec.usages.clone().unwrap_or_default();
-    let checked = rules::read(&csr.spec.request.0)
-        .and_then(|asked| rules::check(&csr.spec.signer_name, &asked, &usages).map(|()| asked).map_err(str::to_owned));
+    let checked = rules::read(&csr.spec.request.0).and_then(|asked| rules::check(&csr.spec.signer_name, &asked, &usages).map(|()| asked));
     let asked = match checked {
         Ok(asked) => asked,
         Err(why) => {

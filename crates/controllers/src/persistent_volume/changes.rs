@@ -76,11 +76,9 @@ pub(super) fn unbound_volume(volume: &PersistentVolume) -> PersistentVolume {
     changed
 }
 
-/// The volume in a phase.
+/// The volume in a phase. What others wrote about a volume that is in it already (deleters say why they fail) stays.
 pub(super) fn volume_in_phase(volume: &PersistentVolume, phase: &str, message: &str) -> Option<PersistentVolume> {
-    let status = volume.status.as_ref();
-    let same_message = status.and_then(|s| s.message.as_deref()).unwrap_or_default() == message;
-    if status.and_then(|s| s.phase.as_deref()) == Some(phase) && same_message {
+    if volume.status.as_ref().and_then(|s| s.phase.as_deref()) == Some(phase) {
         return None;
     }
     let mut changed = volume.clone();
@@ -118,6 +116,14 @@ mod tests {
         assert_eq!(reserved.spec.clone().unwrap().claim_ref.unwrap().uid.as_deref(), Some("u"));
         assert!(unbound_volume(&chosen).spec.unwrap().claim_ref.is_none());
         assert!(unbound_volume(&reserved).spec.unwrap().claim_ref.is_some_and(|r| r.uid.is_none()));
+    }
+
+    #[test]
+    fn the_message_of_a_volume_goes_with_its_phase() {
+        let failed = volume_in_phase(&volume(json!(null)), "Failed", "why").unwrap();
+        assert_eq!(failed.status.as_ref().unwrap().message.as_deref(), Some("why"));
+        assert!(volume_in_phase(&failed, "Failed", "another").is_none());
+        assert_eq!(volume_in_phase(&failed, "Available", "").unwrap().status.unwrap().message, None);
     }
 
     #[test]

@@ -93,23 +93,18 @@ fn selects(claim: &PersistentVolumeClaim, volume: &PersistentVolume) -> bool {
 }
 
 /// Whether a volume that the claim asks for by name can be its own; else why not.
-pub(crate) fn satisfies(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> Result<(), &'static str> {
-    if capacity(volume) < requested(claim) {
-        return Err("requested PV is too small");
+pub(crate) fn satisfies(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> Result<(), String> {
+    if volume.metadata.deletion_timestamp.is_some() {
+        return Err(format!("the volume is marked for deletion \"{}\"", volume.name()));
     }
-    if volume_class(volume) != claim_class(claim) {
-        return Err("storageClassName does not match");
-    }
-    if !same_attributes(claim, volume) {
-        return Err("volumeAttributesClassName does not match");
-    }
-    if !same_mode(claim, volume) {
-        return Err("incompatible volumeMode");
-    }
-    if !allows_access(claim, volume) {
-        return Err("incompatible accessMode");
-    }
-    Ok(())
+    let reasons = [
+        (capacity(volume) < requested(claim), "requested PV is too small"),
+        (volume_class(volume) != claim_class(claim), "storageClassName does not match"),
+        (!same_attributes(claim, volume), "volumeAttributesClassName does not match"),
+        (!same_mode(claim, volume), "incompatible volumeMode"),
+        (!allows_access(claim, volume), "incompatible accessMode"),
+    ];
+    reasons.iter().find(|(bad, _)| *bad).map_or(Ok(()), |(_, why)| Err((*why).to_owned()))
 }
 
 /// The best of these volumes: one that is reserved for the claim, else the one with the fewest access modes and then the
@@ -203,7 +198,8 @@ mod tests {
             ("5Gi", json!({"accessModes": ["ReadOnlyMany"]}), Err("incompatible accessMode")),
         ];
         for (size, spec, expected) in cases {
-            assert_eq!(satisfies(&volume("v", size, spec.clone()), &claim(json!({}))), expected, "{spec}");
+            let result = satisfies(&volume("v", size, spec.clone()), &claim(json!({})));
+            assert_eq!(result, expected.map_err(str::to_owned), "{spec}");
         }
     }
 

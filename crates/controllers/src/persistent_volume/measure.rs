@@ -68,7 +68,8 @@ fn count_claims(claims: &[PersistentVolumeClaim]) -> [Counts; 2] {
     counts
 }
 
-fn plugin(spec: &PersistentVolumeSpec) -> String {
+/// The plugin of a volume, as upstream's metrics call it.
+pub(crate) fn plugin(spec: &PersistentVolumeSpec) -> String {
     match (&spec.csi, &spec.host_path, &spec.local, &spec.nfs) {
         (Some(csi), ..) => format!("kubernetes.io/csi:{}", csi.driver),
         (_, Some(_), ..) => "kubernetes.io/host-path".into(),

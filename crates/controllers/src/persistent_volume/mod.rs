@@ -7,7 +7,8 @@
 
 mod changes;
 pub(crate) mod matching;
-mod measure;
+pub(crate) mod measure;
+pub(crate) mod migration;
 mod plan;
 
 use crate::Context;
@@ -46,8 +47,8 @@ struct Binder {
     free: Arc<Index>,
     /// Volumes by `namespace/name` of their reference.
     reserved: Arc<Index>,
-    /// Pods without a node by claim.
-    waiting: Arc<Index>,
+    /// Pods by claim.
+    users: Arc<Index>,
     queue: Queue<Key>,
     written_claims: Arc<Latest<PersistentVolumeClaim>>,
     written_volumes: Arc<Latest<PersistentVolume>>,
@@ -81,7 +82,7 @@ impl Binder {
         let (written_claims, written_volumes) = (Arc::<Latest<_>>::default(), Arc::<Latest<_>>::default());
         let free = volumes.index(|o| free_class(o).into_iter().collect());
         let reserved = volumes.index(|o| reference_of(o).into_iter().map(|key| key.to_string()).collect());
-        let waiting = pods.index(|o| if has_node(o) { Vec::new() } else { pod_claims::index_keys(o) });
+        let users = pods.index(pod_claims::index_keys);
         let unbound = claims.index(|o| unbound_class(o).into_iter().collect());
         watch_claims(&claims, &queue, written_claims.clone());
         watch_volumes(&volumes, &queue, unbound.clone(), written_volumes.clone());
@@ -92,7 +93,7 @@ impl Binder {
                 unbound.get(class).iter().for_each(|o| add.add(Key::Claim(o.key.clone())));
             }
         });
-        Binder { context, claims, volumes, classes, free, reserved, waiting, queue, written_claims, written_volumes }
+        Binder { context, claims, volumes, classes, free, reserved, users, queue, written_claims, written_volumes }
     }
 
     fn client(&self) -> &Client {
@@ -110,7 +111,11 @@ impl Binder {
 
     async fn sync_claim(&self, key: &ObjectKey) -> Result<Next, Error> {
         let Some(claim) = self.claims.get(&key.namespace, &key.name) else { return Ok(Next::Wait) };
-        let claim = self.written_claims.of(claim);
+        let mut claim = self.written_claims.of(claim);
+        if let Some(marked) = migration::marked(claim.metadata.annotations.as_ref(), &[PROVISIONER, BETA_PROVISIONER]) {
+            claim.metadata.annotations = Some(marked);
+            claim = self.write_claim(&claim).await?;
+        }
         match plan_claim(&claim, &self.view(&claim)) {
             ClaimStep::Bind(volume) => self.bind(claim, *volume).await,
             ClaimStep::SetClass(class) => {
@@ -150,14 +155,20 @@ impl Binder {
         let key = format!("{}/{}", claim.namespace(), claim.name());
         let class = claim_class(claim);
         let objects = self.reserved.get(&key).into_iter().chain(self.free.get(class));
-        let waiting = self.waiting.get(&key);
+        let waiting = self.live_users(&key).filter(|o| !has_node(o));
         ClaimView {
             named: None,
             candidates: objects.filter_map(|o| decoded(&o)).map(|v| self.written_volumes.of(v)).collect(),
             class: self.classes.get("", class),
             default_class: default_class(&self.classes.list()),
-            waiting_pods: waiting.iter().map(|o| o.key.name.to_string()).collect(),
+            waiting_pods: waiting.map(|o| o.key.name.to_string()).collect(),
         }
+    }
+
+    /// Pods that use a claim and have not ended.
+    fn live_users(&self, claim: &str) -> impl Iterator<Item = Arc<Object>> {
+        let ended = |o: &Arc<Object>| decoded::<Pod>(o).is_some_and(|p| matches!(crate::pods::phase(&p), "Succeeded" | "Failed"));
+        self.users.get(claim).into_iter().filter(move |o| !ended(o))
     }
 
     /// Both sides, the volume first.
@@ -187,23 +198,25 @@ impl Binder {
 
     async fn sync_volume(&self, name: &str) -> Result<Next, Error> {
         let Some(volume) = self.volumes.get("", name) else { return Ok(Next::Wait) };
-        let volume = self.written_volumes.of(volume);
+        let mut volume = self.written_volumes.of(volume);
+        if let Some(marked) = migration::marked(volume.metadata.annotations.as_ref(), &[plan::PROVISIONED_BY]) {
+            volume.metadata.annotations = Some(marked);
+            volume = self.write_volume(&volume).await?;
+        }
         let claim = self.claim_of(&volume).await?;
         match plan_volume(&volume, claim.as_ref()) {
             VolumeStep::Phase(phase) => drop(self.volume_phase(&volume, phase, "").await?),
             VolumeStep::SyncClaim => claim.iter().for_each(|c| self.queue.add(Key::Claim(ObjectKey::new(c.namespace(), c.name())))),
-            VolumeStep::Mismatch(note) => {
-                if let Some(claim) = &claim {
-                    self.note(claim, note.clone());
-                }
-                self.note(&volume, note);
+            VolumeStep::Mismatch(of_volume, of_claim) => {
+                self.note(&volume, of_volume);
+                claim.iter().for_each(|claim| self.note(claim, of_claim.clone()));
                 return Ok(self.again());
             }
             VolumeStep::Unbind => {
                 let freed = self.write_volume(&changes::unbound_volume(&volume)).await?;
                 self.volume_phase(&freed, "Available", "").await?;
             }
-            VolumeStep::Reclaim(how) => self.reclaim(&volume, how).await?,
+            VolumeStep::Reclaim(how) => return self.reclaim(&volume, how).await,
         }
         Ok(Next::Wait)
     }
@@ -223,17 +236,38 @@ impl Binder {
         Ok(self.client().get::<PersistentVolumeClaim>(namespace, name).await.optional()?.filter(is_it))
     }
 
-    async fn reclaim(&self, volume: &PersistentVolume, how: Reclaim) -> Result<(), Error> {
-        let phase = volume.status.as_ref().and_then(|s| s.phase.as_deref());
-        if phase == Some("Failed") {
-            return Ok(());
+    async fn reclaim(&self, volume: &PersistentVolume, how: Reclaim) -> Result<Next, Error> {
+        if volume.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Failed") {
+            return Ok(Next::Wait);
         }
         let released = self.volume_phase(volume, "Released", "").await?;
-        if let Reclaim::Failed(note) = how {
-            self.volume_phase(&released, "Failed", &note.message).await?;
-            self.note(volume, note);
+        let note = match how {
+            Reclaim::Elsewhere => return Ok(Next::Wait),
+            Reclaim::Failed(note) => note,
+            Reclaim::Recycle(note) => {
+                let users = self.users_of(volume);
+                if !users.is_empty() {
+                    self.note(volume, plan::used_by(&users));
+                    return Ok(self.again());
+                }
+                note
+            }
+        };
+        self.volume_phase(&released, "Failed", &note.message).await?;
+        self.note(volume, note);
+        Ok(Next::Wait)
+    }
+
+    /// Pods that still use a released volume. A claim that is there has the name of the old one, and another volume.
+    fn users_of(&self, volume: &PersistentVolume) -> Vec<String> {
+        let Some(reference) = volume.spec.as_ref().and_then(|s| s.claim_ref.as_ref()) else { return Vec::new() };
+        let (namespace, name) = (reference.namespace.as_deref().unwrap_or_default(), reference.name.as_deref().unwrap_or_default());
+        if self.claims.object(namespace, name).is_some() {
+            return Vec::new();
         }
-        Ok(())
+        let mut users: Vec<String> = self.live_users(&format!("{namespace}/{name}")).map(|o| o.key.to_string()).collect();
+        users.sort();
+        users
     }
 
     async fn write_claim(&self, claim: &PersistentVolumeClaim) -> Result<PersistentVolumeClaim, Error> {

@@ -3,6 +3,7 @@
 //! Source: `syncClaim` and `syncVolume` of `pkg/controller/volume/persistentvolume/pv_controller.go`.
 
 use super::matching::{annotation, best, claim_class, has_annotation, is_bound_to, names_class, same_mode, satisfies};
+use super::migration;
 use ferrokube_client::Named;
 use ferrokube_client::events::EventType;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
@@ -16,7 +17,7 @@ pub(super) const BOUND_BY_CONTROLLER: &str = "pv.kubernetes.io/bound-by-controll
 pub(super) const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
 /// The node for which a delayed claim is to be provisioned, set by the scheduler.
 const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
-/// Provisioners that are part of Kubernetes; 1.36 has none left.
+/// Provisioners that were part of Kubernetes; 1.36 has none left.
 const IN_TREE: &str = "kubernetes.io/";
 
 /// An event about the object in question.
@@ -110,8 +111,8 @@ fn complete(claim: &PersistentVolumeClaim, named: &str, view: &ClaimView) -> Cla
 }
 
 fn unbound(claim: &PersistentVolumeClaim, view: &ClaimView) -> ClaimStep {
-    let waits = view.class.as_ref().is_some_and(|c| c.volume_binding_mode.as_deref() == Some("WaitForFirstConsumer"));
-    let delayed = waits && annotation(&claim.metadata, SELECTED_NODE).is_empty();
+    let delayed = view.class.as_ref().is_some_and(|c| c.volume_binding_mode.as_deref() == Some("WaitForFirstConsumer"));
+    // Of a delayed claim with a node the scheduler has decided that a volume is to be made there: no other will do.
     if let Some(volume) = best(claim, &view.candidates, delayed) {
         return ClaimStep::Bind(Box::new(volume.clone()));
     }
@@ -120,7 +121,7 @@ fn unbound(claim: &PersistentVolumeClaim, view: &ClaimView) -> ClaimStep {
     {
         return ClaimStep::SetClass(class.clone());
     }
-    if delayed {
+    if delayed && !has_annotation(&claim.metadata, SELECTED_NODE) {
         return ClaimStep::Pending(Some(delay(&view.waiting_pods)));
     }
     match claim_class(claim) {
@@ -144,11 +145,19 @@ fn provision(name: &str, class: Option<&StorageClass>) -> ClaimStep {
     let Some(class) = class else {
         return ClaimStep::Failed(warning("ProvisioningFailed", format!("storageclass.storage.k8s.io \"{name}\" not found")));
     };
+    if let Some(driver) = migration::driver_of(&class.provisioner) {
+        return ClaimStep::Provision(driver.to_owned());
+    }
     if class.provisioner.starts_with(IN_TREE) {
         let message = format!("no volume plugin matched name: {}", class.provisioner);
         return ClaimStep::Failed(warning("ProvisioningFailed", message));
     }
     ClaimStep::Provision(class.provisioner.clone())
+}
+
+/// What is told of a volume that cannot be recycled yet. Upstream calls it normal.
+pub(super) fn used_by(pods: &[String]) -> Note {
+    normal("VolumeFailedRecycle", format!("Volume is used by pods: {}", pods.join(",")))
 }
 
 /// What is told to people whose claim waits for an external provisioner.
@@ -167,8 +176,8 @@ pub(super) enum VolumeStep {
     Phase(&'static str),
     /// Its claim has to complete the binding.
     SyncClaim,
-    /// Its claim cannot be bound to it.
-    Mismatch(Note),
+    /// Its claim cannot be bound to it; what is said of the volume, and of the claim.
+    Mismatch(Note, Note),
     /// Its claim is another's: it is free again.
     Unbind,
     /// Its claim is gone: `Released`, then what its policy says.
@@ -182,6 +191,8 @@ pub(super) enum Reclaim {
     Elsewhere,
     /// Nothing here can do what the policy asks for.
     Failed(Note),
+    /// The same, once no pod uses the volume any more.
+    Recycle(Note),
 }
 
 /// `claim` is the one of the volume's reference, by name and UID; `None` when it is gone for sure.
@@ -194,11 +205,12 @@ pub(super) fn plan_volume(volume: &PersistentVolume, claim: Option<&PersistentVo
     match claim.spec.as_ref().and_then(|s| s.volume_name.as_deref()).unwrap_or_default() {
         "" if same_mode(claim, volume) => VolumeStep::SyncClaim,
         "" => {
-            let message = format!(
-                "Cannot bind PersistentVolume to requested PersistentVolumeClaim \"{}\" due to incompatible volumeMode.",
-                claim.name()
-            );
-            VolumeStep::Mismatch(warning("VolumeMismatch", message))
+            let (claim, volume) = (claim.name(), volume.name());
+            let of_volume =
+                format!("Cannot bind PersistentVolume to requested PersistentVolumeClaim \"{claim}\" due to incompatible volumeMode.");
+            let of_claim =
+                format!("Cannot bind PersistentVolume \"{volume}\" to requested PersistentVolumeClaim due to incompatible volumeMode.");
+            VolumeStep::Mismatch(warning("VolumeMismatch", of_volume), warning("VolumeMismatch", of_claim))
         }
         name if name == volume.name() => VolumeStep::Phase("Bound"),
         _ => {
@@ -213,17 +225,37 @@ fn policy(volume: &PersistentVolume) -> &str {
 }
 
 fn reclaim(volume: &PersistentVolume) -> Reclaim {
-    let provisioner = annotation(&volume.metadata, PROVISIONED_BY);
+    // A driver outside has taken over from the plugin that made it.
+    if !annotation(&volume.metadata, migration::MIGRATED_TO).is_empty() {
+        return Reclaim::Elsewhere;
+    }
     match policy(volume) {
-        "Delete" if !provisioner.is_empty() && !provisioner.starts_with(IN_TREE) => Reclaim::Elsewhere,
-        "Delete" => {
-            let message =
-                format!("error getting deleter volume plugin for volume \"{}\": no deletable volume plugin matched", volume.name());
-            Reclaim::Failed(warning("VolumeFailedDelete", message))
-        }
-        "Recycle" => Reclaim::Failed(warning("VolumeFailedRecycle", "No recycler plugin found for the volume!")),
+        "Delete" if volume.metadata.deletion_timestamp.is_some() => Reclaim::Elsewhere,
+        "Delete" => match annotation(&volume.metadata, PROVISIONED_BY) {
+            "" => Reclaim::Failed(warning("VolumeFailedDelete", no_deleter(volume))),
+            plugin if plugin.starts_with(IN_TREE) => {
+                Reclaim::Failed(warning("VolumeFailedDelete", format!("no volume plugin matched name: {plugin}")))
+            }
+            _ => Reclaim::Elsewhere,
+        },
+        "Recycle" => Reclaim::Recycle(warning("VolumeFailedRecycle", "No recycler plugin found for the volume!")),
         _ => Reclaim::Elsewhere,
     }
+}
+
+/// Why nothing here can delete a volume that nobody provisioned. Three plugins know their volumes.
+fn no_deleter(volume: &PersistentVolume) -> String {
+    let spec = volume.spec.clone().unwrap_or_default();
+    let why = match spec.host_path {
+        Some(host) if !host.path.split_once("/tmp/").is_some_and(|(_, rest)| !rest.is_empty()) => {
+            return format!("host_path deleter only supports /tmp/.+ but received provided {}", host.path);
+        }
+        // Upstream removes directories under /tmp of the machine it runs on. No directory of a machine is ours to remove.
+        Some(_) => "no deletable volume plugin matched",
+        None if spec.nfs.is_some() || spec.local.is_some() => "no deletable volume plugin matched",
+        None => "no volume plugin matched",
+    };
+    format!("error getting deleter volume plugin for volume \"{}\": {why}", volume.name())
 }
 
 #[cfg(test)]

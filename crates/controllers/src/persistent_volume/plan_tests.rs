@@ -61,7 +61,13 @@ fn an_unbound_claim_gets_a_volume_a_class_a_provisioner_or_a_reason() {
         ),
         (claim(json!({}), of_class.clone()), with(wait()), "pending WaitForFirstConsumer"),
         (claim(json!({}), of_class.clone()), ClaimView { waiting_pods: vec!["p".into()], ..with(wait()) }, "pending WaitForPodScheduled"),
-        (claim(json!({"volume.kubernetes.io/selected-node": "n1"}), of_class), with(wait()), "provision x/p"),
+        (claim(json!({"volume.kubernetes.io/selected-node": "n1"}), of_class.clone()), with(wait()), "provision x/p"),
+        (
+            claim(json!({"volume.kubernetes.io/selected-node": "n1"}), of_class.clone()),
+            ClaimView { candidates: vec![volume(json!({}), of_class.clone())], ..with(wait()) },
+            "provision x/p",
+        ),
+        (claim(json!({}), of_class), with(Some(class("kubernetes.io/gce-pd", "Immediate"))), "provision pd.csi.storage.gke.io"),
     ];
     for (claim, view, expected) in cases {
         assert_eq!(told(&plan_claim(&claim, &view)), expected);
@@ -120,10 +126,41 @@ fn a_volume_follows_its_claim() {
         (provisioned, with("Delete"), None, "Reclaim(Elsewhere)"),
         (json!({}), with("Retain"), None, "Reclaim(Elsewhere)"),
         (json!({}), with("Delete"), None, "Reclaim(Failed"),
-        (json!({}), with("Recycle"), None, "Reclaim(Failed"),
+        (json!({}), with("Recycle"), None, "Reclaim(Recycle"),
+        (json!({PROVISIONED_BY: "kubernetes.io/rbd"}), with("Delete"), None, "Reclaim(Failed"),
+        (json!({PROVISIONED_BY: "kubernetes.io/gce-pd", (migration::MIGRATED_TO): "d"}), with("Delete"), None, "Reclaim(Elsewhere)"),
     ];
     for (annotations, spec, claim, expected) in cases {
         let step = format!("{:?}", plan_volume(&volume(annotations, spec.clone()), claim.as_ref()));
         assert!(step.starts_with(expected), "{spec}: {step}, not {expected}");
+    }
+}
+
+#[test]
+fn who_cannot_delete_a_volume_says_so_in_the_words_of_the_plugins() {
+    let policy = json!({"claimRef": {"name": "c", "namespace": "n", "uid": "u"}, "persistentVolumeReclaimPolicy": "Delete"});
+    let with = |key: &str, source: Value| {
+        let mut spec = policy.clone();
+        spec[key] = source;
+        spec
+    };
+    let csi = with("csi", json!({"driver": "d", "volumeHandle": "h"}));
+    let cases = [
+        (json!({}), csi, "error getting deleter volume plugin for volume \"v\": no volume plugin matched"),
+        (
+            json!({}),
+            with("nfs", json!({"server": "s", "path": "/"})),
+            "error getting deleter volume plugin for volume \"v\": no deletable volume plugin matched",
+        ),
+        (
+            json!({}),
+            with("hostPath", json!({"path": "/mnt/data"})),
+            "host_path deleter only supports /tmp/.+ but received provided /mnt/data",
+        ),
+        (json!({PROVISIONED_BY: "kubernetes.io/rbd"}), policy.clone(), "no volume plugin matched name: kubernetes.io/rbd"),
+    ];
+    for (annotations, spec, expected) in cases {
+        let VolumeStep::Reclaim(Reclaim::Failed(note)) = plan_volume(&volume(annotations, spec.clone()), None) else { panic!("{spec}") };
+        assert_eq!((note.reason, note.message.as_str()), ("VolumeFailedDelete", expected));
     }
 }

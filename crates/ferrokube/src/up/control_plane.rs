@@ -129,13 +129,22 @@ fn node_cidrs(plan: &Plan) -> NodeCidrs {
 fn cloud(plan: &Plan, server: &Arc<ApiServer>) -> Option<JoinHandle<()>> {
     let addresses = plan.options.load_balancers.addresses(plan.options.own_ports())?;
     let server = server.clone();
+    let registry = ferrokube_client::metrics::Metrics::default();
+    let counted = registry.clone();
+    server.serve_metrics_of(move |out| counted.write(out));
     let part = supervise("cloud-controller-manager", move || {
         let admin = wire::client(&server, "kubernetes-admin", &[crate::pki::ADMIN_GROUP], "ferrokube");
         let client = wire::controller_client(&server, ferrokube_cloud::role::ACCOUNT);
         let caches = Caches::new(client.clone());
         let provider = Arc::new(BareMetal::new(addresses.clone(), &caches));
-        let config =
-            ferrokube_cloud::Config { caches, client, provider, cluster_name: "kubernetes".to_owned(), controllers: vec!["*".to_owned()] };
+        let config = ferrokube_cloud::Config {
+            caches,
+            client,
+            provider,
+            cluster_name: "kubernetes".to_owned(),
+            metrics: registry.clone(),
+            controllers: vec!["*".to_owned()],
+        };
         async move {
             match addons::cloud_role(&admin).await {
                 Ok(()) => ferrokube_cloud::run(config).await,

@@ -3,9 +3,10 @@
 
 use super::{Failure, Plugin, Reason, Seat};
 use crate::class::{NodeTerm, label};
+use crate::disks::Disk;
 use crate::node::PodId;
 use crate::profile::Profile;
-use crate::state::State;
+use crate::state::{Pod, State};
 use crate::storage::{Claim, Step, Unmet};
 use ferrokube_api::ObjectKey;
 use smallvec::SmallVec;
@@ -18,6 +19,7 @@ const MISSING_VOLUME: &str = "node(s) unavailable due to one or more pvc(s) boun
 const ELSEWHERE: &str = "node(s) didn't match PersistentVolume's node affinity";
 const OTHER_ZONE: &str = "node(s) had no available volume zone";
 const TOO_MANY: &str = "node(s) exceed max volume count";
+const DISK: &str = "node(s) had no available disk";
 const EXCLUSIVE: &str = "node has pod using PersistentVolumeClaim with the same name and ReadWriteOncePod access mode";
 
 /// The volumes of a pod's claims.
@@ -31,6 +33,8 @@ pub struct Bound<'s> {
     csi: Vec<(&'s str, String)>,
     /// Other pods that use a claim which only one pod may use.
     exclusive: Vec<PodId>,
+    /// Disks that the pod names itself.
+    disks: &'s [Disk],
     /// Pods that are supposed to be gone from the node in question.
     gone: Vec<PodId>,
     /// Pods that are supposed to be there too.
@@ -44,6 +48,9 @@ impl<'s> Bound<'s> {
         let hopeless = |reason: String| Err(Failure::unresolvable(Plugin::VolumeBinding, reason));
         let binding = profile.filters(Plugin::VolumeBinding);
         let mut unbound = false;
+        if profile.filters(Plugin::VolumeRestrictions) {
+            bound.disks = &pod.disks;
+        }
         for named in &pod.claims {
             let (namespace, name) = (&pod.key.namespace, &named.name);
             let Some(claim) = state.storage.claim(namespace, name) else {
@@ -130,6 +137,9 @@ pub fn steps(state: &State, profile: &Profile, id: PodId, node: u32) -> Vec<Step
 
 /// The four plugins, in upstream's order.
 pub fn filter(seat: &Seat<'_>, bound: &Bound<'_>) -> Option<Failure> {
+    if in_use(seat, bound) {
+        return Some(Failure::new(Plugin::VolumeRestrictions, DISK));
+    }
     if bound.exclusive.iter().any(|user| !bound.gone.contains(user)) {
         return Some(Failure::new(Plugin::VolumeRestrictions, EXCLUSIVE));
     }
@@ -159,6 +169,20 @@ pub fn filter(seat: &Seat<'_>, bound: &Bound<'_>) -> Option<Failure> {
     (labelled && bound.zones.iter().any(elsewhere)).then(|| Failure::unresolvable(Plugin::VolumeZone, OTHER_ZONE))
 }
 
+/// Pods that are there with what is supposed.
+fn pods_there<'a>(seat: &'a Seat<'_>, bound: &'a Bound<'_>) -> impl Iterator<Item = &'a Pod> {
+    let there = seat.node.pods.iter().filter(|id| !bound.gone.contains(id)).chain(&bound.here);
+    there.map(|id| seat.state.pod(*id))
+}
+
+/// A pod there has one of the disks that the pod names.
+fn in_use(seat: &Seat<'_>, bound: &Bound<'_>) -> bool {
+    if bound.disks.is_empty() {
+        return false;
+    }
+    pods_there(seat, bound).flat_map(|pod| &pod.disks).any(|there| bound.disks.iter().any(|own| own.conflicts(there)))
+}
+
 /// With the pod, more volumes of a driver would be attached than the node takes.
 fn too_many(seat: &Seat<'_>, bound: &Bound<'_>) -> bool {
     let (state, name) = (seat.state, &seat.node.name);
@@ -166,8 +190,7 @@ fn too_many(seat: &Seat<'_>, bound: &Bound<'_>) -> bool {
         return false;
     }
     let mut attached: BTreeSet<(&str, String)> = BTreeSet::new();
-    let there = seat.node.pods.iter().filter(|id| !bound.gone.contains(id)).chain(&bound.here);
-    for pod in there.map(|id| state.pod(*id)) {
+    for pod in pods_there(seat, bound) {
         for claim in &pod.claims {
             let key = ObjectKey::new(&pod.key.namespace, &claim.name);
             let known = state.storage.claim(&key.namespace, &key.name);
