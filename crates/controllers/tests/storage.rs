@@ -216,3 +216,62 @@ async fn a_csi_volume_is_attached_reported_and_detached_once_unmounted() {
     assert!(cluster.get("/api/v1/nodes/n1").await["status"]["volumesAttached"].as_array().is_none_or(Vec::is_empty));
     cluster.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_speaks_of_a_plugin_that_is_gone_is_handed_to_its_driver() {
+    const MIGRATED_TO: &str = "pv.kubernetes.io/migrated-to";
+    let cluster = Cluster::start().await;
+    cluster.post(CLASSES, json!({"metadata": {"name": "old"}, "provisioner": "kubernetes.io/gce-pd"})).await;
+    cluster.post(CLAIMS, claim("c", json!({"storageClassName": "old"}))).await;
+    let noted = async |path: &str, key: &str| cluster.get(path).await["metadata"]["annotations"][key].clone();
+    let driver = json!("pd.csi.storage.gke.io");
+    let path = format!("{CLAIMS}/c");
+    cluster.eventually("the driver is asked", async || noted(&path, PROVISIONER).await == driver).await;
+    let mut made = volume("v", json!({}));
+    made["metadata"]["annotations"] = json!({"pv.kubernetes.io/provisioned-by": "kubernetes.io/gce-pd"});
+    cluster.post(VOLUMES, made).await;
+    let path = format!("{VOLUMES}/v");
+    cluster.eventually("the volume is marked", async || noted(&path, MIGRATED_TO).await == driver).await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_volume_whose_policy_nobody_here_can_carry_out_has_failed() {
+    let cluster = Cluster::start().await;
+    let cases = [
+        ("delete", "Delete", "VolumeFailedDelete", "host_path deleter only supports /tmp/.+ but received provided /nowhere/delete"),
+        ("recycle", "Recycle", "VolumeFailedRecycle", "No recycler plugin found for the volume!"),
+    ];
+    for (name, policy, reason, message) in cases {
+        cluster.post(VOLUMES, volume(name, json!({"persistentVolumeReclaimPolicy": policy}))).await;
+        cluster.post(CLAIMS, claim(name, json!({"volumeName": name}))).await;
+        becomes(&cluster, &format!("{CLAIMS}/{name}"), "Bound").await;
+        cluster.delete(&format!("{CLAIMS}/{name}"), "Background").await;
+        let path = format!("{VOLUMES}/{name}");
+        becomes(&cluster, &path, "Failed").await;
+        assert_eq!(cluster.get(&path).await["status"]["message"], message);
+        let told = format!("\"PersistentVolume\" \"{name}\" \"{reason}\": \"{message}\"");
+        cluster.eventually("people are told", async || cluster.events().await.contains(&told)).await;
+    }
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_is_told_who_has_the_exclusive_volume_it_waits_for() {
+    let cluster = Cluster::start().await;
+    let managed = json!({"volumes.kubernetes.io/controller-managed-attach-detach": "true"});
+    for node in ["n1", "n2"] {
+        cluster.post("/api/v1/nodes", json!({"metadata": {"name": node, "annotations": managed}})).await;
+    }
+    let csi = json!({"hostPath": null, "csi": {"driver": "d.example.com", "volumeHandle": "h"}});
+    cluster.post(VOLUMES, volume("v", csi)).await;
+    cluster.post(CLAIMS, claim("c", json!({}))).await;
+    becomes(&cluster, &format!("{CLAIMS}/c"), "Bound").await;
+    cluster.post(PODS, pod("first", "n1", json!({"persistentVolumeClaim": {"claimName": "c"}}))).await;
+    cluster.eventually("an attachment", async || cluster.list(ATTACHMENTS).await.len() == 1).await;
+    cluster.post(PODS, pod("second", "n2", json!({"persistentVolumeClaim": {"claimName": "c"}}))).await;
+    let told = r#""Pod" "second" "FailedAttachVolume": "Multi-Attach error for volume \"v\" Volume is already used by pod(s) first""#;
+    cluster.eventually("the second pod is told", async || cluster.events().await.iter().any(|e| e == told)).await;
+    assert_eq!(cluster.list(ATTACHMENTS).await.len(), 1);
+    cluster.stop().await;
+}

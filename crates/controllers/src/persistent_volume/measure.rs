@@ -1,10 +1,14 @@
-//! How many volumes and claims there are, and how many of them have each other (`pv_collector_*`). Counted when it is asked for.
+//! How many volumes and claims there are, and how many of them have each other (`pv_collector_*`), counted when it is asked for;
+//! and how long it takes to provision and delete volumes, which others do (`volume_operation_*`).
 
 use ferrokube_client::Cache;
 use ferrokube_client::metrics::{Desc, Kind, Metrics};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, PersistentVolumeSpec};
-use std::collections::BTreeMap;
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, HashMap};
+use std::hash::Hash;
 use std::sync::Arc;
+use tokio::time::Instant;
 
 macro_rules! gauges {
     ($($id:ident $name:literal $help:literal [$($label:literal),*];)*) => {
@@ -18,6 +22,67 @@ gauges! {
     ALL_VOLUMES "pv_collector_total_pv_count" "[ALPHA] Gauge measuring total number of persistent volumes" ["plugin_name", "volume_mode"];
     BOUND_CLAIMS "pv_collector_bound_pvc_count" "[ALPHA] Gauge measuring number of persistent volume claim currently bound" ["namespace", "storage_class", "volume_attributes_class"];
     FREE_CLAIMS "pv_collector_unbound_pvc_count" "[ALPHA] Gauge measuring number of persistent volume claim currently unbound" ["namespace", "storage_class", "volume_attributes_class"];
+}
+
+/// Of seconds.
+const LONG: &[f64] = &[0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 25.0, 50.0, 120.0, 300.0, 600.0];
+const OPERATION: &[&str] = &["operation_name", "plugin_name"];
+static DONE_IN: Desc = Desc::histogram("volume_operation_total_seconds", "[ALPHA] Total volume operation time", LONG, OPERATION);
+static ERRORS: Desc = Desc::counter("volume_operation_errors_total", "[ALPHA] Total volume operation errors", OPERATION);
+/// Its name before 1.36.
+static OLD_ERRORS: Desc =
+    Desc::counter("volume_operation_total_errors", "[ALPHA] (Deprecated since 1.36.0) Total volume operation errors", OPERATION);
+static ASSIGNED: Desc = Desc::counter(
+    "retroactive_storageclass_total",
+    "[ALPHA] Total number of retroactive StorageClass assignments to persistent volume claim",
+    &[],
+);
+static NOT_ASSIGNED: Desc = Desc::counter(
+    "retroactive_storageclass_errors_total",
+    "[ALPHA] Total number of failed retroactive StorageClass assignments to persistent volume claim",
+    &[],
+);
+
+/// What is under way, by what it is about.
+pub(super) struct Operations<K> {
+    metrics: Metrics,
+    begun: Mutex<HashMap<K, (&'static str, String, Instant)>>,
+}
+
+impl<K: Eq + Hash> Operations<K> {
+    pub fn new(metrics: Metrics) -> Self {
+        Operations { metrics, begun: Mutex::default() }
+    }
+
+    /// Somebody was asked to `provision` or `delete`; asked again, the first time counts.
+    pub fn begin(&self, key: K, operation: &'static str, plugin: &str) {
+        let plugin = if plugin.is_empty() { "N/A" } else { plugin };
+        self.begun.lock().entry(key).or_insert_with(|| (operation, plugin.to_owned(), Instant::now()));
+    }
+
+    /// It went wrong, and will be tried again.
+    pub fn fail(&self, key: &K) {
+        if let Some((operation, plugin, _)) = self.begun.lock().get(key) {
+            [&ERRORS, &OLD_ERRORS].iter().for_each(|desc| self.metrics.count(desc, &[operation, plugin]));
+        }
+    }
+
+    /// It is done.
+    pub fn end(&self, key: &K) {
+        if let Some((operation, plugin, since)) = self.begun.lock().remove(key) {
+            self.metrics.series(&DONE_IN, &[operation, &plugin]).observe(since.elapsed().as_secs_f64());
+        }
+    }
+
+    /// Nobody waits for it any more.
+    pub fn forget(&self, key: &K) {
+        self.begun.lock().remove(key);
+    }
+}
+
+/// A claim without a class was to get the default one.
+pub(super) fn assigned(metrics: &Metrics, done: bool) {
+    metrics.count(if done { &ASSIGNED } else { &NOT_ASSIGNED }, &[]);
 }
 
 /// Counts by labels.
@@ -83,6 +148,29 @@ pub(crate) fn plugin(spec: &PersistentVolumeSpec) -> String {
 mod tests {
     use super::*;
     use serde_json::{Value, json};
+
+    #[test]
+    fn an_operation_takes_from_the_first_time_it_was_asked_for_until_it_is_done() {
+        let metrics = Metrics::default();
+        let operations = Operations::new(metrics.clone());
+        operations.fail(&"a");
+        operations.begin("a", "provision", "x/p");
+        operations.begin("a", "provision", "x/p");
+        operations.fail(&"a");
+        operations.begin("b", "delete", "");
+        operations.forget(&"b");
+        ["a", "a", "b"].iter().for_each(|key| operations.end(key));
+        let mut text = String::new();
+        metrics.write(&mut text);
+        for line in [
+            "volume_operation_total_seconds_count{operation_name=\"provision\",plugin_name=\"x/p\"} 1",
+            "volume_operation_errors_total{operation_name=\"provision\",plugin_name=\"x/p\"} 1",
+            "volume_operation_total_errors{operation_name=\"provision\",plugin_name=\"x/p\"} 1",
+        ] {
+            assert!(text.contains(line), "{text}");
+        }
+        assert!(!text.contains("N/A"), "{text}");
+    }
 
     #[test]
     fn volumes_and_claims_are_counted_by_what_they_are() {

@@ -21,6 +21,7 @@ use ferrokube_client::{Cache, Client, Error, Index, Named, Object, ObjectKey, Op
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::storage::v1::StorageClass;
 use matching::{claim_class, volume_class};
+use measure::Operations;
 use plan::{ClaimStep, ClaimView, Note, Reclaim, VolumeStep, plan_claim, plan_volume, waiting_for};
 use std::sync::Arc;
 
@@ -52,6 +53,7 @@ struct Binder {
     queue: Queue<Key>,
     written_claims: Arc<Latest<PersistentVolumeClaim>>,
     written_volumes: Arc<Latest<PersistentVolume>>,
+    operations: Operations<Key>,
 }
 
 /// Runs the controller.
@@ -93,7 +95,8 @@ impl Binder {
                 unbound.get(class).iter().for_each(|o| add.add(Key::Claim(o.key.clone())));
             }
         });
-        Binder { context, claims, volumes, classes, free, reserved, users, queue, written_claims, written_volumes }
+        let operations = Operations::new(context.metrics.clone());
+        Binder { operations, context, claims, volumes, classes, free, reserved, users, queue, written_claims, written_volumes }
     }
 
     fn client(&self) -> &Client {
@@ -110,21 +113,39 @@ impl Binder {
     }
 
     async fn sync_claim(&self, key: &ObjectKey) -> Result<Next, Error> {
-        let Some(claim) = self.claims.get(&key.namespace, &key.name) else { return Ok(Next::Wait) };
+        let operation = Key::Claim(key.clone());
+        let Some(claim) = self.claims.get(&key.namespace, &key.name) else {
+            self.operations.forget(&operation);
+            return Ok(Next::Wait);
+        };
         let mut claim = self.written_claims.of(claim);
         if let Some(marked) = migration::marked(claim.metadata.annotations.as_ref(), &[PROVISIONER, BETA_PROVISIONER]) {
             claim.metadata.annotations = Some(marked);
             claim = self.write_claim(&claim).await?;
         }
         match plan_claim(&claim, &self.view(&claim)) {
-            ClaimStep::Bind(volume) => self.bind(claim, *volume).await,
+            ClaimStep::Bind(volume) => match self.bind(claim, *volume).await {
+                Ok(next) => {
+                    self.operations.end(&operation);
+                    Ok(next)
+                }
+                failed => {
+                    self.operations.fail(&operation);
+                    failed
+                }
+            },
             ClaimStep::SetClass(class) => {
                 let mut changed = claim;
                 changed.spec.get_or_insert_default().storage_class_name = Some(class);
-                self.write_claim(&changed).await.map(|_| Next::Wait)
+                let written = self.write_claim(&changed).await;
+                measure::assigned(&self.context.metrics, written.is_ok());
+                written.map(|_| Next::Wait)
             }
             ClaimStep::Provision(_) if !self.context.config.settings.volumes.provision => Ok(Next::Wait),
-            ClaimStep::Provision(provisioner) => self.provision(claim, &provisioner).await,
+            ClaimStep::Provision(provisioner) => {
+                self.operations.begin(operation.clone(), "provision", &provisioner);
+                self.provision(claim, &provisioner).await.inspect_err(|_| self.operations.fail(&operation))
+            }
             ClaimStep::Pending(note) => {
                 if let Some(note) = note {
                     self.note(&claim, note);
@@ -197,7 +218,11 @@ impl Binder {
     }
 
     async fn sync_volume(&self, name: &str) -> Result<Next, Error> {
-        let Some(volume) = self.volumes.get("", name) else { return Ok(Next::Wait) };
+        let operation = Key::Volume(name.into());
+        let Some(volume) = self.volumes.get("", name) else {
+            self.operations.end(&operation);
+            return Ok(Next::Wait);
+        };
         let mut volume = self.written_volumes.of(volume);
         if let Some(marked) = migration::marked(volume.metadata.annotations.as_ref(), &[plan::PROVISIONED_BY]) {
             volume.metadata.annotations = Some(marked);
@@ -216,7 +241,12 @@ impl Binder {
                 let freed = self.write_volume(&changes::unbound_volume(&volume)).await?;
                 self.volume_phase(&freed, "Available", "").await?;
             }
-            VolumeStep::Reclaim(how) => return self.reclaim(&volume, how).await,
+            VolumeStep::Reclaim(how) => {
+                if plan::policy(&volume) == "Delete" {
+                    self.operations.begin(operation, "delete", matching::annotation(&volume.metadata, plan::PROVISIONED_BY));
+                }
+                return self.reclaim(&volume, how).await;
+            }
         }
         Ok(Next::Wait)
     }
@@ -253,6 +283,7 @@ impl Binder {
                 note
             }
         };
+        self.operations.fail(&Key::Volume(volume.name().into()));
         self.volume_phase(&released, "Failed", &note.message).await?;
         self.note(volume, note);
         Ok(Next::Wait)

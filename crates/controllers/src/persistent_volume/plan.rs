@@ -220,7 +220,7 @@ pub(super) fn plan_volume(volume: &PersistentVolume, claim: Option<&PersistentVo
     }
 }
 
-fn policy(volume: &PersistentVolume) -> &str {
+pub(super) fn policy(volume: &PersistentVolume) -> &str {
     volume.spec.as_ref().and_then(|s| s.persistent_volume_reclaim_policy.as_deref()).unwrap_or("Retain")
 }
 

@@ -3,6 +3,8 @@
 //! Reads services, endpoints and slices; owns the slices it made (label `managed-by`). Source:
 //! `pkg/controller/endpointslicemirroring`.
 
+mod measure;
+
 use crate::Context;
 use crate::pods::controller_reference;
 use ferrokube_client::cache::readable;
@@ -13,10 +15,12 @@ use ferrokube_client::{Cache, DeleteOptions, Error, Index, Named, ObjectKey, Opt
 use k8s_openapi::api::core::v1::{EndpointAddress, EndpointSubset, Endpoints, Service};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use measure::Measures;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::Instant;
 
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
@@ -35,6 +39,7 @@ struct Mirror {
     services: Cache<Service>,
     endpoints: Cache<Endpoints>,
     by_service: Arc<Index>,
+    measures: Measures,
 }
 
 /// Runs the controller.
@@ -59,8 +64,15 @@ pub(crate) async fn run(context: Context) {
         }
     });
     tokio::join!(services.synced(), endpoints.synced(), slices.synced());
-    let mirror = Mirror { context, services, endpoints, by_service };
-    controller::run::<_, Error, _, _>("endpointslice-mirroring", queue, 5, |key| mirror.reconcile(key)).await;
+    let measures = Measures::new(context.metrics.clone());
+    let mirror = Mirror { context, services, endpoints, by_service, measures };
+    let reconcile = |key| async {
+        let begun = Instant::now();
+        let result = mirror.reconcile(key).await;
+        mirror.measures.synced(begun.elapsed());
+        result
+    };
+    controller::run::<_, Error, _, _>("endpointslice-mirroring", queue, 5, reconcile).await;
 }
 
 impl Mirror {
@@ -78,7 +90,9 @@ impl Mirror {
             self.context.recorder.about(endpoints, EventType::Warning, "TooManyAddressesToMirror", message);
         }
         let wanted = endpoints.as_ref().map(|e| wanted(e, most)).unwrap_or_default();
+        self.measures.planned(&key, &own, &wanted, skipped);
         for change in plan(wanted, own) {
+            self.measures.changed(&change);
             self.apply(change).await?;
         }
         Ok(Next::Wait)
