@@ -25,6 +25,8 @@ static ATTEMPT_DURATION: Desc = Desc::histogram(
     ATTEMPT,
     &["profile", "result"],
 );
+static DECISION_DURATION: Desc =
+    Desc::histogram("scheduler_scheduling_algorithm_duration_seconds", "[ALPHA] Duration of one search for a node.", ATTEMPT, &[]);
 static POINT_DURATION: Desc = Desc::histogram(
     "scheduler_framework_extension_point_duration_seconds",
     "[STABLE] Duration of all plugins of an extension point.",
@@ -53,6 +55,8 @@ static UNSCHEDULABLE: Desc = Desc::gauge(
     "[BETA] Number of pods that a plugin has rejected and that still wait.",
     &["plugin", "profile"],
 );
+static RUNNING: Desc =
+    Desc::gauge("scheduler_goroutines", "[BETA] Number of pieces of work under way beside the search, by what they do.", &["operation"]);
 static CACHE: Desc = Desc::gauge("scheduler_cache_size", "[ALPHA] Number of nodes, pods and assumed pods that are known.", &["type"]);
 
 /// How a try ended.
@@ -95,6 +99,11 @@ impl Metrics {
         self.registry.series(&ATTEMPT_DURATION, &labels).observe(took.as_secs_f64());
     }
 
+    /// A node was looked for.
+    pub fn decided(&self, took: Duration) {
+        self.registry.series(&DECISION_DURATION, &[]).observe(took.as_secs_f64());
+    }
+
     /// An extension point of a profile has run.
     pub fn ran(&self, point: &'static str, profile: &str, took: Duration) {
         self.registry.series(&POINT_DURATION, &[point, profile, "Success"]).observe(took.as_secs_f64());
@@ -133,8 +142,9 @@ impl Metrics {
         }
     }
 
-    /// How many pods wait, and how many nodes, pods and assumed pods are known.
-    pub fn sizes(&self, pending: Pending, gated: usize, cached: [usize; 3]) {
+    /// How many pods wait, how many are being bound, and how many nodes, pods and assumed pods are known.
+    pub fn sizes(&self, pending: Pending, gated: usize, binding: usize, cached: [usize; 3]) {
+        self.registry.series(&RUNNING, &["binding"]).set(binding as f64);
         let Pending { active, backoff, unschedulable } = pending;
         for (queue, pods) in [("active", active), ("backoff", backoff), ("unschedulable", unschedulable), ("gated", gated)] {
             self.registry.series(&PENDING, &[queue]).set(pods as f64);

@@ -215,7 +215,7 @@ impl Engine {
         if now.duration_since(self.sizes_told) >= SIZES_EVERY {
             self.sizes_told = now;
             let cached = [self.state.order().len(), self.state.pod_count(), self.began.len()];
-            self.metrics.sizes(self.queue.pending(), self.gated, cached);
+            self.metrics.sizes(self.queue.pending(), self.gated, self.binding, cached);
         }
     }
 

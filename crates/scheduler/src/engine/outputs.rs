@@ -25,6 +25,7 @@ impl Engine {
     }
 
     pub(super) fn decided(&mut self, id: PodId, decision: Decision, began: Instant) {
+        self.metrics.decided(began.elapsed());
         if let Some(profile) = self.state.pod(id).profile {
             // Filters and scores are one step here; its time is that of both.
             self.metrics.ran("Filter", self.name(profile), began.elapsed());
