@@ -3,6 +3,7 @@
 //! Reads jobs and pods; writes pods, their tracking finalizer and the status of jobs. The status says what was counted
 //! before a finalizer says that it was: a crash between the two loses and doubles nothing. Source: `pkg/controller/job`.
 
+mod counts;
 mod indexes;
 mod measure;
 mod plan;
@@ -14,20 +15,22 @@ pub(crate) use plan::is_finished;
 
 use crate::Context;
 use crate::latest::Latest;
-use crate::pods::{self, Pods, is_active};
+use crate::pods::{self, Pods};
+use counts::Counts;
 use ferrokube_client::cache::decoded;
 use ferrokube_client::controller::{self, Next};
 use ferrokube_client::events::EventType;
 use ferrokube_client::queue::Queue;
 use ferrokube_client::{Cache, Client, Error, Index, ListOptions, Named, Object, ObjectKey, Optional, Patch};
 use jiff::Timestamp;
-use k8s_openapi::api::batch::v1::{Job, JobStatus};
+use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Container, EnvVar, EnvVarSource, ObjectFieldSelector, Pod};
 use parking_lot::Mutex;
 use plan::{Backoff, NewPod, Plan, View};
 use serde_json::{Value, json};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::time::Instant;
 
 /// Finalizer of pods that are not counted yet.
@@ -39,6 +42,8 @@ const INDEX_FAILURES: &str = "batch.kubernetes.io/job-index-failure-count";
 /// `managedBy` of jobs that are ours; also when absent.
 const MANAGER: &str = "kubernetes.io/job-controller";
 const INDEX_VARIABLE: &str = "JOB_COMPLETION_INDEX";
+/// How long a cache that is behind another process is given to catch up.
+const LAG: Duration = Duration::from_secs(1);
 
 struct Jobs {
     context: Context,
@@ -52,20 +57,16 @@ struct Jobs {
 struct Known {
     written: Latest<Job>,
     backoffs: Mutex<HashMap<String, Backoff>>,
-    released: Mutex<HashMap<String, Released>>,
+    counts: Counts,
 }
 
 impl Known {
     fn forget(&self, uid: &str) {
         self.written.forget(uid);
         self.backoffs.lock().remove(uid);
-        self.released.lock().remove(uid);
+        self.counts.forget(uid);
     }
 }
-
-/// UIDs of pods of a job that have lost their finalizer although the cache may still show it (upstream's finalizer
-/// expectations). A job without an entry has not been looked at by this process: another may have counted its pods.
-type Released = HashSet<String>;
 
 /// Runs the controller.
 pub(crate) async fn run(context: Context) {
@@ -184,7 +185,7 @@ impl Jobs {
         let selector = job.spec.as_ref().and_then(|s| s.selector.clone()).unwrap_or_default();
         let unsettled = self.pods.unsettled(job.uid());
         let pods = self.pods.claim(&self.context.client, &job, &selector).await?;
-        let pods = self.without_released(&job, pods).await?;
+        let Some(pods) = self.as_counted(&job, pods).await? else { return Ok(Next::After(LAG)) };
         let backoff = self.known.backoffs.lock().get(job.uid()).copied().unwrap_or_default();
         let mut plan = plan::plan(&View { job: &job, pods: &pods, settled: unsettled.is_none(), backoff, now: Timestamp::now() });
         plan.again = [plan.again, unsettled].into_iter().flatten().min();
@@ -195,34 +196,31 @@ impl Jobs {
     }
 
     /// The pods as they are after what is known to have been released, so that none is counted twice: the cache of pods may
-    /// lag behind the status of the job, in which they are counted.
-    async fn without_released(&self, job: &Job, mut pods: Vec<Pod>) -> Result<Vec<Pod>, Error> {
-        let to_count = |pods: &[Pod]| pods.iter().any(|p| plan::is_tracked(p) && !is_active(p));
-        if !self.known.released.lock().contains_key(job.uid()) {
-            let counted_before = to_count(&pods) && job.status.as_ref().is_some_and(|s| *s != JobStatus::default());
-            let known = if counted_before { self.released_already(job).await? } else { Released::new() };
-            self.known.released.lock().insert(job.uid().to_owned(), known);
+    /// lag behind the status of the job, in which they are counted. `None`: it lags behind another process.
+    async fn as_counted(&self, job: &Job, mut pods: Vec<Pod>) -> Result<Option<Vec<Pod>>, Error> {
+        let (counts, uid, status) = (&self.known.counts, job.uid(), job.status.as_ref());
+        counts.correct(uid, &mut pods);
+        if counts.are_others(uid, status, &pods) {
+            if !counts.check(uid, status, &pods, &self.there(job).await?) {
+                return Ok(None);
+            }
+            counts.correct(uid, &mut pods);
         }
-        let mut released = self.known.released.lock();
-        let Some(known) = released.get_mut(job.uid()) else { return Ok(pods) };
-        known.retain(|uid| pods.iter().any(|p| p.uid() == uid && plan::is_tracked(p)));
-        for pod in pods.iter_mut().filter(|p| known.contains(p.uid())) {
-            pod.metadata.finalizers.get_or_insert_default().retain(|f| f != FINALIZER);
-        }
-        Ok(pods)
+        Ok(Some(pods))
     }
 
-    /// Pods of the job without the finalizer, as the API server knows them.
-    async fn released_already(&self, job: &Job) -> Result<Released, Error> {
+    /// The job's pods as the API server knows them.
+    async fn there(&self, job: &Job) -> Result<Vec<Pod>, Error> {
         let selector = job.spec.as_ref().and_then(|s| s.selector.clone()).unwrap_or_default();
-        let pods: Vec<Pod> = self.context.client.list(job.namespace(), &ListOptions::default()).await?;
-        let own = pods.iter().filter(|p| pods::matches(&selector, p.metadata.labels.as_ref()));
-        Ok(own.filter(|p| !plan::is_tracked(p)).map(|p| p.uid().to_owned()).collect())
+        let labels: Vec<String> = selector.match_labels.iter().flatten().map(|(key, value)| format!("{key}={value}")).collect();
+        let options = ListOptions { labels: labels.join(","), ..ListOptions::default() };
+        let pods: Vec<Pod> = self.context.client.list(job.namespace(), &options).await?;
+        Ok(pods.into_iter().filter(|p| pods::matches(&selector, p.metadata.labels.as_ref())).collect())
     }
 
     async fn after_the_end(&self, job: &Job) -> Result<Next, Error> {
         // What was written stays known: the cache may not show for a while that this is the end.
-        self.known.released.lock().remove(job.uid());
+        self.known.counts.forget(job.uid());
         self.known.backoffs.lock().remove(job.uid());
         for pod in self.pods.of(job.uid())?.iter().filter(|p| plan::is_tracked(p)) {
             release(&self.context.client, pod).await?;
@@ -253,6 +251,7 @@ impl Jobs {
             match client.update_status(&changed).await.optional()? {
                 Some(written) => {
                     measure::written(&self.context.metrics, job, &written.status.clone().unwrap_or_default());
+                    self.known.counts.wrote(job.uid(), written.status.as_ref());
                     self.known.written.wrote(&written);
                 }
                 None => return Ok(Next::Wait),
@@ -275,7 +274,7 @@ impl Jobs {
 
     async fn release(&self, job: &Job, pod: &Pod) -> Result<(), Error> {
         release(&self.context.client, pod).await?;
-        self.known.released.lock().entry(job.uid().to_owned()).or_default().insert(pod.uid().to_owned());
+        self.known.counts.released(job.uid(), pod.uid());
         Ok(())
     }
 

@@ -57,6 +57,10 @@ impl View<'_> {
         self.set.spec.as_ref().and_then(|s| s.min_ready_seconds).unwrap_or(0)
     }
 
+    fn on_delete(&self) -> bool {
+        self.set.spec.as_ref().and_then(|s| s.update_strategy.as_ref()).and_then(|s| s.type_.as_deref()) == Some("OnDelete")
+    }
+
     fn partition(&self) -> i32 {
         let strategy = self.set.spec.as_ref().and_then(|s| s.update_strategy.as_ref());
         strategy.and_then(|s| s.rolling_update.as_ref()).and_then(|r| r.partition).unwrap_or(0)
@@ -91,6 +95,10 @@ impl View<'_> {
 
 fn revision(pod: &Pod) -> &str {
     pod.metadata.labels.as_ref().and_then(|l| l.get(HASH)).map_or("", String::as_str)
+}
+
+fn some(n: i32) -> Option<i32> {
+    (n != 0).then_some(n)
 }
 
 fn is_terminating(pod: &Pod) -> bool {
@@ -134,9 +142,8 @@ pub fn steps(view: &View) -> Vec<Step> {
     if !condemn(view, &map, monotonic, &mut steps) {
         return steps;
     }
-    let on_delete = view.set.spec.as_ref().and_then(|s| s.update_strategy.as_ref()).and_then(|s| s.type_.as_deref()) == Some("OnDelete");
     let busy = steps.iter().any(|s| matches!(s, Step::Create { .. } | Step::Delete(_)));
-    if !busy && !on_delete {
+    if !busy && !view.on_delete() {
         steps.extend(outdated(view, &map));
     }
     steps
@@ -209,14 +216,12 @@ pub fn status(view: &View) -> (StatefulSetStatus, Option<Duration>) {
     let alive: Vec<&Pod> = view.pods.iter().filter(|p| !matches!(pods::phase(p), "Failed" | "Succeeded")).collect();
     let count = |keep: &dyn Fn(&Pod) -> bool| i32::try_from(alive.iter().filter(|p| keep(p)).count()).unwrap_or(i32::MAX);
     let running = |p: &Pod| pods::phase(p) == "Running" && is_ready(p);
-    let some = |n: i32| (n != 0).then_some(n);
     let waits = alive.iter().filter(|p| running(p)).filter_map(|p| availability(p, view.min_ready(), view.now).err().flatten());
     let soon = waits.min();
     let (replicas, ready) = (count(&|_| true), count(&running));
     let updated = count(&|p| !is_terminating(p) && revision(p) == view.update);
     let current = count(&|p| !is_terminating(p) && revision(p) == view.current);
-    let done =
-        view.current != view.update && updated == replicas && ready == replicas && updated == view.replicas() && view.partition() == 0;
+    let done = !view.on_delete() && [replicas, ready, updated] == [view.replicas(); 3];
     let status = StatefulSetStatus {
         observed_generation: view.set.metadata.generation,
         replicas,
@@ -317,13 +322,26 @@ mod tests {
     }
 
     #[test]
-    fn a_finished_update_becomes_the_current_revision() {
-        let set = set(2, json!({}));
-        let pods = [pod(0, "new", true), pod(1, "new", true)];
-        let view =
-            View { set: &set, pods: &pods, current: "old", update: "new", claim: &|_| None, now: "2026-01-01T00:00:00Z".parse().unwrap() };
-        let (status, _) = status(&view);
-        assert_eq!((status.current_revision.as_deref(), status.current_replicas, status.updated_replicas), (Some("new"), Some(2), Some(2)));
+    fn an_update_that_has_reached_every_pod_becomes_the_current_revision() {
+        let rolling = |partition: i32| json!({"updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"partition": partition}}});
+        let both = [pod(0, "new", true), pod(1, "new", true)];
+        let half = [pod(0, "old", true), pod(1, "new", true)];
+        let cases = [
+            (set(2, json!({})), &both[..], "new"),
+            // Set when the update had passed it already: a pod below it must not fall back.
+            (set(2, rolling(1)), &both[..], "new"),
+            (set(2, rolling(1)), &half[..], "old"),
+            (set(3, rolling(0)), &both[..], "old"),
+            (set(2, json!({"updateStrategy": {"type": "OnDelete"}})), &both[..], "old"),
+        ];
+        for (set, pods, expected) in cases {
+            let now = "2026-01-01T00:00:00Z".parse().unwrap();
+            let (status, _) = status(&View { set: &set, pods, current: "old", update: "new", claim: &|_| None, now });
+            let updated = i32::try_from(pods.iter().filter(|p| revision(p) == "new").count()).unwrap();
+            let current = if expected == "new" { Some(updated) } else { some(i32::try_from(pods.len()).unwrap() - updated) };
+            assert_eq!((status.current_revision.as_deref(), status.current_replicas), (Some(expected), current), "{:?}", set.spec);
+            assert_eq!(status.updated_replicas, Some(updated));
+        }
     }
 
     #[test]

@@ -1,58 +1,28 @@
 //! What must hold when everything works again.
 
+use crate::history::{Seen, app, count, image, is_leaving, is_over, is_ready};
+use crate::workloads::Wanted;
 use crate::world::World;
-use crate::{APPS, AWAY, BUDGETS, CORE, CRONS, JOBS, PARALLEL, SLICES, Wanted};
-use ferrokube_client::Client;
+use crate::{APPS, AWAY, BUDGETS, CORE, CRONS, JOBS, SLICES};
 use http::Method;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 
-/// Most pods of the deployment that a roll-out may have at once (`maxSurge` 25 %, rounded up), by the largest number of
-/// replicas ever asked for.
-pub fn web_limit(wanted: &Wanted) -> usize {
-    wanted.most_web + wanted.most_web.div_ceil(4)
-}
-
-async fn get(admin: &Client, path: &str) -> Value {
-    let answer = admin.send(Method::GET, path, None, bytes::Bytes::new()).await.unwrap_or_else(|e| panic!("GET {path}: {e}"));
-    serde_json::from_slice(answer.body()).unwrap()
-}
-
-pub async fn items(admin: &Client, path: &str) -> Vec<Value> {
-    get(admin, path).await["items"].as_array().cloned().unwrap_or_default()
-}
-
 fn of_app<'v>(all: &'v [Value], app: &str) -> Vec<&'v Value> {
-    all.iter().filter(|o| o["metadata"]["labels"]["app"] == app).collect()
-}
-
-fn is_leaving(object: &Value) -> bool {
-    object["metadata"]["deletionTimestamp"].is_string()
+    all.iter().filter(|o| self::app(o) == app).collect()
 }
 
 /// UIDs of the pods of an app that are there to stay.
-pub async fn active_of(admin: &Client, app: &str) -> BTreeSet<String> {
-    let pods = items(admin, &format!("{CORE}/pods")).await;
+pub async fn active_of(world: &World, app: &str) -> BTreeSet<String> {
+    let pods = world.items(&format!("{CORE}/pods")).await;
     of_app(&pods, app).into_iter().filter(|p| !is_leaving(p)).filter_map(uid).collect()
 }
 
-fn is_ready(pod: &Value) -> bool {
-    !is_leaving(pod) && pod["status"]["conditions"].as_array().into_iter().flatten().any(|c| c["type"] == "Ready" && c["status"] == "True")
-}
-
-fn image(pod: &Value) -> &str {
-    pod["spec"]["containers"][0]["image"].as_str().unwrap_or_default()
-}
-
-fn count(value: &Value) -> usize {
-    value.as_u64().unwrap_or(0) as usize
-}
-
-struct Found(Vec<String>);
+pub struct Found(pub Vec<String>);
 
 impl Found {
-    fn unless(&mut self, holds: bool, what: impl FnOnce() -> String) {
+    pub fn unless(&mut self, holds: bool, what: impl FnOnce() -> String) {
         if !holds {
             self.0.push(what());
         }
@@ -61,34 +31,31 @@ impl Found {
 
 /// Everything that is not as it was asked for.
 pub async fn problems(world: &World, wanted: &Wanted) -> Vec<String> {
-    let admin = &world.admin;
     let mut found = Found(Vec::new());
-    let pods = items(admin, &format!("{CORE}/pods")).await;
-    let sets = items(admin, &format!("{APPS}/replicasets")).await;
-    deployment(admin, wanted, &pods, &sets, &mut found).await;
-    stateful(admin, wanted, &pods, &mut found).await;
-    daemons(admin, wanted, &pods, &mut found).await;
+    let seen = Seen::of(&world.server.history());
+    let pods = world.items(&format!("{CORE}/pods")).await;
+    let sets = world.items(&format!("{APPS}/replicasets")).await;
+    deployment(world, wanted, &pods, &sets, &mut found).await;
+    stateful(world, wanted, &pods, &mut found).await;
+    daemons(world, wanted, &pods, &mut found).await;
     for name in ["indexed", "plain"] {
-        let ever = world.seen.lock().succeeded.get(name).map_or(0, BTreeSet::len);
-        // Two leaders at once, each with a cache that lags, may both count those that ended meanwhile, as upstream: only the
-        // process that lets a pod go remembers at once that it did.
-        let twice = PARALLEL * world.faults.hand_overs.load(Ordering::Relaxed);
+        let ever = seen.succeeded.get(name).map_or(0, Vec::len);
         let unknown = world.faults.unknown_creations.load(Ordering::Relaxed);
-        job(&get(admin, &format!("{JOBS}/{name}")).await, name, &pods, [ever + twice, unknown], &mut found);
+        job(&world.get(&format!("{JOBS}/{name}")).await, name, &pods, [ever, unknown], &mut found);
     }
-    slices(admin, &pods, &mut found).await;
-    brief(world, &pods, &mut found).await;
-    tick(admin, &pods, &mut found).await;
-    budget(admin, wanted, &mut found).await;
-    quota(admin, &pods, &sets, &mut found).await;
+    slices(world, &pods, &mut found).await;
+    brief(world, &seen, &pods, &mut found).await;
+    tick(world, &pods, &mut found).await;
+    budget(world, wanted, &mut found).await;
+    quota(world, &pods, &sets, &mut found).await;
     for (app, gone) in [("gone", wanted.gone), ("front", wanted.front_gone)] {
         let (pods, sets) = (of_app(&pods, app).len(), of_app(&sets, app).len());
         let right = if gone { (0, 0) } else { (2, 1) };
         found.unless((pods, sets) == right, || format!("{app}: {pods} pods of {sets} replica sets, deleted: {gone}"));
     }
     left(wanted, &pods, &sets, &mut found);
-    away(admin, wanted, &mut found).await;
-    orphans(admin, wanted, &pods, &sets, &mut found).await;
+    away(world, wanted, &mut found).await;
+    orphans(world, wanted, &pods, &sets, &mut found).await;
     found.0
 }
 
@@ -106,18 +73,18 @@ fn left(wanted: &Wanted, pods: &[Value], sets: &[Value], found: &mut Found) {
 }
 
 /// A deleted namespace is gone, and what was in it.
-async fn away(admin: &Client, wanted: &Wanted, found: &mut Found) {
-    let namespace = admin.send(Method::GET, AWAY, None, bytes::Bytes::new()).await;
+async fn away(world: &World, wanted: &Wanted, found: &mut Found) {
+    let namespace = world.admin.send(Method::GET, AWAY, None, bytes::Bytes::new()).await;
     found.unless(namespace.is_err() == wanted.away_gone, || format!("away: deleted: {}, there: {}", wanted.away_gone, namespace.is_ok()));
-    let pods = items(admin, &format!("{AWAY}/pods")).await;
+    let pods = world.items(&format!("{AWAY}/pods")).await;
     let good = of_app(&pods, "far").into_iter().filter(|p| is_ready(p)).count();
     let right = if wanted.away_gone { pods.is_empty() } else { good == 2 };
     found.unless(right, || format!("away: {good} good pods of {}, deleted: {}", pods.len(), wanted.away_gone));
-    let maps = items(admin, &format!("{AWAY}/configmaps")).await;
+    let maps = world.items(&format!("{AWAY}/configmaps")).await;
     found.unless(!maps.is_empty() != wanted.away_gone, || format!("away: {} config maps, deleted: {}", maps.len(), wanted.away_gone));
 }
 
-async fn deployment(admin: &Client, wanted: &Wanted, pods: &[Value], sets: &[Value], found: &mut Found) {
+async fn deployment(world: &World, wanted: &Wanted, pods: &[Value], sets: &[Value], found: &mut Found) {
     let pods = of_app(pods, "web");
     let good = pods.iter().filter(|p| is_ready(p) && image(p) == wanted.image).count();
     found.unless(good == wanted.web && pods.len() == wanted.web, || {
@@ -125,39 +92,39 @@ async fn deployment(admin: &Client, wanted: &Wanted, pods: &[Value], sets: &[Val
     });
     let sizes: usize = of_app(sets, "web").iter().map(|s| count(&s["spec"]["replicas"])).sum();
     found.unless(sizes == wanted.web, || format!("web: replica sets want {sizes}"));
-    let d = get(admin, &format!("{APPS}/deployments/web")).await;
+    let d = world.get(&format!("{APPS}/deployments/web")).await;
     let status = &d["status"];
     let counts = ["replicas", "updatedReplicas", "readyReplicas", "availableReplicas"].map(|k| count(&status[k]));
     let right = counts == [wanted.web; 4] && status["observedGeneration"] == d["metadata"]["generation"];
     found.unless(right, || format!("web: status {status}"));
 }
 
-async fn stateful(admin: &Client, wanted: &Wanted, pods: &[Value], found: &mut Found) {
+async fn stateful(world: &World, wanted: &Wanted, pods: &[Value], found: &mut Found) {
     let pods = of_app(pods, "db");
     let names: BTreeSet<&str> =
         pods.iter().filter(|p| is_ready(p) && image(p) == wanted.db_image).map(|p| crate::common::name(p)).collect();
     let expected: Vec<String> = (0..wanted.db).map(|n| format!("db-{n}")).collect();
     let right = names.iter().copied().eq(expected.iter().map(String::as_str)) && pods.len() == wanted.db;
     found.unless(right, || format!("db: {names:?} of {} pods, wanted {}", pods.len(), wanted.db));
-    let s = get(admin, &format!("{APPS}/statefulsets/db")).await;
+    let s = world.get(&format!("{APPS}/statefulsets/db")).await;
     let counts = ["replicas", "readyReplicas", "updatedReplicas"].map(|k| count(&s["status"][k]));
     found.unless(counts == [wanted.db; 3], || format!("db: status {}", s["status"]));
     // A claim stays when its pod goes, and there is one for each pod there ever was.
-    let claims = items(admin, &format!("{CORE}/persistentvolumeclaims")).await;
+    let claims = world.items(&format!("{CORE}/persistentvolumeclaims")).await;
     let claims: Vec<String> = claims.iter().map(|c| crate::common::name(c).to_owned()).collect();
     let expected = |n: usize| (0..n).map(|n| format!("data-db-{n}")).collect::<Vec<_>>();
     let right = (wanted.db..=wanted.most_db).any(|n| claims == expected(n));
     found.unless(right, || format!("db: claims {claims:?}, wanted {} of at most {}", wanted.db, wanted.most_db));
 }
 
-async fn daemons(admin: &Client, wanted: &Wanted, pods: &[Value], found: &mut Found) {
+async fn daemons(world: &World, wanted: &Wanted, pods: &[Value], found: &mut Found) {
     let pods = of_app(pods, "agent");
     let nodes: BTreeSet<&str> =
         pods.iter().filter(|p| is_ready(p) && image(p) == wanted.agent_image).filter_map(|p| p["spec"]["nodeName"].as_str()).collect();
     found.unless(nodes.len() == wanted.nodes && pods.len() == wanted.nodes, || {
         format!("agent: {} pods on {nodes:?}, wanted {}", pods.len(), wanted.nodes)
     });
-    let d = get(admin, &format!("{APPS}/daemonsets/agent")).await;
+    let d = world.get(&format!("{APPS}/daemonsets/agent")).await;
     let counts = ["desiredNumberScheduled", "updatedNumberScheduled", "numberAvailable"].map(|k| count(&d["status"][k]));
     found.unless(counts == [wanted.nodes; 3], || format!("agent: status {}", d["status"]));
 }
@@ -177,7 +144,7 @@ fn job(job: &Value, name: &str, pods: &[Value], [ever, unknown]: [usize; 2], fou
         found.unless((4..=ever).contains(&succeeded), || format!("{name}: counted {succeeded} of {ever} successes"));
     }
     // One that is removed as one too many counts as failed; it never says so itself.
-    let active = pods.iter().filter(|p| !["Succeeded", "Failed"].iter().any(|over| p["status"]["phase"] == *over)).count();
+    let active = pods.iter().filter(|p| !is_over(p)).count();
     found.unless(active == 0, || format!("{name}: {active} pods that are not over are left"));
     // One that is removed as one too many while it fails may never be counted, as upstream; then it is gone.
     let lasting = pods.iter().filter(|p| p["status"]["phase"] == "Failed").count();
@@ -187,19 +154,19 @@ fn job(job: &Value, name: &str, pods: &[Value], [ever, unknown]: [usize; 2], fou
 }
 
 /// A job that may stay for a while after its end has come to it, and is gone with its pods.
-async fn brief(world: &World, pods: &[Value], found: &mut Found) {
-    let there = items(&world.admin, JOBS).await.iter().any(|j| crate::common::name(j) == "brief");
-    let ever = world.seen.lock().succeeded.get("brief").map_or(0, BTreeSet::len);
+async fn brief(world: &World, seen: &Seen, pods: &[Value], found: &mut Found) {
+    let there = world.items(JOBS).await.iter().any(|j| crate::common::name(j) == "brief");
+    let ever = seen.succeeded.get("brief").map_or(0, Vec::len);
     let left = of_app(pods, "brief").len();
     found.unless(!there && left == 0 && ever >= 4, || format!("brief: there: {there}, {left} pods, {ever} ever succeeded"));
 }
 
 /// The cron job has seen all its jobs end, and keeps the last one.
-async fn tick(admin: &Client, pods: &[Value], found: &mut Found) {
-    let jobs = items(admin, JOBS).await;
+async fn tick(world: &World, pods: &[Value], found: &mut Found) {
+    let jobs = world.items(JOBS).await;
     let jobs = of_app(&jobs, "tick");
     let complete = jobs.iter().filter(|j| !j["status"]["completionTime"].is_null()).count();
-    let cron = get(admin, &format!("{CRONS}/tick")).await;
+    let cron = world.get(&format!("{CRONS}/tick")).await;
     let active = cron["status"]["active"].as_array().map_or(0, Vec::len);
     let right = jobs.len() <= 1 && complete == jobs.len() && active == 0;
     found.unless(right, || format!("tick: {complete} of {} jobs are complete, status {}", jobs.len(), cron["status"]));
@@ -208,28 +175,28 @@ async fn tick(admin: &Client, pods: &[Value], found: &mut Found) {
 }
 
 /// The budget allows what the deployment can spare.
-async fn budget(admin: &Client, wanted: &Wanted, found: &mut Found) {
-    let budget = get(admin, &format!("{BUDGETS}/web")).await;
+async fn budget(world: &World, wanted: &Wanted, found: &mut Found) {
+    let budget = world.get(&format!("{BUDGETS}/web")).await;
     let counts = ["expectedPods", "currentHealthy", "desiredHealthy", "disruptionsAllowed"].map(|k| count(&budget["status"][k]));
     let right = counts == [wanted.web, wanted.web, wanted.web.saturating_sub(1), wanted.web.min(1)];
     found.unless(right, || format!("budget: wanted {}, status {}", wanted.web, budget["status"]));
 }
 
 /// The quota tells what is there.
-async fn quota(admin: &Client, pods: &[Value], sets: &[Value], found: &mut Found) {
-    let quota = get(admin, &format!("{CORE}/resourcequotas/all")).await;
-    let going = pods.iter().filter(|p| !["Succeeded", "Failed"].iter().any(|over| p["status"]["phase"] == *over)).count();
-    let claims = items(admin, &format!("{CORE}/persistentvolumeclaims")).await.len();
+async fn quota(world: &World, pods: &[Value], sets: &[Value], found: &mut Found) {
+    let quota = world.get(&format!("{CORE}/resourcequotas/all")).await;
+    let going = pods.iter().filter(|p| !is_over(p)).count();
+    let claims = world.items(&format!("{CORE}/persistentvolumeclaims")).await.len();
     for (name, there) in [("pods", going), ("persistentvolumeclaims", claims), ("count/replicasets.apps", sets.len())] {
         let used = &quota["status"]["used"][name];
         found.unless(*used == there.to_string(), || format!("quota: {name} used {used}, there are {there}"));
     }
 }
 
-async fn slices(admin: &Client, pods: &[Value], found: &mut Found) {
+async fn slices(world: &World, pods: &[Value], found: &mut Found) {
     let ready: BTreeSet<&str> =
         of_app(pods, "web").into_iter().filter(|p| is_ready(p)).filter_map(|p| p["status"]["podIP"].as_str()).collect();
-    let slices = items(admin, SLICES).await;
+    let slices = world.items(SLICES).await;
     let endpoints: Vec<&str> = slices
         .iter()
         .filter(|s| s["metadata"]["labels"]["kubernetes.io/service-name"] == "web")
@@ -242,10 +209,10 @@ async fn slices(admin: &Client, pods: &[Value], found: &mut Found) {
 }
 
 /// Nobody belongs to an owner that is gone.
-async fn orphans(admin: &Client, wanted: &Wanted, pods: &[Value], sets: &[Value], found: &mut Found) {
+async fn orphans(world: &World, wanted: &Wanted, pods: &[Value], sets: &[Value], found: &mut Found) {
     let mut owners: BTreeSet<String> = sets.iter().filter_map(uid).collect();
     for path in [format!("{APPS}/deployments"), format!("{APPS}/statefulsets"), format!("{APPS}/daemonsets"), JOBS.to_owned()] {
-        owners.extend(items(admin, &path).await.iter().filter_map(uid));
+        owners.extend(world.items(&path).await.iter().filter_map(uid));
     }
     let free = |object: &Value| {
         let app = &object["metadata"]["labels"]["app"];

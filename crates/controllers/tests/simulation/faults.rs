@@ -1,5 +1,5 @@
 //! A transport on which everything goes wrong that can: requests that do not arrive, answers that do not, refusals,
-//! delays, watches that lag behind, fall silent or break, a server that is away, a controller manager that ends at that very
+//! delays, a webhook that hangs, watches that lag behind, fall silent or break, a server that is away, a controller manager that ends at that very
 //! moment, and one that stands still while another takes its place. What happens follows from the seed.
 
 use bytes::Bytes;
@@ -25,6 +25,7 @@ pub struct Faults {
     away: AtomicBool,
     /// Until when no watch says anything.
     silent: Mutex<Instant>,
+    hanging: Mutex<Option<Hanging>>,
     /// Pods whose creation the controller could not know of: the request was lost on the way back, or the controller ended.
     pub unknown_creations: AtomicUsize,
     /// Likewise deletions.
@@ -48,6 +49,18 @@ pub struct Trace {
     requests: usize,
 }
 
+/// A webhook that is asked about new pods of one app, and never answers.
+struct Hanging {
+    until: Instant,
+    /// `failurePolicy: Fail`.
+    refuses: bool,
+    /// Known when the first one is made.
+    app: Option<String>,
+}
+
+/// How long a webhook is waited for (`timeoutSeconds`).
+const HOOK: Duration = Duration::from_secs(10);
+
 enum Fault {
     None,
     /// The request does not arrive.
@@ -69,6 +82,7 @@ impl Faults {
             on: AtomicBool::new(true),
             away: AtomicBool::new(false),
             silent: Mutex::new(Instant::now()),
+            hanging: Mutex::default(),
             unknown_creations: AtomicUsize::default(),
             unknown_deletions: AtomicUsize::default(),
             late_scales: AtomicUsize::default(),
@@ -109,6 +123,7 @@ impl Faults {
     pub fn heal(&self) {
         self.on.store(false, Ordering::Relaxed);
         self.away.store(false, Ordering::Relaxed);
+        *self.hanging.lock() = None;
         *self.silent.lock() = Instant::now();
     }
 
@@ -119,6 +134,23 @@ impl Faults {
         if *until <= Instant::now() {
             *until = Instant::now() + time;
         }
+    }
+
+    /// A webhook hangs for a while; in the end it refuses, or is left aside.
+    pub fn hang(&self, time: Duration, refuses: bool) {
+        *self.hanging.lock() = Some(Hanging { until: Instant::now() + time, refuses, app: None });
+    }
+
+    /// Whether a webhook that hangs is asked about this request, and what then becomes of it.
+    fn hangs(&self, request: &Request<Bytes>) -> Option<bool> {
+        let mut hanging = self.hanging.lock();
+        let hook = hanging.as_mut().filter(|h| h.until > Instant::now())?;
+        if *request.method() != Method::POST || !request.uri().path().ends_with("/pods") {
+            return None;
+        }
+        let pod: serde_json::Value = serde_json::from_slice(request.body()).ok()?;
+        let app = pod["metadata"]["labels"]["app"].as_str()?;
+        (hook.app.get_or_insert_with(|| app.to_owned()) == app).then_some(hook.refuses)
     }
 
     /// The server goes away, or comes back.
@@ -145,6 +177,12 @@ impl Faults {
     /// Whether something goes wrong that does so this often.
     pub fn chance(&self, percent: u32) -> bool {
         self.on.load(Ordering::Relaxed) && self.dice.lock().random_range(0..100) < percent
+    }
+
+    /// One of a list with dots between; none when nothing goes wrong any more.
+    pub fn pick<'l>(&self, list: &'l str) -> Option<&'l str> {
+        let all: Vec<&str> = list.split('.').collect();
+        self.on.load(Ordering::Relaxed).then(|| all[self.dice.lock().random_range(0..all.len())])
     }
 
     pub fn pause(&self, most: Duration) -> Duration {
@@ -259,6 +297,13 @@ impl Transport for Faulty {
     fn send(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, TransportError>> {
         async move {
             thawed(&mut self.term.clone()).await;
+            if let Some(refuses) = self.faults.hangs(&request) {
+                tokio::time::sleep(HOOK).await;
+                if refuses {
+                    return Ok(refusal(500));
+                }
+                thawed(&mut self.term.clone()).await;
+            }
             let on_its_way = OnItsWay::of(self, &request);
             let fault = self.faults.draw();
             self.faults.note(&request, &fault);

@@ -9,12 +9,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 #[derive(Default)]
 struct State {
     values: BTreeMap<Bytes, KeyValue>,
     /// Every event there ever was: nothing is compacted.
     log: Vec<Event>,
+    /// When each of them was.
+    times: Vec<Instant>,
     revision: Revision,
 }
 
@@ -56,6 +59,12 @@ impl Default for Memory {
 }
 
 impl Memory {
+    /// Every event there ever was, and when.
+    pub fn log(&self) -> Vec<(Instant, Event)> {
+        let state = self.state.lock();
+        state.times.iter().copied().zip(state.log.iter().cloned()).collect()
+    }
+
     fn commit(&self, key: &Bytes, expect: Expect, event: impl FnOnce(&State, Revision) -> Event) -> Result<Committed> {
         let mut state = self.state.lock();
         let previous_revision = state.expect(key, expect)?;
@@ -66,6 +75,7 @@ impl Memory {
             Event::Delete { .. } => drop(state.values.remove(key)),
         }
         state.log.push(event);
+        state.times.push(Instant::now());
         state.revision = revision;
         drop(state);
         self.changed.send_modify(|(r, _)| *r = revision);

@@ -2,9 +2,10 @@
 //! nobody.
 
 use crate::common;
+use crate::history::{self, Change};
 use crate::memory::Memory;
 use bytes::Bytes;
-use ferrokube_api::{Change, Selection};
+use ferrokube_api::Selection;
 use ferrokube_apiserver::{ApiServer, Config, Running};
 use ferrokube_client::{Transport, TransportError};
 use futures_util::future::{BoxFuture, FutureExt};
@@ -18,6 +19,7 @@ use tokio::sync::{Mutex, watch};
 type Current = watch::Receiver<Option<Arc<ApiServer>>>;
 
 pub struct Server {
+    store: Arc<Memory>,
     config: Config,
     running: Mutex<Option<Running>>,
     current: watch::Sender<Option<Arc<ApiServer>>>,
@@ -25,8 +27,9 @@ pub struct Server {
 
 impl Server {
     pub async fn start() -> Self {
-        let server =
-            Server { config: common::config(Arc::new(Memory::default())), running: Mutex::default(), current: watch::channel(None).0 };
+        let store = Arc::<Memory>::default();
+        let config = common::config(store.clone());
+        let server = Server { store, config, running: Mutex::default(), current: watch::channel(None).0 };
         server.up(&mut *server.running.lock().await).await;
         server
     }
@@ -34,6 +37,11 @@ impl Server {
     async fn up(&self, running: &mut Option<Running>) {
         let started = running.insert(ApiServer::start(self.config.clone()).await.unwrap());
         self.current.send_replace(Some(started.server.clone()));
+    }
+
+    /// Everything that was ever written.
+    pub fn history(&self) -> Vec<Change> {
+        history::read(self.store.log())
     }
 
     /// Ends, and for good.
@@ -83,8 +91,8 @@ impl Transport for Way {
         .boxed()
     }
 
-    fn subscribe(&self, selection: Selection) -> BoxStream<'static, Change> {
-        stream::unfold((self.clone(), None), move |(mut way, mut open): (Way, Option<BoxStream<'static, Change>>)| {
+    fn subscribe(&self, selection: Selection) -> BoxStream<'static, ferrokube_api::Change> {
+        stream::unfold((self.clone(), None), move |(mut way, mut open): (Way, Option<BoxStream<'static, ferrokube_api::Change>>)| {
             let selection = selection.clone();
             async move {
                 loop {
