@@ -120,3 +120,53 @@ async fn a_job_that_is_complete_gets_no_more_pods_though_the_cache_does_not_know
     cluster.late.send_replace(String::new());
     cluster.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_another_leader_has_counted_is_not_counted_again() {
+    let cluster = Cluster::with(&["job-controller", "serviceaccount-controller"]).await;
+    let job = "/apis/batch/v1/namespaces/default/jobs/one";
+    let body = json!({"metadata": {"name": "one"}, "spec": {"completions": 9, "template": {"metadata": {"labels": {"app": "one"}},
+        "spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}}}});
+    cluster.post("/apis/batch/v1/namespaces/default/jobs", body).await;
+    let going = async || {
+        let all = cluster.list(common::PODS).await;
+        let mut going = all.into_iter().filter(|p| p["status"]["phase"] != "Succeeded");
+        going.next()
+    };
+    // The status says so only of a pod that the cache shows.
+    let runs = async |counted: u64| {
+        let Some(pod) = going().await else { return false };
+        if pod["status"]["phase"] == "Pending" {
+            cluster.set_pod(&pod, "Running", true).await;
+        }
+        let status = cluster.get(job).await["status"].clone();
+        status["succeeded"].as_u64().unwrap_or(0) == counted && status["ready"] == 1
+    };
+    cluster.eventually("a pod runs", async || runs(0).await).await;
+    // This process has counted before.
+    cluster.set_pod(&going().await.unwrap(), "Succeeded", false).await;
+    cluster.eventually("it is counted, and another one runs", async || runs(1).await).await;
+    // Another leader counts the second one, from beginning to end, before this one hears that it is over.
+    cluster.late.send_replace("pods".to_owned());
+    let second = going().await.unwrap();
+    cluster.set_pod(&second, "Succeeded", false).await;
+    let status = async |status: Value| cluster.patch(&format!("{job}/status"), json!({"status": status})).await;
+    status(json!({"uncountedTerminatedPods": {"succeeded": [second["metadata"]["uid"]]}})).await;
+    cluster.patch(&format!("{}/{}", common::PODS, common::name(&second)), json!({"metadata": {"finalizers": null}})).await;
+    status(json!({"succeeded": 2, "uncountedTerminatedPods": {"succeeded": null}})).await;
+    // Then it hears that it is over, and not yet that it was let go.
+    cluster.let_through.add_permits(1);
+    cluster.eventually("it makes the next one", async || going().await.is_some()).await;
+    cluster.late.send_replace(String::new());
+    cluster.set_pod(&going().await.unwrap(), "Succeeded", false).await;
+    let third = async || {
+        let all = cluster.list(common::PODS).await;
+        let over = all.iter().filter(|p| p["status"]["phase"] == "Succeeded");
+        all.len() == 4 && over.filter(|p| p["metadata"]["finalizers"].is_null()).count() == 3
+    };
+    cluster.eventually("it counts the third one, and makes a fourth", third).await;
+    let settled = async || cluster.get(job).await["status"]["uncountedTerminatedPods"]["succeeded"].is_null();
+    cluster.eventually("the books are closed", settled).await;
+    assert_eq!(cluster.get(job).await["status"]["succeeded"], 3);
+    cluster.stop().await;
+}

@@ -87,7 +87,7 @@ impl Counts {
         self.0.lock().entry(job.to_owned()).or_default().released.insert(pod.to_owned());
     }
 
-    /// Takes the finalizer off those that are known to have lost it.
+    /// Takes the finalizer off those that are known to have lost it, and forgets those that the cache shows without.
     pub fn correct(&self, job: &str, pods: &mut [Pod]) {
         let mut all = self.0.lock();
         let Some(known) = all.get_mut(job) else { return };

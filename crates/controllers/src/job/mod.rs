@@ -199,13 +199,10 @@ impl Jobs {
     /// lag behind the status of the job, in which they are counted. `None`: it lags behind another process.
     async fn as_counted(&self, job: &Job, mut pods: Vec<Pod>) -> Result<Option<Vec<Pod>>, Error> {
         let (counts, uid, status) = (&self.known.counts, job.uid(), job.status.as_ref());
-        counts.correct(uid, &mut pods);
-        if counts.are_others(uid, status, &pods) {
-            if !counts.check(uid, status, &pods, &self.there(job).await?) {
-                return Ok(None);
-            }
-            counts.correct(uid, &mut pods);
+        if counts.are_others(uid, status, &pods) && !counts.check(uid, status, &pods, &self.there(job).await?) {
+            return Ok(None);
         }
+        counts.correct(uid, &mut pods);
         Ok(Some(pods))
     }
 

@@ -94,10 +94,19 @@ fn index_failures(pod: &Pod) -> i32 {
     pod.metadata.annotations.as_ref().and_then(|a| a.get(INDEX_FAILURES)).and_then(|n| n.parse().ok()).unwrap_or(0)
 }
 
+/// When a pod ended. One that the kubelet refused, or whose node is gone, has no containers that could tell: then it is when it
+/// was no longer ready, or was to go, or at least when it was made. What waits for a time after that must not wait for ever.
 fn finished_at(pod: &Pod, now: Timestamp) -> Timestamp {
-    let statuses = pod.status.iter().flat_map(|s| s.container_statuses.iter().flatten());
-    let ended = statuses.filter_map(|c| c.state.as_ref()?.terminated.as_ref()?.finished_at.as_ref()).map(|t| t.0).max();
-    ended.or_else(|| pod.metadata.deletion_timestamp.as_ref().map(|t| t.0)).unwrap_or(now).min(now)
+    let status = pod.status.as_ref();
+    let containers = status.iter().flat_map(|s| s.container_statuses.iter().flatten());
+    let ends: Option<Vec<Timestamp>> = containers.map(|c| Some(c.state.as_ref()?.terminated.as_ref()?.finished_at.as_ref()?.0)).collect();
+    let unready = || pods::condition(pod, "Ready").filter(|c| c.status == "False")?.last_transition_time.as_ref().map(|t| t.0);
+    let deleted = || {
+        let grace = jiff::SignedDuration::from_secs(pod.metadata.deletion_grace_period_seconds.unwrap_or(0));
+        pod.metadata.deletion_timestamp.as_ref().map(|t| t.0 - grace)
+    };
+    let made = || pod.metadata.creation_timestamp.as_ref().map(|t| t.0);
+    ends.and_then(|e| e.into_iter().max()).or_else(unready).or_else(deleted).or_else(made).unwrap_or(now).min(now)
 }
 
 struct Rules<'a> {

@@ -129,6 +129,22 @@ fn an_index_fails_alone_when_failures_are_limited_by_index() {
 }
 
 #[test]
+fn a_pod_that_never_ran_is_replaced_when_its_time_has_come() {
+    let spec = json!({"parallelism": 1, "completions": 1, "completionMode": "Indexed", "backoffLimit": 100, "backoffLimitPerIndex": 3});
+    // The kubelet refused it: no container says when it ended.
+    let refused = |made: &str| {
+        let mut pod = at_index(pod("a", "Failed", true), 0);
+        pod.metadata.creation_timestamp = serde_json::from_value(json!(made)).unwrap();
+        pod.status.as_mut().unwrap().container_statuses = None;
+        pod
+    };
+    let soon = planned(&job(spec.clone(), json!({})), &[refused("2026-01-01T00:59:55Z")]);
+    assert_eq!((soon.create.len(), soon.again), (0, Some(std::time::Duration::from_secs(5))));
+    let now = planned(&job(spec, json!({})), &[refused("2026-01-01T00:59:50Z")]);
+    assert_eq!(now.create, [NewPod { index: Some(0), failures: Some(1) }]);
+}
+
+#[test]
 fn suspending_and_resuming_is_told() {
     let suspended = planned(&job(json!({"suspend": true}), json!({})), &[]);
     assert_eq!(kinds(&suspended), ["Suspended"]);

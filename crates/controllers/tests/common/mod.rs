@@ -16,6 +16,7 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Semaphore;
 
 struct InProcess {
     server: Arc<ApiServer>,
@@ -76,8 +77,8 @@ impl Transport for Extended {
     }
 }
 
-/// The API server whose news of one resource, the one named here, are late.
-struct Late(Arc<dyn Transport>, tokio::sync::watch::Receiver<String>);
+/// The API server whose news of one resource, the one named here, are late, save so many as are let through.
+struct Late(Arc<dyn Transport>, tokio::sync::watch::Receiver<String>, Arc<Semaphore>);
 
 impl Transport for Late {
     fn send(&self, request: http::Request<Bytes>) -> BoxFuture<'_, Result<http::Response<Bytes>, TransportError>> {
@@ -85,12 +86,16 @@ impl Transport for Late {
     }
 
     fn subscribe(&self, selection: Selection) -> BoxStream<'static, Change> {
-        let (late, resource) = (self.1.clone(), selection.resource.clone());
+        let (late, resource, through) = (self.1.clone(), selection.resource.clone(), self.2.clone());
         let in_time = move |change: Change| {
-            let (mut late, resource) = (late.clone(), resource.clone());
+            let (mut late, resource, through) = (late.clone(), resource.clone(), through.clone());
             async move {
-                // Nobody can make it late any more when the test is over.
-                let _ = late.wait_for(|late| *late != resource).await;
+                tokio::select! {
+                    biased;
+                    // Nobody can make it late any more when the test is over.
+                    _ = late.wait_for(|late| *late != resource) => {}
+                    Ok(permit) = through.acquire() => permit.forget(),
+                }
                 change
             }
         };
@@ -107,6 +112,8 @@ pub struct Cluster {
     extensions: Extensions,
     /// The resource of which the controllers' caches hear nothing now.
     pub late: tokio::sync::watch::Sender<String>,
+    /// So many of its news are let through, one after the other.
+    pub let_through: Arc<Semaphore>,
     server: Arc<ApiServer>,
     metrics: ferrokube_client::metrics::Metrics,
     running: Option<Running>,
@@ -127,7 +134,8 @@ impl Cluster {
         let server = running.server.clone();
         let own = server.clone();
         let (late, is_late) = tokio::sync::watch::channel(String::new());
-        let news = Late(transport(&server, "system:kube-controller-manager", &[]), is_late);
+        let let_through = Arc::new(Semaphore::new(0));
+        let news = Late(transport(&server, "system:kube-controller-manager", &[]), is_late, let_through.clone());
         let caches = Caches::new(Client::new(Arc::new(news), "system:kube-controller-manager"));
         let extensions = Extensions::default();
         let said = extensions.clone();
@@ -154,7 +162,8 @@ impl Cluster {
         let metrics = config.metrics.clone();
         let controllers = tokio::spawn(ferrokube_controllers::run(config));
         let client = client(&server, "kubernetes-admin", &["system:masters"]);
-        let cluster = Cluster { client, extensions, late, server, metrics, running: Some(running), controllers, _folder: folder };
+        let cluster =
+            Cluster { client, extensions, late, let_through, server, metrics, running: Some(running), controllers, _folder: folder };
         cluster
             .eventually("the default service account", async || {
                 cluster.try_get("/api/v1/namespaces/default/serviceaccounts/default").await.is_some()

@@ -22,6 +22,8 @@ mod ledger;
 mod machine;
 mod memory;
 mod meter;
+mod order;
+mod ordered;
 mod scenario;
 mod server;
 mod workloads;
@@ -120,6 +122,11 @@ fn no_pod_is_lost_or_there_twice_whatever_goes_wrong() {
 #[test]
 fn jobs_end_and_are_counted_as_their_pods_ended() {
     seeds::<jobs::Jobs>("jobs_end_and_are_counted_as_their_pods_ended");
+}
+
+#[test]
+fn pods_of_stateful_sets_keep_their_order_and_claims() {
+    seeds::<ordered::Sets>("pods_of_stateful_sets_keep_their_order_and_claims");
 }
 
 #[test]

@@ -1,0 +1,137 @@
+//! The order in which pods of a stateful set come and go, looked for in everything that was ever written.
+//!
+//! A controller acts on what its caches show, which may be old, and a pod may fall ill while it acts: what it does must have
+//! been right at some moment that it may have seen.
+
+use crate::history::{Change, app, count, image, is_leaving, is_over, is_ready, owner, text, uid};
+use crate::scenario::UNSEEN;
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::time::Duration;
+
+/// Ordinals that any set has at most.
+const MOST: usize = 8;
+
+/// What may be done about the pod of an ordinal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Deed {
+    Make,
+    /// It is beyond the number of replicas.
+    Drop,
+    /// It is of an earlier template.
+    Replace,
+    /// Its claim may go.
+    Unclaim,
+}
+
+/// A set and its pods as they are at one moment, and until when each deed was right.
+#[derive(Default)]
+struct Order {
+    set: Option<Rc<Value>>,
+    pods: BTreeMap<usize, Rc<Value>>,
+    right: BTreeMap<(Deed, usize), Duration>,
+}
+
+/// Everything that was done too early; `taken` are pods that somebody else took away.
+pub fn audit(history: &[Change], taken: &BTreeSet<String>) -> Vec<String> {
+    let (mut orders, mut found) = (BTreeMap::<String, Order>::new(), Vec::new());
+    for change in history {
+        let latest = change.latest();
+        let name = match (text(&latest["kind"]), owner(latest)) {
+            ("StatefulSet", _) => change.name(),
+            ("Pod", Some(("StatefulSet", name, _))) => name,
+            ("PersistentVolumeClaim", _) => app(latest),
+            _ => continue,
+        };
+        let order = orders.entry(name.to_owned()).or_default();
+        order.until(change.at);
+        let wrong = match text(&latest["kind"]) {
+            "StatefulSet" => order.set(change),
+            "Pod" => order.pod(change, taken),
+            _ => order.claim(change),
+        };
+        found.extend(wrong.map(|what| format!("{what} at {:?}", change.at)));
+    }
+    found
+}
+
+fn ordinal(name: &str) -> Option<usize> {
+    name.rsplit_once('-')?.1.parse().ok()
+}
+
+impl Order {
+    /// What is right now has been right until now.
+    fn until(&mut self, at: Duration) {
+        for n in 0..MOST {
+            for deed in [Deed::Make, Deed::Drop, Deed::Replace, Deed::Unclaim] {
+                if self.is_right(deed, n) {
+                    self.right.insert((deed, n), at);
+                }
+            }
+        }
+    }
+
+    fn is_right(&self, deed: Deed, n: usize) -> bool {
+        // Without its set, all of it may go.
+        let Some(set) = &self.set else { return deed != Deed::Make };
+        let replicas = count(&set["spec"]["replicas"]);
+        let is_parallel = set["spec"]["podManagementPolicy"] == "Parallel";
+        let partition = count(&set["spec"]["updateStrategy"]["rollingUpdate"]["partition"]);
+        let good = |m: usize| self.pods.get(&m).is_some_and(|p| is_ready(p));
+        let is_new = |m: usize| self.pods.get(&m).is_some_and(|p| image(p) == image(&set["spec"]["template"]));
+        match deed {
+            Deed::Make => n < replicas && !self.pods.contains_key(&n) && (is_parallel || (0..n).all(good)),
+            Deed::Drop => n >= replicas && (is_parallel || (0..replicas).all(good) && !(n + 1..MOST).any(|m| self.pods.contains_key(&m))),
+            // An update waits for pods that are to go, and for those above.
+            Deed::Replace => n >= partition && n < replicas && !is_new(n) && (n + 1..replicas).all(|m| good(m) && is_new(m)),
+            Deed::Unclaim => {
+                let policy = &set["spec"]["persistentVolumeClaimRetentionPolicy"];
+                is_leaving(set) && policy["whenDeleted"] == "Delete" || n >= replicas && policy["whenScaled"] == "Delete"
+            }
+        }
+    }
+
+    fn was_right(&self, deed: Deed, n: usize, at: Duration) -> bool {
+        self.right.get(&(deed, n)).is_some_and(|until| *until + UNSEEN >= at)
+    }
+
+    fn set(&mut self, change: &Change) -> Option<String> {
+        self.set = change.after.clone();
+        None
+    }
+
+    fn pod(&mut self, change: &Change, taken: &BTreeSet<String>) -> Option<String> {
+        let (name, pod) = (change.name(), change.latest());
+        let n = ordinal(name)?;
+        let wrong = if change.is_new() {
+            (!self.was_right(Deed::Make, n, change.at)).then(|| format!("{name} is made too early"))
+        } else if change.is_end() {
+            // What somebody else took away, or is over, or lost its set.
+            let may = taken.contains(uid(pod)) || is_over(pod) || self.set.as_deref().is_none_or(is_leaving);
+            let right = may || [Deed::Drop, Deed::Replace].iter().any(|deed| self.was_right(*deed, n, change.at));
+            let vanished = change.after.is_none() && !is_over(pod) && pod["spec"]["nodeName"].is_string();
+            if vanished {
+                Some(format!("{name} is gone while its kubelet runs it"))
+            } else {
+                (!right).then(|| format!("{name} goes too early"))
+            }
+        } else {
+            None
+        };
+        match &change.after {
+            Some(after) => drop(self.pods.insert(n, after.clone())),
+            None => drop(self.pods.remove(&n)),
+        }
+        wrong
+    }
+
+    fn claim(&self, change: &Change) -> Option<String> {
+        let n = ordinal(change.name())?;
+        let policy = self.set.as_ref().map(|s| &s["spec"]["persistentVolumeClaimRetentionPolicy"]);
+        // A set that is gone takes those along that were its own.
+        let own = policy.is_none() && change.before.as_deref().and_then(owner).is_some();
+        let right = own || policy.is_some() && self.was_right(Deed::Unclaim, n, change.at);
+        (change.is_end() && !right).then(|| format!("claim {} is lost", change.name()))
+    }
+}
