@@ -1,27 +1,33 @@
 //! How fast a number of replicas may change: stabilization windows, policies and bounds. Pure.
 //!
 //! Source: `pkg/controller/podautoscaler/horizontal.go`. Without a behaviour the older rules hold: at most the double (or
-//! four), and the highest recommendation of the last five minutes.
+//! four), and the highest recommendation of the last five minutes. Times here are of the clock that nobody sets: a window must
+//! not end because the wall clock is put right.
 
-use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::autoscaling::v2::{HPAScalingRules, HorizontalPodAutoscalerBehavior};
+use tokio::time::Instant;
 
-const LONGEST_WINDOW: i64 = 3600;
+const LONGEST_WINDOW: u64 = 3600;
 
 /// What was recommended, and by how much was scaled, in the last hour.
 #[derive(Clone, Debug, Default)]
 pub(super) struct History {
-    pub recommended: Vec<(Timestamp, i32)>,
-    pub grown: Vec<(Timestamp, i32)>,
-    pub shrunk: Vec<(Timestamp, i32)>,
+    pub recommended: Vec<(Instant, i32)>,
+    pub grown: Vec<(Instant, i32)>,
+    pub shrunk: Vec<(Instant, i32)>,
 }
 
-fn within(at: Timestamp, seconds: i64, now: Timestamp) -> bool {
-    now.duration_since(at) < SignedDuration::from_secs(seconds)
+fn within(at: Instant, seconds: u64, now: Instant) -> bool {
+    now.duration_since(at).as_secs() < seconds
+}
+
+/// Seconds of a field that is validated not to be negative.
+fn seconds(number: i32) -> u64 {
+    u64::try_from(number).unwrap_or(0)
 }
 
 impl History {
-    pub(super) fn scaled(&mut self, from: i32, to: i32, now: Timestamp) {
+    pub(super) fn scaled(&mut self, from: i32, to: i32, now: Instant) {
         if to > from {
             self.grown.push((now, to - from));
         } else if to < from {
@@ -29,7 +35,7 @@ impl History {
         }
     }
 
-    pub(super) fn forget_old(&mut self, now: Timestamp) {
+    pub(super) fn forget_old(&mut self, now: Instant) {
         for list in [&mut self.recommended, &mut self.grown, &mut self.shrunk] {
             list.retain(|(at, _)| within(*at, LONGEST_WINDOW, now));
         }
@@ -65,12 +71,12 @@ pub(super) fn allow(
     current: i32,
     wanted: i32,
     bounds: (i32, i32),
-    downscale_window: i64,
-    now: Timestamp,
+    downscale_window: u64,
+    now: Instant,
 ) -> Allowed {
-    let window = |rules: Option<&HPAScalingRules>, default| rules.and_then(|r| r.stabilization_window_seconds).map_or(default, i64::from);
+    let window = |rules: Option<&HPAScalingRules>, default| rules.and_then(|r| r.stabilization_window_seconds).map_or(default, seconds);
     let (up, down) = (behavior.and_then(|b| b.scale_up.as_ref()), behavior.and_then(|b| b.scale_down.as_ref()));
-    let recent = |seconds: i64| history.recommended.iter().filter(move |(at, _)| within(*at, seconds, now)).map(|(_, n)| *n);
+    let recent = |seconds: u64| history.recommended.iter().filter(move |(at, _)| within(*at, seconds, now)).map(|(_, n)| *n);
     let lowest = recent(window(up, 0)).chain([wanted]).min().unwrap_or(wanted);
     let highest = recent(window(down, downscale_window)).chain([wanted]).max().unwrap_or(wanted);
     let stable = match behavior {
@@ -113,12 +119,12 @@ fn by_older_rules(current: i32, wanted: i32, (least, most): (i32, i32)) -> (i32,
     }
 }
 
-fn sum(changes: &[(Timestamp, i32)], seconds: i32, now: Timestamp) -> i32 {
-    changes.iter().filter(|(at, _)| within(*at, seconds.into(), now)).map(|(_, n)| n).sum()
+fn sum(changes: &[(Instant, i32)], period: i32, now: Instant) -> i32 {
+    changes.iter().filter(|(at, _)| within(*at, seconds(period), now)).map(|(_, n)| n).sum()
 }
 
 /// Up to how many may be grown now.
-fn most(rules: &HPAScalingRules, history: &History, current: i32, now: Timestamp) -> i32 {
+fn most(rules: &HPAScalingRules, history: &History, current: i32, now: Instant) -> i32 {
     let proposals = rules.policies.iter().flatten().map(|p| {
         let start = current - sum(&history.grown, p.period_seconds, now) + sum(&history.shrunk, p.period_seconds, now);
         match p.type_.as_str() {
@@ -134,7 +140,7 @@ fn most(rules: &HPAScalingRules, history: &History, current: i32, now: Timestamp
 }
 
 /// Down to how many may be shrunk now.
-fn least(rules: &HPAScalingRules, history: &History, current: i32, now: Timestamp) -> i32 {
+fn least(rules: &HPAScalingRules, history: &History, current: i32, now: Instant) -> i32 {
     let proposals = rules.policies.iter().flatten().map(|p| {
         let start = current + sum(&history.shrunk, p.period_seconds, now) - sum(&history.grown, p.period_seconds, now);
         match p.type_.as_str() {
@@ -153,13 +159,23 @@ fn least(rules: &HPAScalingRules, history: &History, current: i32, now: Timestam
 mod tests {
     use super::*;
     use serde_json::json;
+    use std::sync::OnceLock;
+    use std::time::Duration;
 
-    fn now() -> Timestamp {
-        "2026-01-01T01:00:00Z".parse().unwrap()
+    const NOW: Duration = Duration::from_secs(10_000);
+
+    /// The same beginning for all times of a test.
+    fn beginning() -> Instant {
+        static BEGINNING: OnceLock<Instant> = OnceLock::new();
+        *BEGINNING.get_or_init(Instant::now)
     }
 
-    fn ago(seconds: i64) -> Timestamp {
-        now() - jiff::SignedDuration::from_secs(seconds)
+    fn now() -> Instant {
+        beginning() + NOW
+    }
+
+    fn ago(seconds: u64) -> Instant {
+        now() - Duration::from_secs(seconds)
     }
 
     #[test]
@@ -195,7 +211,7 @@ mod tests {
             "scaleUp": {"stabilizationWindowSeconds": 60, "policies": [{"type": "Percent", "value": 900, "periodSeconds": 15}]},
             "scaleDown": {"policies": [{"type": "Percent", "value": 100, "periodSeconds": 15}]}}))
         .unwrap();
-        let go = |recommended: Vec<(Timestamp, i32)>, current, wanted| {
+        let go = |recommended: Vec<(Instant, i32)>, current, wanted| {
             let mut history = History { recommended, ..History::default() };
             let allowed = allow(Some(&behavior), &mut history, current, wanted, (2, 100), 300, now());
             (allowed.replicas, allowed.able.0, allowed.limit.0, allowed.limited)

@@ -133,7 +133,7 @@ impl Autoscalers {
         condition(hpa, "AbleToScale", true, "SucceededGetScale", "the HPA controller was able to get the target's current scale", now);
         let current = scale.replicas;
         // A controller that has just started does not shrink on the first thing it sees.
-        let first = || History { recommended: vec![(now, current)], ..History::default() };
+        let first = || History { recommended: vec![(Instant::now(), current)], ..History::default() };
         self.history.lock().entry(key.clone()).or_insert_with(first);
         let mut statuses = Vec::new();
         let before = hpa.status.as_ref().map_or(0, |s| s.desired_replicas);
@@ -159,7 +159,7 @@ impl Autoscalers {
         let message = format!("the HPA controller was able to update the target scale to {wanted}");
         condition(hpa, "AbleToScale", true, "SucceededRescale", &message, now);
         self.context.recorder.about(hpa, EventType::Normal, "SuccessfulRescale", format!("New size: {wanted}; reason: {why}"));
-        self.history.lock().entry(key.clone()).or_default().scaled(current, wanted, now);
+        self.history.lock().entry(key.clone()).or_default().scaled(current, wanted, Instant::now());
         tell(hpa, current, wanted, statuses, true, now);
         ((current, wanted), partial)
     }
@@ -190,11 +190,11 @@ impl Autoscalers {
             std::cmp::Ordering::Less => "All metrics below target".to_owned(),
             std::cmp::Ordering::Equal => String::new(),
         };
-        let window = i64::try_from(self.settings().downscale_window.as_secs()).unwrap_or(i64::MAX);
+        let window = self.settings().downscale_window.as_secs();
         let allowed = {
             let mut all = self.history.lock();
             let history = all.entry(key.clone()).or_default();
-            allow(hpa.spec.behavior.as_ref(), history, current, asked.replicas, (least, most), window, now)
+            allow(hpa.spec.behavior.as_ref(), history, current, asked.replicas, (least, most), window, Instant::now())
         };
         condition(hpa, "AbleToScale", true, allowed.able.0, allowed.able.1, now);
         condition(hpa, "ScalingLimited", allowed.limited, allowed.limit.0, allowed.limit.1, now);

@@ -14,6 +14,7 @@
 mod common;
 
 mod checks;
+mod claims;
 mod faults;
 mod history;
 mod jobs;
@@ -26,6 +27,7 @@ mod order;
 mod ordered;
 mod scenario;
 mod server;
+mod sizes;
 mod workloads;
 mod world;
 
@@ -127,6 +129,16 @@ fn jobs_end_and_are_counted_as_their_pods_ended() {
 #[test]
 fn pods_of_stateful_sets_keep_their_order_and_claims() {
     seeds::<ordered::Sets>("pods_of_stateful_sets_keep_their_order_and_claims");
+}
+
+#[test]
+fn sizes_stay_within_bounds_and_shrink_late() {
+    seeds::<sizes::Sizes>("sizes_stay_within_bounds_and_shrink_late");
+}
+
+#[test]
+fn a_volume_has_one_claim_and_a_claim_one_volume() {
+    seeds::<claims::Claims>("a_volume_has_one_claim_and_a_claim_one_volume");
 }
 
 #[test]

@@ -73,7 +73,12 @@ impl Sets {
 }
 
 impl Scenario for Sets {
-    const CONTROLLERS: &'static [&'static str] = &["statefulset-controller", "garbage-collector-controller", "serviceaccount-controller"];
+    const CONTROLLERS: &'static [&'static str] = &[
+        "statefulset-controller",
+        "persistentvolumeclaim-protection-controller",
+        "garbage-collector-controller",
+        "serviceaccount-controller",
+    ];
 
     async fn install(world: &World) -> Self {
         world.node(1).await;

@@ -13,8 +13,11 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::Instant;
 
 pub struct World {
+    /// When it began, which is when its history begins.
+    pub began: Instant,
     pub admin: Client,
     pub faults: Arc<Faults>,
     pub meter: Arc<Meter>,
@@ -24,12 +27,13 @@ pub struct World {
 
 impl World {
     pub async fn start(seed: u64, controllers: &'static [&'static str]) -> Self {
+        let began = Instant::now();
         let server = Arc::new(Server::start().await);
         let admin = Client::new(server.transport("kubernetes-admin", &["system:masters"]), "admin");
         let (faults, meter) = (Faults::new(seed), Arc::<Meter>::default());
         let manager = Manager { server: server.clone(), faults: faults.clone(), meter: meter.clone(), controllers };
         let others = vec![tokio::spawn(manager.keep_running()), tokio::spawn(kubelets(admin.clone(), faults.clone()))];
-        World { admin, faults, meter, server, others }
+        World { began, admin, faults, meter, server, others }
     }
 
     /// Asks as an administrator; what is asked is right.
