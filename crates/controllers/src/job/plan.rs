@@ -213,8 +213,8 @@ fn count_one(rules: &Rules, view: &View, all: &mut Counted, pod: &Pod) {
     let uid = pod.uid();
     if pods::phase(pod) == "Succeeded" {
         let fresh = if rules.indexed {
-            // An index counts once, whatever number of pods it had.
-            index_of(pod).filter(|i| rules.in_range(*i)).is_some_and(|i| all.completed.insert(i))
+            // An index counts once, whatever number of pods it had, and has one end: of two pods the one that ended first decides.
+            index_of(pod).filter(|i| rules.in_range(*i) && !all.failed_indexes.contains(i)).is_some_and(|i| all.completed.insert(i))
         } else if all.uncounted.0.iter().any(|u| u == uid) {
             false
         } else {
@@ -234,27 +234,30 @@ fn count_one(rules: &Rules, view: &View, all: &mut Counted, pod: &Pod) {
         all.uncounted.1.push(uid.to_owned());
         all.backoff = Backoff { failures: all.backoff.failures + 1, last: Some(finished_at(pod, view.now)) };
     }
-    let mut keep = false;
     if let (Some(limit), Some(index)) = (rules.spec.backoff_limit_per_index, index_of(pod).filter(|_| in_range)) {
         let failures = index_failures(pod) + i32::from(verdict != Verdict::Ignore);
-        if verdict == Verdict::FailIndex || failures > limit {
+        if (verdict == Verdict::FailIndex || failures > limit) && !all.completed.contains(&index) {
             all.failed_indexes.insert(index);
         }
-        // The last failure of an index stays until its successor exists: it carries the count.
-        let newer = view.pods.iter().any(|p| {
-            index_of(p) == Some(index)
-                && p.uid() != uid
-                && p.metadata.creation_timestamp >= pod.metadata.creation_timestamp
-                && !rules.has_failed(p)
-        });
-        keep = !newer && !all.failed_indexes.contains(&index);
     }
     if let Verdict::FailJob(message) = verdict {
         all.fail.get_or_insert(message);
     }
-    if !keep {
-        all.release.push(pod.clone());
+    all.release.push(pod.clone());
+}
+
+/// Failed pods that stay until their index has a successor: the last one of each carries the number of failures.
+fn carriers(rules: &Rules, view: &View, all: &Counted) -> HashSet<String> {
+    let mut last: BTreeMap<i32, &Pod> = BTreeMap::new();
+    let active: BTreeSet<i32> = view.pods.iter().filter(|p| is_active(p)).filter_map(index_of).collect();
+    let over = |i: &i32| !rules.in_range(*i) || all.completed.contains(i) || all.failed_indexes.contains(i) || active.contains(i);
+    for pod in view.pods.iter().filter(|p| rules.has_failed(p)) {
+        let Some(index) = index_of(pod).filter(|i| !over(i)) else { continue };
+        if last.get(&index).is_none_or(|known| index_failures(pod) >= index_failures(known)) {
+            last.insert(index, pod);
+        }
     }
+    last.into_values().map(|pod| pod.uid().to_owned()).collect()
 }
 
 /// Reason and message of a failure.
@@ -317,6 +320,10 @@ pub fn plan(view: &View) -> Plan {
     decide(&rules, view, &mut all);
     let ending = condition(Some(&all.status), "FailureTarget").or_else(|| condition(Some(&all.status), "SuccessCriteriaMet")).is_some();
     let deleting = view.job.metadata.deletion_timestamp.is_some();
+    if !ending && !deleting && rules.spec.backoff_limit_per_index.is_some() {
+        let carriers = carriers(&rules, view, &all);
+        all.release.retain(|p| !carriers.contains(p.uid()));
+    }
     if ending {
         plan.delete = active.iter().map(|p| (*p).clone()).collect();
     } else if view.settled && !deleting {

@@ -2,6 +2,7 @@
 
 use super::plan::{Backoff, NewPod, Plan, View, condition, plan};
 use super::{FINALIZER, INDEX};
+use ferrokube_client::Named;
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
@@ -126,6 +127,37 @@ fn an_index_fails_alone_when_failures_are_limited_by_index() {
     assert_eq!(plan.status.failed_indexes.as_deref(), Some("0"));
     assert!(plan.create.is_empty() && plan.delete.is_empty());
     assert!(kinds(&plan).is_empty());
+}
+
+#[test]
+fn an_index_that_had_two_pods_has_one_end() {
+    let spec = json!({"parallelism": 2, "completions": 2, "completionMode": "Indexed", "backoffLimit": 100, "backoffLimitPerIndex": 0});
+    let ends = |status: Value, pods: &[Pod]| {
+        let plan = planned(&job(spec.clone(), status), pods);
+        assert_eq!(plan.release.len(), pods.len(), "all are let go");
+        (plan.status.completed_indexes.unwrap_or_default(), plan.status.failed_indexes.unwrap_or_default())
+    };
+    let (failed, good) = (at_index(pod("a", "Failed", true), 0), at_index(pod("b", "Succeeded", true), 0));
+    let end = |completed: &str, failed: &str| (completed.to_owned(), failed.to_owned());
+    assert_eq!(ends(json!({"completedIndexes": "0", "succeeded": 1}), std::slice::from_ref(&failed)), end("0", ""));
+    assert_eq!(ends(json!({"failedIndexes": "0", "failed": 1}), std::slice::from_ref(&good)), end("", "0"));
+    let both = ends(json!({}), &[failed, good]);
+    assert!(both == end("0", "") || both == end("", "0"), "the API server takes no index that is in both: {both:?}");
+}
+
+#[test]
+fn the_last_failure_of_an_index_is_let_go_when_its_job_ends() {
+    let spec = json!({"parallelism": 3, "completions": 3, "completionMode": "Indexed", "backoffLimit": 100, "backoffLimitPerIndex": 1,
+        "maxFailedIndexes": 0});
+    let carrier = at_index(pod("a", "Failed", true), 0);
+    let released =
+        |pods: &[Pod]| planned(&job(spec.clone(), json!({})), pods).release.iter().map(|p| p.uid().to_owned()).collect::<Vec<_>>();
+    assert!(released(std::slice::from_ref(&carrier)).is_empty(), "it carries the number of failures");
+    assert_eq!(released(&[carrier.clone(), at_index(pod("b", "Running", true), 0)]), ["a"], "its successor does");
+    assert_eq!(released(&[carrier.clone(), at_index(pod("b", "Succeeded", false), 0), at_index(pod("c", "Succeeded", true), 0)]).len(), 2);
+    let mut second = at_index(pod("d", "Failed", true), 1);
+    second.metadata.annotations.as_mut().unwrap().insert(super::INDEX_FAILURES.into(), "1".into());
+    assert_eq!(released(&[carrier, second]).len(), 2, "the job fails, and nothing comes after it");
 }
 
 #[test]
