@@ -10,6 +10,7 @@ use crate::admission::Outcome;
 use crate::attributes::UserInfo;
 use crate::audit::Trail;
 use crate::authn::{PeerCertificates, impersonate};
+use crate::connect::forwarded::append_client;
 use crate::output::negotiate::{self, Accept, Endpoint};
 use crate::output::table::{self, Include};
 use crate::output::{Body, Format, Shape, present, pretty, protobuf, yaml};
@@ -104,7 +105,7 @@ impl ApiServer {
     /// All steps of a request, in order.
     pub(crate) async fn run(self: &Arc<Self>, come: Come, body: RequestBody, sender: Sender<'_>) -> Result<Response<Body>, Status> {
         // Route: what is asked for was read from the request line when the request came.
-        let Come { parts, info, query, outcome, trail } = come;
+        let Come { mut parts, info, query, outcome, trail } = come;
 
         // Authenticate: who asks, and in whose name.
         let address = sender.address();
@@ -138,6 +139,7 @@ impl ApiServer {
 
         // Aggregation: whether another server serves it.
         if let Some(remote) = self.aggregator.serving(&info) {
+            append_client(&mut parts.headers, address);
             return Box::pin(self.aggregator.forward(self, &remote, parts, body, &user, trail)).await;
         }
 
@@ -152,6 +154,9 @@ impl ApiServer {
         };
 
         // Decode, admit, default, validate, store: the verb's business.
+        if entry.behaviour(&info.subresource) == Some(SubresourceKind::Connect) {
+            append_client(&mut parts.headers, address);
+        }
         let request = self.request(entry, parts, body, user, info, query, outcome, trail)?;
         let answer = request.dispatch().await?;
 

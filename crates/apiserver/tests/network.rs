@@ -307,6 +307,33 @@ async fn an_answer_that_breaks_off_is_not_passed_off_as_whole() {
     }
 }
 
+#[tokio::test]
+async fn a_backend_behind_a_proxy_is_told_the_way_and_its_redirects_lead_through_it() {
+    let away: &'static [u8] = b"HTTP/1.1 302 Found\r\nlocation: /elsewhere/?x=1\r\nkeep-alive: timeout=5\r\naccess-control-allow-origin: *\r\ncontent-length: 4\r\n\r\nthen";
+    let cluster = listening().await;
+    let (address, mut asked) = kubelet_answering(&cluster, away).await;
+    with_pod(&cluster, address.port()).await;
+    let proxy = "/api/v1/nodes/n1/proxy";
+    let mut one = h1(&cluster, Some(&cluster.pki.admin)).await;
+    let logs = request("GET", &format!("{proxy}/logs/")).header("x-forwarded-for", "192.0.2.1").body(Full::default()).unwrap();
+    let (code, headers, body) = answer(&mut one, logs).await;
+    let of = |headers: &http::HeaderMap, name: &str| headers.get(name).map(|v| v.to_str().unwrap().to_owned());
+    assert_eq!((code, of(&headers, "location")), (302, Some(format!("{proxy}/elsewhere/?x=1"))));
+    assert_eq!((of(&headers, "content-length").as_deref(), &body[..]), (Some("4"), &b"then"[..]));
+    assert!(!headers.contains_key("keep-alive") && !headers.contains_key("access-control-allow-origin"), "{headers:?}");
+    let told = asked.recv().await.unwrap();
+    assert!(
+        told.contains("x-forwarded-for: 192.0.2.1, 127.0.0.1\r\n") && told.contains(&format!("x-forwarded-uri: {proxy}/logs/\r\n")),
+        "{told}"
+    );
+    let root = request("GET", &format!("{proxy}?a=b")).body(Full::default()).unwrap();
+    let (code, headers, _) = answer(&mut one, root).await;
+    assert_eq!((code, of(&headers, "location")), (301, Some(format!("{proxy}/?a=b"))), "links of its page need a path that ends");
+    let posted = request("POST", proxy).body(Full::default()).unwrap();
+    assert_eq!(answer(&mut one, posted).await.0, 302);
+    assert!(asked.recv().await.unwrap().starts_with("POST / HTTP/1.1\r\n"));
+}
+
 /// What the server says of itself when a connection of HTTP/2 begins: how many streams it may carry.
 async fn streams(cluster: &Cluster) -> Option<u32> {
     let mut stream = dial(cluster, Some(&cluster.pki.admin), b"h2").await;

@@ -5,13 +5,14 @@ use super::{Aggregator, Remote, availability};
 use crate::ApiServer;
 use crate::attributes::UserInfo;
 use crate::audit::Trail;
+use crate::connect::forwarded::set_uri;
 use crate::connect::passage::Passenger;
 use crate::objects::Objects;
 use crate::output::Body;
 use crate::request::RequestBody;
 use crate::server::paths::refusal;
 use ferrokube_api::Status;
-use http::header::{HeaderMap, HeaderName, HeaderValue, LOCATION};
+use http::header::{HeaderMap, HeaderName, HeaderValue, LOCATION, UPGRADE};
 use http::request::Parts;
 use http::{Response, StatusCode};
 use std::sync::Arc;
@@ -67,6 +68,9 @@ impl Aggregator {
         };
         let place = places.swap_remove(rand::random_range(0..places.len()));
         introduce(&mut parts.headers, user)?;
+        if !parts.headers.contains_key(UPGRADE) {
+            set_uri(&mut parts.headers, parts.uri.path());
+        }
         let path = parts.uri.path_and_query().map_or("/", |p| p.as_str()).to_owned();
         if let Err(why) = remote.backend.check() {
             return Ok(refusal(StatusCode::INTERNAL_SERVER_ERROR, &why));

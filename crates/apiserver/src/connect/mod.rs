@@ -2,6 +2,7 @@
 //! and after an upgrade the bytes are copied both ways. Client and backend speak the same protocol; nothing here
 //! understands it.
 
+pub mod forwarded;
 pub mod kubelet;
 pub mod passage;
 mod target;

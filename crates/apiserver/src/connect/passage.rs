@@ -1,5 +1,6 @@
 //! The passage itself: one request to a backend, its answer back, and bytes both ways after an upgrade.
 
+use super::forwarded::{self, is_hop};
 use crate::audit::Trail;
 use crate::outbound::pool::with_http2;
 use crate::outbound::shelf::{Sender, Shelf};
@@ -10,9 +11,7 @@ use crate::verbs::Answer;
 use bytes::Bytes;
 use ferrokube_api::{Reason, Status};
 use futures_util::{StreamExt, stream};
-use http::header::{
-    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, SEC_WEBSOCKET_PROTOCOL, TRANSFER_ENCODING, UPGRADE,
-};
+use http::header::{AUTHORIZATION, CONNECTION, HOST, HeaderMap, HeaderValue, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
 use http::{Method, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, BodyStream, Full};
@@ -49,7 +48,7 @@ pub struct Destination {
 }
 
 impl Destination {
-    fn authority(&self) -> String {
+    pub(super) fn authority(&self) -> String {
         if self.host.contains(':') { format!("[{}]:{}", self.host, self.port) } else { format!("{}:{}", self.host, self.port) }
     }
 }
@@ -135,13 +134,6 @@ async fn dial(tls: Arc<ClientConfig>, to: &Destination) -> Result<(Box<dyn Io>, 
     Ok((Box::new(stream), http2))
 }
 
-/// Headers that concern one hop only.
-fn is_hop(name: &HeaderName) -> bool {
-    const HOP: [&str; 8] =
-        ["connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer", "transfer-encoding", "upgrade"];
-    HOP.contains(&name.as_str())
-}
-
 fn forwarded(headers: &HeaderMap, upgrades: bool) -> HeaderMap {
     let mut out = HeaderMap::new();
     for (name, value) in headers {
@@ -183,9 +175,13 @@ impl Request<'_> {
         if way == Way::Stream && !upgrades {
             return Err(Status::bad_request("Upgrade request required"));
         }
+        let proxied = way == Way::Proxy && !upgrades;
+        if let Some(root) = self.sent_to_root().filter(|_| proxied) {
+            return Ok(Answer::Raw(root));
+        }
         let passenger = Passenger {
             method: self.method.clone(),
-            headers: self.headers.clone(),
+            headers: if proxied { self.told_headers() } else { self.headers.clone() },
             body: self.body_stream(),
             upgrade: self.upgrade(),
             stopping: self.server.stopping.clone(),
@@ -193,7 +189,11 @@ impl Request<'_> {
         };
         let url = || format!("{}://{}{}", if to.tls { "https" } else { "http" }, to.authority(), to.path);
         let answer = passenger.pass(tls, &to, may_upgrade).await;
-        answer.map(Answer::Raw).map_err(|error| worded(way, upgrades, &self.method, &url(), error))
+        let mut answer = answer.map_err(|error| worded(way, upgrades, &self.method, &url(), error))?;
+        if proxied {
+            self.lead_through(&mut answer, &to);
+        }
+        Ok(Answer::Raw(answer))
     }
 }
 
@@ -365,9 +365,6 @@ fn streamed(response: Response<Incoming>, read: impl FnOnce() + Send + 'static) 
     let mut answer = Response::new(Body::Passage(frames.boxed()));
     *answer.status_mut() = parts.status;
     *answer.headers_mut() = parts.headers;
-    let headers = answer.headers_mut();
-    for name in [CONNECTION, TRANSFER_ENCODING, CONTENT_LENGTH] {
-        headers.remove(name);
-    }
+    forwarded::clean(answer.headers_mut());
     answer
 }
