@@ -41,16 +41,16 @@ pub(crate) async fn run(context: Context) {
         let (context, pods, claims) = (&context, &pods, &claims);
         async move {
             let Some(pod) = pods.get(&key.namespace, &key.name) else { return Ok(Next::Wait) };
-            let existing = |name: &str| claims.get(&key.namespace, name);
-            let steps = plan(&pod, existing);
-            for claim in steps.create {
-                create(context, &pod, &claim).await?;
-            }
-            for name in &steps.foreign {
-                tracing::warn!(pod = %key, "PVC \"{}/{name}\" was not created for pod \"{key}\" (pod is not owner)", key.namespace);
-            }
-            if !steps.foreign.is_empty() {
-                return Ok(Next::After(AGAIN));
+            for need in plan(&pod, |name| claims.get(&key.namespace, name)) {
+                match need {
+                    Need::Claim(volume, claim) => create(context, &pod, &volume, &claim).await?,
+                    Need::Name(volume, claim) => {
+                        let namespace = &key.namespace;
+                        let why = format!("PVC {namespace}/{claim} was not created for pod {key} (pod is not owner)");
+                        tell(context, &pod, &volume, &why);
+                        return Ok(Next::After(AGAIN));
+                    }
+                }
             }
             Ok(Next::Wait)
         }
@@ -58,28 +58,34 @@ pub(crate) async fn run(context: Context) {
     controller::run::<_, Error, _, _>("ephemeral-volume", queue, WORKERS, reconcile).await;
 }
 
-/// What a pod's ephemeral volumes need.
-#[derive(Debug, Default, PartialEq)]
-struct Steps {
-    create: Vec<PersistentVolumeClaim>,
-    /// Claims of the right name that belong to somebody else.
-    foreign: Vec<String>,
+/// What an ephemeral volume needs.
+#[derive(Debug, PartialEq)]
+enum Need {
+    /// This claim.
+    Claim(String, Box<PersistentVolumeClaim>),
+    /// The name of its claim, which somebody else's has.
+    Name(String, String),
 }
 
-fn plan(pod: &Pod, existing: impl Fn(&str) -> Option<PersistentVolumeClaim>) -> Steps {
-    let mut steps = Steps::default();
+/// What a pod's ephemeral volumes need, in their order.
+fn plan(pod: &Pod, existing: impl Fn(&str) -> Option<PersistentVolumeClaim>) -> Vec<Need> {
     if pod.metadata.deletion_timestamp.is_some() {
-        return steps;
+        return Vec::new();
     }
-    for volume in pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()) {
-        let Some(claim) = wanted(pod, volume) else { continue };
+    let need = |volume: &Volume| {
+        let claim = wanted(pod, volume)?;
         match existing(claim.name()) {
-            None => steps.create.push(claim),
-            Some(found) if is_for_pod(&found, pod) => {}
-            Some(found) => steps.foreign.push(found.name().to_owned()),
+            None => Some(Need::Claim(volume.name.clone(), Box::new(claim))),
+            Some(found) if is_for_pod(&found, pod) => None,
+            Some(found) => Some(Need::Name(volume.name.clone(), found.name().to_owned())),
         }
-    }
-    steps
+    };
+    pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()).filter_map(need).collect()
+}
+
+/// People hear why a pod's volume is not there.
+fn tell(context: &Context, pod: &Pod, volume: &str, why: &str) {
+    context.recorder.about(pod, EventType::Warning, "FailedBinding", format!("ephemeral volume {volume}: {why}"));
 }
 
 fn wanted(pod: &Pod, volume: &Volume) -> Option<PersistentVolumeClaim> {
@@ -112,14 +118,13 @@ static FAILED: Desc = Desc {
     labels: &[],
 };
 
-async fn create(context: &Context, pod: &Pod, claim: &PersistentVolumeClaim) -> Result<(), Error> {
+async fn create(context: &Context, pod: &Pod, volume: &str, claim: &PersistentVolumeClaim) -> Result<(), Error> {
     context.metrics.count(&CREATED, &[]);
     let made = context.client.create(claim).await.inspect_err(|_| context.metrics.count(&FAILED, &[]));
     match made {
         Err(e) if e.is_already_exists() || e.is_namespace_terminating() => Ok(()),
         Err(e) => {
-            let message = format!("ephemeral volume {}: create PVC: {e}", claim.name());
-            context.recorder.about(pod, EventType::Warning, "FailedCreate", message);
+            tell(context, pod, volume, &format!("create PVC {}: {e}", claim.name()));
             Err(e)
         }
         Ok(_) => Ok(()),
@@ -138,15 +143,15 @@ mod tests {
             serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}, "spec": {"containers": [],
             "volumes": [{"name": "v", "ephemeral": {"volumeClaimTemplate": template}}, {"name": "e", "emptyDir": {}}]}}))
             .unwrap();
-        let made = plan(&pod, |_| None).create;
-        assert_eq!(made.len(), 1);
-        assert_eq!(made[0].name(), "p-v");
-        assert!(is_for_pod(&made[0], &pod) && made[0].metadata.labels.is_some());
-        assert_eq!(plan(&pod, |_| Some(made[0].clone())), Steps::default());
-        let mut stranger = made[0].clone();
+        let needs = plan(&pod, |_| None);
+        let [Need::Claim(volume, made)] = needs.as_slice() else { panic!("{needs:?}") };
+        assert_eq!((volume.as_str(), made.name()), ("v", "p-v"));
+        assert!(is_for_pod(made, &pod) && made.metadata.labels.is_some());
+        assert_eq!(plan(&pod, |_| Some((**made).clone())), []);
+        let mut stranger = (**made).clone();
         stranger.metadata.owner_references = None;
-        assert_eq!(plan(&pod, |_| Some(stranger.clone())).foreign, ["p-v"]);
+        assert_eq!(plan(&pod, |_| Some(stranger.clone())), [Need::Name("v".into(), "p-v".into())]);
         pod.metadata.deletion_timestamp = Some(serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap());
-        assert_eq!(plan(&pod, |_| None), Steps::default());
+        assert_eq!(plan(&pod, |_| None), []);
     }
 }

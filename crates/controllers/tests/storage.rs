@@ -174,7 +174,7 @@ async fn a_claim_in_use_outlives_its_deletion_until_the_pod_is_gone() {
 async fn an_ephemeral_volume_has_a_claim_of_its_pod() {
     let cluster = Cluster::start().await;
     let template = json!({"metadata": {"labels": {"a": "b"}}, "spec": claim("", json!({}))["spec"]});
-    cluster.post(PODS, pod("p", "", json!({"ephemeral": {"volumeClaimTemplate": template}}))).await;
+    cluster.post(PODS, pod("p", "", json!({"ephemeral": {"volumeClaimTemplate": template.clone()}}))).await;
     let path = format!("{CLAIMS}/p-v");
     cluster.eventually("the claim", async || cluster.try_get(&path).await.is_some()).await;
     let made = cluster.get(&path).await;
@@ -182,6 +182,12 @@ async fn an_ephemeral_volume_has_a_claim_of_its_pod() {
     assert_eq!(made["metadata"]["labels"]["a"], "b");
     cluster.delete(&format!("{PODS}/p"), "Background").await;
     cluster.eventually("it goes with the pod", async || cluster.try_get(&path).await.is_none()).await;
+    // A name that somebody else has stays somebody else's.
+    cluster.post(CLAIMS, claim("q-v", json!({}))).await;
+    cluster.post(PODS, pod("q", "", json!({"ephemeral": {"volumeClaimTemplate": template}}))).await;
+    let why = "ephemeral volume v: PVC default/q-v was not created for pod default/q (pod is not owner)";
+    let told = format!("\"Pod\" \"q\" \"FailedBinding\": \"{why}\"");
+    cluster.eventually("the pod is told", async || cluster.events().await.contains(&told)).await;
     cluster.stop().await;
 }
 

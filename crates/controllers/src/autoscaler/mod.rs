@@ -32,6 +32,7 @@ use metric::{Failure, Place};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use std::collections::HashMap;
+use std::sync::Arc;
 use tokio::time::Instant;
 
 struct Autoscalers {
@@ -59,6 +60,8 @@ pub(crate) async fn run(context: Context) {
     });
     let pods: Cache<Pod> = context.caches.of();
     tokio::join!(autoscalers.synced(), pods.synced());
+    let running = Arc::new(());
+    measure::measure(&context.metrics, &autoscalers, &running);
     let all =
         Autoscalers { context, autoscalers, pods, history: Mutex::default(), selectors: Mutex::default(), resources: Mutex::default() };
     controller::run::<_, Error, _, _>("horizontalpodautoscaler", queue, 5, |key| all.reconcile(key)).await;
