@@ -53,12 +53,15 @@ pub(crate) async fn run(context: Context) {
     let templates: Cache<ResourceClaimTemplate> = context.caches.of();
     let by_owner = claims.index(|o| o.controller().filter(|c| c.kind == Pod::KIND).map(|c| c.uid).into_iter().collect());
     let by_template = pods.index(template_keys);
+    let by_claim = pods.index(claim_keys);
     watch_pods(&pods, &queue);
     let add = queue.clone();
     claims.on_change(move |d| {
         add.add(Key::Claim(d.key().clone()));
         let owner = d.latest().controller().filter(|o| o.kind == Pod::KIND);
         owner.iter().for_each(|o| add.add(Key::Pod(ObjectKey::new(&d.key().namespace, &o.name))));
+        // A pod that was seen before its claim was allocated gets its reservation now.
+        by_claim.get(&d.key().to_string()).iter().for_each(|o| add.add(Key::Pod(o.key.clone())));
     });
     let add = queue.clone();
     templates.on_change(move |d| by_template.get(&d.key().to_string()).iter().for_each(|o| add.add(Key::Pod(o.key.clone()))));
@@ -88,6 +91,13 @@ fn template_keys(object: &Object) -> Vec<String> {
     let entries = pod.and_then(|p| p.spec?.resource_claims).unwrap_or_default();
     let names = entries.into_iter().filter_map(|e| e.resource_claim_template_name);
     names.map(|name| format!("{}/{name}", object.key.namespace)).collect()
+}
+
+fn claim_keys(object: &Object) -> Vec<String> {
+    let pod = Some(object).filter(|o| has_claims(o)).and_then(decoded::<Pod>);
+    let names =
+        |pod: &Pod| claims_of(pod).into_iter().filter_map(|(_, name)| Some(format!("{}/{}", object.key.namespace, name?))).collect();
+    pod.as_ref().map(names).unwrap_or_default()
 }
 
 fn watch_pods(pods: &Cache<Pod>, queue: &Queue<Key>) {

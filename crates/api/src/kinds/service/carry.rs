@@ -77,7 +77,7 @@ fn drop_unused(new: &mut Value, old: &Value) {
             }
         }
     }
-    if has_node_ports(old) && !has_node_ports(new) && node_ports(new) == node_ports(old) {
+    if has_node_ports(old) && !has_node_ports(new) && node_ports(old).is_superset(&node_ports(new)) {
         each_mut(new, "ports").for_each(|port| drop(remove(port, "nodePort")));
     }
     if has_health_port(old) && !has_health_port(new) && untouched(new, "healthCheckNodePort") {
@@ -122,5 +122,14 @@ mod tests {
         let mut new = old.clone();
         set(&mut new, "type", "ExternalName");
         assert_eq!(carried(new, old), json!({"type": "ExternalName", "ports": [{"port": 1}]}));
+    }
+
+    #[test]
+    fn node_ports_go_with_the_type_also_when_some_of_them_went_before() {
+        let old = json!({"type": "NodePort", "ports": [{"name": "a", "port": 1, "nodePort": 30001}, {"name": "b", "port": 2, "nodePort": 30002}]});
+        let ports = |port: i64| json!({"type": "ClusterIP", "ports": [{"name": "a", "port": 1, "nodePort": port}]});
+        assert_eq!(carried(ports(30001), old.clone())["ports"], json!([{"name": "a", "port": 1}]));
+        // One that was not there is asked for, and refused later.
+        assert_eq!(carried(ports(30003), old)["ports"][0]["nodePort"], 30003);
     }
 }
