@@ -80,9 +80,9 @@ pub(crate) async fn run(context: Context) {
             let Some(namespace) = namespaces.get("", &name) else { return Ok(Next::Wait) };
             let started = Instant::now();
             let done = match plan(&namespace, maps.get(&name, NAME), &context.config.root_ca) {
-                Action::Nothing => return Ok(Next::Wait),
-                Action::Create(map) => context.client.create(&*map).await,
-                Action::Update(map) => context.client.update(&*map).await,
+                Action::Nothing => Ok(()),
+                Action::Create(map) => context.client.create(&*map).await.map(drop),
+                Action::Update(map) => context.client.update(&*map).await.map(drop),
             };
             let code = done.as_ref().err().map_or("200".to_owned(), |e| e.status().map_or("500".to_owned(), |s| s.code.to_string()));
             context.metrics.count(&SYNCED, &[&code]);
