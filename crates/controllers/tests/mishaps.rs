@@ -29,17 +29,37 @@ async fn mute() -> (u16, tokio::task::JoinHandle<()>) {
     (port, task)
 }
 
+/// A webhook that is asked about new pods of namespaces that are labelled so.
+fn hook(port: u16, policy: &str) -> Value {
+    json!({"metadata": {"name": "mute"}, "webhooks": [{
+        "name": "mute.example.com", "clientConfig": {"url": format!("https://127.0.0.1:{port}/")}, "timeoutSeconds": 1, "failurePolicy": policy,
+        "sideEffects": "None", "admissionReviewVersions": ["v1"], "namespaceSelector": {"matchLabels": {"held": "yes"}},
+        "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"], "operations": ["CREATE"]}]}]})
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_webhook_that_hangs_and_may_be_left_aside_only_delays() {
+    let cluster = Cluster::start().await;
+    let (port, server) = mute().await;
+    cluster.post("/api/v1/namespaces", json!({"metadata": {"name": "held", "labels": {"held": "yes"}}})).await;
+    cluster.post(HOOKS, hook(port, "Ignore")).await;
+    cluster.post("/apis/apps/v1/namespaces/held/deployments", deployment(3)).await;
+    let pods = async || cluster.list("/api/v1/namespaces/held/pods").await.len();
+    cluster.eventually("as many as asked for", async || pods().await == 3).await;
+    let status = async || cluster.get("/apis/apps/v1/namespaces/held/deployments/web").await["status"]["replicas"] == 3;
+    cluster.eventually("and no more are wanted", status).await;
+    assert_eq!(pods().await, 3);
+    server.abort();
+    cluster.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_webhook_that_hangs_delays_only_what_it_is_asked_about() {
     let cluster = Cluster::start().await;
     let (port, server) = mute().await;
     cluster.post("/api/v1/namespaces", json!({"metadata": {"name": "held", "labels": {"held": "yes"}}})).await;
     cluster.post("/api/v1/namespaces", json!({"metadata": {"name": "free"}})).await;
-    let hook = json!({"metadata": {"name": "mute"}, "webhooks": [{
-        "name": "mute.example.com", "clientConfig": {"url": format!("https://127.0.0.1:{port}/")}, "timeoutSeconds": 1, "failurePolicy": "Fail",
-        "sideEffects": "None", "admissionReviewVersions": ["v1"], "namespaceSelector": {"matchLabels": {"held": "yes"}},
-        "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"], "operations": ["CREATE"]}]}]});
-    cluster.post(HOOKS, hook).await;
+    cluster.post(HOOKS, hook(port, "Fail")).await;
     let pods = async |namespace: &str| cluster.list(&format!("/api/v1/namespaces/{namespace}/pods")).await.len();
     cluster.post("/apis/apps/v1/namespaces/held/deployments", deployment(3)).await;
     let told = async || cluster.events().await.iter().any(|e| e.contains("FailedCreate") && e.contains("mute.example.com"));

@@ -115,6 +115,8 @@ pub fn read(log: Vec<(Instant, Event)>) -> Vec<Change> {
 pub struct Seen {
     /// Most pods of each owner (by UID) at once that were neither over nor being deleted.
     pub peak_pods: BTreeMap<String, usize>,
+    /// Most pods of each daemon set on one node at once, those that are on their way out with them.
+    pub peak_on_node: BTreeMap<String, usize>,
     /// Kind and name of each.
     pub owners: BTreeMap<String, (String, String)>,
     /// Most that each replica set ever wanted.
@@ -124,6 +126,8 @@ pub struct Seen {
     /// Pods (by UID) that succeeded, by `app`.
     pub succeeded: BTreeMap<String, Vec<String>>,
     active: BTreeMap<String, Vec<String>>,
+    /// Node of each pod of a daemon set that is not over.
+    on_nodes: BTreeMap<String, (String, String)>,
     replicas: BTreeMap<String, usize>,
 }
 
@@ -150,6 +154,7 @@ impl Seen {
                 all.push(id.clone());
             }
         }
+        self.on_node(change);
         // It may have changed hands.
         self.active.values_mut().for_each(|pods| pods.retain(|p| *p != id));
         let Some((kind, name, owner)) = there.and_then(owner) else { return };
@@ -158,6 +163,20 @@ impl Seen {
         pods.push(id);
         let peak = self.peak_pods.entry(owner.to_owned()).or_default();
         *peak = pods.len().max(*peak);
+    }
+
+    fn on_node(&mut self, change: &Change) {
+        let pod = change.latest();
+        let Some(("DaemonSet", _, set)) = owner(pod) else { return };
+        let there = change.after.as_deref().filter(|p| !is_over(p));
+        let Some(node) = there.and_then(|p| p["spec"]["nodeName"].as_str()) else {
+            self.on_nodes.remove(uid(pod));
+            return;
+        };
+        self.on_nodes.insert(uid(pod).to_owned(), (set.to_owned(), node.to_owned()));
+        let here = self.on_nodes.values().filter(|(s, n)| s == set && n == node).count();
+        let peak = self.peak_on_node.entry(set.to_owned()).or_default();
+        *peak = here.max(*peak);
     }
 
     fn set(&mut self, change: &Change) {

@@ -209,6 +209,9 @@ fn never_too_many(faults: &Faults, seen: &Seen, wanted: &Wanted) -> Vec<String> 
             found.push(format!("{peak} pods at once of {kind} {name} of at most {most}, {unknown} not known of"));
         }
     }
+    for (uid, peak) in seen.peak_on_node.iter().filter(|(_, peak)| **peak > 1 + unknown) {
+        found.push(format!("{peak} pods at once of daemon set {uid} on one node, {unknown} not known of"));
+    }
     let (total, limit) = (seen.peak_total, web_limit(wanted));
     // A leader that is late may raise one while the new one raises another.
     if count(&faults.late_scales) == 0 && total > limit {
