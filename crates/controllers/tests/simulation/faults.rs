@@ -58,6 +58,9 @@ struct Hanging {
     app: Option<String>,
 }
 
+/// How long any request takes. If it took no time, two leaders, one of them with an old view of things, could undo each other's work
+/// forever in the same instant, and the time would never come when the old one learns that it leads no more.
+const WAY: Duration = Duration::from_millis(20);
 /// How long a webhook is waited for (`timeoutSeconds`).
 const HOOK: Duration = Duration::from_secs(10);
 
@@ -296,6 +299,7 @@ fn refusal(code: u16) -> Response<Bytes> {
 impl Transport for Faulty {
     fn send(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, TransportError>> {
         async move {
+            tokio::time::sleep(WAY).await;
             thawed(&mut self.term.clone()).await;
             if let Some(refuses) = self.faults.hangs(&request) {
                 tokio::time::sleep(HOOK).await;
