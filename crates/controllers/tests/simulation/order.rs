@@ -32,6 +32,8 @@ type Pods = BTreeMap<usize, Rc<Value>>;
 #[derive(Default)]
 struct Order {
     set: Set,
+    /// There has been a set.
+    began: bool,
     pods: Pods,
     sets: Vec<(Duration, Set)>,
     states: Vec<(Duration, Pods)>,
@@ -90,7 +92,10 @@ impl Order {
         let recent = |until: &Duration| *until + UNSEEN >= at;
         self.sets.retain(|(until, _)| recent(until));
         self.states.retain(|(until, _)| recent(until));
-        self.sets.push((at, self.set.clone()));
+        // Nobody can have seen that there is no set any more before there was one.
+        if self.began {
+            self.sets.push((at, self.set.clone()));
+        }
         self.states.push((at, self.pods.clone()));
     }
 
@@ -100,6 +105,7 @@ impl Order {
 
     fn set(&mut self, change: &Change) -> Option<String> {
         self.set = change.after.clone();
+        self.began = true;
         None
     }
 
