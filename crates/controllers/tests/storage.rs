@@ -105,6 +105,23 @@ async fn what_users_bound_by_name_is_honoured_from_both_sides() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_volume_whose_claim_got_another_one_is_free_again() {
+    let cluster = Cluster::start().await;
+    cluster.post(CLAIMS, claim("c", json!({"resources": {"requests": {"storage": "5Gi"}}}))).await;
+    let uid = cluster.get(&format!("{CLAIMS}/c")).await["metadata"]["uid"].clone();
+    // Too small for the claim that it is said to be bound to.
+    let reference = json!({"namespace": "default", "name": "c", "uid": uid});
+    cluster.post(VOLUMES, volume("small", json!({"claimRef": reference}))).await;
+    cluster.post(VOLUMES, volume("large", json!({"capacity": {"storage": "9Gi"}}))).await;
+    becomes(&cluster, &format!("{CLAIMS}/c"), "Bound").await;
+    assert_eq!(cluster.get(&format!("{CLAIMS}/c")).await["spec"]["volumeName"], "large");
+    becomes(&cluster, &format!("{VOLUMES}/small"), "Available").await;
+    let reference = cluster.get(&format!("{VOLUMES}/small")).await["spec"]["claimRef"].clone();
+    assert_eq!((reference["name"].as_str(), reference["uid"].as_str()), (Some("c"), None));
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_delayed_claim_is_handed_to_its_provisioner_once_a_node_is_chosen() {
     let cluster = Cluster::start().await;
     let class = json!({"metadata": {"name": "fast"}, "provisioner": "example.com/p", "volumeBindingMode": "WaitForFirstConsumer"});

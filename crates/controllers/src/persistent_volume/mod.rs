@@ -86,7 +86,7 @@ impl Binder {
         let reserved = volumes.index(|o| reference_of(o).into_iter().map(|key| key.to_string()).collect());
         let users = pods.index(pod_claims::index_keys);
         let unbound = claims.index(|o| unbound_class(o).into_iter().collect());
-        watch_claims(&claims, &queue, written_claims.clone());
+        watch_claims(&claims, &queue, reserved.clone(), written_claims.clone());
         watch_volumes(&volumes, &queue, unbound.clone(), written_volumes.clone());
         let add = queue.clone();
         classes.on_change(move |d| {
@@ -334,7 +334,12 @@ fn default_class(classes: &[StorageClass]) -> Option<String> {
     classes.iter().filter(marked).min_by_key(rank).map(|c| c.name().to_owned())
 }
 
-fn watch_claims(claims: &Cache<PersistentVolumeClaim>, queue: &Queue<Key>, written: Arc<Latest<PersistentVolumeClaim>>) {
+fn watch_claims(
+    claims: &Cache<PersistentVolumeClaim>,
+    queue: &Queue<Key>,
+    reserved: Arc<Index>,
+    written: Arc<Latest<PersistentVolumeClaim>>,
+) {
     let add = queue.clone();
     claims.on_change(move |d| {
         add.add(Key::Claim(d.key().clone()));
@@ -344,6 +349,8 @@ fn watch_claims(claims: &Cache<PersistentVolumeClaim>, queue: &Queue<Key>, writt
         let claim: Option<PersistentVolumeClaim> = decoded(d.latest());
         let volume = claim.and_then(|c| c.spec?.volume_name).filter(|v| !v.is_empty());
         volume.into_iter().for_each(|v| add.add(Key::Volume(v.into())));
+        // A volume that was meant for it is free again when it has got another one.
+        reserved.get(&d.key().to_string()).iter().for_each(|o| add.add(Key::Volume(o.key.name.clone())));
     });
 }
 
