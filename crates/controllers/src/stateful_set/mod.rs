@@ -199,7 +199,25 @@ impl Sets {
         self.context.client.update(&claim).await.optional().map(drop)
     }
 
+    /// Gives a pod that takes its claims along those that the cache does not show yet: once it is gone nothing would take them. Upstream
+    /// leaves them behind.
+    async fn own_unseen(&self, set: &StatefulSet, pod: &Pod) -> Result<(), Error> {
+        let Some(at) = identity::ordinal(set.name(), pod.name()).filter(|at| retention::goes_with_pod(set, *at)) else { return Ok(()) };
+        for claim in identity::claims(set, at) {
+            if self.claims.object(claim.namespace(), claim.name()).is_some() {
+                continue;
+            }
+            let there = self.context.client.get::<PersistentVolumeClaim>(claim.namespace(), claim.name()).await.optional()?;
+            let Some(claim) = there else { continue };
+            if let Some(owners) = retention::owners(set, pod, true, &claim) {
+                self.own(set, claim, owners).await?;
+            }
+        }
+        Ok(())
+    }
+
     async fn delete(&self, set: &StatefulSet, pod: &Pod) -> Result<(), Error> {
+        self.own_unseen(set, pod).await?;
         let over = match phase(pod) {
             "Failed" => Some((EventType::Warning, "RecreatingFailedPod", "failed")),
             "Succeeded" => Some((EventType::Normal, "RecreatingTerminatedPod", "terminated")),

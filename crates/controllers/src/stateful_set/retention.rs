@@ -57,6 +57,14 @@ pub fn is_stale(set: &StatefulSet, pod_name: &str, claim: &PersistentVolumeClaim
     Policy::of(set).with_pod && owners.into_iter().any(|r| is_kind::<Pod>(r) && r.name == pod_name)
 }
 
+/// Whether the claims of an ordinal go with its pod.
+pub fn goes_with_pod(set: &StatefulSet, at: i32) -> bool {
+    let Some(spec) = &set.spec else { return false };
+    let start = spec.ordinals.as_ref().and_then(|o| o.start).unwrap_or(0);
+    let wanted = start..start + spec.replicas.unwrap_or(1);
+    Policy::of(set).with_pod && !wanted.contains(&at)
+}
+
 /// The owners that a claim of a pod should have; `None` when it has them or must not be touched.
 pub fn owners(set: &StatefulSet, pod: &Pod, beyond: bool, claim: &PersistentVolumeClaim) -> Option<Owners> {
     let present = claim.metadata.owner_references.as_deref().unwrap_or_default();
