@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 /// Ordinals that any set has at most.
-const MOST: usize = 8;
+pub const MOST: usize = 8;
 
 /// What may be done about the pod of an ordinal.
 #[derive(Clone, Copy, PartialEq, Eq)]

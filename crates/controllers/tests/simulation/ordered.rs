@@ -2,9 +2,9 @@
 //! set's policy says (`order.rs`).
 
 use crate::checks::Found;
-use crate::history::{Change, image, is_ready, text};
+use crate::history::{Change, count, image, is_leaving, is_over, is_ready, text, uid};
 use crate::kubelets::ready;
-use crate::order;
+use crate::order::{self, MOST};
 use crate::scenario::Scenario;
 use crate::world::World;
 use crate::{APPS, CORE, add, common, workload};
@@ -145,8 +145,9 @@ impl Scenario for Sets {
             let wanted = |prefix: &str| (0..set.replicas).map(|n| format!("{prefix}-{n}")).collect::<BTreeSet<_>>();
             found.unless(there == wanted(set.name), || format!("{}: {there:?}, wanted {}", set.name, set.replicas));
             let needed = wanted(&format!("data-{}", set.name));
-            let mut beyond = kept.difference(&needed);
-            let right = kept.is_superset(&needed) && (!set.shrinks || beyond.all(|claim| !was_used(&world.server.history(), claim)));
+            let went = |n| went_by_shrinking(&world.server.history(), &self.taken, set.name, n);
+            let too_many = (set.replicas..MOST).any(|n| kept.contains(&format!("data-{}-{n}", set.name)) && went(n));
+            let right = kept.is_superset(&needed) && !(set.shrinks && too_many);
             found.unless(right, || format!("{}: claims {kept:?}, wanted {}", set.name, set.replicas));
             let object = world.get(&format!("{APPS}/{SETS}/{}", set.name)).await;
             revisions(set, &object, &pods, &mut found);
@@ -159,12 +160,22 @@ impl Scenario for Sets {
     }
 }
 
-/// Whether a claim has had a pod. One for a pod that never came to be is forgotten when its set shrinks, upstream as well: a set lets go of
-/// the claims of pods that go.
-fn was_used(history: &[Change], claim: &str) -> bool {
-    let made = history.iter().rposition(|c| c.is("PersistentVolumeClaim") && c.name() == claim && c.is_new());
-    let pod = claim.trim_start_matches("data-");
-    history.iter().skip(made.unwrap_or(0)).any(|c| c.is("Pod") && c.name() == pod)
+/// Whether a pod went because its set shrank, and not before by itself or with somebody's help (`taken`): its claim goes with it. A
+/// claim that had no pod at that time is forgotten, upstream as well, because a set looks after the claims of the pods that it takes away.
+fn went_by_shrinking(history: &[Change], taken: &BTreeSet<String>, set: &str, at: usize) -> bool {
+    let name = format!("{set}-{at}");
+    let (mut pod, mut wanted, mut went) = (None, false, false);
+    for change in history {
+        if change.is("Pod") && change.name() == name {
+            pod = change.after.clone();
+            went &= !(change.is_end() && taken.contains(uid(change.latest())));
+        } else if change.is("StatefulSet") && change.name() == set {
+            let wants = change.after.as_ref().is_some_and(|s| count(&s["spec"]["replicas"]) > at);
+            went = !wants && if wanted { pod.as_deref().is_some_and(|p| !is_leaving(p) && !is_over(p)) } else { went };
+            wanted = wants;
+        }
+    }
+    went
 }
 
 /// Pods from the partition on are of the present template; the status says how many are.
@@ -183,7 +194,7 @@ fn revisions(set: &Set, object: &Value, pods: &[Value], found: &mut Found) {
         // Below the partition it may also be of an update that another one overtook.
         found.unless(is_new || at < set.partition, || format!("{name} is of {}: {status}", revision(pod)));
     }
-    let counts = ["replicas", "readyReplicas", "availableReplicas", "updatedReplicas"].map(|k| crate::history::count(&status[k]));
+    let counts = ["replicas", "readyReplicas", "availableReplicas", "updatedReplicas"].map(|k| count(&status[k]));
     let right =
         counts == [set.replicas, set.replicas, set.replicas, updated] && status["observedGeneration"] == object["metadata"]["generation"];
     found.unless(right, || format!("{}: {updated} are updated: {status}", set.name));
