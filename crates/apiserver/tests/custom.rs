@@ -163,6 +163,34 @@ async fn stored_objects_are_read_by_the_schema_of_now() {
 }
 
 #[tokio::test]
+async fn writing_the_same_again_moves_an_object_to_the_storage_version_of_now_once() {
+    let cluster = Cluster::start().await;
+    let mut definitions = cluster.watch(&format!("{CRDS}?watch=1")).await;
+    cluster.post(CRDS, &definition()).await;
+    until(&mut definitions, established).await;
+    let made = cluster.post(WIDGETS, &json!({"metadata": {"name": "a"}, "spec": {"size": 1}})).await;
+    let path = format!("{WIDGETS}/a");
+    let same = cluster.put(&path, &made.json).await;
+    assert_eq!((same.code, same.version()), (200, made.version()), "nothing to write");
+    let change = json!([{"op": "replace", "path": "/spec/versions/0/storage", "value": false},
+        {"op": "replace", "path": "/spec/versions/1/storage", "value": true}]);
+    let changed = cluster.patch(&format!("{CRDS}/widgets.example.com"), "json-patch", &change).await;
+    assert_eq!(changed.code, 200, "{}", changed.text);
+    // The change is in effect a moment later.
+    let moved = loop {
+        let same = cluster.put(&path, &made.json).await;
+        if same.version() != made.version() {
+            break same;
+        }
+        tokio::task::yield_now().await;
+    };
+    assert_eq!((moved.code, &moved.json["spec"]), (200, &made.json["spec"]), "{}", moved.text);
+    assert_eq!(cluster.put(&path, &moved.json).await.version(), moved.version(), "once");
+    let other = cluster.get("/apis/example.com/v1beta1/namespaces/default/widgets/a").await;
+    assert_eq!((&other.json["apiVersion"], other.version()), (&json!("example.com/v1beta1"), moved.version()));
+}
+
+#[tokio::test]
 async fn later_names_that_conflict_leave_a_definition_served_under_the_earlier_ones() {
     let cluster = Cluster::start().await;
     let mut watch = cluster.watch(&format!("{CRDS}?watch=1")).await;

@@ -6,7 +6,7 @@ use crate::output::{canonical, present};
 use crate::pipeline::Request;
 use crate::verbs::list::store_failure;
 use bytes::Bytes;
-use ferrokube_api::{Object, ObjectKey, Status};
+use ferrokube_api::{Object, ObjectKey, Status, protobuf};
 use ferrokube_store::{Committed, Error as StoreError, Expect};
 use serde_json::Value;
 use std::sync::Arc;
@@ -64,9 +64,14 @@ impl Request<'_> {
         self.entry.custom.as_ref()?.conversion.as_ref()
     }
 
-    /// Whether the stored bytes were encrypted in another way than the configuration of now says, or not at all.
+    /// Whether the stored bytes are not what would be written now: of a version that was the storage version once, or encrypted in another
+    /// way than the configuration says, or not at all. Writing the same again is how objects are moved to another version or key.
     pub async fn is_stale_at_rest(&self, cache: &KindCache, name: &str) -> Result<bool, Status> {
-        let Some(sealed) = &self.server.sealed else { return Ok(false) };
+        let earlier = cache.get(self.namespace(), name).is_some_and(|stored| {
+            let version = cache.row().api_version();
+            protobuf::named(&stored.json()).is_ok_and(|(stored, _)| *stored != *version.as_bytes())
+        });
+        let Some(sealed) = self.server.sealed.as_ref().filter(|_| !earlier) else { return Ok(earlier) };
         sealed.is_stale(self.key(cache, name)?).await.map_err(|e| store_failure(&e))
     }
 
