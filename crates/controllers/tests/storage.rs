@@ -80,6 +80,9 @@ async fn what_users_bound_by_name_is_honoured_from_both_sides() {
     cluster
         .post(VOLUMES, volume("mine", json!({"capacity": {"storage": "50Gi"}, "claimRef": {"namespace": "default", "name": "one"}})))
         .await;
+    // Only a controller that knows both can choose between them.
+    becomes(&cluster, &format!("{VOLUMES}/any"), "Available").await;
+    becomes(&cluster, &format!("{VOLUMES}/mine"), "Available").await;
     cluster.post(CLAIMS, claim("one", json!({}))).await;
     becomes(&cluster, &format!("{CLAIMS}/one"), "Bound").await;
     assert_eq!(cluster.get(&format!("{CLAIMS}/one")).await["spec"]["volumeName"], "mine");
