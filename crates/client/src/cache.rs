@@ -3,14 +3,19 @@
 //! A cache holds `Arc<Object>`s: in the same process as the API server they are the watch cache's own, so the cluster's
 //! state exists once per process, and what a cache or an index adds to it are pointers. One task owns the writing; readers take a short read lock and clone `Arc`s. Handlers
 //! run on that task, in order, and must only note what changed (add a key to a queue).
+//!
+//! A listing that comes when something is known already (a watch broke, history was lost) is taken over as a whole, as informers do since
+//! 1.36 (`AtomicFIFO`): half of it beside half of what was known is a state that never was, and whoever decides by that makes a
+//! pod for which another one was never ready.
 
 use crate::{Client, Resource};
 use ferrokube_api::ordered::{Ordered, parts};
 use ferrokube_api::{Change, Object, ObjectKey, Selection};
 use futures_util::StreamExt;
 use parking_lot::{Mutex, RwLock};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::marker::PhantomData;
+use std::sync::atomic::{self, AtomicU64};
 use std::sync::{Arc, Weak};
 use tokio::sync::{oneshot, watch};
 
@@ -47,7 +52,14 @@ struct Handlers {
 struct Objects {
     map: RwLock<Ordered>,
     handlers: Mutex<Handlers>,
+    /// Held for writing while a listing is taken over and the handlers are told of it.
+    takeover: RwLock<()>,
+    /// The newest revision that is shown.
+    revision: AtomicU64,
 }
+
+/// The objects of a listing that is not complete yet.
+type Listing = Option<Vec<Arc<Object>>>;
 
 /// Handlers of one component, to be taken out when it ends.
 type Registered = Arc<Mutex<Vec<(Weak<Shared>, u64)>>>;
@@ -139,7 +151,7 @@ impl Caches {
                 if is_made.await.is_err() {
                     return;
                 }
-                let mut listing: Option<HashSet<ObjectKey>> = None;
+                let mut listing = None;
                 while let Some(change) = stream.next().await {
                     let Some(shared) = weak.upgrade() else { return };
                     shared.objects.apply(change, &mut listing, &synced_tx);
@@ -156,26 +168,54 @@ impl Caches {
 }
 
 impl Objects {
-    fn apply(&self, change: Change, listing: &mut Option<HashSet<ObjectKey>>, synced: &watch::Sender<bool>) {
-        match change {
-            // Of what was not known before nothing can be missing.
-            Change::Restart => *listing = (!self.map.read().is_empty()).then(HashSet::new),
-            Change::Set(object) => {
-                if let Some(seen) = listing {
-                    seen.insert(object.key.clone());
+    fn apply(&self, change: Change, listing: &mut Listing, synced: &watch::Sender<bool>) {
+        // Nobody has read anything yet: the first listing may be shown as it comes.
+        let is_first = !*synced.borrow();
+        match (change, listing.as_mut()) {
+            (Change::Restart, _) => *listing = Some(Vec::new()),
+            (Change::Set(object), Some(listed)) => {
+                listed.push(object.clone());
+                if is_first {
+                    self.set(object);
                 }
-                self.set(object);
             }
-            Change::Gone(object) => self.remove(&object.key),
-            Change::Synced(_) => {
-                if let Some(seen) = listing.take() {
-                    let map = self.map.read();
-                    let gone: Vec<ObjectKey> = map.range("", None).iter().map(|o| &o.key).filter(|k| !seen.contains(*k)).cloned().collect();
-                    drop(map);
-                    gone.iter().for_each(|key| self.remove(key));
+            (Change::Set(object), None) => self.set(object),
+            (Change::Gone(object), Some(listed)) => {
+                listed.retain(|o| o.key != object.key);
+                if is_first {
+                    self.remove(&object);
                 }
+            }
+            (Change::Gone(object), None) => self.remove(&object),
+            (Change::Synced(revision), _) => {
+                if let Some(listed) = listing.take() {
+                    self.take_over(Ordered::new(listed));
+                }
+                self.shows(revision);
                 synced.send_replace(true);
             }
+        }
+    }
+
+    fn shows(&self, revision: u64) {
+        self.revision.fetch_max(revision, atomic::Ordering::AcqRel);
+    }
+
+    /// All objects are those of a listing from now on; handlers are told of what differs when all of it is there.
+    fn take_over(&self, listed: Ordered) {
+        let _takeover = self.takeover.write();
+        let handlers = self.handlers.lock();
+        let mut map = self.map.write();
+        let known = std::mem::replace(&mut *map, listed);
+        let told: Vec<(Option<Arc<Object>>, Option<Arc<Object>>)> = {
+            let new = map.range("", None).iter().map(|o| (known.get(parts(o)).cloned(), Some(o.clone())));
+            let new = new.filter(|(old, new)| !is_same(old.as_ref(), new.as_ref()));
+            let gone = known.range("", None).iter().filter(|o| map.get(parts(o)).is_none()).map(|o| (Some(o.clone()), None));
+            new.chain(gone).collect()
+        };
+        drop(map);
+        for (old, new) in &told {
+            handlers.list.iter().for_each(|(_, h)| h(Delta { old: old.as_ref(), new: new.as_ref() }));
         }
     }
 
@@ -183,18 +223,25 @@ impl Objects {
     fn set(&self, object: Arc<Object>) {
         let handlers = self.handlers.lock();
         let old = self.map.write().replace(object.clone());
-        if old.as_ref().is_some_and(|o| o.revision == object.revision && o.uid == object.uid) {
+        self.shows(object.revision);
+        if is_same(old.as_ref(), Some(&object)) {
             return;
         }
         handlers.list.iter().for_each(|(_, h)| h(Delta { old: old.as_ref(), new: Some(&object) }));
     }
 
     /// Handlers get the state that the cache held, not the deletion's: an index must find what it had entered.
-    fn remove(&self, key: &ObjectKey) {
+    fn remove(&self, gone: &Object) {
         let handlers = self.handlers.lock();
-        let Some(known) = self.map.write().take((&key.namespace, &key.name)) else { return };
+        let known = self.map.write().take(parts(gone));
+        self.shows(gone.revision);
+        let Some(known) = known else { return };
         handlers.list.iter().for_each(|(_, h)| h(Delta { old: Some(&known), new: None }));
     }
+}
+
+fn is_same(old: Option<&Arc<Object>>, new: Option<&Arc<Object>>) -> bool {
+    old.zip(new).is_some_and(|(old, new)| old.revision == new.revision && old.uid == new.uid)
 }
 
 /// A shared local copy of the selected objects of a kind. Cheap to clone; lives as long as somebody holds it.
@@ -221,6 +268,17 @@ impl<R> Cache<R> {
     /// Whether the first listing is complete.
     pub fn is_synced(&self) -> bool {
         *self.shared.synced.borrow()
+    }
+
+    /// The newest revision that is shown: whatever was written before it is.
+    pub fn revision(&self) -> u64 {
+        self.shared.objects.revision.load(atomic::Ordering::Acquire)
+    }
+
+    /// Reads while no listing is being taken over, so that what handlers keep is of one moment as the cache is. Not for handlers.
+    pub fn steadily<T>(&self, read: impl FnOnce() -> T) -> T {
+        let _steady = self.shared.objects.takeover.read();
+        read()
     }
 
     /// One object, encoded.

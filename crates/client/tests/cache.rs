@@ -8,6 +8,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use parking_lot::Mutex;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::mpsc;
 
 /// Hands out one subscription and counts them.
@@ -78,6 +79,52 @@ async fn a_second_listing_removes_what_it_does_not_name_and_repeats_nothing_else
     assert_eq!(events.recv().await.unwrap(), ("goes".to_owned(), true, false));
     assert!(events.try_recv().is_err());
     assert_eq!(cache.len(), 2);
+}
+
+#[tokio::test]
+async fn a_second_listing_is_there_as_a_whole_or_not_at_all() {
+    let (_transport, caches, tx) = played();
+    let cache = caches.of::<ConfigMap>();
+    listing(&tx, &[map("first", 1), map("second", 2), map("third", 3)]);
+    cache.synced().await;
+    let (seen, mut events) = mpsc::unbounded_channel();
+    let (shown, begun) = (cache.clone(), Arc::new(AtomicBool::new(false)));
+    let is_begun = begun.clone();
+    cache.on_change(move |_| {
+        if is_begun.load(Ordering::Relaxed) {
+            let all: Vec<(String, u64)> = shown.objects().iter().map(|o| (o.key.name.to_string(), o.revision)).collect();
+            seen.send(all).unwrap();
+        }
+    });
+    begun.store(true, Ordering::Relaxed);
+    // The listing that breaks off is never seen.
+    tx.send(Change::Restart).unwrap();
+    tx.send(Change::Set(map("first", 4))).unwrap();
+    listing(&tx, &[map("first", 6), map("third", 5)]);
+    let whole = vec![("first".to_owned(), 6), ("third".to_owned(), 5)];
+    for told in 0..3 {
+        assert_eq!(events.recv().await.unwrap(), whole, "{told}");
+    }
+}
+
+#[tokio::test]
+async fn a_cache_tells_the_revision_that_it_shows() {
+    let (_transport, caches, tx) = played();
+    let cache = caches.of::<ConfigMap>();
+    let (seen, mut events) = mpsc::unbounded_channel();
+    let shown = cache.clone();
+    cache.on_change(move |d| seen.send((d.latest().revision, shown.revision())).unwrap());
+    listing(&tx, &[map("x", 3)]);
+    assert_eq!(events.recv().await.unwrap(), (3, 3));
+    tx.send(Change::Set(map("y", 5))).unwrap();
+    assert_eq!(events.recv().await.unwrap(), (5, 5));
+    tx.send(Change::Gone(map("x", 7))).unwrap();
+    assert_eq!(events.recv().await.unwrap(), (3, 7), "the handler gets what was known");
+    tx.send(Change::Restart).unwrap();
+    tx.send(Change::Set(map("y", 5))).unwrap();
+    tx.send(Change::Synced(9)).unwrap();
+    tx.send(Change::Set(map("z", 10))).unwrap();
+    assert_eq!(events.recv().await.unwrap(), (10, 10));
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ mod bootstrap_tokens;
 mod certificates;
 mod cluster_role_aggregation;
 mod config;
+mod consistency;
 mod counted;
 mod cron_job;
 mod daemon_set;

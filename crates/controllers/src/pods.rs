@@ -3,9 +3,11 @@
 //!
 //! Source: `pkg/controller/controller_utils.go`, `controller_ref_manager.go`.
 
+use crate::consistency::Written;
 use crate::selectors::Selectors;
 use ferrokube_client::cache::readable;
 use ferrokube_client::events::{EventType, Recorder};
+use ferrokube_client::metrics::{Desc, Metrics};
 use ferrokube_client::queue::Queue;
 use ferrokube_client::{Cache, Client, DeleteOptions, Delta, Error, Named, Object, ObjectKey, Optional, Patch, Resource};
 use k8s_openapi::api::core::v1::{Pod, PodCondition, PodTemplateSpec};
@@ -145,6 +147,7 @@ pub(crate) struct Pods<V: View = Pod> {
     orphans: Arc<ferrokube_client::Index>,
     expectations: Arc<Expectations>,
     finalizer: Option<&'static str>,
+    written: Option<Written>,
 }
 
 impl<V: View> Pods<V> {
@@ -178,12 +181,28 @@ impl<V: View> Pods<V> {
                 add.add(ObjectKey::new(&delta.key().namespace, &before.name));
             }
         });
-        Pods { cache, by_owner, orphans, expectations, finalizer: None }
+        Pods { cache, by_owner, orphans, expectations, finalizer: None, written: None }
     }
 
     /// For a controller whose pods have a finalizer: pods that are taken get it, and those that are let go lose it.
     pub fn held_by(self, finalizer: &'static str) -> Self {
         Pods { finalizer: Some(finalizer), ..self }
+    }
+
+    /// For a controller that leaves an owner alone until the caches show what it wrote for it; `skips` counts how often.
+    pub fn consistent<R: Resource>(self, metrics: &Metrics, skips: &'static Desc, owners: &Cache<R>) -> Self {
+        let written = Written::new(metrics, skips, owners, &self.cache);
+        Pods { written: Some(written), ..self }
+    }
+
+    /// When to look at an owner again, because the caches do not show yet what was written for it.
+    pub fn is_behind(&self, owner_uid: &str) -> Option<Duration> {
+        self.written.as_ref()?.is_behind(owner_uid)
+    }
+
+    /// Notes what a write of a pod of an owner, or of the owner itself, answered.
+    pub fn wrote<R: Resource>(&self, owner_uid: &str, object: &R) {
+        self.written.iter().for_each(|w| w.wrote(owner_uid, object));
     }
 
     /// `None` when the cache shows all that was done for this owner; otherwise the time after which it is no longer waited for,
@@ -194,7 +213,7 @@ impl<V: View> Pods<V> {
 
     /// The owner's pods. One that makes no sense fails them all: who counts without it makes one too many.
     pub fn of(&self, owner_uid: &str) -> Result<Vec<V>, Error> {
-        self.by_owner.read().get(owner_uid).into_iter().flat_map(BTreeMap::values).map(V::see).collect()
+        self.cache.steadily(|| self.by_owner.read().get(owner_uid).into_iter().flat_map(BTreeMap::values).map(V::see).collect())
     }
 
     /// Takes orphans that match the selector, and lets go of own pods that do not; returns the owner's pods.
@@ -234,7 +253,10 @@ impl<V: View> Pods<V> {
                 patch["metadata"]["finalizers"] = json!([finalizer]);
             }
             match client.patch::<Pod>(owner.namespace(), &object.key.name, &Patch::Strategic(patch)).await {
-                Ok(pod) => own.push(V::adopted(&object, pod)),
+                Ok(pod) => {
+                    self.wrote(owner.uid(), &pod);
+                    own.push(V::adopted(&object, pod));
+                }
                 Err(e) if e.is_not_found() || e.is_conflict() => {}
                 Err(e) => return Err(e),
             }
@@ -251,7 +273,7 @@ impl<V: View> Pods<V> {
         match client.patch::<Pod>(namespace, name, &Patch::Strategic(patch)).await {
             // Another pod has the name now.
             Err(e) if e.is_not_found() || e.is_conflict() => Ok(()),
-            other => other.map(drop),
+            other => other.map(|pod| self.wrote(owner, &pod)),
         }
     }
 
@@ -269,6 +291,7 @@ impl<V: View> Pods<V> {
         match client.create(&pod).await {
             Ok(made) => {
                 self.expectations.appear(owner.uid(), made.uid());
+                self.wrote(owner.uid(), &made);
                 // It may have been seen before the expectation was noted.
                 if self.cache.object(made.namespace(), made.name()).is_some() {
                     self.expectations.seen(owner.uid(), made.uid(), false);

@@ -6,6 +6,7 @@ use crate::Context;
 use crate::counted::{Counted, Phase};
 use crate::pods::{self, Pods, View};
 use ferrokube_client::controller::{self, Next};
+use ferrokube_client::metrics::Desc;
 use ferrokube_client::queue::Queue;
 use ferrokube_client::{Cache, Error, Index, Named, ObjectKey, Resource};
 use jiff::Timestamp;
@@ -18,6 +19,12 @@ use std::time::Duration;
 
 /// Most pods created or deleted in one round (`BurstReplicas`).
 const BURST: usize = 500;
+
+static SKIPS: Desc = Desc::counter(
+    "replicaset_controller_stale_sync_skips_total",
+    "[ALPHA] Total number of ReplicaSet syncs skipped due to a stale watch cache.",
+    &["group", "resource"],
+);
 
 /// What a kind that keeps a number of pods says: replica sets, and replication controllers.
 pub(crate) trait Replicated: Resource {
@@ -76,6 +83,7 @@ pub(crate) async fn run_for<R: Replicated>(context: Context, name: &'static str)
     // Sets of one deployment count each other's pods when they choose which of their own go.
     let siblings = sets.index(|o| o.controller().map(|r| r.uid).into_iter().collect());
     let pods: Pods<Counted> = Pods::new(context.caches.of(), &sets, |set: R| Some(set.wanted().selector), &queue);
+    let pods = pods.consistent(&context.metrics, &SKIPS, &sets);
     tokio::join!(sets.synced(), pods.cache.synced());
     let reconcile = |key: ObjectKey| {
         let (context, sets, pods, siblings) = (&context, &sets, &pods, &siblings);
@@ -90,6 +98,9 @@ pub(crate) async fn run_for<R: Replicated>(context: Context, name: &'static str)
 }
 
 async fn reconcile<R: Replicated>(context: &Context, pods: &Pods<Counted>, siblings: &Index, set: R) -> Result<Next, Error> {
+    if let Some(again) = pods.is_behind(set.uid()) {
+        return Ok(Next::After(again));
+    }
     let wanted = set.wanted();
     let unsettled = pods.unsettled(set.uid());
     let own = pods.claim(&context.client, &set, &wanted.selector).await?;
@@ -103,7 +114,8 @@ async fn reconcile<R: Replicated>(context: &Context, pods: &Pods<Counted>, sibli
     let (status, soon) = status(&set, &wanted, &own, failure.as_ref(), Timestamp::now());
     let changed = set.with_status(status);
     if changed.status() != set.status() {
-        context.client.update_status(&changed).await?;
+        let written = context.client.update_status(&changed).await?;
+        pods.wrote(set.uid(), &written);
     }
     match failure {
         Some(e) => Err(e),

@@ -190,3 +190,80 @@ async fn a_pod_that_another_leader_has_counted_is_not_counted_again() {
     assert_eq!(cluster.get(job).await["status"]["succeeded"], 3);
     cluster.stop().await;
 }
+
+const APPS: &str = "/apis/apps/v1/namespaces/default";
+const CLAIMS: &str = "/api/v1/namespaces/default/persistentvolumeclaims";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn claims_that_the_cache_does_not_show_go_with_their_pod_as_the_policy_says() {
+    let cluster = Cluster::with(&["statefulset-controller", "serviceaccount-controller"]).await;
+    cluster.late.send_replace("persistentvolumeclaims".to_owned());
+    let backup = json!({"apiVersion": "x.io/v1", "kind": "Backup", "name": "b", "uid": "b", "controller": true});
+    let earlier = json!({"apiVersion": "v1", "kind": "Pod", "name": "earlier-0", "uid": "e", "controller": true});
+    // The set, its policy, the owner that its claim has before, and whether the pod becomes its owner.
+    let cases = [
+        ("goes", "Delete", None, true),
+        ("stays", "Retain", None, false),
+        ("managed", "Delete", Some(&backup), false),
+        ("earlier", "Delete", Some(&earlier), false),
+    ];
+    let spec = json!({"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}});
+    for (name, policy, owner, _) in cases {
+        if let Some(owner) = owner {
+            let meta = json!({"name": format!("data-{name}-0"), "labels": {"app": name}, "ownerReferences": [owner]});
+            cluster.post(CLAIMS, json!({"metadata": meta, "spec": spec})).await;
+        }
+        let set = json!({"metadata": {"name": name}, "spec": {"replicas": 1, "selector": {"matchLabels": {"app": name}},
+            "template": {"metadata": {"labels": {"app": name}}, "spec": {"containers": [{"name": "c", "image": "i"}]}},
+            "volumeClaimTemplates": [{"metadata": {"name": "data"}, "spec": spec}],
+            "persistentVolumeClaimRetentionPolicy": {"whenDeleted": "Retain", "whenScaled": policy}}});
+        cluster.post(&format!("{APPS}/statefulsets"), set).await;
+    }
+    for (name, _, before, taken) in cases {
+        let (set, pod) = (format!("{APPS}/statefulsets/{name}"), format!("{}/{name}-0", common::PODS));
+        let ready = async || {
+            cluster.run_pods().await;
+            cluster.get(&set).await["status"]["readyReplicas"] == 1
+        };
+        cluster.eventually(name, ready).await;
+        let uid = cluster.get(&pod).await["metadata"]["uid"].clone();
+        cluster.patch(&set, json!({"spec": {"replicas": 0}})).await;
+        cluster.eventually(&format!("the pod of {name} goes"), async || cluster.try_get(&pod).await.is_none()).await;
+        let owners = cluster.get(&format!("{CLAIMS}/data-{name}-0")).await["metadata"]["ownerReferences"].clone();
+        let uids: Vec<&Value> = owners.as_array().into_iter().flatten().map(|o| &o["uid"]).collect();
+        let expected: Vec<&Value> = if taken { vec![&uid] } else { before.iter().map(|o| &o["uid"]).collect() };
+        assert_eq!(uids, expected, "{name}");
+    }
+    cluster.late.send_replace(String::new());
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn workloads_wait_until_the_cache_shows_what_was_done_for_them() {
+    let controllers = ["statefulset-controller", "replicaset-controller", "daemonset-controller", "serviceaccount-controller"];
+    let cluster = Cluster::with(&controllers).await;
+    cluster.post("/api/v1/nodes", json!({"metadata": {"name": "n1"}})).await;
+    cluster.patch("/api/v1/nodes/n1", json!({"spec": {"taints": []}})).await;
+    cluster.late.send_replace("pods".to_owned());
+    for kind in ["statefulset", "replicaset", "daemonset"] {
+        let mut set = json!({"metadata": {"name": kind}, "spec": {"selector": {"matchLabels": {"app": kind}},
+            "template": {"metadata": {"labels": {"app": kind}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}}});
+        if kind != "daemonset" {
+            set["spec"]["replicas"] = 1.into();
+        }
+        cluster.post(&format!("{APPS}/{kind}s"), set).await;
+        let skips = format!("{kind}_controller_stale_sync_skips_total{{group=\"\",resource=\"pods\"}}");
+        // The status that it gets is a reason to look at it again.
+        cluster.eventually(&skips, async || cluster.metrics().contains(&skips)).await;
+    }
+    assert_eq!(cluster.list(common::PODS).await.len(), 3);
+    cluster.late.send_replace(String::new());
+    let ready = async || {
+        cluster.run_pods().await;
+        let ready = async |kind: &str, count: &str| cluster.get(&format!("{APPS}/{kind}s/{kind}")).await["status"][count] == 1;
+        ready("statefulset", "readyReplicas").await && ready("replicaset", "readyReplicas").await && ready("daemonset", "numberReady").await
+    };
+    cluster.eventually("they go on", ready).await;
+    assert_eq!(cluster.list(common::PODS).await.len(), 3);
+    cluster.stop().await;
+}

@@ -12,6 +12,7 @@ use crate::revisions::{self, Of, Revisions, Stop};
 use failed::Failures;
 use ferrokube_client::controller::{self, Next};
 use ferrokube_client::events::EventType;
+use ferrokube_client::metrics::Desc;
 use ferrokube_client::queue::Queue;
 use ferrokube_client::{Cache, Error, Named, Object, ObjectKey, Optional, Resource};
 use jiff::Timestamp;
@@ -23,6 +24,12 @@ use plan::{Plan, View};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use tokio::time::Instant;
+
+static SKIPS: Desc = Desc::counter(
+    "daemonset_controller_stale_sync_skips_total",
+    "[ALPHA] Total number of DaemonSet syncs skipped due to a stale watch cache.",
+    &["group", "resource"],
+);
 
 struct Daemons {
     context: Context,
@@ -41,6 +48,7 @@ pub(crate) async fn run(context: Context) {
     let add = queue.clone();
     sets.on_change(move |d| add.add(d.key().clone()));
     let pods = Pods::new(context.caches.of(), &sets, |set: DaemonSet| Some(set.spec?.selector), &queue);
+    let pods = pods.consistent(&context.metrics, &SKIPS, &sets);
     let (add_all, known) = (queue.clone(), sets.clone());
     nodes.on_change(move |d| {
         let same = d.old.zip(d.new).is_some_and(|(a, b)| a.labels == b.labels && taints(a) == taints(b));
@@ -85,6 +93,9 @@ impl Daemons {
     async fn reconcile(&self, key: ObjectKey) -> Result<Next, Error> {
         let Some(set) = self.sets.read(&key.namespace, &key.name)? else { return Ok(Next::Wait) };
         let Some(spec) = set.spec.clone() else { return Ok(Next::Wait) };
+        if let Some(again) = self.pods.is_behind(set.uid()) {
+            return Ok(Next::After(again));
+        }
         if spec.selector == Default::default() {
             let message = "This daemon set is selecting all pods. A non-empty selector is required.";
             self.context.recorder.about(&set, EventType::Warning, "SelectingAll", message);
@@ -123,7 +134,7 @@ impl Daemons {
         let (status, soon) = plan::status(&view);
         if set.status.as_ref() != Some(&status) {
             let changed = DaemonSet { status: Some(status), ..set.clone() };
-            self.context.client.update_status(&changed).await.optional()?;
+            self.write_status(&changed).await?;
         }
         match failure {
             Some(e) if e.is_namespace_terminating() => Ok(Next::Wait),
@@ -134,8 +145,14 @@ impl Daemons {
 
     async fn collided(&self, mut set: DaemonSet) -> Result<Next, Error> {
         *set.status.get_or_insert_default().collision_count.get_or_insert_default() += 1;
-        self.context.client.update_status(&set).await.optional()?;
+        self.write_status(&set).await?;
         Ok(Next::Wait)
+    }
+
+    async fn write_status(&self, set: &DaemonSet) -> Result<(), Error> {
+        let written = self.context.client.update_status(set).await.optional()?;
+        written.iter().for_each(|w| self.pods.wrote(set.uid(), w));
+        Ok(())
     }
 
     async fn apply(&self, set: &DaemonSet, hash: &str, plan: Plan) -> Option<Error> {

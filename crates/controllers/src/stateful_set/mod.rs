@@ -12,6 +12,7 @@ use crate::pods::{Pods, from_template, phase};
 use crate::revisions::{self, History, Of, Revisions, Stop};
 use ferrokube_client::controller::{self, Next};
 use ferrokube_client::events::EventType;
+use ferrokube_client::metrics::Desc;
 use ferrokube_client::queue::Queue;
 use ferrokube_client::{Cache, DeleteOptions, Error, Named, ObjectKey, Optional, Resource};
 use jiff::Timestamp;
@@ -20,6 +21,12 @@ use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use plan::{Step, View};
 use retention::Owners;
 use std::collections::BTreeSet;
+
+static SKIPS: Desc = Desc::counter(
+    "statefulset_controller_stale_sync_skips_total",
+    "[ALPHA] Total number of StatefulSet syncs skipped due to a stale watch cache.",
+    &["group", "resource"],
+);
 
 struct Sets {
     context: Context,
@@ -45,6 +52,7 @@ pub(crate) async fn run(context: Context) {
         }
     });
     let pods = Pods::new(context.caches.of(), &sets, |set: StatefulSet| Some(set.spec?.selector), &queue);
+    let pods = pods.consistent(&context.metrics, &SKIPS, &sets);
     let revisions = Revisions::new(context.caches.of(), StatefulSet::KIND, revisions::NAMED_HASH);
     tokio::join!(sets.synced(), claims.synced(), pods.cache.synced(), revisions.synced());
     let all = Sets { context, sets, claims, pods, revisions };
@@ -56,6 +64,9 @@ impl Sets {
     async fn reconcile(&self, key: ObjectKey) -> Result<Next, Error> {
         let Some(set) = self.sets.read(&key.namespace, &key.name)? else { return Ok(Next::Wait) };
         let Some(spec) = set.spec.clone() else { return Ok(Next::Wait) };
+        if let Some(again) = self.pods.is_behind(set.uid()) {
+            return Ok(Next::After(again));
+        }
         let accept = |o: &ferrokube_client::Object| identity::ordinal(&key.name, &o.key.name).is_some();
         let unsettled = self.pods.unsettled(set.uid());
         let pods = self.pods.claim_if(&self.context.client, &set, &spec.selector, accept).await?;
@@ -88,7 +99,7 @@ impl Sets {
         let (status, soon) = plan::status(&view);
         if set.status.as_ref() != Some(&status) {
             let changed = StatefulSet { status: Some(status), ..set.clone() };
-            self.context.client.update_status(&changed).await.optional()?;
+            self.write_status(&changed).await?;
         }
         let mut live: BTreeSet<String> = pods.iter().filter_map(|p| p.metadata.labels.as_ref()?.get(revisions::HASH).cloned()).collect();
         live.extend([current, update]);
@@ -102,8 +113,14 @@ impl Sets {
 
     async fn collided(&self, mut set: StatefulSet) -> Result<Next, Error> {
         *set.status.get_or_insert_default().collision_count.get_or_insert_default() += 1;
-        self.context.client.update_status(&set).await.optional()?;
+        self.write_status(&set).await?;
         Ok(Next::Wait)
+    }
+
+    async fn write_status(&self, set: &StatefulSet) -> Result<(), Error> {
+        let written = self.context.client.update_status(set).await.optional()?;
+        written.iter().for_each(|w| self.pods.wrote(set.uid(), w));
+        Ok(())
     }
 
     async fn apply(&self, set: &StatefulSet, history: &History, current: &str, step: Step) -> Result<(), Error> {
@@ -126,7 +143,8 @@ impl Sets {
         identity::shape(set, at, revision.name(), &mut pod);
         let (client, name) = (&self.context.client, pod.name().to_owned());
         match client.create(&pod).await {
-            Ok(_) => {
+            Ok(made) => {
+                self.pods.wrote(set.uid(), &made);
                 let message = format!("create Pod {name} in StatefulSet {} successful", set.name());
                 self.context.recorder.about(set, EventType::Normal, "SuccessfulCreate", message);
                 Ok(())
@@ -145,7 +163,10 @@ impl Sets {
 
     async fn is_ours(&self, set: &StatefulSet, name: &str) -> Result<bool, Error> {
         let there = self.context.client.get::<Pod>(set.namespace(), name).await.optional()?;
-        Ok(there.is_some_and(|p| p.metadata.owner_references.iter().flatten().any(|r| r.uid == set.uid())))
+        let ours = there.filter(|p| p.metadata.owner_references.iter().flatten().any(|r| r.uid == set.uid()));
+        // The cache is to show it before anything else is done.
+        ours.iter().for_each(|pod| self.pods.wrote(set.uid(), pod));
+        Ok(ours.is_some())
     }
 
     async fn claim_volumes(&self, set: &StatefulSet, at: i32) -> Result<(), Error> {
@@ -182,7 +203,8 @@ impl Sets {
     }
 
     async fn relabel(&self, set: &StatefulSet, pod: &Pod) -> Result<(), Error> {
-        let outcome = self.context.client.update(pod).await.optional().map(drop);
+        let outcome = self.context.client.update(pod).await.optional();
+        let outcome = outcome.map(|pod| pod.iter().for_each(|pod| self.pods.wrote(set.uid(), pod)));
         self.tell(set, "update", pod, &outcome);
         outcome
     }

@@ -78,6 +78,11 @@ enum Fault {
     Crash,
 }
 
+/// Whether the run is to be shown: what is asked, what watches say, and at the end what was written.
+pub fn is_traced() -> bool {
+    std::env::var_os("SIMULATION_TRACE").is_some()
+}
+
 impl Faults {
     pub fn new(seed: u64) -> Arc<Self> {
         Arc::new(Faults {
@@ -113,7 +118,7 @@ impl Faults {
             Fault::Crash => "crash",
         };
         let what = (self.began.elapsed().as_millis(), request.method().as_str(), request.uri().path(), fault);
-        if std::env::var_os("SIMULATION_TRACE").is_some() {
+        if is_traced() {
             println!("{what:?} {}", String::from_utf8_lossy(request.body()));
         }
         let mut trace = self.trace.lock();
@@ -356,9 +361,13 @@ impl Transport for Faulty {
         let next = move |open| {
             let (inner, faults, selection, mut term) = (inner.clone(), faults.clone(), selection.clone(), term.clone());
             async move {
+                let resource = selection.resource.clone();
                 let next = next(inner, &faults, selection, open).await;
                 thawed(&mut term).await;
                 faults.spoken().await;
+                if let Some((change, _)) = next.as_ref().filter(|_| is_traced()) {
+                    println!("({}, {resource:?}, {change:?})", faults.began.elapsed().as_millis());
+                }
                 next
             }
         };

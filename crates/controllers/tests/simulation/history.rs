@@ -4,6 +4,7 @@
 use ferrokube_store::Event;
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -12,9 +13,22 @@ use tokio::time::Instant;
 pub struct Change {
     /// Since the first one.
     pub at: Duration,
+    /// The revision of the store that it made.
+    pub revision: u64,
     pub before: Option<Rc<Value>>,
     /// `None`: it is gone.
     pub after: Option<Rc<Value>>,
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (object, verb) = (self.latest(), if self.is_new() { "new" } else { "" });
+        write!(f, "({}, {:?}, {:?}, {verb:?}) ", self.at.as_millis(), text(&object["kind"]), self.name())?;
+        match &self.after {
+            Some(object) => object.fmt(f),
+            None => f.write_str("gone"),
+        }
+    }
 }
 
 impl Change {
@@ -98,6 +112,7 @@ pub fn read(log: Vec<(Instant, Event)>) -> Vec<Change> {
     let mut now: HashMap<bytes::Bytes, Rc<Value>> = HashMap::new();
     let Some(first) = log.first().map(|(at, _)| *at) else { return Vec::new() };
     let change = |(at, event): (Instant, Event)| {
+        let revision = event.revision();
         let (before, after) = match event {
             Event::Put(kv) => {
                 let after = Rc::new(serde_json::from_slice::<Value>(&kv.value).ok()?);
@@ -105,7 +120,7 @@ pub fn read(log: Vec<(Instant, Event)>) -> Vec<Change> {
             }
             Event::Delete { key, .. } => (now.remove(&key), None),
         };
-        (before.is_some() || after.is_some()).then_some(Change { at: at - first, before, after })
+        (before.is_some() || after.is_some()).then_some(Change { at: at - first, revision, before, after })
     };
     log.into_iter().filter_map(change).collect()
 }

@@ -13,6 +13,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod available;
 mod checks;
 mod claims;
 mod faults;

@@ -17,12 +17,14 @@ use tokio::time::Instant;
 const LOAD: &str = "/apis/external.metrics.k8s.io/v1beta1/namespaces/default/load";
 
 /// What a process did.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Act {
     pub process: usize,
     pub at: Instant,
     /// The load that it read, or the size that it asked for.
     pub number: u64,
+    /// Of a size: the revision of the object that was to get it, as it was known.
+    pub revision: String,
 }
 
 #[derive(Default)]
@@ -42,17 +44,23 @@ pub struct Metered {
 impl Transport for Metered {
     fn send(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, TransportError>> {
         let path = request.uri().path();
-        let act = |number| Act { process: self.process, at: Instant::now(), number };
+        let act = |number, revision: &Value| Act {
+            process: self.process,
+            at: Instant::now(),
+            number,
+            revision: revision.as_str().unwrap_or_default().to_owned(),
+        };
         if path == LOAD {
             let load = self.meter.load.load(Ordering::Relaxed);
-            self.meter.reads.lock().push(act(load));
+            self.meter.reads.lock().push(act(load, &Value::Null));
             let item = json!({"metricName": "load", "timestamp": "2026-01-01T00:00:00Z", "value": load.to_string()});
             let list = json!({"kind": "ExternalMetricValueList", "apiVersion": "external.metrics.k8s.io/v1beta1", "items": [item]});
             return ready(Ok(Response::new(Bytes::from(list.to_string())))).boxed();
         }
         if path.ends_with("/scale") && *request.method() == Method::PUT {
             let wanted: Value = serde_json::from_slice(request.body()).unwrap_or_default();
-            self.meter.scales.lock().push(act(wanted["spec"]["replicas"].as_u64().unwrap_or(0)));
+            let size = wanted["spec"]["replicas"].as_u64().unwrap_or(0);
+            self.meter.scales.lock().push(act(size, &wanted["metadata"]["resourceVersion"]));
         }
         self.inner.send(request)
     }

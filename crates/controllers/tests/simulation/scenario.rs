@@ -1,6 +1,7 @@
 //! How a run goes: a user asks for things, changes them while everything goes wrong that can, then nothing goes wrong any more,
 //! and what was asked for comes to be and stays.
 
+use crate::faults::is_traced;
 use crate::machine;
 use crate::world::World;
 use rand::rngs::StdRng;
@@ -71,6 +72,9 @@ pub async fn run<S: Scenario>(seed: u64) -> String {
     let found = scenario.problems(&world).await;
     assert!(found.is_empty(), "seed {seed}: broke again:\n{}", found.join("\n"));
     let found = scenario.violations(&world);
+    if is_traced() {
+        world.server.history().iter().for_each(|c| println!("{c}"));
+    }
     assert!(found.is_empty(), "seed {seed}: must never be:\n{}", found.join("\n"));
     let trace = world.faults.trace();
     world.stop().await;

@@ -140,9 +140,13 @@ impl Sizes {
         let (reads, scales) = (world.meter.reads.lock(), world.meter.scales.lock());
         for scale in scales.iter() {
             let at = scale.at - began;
-            // How fast it grows has other limits.
-            let there = history.iter().rfind(|c| c.is("Deployment") && c.at <= at).map_or(0, |c| count(&c.latest()["spec"]["replicas"]));
-            if scale.number >= there as u64 {
+            // What it has read is what it shrinks, or grows, and that has other limits. If it is not so any more, the server refuses.
+            let known = history.iter().find(|c| c.is("Deployment") && c.revision.to_string() == scale.revision);
+            let Some(there) = known.map(|c| count(&c.latest()["spec"]["replicas"]) as u64) else {
+                found.0.push(format!("{scale:?} at {at:?} is of what nobody wrote"));
+                continue;
+            };
+            if scale.number >= there {
                 continue;
             }
             let recent = |r: &&crate::meter::Act| {

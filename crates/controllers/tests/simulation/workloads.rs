@@ -4,7 +4,7 @@ use crate::faults::Faults;
 use crate::history::Seen;
 use crate::scenario::Scenario;
 use crate::world::World;
-use crate::{APPS, AWAY, BUDGETS, CORE, CRONS, JOBS, checks, common, job, workload};
+use crate::{APPS, AWAY, BUDGETS, CORE, CRONS, JOBS, available, checks, common, job, workload};
 use http::Method;
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -168,7 +168,11 @@ impl Scenario for Wanted {
     }
 
     fn violations(&self, world: &World) -> Vec<String> {
-        never_too_many(&world.faults, &Seen::of(&world.server.history()), self)
+        let history = world.server.history();
+        let mut found = never_too_many(&world.faults, &Seen::of(&history), self);
+        found.extend(available::statuses(&history));
+        found.extend(available::roll_outs(&history, "web"));
+        found
     }
 }
 
