@@ -233,6 +233,10 @@ async fn a_csi_volume_is_attached_reported_and_detached_once_unmounted() {
     cluster.eventually("the pod is told", told).await;
     // Mounted: it stays attached although the pod is gone.
     cluster.patch("/api/v1/nodes/n1/status", json!({"status": {"volumesInUse": [unique]}})).await;
+    // News of nodes come in order: who knows of the second one knows what is in use on the first.
+    cluster.post("/api/v1/nodes", json!({"metadata": {"name": "n2"}})).await;
+    let noticed = async || cluster.get("/api/v1/nodes/n2").await["metadata"]["annotations"]["node.alpha.kubernetes.io/ttl"].is_string();
+    cluster.eventually("the controllers have heard", noticed).await;
     cluster.delete(&format!("{PODS}/p"), "Background").await;
     cluster.delete(&format!("{CLAIMS}/c"), "Background").await;
     becomes(&cluster, &format!("{VOLUMES}/v"), "Released").await;
