@@ -7,6 +7,7 @@ pub mod apply;
 pub mod change;
 pub mod cron;
 pub mod decode;
+pub mod features;
 pub mod field;
 pub mod json;
 pub mod kinds;

@@ -138,8 +138,8 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// The built-in rows.
-    pub fn builtin() -> Self {
+    /// These built-in rows.
+    pub fn serving(rows: impl Iterator<Item = &'static Kind>) -> Self {
         let entry = |kind: &Kind| match Schema::builtin(&kind.schema) {
             Some(schema) => Some(Arc::new(Entry::new(Arc::new(kind.clone()), schema, None))),
             None => {
@@ -147,7 +147,7 @@ impl Registry {
                 None
             }
         };
-        let builtin: Vec<_> = ferrokube_api::kinds::builtin().iter().filter_map(entry).collect();
+        let builtin: Vec<_> = rows.filter_map(entry).collect();
         Registry { table: ArcSwap::from_pointee(Table::of(builtin.clone(), 1)), builtin }
     }
 

@@ -122,6 +122,8 @@ pub enum Patch {
     Apply(&'static str, Value),
 }
 
+const JSON: &str = "application/json";
+
 /// How often a request is repeated because the server asks for it.
 const MOST_RETRIES: usize = 10;
 
@@ -147,9 +149,20 @@ impl Client {
     /// Sends a raw request. A server that asks to come again later (`Retry-After`, as it does when its queues are full) is
     /// asked again, as often as client-go asks.
     pub async fn send(&self, method: Method, path_and_query: &str, content_type: Option<&str>, body: Bytes) -> Result<Response<Bytes>> {
+        self.send_for(JSON, method, path_and_query, content_type, body).await
+    }
+
+    async fn send_for(
+        &self,
+        accept: &str,
+        method: Method,
+        path_and_query: &str,
+        content_type: Option<&str>,
+        body: Bytes,
+    ) -> Result<Response<Bytes>> {
         let mut tries = 0;
         loop {
-            let request = self.raw(method.clone(), path_and_query, content_type, body.clone())?;
+            let request = self.raw(accept, method.clone(), path_and_query, content_type, body.clone())?;
             let response = self.transport.send(request).await?;
             if response.status().is_success() {
                 return Ok(response);
@@ -162,11 +175,18 @@ impl Client {
         }
     }
 
-    fn raw(&self, method: Method, path_and_query: &str, content_type: Option<&str>, body: Bytes) -> Result<Request<Bytes>> {
+    fn raw(
+        &self,
+        accept: &str,
+        method: Method,
+        path_and_query: &str,
+        content_type: Option<&str>,
+        body: Bytes,
+    ) -> Result<Request<Bytes>> {
         let mut request = Request::builder()
             .method(method)
             .uri(path_and_query)
-            .header(header::ACCEPT, "application/json")
+            .header(header::ACCEPT, accept)
             .header(header::USER_AGENT, &*self.agent);
         if let Some(kind) = content_type {
             request = request.header(header::CONTENT_TYPE, kind);
@@ -210,6 +230,13 @@ impl Client {
         let decode = |source| Error::Decode { what: R::KIND, source };
         let list: List = serde_json::from_slice(response.body()).map_err(decode)?;
         list.items.iter().map(|item| R::decode(item.get().as_bytes()).map_err(decode)).collect()
+    }
+
+    /// A list without more of its objects than their metadata, as JSON bytes. A server that cannot leave the rest out sends it too.
+    pub async fn list_metadata(&self, target: &Target, query: &str) -> Result<Bytes> {
+        const METADATA: &str = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json";
+        let path = with_query(target.path(), query);
+        Ok(self.send_for(METADATA, Method::GET, &path, None, Bytes::new()).await?.into_body())
     }
 
     /// Creates; the object's own namespace says where.

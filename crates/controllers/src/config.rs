@@ -2,6 +2,7 @@
 //! a controller does. Keys are PEM text; nothing here is read from files.
 
 use crate::settings::Settings;
+use ferrokube_api::features::Features;
 use ferrokube_client::metrics::Metrics;
 use ferrokube_client::{Caches, Client};
 use serde_json::Value;
@@ -67,6 +68,8 @@ pub struct Config {
     pub workers: HashMap<&'static str, usize>,
     /// What flags change in single controllers.
     pub settings: Settings,
+    /// Which features there are: some controllers only run with theirs.
+    pub features: Features,
 }
 
 impl Config {
@@ -84,6 +87,7 @@ impl Config {
             sign_token: None,
             workers: HashMap::new(),
             settings: Settings::default(),
+            features: Features::default(),
         }
     }
 }

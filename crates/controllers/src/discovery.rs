@@ -1,6 +1,6 @@
 //! What the API serves, as controllers over all kinds need it: every resource with its verbs, from aggregated discovery.
 
-use ferrokube_client::{Client, Error, Target};
+use ferrokube_client::{Client, Error, Optional, Target};
 use http::Method;
 use serde_json::Value;
 
@@ -32,7 +32,8 @@ impl ApiResource {
         if self.group.is_empty() { format!("{}.", self.resource) } else { format!("{}.{}", self.resource, self.group) }
     }
 
-    fn can(&self, verb: &str) -> bool {
+    /// Whether it has a verb.
+    pub fn can(&self, verb: &str) -> bool {
         self.verbs.iter().any(|v| v == verb)
     }
 }
@@ -91,21 +92,40 @@ async fn read(client: &Client, path: &str, group: &str, version: &str, into: &mu
         Ok(document) => document,
         Err(error) => return failed.push(Undiscovered { group: group.to_owned(), version: version.to_owned(), error }),
     };
+    let entries = document["resources"].as_array().into_iter().flatten();
+    into.extend(entries.map(|entry| resource(group, version, entry)).filter(|r| !r.resource.contains('/')));
+}
+
+fn resource(group: &str, version: &str, entry: &Value) -> ApiResource {
     let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
-    for entry in document["resources"].as_array().into_iter().flatten() {
-        let resource = text(&entry["name"]);
-        if resource.contains('/') {
-            continue;
-        }
-        into.push(ApiResource {
-            group: group.to_owned(),
-            version: version.to_owned(),
-            resource,
-            kind: text(&entry["kind"]),
-            namespaced: entry["namespaced"] == Value::Bool(true),
-            verbs: entry["verbs"].as_array().into_iter().flatten().map(text).collect(),
-        });
+    ApiResource {
+        group: group.to_owned(),
+        version: version.to_owned(),
+        resource: text(&entry["name"]),
+        kind: text(&entry["kind"]),
+        namespaced: entry["namespaced"] == Value::Bool(true),
+        verbs: entry["verbs"].as_array().into_iter().flatten().map(text).collect(),
     }
+}
+
+/// A resource in the preferred version of its group, or in the next best that has it, with the hash of the version in which it is
+/// stored; `None` when nobody serves it.
+pub(crate) async fn find(client: &Client, group: &str, wanted: &str) -> Result<Option<(ApiResource, String)>, Error> {
+    let roots = if group.is_empty() {
+        vec![("/api/v1".to_owned(), "v1".to_owned())]
+    } else {
+        let Some(known) = get(client, &format!("/apis/{group}")).await.optional()? else { return Ok(None) };
+        let versions = known["versions"].as_array().into_iter().flatten().filter_map(|v| v["version"].as_str());
+        versions.map(|v| (format!("/apis/{group}/{v}"), v.to_owned())).collect()
+    };
+    for (path, version) in roots {
+        let Some(document) = get(client, &path).await.optional()? else { continue };
+        if let Some(entry) = document["resources"].as_array().into_iter().flatten().find(|r| r["name"] == wanted) {
+            let hash = entry["storageVersionHash"].as_str().unwrap_or_default().to_owned();
+            return Ok(Some((resource(group, &version, entry), hash)));
+        }
+    }
+    Ok(None)
 }
 
 /// Namespaced resources that can be listed and deleted.

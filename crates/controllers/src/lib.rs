@@ -54,10 +54,12 @@ mod service_account_token;
 mod service_cidr;
 mod settings;
 mod stateful_set;
+mod storage_version_migrator;
 mod taint_eviction;
 mod ttl_after_finished;
 mod vac_protection;
 
+use ferrokube_api::features::STORAGE_VERSION_MIGRATOR;
 use ferrokube_client::events::Recorder;
 use ferrokube_client::metrics::{Desc, Kind, Metrics};
 use ferrokube_client::queue::Queue;
@@ -112,14 +114,25 @@ pub struct Controller {
     pub component: &'static str,
     /// Whether `*` includes it.
     pub default: bool,
+    /// The feature without which it never runs.
+    pub feature: Option<&'static str>,
     run: fn(Context) -> BoxFuture<'static, ()>,
 }
 
-/// One row per controller: name, service account, component of its events, on by default, and what runs it.
+/// One row per controller: name, service account, component of its events, on by default, the feature it needs if any, and what runs it.
 macro_rules! controllers {
-    ($($name:literal $account:literal $component:literal $default:literal $($module:ident)::+;)*) => {
-        &[$(Controller { name: $name, account: $account, component: $component, default: $default, run: |context| Box::pin($($module)::+::run(context)) }),*]
+    ($($name:literal $account:literal $component:literal $default:literal $(@$feature:ident)? $($module:ident)::+;)*) => {
+        &[$(Controller {
+            name: $name,
+            account: $account,
+            component: $component,
+            default: $default,
+            feature: controllers!(feature $($feature)?),
+            run: |context| Box::pin($($module)::+::run(context)),
+        }),*]
     };
+    (feature) => { None };
+    (feature $feature:ident) => { Some($feature) };
 }
 
 /// All controllers.
@@ -166,6 +179,7 @@ pub const CONTROLLERS: &[Controller] = controllers! {
     "legacy-serviceaccount-token-cleaner-controller" "legacy-service-account-token-cleaner" "legacy-service-account-token-cleaner" true legacy_tokens;
     "validatingadmissionpolicy-status-controller" "validatingadmissionpolicy-status-controller" "validatingadmissionpolicy-status" true policy_status;
     "device-taint-eviction-controller"         "device-taint-eviction-controller" "device-taint-eviction"      true device_taint_eviction;
+    "storage-version-migrator-controller"      "storage-version-migrator-controller" "storage-version-migrator-controller" true @STORAGE_VERSION_MIGRATOR storage_version_migrator;
 };
 
 /// Runs the selected controllers until dropped. A controller that panics is started again, alone.
@@ -175,7 +189,8 @@ pub fn run(config: Config) -> BoxFuture<'static, ()> {
 }
 
 async fn run_all(config: Config) {
-    let chosen = CONTROLLERS.iter().filter(|c| selected(&config.controllers, c.name, c.default));
+    let there = |c: &&Controller| c.feature.is_none_or(|feature| config.features.has(feature));
+    let chosen = CONTROLLERS.iter().filter(|c| selected(&config.controllers, c.name, c.default)).filter(there);
     let mut tasks = tokio::task::JoinSet::new();
     for controller in chosen {
         tasks.spawn(keep(controller, config.clone()));

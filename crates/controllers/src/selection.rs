@@ -10,7 +10,6 @@ const NOT_STARTED: &[&str] = &[
     "kube-apiserver-serving-clustertrustbundle-publisher-controller",
     "storageversion-garbage-collector-controller",
     "resourcepoolstatusrequest-controller",
-    "storage-version-migrator-controller",
     "selinux-warning-controller",
     "service-lb-controller",
     "node-route-controller",

@@ -52,9 +52,6 @@ pub struct Options {
     quiet: bool,
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     allow_privileged: Option<bool>,
-    /// Features by name; taken where it is so anyway, as nothing can be switched here
-    #[arg(long, value_name = "NAME=BOOL,...", value_parser = crate::component::gates::check)]
-    feature_gates: Vec<String>,
     #[arg(long, hide = true)]
     kubelet_preferred_address_types: Option<String>,
 }

@@ -75,8 +75,14 @@ pub async fn run(options: Options) -> Result<()> {
     };
     let election = options.election.election(NAME)?;
     let client = options.connection.client(NAME)?;
-    let component =
-        Component { name: NAME, client, metrics: Metrics::default(), configuration: options.configuration(), pod_resources: false };
+    let component = Component {
+        name: NAME,
+        client,
+        metrics: Metrics::default(),
+        features: options.connection.features(),
+        configuration: options.configuration(),
+        pod_resources: false,
+    };
     options.serving.serve(&component, crate::cli::flags()).await?;
     let work = || {
         let caches = Caches::new(component.client.clone());

@@ -97,6 +97,7 @@ pub async fn run(options: Options) -> Result<()> {
         name: NAME,
         client: options.connection.client(NAME)?,
         metrics: Metrics::default(),
+        features: options.connection.features(),
         configuration: shown(&configuration),
         pod_resources: true,
     };

@@ -104,7 +104,7 @@ fn owners(m: &Value, path: &At, e: &mut Errors) {
 
 /// Whether finalizers of a group's objects may have any qualified name: those of what extends the API, and of custom resources.
 fn any_finalizer(group: &str) -> bool {
-    matches!(group, "apiextensions.k8s.io" | "apiregistration.k8s.io") || super::builtin().iter().all(|k| k.group != group)
+    matches!(group, "apiextensions.k8s.io" | "apiregistration.k8s.io") || super::known().all(|k| k.group != group)
 }
 
 fn finalizers(m: &Value, group: &str, path: &At, e: &mut Errors) {

@@ -28,15 +28,20 @@ mod node;
 mod pod;
 mod policy;
 mod rbac;
+mod served;
 pub mod service;
 mod storage;
+mod storage_migration;
 mod table;
 mod warnings;
 
 pub use extension::approval;
 pub use flow::{mandatory_level, mandatory_schema};
 pub use pod::resources::{is_extended as is_extended_resource, qos_class};
-pub use table::{GROUP_VERSIONS, GroupVersion, builtin, lookup, lookup_kind};
+pub use served::{RuntimeConfig, in_vain, served};
+pub use table::{
+    GROUP_VERSIONS, GroupVersion, OPTIONAL_GROUP_VERSIONS, Optional, builtin, group_versions, known, lookup, lookup_kind, optional,
+};
 
 use serde_json::Value;
 use std::borrow::Cow;

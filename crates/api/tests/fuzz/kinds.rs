@@ -3,13 +3,13 @@
 use crate::generate;
 use ferrokube_api::decode::{Strictness, normalize};
 use ferrokube_api::field::Errors;
-use ferrokube_api::kinds::{HookContext, builtin};
+use ferrokube_api::kinds::{HookContext, known};
 use ferrokube_api::schema::Schema;
 use ferrokube_testkit::fuzz::{assert_same, change, run};
 
 #[test]
 fn defaulting_is_idempotent_and_no_object_upsets_a_kind() {
-    let rows: Vec<_> = builtin().iter().collect();
+    let rows: Vec<_> = known().collect();
     run("kinds", 1500, |random| {
         let row = random.one(&rows);
         let Some(schema) = Schema::builtin(&row.schema) else { return };

@@ -10,6 +10,7 @@ mod pod_rules;
 mod pods;
 mod policies;
 mod rules;
+mod storage_migration;
 mod tables;
 mod validation;
 mod warnings;
@@ -25,7 +26,7 @@ pub fn context() -> HookContext {
 
 /// The row of a kind, whatever its group; the version is given where there are two.
 pub fn row(kind: &str) -> &'static Kind {
-    kinds::builtin().iter().find(|k| k.kind == kind).unwrap()
+    kinds::known().find(|k| k.kind == kind).unwrap()
 }
 
 /// `path: message` of every error.

@@ -100,7 +100,7 @@ fn built_in(c: &Context<'_>) -> Family {
         subresources: None,
         schema: Schema::builtin(&row.schema),
     };
-    Family { versions: kinds::builtin().iter().filter(same).map(version).collect(), converter: None }
+    Family { versions: kinds::known().filter(|row| same(row)).map(version).collect(), converter: None }
 }
 
 fn custom(definition: &Value) -> Family {

@@ -8,9 +8,9 @@ use serde_json::{Map, Value, json};
 const CUSTOM: u64 = 1000;
 
 fn built_in(group: &str, version: &str) -> Option<(u64, u64)> {
-    let known = ferrokube_api::kinds::GROUP_VERSIONS.iter();
-    let exact = known.clone().find(|gv| gv.group == group && gv.version == version);
-    let found = exact.or_else(|| known.clone().find(|gv| gv.group == group))?;
+    use ferrokube_api::kinds::group_versions;
+    let exact = group_versions().find(|gv| gv.group == group && gv.version == version);
+    let found = exact.or_else(|| group_versions().find(|gv| gv.group == group))?;
     Some((found.group_priority.into(), found.version_priority.into()))
 }
 

@@ -11,6 +11,7 @@ mod system;
 
 use crate::authn::RequestHeaders;
 use crate::objects::{Loopback, Objects};
+use ferrokube_api::features::Features;
 use ferrokube_api::{Reason, Status};
 use futures_util::future::join_all;
 use plan::{Step, Wanted};
@@ -38,6 +39,8 @@ pub struct BootstrapConfig {
     pub front_proxy: Option<RequestHeaders>,
     /// Group and version of everything served by this server, for APIService objects.
     pub served: Vec<(String, String)>,
+    /// Which features there are: some controllers have roles only with theirs.
+    pub features: Features,
 }
 
 /// Why the cluster could not be bootstrapped.
@@ -57,11 +60,19 @@ pub struct BootstrapError {
 pub async fn run(objects: &dyn Objects, loopback: &dyn Loopback, config: &BootstrapConfig) -> Result<usize, BootstrapError> {
     let mut first = system::cluster_scoped(config);
     let mut second = system::namespaced(config);
-    for wanted in policy::wanted() {
+    for wanted in policy::wanted(&config.features) {
         if wanted.target.namespace.is_empty() { first.push(wanted) } else { second.push(wanted) }
     }
     let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
     let mut written = round(objects, loopback, &first).await?;
+    for left_over in system::left_over(objects, config) {
+        let what = format!("{} {:?}", left_over.resource, left_over.name);
+        match loopback.delete(left_over).await {
+            Ok(()) => written += 1,
+            Err(status) if status.is(Reason::NotFound) => {}
+            Err(status) => return Err(BootstrapError { what, status }),
+        }
+    }
     if written > 0 {
         objects.catch_up("", "namespaces").await;
     }

@@ -4,8 +4,9 @@
 //! annotation `rbac.authorization.kubernetes.io/autoupdate` is `"false"`. Source: `rbac/bootstrappolicy`, `rbac/reconciliation`.
 
 use super::plan::Wanted;
-use super::roles::{CLUSTER_ROLES, CONTROLLER_ROLES, ROLES};
+use super::roles::{CLUSTER_ROLES, CONTROLLER_ROLES, OPTIONAL_CONTROLLER_ROLES, ROLES};
 use crate::authz::rules::{Rule, uncovered};
+use ferrokube_api::features::Features;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -171,19 +172,21 @@ fn binding(kind: &str, namespace: &str, name: &str, role_kind: &str, role: &str,
 }
 
 /// Everything, as it is in a new cluster.
-pub(super) fn wanted() -> Vec<Wanted> {
+pub(super) fn wanted(features: &Features) -> Vec<Wanted> {
     let mut all = Vec::new();
     let mut push = |resource: &'static str, object: Value, merge| all.push(Wanted::new(GROUP, "v1", resource, object, merge));
     for (name, rows) in CLUSTER_ROLES {
         push("clusterroles", cluster_role(name, rows), merge_role);
     }
-    for (name, rows) in CONTROLLER_ROLES {
+    let optional = OPTIONAL_CONTROLLER_ROLES.iter().filter(|(feature, ..)| features.has(feature)).map(|(_, name, rows)| (*name, *rows));
+    let controllers: Vec<(&str, &[Row])> = CONTROLLER_ROLES.iter().copied().chain(optional).collect();
+    for (name, rows) in &controllers {
         push("clusterroles", cluster_role(&format!("{CONTROLLER}{name}"), rows), merge_role);
     }
     for (name, role, who) in CLUSTER_BINDINGS {
         push("clusterrolebindings", binding("ClusterRoleBinding", "", name, "ClusterRole", role, who), merge_binding);
     }
-    for (name, _) in CONTROLLER_ROLES {
+    for (name, _) in &controllers {
         let full = format!("{CONTROLLER}{name}");
         let mut object = binding("ClusterRoleBinding", "", &full, "ClusterRole", "", &[]);
         object["subjects"] = json!([{ "kind": "ServiceAccount", "name": name, "namespace": "kube-system" }]);

@@ -2,6 +2,7 @@
 
 use super::BootstrapConfig;
 use super::plan::{Wanted, keep, overlay, overlay_if_automatic};
+use crate::objects::{Objects, Target};
 use ferrokube_api::kinds;
 use serde_json::{Value, json};
 
@@ -131,12 +132,32 @@ const PRIORITIES: &[(&str, u32, &str, u32)] = &[
 /// What CRD groups get.
 const CUSTOM_PRIORITY: (u32, u32) = (1000, 100);
 
+/// The label of APIServices that are made here.
+const MANAGED: &str = "kube-aggregator.kubernetes.io/automanaged";
+
+/// APIServices that were made at an earlier start, of versions that are served no more: they were switched off.
+pub(super) fn left_over(objects: &dyn Objects, config: &BootstrapConfig) -> Vec<Target> {
+    let all = objects.list("apiregistration.k8s.io", "apiservices", "").into_iter();
+    let stale = all.filter_map(|o| o.decode::<Value>().ok()).filter(|o| {
+        let served = |(group, version): &(String, String)| o["spec"]["group"] == *group && o["spec"]["version"] == *version;
+        o["metadata"]["labels"][MANAGED] == "onstart" && !config.served.iter().any(served)
+    });
+    let target = |o: Value| Target {
+        group: "apiregistration.k8s.io".into(),
+        version: "v1".into(),
+        resource: "apiservices".into(),
+        name: o["metadata"]["name"].as_str().unwrap_or_default().to_owned(),
+        ..Target::default()
+    };
+    stale.map(target).collect()
+}
+
 fn api_service(group: &str, version: &str) -> Wanted {
     let known = PRIORITIES.iter().find(|(g, _, v, _)| *g == group && *v == version).map(|(_, minimum, _, priority)| (*minimum, *priority));
     let (minimum, priority) = known.unwrap_or(CUSTOM_PRIORITY);
     let object = json!({
         "kind": "APIService", "apiVersion": "apiregistration.k8s.io/v1",
-        "metadata": { "name": format!("{version}.{group}"), "labels": { "kube-aggregator.kubernetes.io/automanaged": "onstart" } },
+        "metadata": { "name": format!("{version}.{group}"), "labels": { MANAGED: "onstart" } },
         "spec": { "group": group, "version": version, "groupPriorityMinimum": minimum, "versionPriority": priority },
     });
     Wanted::new("apiregistration.k8s.io", "v1", "apiservices", object, overlay)

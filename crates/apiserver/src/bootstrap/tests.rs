@@ -16,6 +16,7 @@ fn config() -> BootstrapConfig {
         client_ca: "CA".into(),
         front_proxy: Some(RequestHeaders::standard("PROXY".into())),
         served: vec![(String::new(), "v1".into()), ("apps".into(), "v1".into())],
+        features: Features::default(),
     }
 }
 
@@ -102,7 +103,7 @@ fn the_policy_is_that_of_the_reference() {
     }
     // The reference's own notes: not of Kubernetes.
     expected.retain(|(_, _, name), _| !name.contains("openshift") && !name.contains("service-ca-cert-publisher"));
-    let ours: Policy = policy::wanted().into_iter().map(|w| normalised(w.object)).collect();
+    let ours: Policy = policy::wanted(&Features::default()).into_iter().map(|w| normalised(w.object)).collect();
     assert_eq!(ours.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
     for (key, object) in &expected {
         assert_eq!(&ours[key], object, "{key:?}");
@@ -112,7 +113,7 @@ fn the_policy_is_that_of_the_reference() {
 #[test]
 fn the_policy_has_its_size() {
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();
-    for wanted in policy::wanted() {
+    for wanted in policy::wanted(&Features::default()) {
         *counts.entry(wanted.target.resource).or_default() += 1;
     }
     let expected = [("clusterrolebindings", 12 + 38), ("clusterroles", 31 + 38), ("rolebindings", 7), ("roles", 7)];

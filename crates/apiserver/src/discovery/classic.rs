@@ -26,7 +26,7 @@ pub fn group_versions(table: &Table) -> Vec<(String, Vec<String>)> {
             None => groups.push((group.to_owned(), vec![version.to_owned()])),
         }
     };
-    for known in ferrokube_api::kinds::GROUP_VERSIONS.iter().filter(|gv| !gv.group.is_empty()) {
+    for known in ferrokube_api::kinds::group_versions().filter(|gv| !gv.group.is_empty()) {
         add(known.group, known.version);
     }
     // Custom groups follow by name.

@@ -164,7 +164,7 @@ mod tests {
         let file = tempfile::NamedTempFile::new().expect("a file");
         let head = "apiVersion: apiserver.config.k8s.io/v1\nkind: EncryptionConfiguration\nresources:\n";
         std::fs::write(file.path(), format!("{head}{text}")).expect("written");
-        Rules::load(file.path(), &Registry::builtin()).await
+        Rules::load(file.path(), &Registry::serving(ferrokube_api::kinds::builtin().iter())).await
     }
 
     fn one(resources: &str, providers: &[String]) -> String {

@@ -76,7 +76,7 @@ fn current(mut value: Value) -> Value {
         definitions::to_v1(&mut value);
         return value;
     }
-    let rows: Vec<&Kind> = kinds::builtin().iter().filter(|k| k.group == group && k.kind == kind).collect();
+    let rows: Vec<&Kind> = kinds::known().filter(|k| k.group == group && k.kind == kind).collect();
     let own = rows.iter().find(|k| k.api_version() == version);
     match own.and_then(|k| k.hooks.to_storage) {
         Some(convert) => convert(&mut value),

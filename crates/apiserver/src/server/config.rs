@@ -7,6 +7,8 @@ use crate::authz::AuthzConfig;
 use crate::server::reload::ConfigFile;
 use crate::server::serving::ServingConfig;
 use crate::tokens::TokenConfig;
+use ferrokube_api::features::Features;
+use ferrokube_api::kinds::RuntimeConfig;
 use ferrokube_store::Store;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -38,6 +40,10 @@ pub struct KubeletAccess {
 pub struct Config {
     /// Where objects are.
     pub store: Arc<dyn Store>,
+    /// `--feature-gates`: what is switched otherwise than by default.
+    pub features: Features,
+    /// `--runtime-config`: which versions are served besides.
+    pub runtime_config: RuntimeConfig,
     /// `--encryption-provider-config`: how values are encrypted in the store. `None` leaves them as they are.
     pub encryption: Option<ConfigFile>,
     /// Whether values that were written in another way, or in the clear, are written again after the start.
@@ -91,6 +97,8 @@ impl Config {
     pub fn new(store: Arc<dyn Store>, tokens: TokenConfig) -> Self {
         Config {
             store,
+            features: Features::default(),
+            runtime_config: RuntimeConfig::default(),
             encryption: None,
             encryption_rewrite: false,
             listen: None,

@@ -25,6 +25,7 @@ use crate::objects::Objects;
 use crate::registry::Registry;
 use crate::special::services::{Allocator, Cidr};
 use crate::tokens::{KeyError, ServiceAccountTokens};
+use ferrokube_api::kinds;
 use ferrokube_store::Store;
 use futures_util::future::BoxFuture;
 use std::net::SocketAddr;
@@ -139,7 +140,10 @@ impl ApiServer {
         let marks = [&config.authn.file, &config.authz.file, &config.encryption].map(|file| file.as_ref().map(ConfigFile::mark));
         let [authn_mark, authz_mark, encryption_mark] = marks;
         let bound = listener.as_ref().and_then(|l| l.local_addr().ok());
-        let registry = Registry::builtin();
+        for (kind, feature) in kinds::in_vain(&config.features, &config.runtime_config) {
+            tracing::warn!("{} is switched on but not served: the feature {feature} is off", kind.api_version());
+        }
+        let registry = Registry::serving(kinds::served(&config.features, &config.runtime_config));
         let rows = registry.table().entries().iter().map(|e| e.kind.clone()).collect::<Vec<_>>();
         let sealed = match &config.encryption {
             Some(source) => Some(Sealed::open(source, config.store.clone(), &registry).await?),
@@ -175,7 +179,7 @@ impl ApiServer {
             limits: if flow.is_some() { Limits::new(0, 0) } else { Limits::new(config.max_reading, config.max_mutating) },
             flow: flow.clone(),
             components: Default::default(),
-            metrics: Metrics::default(),
+            metrics: Metrics { features: config.features.clone(), ..Metrics::default() },
             flags: super::zpages::flags(&config),
             health: Health::default(),
             kubelets,
@@ -231,6 +235,7 @@ impl ApiServer {
             client_ca: config.authn.client_ca.clone(),
             front_proxy: config.front_proxy(),
             served: served(&server),
+            features: config.features.clone(),
         };
         let mut running = Running { server: server.clone(), address: bound, serving, background: Vec::new() };
         let written = bootstrap::run(&*objects, &*own, &facts).await?;

@@ -13,6 +13,7 @@ pub use serve::ServingFlags;
 
 use anyhow::{Context, Result};
 use clap::Args;
+use ferrokube_api::features::Features;
 use ferrokube_client::http::{Credentials, HttpTransport};
 use ferrokube_client::metrics::Metrics;
 use ferrokube_client::{Client, kubeconfig};
@@ -28,6 +29,8 @@ pub struct Component {
     pub client: Client,
     /// What it counts.
     pub metrics: Metrics,
+    /// Which features there are.
+    pub features: Features,
     /// What `/configz` shows.
     pub configuration: Value,
     /// Whether it shows what pods take at `/metrics/resources`.
@@ -40,9 +43,9 @@ pub struct ConnectionFlags {
     /// Where the API server is and who we are
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
-    /// Features by name; taken where it is so anyway, as nothing can be switched here
-    #[arg(long, value_name = "NAME=BOOL,...", value_parser = gates::check)]
-    feature_gates: Vec<String>,
+    /// Features by name; most may only be set to what they are
+    #[arg(long, value_name = "NAME=BOOL,...")]
+    feature_gates: Vec<Features>,
     #[arg(long, short = 'v', hide = true)]
     v: Option<u8>,
     #[command(flatten)]
@@ -58,6 +61,11 @@ pub fn client(path: &Path, agent: &str) -> Result<Client> {
 impl ConnectionFlags {
     fn path(&self) -> Result<&Path> {
         self.kubeconfig.as_deref().context("--kubeconfig is missing: it says where the API server is and who we are")
+    }
+
+    /// Which features there are.
+    pub fn features(&self) -> Features {
+        gates::of(&self.feature_gates)
     }
 
     /// A client as ourselves.

@@ -114,7 +114,7 @@ impl<const PORT: u16> ServingFlags<PORT> {
             open: self.authorization_always_allow_paths.clone(),
             profiling: self.profiling,
         };
-        super::gates::show(&component.metrics);
+        super::gates::show(&component.metrics, &component.features);
         let (chain, key) = self.certificate()?;
         let tls = ServingConfig {
             min_tls: self.tls_min_version.into(),

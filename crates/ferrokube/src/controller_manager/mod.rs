@@ -173,6 +173,7 @@ impl Options {
             node_cidrs: self.network.node_cidrs()?,
             sign_token: self.keys.sign_token()?,
             workers: self.syncs.workers(),
+            features: self.connection.features(),
             ..ferrokube_controllers::Config::new(Caches::new(client.clone()), self.client_for(client)?)
         })
     }
@@ -210,8 +211,14 @@ pub async fn run(options: Options) -> Result<()> {
     ferrokube_controllers::check(&options.controllers).context("--controllers")?;
     let election = options.election.election(NAME)?;
     let client = options.connection.client(NAME)?;
-    let component =
-        Component { name: NAME, client, metrics: Metrics::default(), configuration: options.configuration(), pod_resources: false };
+    let component = Component {
+        name: NAME,
+        client,
+        metrics: Metrics::default(),
+        features: options.connection.features(),
+        configuration: options.configuration(),
+        pod_resources: false,
+    };
     let config = options.config(&component.client, component.metrics.clone())?;
     options.serving.serve(&component, crate::cli::flags()).await?;
     lead(&component, election.as_ref(), || ferrokube_controllers::run(config)).await

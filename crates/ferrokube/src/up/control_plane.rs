@@ -93,6 +93,7 @@ fn controllers(plan: &Plan, server: &Arc<ApiServer>) -> Result<JoinHandle<()>> {
         signing: signing(plan)?,
         sign_token: Some(Arc::new(move |claims| Some(signer.sign(claims)))),
         node_cidrs: Some(node_cidrs(plan)),
+        features: plan.options.apiserver.features(),
         ..ferrokube_controllers::Config::new(Caches::new(manager(server)), client_for)
     };
     let metrics = config.metrics.clone();

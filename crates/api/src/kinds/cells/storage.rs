@@ -112,3 +112,10 @@ pub fn csi_driver(o: &Value, c: &HookContext) -> Cells {
 pub fn csi_capacity(o: &Value, _: &HookContext) -> Cells {
     cells![name(o), text(o, "storageClassName"), get(o, "capacity").map_or(UNSET.to_owned(), shown)]
 }
+
+pub fn storage_version_migration(o: &Value, _: &HookContext) -> Cells {
+    let (group, resource) = (text_at(o, &["spec", "resource", "group"]), text_at(o, &["spec", "resource", "resource"]));
+    let qualified = if group.is_empty() { resource.to_owned() } else { format!("{resource}.{group}") };
+    let status = ["Succeeded", "Failed", "Running"].into_iter().find(|kind| condition(o, kind) == Some("True"));
+    cells![name(o), qualified, status.unwrap_or_default()]
+}

@@ -290,3 +290,6 @@ pub const RESOURCE_SLICE: &[Col] =
     &[NAME, text("Node", "Node of the devices."), text("Driver", "Driver of the devices."), text("Pool", "Pool of the devices."), AGE];
 pub const CUSTOM_RESOURCE_DEFINITION: &[Col] = &[NAME, text("Created At", "When the server created the object.")];
 pub const API_SERVICE: &[Col] = &[NAME, text("Service", "Service behind the API."), text("Available", "Whether the service answers."), AGE];
+
+pub const STORAGE_VERSION_MIGRATION: &[Col] =
+    &[NAME, text("Resource", "Resource whose objects are migrated."), text("Status", "Where the migration is, or what came of it.")];

@@ -1,15 +1,18 @@
 //! The rows of everything a 1.36 API server serves by default, one function per group.
 //!
-//! Alpha and beta versions are off by default in 1.36 and have no row. To add a plain kind, add its row to its group
-//! and renew the golden of the discovery test; nothing else names a kind.
+//! Alpha and beta versions are off by default in 1.36. Those that are there all the same stand in [`optional`], each with the feature
+//! it needs; the others have no row. To add a plain kind, add its row to its group and renew the golden of the discovery test;
+//! nothing else names a kind.
 
 mod cluster;
 mod columns;
 mod core;
+mod optional;
 mod row;
 mod workloads;
 
 use super::Kind;
+pub use optional::{OPTIONAL_GROUP_VERSIONS, Optional, optional};
 use std::sync::LazyLock;
 
 /// A served group and version with its place in discovery: `groupPriorityMinimum` and `versionPriority` of its APIService.
@@ -29,7 +32,7 @@ const fn gv(group: &'static str, version: &'static str, group_priority: u32, ver
     GroupVersion { group, version, group_priority, version_priority }
 }
 
-/// Every built-in group and version, in the order of discovery.
+/// Every group and version that is served by default, in the order of discovery.
 pub const GROUP_VERSIONS: &[GroupVersion] = &[
     gv("", "v1", 18000, 1),
     // The aggregator lists its own group first; no APIService names it.
@@ -55,6 +58,11 @@ pub const GROUP_VERSIONS: &[GroupVersion] = &[
     gv("resource.k8s.io", "v1", 16200, 21),
     gv("flowcontrol.apiserver.k8s.io", "v1", 16100, 21),
 ];
+
+/// Every built-in group and version, in the order of discovery: those that are served by default, and the optional ones.
+pub fn group_versions() -> impl Iterator<Item = &'static GroupVersion> {
+    GROUP_VERSIONS.iter().chain(OPTIONAL_GROUP_VERSIONS)
+}
 
 fn rows() -> Vec<Kind> {
     let groups = [
@@ -87,7 +95,7 @@ static ROWS: LazyLock<Vec<Kind>> = LazyLock::new(rows);
 
 /// The same rows, sorted for look-up: resource first, because it tells most rows apart.
 static INDEX: LazyLock<Vec<&'static Kind>> = LazyLock::new(|| {
-    let mut index: Vec<&Kind> = ROWS.iter().collect();
+    let mut index: Vec<&Kind> = known().collect();
     index.sort_by(|a, b| key(a).cmp(&key(b)));
     index
 });
@@ -96,9 +104,14 @@ fn key(kind: &Kind) -> (&str, &str, &str) {
     (&kind.resource, &kind.group, &kind.version)
 }
 
-/// Every built-in row, grouped by group and version.
+/// Every row that is served by default, grouped by group and version.
 pub fn builtin() -> &'static [Kind] {
     &ROWS
+}
+
+/// Every built-in row, served by default or not.
+pub fn known() -> impl Iterator<Item = &'static Kind> {
+    ROWS.iter().chain(optional().iter().map(|o| &o.kind))
 }
 
 /// The built-in row of a resource.
@@ -109,5 +122,5 @@ pub fn lookup(group: &str, version: &str, resource: &str) -> Option<&'static Kin
 
 /// The built-in row of a kind, as `apiVersion` and `kind` of an object name it.
 pub fn lookup_kind(group: &str, version: &str, kind: &str) -> Option<&'static Kind> {
-    ROWS.iter().find(|k| k.kind == kind && k.group == group && k.version == version)
+    known().find(|k| k.kind == kind && k.group == group && k.version == version)
 }

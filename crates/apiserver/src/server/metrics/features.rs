@@ -1,29 +1,24 @@
-//! `kubernetes_feature_enabled`: which of Kubernetes' features this server has. Nothing is switched here; what the table says is on
-//! is part of the program.
+//! `kubernetes_feature_enabled`: which of Kubernetes' features this server has.
 
 use super::head;
+use ferrokube_api::features::{Features, all};
 use std::fmt::Write;
 
-const TABLE: &str = include_str!("../../../data/features.tsv");
 /// On by default upstream, and not here.
 const MISSING: [&str; 3] =
     ["APIServerTracing", "StructuredAuthenticationConfigurationEgressSelector", "UnknownVersionInteroperabilityProxy"];
 
-/// Name, stage, and whether it is on.
-fn features() -> impl Iterator<Item = (&'static str, &'static str, bool)> {
-    TABLE.lines().filter(|line| !line.starts_with('#')).filter_map(|line| {
-        let mut columns = line.split('\t');
-        let (name, stage, on) = (columns.next()?, columns.next()?, columns.next()?);
-        Some((name, stage, on == "1" && !MISSING.contains(&name)))
-    })
+fn is_on(features: &Features, name: &str) -> bool {
+    features.has(name) && !MISSING.contains(&name)
 }
 
 /// In the text format.
-pub fn write(out: &mut String) {
+pub fn write(out: &mut String, features: &Features) {
     const NAME: &str = "kubernetes_feature_enabled";
     head(out, NAME, "gauge", "[BETA] This metric records the data about the stage and enablement of a k8s feature.");
-    for (name, stage, on) in features() {
-        let _ = writeln!(out, "{NAME}{{name=\"{name}\",stage=\"{stage}\"}} {}", u8::from(on));
+    for gate in all() {
+        let on = u8::from(is_on(features, gate.name));
+        let _ = writeln!(out, "{NAME}{{name=\"{}\",stage=\"{}\"}} {on}", gate.name, gate.shown_stage());
     }
 }
 
@@ -32,12 +27,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_line_is_a_feature_and_what_is_missing_is_off() {
-        assert_eq!(features().count(), TABLE.lines().count() - 1);
-        let find = |wanted: &str| features().find(|(name, ..)| *name == wanted);
-        assert_eq!(find("WatchList"), Some(("WatchList", "BETA", true)));
-        assert_eq!(find("MutatingAdmissionPolicy"), Some(("MutatingAdmissionPolicy", "", true)));
-        assert_eq!(find("CBORServingAndStorage"), Some(("CBORServingAndStorage", "ALPHA", false)));
-        MISSING.iter().for_each(|name| assert!(matches!(find(name), Some((.., false))), "{name}"));
+    fn what_is_missing_is_off_and_what_was_switched_on_is_on() {
+        let features: Features = "StorageVersionMigrator=true".parse().expect("can be switched");
+        let mut text = String::new();
+        write(&mut text, &features);
+        for line in [
+            "kubernetes_feature_enabled{name=\"WatchList\",stage=\"BETA\"} 1\n",
+            "kubernetes_feature_enabled{name=\"MutatingAdmissionPolicy\",stage=\"\"} 1\n",
+            "kubernetes_feature_enabled{name=\"CBORServingAndStorage\",stage=\"ALPHA\"} 0\n",
+            "kubernetes_feature_enabled{name=\"StorageVersionMigrator\",stage=\"BETA\"} 1\n",
+        ] {
+            assert!(text.contains(line), "{line}");
+        }
+        MISSING.iter().for_each(|name| assert!(Features::default().has(name) && !is_on(&features, name), "{name}"));
     }
 }

@@ -14,6 +14,7 @@ pub use histogram::Histogram;
 use crate::registry::hash_of;
 use crate::request::RequestInfo;
 use active::Running;
+use ferrokube_api::features::Features;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write;
@@ -65,6 +66,8 @@ pub struct Metrics {
     /// What is timed beside requests.
     pub times: Times,
     others: Mutex<Vec<Writer>>,
+    /// Which features the server has.
+    pub features: Features,
 }
 
 /// A request that was answered.
@@ -171,7 +174,7 @@ impl Metrics {
         self.write_requests(out);
         self.running.write(out);
         self.times.write(out);
-        features::write(out);
+        features::write(out, &self.features);
         self.write_deprecated(out);
     }
 

@@ -11,6 +11,8 @@ mod serving;
 use crate::pki::Pki;
 use anyhow::Result;
 use clap::Args;
+use ferrokube_api::features::Features;
+use ferrokube_api::kinds::RuntimeConfig;
 use ferrokube_apiserver::authn::{AuthnConfig, RequestHeaders};
 use ferrokube_apiserver::server::{Config, ConfigFile, KubeletAccess, Tls};
 use ferrokube_apiserver::tokens::TokenConfig;
@@ -35,6 +37,12 @@ pub struct ApiserverFlags {
     serving: serving::ServingFlags,
     #[command(flatten)]
     encryption: encryption::EncryptionFlags,
+    /// Features by name; most may only be set to what they are
+    #[arg(long, value_name = "NAME=BOOL,...")]
+    feature_gates: Vec<Features>,
+    /// Versions that are served besides, such as storagemigration.k8s.io/v1beta1=true
+    #[arg(long, value_name = "GROUP/VERSION=BOOL,...")]
+    runtime_config: Vec<RuntimeConfig>,
 }
 
 /// Certificates and keys of a server, PEM.
@@ -98,6 +106,11 @@ fn followed(path: Option<&PathBuf>) -> Option<ConfigFile> {
 }
 
 impl ApiserverFlags {
+    /// Which features there are; in `up`, for every component.
+    pub fn features(&self) -> Features {
+        crate::component::gates::of(&self.feature_gates)
+    }
+
     /// Puts what was said into the configuration. `pki` is where the keys of the cluster are.
     pub fn apply(&self, config: &mut Config, pki: &Path) -> Result<()> {
         self.authentication.apply(&mut config.authn)?;
@@ -107,6 +120,8 @@ impl ApiserverFlags {
         config.audit = self.audit.config()?;
         self.serving.apply(config);
         self.encryption.apply(config, pki)?;
+        config.features = self.features();
+        config.runtime_config = self.runtime_config.iter().fold(RuntimeConfig::default(), RuntimeConfig::and);
         Ok(())
     }
 }
