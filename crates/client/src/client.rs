@@ -175,19 +175,9 @@ impl Client {
         }
     }
 
-    fn raw(
-        &self,
-        accept: &str,
-        method: Method,
-        path_and_query: &str,
-        content_type: Option<&str>,
-        body: Bytes,
-    ) -> Result<Request<Bytes>> {
-        let mut request = Request::builder()
-            .method(method)
-            .uri(path_and_query)
-            .header(header::ACCEPT, accept)
-            .header(header::USER_AGENT, &*self.agent);
+    fn raw(&self, accept: &str, method: Method, path_and_query: &str, content_type: Option<&str>, body: Bytes) -> Result<Request<Bytes>> {
+        let mut request =
+            Request::builder().method(method).uri(path_and_query).header(header::ACCEPT, accept).header(header::USER_AGENT, &*self.agent);
         if let Some(kind) = content_type {
             request = request.header(header::CONTENT_TYPE, kind);
         }

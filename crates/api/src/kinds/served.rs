@@ -3,7 +3,7 @@
 //! A row that is off by default needs both its version and its feature. As with features, what is on by default cannot be taken away,
 //! and what is not there cannot be asked for.
 
-use super::{Kind, OPTIONAL_GROUP_VERSIONS, builtin, group_versions, optional};
+use super::{Kind, builtin, group_versions, optional};
 use crate::features::{Features, go_bool};
 use std::str::FromStr;
 
@@ -148,6 +148,7 @@ pub fn in_vain(features: &Features, config: &RuntimeConfig) -> impl Iterator<Ite
 mod tests {
     use super::*;
     use crate::features::STORAGE_VERSION_MIGRATOR;
+    use crate::kinds::OPTIONAL_GROUP_VERSIONS;
 
     fn parse(text: &str) -> Result<RuntimeConfig, String> {
         text.parse()
@@ -178,7 +179,9 @@ mod tests {
         let narrow = "storagemigration.k8s.io/v1beta1/storageversionmigrations=true,storagemigration.k8s.io/v1beta1=false";
         assert_eq!(extra(feature, narrow).len(), 1);
         assert_eq!(extra(feature, "storagemigration.k8s.io/v1beta1=true,api/beta=false").len(), 1);
-        let both = parse("storagemigration.k8s.io/v1beta1=true").expect("fine").and(&parse("storagemigration.k8s.io/v1beta1=false").expect("fine"));
+        let both = parse("storagemigration.k8s.io/v1beta1=true")
+            .expect("fine")
+            .and(&parse("storagemigration.k8s.io/v1beta1=false").expect("fine"));
         assert!(!both.switches_on(&optional()[0].kind));
     }
 

@@ -62,7 +62,8 @@ fn status(new: &Value, old: &Value, e: &mut Errors) {
     if !was.is_empty() && was != version {
         e.invalid(&path, &version.into(), check::IMMUTABLE);
     }
-    let holds = |status: &Value, kind: &str| list(status, "conditions").iter().any(|c| text(c, "type") == kind && text(c, "status") == "True");
+    let holds =
+        |status: &Value, kind: &str| list(status, "conditions").iter().any(|c| text(c, "type") == kind && text(c, "status") == "True");
     let path = STATUS.child("conditions");
     let mut wrong = |why: &str| e.invalid(&path, &status["conditions"], why);
     if holds(status, "Succeeded") && holds(status, "Failed") {

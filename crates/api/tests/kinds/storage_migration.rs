@@ -72,8 +72,16 @@ fn what_a_migration_came_to_is_final() {
         (said("123", &[]), said("456", &[]), "status.resourceVersion: Invalid value: \"456\": field is immutable"),
         (said("", &[]), said("abc", &[]), "status.resourceVersion: Invalid value: \"abc\": resource version is not well formed: abc"),
         (said("", &[]), said("0", &[]), "status.resourceVersion: Invalid value: \"0\": resource version is not well formed: 0"),
-        (nothing(), said("", &[("Succeeded", "True"), ("Failed", "True")]), "Both success and failed conditions cannot be true at the same time"),
-        (said("1", &[("Succeeded", "True")]), said("1", &[("Succeeded", "False")]), "Success condition cannot be set to false once it is true"),
+        (
+            nothing(),
+            said("", &[("Succeeded", "True"), ("Failed", "True")]),
+            "Both success and failed conditions cannot be true at the same time",
+        ),
+        (
+            said("1", &[("Succeeded", "True")]),
+            said("1", &[("Succeeded", "False")]),
+            "Success condition cannot be set to false once it is true",
+        ),
         (said("1", &[("Failed", "True")]), said("1", &[]), "Failed condition cannot be set to false once it is true"),
     ] {
         assert_eq!(change(old, new), [want]);

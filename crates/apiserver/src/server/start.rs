@@ -179,7 +179,7 @@ impl ApiServer {
             limits: if flow.is_some() { Limits::new(0, 0) } else { Limits::new(config.max_reading, config.max_mutating) },
             flow: flow.clone(),
             components: Default::default(),
-            metrics: Metrics { features: config.features.clone(), ..Metrics::default() },
+            metrics: Metrics::of(config.features.clone()),
             flags: super::zpages::flags(&config),
             health: Health::default(),
             kubelets,

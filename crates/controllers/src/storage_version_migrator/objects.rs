@@ -114,7 +114,8 @@ pub(super) async fn rewrite(client: &Client, resource: &ApiResource, until: &str
 async fn one(client: &Client, resource: &ApiResource, meta: &Meta) -> Result<(), Stopped> {
     let target = Target { namespace: meta.namespace.clone(), name: meta.name.clone(), ..resource.target() };
     let api_version = if resource.group.is_empty() { resource.version.clone() } else { format!("{}/{}", resource.group, resource.version) };
-    let nothing = json!({"apiVersion": api_version, "kind": resource.kind, "metadata": {"uid": meta.uid, "resourceVersion": meta.resource_version}});
+    let nothing =
+        json!({"apiVersion": api_version, "kind": resource.kind, "metadata": {"uid": meta.uid, "resourceVersion": meta.resource_version}});
     match client.patch_target(&target, &Patch::Apply(MANAGER, nothing)).await {
         Ok(_) => Ok(()),
         // Changed, or deleted, or another one by now: whoever did it wrote as is written now.

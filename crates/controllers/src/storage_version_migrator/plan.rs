@@ -59,7 +59,8 @@ pub(super) fn next(migrations: &[Value]) -> Option<Step<'_>> {
     if let Some(at_work) = running().next() {
         return Some(Step::Work(at_work));
     }
-    let age = |m: &&Value| (m["metadata"]["creationTimestamp"].as_str().map(str::to_owned), m["metadata"]["name"].as_str().map(str::to_owned));
+    let age =
+        |m: &&Value| (m["metadata"]["creationTimestamp"].as_str().map(str::to_owned), m["metadata"]["name"].as_str().map(str::to_owned));
     migrations.iter().filter(|m| outcome(m).is_none()).min_by_key(age).map(Step::Begin)
 }
 

@@ -66,8 +66,7 @@ pub struct Metrics {
     /// What is timed beside requests.
     pub times: Times,
     others: Mutex<Vec<Writer>>,
-    /// Which features the server has.
-    pub features: Features,
+    features: Features,
 }
 
 /// A request that was answered.
@@ -133,6 +132,11 @@ fn labels(info: &RequestInfo, known: bool, apply: bool, dry_run: bool) -> Labels
 }
 
 impl Metrics {
+    /// Of a server that has these features.
+    pub fn of(features: Features) -> Self {
+        Metrics { features, ..Metrics::default() }
+    }
+
     /// Counts a finished request (a watch: its start).
     pub fn observe(&self, answered: &Answered<'_>) {
         let Answered { info, known, apply, dry_run, .. } = *answered;
