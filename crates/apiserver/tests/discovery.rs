@@ -150,3 +150,51 @@ async fn requests_are_counted_while_they_last_and_by_size_and_deprecation() {
         assert!(text.contains(line), "{line} in {text}");
     }
 }
+
+#[tokio::test]
+async fn what_is_off_by_default_needs_its_version_and_its_feature_and_goes_with_them() {
+    const GROUP: &str = "/apis/storagemigration.k8s.io";
+    const SERVICE: &str = "/apis/apiregistration.k8s.io/v1/apiservices/v1beta1.storagemigration.k8s.io";
+    const ROLE: &str = "/apis/rbac.authorization.k8s.io/v1/clusterroles/system:controller:storage-version-migrator-controller";
+    let plain = Cluster::start().await;
+    for path in [GROUP, SERVICE, ROLE] {
+        assert_eq!(plain.get(path).await.code, 404, "{path}");
+    }
+    let version = || "storagemigration.k8s.io/v1beta1=true".parse().unwrap();
+    let without_feature = plain.restart_with(|config| config.runtime_config = version()).await.unwrap();
+    assert_eq!(without_feature.get(GROUP).await.code, 404);
+    let cluster = without_feature
+        .restart_with(|config| {
+            config.runtime_config = version();
+            config.features = "StorageVersionMigrator=true".parse().unwrap();
+        })
+        .await
+        .unwrap();
+    let listed = cluster.get(&format!("{GROUP}/v1beta1")).await.json;
+    if let Some(folder) = reference() {
+        let theirs = std::fs::read_to_string(folder.join("apis__storagemigration.k8s.io__v1beta1.json")).unwrap();
+        let theirs: Value = serde_json::from_str(&theirs).unwrap();
+        assert_eq!(by_name(&listed), by_name(&theirs));
+    }
+    let names: Vec<&str> = by_name(&listed).into_iter().map(|(name, _)| name).collect();
+    assert_eq!(names, ["storageversionmigrations", "storageversionmigrations/status"]);
+    let groups = cluster.get("/apis").await.json;
+    assert_eq!(groups["groups"].as_array().unwrap().last().unwrap()["name"], "storagemigration.k8s.io");
+    assert_eq!(cluster.get(SERVICE).await.json["spec"]["groupPriorityMinimum"], 15800);
+    assert_eq!(cluster.get(ROLE).await.code, 200);
+    assert_eq!(cluster.get(&format!("/openapi/v3{GROUP}/v1beta1")).await.code, 200);
+    let text = cluster.get("/metrics").await.text;
+    assert!(text.contains("kubernetes_feature_enabled{name=\"StorageVersionMigrator\",stage=\"BETA\"} 1\n"), "{text}");
+    let made = cluster
+        .post(
+            &format!("{GROUP}/v1beta1/storageversionmigrations"),
+            &serde_json::json!({"metadata": {"name": "m"}, "spec": {"resource": {"resource": "secrets"}}}),
+        )
+        .await;
+    assert_eq!(made.code, 201, "{}", made.text);
+
+    let off = cluster.restart().await;
+    for path in [GROUP, SERVICE] {
+        assert_eq!(off.get(path).await.code, 404, "{path} is gone again");
+    }
+}

@@ -189,7 +189,13 @@ pub fn run(config: Config) -> BoxFuture<'static, ()> {
 }
 
 async fn run_all(config: Config) {
-    let there = |c: &&Controller| c.feature.is_none_or(|feature| config.features.has(feature));
+    let there = |c: &&Controller| {
+        let missing = c.feature.filter(|feature| !config.features.has(feature));
+        if let Some(feature) = missing {
+            tracing::info!(controller = c.name, feature, "not started: its feature is off");
+        }
+        missing.is_none()
+    };
     let chosen = CONTROLLERS.iter().filter(|c| selected(&config.controllers, c.name, c.default)).filter(there);
     let mut tasks = tokio::task::JoinSet::new();
     for controller in chosen {

@@ -30,8 +30,6 @@ const RESOURCE: &str = "storageversionmigrations";
 
 /// Resources migrated at once.
 const WORKERS: usize = 5;
-/// A resource that nobody serves yet may still come: its definition may be as new as the migration.
-const PATIENCE: jiff::SignedDuration = jiff::SignedDuration::from_mins(1);
 /// Looking again for what discovery does not tell yet.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -118,8 +116,8 @@ impl Migrator {
     /// The resource as it is served, once it is stored as its definition says.
     async fn resource(&self, migrated: &Migrated, migration: &Value) -> Result<Found, Error> {
         let Some((resource, hash)) = discovery::find(&self.client, &migrated.group, &migrated.resource).await? else {
-            let is_new = plan::created(migration).is_some_and(|created| Timestamp::now().duration_since(created) < PATIENCE);
-            return Ok(if is_new { Found::Later } else { Found::Never("resource does not exist in discovery") });
+            let waits = plan::waits(migration, Timestamp::now());
+            return Ok(if waits { Found::Later } else { Found::Never("resource does not exist in discovery") });
         };
         if !["list", "update", "patch"].into_iter().all(|verb| resource.can(verb)) {
             return Ok(Found::Never("resource is not migratable: it must have the verbs list, update and patch"));

@@ -4,7 +4,7 @@
 //! with the word of what came of it.
 
 use ferrokube_api::time::format_time;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 /// The resource whose objects are migrated.
@@ -64,9 +64,13 @@ pub(super) fn next(migrations: &[Value]) -> Option<Step<'_>> {
     migrations.iter().filter(|m| outcome(m).is_none()).min_by_key(age).map(Step::Begin)
 }
 
-/// Since when a migration exists.
-pub(super) fn created(migration: &Value) -> Option<Timestamp> {
-    migration["metadata"]["creationTimestamp"].as_str()?.parse().ok()
+/// A resource that nobody serves yet may still come: its definition may be as new as the migration.
+const PATIENCE: SignedDuration = SignedDuration::from_mins(1);
+
+/// Whether a resource that is not there is waited for.
+pub(super) fn waits(migration: &Value, now: Timestamp) -> bool {
+    let created = migration["metadata"]["creationTimestamp"].as_str().and_then(|text| text.parse::<Timestamp>().ok());
+    created.is_some_and(|created| now.duration_since(created) < PATIENCE)
 }
 
 /// The migration with a condition set. The time stays when the status of the condition does.
@@ -147,6 +151,14 @@ mod tests {
         let ended = ended(&half, &Outcome::Failed(String::new()), Timestamp::UNIX_EPOCH);
         assert!(!is(&ended, "Running") && is(&ended, "Failed"));
         assert_eq!(ended["status"]["conditions"][1], json!({"type": "Failed", "status": "True"}), "what was said stays");
+    }
+
+    #[test]
+    fn a_resource_that_is_not_there_is_waited_for_for_a_minute() {
+        let migration = migration("a", 9, &[]);
+        let at = |text: &str| text.parse::<Timestamp>().expect("a time");
+        assert!(waits(&migration, at("2026-06-01T09:00:59Z")));
+        assert!(!waits(&migration, at("2026-06-01T09:01:00Z")));
     }
 
     #[test]

@@ -115,6 +115,7 @@ pub struct Cluster {
     /// So many of its news are let through, one after the other.
     pub let_through: Arc<Semaphore>,
     server: Arc<ApiServer>,
+    store: Arc<Embedded>,
     metrics: ferrokube_client::metrics::Metrics,
     running: Option<Running>,
     controllers: tokio::task::JoinHandle<()>,
@@ -127,9 +128,16 @@ impl Cluster {
     }
 
     pub async fn with(selection: &[&str]) -> Self {
+        Self::with_config(selection, |_| {}).await
+    }
+
+    /// The same with another configuration of the API server, whose features the controllers have too.
+    pub async fn with_config(selection: &[&str], change: impl FnOnce(&mut Config)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let store = Arc::new(Embedded::open(folder.path(), Options { fsync: false, ..Options::default() }).unwrap());
-        let (config, keys) = config_with_keys(store);
+        let (mut config, keys) = config_with_keys(store.clone());
+        change(&mut config);
+        let features = config.features.clone();
         let running = ApiServer::start(config).await.unwrap();
         let server = running.server.clone();
         let own = server.clone();
@@ -157,13 +165,14 @@ impl Cluster {
             }),
             controllers: selection.iter().map(|s| (*s).to_owned()).collect(),
             root_ca: "CA".into(),
+            features,
             ..ferrokube_controllers::Config::new(caches, client_for)
         };
         let metrics = config.metrics.clone();
         let controllers = tokio::spawn(ferrokube_controllers::run(config));
         let client = client(&server, "kubernetes-admin", &["system:masters"]);
         let cluster =
-            Cluster { client, extensions, late, let_through, server, metrics, running: Some(running), controllers, _folder: folder };
+            Cluster { client, extensions, late, let_through, server, store, metrics, running: Some(running), controllers, _folder: folder };
         cluster
             .eventually("the default service account", async || {
                 cluster.try_get("/api/v1/namespaces/default/serviceaccounts/default").await.is_some()
@@ -186,6 +195,11 @@ impl Cluster {
     pub async fn who_am_i(&self, token: &str) -> Result<Value, ferrokube_client::Error> {
         let review = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": token}});
         self.ask(Method::POST, "/apis/authentication.k8s.io/v1/tokenreviews", Some(&review)).await
+    }
+
+    /// The bytes of a key as the store has them.
+    pub async fn stored(&self, key: &str) -> Bytes {
+        self.store.get(Bytes::copy_from_slice(key.as_bytes())).await.unwrap().expect("the key exists").value
     }
 
     /// What `/metrics` would show.
