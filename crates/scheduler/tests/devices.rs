@@ -7,7 +7,8 @@ use common::{World, node, pod};
 use ferrokube_api::ObjectKey;
 use ferrokube_scheduler::devices::{Readiness, Reservation};
 use ferrokube_scheduler::feeds::{self, Feed};
-use ferrokube_scheduler::plugins::devices;
+use ferrokube_scheduler::plugins::{devices, fit};
+use ferrokube_scheduler::profile::{Profile, Strategy};
 use serde_json::{Value, json};
 
 const DRIVER: &str = "gpu.example.com";
@@ -516,6 +517,32 @@ fn a_node_that_offers_the_amount_itself_needs_no_devices() {
     assert!(reserved(&world, one, "own").is_empty());
     assert_eq!(reason(&world, two, "own"), "Insufficient example.com/gpu");
     assert_eq!(reason(&world, two, "other"), "cannot allocate all claims");
+}
+
+#[test]
+fn nodes_are_compared_by_the_devices_that_stand_for_an_amount() {
+    let mut world = World::new(&[node("many", "4", "8Gi", "z1"), node("few", "4", "8Gi", "z1"), node("none", "4", "8Gi", "z1")]);
+    let other = |name: &str| json!({"name": name, "attributes": {"kind": {"string": "other"}}});
+    let gpu = |name: &str| json!({"name": name, "attributes": {"kind": {"string": "gpu"}}});
+    world.tell(Feed::Slices, &slice("many", &[gpu("d0"), gpu("d1"), gpu("d2"), gpu("d3"), other("d4")]));
+    world.tell(Feed::Slices, &slice("few", &[gpu("d0"), gpu("d1")]));
+    let mut class = class_for("gpu", "example.com/gpu");
+    class["spec"]["selectors"] = json!([{"cel": {"expression": "device.attributes['gpu.example.com'].kind == 'gpu'"}}]);
+    world.tell(Feed::DeviceClasses, &class);
+    let only_gpus = |strategy| Profile { fit: vec![("example.com/gpu".into(), 1)], strategy, ..Profile::default() };
+    let scores = |world: &World, strategy: Strategy, pod: u32| {
+        let (profile, class) = (only_gpus(strategy), world.state.class_of(pod));
+        [0, 1, 2].map(|at| fit::score(&world.state.devices, &profile, class, world.state.node(at)))
+    };
+    let one = world.add(&asking("one", "example.com/gpu", 1));
+    assert_eq!(scores(&world, Strategy::Least, one), [75, 50, 0], "a node without any does not count");
+    assert_eq!(scores(&world, Strategy::Most, one), [25, 50, 0]);
+    let taken = reserved(&world, one, "many");
+    world.state.devices.assume(&taken);
+    let two = world.add(&asking("two", "example.com/gpu", 2));
+    assert_eq!(scores(&world, Strategy::Least, two), [25, 0, 0], "what is taken counts with it");
+    let nothing = world.add(&pod("nothing", "x", "", "", &json!({})));
+    assert_eq!(scores(&world, Strategy::Least, nothing), [0, 0, 0], "who asks for none does not mind");
 }
 
 #[test]

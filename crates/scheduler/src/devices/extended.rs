@@ -66,6 +66,20 @@ impl Devices {
         node.allocatable.scalar_amount(resource) == 0 && self.class_for(resource).is_some()
     }
 
+    /// How many devices of a node stand for a resource that it does not offer itself, and of how many of them claims have all or parts;
+    /// `None`: there are none.
+    pub fn standing_for(&self, resource: &str, node: &Node) -> Option<(i64, i64)> {
+        let class = self.class_for(resource).filter(|_| node.allocatable.scalar_amount(resource) == 0)?;
+        let selectors = &self.class(class)?.selectors;
+        let (devices, _) = self.at(node);
+        let (mut all, mut taken) = (0, 0);
+        for device in devices.iter().filter(|d| selectors.iter().all(|s| s.matches(d) == Ok(true))) {
+            all += 1;
+            taken += i64::from(self.is_taken(&device.key) || self.parts(&device.key).is_some());
+        }
+        (all > 0).then_some((all, taken))
+    }
+
     /// The claim that an earlier attempt to place a pod left behind.
     pub fn made_for(&self, pod: &str) -> Option<(&ObjectKey, &Claim)> {
         let key = self.special.get(pod)?;

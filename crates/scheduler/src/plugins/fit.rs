@@ -2,6 +2,7 @@
 
 use super::{Failure, Plugin, Reason, Seat};
 use crate::class::Class;
+use crate::devices::Devices;
 use crate::node::Node;
 use crate::profile::{Profile, Strategy};
 use smallvec::SmallVec;
@@ -42,25 +43,29 @@ fn ignored(profile: &Profile, name: &str) -> bool {
     profile.ignored_resources.iter().any(|r| **r == *name) || profile.ignored_groups.iter().any(|g| group == Some(g))
 }
 
-/// What a node has of a resource, and what of it is in use with the pod; `None`: the resource does not count here.
-fn with_pod(class: &Class, node: &Node, name: &str, used: (i64, i64), asked: (i64, i64)) -> Option<(i64, i64)> {
+/// What a node has of a resource, and what of it is in use with the pod; `None`: the resource does not count here. Of one that the node
+/// does not offer itself it has the devices that stand for it (`DRAExtendedResource`).
+fn with_pod(devices: &Devices, class: &Class, node: &Node, name: &str, used: (i64, i64), asked: (i64, i64)) -> Option<(i64, i64)> {
     let (capacity, in_use) = match name {
         "cpu" => (node.allocatable.milli_cpu, used.0 + asked.0),
         "memory" => (node.allocatable.memory, used.1 + asked.1),
         "ephemeral-storage" => (node.allocatable.ephemeral, node.load.requested.ephemeral + class.requests.ephemeral),
         _ => match class.requests.scalar_amount(name) {
             0 => return None,
-            asked => (node.allocatable.scalar_amount(name), node.load.requested.scalar_amount(name) + asked),
+            asked => match devices.standing_for(name, node) {
+                Some((all, taken)) => (all, taken + asked),
+                None => (node.allocatable.scalar_amount(name), node.load.requested.scalar_amount(name) + asked),
+            },
         },
     };
     (capacity != 0).then_some((capacity, in_use))
 }
 
 /// The score of NodeResourcesFit, 0 to 100: the weighted mean over the resources of the profile.
-pub fn score(profile: &Profile, class: &Class, node: &Node) -> i64 {
+pub fn score(devices: &Devices, profile: &Profile, class: &Class, node: &Node) -> i64 {
     let (mut sum, mut weights) = (0, 0);
     for (name, weight) in &profile.fit {
-        let Some((capacity, used)) = with_pod(class, node, name, node.load.scoring, class.scoring) else { continue };
+        let Some((capacity, used)) = with_pod(devices, class, node, name, node.load.scoring, class.scoring) else { continue };
         let score = match &profile.strategy {
             Strategy::Least => (capacity - used).max(0) * 100 / capacity,
             Strategy::Most => used.min(capacity) * 100 / capacity,
@@ -90,22 +95,22 @@ fn ratio(shape: &[(i64, i64)], used: i64) -> i64 {
 
 /// How much more evenly resources are used with the pod than without it: 75 for no difference.
 /// Best-effort pods make none, and score 0.
-pub fn balanced(profile: &Profile, class: &Class, node: &Node) -> i64 {
+pub fn balanced(devices: &Devices, profile: &Profile, class: &Class, node: &Node) -> i64 {
     if class.requests.milli_cpu == 0 && class.requests.memory == 0 {
         return 0;
     }
     let used = (node.load.requested.milli_cpu, node.load.requested.memory);
     let asked = (class.requests.milli_cpu, class.requests.memory);
-    let without = balance(profile, class, node, used, (0, 0));
-    let with = balance(profile, class, node, used, asked);
+    let without = balance(devices, profile, class, node, used, (0, 0));
+    let with = balance(devices, profile, class, node, used, asked);
     50 + (50 + with - without) / 2
 }
 
 /// 100 when the resources are used to the same degree, less by the deviation between them.
-fn balance(profile: &Profile, class: &Class, node: &Node, used: (i64, i64), asked: (i64, i64)) -> i64 {
+fn balance(devices: &Devices, profile: &Profile, class: &Class, node: &Node, used: (i64, i64), asked: (i64, i64)) -> i64 {
     let alone = asked == (0, 0);
     let degree = |name: &Box<str>| {
-        let (capacity, mut in_use) = with_pod(class, node, name, used, asked)?;
+        let (capacity, mut in_use) = with_pod(devices, class, node, name, used, asked)?;
         if alone && !matches!(&**name, "cpu" | "memory") {
             let own = if &**name == "ephemeral-storage" { class.requests.ephemeral } else { class.requests.scalar_amount(name) };
             in_use -= own;

@@ -270,8 +270,8 @@ pub fn local_score(state: &State, profile: &Profile, class: &Class, id: NodeId) 
         0 => {}
         weight => score += weight * of(),
     };
-    add(Plugin::NodeResourcesFit, &|| fit::score(profile, class, node));
-    add(Plugin::NodeResourcesBalancedAllocation, &|| fit::balanced(profile, class, node));
+    add(Plugin::NodeResourcesFit, &|| fit::score(&state.devices, profile, class, node));
+    add(Plugin::NodeResourcesBalancedAllocation, &|| fit::balanced(&state.devices, profile, class, node));
     if class.images.iter().any(|name| state.nodes_with_image(name) > 0) {
         add(Plugin::ImageLocality, &|| image::score(state, class, node));
     }
