@@ -150,7 +150,11 @@ fn strategies_prefer_emptier_fuller_or_the_line_through_their_points() {
             let profile = Profile { strategy: strategy.clone(), fit: vec![("cpu".into(), 1)], ..Profile::default() };
             let mut world = World::with_profile(&[node("n", "4", "8Gi", "z")], profile.clone());
             let id = world.add(&pod("p", "x", used, "", &json!({})));
-            assert_eq!(fit::score(&world.state.devices, &profile, world.state.class_of(id), world.state.node(0)), want, "{strategy:?} {used}");
+            assert_eq!(
+                fit::score(&world.state.devices, &profile, world.state.class_of(id), world.state.node(0)),
+                want,
+                "{strategy:?} {used}"
+            );
         }
     }
 }

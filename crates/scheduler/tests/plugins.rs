@@ -48,7 +48,11 @@ fn balanced_allocation_is_75_when_nothing_changes_and_0_for_best_effort() {
             world.on("n", &pod("there", "x", there.0, there.1, &json!({})));
         }
         let id = world.add(&pod("p", "x", asked.0, asked.1, &json!({})));
-        assert_eq!(fit::balanced(&world.state.devices, world.profile(), world.state.class_of(id), world.state.node(0)), want, "{there:?} {asked:?}");
+        assert_eq!(
+            fit::balanced(&world.state.devices, world.profile(), world.state.class_of(id), world.state.node(0)),
+            want,
+            "{there:?} {asked:?}"
+        );
     }
 }
 

@@ -1,5 +1,6 @@
 //! A load that the controllers can measure, and what they make of it: which process has read what and when, and which size it
-//! asked for. It works when nothing else does, so that what was read is known.
+//! asked for. It works when nothing else does, so that what was read is known. And when controllers asked for the end of a pod,
+//! which may come to pass much later.
 
 use bytes::Bytes;
 use ferrokube_api::{Change, Selection};
@@ -32,6 +33,15 @@ pub struct Meter {
     pub load: AtomicU64,
     pub reads: Mutex<Vec<Act>>,
     pub scales: Mutex<Vec<Act>>,
+    /// UIDs of pods that were to be deleted, and since when.
+    pub deletions: Mutex<Vec<(String, Instant)>>,
+}
+
+impl Meter {
+    /// Whether a controller had asked for the end of a pod by then.
+    pub fn is_unwanted(&self, uid: &str, by: Instant) -> bool {
+        self.deletions.lock().iter().any(|(pod, at)| pod == uid && *at <= by)
+    }
 }
 
 /// A transport on which the load can be read.
@@ -61,6 +71,11 @@ impl Transport for Metered {
             let wanted: Value = serde_json::from_slice(request.body()).unwrap_or_default();
             let size = wanted["spec"]["replicas"].as_u64().unwrap_or(0);
             self.meter.scales.lock().push(act(size, &wanted["metadata"]["resourceVersion"]));
+        }
+        if path.contains("/pods/") && *request.method() == Method::DELETE {
+            let options: Value = serde_json::from_slice(request.body()).unwrap_or_default();
+            let uid = options["preconditions"]["uid"].as_str().unwrap_or_default();
+            self.meter.deletions.lock().push((uid.to_owned(), Instant::now()));
         }
         self.inner.send(request)
     }

@@ -145,7 +145,7 @@ impl Scenario for Sets {
             let wanted = |prefix: &str| (0..set.replicas).map(|n| format!("{prefix}-{n}")).collect::<BTreeSet<_>>();
             found.unless(there == wanted(set.name), || format!("{}: {there:?}, wanted {}", set.name, set.replicas));
             let needed = wanted(&format!("data-{}", set.name));
-            let went = |n| went_by_shrinking(&world.server.history(), &self.taken, set.name, n);
+            let went = |n| went_by_shrinking(world, &self.taken, set.name, n);
             let too_many = (set.replicas..MOST).any(|n| kept.contains(&format!("data-{}-{n}", set.name)) && went(n));
             let right = kept.is_superset(&needed) && !(set.shrinks && too_many);
             found.unless(right, || format!("{}: claims {kept:?}, wanted {}", set.name, set.replicas));
@@ -160,18 +160,21 @@ impl Scenario for Sets {
     }
 }
 
-/// Whether a pod went because its set shrank, and not before by itself or with somebody's help (`taken`): its claim goes with it. A
-/// claim that had no pod at that time is forgotten, upstream as well, because a set looks after the claims of the pods that it takes away.
-fn went_by_shrinking(history: &[Change], taken: &BTreeSet<String>, set: &str, at: usize) -> bool {
+/// Whether a pod went because its set shrank, and not before by itself or with somebody's help (`taken`), nor because its end was asked
+/// for already, to replace it: its claim goes with it. A claim that had no pod at that time is forgotten, upstream as well, because
+/// a set looks after the claims of the pods that it takes away.
+fn went_by_shrinking(world: &World, taken: &BTreeSet<String>, set: &str, at: usize) -> bool {
+    let history: Vec<Change> = world.server.history();
+    let stays = |pod: &Value, then| !is_leaving(pod) && !is_over(pod) && !world.meter.is_unwanted(uid(pod), world.began + then);
     let name = format!("{set}-{at}");
     let (mut pod, mut wanted, mut went) = (None, false, false);
-    for change in history {
+    for change in &history {
         if change.is("Pod") && change.name() == name {
             pod = change.after.clone();
             went &= !(change.is_end() && taken.contains(uid(change.latest())));
         } else if change.is("StatefulSet") && change.name() == set {
             let wants = change.after.as_ref().is_some_and(|s| count(&s["spec"]["replicas"]) > at);
-            went = !wants && if wanted { pod.as_deref().is_some_and(|p| !is_leaving(p) && !is_over(p)) } else { went };
+            went = !wants && if wanted { pod.as_deref().is_some_and(|p| stays(p, change.at)) } else { went };
             wanted = wants;
         }
     }

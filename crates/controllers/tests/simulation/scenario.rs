@@ -65,20 +65,30 @@ pub async fn run<S: Scenario>(seed: u64) -> String {
         if found.is_empty() {
             break;
         }
-        assert!(healed.elapsed() <= PATIENCE, "seed {seed}: not mended:\n{}", found.join("\n"));
+        if healed.elapsed() > PATIENCE {
+            fail(&world, seed, "not mended", &found);
+        }
     }
     // Nothing moves any more.
     tokio::time::sleep(Duration::from_secs(600)).await;
     let found = scenario.problems(&world).await;
-    assert!(found.is_empty(), "seed {seed}: broke again:\n{}", found.join("\n"));
-    let found = scenario.violations(&world);
-    if is_traced() {
-        world.server.history().iter().for_each(|c| println!("{c}"));
+    if !found.is_empty() {
+        fail(&world, seed, "broke again", &found);
     }
-    assert!(found.is_empty(), "seed {seed}: must never be:\n{}", found.join("\n"));
+    let found = scenario.violations(&world);
+    if !found.is_empty() {
+        fail(&world, seed, "must never be", &found);
+    }
     let trace = world.faults.trace();
     world.stop().await;
     trace
+}
+
+fn fail(world: &World, seed: u64, what: &str, found: &[String]) -> ! {
+    if is_traced() {
+        world.server.history().iter().for_each(|c| println!("{c}"));
+    }
+    panic!("seed {seed}: {what}:\n{}", found.join("\n"));
 }
 
 /// What no user asks for.
