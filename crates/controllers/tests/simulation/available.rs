@@ -1,69 +1,58 @@
 //! A roll-out leaves enough pods available, looked for in everything that was ever written.
 //!
-//! Two laws together say so. What the status of a replica set tells was true of its pods at one moment, not long ago. And who takes
-//! available pods away from one replica set of a deployment leaves, by such statuses, as many as the deployment must have. That
-//! fewer are there when it comes to pass is what the faults took meanwhile. While a deployment is being resized its replica sets
-//! shrink in proportion, whatever is available: then there is no law.
+//! Two laws together say so. What the status of a replica set tells was true of its pods at one moment. And who takes available
+//! pods away from one replica set of a deployment leaves, by such statuses, as many as the deployment must have. That fewer are
+//! there when it comes to pass is what the faults took meanwhile. A controller may know what is long past, so any moment before
+//! will do. Once a deployment has been resized its replica sets may shrink in proportion, whatever is available: then there is no law.
 
 use crate::history::{Change, app, count, is_leaving, is_over, is_ready, owner, uid};
-use crate::scenario::UNSEEN;
 use serde_json::Value;
-use std::collections::BTreeMap;
-use std::time::Duration;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Pods of a replica set that are not over: how many, ready, and available.
 type Counts = [usize; 3];
-
-/// Something that changes, as it is and as it was lately, with the times until which it was so.
-#[derive(Default)]
-struct Lately<T> {
-    now: T,
-    before: Vec<(Duration, T)>,
-}
-
-impl<T: Clone + PartialEq> Lately<T> {
-    fn set(&mut self, at: Duration, new: T) {
-        if new != self.now {
-            self.before.push((at, std::mem::replace(&mut self.now, new)));
-        }
-        self.before.retain(|(until, _)| *until + UNSEEN >= at);
-    }
-
-    fn all(&self, at: Duration) -> impl Iterator<Item = &T> {
-        self.before.iter().filter(move |(until, _)| *until + UNSEEN >= at).map(|(_, old)| old).chain([&self.now])
-    }
-}
 
 fn told(set: &Value) -> Counts {
     ["replicas", "readyReplicas", "availableReplicas"].map(|key| count(&set["status"][key]))
 }
 
-/// Every status of a replica set that was not true at any moment lately.
+/// Pods of one replica set that are not over, and whether they are ready; and how many there ever were at once.
+#[derive(Default)]
+struct Pods {
+    now: BTreeMap<String, bool>,
+    ever: BTreeSet<Counts>,
+}
+
+impl Pods {
+    fn note(&mut self) {
+        let ready = self.now.values().filter(|ready| **ready).count();
+        self.ever.insert([self.now.len(), ready, ready]);
+    }
+}
+
+/// Every status of a replica set that was not true at any moment.
 pub fn statuses(history: &[Change]) -> Vec<String> {
-    // By the UID of the replica set: each of its pods that is not over, and whether it is ready.
-    let mut pods = BTreeMap::<String, BTreeMap<String, bool>>::new();
-    let mut counts = BTreeMap::<String, Lately<Counts>>::new();
-    let mut found = Vec::new();
+    let (mut sets, mut found) = (BTreeMap::<String, Pods>::new(), Vec::new());
     for change in history {
         if change.is("Pod") {
             let pod = change.latest();
             let there = change.after.as_deref().filter(|p| !is_over(p) && !is_leaving(p));
-            let of = there.and_then(owner).filter(|(kind, ..)| *kind == "ReplicaSet").map(|(_, _, uid)| uid.to_owned());
-            let mut touched: Vec<String> = pods.iter_mut().filter_map(|(set, own)| own.remove(uid(pod)).map(|_| set.clone())).collect();
-            if let Some(set) = of {
-                pods.entry(set.clone()).or_default().insert(uid(pod).to_owned(), is_ready(pod));
-                touched.push(set);
+            let of = there.and_then(owner).filter(|(kind, ..)| *kind == "ReplicaSet").map(|(_, _, set)| set);
+            for (_, pods) in sets.iter_mut().filter(|(set, _)| Some(set.as_str()) != of) {
+                if pods.now.remove(uid(pod)).is_some() {
+                    pods.note();
+                }
             }
-            for set in touched {
-                let own = &pods[&set];
-                let ready = own.values().filter(|ready| **ready).count();
-                counts.entry(set).or_default().set(change.at, [own.len(), ready, ready]);
+            if let Some(set) = of {
+                let pods = sets.entry(set.to_owned()).or_default();
+                pods.now.insert(uid(pod).to_owned(), is_ready(pod));
+                pods.note();
             }
         } else if let Some(set) = change.after.as_deref().filter(|_| change.is("ReplicaSet")) {
-            let told = told(set);
             let is_news = change.before.as_deref().is_some_and(|before| before["status"] != set["status"]);
-            let was = counts.entry(uid(set).to_owned()).or_default();
-            if is_news && !was.all(change.at).any(|counts| *counts == told) {
+            let ever = sets.get(uid(set)).map(|pods| &pods.ever);
+            let told = told(set);
+            if is_news && told != [0; 3] && !ever.is_some_and(|ever| ever.contains(&told)) {
                 found.push(format!("{} tells of {told:?} pods at {:?}, and there never were", change.name(), change.at));
             }
         }
@@ -78,31 +67,28 @@ fn may_lack(replicas: usize) -> usize {
 
 /// Every time that a replica set of this deployment lost available pods that were needed.
 pub fn roll_outs(history: &[Change], deployment: &str) -> Vec<String> {
-    let mut wanted: Option<Lately<usize>> = None;
-    let mut available = BTreeMap::<String, Lately<usize>>::new();
+    let mut wanted = BTreeSet::<usize>::new();
+    // Most of each replica set that were ever available at once.
+    let mut available = BTreeMap::<String, usize>::new();
     let mut found = Vec::new();
     for change in history.iter().filter(|c| app(c.latest()) == deployment) {
         if change.is("Deployment") {
-            let now = count(&change.latest()["spec"]["replicas"]);
-            wanted.get_or_insert_with(|| Lately { now, before: Vec::new() }).set(change.at, now);
-        } else if change.is("ReplicaSet") {
+            wanted.insert(count(&change.latest()["spec"]["replicas"]));
+        } else if let Some(set) = change.after.as_deref().filter(|_| change.is("ReplicaSet")) {
             let name = change.name();
-            if let (Some(before), Some(after), Some(wanted)) = (&change.before, &change.after, &wanted) {
-                let [was, is] = [before, after].map(|s| count(&s["spec"]["replicas"]));
+            if let (Some(before), [wanted]) = (&change.before, &wanted.iter().collect::<Vec<_>>()[..]) {
+                let [was, is] = [&**before, set].map(|s| count(&s["spec"]["replicas"]));
                 // The server refuses a write by an older state of what is written.
                 let own = told(before)[2];
-                let others =
-                    available.iter().filter(|(other, _)| *other != name).map(|(_, a)| a.all(change.at).max().copied().unwrap_or(0));
-                let left = own.min(is) + others.sum::<usize>();
-                let least = wanted.now - may_lack(wanted.now);
-                let is_resized = wanted.all(change.at).any(|n| *n != wanted.now);
-                if is < was && is < own && !is_resized && left < least {
+                let others = available.iter().filter(|(other, _)| *other != name).map(|(_, most)| most);
+                let (left, least) = (own.min(is) + others.sum::<usize>(), *wanted - may_lack(**wanted));
+                if is < was && is < own && left < least {
                     let why = format!("{left} are left, {least} are needed");
                     found.push(format!("{name} shrinks from {was} to {is} at {:?} with {own} available: {why}", change.at));
                 }
             }
-            let now = change.after.as_deref().map_or(0, |s| told(s)[2]);
-            available.entry(name.to_owned()).or_default().set(change.at, now);
+            let most = available.entry(name.to_owned()).or_default();
+            *most = told(set)[2].max(*most);
         }
     }
     found
@@ -113,6 +99,7 @@ mod tests {
     use super::*;
     use serde_json::json;
     use std::rc::Rc;
+    use std::time::Duration;
 
     fn wrote(at: u64, before: Option<&Value>, after: &Value) -> Change {
         Change {
