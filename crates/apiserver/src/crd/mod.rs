@@ -7,6 +7,7 @@
 mod cleanup;
 mod conditions;
 mod conversion;
+mod formats;
 mod renewal;
 mod rows;
 pub mod rules;

@@ -1,8 +1,8 @@
 //! Validation of custom objects by the structural schema of their version, in the words of go-openapi `validate`.
 
+use super::formats;
 use crate::registry::Custom;
 use ferrokube_api::field::{Errors, Path};
-use ferrokube_api::names;
 use regex::Regex;
 use serde_json::Value;
 
@@ -107,29 +107,9 @@ fn string(text: &str, schema: &Value, path: &Path, errors: &mut Errors) {
         errors.invalid(path, &value, &body(path, &format!("should match '{pattern}'")));
     }
     if let Some(format) = schema["format"].as_str()
-        && !fits(format, text)
+        && !formats::fits(format, text)
     {
         errors.invalid(path, &value, &body(path, &format!("must be of type {format}: {text:?}")));
-    }
-}
-
-/// The formats that mean something for text; all others are accepted.
-fn fits(format: &str, text: &str) -> bool {
-    match format {
-        "date-time" | "datetime" => ferrokube_api::time::parse_time(text).is_some(),
-        "date" => text.parse::<jiff::civil::Date>().is_ok(),
-        "ipv4" => text.parse::<std::net::Ipv4Addr>().is_ok(),
-        "ipv6" => text.parse::<std::net::Ipv6Addr>().is_ok(),
-        "cidr" => names::parse_cidr(text).is_some(),
-        "uuid" | "uuid3" | "uuid4" | "uuid5" => uuid::Uuid::parse_str(text).is_ok(),
-        "hostname" => !text.is_empty() && names::dns1123_subdomain(&text.to_lowercase()).is_empty(),
-        "email" => text.split_once('@').is_some_and(|(a, b)| !a.is_empty() && !b.is_empty()),
-        "uri" => text.parse::<http::Uri>().is_ok() && !text.is_empty(),
-        "byte" => {
-            use base64::Engine;
-            base64::engine::general_purpose::STANDARD.decode(text).is_ok()
-        }
-        _ => true,
     }
 }
 
