@@ -29,7 +29,10 @@ struct Server(Running);
 
 impl Server {
     async fn start(etcd: &real::Etcd, pki: &Pki) -> Server {
-        let options = Options { timeout: Duration::from_secs(3), ..Options::new(etcd.endpoints()) };
+        Self::with(Options::new(etcd.endpoints()), pki).await
+    }
+
+    async fn with(options: Options, pki: &Pki) -> Server {
         let store: Arc<dyn Store> = Arc::new(Etcd::connect(options).await.unwrap());
         Server(ApiServer::start(pki.config(store)).await.unwrap())
     }
@@ -101,7 +104,7 @@ async fn a_kind_that_is_defined_at_one_server_is_served_by_the_other() {
     assert_eq!(a.ask("POST", CRDS, &definition).await.code, 201);
     let widgets = "/apis/example.com/v1/namespaces/default/widgets";
     let wait = |server| {
-        ferrokube_testkit::wait_for("the kind to be served", Duration::from_secs(20), async move || {
+        ferrokube_testkit::wait_for("the kind to be served", Duration::from_secs(120), async move || {
             let server: &Server = server;
             let listed = server.ask("GET", widgets, &Value::Null).await;
             anyhow::ensure!(listed.code == 200, "{}", listed.text);
@@ -121,7 +124,8 @@ async fn a_kind_that_is_defined_at_one_server_is_served_by_the_other() {
 async fn while_etcd_is_away_requests_are_refused_and_afterwards_watches_go_on_without_a_gap() {
     let Some(mut etcd) = etcd() else { return };
     let pki = Pki::make().unwrap();
-    let server = Server::start(&etcd, &pki).await;
+    // Twice the test waits for so long.
+    let server = Server::with(Options { timeout: Duration::from_secs(8), ..Options::new(etcd.endpoints()) }, &pki).await;
     let listed = server.ask("GET", MAPS, &Value::Null).await;
     let mut watch = server.watch(&format!("{MAPS}?watch=1&resourceVersion={}", listed.version())).await;
     assert_eq!(server.ask("POST", MAPS, &map("before", "1")).await.code, 201);

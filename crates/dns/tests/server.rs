@@ -134,7 +134,7 @@ fn question(name: &str, kind: RecordType, edns: Option<u16>) -> Message {
 
 fn udp(server: SocketAddr, request: &Message) -> Message {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind");
-    socket.set_read_timeout(Some(Duration::from_secs(10))).expect("timeout");
+    socket.set_read_timeout(Some(Duration::from_secs(60))).expect("timeout");
     socket.send_to(&request.to_vec().expect("encodes"), server).expect("send");
     let mut buf = [0; 4096];
     let n = socket.recv(&mut buf).expect("an answer");
@@ -336,7 +336,7 @@ async fn the_service_is_registered_and_put_back() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pages_tell_health_readiness_and_counters() {
-    let free = || std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|l| l.local_addr()).expect("a free port");
+    let free = || SocketAddr::from((Ipv4Addr::LOCALHOST, ferrokube_testkit::free_port()));
     let (health, ready, metrics) = (free(), free(), free());
     let config = Config { health: Some(health), ready: Some(ready), metrics: Some(metrics), ..Config::default() };
     let lab = lab(config).await;

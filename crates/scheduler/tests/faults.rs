@@ -277,7 +277,7 @@ async fn run(seed: u64) {
             changed.await;
         }
     };
-    let done = tokio::time::timeout(Duration::from_secs(30), all_bound).await;
+    let done = tokio::time::timeout(Duration::from_secs(120), all_bound).await;
     let cluster = server.cluster.lock().unwrap();
     assert!(done.is_ok(), "seed {seed}: pods are left without a node: {:?}", cluster.pods.values().collect::<Vec<_>>());
     assert!(cluster.broken.is_empty(), "seed {seed}: {:?}", cluster.broken);

@@ -33,21 +33,23 @@ async fn next_event(watch: &mut futures_util::stream::BoxStream<'static, ferroku
 async fn a_deadline_survives_a_restart_and_being_copied_forward() {
     let dir = tempfile::tempdir().expect("a directory");
     let store = open(dir.path(), options());
+    let asked = Instant::now();
     store.put(key(1), Bytes::new(), Expect::Any, Some(Duration::from_millis(1500))).await.expect("written");
     store.put(key(2), Bytes::new(), Expect::Any, Some(Duration::from_secs(3600))).await.expect("written");
-    let written = Instant::now();
     // Churn until the first segment has been cleaned away.
     churn_until_dropped(&store, dir.path(), 1).await;
     drop(store);
     let store = open(dir.path(), options());
     let mut watch = store.watch(key(1), key(2), store.revision().await.expect("revision")).await.expect("a watch");
-    if written.elapsed() < Duration::from_millis(1000) {
-        assert!(store.get(key(1)).await.expect("reads").is_some(), "not before its time");
+    let there = store.get(key(1)).await.expect("reads").is_some();
+    // A slow machine may come too late to see anything but the end.
+    if asked.elapsed() < Duration::from_millis(1400) {
+        assert!(there, "not before its time");
         assert!(matches!(next_event(&mut watch).await, Event::Delete { .. }));
     }
     while store.get(key(1)).await.expect("reads").is_some() {
         tokio::task::yield_now().await;
-        assert!(written.elapsed() < Duration::from_secs(60));
+        assert!(asked.elapsed() < Duration::from_secs(60));
     }
     assert!(store.get(key(2)).await.expect("reads").is_some());
 }

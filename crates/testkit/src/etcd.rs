@@ -1,16 +1,16 @@
 //! Real etcd on loopback: one member or several, with or without TLS, that can be killed and started again.
 
-use crate::tools;
+use crate::{free_port, tools};
 use anyhow::{Context as _, Result, bail, ensure};
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// How long a member may take to serve.
-const START: Duration = Duration::from_secs(30);
+const START: Duration = Duration::from_secs(120);
 
 /// How the members run.
 #[derive(Clone, Debug)]
@@ -47,10 +47,6 @@ pub struct Etcd {
     members: Vec<Member>,
 }
 
-fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
-}
-
 impl Etcd {
     /// Starts members and waits until they serve.
     pub fn start(options: Options) -> Result<Etcd> {
@@ -59,10 +55,9 @@ impl Etcd {
         if options.tls {
             write_certificates(dir.path())?;
         }
-        let member = |n: usize| -> Result<Member> {
-            Ok(Member { name: format!("m{n}"), client: free_port()?, peer: free_port()?, metrics: free_port()?, process: None })
-        };
-        let members = (0..options.members).map(member).collect::<Result<Vec<_>>>()?;
+        let member =
+            |n: usize| Member { name: format!("m{n}"), client: free_port(), peer: free_port(), metrics: free_port(), process: None };
+        let members = (0..options.members).map(member).collect();
         let mut etcd = Etcd { program, dir, options, members };
         for n in 0..etcd.members.len() {
             etcd.launch(n)?;
@@ -170,7 +165,7 @@ impl Drop for Etcd {
 
 fn http_get(port: u16, path: &str) -> Result<String> {
     let mut stream = TcpStream::connect(("127.0.0.1", port))?;
-    stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
     write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n")?;
     let mut text = String::new();
     stream.read_to_string(&mut text)?;

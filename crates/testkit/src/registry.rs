@@ -72,6 +72,15 @@ pub enum Fault {
         /// How often.
         times: usize,
     },
+    /// Paths that contain this are served so many times, and then get this status.
+    Later {
+        /// Part of the path.
+        path: String,
+        /// How often all is well before.
+        well: usize,
+        /// HTTP status.
+        status: u16,
+    },
     /// `Range` is ignored.
     NoRange,
     /// HEAD is not allowed.
@@ -320,6 +329,11 @@ impl State {
             Fault::Status { path: part, status, times } if *times > 0 && path.contains(part.as_str()) => {
                 *times -= 1;
                 StatusCode::from_u16(*status).ok()
+            }
+            Fault::Later { path: part, well, status } if path.contains(part.as_str()) => {
+                let over = *well == 0;
+                *well = well.saturating_sub(1);
+                over.then(|| StatusCode::from_u16(*status).ok()).flatten()
             }
             _ => None,
         })

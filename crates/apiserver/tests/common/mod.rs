@@ -3,6 +3,7 @@
 
 pub mod dial;
 pub mod hook;
+pub mod late;
 pub mod pki;
 
 use bytes::Bytes;
@@ -59,7 +60,7 @@ impl Cluster {
         let folder = tempfile::tempdir().unwrap();
         let pki = pki::Pki::make().unwrap();
         let store = open(folder.path());
-        let mut config = pki.config(store.clone());
+        let mut config = pki.config(Arc::new(late::LateStore(store.clone())));
         change(&mut config, &pki);
         let running = ApiServer::start(config).await.unwrap();
         let cluster = Cluster { running, pki, store, folder };
@@ -79,7 +80,7 @@ impl Cluster {
         store.close();
         drop(store);
         let store = open(folder.path());
-        let mut config = pki.config(store.clone());
+        let mut config = pki.config(Arc::new(late::LateStore(store.clone())));
         change(&mut config);
         let running = ApiServer::start(config).await?;
         Ok(Cluster { running, pki, store, folder })
@@ -166,7 +167,7 @@ impl Frames {
         Frames { body, rest: Vec::new() }
     }
 
-    /// The next event, `None` at the end of the stream. Panics when nothing comes for ten seconds.
+    /// The next event, `None` at the end of the stream. Panics when nothing comes for a minute.
     pub async fn next(&mut self) -> Option<Value> {
         loop {
             if let Some(end) = self.rest.iter().position(|b| *b == b'\n') {

@@ -99,7 +99,7 @@ impl Transport for Late {
                 change
             }
         };
-        self.0.subscribe(selection).then(in_time).boxed()
+        ferrokube_testkit::late(self.0.subscribe(selection).then(in_time))
     }
 }
 
@@ -214,15 +214,15 @@ impl Cluster {
         self.running.take().unwrap().stop().await;
     }
 
-    /// Polls until the condition holds; panics after twenty seconds.
+    /// Polls until the condition holds; panics after two minutes.
     pub async fn eventually(&self, what: &str, mut holds: impl AsyncFnMut() -> bool) {
         let wait = async {
             while !holds().await {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
-        if tokio::time::timeout(Duration::from_secs(20), wait).await.is_err() {
-            panic!("not within twenty seconds: {what}\nevents: {:#?}", self.events().await);
+        if tokio::time::timeout(Duration::from_secs(120), wait).await.is_err() {
+            panic!("not within two minutes: {what}\nevents: {:#?}", self.events().await);
         }
     }
 

@@ -3,9 +3,9 @@
 use bytes::Bytes;
 use ferrokube_client::http::{Credentials, Endpoint, HttpTransport};
 use ferrokube_client::{Client, Transport, kubeconfig};
+use ferrokube_testkit::free_port;
 use http::{Method, Request};
 use serde_json::Value;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
@@ -54,12 +54,6 @@ pub struct Manager {
     process: Child,
     port: u16,
     admin: Credentials,
-}
-
-/// A port of loopback that is free now.
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
-    listener.local_addr().expect("bound").port()
 }
 
 impl Server {

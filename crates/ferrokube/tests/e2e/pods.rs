@@ -108,7 +108,7 @@ async fn containers_of_a_pod_start_and_restart_in_order() {
         };
         let mut sidecar = step("sidecar", "echo sidecar >> /work/log; sleep 3600");
         sidecar["restartPolicy"] = json!("Always");
-        sidecar["startupProbe"] = json!({ "exec": { "command": ["test", "-s", "/work/log"] }, "periodSeconds": 1 });
+        sidecar["startupProbe"] = json!({ "exec": { "command": ["test", "-s", "/work/log"] }, "periodSeconds": 1, "timeoutSeconds": 60, "failureThreshold": 60 });
         ordered["spec"]["initContainers"] =
             json!([step("first", "echo first >> /work/log"), sidecar, step("third", "echo third >> /work/log")]);
         ordered["spec"]["containers"][0]["volumeMounts"] = json!([{ "name": "work", "mountPath": "/work" }]);
@@ -121,7 +121,7 @@ async fn containers_of_a_pod_start_and_restart_in_order() {
         // Liveness restarts, readiness takes out of service, the exit is recorded.
         let mut sick = pod("sick", "touch /tmp/well; sleep 3600");
         sick["spec"]["containers"][0]["livenessProbe"] =
-            json!({ "exec": { "command": ["test", "-e", "/tmp/well"] }, "periodSeconds": 1, "failureThreshold": 2 });
+            json!({ "exec": { "command": ["test", "-e", "/tmp/well"] }, "periodSeconds": 1, "timeoutSeconds": 60, "failureThreshold": 2 });
         cluster.apply(&sick.to_string()).await?;
         cluster.pods_ready("app=sick", 1).await?;
         cluster.in_pod("sick", "rm /tmp/well").await?;

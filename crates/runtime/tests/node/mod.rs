@@ -102,7 +102,7 @@ impl RuntimeNode {
     /// Waits for its end.
     pub async fn ended(&mut self, id: &str) -> Result<ContainerStatus> {
         let client = self.runtime.clone();
-        wait_for("the container to end", Duration::from_secs(20), async || {
+        wait_for("the container to end", Duration::from_secs(120), async || {
             let request = ContainerStatusRequest { container_id: id.into(), verbose: false };
             let status = client.clone().container_status(request).await?.into_inner().status.context("a status")?;
             anyhow::ensure!(status.state() == ContainerState::ContainerExited, "{status:?}");
@@ -114,7 +114,7 @@ impl RuntimeNode {
     /// Runs a command in it.
     pub async fn exec(&mut self, id: &str, command: &[&str]) -> Result<ExecSyncResponse> {
         let cmd = command.iter().map(|part| (*part).to_owned()).collect();
-        Ok(self.runtime.exec_sync(ExecSyncRequest { container_id: id.into(), cmd, timeout: 10 }).await?.into_inner())
+        Ok(self.runtime.exec_sync(ExecSyncRequest { container_id: id.into(), cmd, timeout: 60 }).await?.into_inner())
     }
 
     /// What it wrote, without times.

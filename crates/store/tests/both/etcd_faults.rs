@@ -174,12 +174,13 @@ async fn at_the_quota_writes_are_refused_as_no_space_and_reads_go_on() {
 async fn tls_needs_the_right_authority_and_a_client_certificate() {
     let Some(etcd) = start(Options { tls: true, ..Options::default() }) else { return };
     let (ca, cert, client_key) = etcd.client_files();
+    let full = Tls { ca_file: Some(ca.clone()), cert_file: Some(cert.clone()), key_file: Some(client_key) };
+    let allowed = ferrokube_store::etcd::Options { tls: full.clone(), ..options(&etcd) };
+    let store = Etcd::connect(allowed).await.expect("connects");
     let with = |tls: Tls| {
         let options = ferrokube_store::etcd::Options { tls, timeout: Duration::from_secs(2), ..options(&etcd) };
         Etcd::connect(options)
     };
-    let full = Tls { ca_file: Some(ca.clone()), cert_file: Some(cert.clone()), key_file: Some(client_key) };
-    let store = with(full.clone()).await.expect("connects");
     store.put(key(1), Bytes::from_static(b"x"), Expect::Absent, None).await.expect("written");
     let error = with(Tls { ca_file: Some(ca), ..Tls::default() }).await.err().expect("no client certificate");
     assert!(matches!(error, Error::Unavailable(_)), "{error}");

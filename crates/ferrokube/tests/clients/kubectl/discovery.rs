@@ -1,6 +1,6 @@
 //! What kubectl learns from the server: versions, kinds, documentation; also of kinds that came a moment ago.
 
-use super::Kubectl;
+use super::{Kubectl, NO_SUCH_KIND};
 use anyhow::{Result, ensure};
 
 const WIDGETS: &str = "
@@ -50,7 +50,7 @@ async fn known(kubectl: &Kubectl<'_>) -> Result<()> {
     kubectl.prints("api-resources --api-group=apps -o name --sort-by=name", apps).await?;
     let wide = kubectl.run("api-resources -o wide --namespaced=false").await?;
     ensure!(wide.contains("create,delete,deletecollection,get,list,patch,update,watch"), "{wide}");
-    kubectl.says("get componentstatuses", "scheduler            Healthy   ok").await
+    kubectl.comes_to_say("get componentstatuses", "scheduler            Healthy   ok").await
 }
 
 async fn explained(kubectl: &Kubectl<'_>) -> Result<()> {
@@ -90,7 +90,5 @@ async fn custom(kubectl: &Kubectl<'_>) -> Result<()> {
     kubectl.args(&["patch", "wd", "w", "--subresource=status", "--type=merge", "-p", r#"{"status":{"phase":"Ready"}}"#]).await?;
     kubectl.run("wait wd/w --for=jsonpath={.status.phase}=Ready --timeout=60s").await?;
     kubectl.run("delete crd widgets.kubectl.example.com --timeout=60s").await?;
-    let gone = kubectl.fails("get widgets.kubectl.example.com").await?;
-    ensure!(gone.contains("the server could not find the requested resource") || gone.contains("doesn't have a resource type"), "{gone}");
-    Ok(())
+    kubectl.comes_to_fail("get widgets.kubectl.example.com", &NO_SUCH_KIND).await
 }

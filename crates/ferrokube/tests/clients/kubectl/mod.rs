@@ -63,6 +63,16 @@ impl<'p> Kubectl<'p> {
         wait_for(&format!("kubectl {args} to say {expected:?}"), PATIENCE, async || self.says(args, expected).await).await
     }
 
+    /// Runs it again and again until it fails and says one of these.
+    async fn comes_to_fail(&self, args: &str, expected: &[&str]) -> Result<()> {
+        wait_for(&format!("kubectl {args} to fail"), PATIENCE, async || {
+            let said = self.fails(args).await?;
+            ensure!(expected.iter().any(|words| said.contains(words)), "{said}");
+            Ok(())
+        })
+        .await
+    }
+
     /// Runs it and compares all that it prints, apart from blanks at the ends.
     async fn prints(&self, args: &str, expected: &str) -> Result<()> {
         let said = self.run(args).await?;
@@ -70,6 +80,9 @@ impl<'p> Kubectl<'p> {
         Ok(())
     }
 }
+
+/// What kubectl says of a kind that is no more: the first one when it still has it in mind.
+const NO_SUCH_KIND: [&str; 2] = ["the server could not find the requested resource", "doesn't have a resource type"];
 
 /// Lines of a table as words, without the column that tells the age.
 fn rows(table: &str) -> Vec<Vec<&str>> {

@@ -51,11 +51,11 @@ async fn rollouts(kubectl: &Kubectl<'_>) -> Result<()> {
     ensure!(rows(&table) == expected, "{table}");
     let scale = kubectl.run("get deployment web --subresource=scale").await?;
     ensure!(rows(&scale) == [["NAME", "DESIRED", "AVAILABLE"], ["web", "2", "2"]], "{scale}");
-    let described = kubectl.run("describe deployment web").await?;
-    let facts = ["Scaled up replica set web-", "Available      True    MinimumReplicasAvailable"];
-    ensure!(facts.iter().all(|fact| described.contains(fact)), "{described}");
-    kubectl.says("events --for deployment/web", "ScalingReplicaSet").await?;
-    kubectl.says("get events --field-selector=involvedObject.kind=ReplicaSet", "Created pod: web-").await?;
+    for fact in ["Scaled up replica set web-", "Available      True    MinimumReplicasAvailable"] {
+        kubectl.comes_to_say("describe deployment web", fact).await?;
+    }
+    kubectl.comes_to_say("events --for deployment/web", "ScalingReplicaSet").await?;
+    kubectl.comes_to_say("get events --field-selector=involvedObject.kind=ReplicaSet", "Created pod: web-").await?;
     kubectl.says("describe rs -l app=web", "Controlled By:  Deployment/web").await
 }
 

@@ -28,8 +28,18 @@ def refused(status, call, *args, **kwargs):
     raise AssertionError(f"{status} was expected, and the call succeeded")
 
 
+def furnished(core):
+    """Waits for what the controllers put into a new namespace, which would come in between otherwise."""
+    for call, name in ((core.list_namespaced_config_map, "kube-root-ca.crt"), (core.list_namespaced_service_account, "default")):
+        for _ in watch.Watch().stream(call, NAMESPACE, field_selector=f"metadata.name={name}", timeout_seconds=120):
+            break
+        else:
+            raise AssertionError(f"{name} does not come")
+
+
 def typed_objects(core, apps):
     core.create_namespace(client.V1Namespace(metadata=client.V1ObjectMeta(name=NAMESPACE)))
+    furnished(core)
     refused(409, core.create_namespace, client.V1Namespace(metadata=client.V1ObjectMeta(name=NAMESPACE)))
     container = client.V1Container(name="web", image="nginx", ports=[client.V1ContainerPort(container_port=80)])
     template = client.V1PodTemplateSpec(
