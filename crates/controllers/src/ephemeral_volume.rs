@@ -122,7 +122,9 @@ async fn create(context: &Context, pod: &Pod, volume: &str, claim: &PersistentVo
     context.metrics.count(&CREATED, &[]);
     let made = context.client.create(claim).await.inspect_err(|_| context.metrics.count(&FAILED, &[]));
     match made {
-        Err(e) if e.is_already_exists() || e.is_namespace_terminating() => Ok(()),
+        Err(e) if e.is_namespace_terminating() => Ok(()),
+        // The cache does not show it yet. Once it does, whose it is decides what is to be said.
+        Err(e) if e.is_already_exists() => Err(e),
         Err(e) => {
             tell(context, pod, volume, &format!("create PVC {}: {e}", claim.name()));
             Err(e)

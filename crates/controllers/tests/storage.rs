@@ -202,9 +202,13 @@ async fn an_ephemeral_volume_has_a_claim_of_its_pod() {
     assert_eq!(made["metadata"]["labels"]["a"], "b");
     cluster.delete(&format!("{PODS}/p"), "Background").await;
     cluster.eventually("it goes with the pod", async || cluster.try_get(&path).await.is_none()).await;
-    // A name that somebody else has stays somebody else's.
+    // A name that somebody else has stays somebody else's, although the controller does not know at first who has it.
+    cluster.late.send_replace("persistentvolumeclaims".to_owned());
     cluster.post(CLAIMS, claim("q-v", json!({}))).await;
     cluster.post(PODS, pod("q", "", json!({"ephemeral": {"volumeClaimTemplate": template}}))).await;
+    let failed = "\nephemeral_volume_controller_create_failures_total ";
+    cluster.eventually("it tries in vain", async || cluster.metrics().contains(failed)).await;
+    cluster.late.send_replace(String::new());
     let why = "ephemeral volume v: PVC default/q-v was not created for pod default/q (pod is not owner)";
     let told = format!("\"Pod\" \"q\" \"FailedBinding\": \"{why}\"");
     cluster.eventually("the pod is told", async || cluster.events().await.contains(&told)).await;

@@ -95,7 +95,14 @@ impl Cluster {
         self.send(Method::POST, path, "application/json", body).await
     }
 
+    /// A node that the scheduler knows.
     async fn node(&self, name: &str, cpu: &str) {
+        self.unknown_node(name, cpu).await;
+        self.is_known(name).await;
+    }
+
+    /// A node that the scheduler will know some time.
+    async fn unknown_node(&self, name: &str, cpu: &str) {
         let meta = json!({"name": name, "labels": {"kubernetes.io/hostname": name}});
         self.post("/api/v1/nodes", &json!({"metadata": meta})).await;
         let amounts = json!({"cpu": cpu, "memory": "8Gi", "pods": "110"});
@@ -104,7 +111,6 @@ impl Cluster {
         // Admission taints new nodes until the node controller takes the taint away; there is none here.
         let patch = json!({"spec": {"taints": null}});
         self.send(Method::PATCH, &format!("/api/v1/nodes/{name}"), "application/merge-patch+json", &patch).await;
-        self.is_known(name).await;
     }
 
     /// Waits until the scheduler knows a node as it is now, and with it all that happened to nodes before: the news of a
@@ -552,10 +558,9 @@ async fn an_extender_that_does_not_answer_fails_the_pod_unless_it_is_ignorable()
     cluster.pod("p", "1", &json!({})).await;
     assert_eq!(cluster.bound("p").await, "a");
     let cluster = Cluster::start_with(configuration(&json!({"extenders": [extender(false)]}))).await;
-    cluster.node("a", "8").await;
+    cluster.unknown_node("a", "8").await;
     cluster.pod("p", "1", &json!({})).await;
-    let pod = cluster.wait("pods", "condition", |p| condition(p).0 == "False").await;
-    assert_eq!(condition(&pod).1, "SchedulerError");
+    cluster.wait("pods", "condition", |p| condition(p).0 == "False" && condition(p).1 == "SchedulerError").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -108,7 +108,8 @@ async fn containers_of_a_pod_start_and_restart_in_order() {
         };
         let mut sidecar = step("sidecar", "echo sidecar >> /work/log; sleep 3600");
         sidecar["restartPolicy"] = json!("Always");
-        sidecar["startupProbe"] = json!({ "exec": { "command": ["test", "-s", "/work/log"] }, "periodSeconds": 1, "timeoutSeconds": 60, "failureThreshold": 60 });
+        sidecar["startupProbe"] =
+            json!({ "exec": { "command": ["test", "-s", "/work/log"] }, "periodSeconds": 1, "timeoutSeconds": 60, "failureThreshold": 60 });
         ordered["spec"]["initContainers"] =
             json!([step("first", "echo first >> /work/log"), sidecar, step("third", "echo third >> /work/log")]);
         ordered["spec"]["containers"][0]["volumeMounts"] = json!([{ "name": "work", "mountPath": "/work" }]);

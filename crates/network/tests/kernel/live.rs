@@ -138,8 +138,8 @@ fn rules_follow_the_objects() {
         let took = until("the service is there", ask, from("a"));
         println!("from the objects to the first connection: {took:?}");
         until("health", ask, |_| http_status(10256, "/healthz").starts_with("HTTP/1.1 200"));
-        until("the service's health", ask, |_| std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, 30999)).is_ok());
-        assert!(http_status(30999, "/").contains("X-Load-Balancing-Endpoint-Weight: 1\r\n"));
+        let weight = "X-Load-Balancing-Endpoint-Weight: 1\r\n";
+        until("the service's health", ask, |_| http_status(30999, "/").contains(weight));
 
         // A UDP client that never stops sending moves on when its endpoint goes.
         let socket = pod.run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))).expect("bind");

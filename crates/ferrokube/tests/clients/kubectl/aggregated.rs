@@ -1,14 +1,14 @@
 //! Kinds that another API server serves, as a user meets them: the server is `python/wardle.py`, registered the way such
 //! servers are, and known to the cluster by its service account.
 
-use super::Kubectl;
+use super::{Kubectl, NO_SUCH_KIND};
 use crate::plane::{PATIENCE, Plane, scenario};
 use crate::python;
 use anyhow::{Context as _, Result, bail, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ferrokube_testkit::tools::clients;
-use ferrokube_testkit::wait_for;
+use ferrokube_testkit::{free_port, wait_for};
 use std::path::Path;
 use std::process::Stdio;
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};

@@ -112,7 +112,9 @@ async fn watched(kubectl: &Kubectl<'_>) -> Result<()> {
     kubectl.run("create cm seen --from-literal=n=0").await?;
     kubectl.args(&["patch", "cm", "seen", "-p", r#"{"data":{"n":"1"}}"#]).await?;
     kubectl.run("delete cm seen").await?;
-    let raw = format!("get --raw /api/v1/namespaces/default/configmaps?watch=1&timeoutSeconds=3&fieldSelector=metadata.name%3Dseen&resourceVersion={revision}");
+    let raw = format!(
+        "get --raw /api/v1/namespaces/default/configmaps?watch=1&timeoutSeconds=3&fieldSelector=metadata.name%3Dseen&resourceVersion={revision}"
+    );
     let events = kubectl.run(&raw).await?;
     let kinds: Vec<String> = events
         .lines()
