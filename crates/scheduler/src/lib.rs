@@ -10,6 +10,7 @@ pub mod devices;
 pub mod diagnosis;
 pub mod disks;
 pub mod engine;
+pub mod evaluations;
 pub mod extender;
 pub mod feeds;
 pub mod hints;

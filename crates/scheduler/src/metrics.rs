@@ -1,5 +1,6 @@
 //! What the scheduler counts, under upstream's names.
 
+use crate::evaluations::Evaluations;
 use crate::plugins::Plugin;
 use crate::queue::{Moved, Pending};
 use ferrokube_client::metrics::{Desc, Metrics as Registry};
@@ -54,6 +55,11 @@ static UNSCHEDULABLE: Desc = Desc::gauge(
     "scheduler_unschedulable_pods",
     "[BETA] Number of pods that a plugin has rejected and that still wait.",
     &["plugin", "profile"],
+);
+static EVALUATIONS: Desc = Desc::counter(
+    "scheduler_plugin_evaluation_total",
+    "[BETA] Number of times that a plugin was asked, by the extension point (PreFilter, Filter, PreScore, and Score).",
+    &["plugin", "extension_point", "profile"],
 );
 static RUNNING: Desc =
     Desc::gauge("scheduler_goroutines", "[BETA] Number of pieces of work under way beside the search, by what they do.", &["operation"]);
@@ -139,6 +145,13 @@ impl Metrics {
     pub fn rejected(&self, profile: &str, plugins: u32, by: f64) {
         for plugin in Plugin::ALL.into_iter().filter(|p| plugins & p.bit() != 0) {
             self.registry.series(&UNSCHEDULABLE, &[&plugin.name(), profile]).add(by);
+        }
+    }
+
+    /// Plugins were asked by a profile.
+    pub fn evaluated(&self, profile: &str, counted: &Evaluations) {
+        for (plugin, point, times) in counted.counted() {
+            self.registry.series(&EVALUATIONS, &[&plugin.name(), point, profile]).add(times as f64);
         }
     }
 

@@ -6,6 +6,7 @@
 
 use crate::class::Class;
 use crate::diagnosis::Diagnosis;
+use crate::evaluations::{self, Evaluations};
 use crate::node::{NodeId, PodId};
 use crate::plugins::{self, Failure, Plugin, Pre, Seat, affinity, devices, interpod, spread, taints, volumes};
 use crate::preempt::{self, Preemption};
@@ -45,12 +46,15 @@ pub struct Planner {
     feasible: Vec<NodeId>,
     totals: Vec<i64>,
     column: Vec<i64>,
+    /// By profile.
+    evaluations: Vec<Evaluations>,
 }
 
 impl Planner {
     /// A planner; equal seeds make equal decisions.
     pub fn new(seed: u64, profiles: Arc<[Profile]>) -> Self {
         Planner {
+            evaluations: vec![Evaluations::default(); profiles.len()],
             profiles,
             ranked_from: 3,
             rng: SmallRng::seed_from_u64(seed),
@@ -61,6 +65,17 @@ impl Planner {
             totals: Vec::new(),
             column: Vec::new(),
         }
+    }
+
+    /// How often plugins were asked since this was last asked, by profile.
+    pub fn take_evaluations(&mut self) -> Vec<Evaluations> {
+        let fresh = vec![Evaluations::default(); self.evaluations.len()];
+        std::mem::replace(&mut self.evaluations, fresh)
+    }
+
+    fn note(&mut self, state: &State, pod: PodId, counted: Evaluations) {
+        let number = state.pod(pod).profile.map(usize::from);
+        number.and_then(|n| self.evaluations.get_mut(n)).iter_mut().for_each(|e| e.absorb(counted.clone()));
     }
 
     /// The profile that a pod is placed by; a pod of another scheduler has none and is not decided about.
@@ -97,7 +112,7 @@ impl Planner {
             0 => Decision::Nowhere(Box::new(diagnosis)),
             1 => Decision::Place(self.feasible[0]),
             _ => {
-                self.score(state, &pre);
+                self.score(state, pod, &pre);
                 Decision::Place(self.best())
             }
         }
@@ -116,7 +131,7 @@ impl Planner {
         if self.feasible.is_empty() {
             return Err(Box::new(diagnosis));
         }
-        self.score(state, &pre);
+        self.score(state, pod, &pre);
         Ok((self.scored().collect(), diagnosis))
     }
 
@@ -215,6 +230,9 @@ impl Planner {
         let ranking = self.rankings.get_mut(&key)?;
         ranking.used = self.clock;
         ranking.catch_up(state, profile);
+        if let Some(evaluations) = self.evaluations.get_mut(usize::from(number)) {
+            evaluations.absorb(std::mem::take(&mut ranking.evaluations));
+        }
         Some(ranking)
     }
 
@@ -238,11 +256,14 @@ impl Planner {
     /// search ended.
     fn search(&mut self, state: &State, pod: PodId, pre: &Pre<'_>, diagnosis: &mut Diagnosis) {
         self.feasible.clear();
+        let (mut counted, asked) = (Evaluations::default(), evaluations::filters(pre, state.pod(pod)));
+        counted.began(asked);
         if let Some(node) = state.pod(pod).nominated
             && check(state, pod, pre, node).is_none()
         {
+            counted.filtered(asked, None);
             self.feasible.push(node);
-            return;
+            return self.note(state, pod, counted);
         }
         let nodes = pre.only.as_deref().unwrap_or(state.order());
         let wanted = pre.profile.enough(nodes.len());
@@ -250,7 +271,9 @@ impl Planner {
         for step in 0..nodes.len() {
             let id = nodes[(self.next_start + step) % nodes.len()];
             looked_at += 1;
-            match check(state, pod, pre, id) {
+            let failure = check(state, pod, pre, id);
+            counted.filtered(asked, failure.as_ref().map(|f| f.plugin));
+            match failure {
                 Some(failure) => diagnosis.note(id, failure),
                 None => self.feasible.push(id),
             }
@@ -259,11 +282,13 @@ impl Planner {
             }
         }
         self.next_start = (self.next_start + looked_at) % nodes.len().max(1);
+        self.note(state, pod, counted);
     }
 
-    fn score(&mut self, state: &State, pre: &Pre<'_>) {
+    fn score(&mut self, state: &State, pod: PodId, pre: &Pre<'_>) {
         let (profile, class): (&Profile, &Class) = (pre.profile, pre.class);
         let feasible = std::mem::take(&mut self.feasible);
+        let mut asked = evaluations::local_scores(profile, class);
         self.totals.clear();
         self.totals.extend(feasible.iter().map(|id| local_score(state, profile, class, *id)));
         self.fill(&feasible, |id| taints::intolerable(class, state.node(id)));
@@ -278,20 +303,27 @@ impl Planner {
             && let Some(scores) = spread::scores(state, profile, class, &feasible)
         {
             self.column = scores;
+            asked |= Plugin::PodTopologySpread.bit();
             self.add(profile.weight(Plugin::PodTopologySpread));
         }
         if profile.weight(Plugin::InterPodAffinity) > 0
             && let Some(scores) = interpod::scores(state, profile, class, &feasible)
         {
             self.column = scores;
+            asked |= Plugin::InterPodAffinity.bit();
             stretch(&mut self.column);
             self.add(profile.weight(Plugin::InterPodAffinity));
         }
         if profile.weight(Plugin::DynamicResources) > 0 && pre.devices.has_preferences() {
+            asked |= Plugin::DynamicResources.bit();
             self.fill(&feasible, |id| devices::score(state, &pre.devices, id));
             share(&mut self.column, false);
             self.add(profile.weight(Plugin::DynamicResources));
         }
+        let mut counted = Evaluations::default();
+        counted.compared(asked);
+        counted.scored(asked, feasible.len());
+        self.note(state, pod, counted);
         self.feasible = feasible;
     }
 

@@ -35,6 +35,37 @@ fn the_sentence_counts_nodes_by_reason_in_the_order_of_its_text() {
 }
 
 #[test]
+fn plugins_are_counted_where_they_are_asked() {
+    let mut tainted = node("a", "4", "1Gi", "z");
+    tainted["spec"]["taints"] = json!([{"key": "k", "value": "v", "effect": "NoSchedule"}]);
+    let mut world = World::new(&[tainted, node("b", "4", "1Gi", "z"), node("c", "4", "1Gi", "z")]);
+    let count = |world: &mut World, plugin: Plugin| -> Vec<(&'static str, u64)> {
+        let all = world.planner.take_evaluations();
+        all[0].counted().filter(|(p, ..)| *p == plugin).map(|(_, point, times)| (point, times)).collect()
+    };
+    let template = |name: &str, more: Value| {
+        let mut pod = pod(name, "x", "1", "", &more);
+        pod["metadata"]["ownerReferences"] =
+            json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "r", "uid": "r", "controller": true}]);
+        pod
+    };
+    let alone = world.add(&template("alone", json!({})));
+    world.place(alone).unwrap();
+    assert_eq!(count(&mut world, Plugin::NodeResourcesFit), [("PreFilter", 1), ("Filter", 2), ("PreScore", 1), ("Score", 2)]);
+    assert!(count(&mut world, Plugin::NodeResourcesFit).is_empty(), "each is told once");
+    let ports = json!({"containers": [{"name": "c", "image": "i", "ports": [{"containerPort": 1, "hostPort": 1}]}]});
+    let with_port = world.add(&template("port", ports));
+    world.place(with_port).unwrap();
+    assert_eq!(count(&mut world, Plugin::NodePorts), [("PreFilter", 1), ("Filter", 2)], "the tainted node is refused before");
+    // From the third pod of a class on every node is looked at once, and then the one that the pod before was placed on.
+    let many: Vec<u32> = ["m1", "m2", "m3", "m4"].map(|name| world.add(&template(name, json!({"nodeSelector": {}})))).to_vec();
+    world.place(many[0]).unwrap();
+    assert_eq!(count(&mut world, Plugin::TaintToleration), [("Filter", 3), ("PreScore", 1), ("Score", 2)]);
+    world.place(many[1]).unwrap();
+    assert_eq!(count(&mut world, Plugin::TaintToleration), [("Filter", 1), ("Score", 1)]);
+}
+
+#[test]
 fn without_nodes_the_sentence_is_short() {
     let mut world = World::new(&[]);
     let id = world.add(&pod("p", "x", "", "", &json!({})));

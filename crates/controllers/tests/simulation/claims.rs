@@ -123,7 +123,11 @@ impl Scenario for Claims {
             let reference = &volume["spec"]["claimRef"]["uid"];
             let claim = claims.iter().find(|c| uid(c) == text(reference));
             let right = match phase(volume) {
-                "Bound" => claim.is_some_and(|c| text(&c["spec"]["volumeName"]) == common::name(volume)),
+                // If it was to go before its claim had got it, neither gets anywhere, upstream as well: what goes is given to nobody.
+                "Bound" => claim.is_some_and(|c| {
+                    let named = text(&c["spec"]["volumeName"]);
+                    named == common::name(volume) || named.is_empty() && is_leaving(volume)
+                }),
                 "Available" => reference.is_null(),
                 "Released" | "Failed" => claim.is_none() && !reference.is_null(),
                 _ => false,

@@ -216,6 +216,9 @@ impl Engine {
             self.sizes_told = now;
             let cached = [self.state.order().len(), self.state.pod_count(), self.began.len()];
             self.metrics.sizes(self.queue.pending(), self.gated, self.binding, cached);
+            for (counted, profile) in self.planner.take_evaluations().iter().zip(self.configuration.profiles.iter()) {
+                self.metrics.evaluated(&profile.name, counted);
+            }
         }
     }
 

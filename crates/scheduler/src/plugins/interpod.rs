@@ -130,6 +130,11 @@ impl<'s> Counts<'s> {
         }
     }
 
+    /// Whether no pod minds any other.
+    pub fn is_empty(&self) -> bool {
+        self.class.affinity.is_empty() && self.anti.is_empty() && self.existing.is_empty()
+    }
+
     /// As if a pod came to a node or left it.
     pub fn shift(&mut self, state: &State, other: &Class, node: NodeId, delta: i64) {
         self.count_wanted(state, other, std::iter::once((node, delta)));

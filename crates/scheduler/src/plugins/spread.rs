@@ -92,6 +92,11 @@ impl<'s> Counts<'s> {
         counts
     }
 
+    /// Whether no constraint must hold.
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
     /// As if a pod came to a node or left it.
     pub fn shift(&mut self, class: &Class, node: NodeId, leaving: bool, delta: i64) {
         if leaving || *class.namespace != *self.namespace {

@@ -12,6 +12,7 @@ pub mod rooms;
 
 use crate::class::Class;
 use crate::diagnosis::Diagnosis;
+use crate::evaluations::{self, Evaluations};
 use crate::journal::Event;
 use crate::node::NodeId;
 use crate::plan::{share, stretch};
@@ -36,6 +37,10 @@ pub struct Ranking {
     holders: Vec<usize>,
     /// When it was last asked, on the planner's own clock.
     pub used: u64,
+    /// How often plugins were asked for it.
+    pub evaluations: Evaluations,
+    /// Those that filter and those that score nodes for the class, as bits.
+    asked: [u32; 2],
 }
 
 impl Ranking {
@@ -50,7 +55,11 @@ impl Ranking {
             rare: state.rare_changes(),
             holders: holders(state, class),
             used: 0,
+            evaluations: Evaluations::default(),
+            asked: [evaluations::local_filters(profile, class), evaluations::local_scores(profile, class)],
         };
+        ranking.evaluations.began(ranking.asked[0]);
+        ranking.evaluations.compared(ranking.asked[1]);
         state.order().iter().for_each(|id| ranking.look_at(state, profile, *id));
         ranking
     }
@@ -73,8 +82,9 @@ impl Ranking {
     /// Takes in what has happened since.
     pub fn catch_up(&mut self, state: &State, profile: &Profile) {
         if self.follow(state, profile).is_err() {
-            let used = self.used;
+            let (used, evaluations) = (self.used, std::mem::take(&mut self.evaluations));
             *self = Ranking { used, ..Ranking::of(state, profile, &self.class.clone()) };
+            self.evaluations.absorb(evaluations);
         }
     }
 
@@ -108,6 +118,15 @@ impl Ranking {
 
     fn look_at(&mut self, state: &State, profile: &Profile, node: NodeId) {
         let verdict = self.judge(state, profile, node);
+        let [filters, scores] = self.asked;
+        match &verdict {
+            Verdict::Absent => {}
+            Verdict::Fails(failure) => self.evaluations.filtered(filters, Some(failure.plugin)),
+            Verdict::May(..) => {
+                self.evaluations.filtered(filters, None);
+                self.evaluations.scored(scores, 1);
+            }
+        }
         self.groups.put(node, verdict);
         if let Some(rooms) = &mut self.rooms {
             rooms.look_at(state, profile, &self.class, node, self.groups.failure(node));
