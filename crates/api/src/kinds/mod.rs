@@ -35,7 +35,7 @@ mod storage_migration;
 mod table;
 mod warnings;
 
-pub use extension::approval;
+pub use extension::{TEXT_FORMATS, approval};
 pub use flow::{mandatory_level, mandatory_schema};
 pub use pod::resources::{is_extended as is_extended_resource, qos_class};
 pub use served::{RuntimeConfig, in_vain, served};

@@ -102,3 +102,21 @@ fn odd_addresses_in_a_status_are_told() {
         ["spec.podCIDRs[0]: CIDR value \"10.0.0.1/24\" is ambiguous in this context (should be \"10.0.0.0/24\" or \"10.0.0.1/32\"?)"]
     );
 }
+
+#[test]
+fn a_format_that_means_nothing_is_told_once_and_not_again() {
+    let definition = |properties: Value| json!({"spec": {"versions": [{"name": "v1", "schema": {"openAPIV3Schema": {"type": "object", "properties": properties}}}]}});
+    let fine = json!({"at": {"type": "string", "format": "date-time"}, "n": {"type": "integer", "format": "int32"},
+        "x": {"type": "number", "format": "double"}, "k": {"type": "array", "items": {"type": "string", "format": "k8s-short-name"}}});
+    let hooks = &row("CustomResourceDefinition").hooks;
+    let (created, changed) = (hooks.warnings.unwrap(), hooks.update_warnings.unwrap());
+    assert_eq!(created(&definition(fine.clone())), Vec::<String>::new());
+    let odd = definition(
+        json!({"a": {"type": "string", "format": "cron"}, "b": {"type": "array", "items": {"type": "string", "format": "cron"}},
+        "c": {"type": "integer", "format": "uint64"}, "d": {"type": "object", "additionalProperties": {"type": "boolean", "format": "bit"}}}),
+    );
+    let want = ["unrecognized format \"cron\"", "unrecognized format \"uint64\"", "unrecognized format \"bit\""];
+    assert_eq!(created(&odd), want);
+    assert_eq!(changed(&odd, &definition(fine)), want);
+    assert_eq!(changed(&odd, &odd), Vec::<String>::new());
+}

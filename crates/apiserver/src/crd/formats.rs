@@ -379,6 +379,7 @@ mod tests {
             good.iter().for_each(|text| assert!(fits(format, text), "{text:?} is {format}"));
             bad.iter().for_each(|text| assert!(!fits(format, text), "{text:?} is no {format}"));
         }
+        assert!(FORMATS.iter().map(|(name, _)| *name).eq(ferrokube_api::kinds::TEXT_FORMATS), "the table is that of the known formats");
         for (name, _) in FORMATS {
             assert!(CASES.iter().any(|(format, ..)| format.replace('-', "") == *name), "{name} has no case");
         }

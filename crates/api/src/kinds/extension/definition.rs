@@ -1,6 +1,6 @@
 //! CustomResourceDefinitions: defaults, the memory of storage versions, rules (`pkg/apis/apiextensions/validation`).
 
-use super::{approval, versions};
+use super::{approval, formats, versions};
 use crate::field::{At, Errors};
 use crate::kinds::json::*;
 use crate::kinds::{HookContext, Hooks, admission, check, meta};
@@ -14,6 +14,8 @@ pub(in crate::kinds) const HOOKS: Hooks = Hooks {
     validate_create: Some(create),
     validate_update: Some(update),
     validate_status: Some(|new, _, e| status(new, e)),
+    warnings: Some(formats::warnings),
+    update_warnings: Some(formats::update_warnings),
     ..Hooks::NONE
 };
 

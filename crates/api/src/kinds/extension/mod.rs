@@ -4,7 +4,9 @@
 mod api_service;
 pub mod approval;
 mod definition;
+mod formats;
 mod versions;
 
 pub(super) use api_service::HOOKS as API_SERVICE;
 pub(super) use definition::HOOKS as DEFINITION;
+pub use formats::TEXT_FORMATS;
