@@ -13,7 +13,7 @@ pub(super) const DRIVER: Hooks =
 pub(super) const NODE: Hooks = Hooks { validate_create: Some(node), validate_update: Some(node_update), ..Hooks::NONE };
 pub(super) const CAPACITY: Hooks = Hooks {
     default: Some(default_capacity),
-    validate_create: Some(capacity),
+    validate_create: Some(|o, e| capacity(o, true, e)),
     validate_update: Some(capacity_update),
     warnings: Some(warnings::capacity),
     update_warnings: Some(|new, _| warnings::capacity(new)),
@@ -34,8 +34,6 @@ fn default_driver(o: &mut Value) {
 }
 
 fn driver(o: &Value, e: &mut Errors) {
-    let meta = At::field("metadata");
-    pod::volumes::driver_name(text_at(o, &["metadata", "name"]), &meta.child("name"), e);
     let spec = spec(o);
     check::choice_if_set(spec, "fsGroupPolicy", &["File", "None", "ReadWriteOnceWithFSType"], &SPEC, e);
     let path = SPEC.child("volumeLifecycleModes");
@@ -66,7 +64,9 @@ fn token_requests(spec: &Value, e: &mut Errors) {
     }
 }
 
+/// Told twice, as upstream does.
 fn driver_update(new: &Value, old: &Value, e: &mut Errors) {
+    driver(new, e);
     driver(new, e);
     let (new, old) = (spec(new), spec(old));
     // The path is that of 1.36.
@@ -112,6 +112,8 @@ fn at_count(driver: &Value) -> Option<i64> {
 
 /// A driver that is there stays as it is, except for how many volumes the node takes.
 fn node_update(new: &Value, old: &Value, e: &mut Errors) {
+    // Told twice, as upstream does.
+    node(new, e);
     node(new, e);
     let path = SPEC.child("drivers");
     let now = list(spec(new), "drivers");
@@ -141,9 +143,9 @@ fn default_capacity(o: &mut Value) {
     }
 }
 
-fn capacity(o: &Value, e: &mut Errors) {
+fn capacity(o: &Value, strict_values: bool, e: &mut Errors) {
     if let Some(selector) = get(o, "nodeTopology") {
-        check::label_selector(selector, &At::field("nodeTopology"), e);
+        check::label_selector_with(selector, strict_values, &At::field("nodeTopology"), e);
     }
     let class = text(o, "storageClassName");
     e.invalid_each(&At::field("storageClassName"), class, names::dns1123_subdomain(class));
@@ -153,7 +155,10 @@ fn capacity(o: &Value, e: &mut Errors) {
 }
 
 fn capacity_update(new: &Value, old: &Value, e: &mut Errors) {
-    capacity(new, e);
+    // Where something is wrong with the old selector, values are let alone.
+    let mut wrong = Errors::default();
+    check::label_selector(old.get("nodeTopology").unwrap_or(&NONE), &At::field("nodeTopology"), &mut wrong);
+    capacity(new, wrong.is_empty(), e);
     for key in ["nodeTopology", "storageClassName"] {
         check::immutable(new, old, key, &At::ROOT, e);
     }

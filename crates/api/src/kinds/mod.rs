@@ -6,6 +6,7 @@
 
 mod admission;
 mod apps;
+mod attachment;
 mod autoscaling;
 mod batch;
 mod cells;

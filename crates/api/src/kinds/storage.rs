@@ -1,4 +1,4 @@
-//! Volumes, how they are attached, and the classes behind them.
+//! Volumes and the classes behind them.
 
 use super::json::*;
 use super::{HookContext, Hooks, check, meta, pod, warnings};
@@ -7,6 +7,7 @@ use crate::names;
 use crate::quantity::Quantity;
 use crate::time;
 use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
 
 const SPEC: At<'static> = At::field("spec");
 const MODES: [&str; 4] = ["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
@@ -33,29 +34,22 @@ pub(super) const STORAGE_CLASS: Hooks = Hooks {
 };
 pub(super) const ATTRIBUTES_CLASS: Hooks =
     Hooks { validate_create: Some(attributes_class), validate_update: Some(attributes_update), ..Hooks::NONE };
-pub(super) const ATTACHMENT: Hooks = Hooks {
-    prepare_create: Some(prepare_attachment),
-    validate_create: Some(new_attachment),
-    validate_update: Some(|new, old, e| fixed_spec(new, old, attachment, e)),
-    validate_status: Some(|new, _, e| attachment_status(new.get("status").unwrap_or(&NONE), e)),
-    ..Hooks::NONE
-};
-
-fn fixed_spec(new: &Value, old: &Value, validate: fn(&Value, &mut Errors), e: &mut Errors) {
-    validate(new, e);
-    meta::immutable_value(new.get("spec"), old.get("spec"), &SPEC, e);
-}
 
 fn default_volume(o: &mut Value) {
     let spec = object(o, "spec");
     fill_text(spec, "persistentVolumeReclaimPolicy", "Retain");
     fill_text(spec, "volumeMode", "Filesystem");
+    default_source(spec);
+    fill_text(object(o, "status"), "phase", "Pending");
+}
+
+/// What is filled in wherever a volume's spec stands.
+pub(super) fn default_source(spec: &mut Value) {
     check::canonical_amounts(spec, "capacity");
     if let Some(path) = get_mut(spec, "hostPath") {
         fill(path, "type", "");
     }
     pod::network_disks(spec);
-    fill_text(object(o, "status"), "phase", "Pending");
 }
 
 fn volume_warnings(o: &Value) -> Vec<String> {
@@ -114,11 +108,20 @@ fn volume(o: &Value, e: &mut Errors) {
     }
     pod::volume_sources::validate_persistent(spec, has(spec, "nodeAffinity"), &SPEC, e);
     let recycle = text(spec, "persistentVolumeReclaimPolicy") == "Recycle";
-    if recycle && text_at(spec, &["hostPath", "path"]) == "/" {
+    if recycle && is_root(text_at(spec, &["hostPath", "path"])) {
         e.forbidden(&SPEC.child("persistentVolumeReclaimPolicy"), "may not be 'recycle' for a hostPath mount of '/'");
     }
     check::form(spec, "storageClassName", names::dns1123_subdomain, &SPEC, e);
     check::choice_if_set(spec, "volumeMode", &["Block", "Filesystem"], &SPEC, e);
+    attributes_class_of(spec, e);
+}
+
+/// `/`, also when it is written in more letters.
+fn is_root(path: &str) -> bool {
+    path.starts_with('/') && path.split('/').all(|part| matches!(part, "" | "."))
+}
+
+fn attributes_class_of(spec: &Value, e: &mut Errors) {
     if let Some(class) = get(spec, "volumeAttributesClassName").and_then(Value::as_str) {
         let path = SPEC.child("volumeAttributesClassName");
         match class {
@@ -202,8 +205,8 @@ fn keep_old_labels(new: &mut Value, old: &Value) {
 }
 
 fn default_class(o: &mut Value) {
-    fill_text(o, "reclaimPolicy", "Delete");
-    fill_text(o, "volumeBindingMode", "Immediate");
+    fill(o, "reclaimPolicy", "Delete");
+    fill(o, "volumeBindingMode", "Immediate");
 }
 
 /// The name of who makes volumes, by its lower-case form.
@@ -218,7 +221,10 @@ fn provisioner(o: &Value, key: &str, e: &mut Errors) {
 fn class(o: &Value, e: &mut Errors) {
     provisioner(o, "provisioner", e);
     parameters(o, e);
-    check::choice_if_set(o, "reclaimPolicy", &["Delete", "Retain"], &At::ROOT, e);
+    // One that is there and empty is taken for none.
+    if !text(o, "reclaimPolicy").is_empty() {
+        check::choice(o, "reclaimPolicy", &["Delete", "Retain"], &At::ROOT, e);
+    }
     check::choice_if_set(o, "volumeBindingMode", &["Immediate", "WaitForFirstConsumer"], &At::ROOT, e);
     allowed_topologies(o, e);
 }
@@ -244,30 +250,41 @@ fn parameters(o: &Value, e: &mut Errors) {
 fn allowed_topologies(o: &Value, e: &mut Errors) {
     let path = At::field("allowedTopologies");
     let terms = list(o, "allowedTopologies");
+    let mut before: Vec<BTreeMap<&str, BTreeSet<&str>>> = Vec::new();
     for (i, term) in terms.iter().enumerate() {
         let at = path.index(i);
-        if terms[..i].iter().any(|t| same(Some(t), Some(term))) {
-            e.duplicate(&at.child("matchLabelExpressions"), &"".into());
+        let at = at.child("matchLabelExpressions");
+        let known = topology_term(list(term, "matchLabelExpressions"), &at, e);
+        // Upstream compares with as many empty terms as there are terms at all.
+        let empty = if known.is_empty() { terms.len() } else { 0 };
+        for _ in 0..empty + before.iter().filter(|b| **b == known).count() {
+            e.duplicate(&at, &"".into());
         }
-        let path = at.child("matchLabelExpressions");
-        let all = list(term, "matchLabelExpressions");
-        for (j, expression) in all.iter().enumerate() {
-            let at = path.index(j);
-            let key = text(expression, "key");
-            check::label_name(key, &at.child("key"), e);
-            if all[..j].iter().any(|x| text(x, "key") == key) {
-                e.duplicate(&at.child("key"), &key.into());
+        before.push(known);
+    }
+}
+
+/// The values of each key of a term (`ValidateTopologySelectorTerm`).
+fn topology_term<'a>(expressions: &'a [Value], path: &At, e: &mut Errors) -> BTreeMap<&'a str, BTreeSet<&'a str>> {
+    let mut known = BTreeMap::new();
+    for (i, expression) in expressions.iter().enumerate() {
+        let (at, key) = (path.index(i), text(expression, "key"));
+        let values = at.child("values");
+        if list(expression, "values").is_empty() {
+            e.required(&values, "");
+        }
+        let mut set = BTreeSet::new();
+        for (n, value) in texts(expression, "values").enumerate() {
+            if !set.insert(value) {
+                e.duplicate(&values.index(n), &value.into());
             }
-            let values = at.child("values");
-            if list(expression, "values").is_empty() {
-                e.required(&values, "");
-            }
-            let known: Vec<&str> = texts(expression, "values").collect();
-            for (n, value) in known.iter().enumerate().filter(|(n, v)| known[..*n].contains(v)) {
-                e.duplicate(&values.index(n), &(*value).into());
-            }
+        }
+        check::label_name(key, &at.child("key"), e);
+        if known.insert(key, set).is_some() {
+            e.duplicate(&at.child("key"), &key.into());
         }
     }
+    known
 }
 
 fn class_update(new: &Value, old: &Value, e: &mut Errors) {
@@ -288,56 +305,13 @@ fn attributes_class(o: &Value, e: &mut Errors) {
     }
 }
 
+/// Upstream looks at the new class before and after, and tells of it twice.
 fn attributes_update(new: &Value, old: &Value, e: &mut Errors) {
+    attributes_class(new, e);
     for key in ["driverName", "parameters"] {
         if !same(new.get(key), old.get(key)) {
             e.forbidden(&At::field(key), &format!("updates to {key} are forbidden."));
         }
     }
     attributes_class(new, e);
-}
-
-fn prepare_attachment(o: &mut Value, _: &HookContext) {
-    set(o, "status", json!({"attached": false}));
-}
-
-fn attachment_status(status: &Value, e: &mut Errors) {
-    const LONGEST: usize = 1024;
-    let path = At::field("status");
-    for key in ["attachError", "detachError"] {
-        let at = path.child(key);
-        if text_at(status, &[key, "message"]).len() > LONGEST {
-            // Upstream tells another limit.
-            e.too_long(&at.child("message"), 256 << 10);
-        }
-        if let Some(code) = super::json::at(status, &[key, "errorCode"]).and_then(Value::as_i64).filter(|n| *n < 0) {
-            e.invalid(&at.child("errorCode"), &code.into(), &names::inclusive_range(0, i32::MAX.into()));
-        }
-    }
-}
-
-fn attachment(o: &Value, e: &mut Errors) {
-    let spec = spec(o);
-    check::required(spec, "attacher", &SPEC, e);
-    let source = spec.get("source").unwrap_or(&NONE);
-    let path = SPEC.child("source");
-    let volume = get(source, "persistentVolumeName").and_then(Value::as_str);
-    match (volume, has(source, "inlineVolumeSpec")) {
-        (None, false) => e.required(&path, "must specify exactly one of inlineVolumeSpec and persistentVolumeName"),
-        (Some(_), true) => e.forbidden(&path, "must specify exactly one of inlineVolumeSpec and persistentVolumeName"),
-        (Some(""), false) => e.required(&path.child("persistentVolumeName"), "must specify non empty persistentVolumeName"),
-        _ => {}
-    }
-    e.invalid_each(&SPEC.child("nodeName"), text(spec, "nodeName"), names::dns1123_subdomain(text(spec, "nodeName")));
-}
-
-/// A new one is looked at more closely (`ValidateVolumeAttachmentV1`).
-fn new_attachment(o: &Value, e: &mut Errors) {
-    attachment(o, e);
-    let spec = spec(o);
-    pod::volumes::driver_name(text(spec, "attacher"), &SPEC.child("attacher"), e);
-    if let Some(name) = at(spec, &["source", "persistentVolumeName"]).and_then(Value::as_str) {
-        let path = SPEC.child("source");
-        e.invalid_each(&path.child("persistentVolumeName"), name, names::dns1123_subdomain(name));
-    }
 }

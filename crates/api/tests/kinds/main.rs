@@ -10,6 +10,7 @@ mod pod_rules;
 mod pods;
 mod policies;
 mod rules;
+mod storage;
 mod storage_migration;
 mod tables;
 mod validation;

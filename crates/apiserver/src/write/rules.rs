@@ -124,6 +124,7 @@ pub fn has_generation(entry: &Entry) -> bool {
         ("apiextensions.k8s.io", "customresourcedefinitions"),
         ("resource.k8s.io", "deviceclasses"),
         ("resource.k8s.io", "resourceslices"),
+        ("storage.k8s.io", "csidrivers"),
         (ADMISSION, "validatingadmissionpolicies"),
         (ADMISSION, "validatingadmissionpolicybindings"),
         (ADMISSION, "mutatingadmissionpolicies"),

@@ -4,7 +4,7 @@ use super::columns;
 use super::core::event_fields;
 use super::row::Group;
 use crate::kinds::{Kind, Verbs};
-use crate::kinds::{admission, cells, certificates, csi, endpoints, event, extension, flow, networking, policy, rbac, storage};
+use crate::kinds::{admission, attachment, cells, certificates, csi, endpoints, event, extension, flow, networking, policy, rbac, storage};
 
 const ADMISSION: Group = Group("admissionregistration.k8s.io", "v1", "io.k8s.api.admissionregistration.v1");
 const EXTENSIONS: Group = Group("apiextensions.k8s.io", "v1", "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1");
@@ -216,7 +216,7 @@ pub(super) fn storage() -> Vec<Kind> {
             .cluster("VolumeAttachment", "volumeattachments")
             .status()
             .table(columns::VOLUME_ATTACHMENT, cells::volume_attachment)
-            .hooks(storage::ATTACHMENT)
+            .hooks(attachment::ATTACHMENT)
             .done(),
         STORAGE
             .cluster("VolumeAttributesClass", "volumeattributesclasses")
