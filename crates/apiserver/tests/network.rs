@@ -334,6 +334,20 @@ async fn a_backend_behind_a_proxy_is_told_the_way_and_its_redirects_lead_through
     assert!(asked.recv().await.unwrap().starts_with("POST / HTTP/1.1\r\n"));
 }
 
+#[tokio::test]
+async fn links_of_a_page_behind_a_proxy_lead_through_it() {
+    let page: &'static [u8] = b"HTTP/1.1 200 OK\r\ncontent-type: text/html; charset=utf-8\r\ncontent-length: 66\r\n\r\n<a href=\"/logs/a&amp;b\">/logs</a><img src=b.png><script src=/s.js>";
+    let cluster = listening().await;
+    let (address, _asked) = kubelet_answering(&cluster, page).await;
+    with_pod(&cluster, address.port()).await;
+    let proxy = "/api/v1/nodes/n1/proxy";
+    let led = format!("<a href=\"{proxy}/logs/a&amp;b\">/logs</a><img src=b.png><script src=\"{proxy}/s.js\">");
+    let mut one = h1(&cluster, Some(&cluster.pki.admin)).await;
+    let response = one.send_request(request("GET", &format!("{proxy}/logs/")).body(Full::default()).unwrap()).await.unwrap();
+    assert!(!response.headers().contains_key("content-length"), "{:?}", response.headers());
+    assert_eq!(received(response).await, (led.into_bytes(), true));
+}
+
 /// What the server says of itself when a connection of HTTP/2 begins: how many streams it may carry.
 async fn streams(cluster: &Cluster) -> Option<u32> {
     let mut stream = dial(cluster, Some(&cluster.pki.admin), b"h2").await;

@@ -1,8 +1,9 @@
 //! What a proxy says of itself and corrects on the way: who asked and for what, and where an answer leads to.
 //!
-//! A backend knows nothing of the path under which it is shown. Redirects to places of its own are led through the proxy again; links in
-//! pages are not touched. Source: apimachinery `util/proxy`, Go's `httputil.ReverseProxy`.
+//! A backend knows nothing of the path under which it is shown. Redirects and links to places of its own are led through the proxy again.
+//! Source: apimachinery `util/proxy`, Go's `httputil.ReverseProxy`.
 
+use super::page;
 use super::passage::Destination;
 use crate::output::Body;
 use crate::pipeline::Request;
@@ -56,11 +57,17 @@ pub(super) fn clean(headers: &mut HeaderMap) {
     }
 }
 
-/// Where a redirect of a backend leads to: through the proxy again when it is to a place of the backend's own. `hosts` are the names
+/// What may stand before `//` and a host.
+fn is_scheme(text: &str) -> bool {
+    let letter = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.');
+    text.is_empty() || text.strip_suffix(':').is_some_and(|name| name.bytes().all(letter))
+}
+
+/// Where a redirect or a link of a backend leads to: through the proxy again when it is to a place of the backend's own. `hosts` are the names
 /// under which the backend and this server are known to those who speak here.
 fn led_through(location: &str, prefix: &str, backend: &str, asked: &str) -> String {
     let (origin, rest) = match location.split_once("//") {
-        Some((scheme, rest)) if scheme.is_empty() || (scheme.ends_with(':') && !scheme.contains('/')) => {
+        Some((scheme, rest)) if is_scheme(scheme) => {
             let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
             (Some((scheme, &rest[..end])), &rest[end..])
         }
@@ -97,12 +104,14 @@ impl Request<'_> {
         Some(response)
     }
 
-    /// Leads a redirect through the proxy.
+    /// Leads a redirect through the proxy, or the links of a page.
     pub(super) fn lead_through(&self, answer: &mut Response<Body>, to: &Destination) {
-        let Some(location) = answer.headers().get(LOCATION).and_then(|v| v.to_str().ok()) else { return };
-        let asked = self.headers.get(HOST).and_then(|v| v.to_str().ok()).unwrap_or_default();
-        let led = led_through(location, &self.shown_below(), &to.authority(), asked);
-        if let Ok(value) = HeaderValue::from_str(&led) {
+        let asked = self.headers.get(HOST).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
+        let (below, backend) = (self.shown_below(), to.authority());
+        let Some(location) = answer.headers().get(LOCATION).and_then(|v| v.to_str().ok()) else {
+            return page::lead(answer, move |link| Some(led_through(link, &below, &backend, &asked)).filter(|led| led != link));
+        };
+        if let Ok(value) = HeaderValue::from_str(&led_through(location, &below, &backend, &asked)) {
             answer.headers_mut().insert(LOCATION, value);
         }
     }
@@ -127,7 +136,9 @@ mod tests {
         assert_eq!(led("http://10.0.0.7:80/a/"), format!("{prefix}/a/"));
         assert_eq!(led("http://localhost:8001/a"), format!("http://localhost:8001{prefix}/a"));
         assert_eq!(led(&format!("{prefix}/a")), format!("{prefix}/a"));
-        for elsewhere in ["https://example.com/a", "//example.com/a", "a/b", "?x=1", ""] {
+        for elsewhere in
+            ["https://example.com/a", "//example.com/a", "a/b", "?x=1", "", "?x=http://10.0.0.7:80/", "javascript:a//10.0.0.7:80/"]
+        {
             assert_eq!(led(elsewhere), elsewhere);
         }
     }

@@ -1,9 +1,11 @@
 //! Streams through the server to nodes, pods and services: the request is passed on with the server's own credentials,
 //! and after an upgrade the bytes are copied both ways. Client and backend speak the same protocol; nothing here
-//! understands it.
+//! understands it, but for the links of pages that go through a proxy (`page.rs`).
 
 pub mod forwarded;
+mod html;
 pub mod kubelet;
+mod page;
 pub mod passage;
 mod target;
 

@@ -146,7 +146,7 @@ impl Request<'_> {
         if node.is_empty() {
             return match verb {
                 // The log of a pod that runs nowhere is empty.
-                "containerLogs" => Ok(Answer::Raw(crate::server::paths::whole("text/plain", bytes::Bytes::new()))),
+                "containerLogs" => Ok(Answer::Raw(crate::server::answer::whole("text/plain", bytes::Bytes::new()))),
                 _ => Err(Status::bad_request(format!("pod {name} does not have a host assigned"))),
             };
         }
