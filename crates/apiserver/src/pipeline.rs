@@ -18,7 +18,7 @@ use crate::registry::Entry;
 use crate::request::content::Content;
 use crate::request::{Query, RequestBody, RequestInfo};
 use crate::route;
-use crate::server::paths;
+use crate::server::answer;
 use crate::verbs::Answer;
 use bytes::Bytes;
 use ferrokube_api::Status;
@@ -413,7 +413,7 @@ fn collected(body: Body) -> Bytes {
 /// A refusal for want of room: upstream has no time for more than plain words and when to come again.
 fn refused(busy: &Status) -> Response<Body> {
     let code = http::StatusCode::from_u16(busy.code).unwrap_or(http::StatusCode::TOO_MANY_REQUESTS);
-    let mut response = paths::refusal(code, &busy.message);
+    let mut response = answer::refusal(code, &busy.message);
     put_retry_after(&mut response, busy);
     response
 }

@@ -7,7 +7,7 @@
 use crate::output::Body;
 use crate::registry::{Entry, Table};
 use crate::request::RequestInfo;
-use crate::server::paths;
+use crate::server::answer;
 use ferrokube_api::kinds::{SubresourceKind, Verbs};
 use ferrokube_api::status::Details;
 use ferrokube_api::{Reason, Status};
@@ -47,7 +47,7 @@ impl NoRoute {
     pub fn into_answer(self) -> Result<Response<Body>, Status> {
         match self {
             NoRoute::Told(status) => Err(*status),
-            NoRoute::Page => Ok(paths::not_found_page()),
+            NoRoute::Page => Ok(answer::not_found_page()),
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::connect::passage::Passenger;
 use crate::objects::Objects;
 use crate::output::Body;
 use crate::request::RequestBody;
-use crate::server::paths::refusal;
+use crate::server::answer::refusal;
 use ferrokube_api::Status;
 use http::header::{HeaderMap, HeaderName, HeaderValue, LOCATION, UPGRADE};
 use http::request::Parts;

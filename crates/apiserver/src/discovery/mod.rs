@@ -12,7 +12,7 @@ use crate::pipeline::respond;
 use crate::registry::Table;
 use crate::request::Query;
 use crate::route;
-use crate::server::paths::not_found_page;
+use crate::server::answer::not_found_page;
 use bytes::Bytes;
 use ferrokube_api::Status;
 use ferrokube_api::openapi::OpenApi;

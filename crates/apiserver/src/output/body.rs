@@ -55,6 +55,12 @@ pub enum Body {
 #[error("the answer of the backend broke off: {0}")]
 pub struct BrokenOff(pub String);
 
+impl From<Bytes> for Body {
+    fn from(whole: Bytes) -> Self {
+        Body::Full(whole)
+    }
+}
+
 impl Body {
     /// A list from a head that ends in `[`, items and a tail that starts with `]`.
     pub fn splice(head: Bytes, items: Vec<Arc<Object>>, skip: usize, tail: Bytes) -> Self {

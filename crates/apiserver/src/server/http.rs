@@ -2,8 +2,8 @@
 //!
 //! A panic in a request costs that request. A stop lets requests finish, ends watches, and closes what is left.
 
+use super::answer;
 use super::metrics::Answered;
-use super::paths;
 use super::streams::streams;
 use super::turn;
 use crate::ApiServer;
@@ -154,7 +154,7 @@ impl ApiServer {
             return response;
         }
         if !well_escaped(parts.uri.path()) {
-            let mut refused = paths::whole("text/plain; charset=utf-8", "400 Bad Request");
+            let mut refused = answer::whole(answer::PLAIN, "400 Bad Request");
             *refused.status_mut() = http::StatusCode::BAD_REQUEST;
             return refused;
         }

@@ -1,5 +1,6 @@
 //! The server around the pipeline: configuration and start, sockets and TLS, limits, health, metrics.
 
+pub mod answer;
 pub mod config;
 pub mod health;
 pub mod http;

@@ -1,5 +1,6 @@
 //! Paths that are no resources: health, version, discovery, OpenAPI, metrics, keys of service-account tokens.
 
+use super::answer::{PLAIN, whole};
 use super::metrics::head;
 use super::profile;
 use crate::ApiServer;
@@ -9,7 +10,7 @@ use crate::request::{Query, RequestInfo};
 use crate::route;
 use ferrokube_api::Status;
 use http::request::Parts;
-use http::{HeaderValue, Method, Response, StatusCode};
+use http::{Method, Response};
 use serde_json::json;
 use std::fmt::Write;
 use std::sync::Arc;
@@ -35,26 +36,6 @@ const INDEX: &[&str] = &[
 
 /// The text format of Prometheus.
 const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
-
-/// A whole answer with its type.
-pub fn whole(media: &'static str, body: impl Into<bytes::Bytes>) -> Response<Body> {
-    let mut response = Response::new(Body::Full(body.into()));
-    response.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static(media));
-    response
-}
-
-/// A refusal as Go's HTTP library writes it (`http.Error`).
-pub fn refusal(code: StatusCode, text: &str) -> Response<Body> {
-    let mut response = whole("text/plain; charset=utf-8", format!("{text}\n"));
-    *response.status_mut() = code;
-    response.headers_mut().insert(http::header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    response
-}
-
-/// What Go's HTTP library says of a path that nothing serves.
-pub fn not_found_page() -> Response<Body> {
-    refusal(StatusCode::NOT_FOUND, "404 page not found")
-}
 
 /// How many metrics there are of each level of stability, these three among them. None is hidden or can be taken away.
 fn about_metrics(out: &mut String) {
@@ -110,11 +91,9 @@ impl ApiServer {
                 Ok(whole("application/json", self.authenticator.tokens().openid_configuration(&uri)))
             }
             "/openid/v1/jwks" => Ok(whole("application/jwk-set+json", self.authenticator.tokens().jwks())),
-            _ if self.serving.config.profiling && profile::is_ours(path) => {
-                Ok(profile::page(path, query.get("seconds")).await.map(Body::Full))
-            }
+            _ if self.serving.config.profiling && profile::is_ours(path) => Ok(profile::page(path, query.get("seconds")).await),
             other => match other.strip_prefix("/debug/api_priority_and_fairness/").and_then(|name| self.flow.as_ref()?.dump(name)) {
-                Some(dump) => Ok(whole("text/plain; charset=utf-8", dump)),
+                Some(dump) => Ok(whole(PLAIN, dump)),
                 None => discovery::answer(self, other, parts, query),
             },
         }

@@ -4,10 +4,11 @@
 //! Frames are addresses in the files that are mapped; `pprof` finds the names in a binary that still has them, a stripped one does not.
 //! What Go's runtime has besides (goroutines, its heap, its locks) has no likeness here and is an unknown profile.
 
+use super::answer::{self, PLAIN};
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use http::header::{CONTENT_DISPOSITION, CONTENT_TYPE, HeaderValue, LOCATION, X_CONTENT_TYPE_OPTIONS};
+use http::header::{CONTENT_DISPOSITION, HeaderValue, LOCATION};
 use http::{Response, StatusCode};
 use pprof::{ProfilerGuardBuilder, UnresolvedReport};
 use prost::Message;
@@ -43,38 +44,26 @@ impl From<pprof::Error> for ProfileError {
     }
 }
 
-fn text(code: StatusCode, media: &'static str, body: impl Into<Bytes>) -> Response<Bytes> {
-    let mut response = Response::new(body.into());
-    *response.status_mut() = code;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media));
-    response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    response
-}
-
-fn plain(code: StatusCode, body: impl Into<Bytes>) -> Response<Bytes> {
-    text(code, "text/plain; charset=utf-8", body)
-}
-
 /// Whether a path belongs here.
 pub fn is_ours(path: &str) -> bool {
     path.strip_prefix("/debug/pprof").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// The page of a path for which [`is_ours`] holds. `seconds` is that of the query.
-pub async fn page(path: &str, seconds: &str) -> Response<Bytes> {
+pub async fn page<B: From<Bytes>>(path: &str, seconds: &str) -> Response<B> {
     match path.strip_prefix("/debug/pprof").unwrap_or_default() {
         "" => {
-            let mut response = plain(StatusCode::MOVED_PERMANENTLY, "");
+            let mut response = answer::page(StatusCode::MOVED_PERMANENTLY, PLAIN, "");
             response.headers_mut().insert(LOCATION, HeaderValue::from_static("/debug/pprof/"));
             response
         }
-        "/" => text(StatusCode::OK, "text/html; charset=utf-8", INDEX),
-        "/cmdline" => plain(StatusCode::OK, arguments()),
+        "/" => answer::page(StatusCode::OK, "text/html; charset=utf-8", INDEX),
+        "/cmdline" => answer::page(StatusCode::OK, PLAIN, arguments()),
         "/profile" => {
             let asked = seconds.parse().ok().filter(|s| *s > 0).map(Duration::from_secs);
             match processor(asked.unwrap_or(DEFAULT)).await {
                 Ok(profile) => {
-                    let mut response = text(StatusCode::OK, "application/octet-stream", profile);
+                    let mut response = answer::page(StatusCode::OK, "application/octet-stream", profile);
                     response.headers_mut().insert(CONTENT_DISPOSITION, HeaderValue::from_static("attachment; filename=\"profile\""));
                     response
                 }
@@ -86,8 +75,8 @@ pub async fn page(path: &str, seconds: &str) -> Response<Bytes> {
 }
 
 /// The header tells Go's `pprof` that the text is worth showing.
-fn refused(code: StatusCode, why: &str) -> Response<Bytes> {
-    let mut response = plain(code, format!("{why}\n"));
+fn refused<B: From<Bytes>>(code: StatusCode, why: &str) -> Response<B> {
+    let mut response = answer::refusal(code, why);
     response.headers_mut().insert("x-go-pprof", HeaderValue::from_static("1"));
     response
 }
@@ -306,7 +295,7 @@ mod tests {
             }
         });
         // The first one has begun before the second is looked at.
-        let (first, second) = tokio::join!(page("/debug/pprof/profile", "2"), page("/debug/pprof/profile", "2"));
+        let (first, second) = tokio::join!(page::<Bytes>("/debug/pprof/profile", "2"), page::<Bytes>("/debug/pprof/profile", "2"));
         over.store(true, Ordering::Relaxed);
         busy.expect("a thread").join().expect("no panic");
         assert_eq!(second.status(), StatusCode::INTERNAL_SERVER_ERROR);
@@ -328,11 +317,11 @@ mod tests {
     #[tokio::test]
     async fn pages_are_those_of_upstream() {
         assert!(is_ours("/debug/pprof") && is_ours("/debug/pprof/") && !is_ours("/debug/pprofs") && !is_ours("/debug"));
-        assert_eq!(page("/debug/pprof", "").await.headers()[LOCATION], "/debug/pprof/");
-        assert!(page("/debug/pprof/", "").await.body().starts_with(b"<html>"));
+        assert_eq!(page::<Bytes>("/debug/pprof", "").await.headers()[LOCATION], "/debug/pprof/");
+        assert!(page::<Bytes>("/debug/pprof/", "").await.body().starts_with(b"<html>"));
         let own = std::env::args().next().expect("a name");
-        assert!(page("/debug/pprof/cmdline", "").await.body().starts_with(own.as_bytes()));
-        let heap = page("/debug/pprof/heap", "").await;
+        assert!(page::<Bytes>("/debug/pprof/cmdline", "").await.body().starts_with(own.as_bytes()));
+        let heap = page::<Bytes>("/debug/pprof/heap", "").await;
         assert_eq!((heap.status(), &**heap.body()), (StatusCode::NOT_FOUND, b"Unknown profile\n".as_slice()));
     }
 }

@@ -2,9 +2,9 @@
 //! (`config.k8s.io/v1beta1`). Flags stand under the names of kube-apiserver with the values in effect. Secrets are never among
 //! them: files are named, not shown.
 
+use super::answer::whole;
 use super::config::Config;
 use super::health::WARNING;
-use super::paths::whole;
 use super::serving::MinTls;
 use crate::ApiServer;
 use crate::discovery::version;

@@ -2,10 +2,11 @@
 
 use super::Component;
 use bytes::Bytes;
+use ferrokube_apiserver::server::answer;
 use ferrokube_apiserver::server::health::status_page;
 use ferrokube_client::Status;
 use ferrokube_client::metrics::Metrics;
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{Response, StatusCode};
 use http_body_util::Full;
 use jiff::Timestamp;
 use serde_json::Value;
@@ -50,7 +51,7 @@ impl Pages {
                 text(StatusCode::OK, status_page(self.name, self.started, ferrokube_apiserver::VERSION, &paths))
             }
             "/flagz" => text(StatusCode::OK, self.flagz()),
-            _ => text(StatusCode::NOT_FOUND, "404 page not found\n".to_owned()),
+            _ => answer::not_found_page(),
         }
     }
 
@@ -59,7 +60,7 @@ impl Pages {
         const CHECKS: [&str; 2] = ["ping", "leaderElection"];
         let check = path[root.len()..].trim_matches('/');
         if !check.is_empty() && !CHECKS.contains(&check) {
-            return text(StatusCode::NOT_FOUND, "404 page not found\n".to_owned());
+            return answer::not_found_page();
         }
         let verbose = query.split('&').any(|p| p == "verbose" || p.starts_with("verbose="));
         if !verbose || !check.is_empty() {
@@ -78,26 +79,18 @@ impl Pages {
 
 /// Plain text.
 pub fn text(status: StatusCode, text: String) -> Answer {
-    answer(status, "text/plain; charset=utf-8", text)
+    answer::page(status, answer::PLAIN, text)
 }
 
 /// JSON.
 pub fn json(status: StatusCode, text: String) -> Answer {
-    answer(status, "application/json", text)
+    answer::page(status, "application/json", text)
 }
 
 /// A refusal.
 pub fn refusal(status: &Status) -> Answer {
     let code = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     json(code, String::from_utf8_lossy(&status.to_json()).into_owned())
-}
-
-fn answer(status: StatusCode, kind: &'static str, body: String) -> Answer {
-    let mut answer = Response::new(Full::new(Bytes::from(body)));
-    *answer.status_mut() = status;
-    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
-    answer.headers_mut().insert("x-content-type-options", HeaderValue::from_static("nosniff"));
-    answer
 }
 
 #[cfg(test)]

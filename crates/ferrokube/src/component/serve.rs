@@ -1,18 +1,17 @@
 //! The HTTPS port of a component. Health is for everybody; everything else for those whom the API server knows and allows.
 
 use super::ignored::Serving as Ignored;
-use super::pages::{self, Answer, Pages, refusal};
+use super::pages::{Answer, Pages, refusal};
 use super::{Component, client, pod_resources};
 use crate::flags::{TlsVersion, read};
 use anyhow::{Context, Result};
 use clap::Args;
 use ferrokube_apiserver::ServingConfig;
 use ferrokube_apiserver::request::Query;
-use ferrokube_apiserver::server::profile;
+use ferrokube_apiserver::server::{answer, profile};
 use ferrokube_client::reviews::{Reviews, User};
 use ferrokube_client::{Client, Status, Target};
 use http::{Method, Request, header};
-use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -222,13 +221,13 @@ impl Server {
             return refused;
         }
         if request.method() != Method::GET && request.method() != Method::HEAD {
-            return pages::text(http::StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n".to_owned());
+            return answer::refusal(http::StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed");
         }
         match &self.lister {
             Some(lister) if path == "/metrics/resources" => pod_resources::page(lister).await,
             _ if self.profiling && profile::is_ours(path) => {
                 let query = Query::parse(Some(query));
-                profile::page(path, query.get("seconds")).await.map(Full::new)
+                profile::page(path, query.get("seconds")).await
             }
             _ => self.pages.page(path, query),
         }
