@@ -93,3 +93,45 @@ impl Written {
         Some(AGAIN)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use ferrokube_client::{Caches, Change, Client, Selection, Transport, TransportError};
+    use futures_util::future::BoxFuture;
+    use futures_util::stream::{self, BoxStream, StreamExt};
+    use k8s_openapi::api::apps::v1::ReplicaSet;
+    use k8s_openapi::api::core::v1::Pod;
+    use serde_json::json;
+
+    static SKIPS: Desc = Desc::counter("test_skips_total", "", &["group", "resource"]);
+
+    /// Nobody answers, and nothing is ever heard.
+    struct Mute;
+
+    impl Transport for Mute {
+        fn send(&self, _: http::Request<Bytes>) -> BoxFuture<'_, Result<http::Response<Bytes>, TransportError>> {
+            Box::pin(async { Err(TransportError::new(std::io::Error::other("nobody answers"))) })
+        }
+
+        fn subscribe(&self, _: Selection) -> BoxStream<'static, Change> {
+            stream::pending().boxed()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_write_that_is_never_shown_is_waited_for_but_not_for_ever() {
+        let (caches, metrics) = (Caches::new(Client::new(Arc::new(Mute), "test")), Metrics::default());
+        let written = Written::new(&metrics, &SKIPS, &caches.of::<ReplicaSet>(), &caches.of::<Pod>());
+        assert_eq!(written.is_behind("rs"), None);
+        let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p", "resourceVersion": "7"}})).unwrap();
+        written.wrote("rs", &pod);
+        assert_eq!((written.is_behind("rs"), written.is_behind("other")), (Some(AGAIN), None));
+        tokio::time::advance(GIVE_UP).await;
+        assert_eq!(written.is_behind("rs"), None);
+        let mut text = String::new();
+        metrics.write(&mut text);
+        assert!(text.contains("test_skips_total{group=\"\",resource=\"pods\"} 1"), "{text}");
+    }
+}

@@ -74,8 +74,9 @@ impl Planner {
     }
 
     fn note(&mut self, state: &State, pod: PodId, counted: Evaluations) {
-        let number = state.pod(pod).profile.map(usize::from);
-        number.and_then(|n| self.evaluations.get_mut(n)).iter_mut().for_each(|e| e.absorb(counted.clone()));
+        if let Some(known) = state.pod(pod).profile.and_then(|number| self.evaluations.get_mut(usize::from(number))) {
+            known.absorb(counted);
+        }
     }
 
     /// The profile that a pod is placed by; a pod of another scheduler has none and is not decided about.
