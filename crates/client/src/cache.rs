@@ -207,7 +207,7 @@ impl Objects {
         let handlers = self.handlers.lock();
         let mut map = self.map.write();
         let known = std::mem::replace(&mut *map, listed);
-        let told: Vec<(Option<Arc<Object>>, Option<Arc<Object>>)> = {
+        let told: Vec<_> = {
             let new = map.range("", None).iter().map(|o| (known.get(parts(o)).cloned(), Some(o.clone())));
             let new = new.filter(|(old, new)| !is_same(old.as_ref(), new.as_ref()));
             let gone = known.range("", None).iter().filter(|o| map.get(parts(o)).is_none()).map(|o| (Some(o.clone()), None));
