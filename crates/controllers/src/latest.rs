@@ -5,7 +5,7 @@
 
 use ferrokube_client::{Named, Resource};
 use parking_lot::Mutex;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// The last state that was written of each object, for as long as the cache lags behind it.
 pub(crate) struct Latest<R>(Mutex<HashMap<String, R>>);
@@ -37,6 +37,14 @@ impl<R: Resource> Latest<R> {
             }
             None => cached,
         }
+    }
+
+    /// What the cache shows, each as it was last written, and what it does not show yet of those that are accepted.
+    pub fn complete(&self, cached: impl Iterator<Item = R>, accept: impl Fn(&R) -> bool) -> Vec<R> {
+        let mut all: Vec<R> = cached.map(|o| self.of(o)).collect();
+        let shown: HashSet<String> = all.iter().map(|o| o.uid().to_owned()).collect();
+        all.extend(self.unseen(|o| accept(o) && !shown.contains(o.uid())));
+        all
     }
 
     /// What was written and is accepted: objects that the cache does not show at all yet.

@@ -168,20 +168,24 @@ async fn a_replication_controller_keeps_its_pods_adopts_and_releases() {
     let cluster = Cluster::start().await;
     let pod = json!({"metadata": {"name": "orphan", "labels": {"app": "old"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
     cluster.post(PODS, pod.clone()).await;
+    // The controllers share what they know of pods: once the quota counts it, all know the orphan.
+    let quotas = "/api/v1/namespaces/default/resourcequotas";
+    cluster.post(quotas, json!({"metadata": {"name": "q"}, "spec": {"hard": {"pods": "9"}}})).await;
+    let counted = async || cluster.get(&format!("{quotas}/q")).await["status"]["used"]["pods"] == "1";
+    cluster.eventually("the orphan is known", counted).await;
     let template =
         json!({"metadata": pod["metadata"]["labels"].is_object().then(|| json!({"labels": {"app": "old"}})), "spec": pod["spec"]});
     cluster
         .post(CONTROLLERS, json!({"metadata": {"name": "old"}, "spec": {"replicas": 2, "selector": {"app": "old"}, "template": template}}))
         .await;
-    cluster.eventually("two pods, one of them adopted", async || cluster.list(PODS).await.len() == 2).await;
     let owned =
         async || cluster.list(PODS).await.iter().filter(|p| p["metadata"]["ownerReferences"][0]["kind"] == "ReplicationController").count();
-    cluster.eventually("both are its own", async || owned().await == 2).await;
+    cluster.eventually("two pods, one of them adopted", async || cluster.list(PODS).await.len() == 2 && owned().await == 2).await;
     cluster.patch(&format!("{PODS}/orphan"), json!({"metadata": {"labels": {"app": "other"}}})).await;
     cluster.eventually("it is let go and replaced", async || cluster.list(PODS).await.len() == 3 && owned().await == 2).await;
-    cluster.run_pods().await;
     cluster
         .eventually("the status", async || {
+            cluster.run_pods().await;
             let status = cluster.get(&format!("{CONTROLLERS}/old")).await["status"].clone();
             status["replicas"] == 2 && status["readyReplicas"] == 2 && status["availableReplicas"] == 2
         })
@@ -249,6 +253,8 @@ async fn endpoints_written_by_hand_are_mirrored_through_create_update_and_delete
         .await;
     let endpoints =
         json!({"metadata": {"name": "db"}, "subsets": [{"addresses": [{"ip": "10.1.2.3"}], "ports": [{"name": "sql", "port": 80}]}]});
+    // Of its own writes the controller needs no news.
+    cluster.late.send_replace("endpointslices".to_owned());
     cluster.post("/api/v1/namespaces/default/endpoints", endpoints).await;
     let slices = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices?labelSelector=kubernetes.io/service-name%3Ddb";
     let shown = async || -> Vec<Value> { cluster.list(slices).await.iter().map(|s| s["endpoints"][0]["addresses"][0].clone()).collect() };
@@ -260,6 +266,7 @@ async fn endpoints_written_by_hand_are_mirrored_through_create_update_and_delete
     cluster.patch(path, json!({"subsets": [{"addresses": [{"ip": "10.2.3.4"}], "ports": [{"name": "sql", "port": 80}]}]})).await;
     cluster.eventually("the new address", async || shown().await == ["10.2.3.4"]).await;
     assert_eq!(cluster.list(slices).await[0]["metadata"]["uid"], slice["metadata"]["uid"], "the same slice");
+    cluster.late.send_replace(String::new());
     cluster.delete(path, "Background").await;
     cluster.eventually("the slice goes", async || shown().await.is_empty()).await;
     cluster.stop().await;

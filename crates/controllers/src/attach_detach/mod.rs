@@ -9,6 +9,7 @@ mod measure;
 mod news;
 mod plan;
 
+use crate::latest::Latest;
 use crate::persistent_volume::matching::{annotation, is_bound_to};
 use crate::pod_claims::{self, claim_of};
 use crate::{Context, nodes, pods};
@@ -55,6 +56,10 @@ struct Attacher {
     drivers: Cache<CSIDriver>,
     nodes: Cache<Node>,
     attachments: Cache<VolumeAttachment>,
+    /// Own attachments that the cache may not show yet: without them an exclusive volume would be given to two nodes.
+    written: Arc<Latest<VolumeAttachment>>,
+    /// Exclusive volumes that are being given to a node right now.
+    taking: Mutex<HashMap<String, String>>,
     /// Pods with claims by node.
     pods: Arc<Index>,
     by_node: Arc<Index>,
@@ -94,10 +99,12 @@ impl Attacher {
         pods.on_change(move |d| [d.old, d.new].into_iter().flatten().filter_map(|o| claiming_node(o)).for_each(|n| add.add(n)));
         let add = queue.clone();
         claims.on_change(move |d| users.get(&d.key().to_string()).iter().filter_map(|o| claiming_node(o)).for_each(|n| add.add(n)));
-        let (add, blocked) = (queue.clone(), refused.clone());
+        let written: Arc<Latest<VolumeAttachment>> = Arc::default();
+        let (add, blocked, gone) = (queue.clone(), refused.clone(), written.clone());
         attachments.on_change(move |d| {
             decoded::<VolumeAttachment>(d.latest()).into_iter().for_each(|a| add.add(a.spec.node_name));
             if d.new.is_none() {
+                gone.forget(&d.latest().uid);
                 blocked.lock().drain().for_each(|node| add.add(node));
             }
         });
@@ -118,6 +125,8 @@ impl Attacher {
             drivers,
             nodes,
             attachments,
+            written,
+            taking: Mutex::default(),
             pods: pods_by_node,
             by_node,
             by_volume,
@@ -131,17 +140,44 @@ impl Attacher {
     async fn sync(&self, name: String) -> Result<Next, Error> {
         let node = self.nodes.get("", &name);
         let (wanted, unresolved) = self.wanted(&name)?;
-        let here: Vec<VolumeAttachment> = self.by_node.get(&name).iter().filter_map(|o| decoded(o)).collect();
-        let elsewhere: Vec<Attachment> =
-            wanted.keys().flat_map(|v| self.by_volume.get(v)).filter_map(|o| self.view(&decoded(&o)?)).collect();
+        let here = self.on_node(&name);
+        let elsewhere: Vec<Attachment> = wanted.keys().flat_map(|v| self.of_volume(v)).filter_map(|a| self.view(&a)).collect();
         let views: Vec<Attachment> = here.iter().filter_map(|a| self.view(a)).collect();
         let volumes: Vec<Wanted> = wanted.values().map(|(w, _)| w.clone()).collect();
-        let steps = plan(&name, &self.facts(&name, node.as_ref()), &volumes, &views, &elsewhere);
+        let facts = self.facts(&name, node.as_ref());
+        let mut steps = plan(&name, &facts, &volumes, &views, &elsewhere);
         self.note_waiting(&name, &steps);
         let pending = self.tell(&name, node.as_ref(), &wanted, &here, &steps);
-        self.apply(&name, node.as_ref(), &steps).await?;
-        let again = unresolved || pending || !steps.waiting.is_empty() || !steps.refused.is_empty();
+        let mounted = in_use(self.report(&name, node.as_ref(), &steps).await?.as_ref());
+        let planned = steps.detach.len();
+        // Before it was told that they go, the node may have mounted them without the cache knowing.
+        let free = |name: &String| facts.given_up || views.iter().all(|v| v.name != *name || !mounted.contains(&v.unique));
+        steps.detach.retain(free);
+        let held = steps.detach.len() < planned;
+        let disputed = self.apply(&name, node.as_ref(), &steps).await?;
+        let again = unresolved || pending || held || disputed || !steps.waiting.is_empty() || !steps.refused.is_empty();
         Ok(if again { Next::After(AGAIN) } else { Next::Wait })
+    }
+
+    fn on_node(&self, node: &str) -> Vec<VolumeAttachment> {
+        let cached = self.by_node.get(node);
+        self.written.complete(cached.iter().filter_map(|o| decoded(o)), |a| a.spec.node_name == node)
+    }
+
+    fn of_volume(&self, volume: &str) -> Vec<VolumeAttachment> {
+        let cached = self.by_volume.get(volume);
+        let is_its = |a: &VolumeAttachment| a.spec.source.persistent_volume_name.as_deref() == Some(volume);
+        self.written.complete(cached.iter().filter_map(|o| decoded(o)), is_its)
+    }
+
+    /// Takes an exclusive volume for a node, until what is written says so; `false` when another node has it or gets it.
+    fn take(&self, volume: &str, node: &str) -> bool {
+        let mut taking = self.taking.lock();
+        let free = !taking.contains_key(volume) && self.of_volume(volume).iter().all(|a| a.spec.node_name == node);
+        if free {
+            taking.insert(volume.to_owned(), node.to_owned());
+        }
+        free
     }
 
     /// The CSI volumes that pods of a node use, and whether some claim is not bound yet.
@@ -198,18 +234,13 @@ impl Attacher {
         let late = forced && self.overdue.lock().get(name).is_some_and(|since| since.elapsed() >= FORCE_AFTER);
         let Some(node) = node else {
             // It may come back with its mounts: until then everything counts as mounted.
-            let known = self.by_node.get(name);
-            let all = known.iter().filter_map(|o| self.view(&decoded(o)?)).map(|a| a.unique);
-            return NodeFacts { managed: false, in_use: all.collect(), given_up: late };
+            let all = self.on_node(name);
+            let in_use = all.iter().filter_map(|a| self.view(a)).map(|a| a.unique).collect();
+            return NodeFacts { managed: false, in_use, given_up: late };
         };
         let ready = nodes::condition(node, "Ready").is_some_and(|c| c.status == "True");
         let out = is_out_of_service(node);
-        let in_use = node.status.as_ref().and_then(|s| s.volumes_in_use.clone()).unwrap_or_default();
-        NodeFacts {
-            managed: annotation(&node.metadata, MANAGED) == "true",
-            in_use: in_use.into_iter().collect(),
-            given_up: out || (late && !ready),
-        }
+        NodeFacts { managed: annotation(&node.metadata, MANAGED) == "true", in_use: in_use(Some(node)), given_up: out || (late && !ready) }
     }
 
     fn note_waiting(&self, node: &str, steps: &Steps) {
@@ -262,8 +293,7 @@ impl Attacher {
 
     /// Who has an exclusive volume on another node, as it is told to a pod of a namespace.
     fn who_has(&self, want: &Wanted, node: &str, namespace: &str) -> String {
-        let nodes: BTreeSet<String> =
-            self.by_volume.get(&want.volume).iter().filter_map(|o| decoded::<VolumeAttachment>(o)).map(|a| a.spec.node_name).collect();
+        let nodes: BTreeSet<String> = self.of_volume(&want.volume).into_iter().map(|a| a.spec.node_name).collect();
         let others = nodes.iter().filter(|n| *n != node).filter_map(|n| self.wanted(n).ok()?.0.remove(&want.volume));
         let pods: Vec<Pod> = others.flat_map(|(_, pods)| pods).collect();
         let near: Vec<&str> = pods.iter().filter(|p| p.namespace() == namespace).map(Named::name).collect();
@@ -275,25 +305,39 @@ impl Attacher {
         }
     }
 
-    /// The node hears that a volume goes before it goes.
-    async fn apply(&self, name: &str, node: Option<&Node>, steps: &Steps) -> Result<(), Error> {
-        if node.is_some() && reported(node) != steps.report {
-            let list: Vec<_> = steps.report.iter().map(|unique| json!({"name": unique, "devicePath": ""})).collect();
-            let patch = Patch::Merge(json!({"status": {"volumesAttached": list}}));
-            self.context.client.patch_status::<Node>("", name, &patch).await.optional()?;
+    /// The node hears that a volume goes before it goes. What it says of itself then.
+    async fn report(&self, name: &str, node: Option<&Node>, steps: &Steps) -> Result<Option<Node>, Error> {
+        if node.is_none() || (reported(node) == steps.report && steps.detach.is_empty()) {
+            return Ok(None);
         }
+        let list: Vec<_> = steps.report.iter().map(|unique| json!({"name": unique, "devicePath": ""})).collect();
+        let patch = Patch::Merge(json!({"status": {"volumesAttached": list}}));
+        self.context.client.patch_status::<Node>("", name, &patch).await.optional()
+    }
+
+    /// Detaches and attaches; whether another node was faster with an exclusive volume.
+    async fn apply(&self, name: &str, node: Option<&Node>, steps: &Steps) -> Result<bool, Error> {
         let why = if node.is_some_and(is_out_of_service) { "out-of-service" } else { "timeout" };
         (0..steps.forced).for_each(|_| self.context.metrics.count(&FORCED, &[why]));
         for attachment in &steps.detach {
             self.context.client.delete::<VolumeAttachment>("", attachment, &DeleteOptions::default()).await.optional()?;
         }
+        let mut disputed = false;
         for want in &steps.attach {
-            match self.context.client.create(&attachment(want, name)).await {
+            if want.exclusive && !self.take(&want.volume, name) {
+                disputed = true;
+                continue;
+            }
+            let made = self.context.client.create(&attachment(want, name)).await.inspect(|made| self.written.wrote(made));
+            if want.exclusive {
+                self.taking.lock().remove(&want.volume);
+            }
+            match made {
                 Err(e) if e.is_already_exists() => {}
                 other => drop(other?),
             }
         }
-        Ok(())
+        Ok(disputed)
     }
 }
 
@@ -332,6 +376,11 @@ fn attachment(want: &Wanted, node: &str) -> VolumeAttachment {
 
 fn reported(node: Option<&Node>) -> BTreeSet<String> {
     node.and_then(|n| n.status.as_ref()).iter().flat_map(|s| s.volumes_attached.iter().flatten()).map(|v| v.name.clone()).collect()
+}
+
+/// What a node says that it has mounted.
+fn in_use(node: Option<&Node>) -> BTreeSet<String> {
+    node.and_then(|n| n.status.as_ref()).iter().flat_map(|s| s.volumes_in_use.iter().flatten()).cloned().collect()
 }
 
 /// The node of an encoded pod that uses claims.

@@ -163,11 +163,9 @@ impl Slices {
 
     async fn follow(&self, key: &ObjectKey, service: &Service) -> Result<(), Error> {
         let cached = self.by_service.get(&key.to_string());
-        let cached: Vec<EndpointSlice> = cached.iter().filter_map(|o| decoded(o)).map(|s| self.written.of(s)).collect();
-        let uids: BTreeSet<&str> = cached.iter().map(Named::uid).collect();
         let mine = |s: &EndpointSlice| s.namespace() == &*key.namespace && label(s, SERVICE_NAME) == Some(&*key.name);
-        let unseen = self.written.unseen(|s| mine(s) && !uids.contains(s.uid()));
-        let own = cached.iter().cloned().chain(unseen).filter(|s| label(s, MANAGED_BY) == Some(MANAGER)).collect();
+        let mut own = self.written.complete(cached.iter().filter_map(|o| decoded(o)), mine);
+        own.retain(|s| label(s, MANAGED_BY) == Some(MANAGER));
         let mut pods = selected(service, &self.pods);
         pods.retain(|pod| self.is_somewhere(key, service, pod));
         let zone = |node: &str| self.nodes.object("", node).and_then(|n| n.label(ZONE).map(str::to_owned));

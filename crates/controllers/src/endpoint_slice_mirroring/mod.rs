@@ -6,6 +6,7 @@
 mod measure;
 
 use crate::Context;
+use crate::latest::Latest;
 use crate::pods::controller_reference;
 use ferrokube_client::cache::readable;
 use ferrokube_client::controller::{self, Next};
@@ -39,6 +40,8 @@ struct Mirror {
     services: Cache<Service>,
     endpoints: Cache<Endpoints>,
     by_service: Arc<Index>,
+    /// Own writes: a cache that lags behind would have a second slice made for the same addresses.
+    written: Arc<Latest<EndpointSlice>>,
     measures: Measures,
 }
 
@@ -56,8 +59,12 @@ pub(crate) async fn run(context: Context) {
     services.on_change(move |d| add.add(d.key().clone()));
     let (add, wait) = (queue.clone(), context.config.settings.endpoints.mirrored_wait);
     endpoints.on_change(move |d| add.add_after(d.key().clone(), wait));
-    let add = queue.clone();
+    let written: Arc<Latest<EndpointSlice>> = Arc::default();
+    let (add, gone) = (queue.clone(), written.clone());
     slices.on_change(move |d| {
+        if d.new.is_none() {
+            gone.forget(&d.latest().uid);
+        }
         let ours = d.latest().label(MANAGED_BY) == Some(MANAGER);
         if let Some(service) = d.latest().label(SERVICE_NAME).filter(|_| ours) {
             add.add(ObjectKey::new(&d.key().namespace, service));
@@ -65,7 +72,7 @@ pub(crate) async fn run(context: Context) {
     });
     tokio::join!(services.synced(), endpoints.synced(), slices.synced());
     let measures = Measures::new(context.metrics.clone());
-    let mirror = Mirror { context, services, endpoints, by_service, measures };
+    let mirror = Mirror { context, services, endpoints, by_service, written, measures };
     let reconcile = |key| async {
         let begun = Instant::now();
         let result = mirror.reconcile(key).await;
@@ -77,7 +84,12 @@ pub(crate) async fn run(context: Context) {
 
 impl Mirror {
     async fn reconcile(&self, key: ObjectKey) -> Result<Next, Error> {
-        let own = self.by_service.get(&key.to_string()).iter().map(|o| readable(o)).collect::<Result<Vec<EndpointSlice>, _>>()?;
+        let cached = self.by_service.get(&key.to_string()).iter().map(|o| readable(o)).collect::<Result<Vec<EndpointSlice>, _>>()?;
+        let mine = |s: &EndpointSlice| {
+            let service = s.metadata.labels.as_ref().and_then(|l| l.get(SERVICE_NAME));
+            s.namespace() == &*key.namespace && service.is_some_and(|name| **name == *key.name)
+        };
+        let own = self.written.complete(cached.into_iter(), mine);
         let service = self.services.read(&key.namespace, &key.name)?;
         let endpoints = self.endpoints.read(&key.namespace, &key.name)?;
         let endpoints = endpoints.filter(|e| service.as_ref().is_some_and(|s| is_mirrored(s, e)));
@@ -100,17 +112,29 @@ impl Mirror {
 
     async fn apply(&self, change: Change) -> Result<(), Error> {
         let client = &self.context.client;
-        match change {
+        let written = match change {
             Change::Create(slice) => match client.create(&*slice).await {
-                Err(e) if e.is_namespace_terminating() => Ok(()),
-                other => other.map(drop),
+                Err(e) if e.is_namespace_terminating() => return Ok(()),
+                other => other?,
             },
-            Change::Update(slice) => client.update(&*slice).await.map(drop),
+            Change::Update(slice) => match client.update(&*slice).await {
+                Err(e) => {
+                    if e.is_not_found() {
+                        self.written.forget(slice.uid());
+                    }
+                    return Err(e);
+                }
+                Ok(written) => written,
+            },
             Change::Delete(slice) => {
                 let options = DeleteOptions::of_uid(slice.uid());
-                client.delete::<EndpointSlice>(slice.namespace(), slice.name(), &options).await.optional().map(drop)
+                client.delete::<EndpointSlice>(slice.namespace(), slice.name(), &options).await.optional()?;
+                self.written.forget(slice.uid());
+                return Ok(());
             }
-        }
+        };
+        self.written.wrote(&written);
+        Ok(())
     }
 }
 
