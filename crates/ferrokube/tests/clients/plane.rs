@@ -21,11 +21,21 @@ pub struct Plane {
 /// Runs a scenario on a fresh control plane with a tool, or says what is missing for that. A failure tells what the
 /// control plane logged.
 pub async fn scenario<T>(name: &str, tool: impl FnOnce() -> Result<T>, body: impl AsyncFnOnce(&Plane, T) -> Result<()>) {
+    scenario_with(&[], name, tool, body).await;
+}
+
+/// The same, on a control plane with flags of its own.
+pub async fn scenario_with<T>(
+    flags: &[&str],
+    name: &str,
+    tool: impl FnOnce() -> Result<T>,
+    body: impl AsyncFnOnce(&Plane, T) -> Result<()>,
+) {
     let tool = match tool() {
         Ok(tool) => tool,
         Err(error) => return eprintln!("SKIP: {name}: {error:#}"),
     };
-    let mut plane = Plane::start().unwrap_or_else(|e| panic!("{name}: {e:#}"));
+    let mut plane = Plane::start(flags).unwrap_or_else(|e| panic!("{name}: {e:#}"));
     let result = async {
         plane.ready().await?;
         body(&plane, tool).await
@@ -44,13 +54,13 @@ impl Drop for Plane {
 }
 
 impl Plane {
-    fn start() -> Result<Self> {
+    fn start(flags: &[&str]) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("ferrokube-clients-").tempdir()?;
         let binary = std::env::var("FERROKUBE_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_ferrokube").to_owned());
         let log = std::fs::File::create(dir.path().join("log"))?;
         let mut command = std::process::Command::new(binary);
         command.args(["up", "--control-plane-only", "--port", "0", "--data-dir"]).arg(dir.path().join("data"));
-        command.arg("--kubeconfig").arg(dir.path().join("kubeconfig")).env("HOME", dir.path());
+        command.arg("--kubeconfig").arg(dir.path().join("kubeconfig")).args(flags).env("HOME", dir.path());
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let up = command.spawn().context("cannot run ferrokube")?;
         Ok(Self { up, dir })

@@ -4,6 +4,7 @@ mod access;
 mod aggregated;
 mod discovery;
 mod objects;
+mod refusals;
 mod workloads;
 
 use crate::hollow;

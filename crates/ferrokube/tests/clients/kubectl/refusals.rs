@@ -1,0 +1,107 @@
+//! Answers that mean "not now" and "no longer": what kubectl makes of 429 and 410 over the wire.
+
+use super::Kubectl;
+use crate::plane::{PATIENCE, scenario, scenario_with};
+use anyhow::{Context as _, Result, ensure};
+use ferrokube_testkit::tools::clients;
+use ferrokube_testkit::wait_for;
+use serde_json::{Value, json};
+use std::process::Stdio;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+
+const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+
+/// A level without a single seat, where nobody queues.
+fn no_room() -> Value {
+    let limited = json!({"nominalConcurrencyShares": 0, "borrowingLimitPercent": 0, "limitResponse": {"type": "Reject"}});
+    json!({
+        "apiVersion": "flowcontrol.apiserver.k8s.io/v1", "kind": "PriorityLevelConfiguration", "metadata": {"name": "no-room"},
+        "spec": {"type": "Limited", "limited": limited}
+    })
+}
+
+/// Everything that Alice asks for falls under it.
+fn alices() -> Value {
+    let rule = json!({
+        "subjects": [{"kind": "User", "user": {"name": "alice"}}],
+        "resourceRules": [{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"], "namespaces": ["*"], "clusterScope": true}],
+        "nonResourceRules": [{"verbs": ["*"], "nonResourceURLs": ["*"]}],
+    });
+    json!({
+        "apiVersion": "flowcontrol.apiserver.k8s.io/v1", "kind": "FlowSchema", "metadata": {"name": "alices"},
+        "spec": {"priorityLevelConfiguration": {"name": "no-room"}, "matchingPrecedence": 50, "rules": [rule]}
+    })
+}
+
+/// Alice's kubectl meets a 429, and then there is room for her. Says whether it met one and ended well all the same.
+async fn waits_for_room(kubectl: &Kubectl<'_>, map: &str) -> Result<bool> {
+    kubectl.feed("apply -f -", &alices().to_string()).await?;
+    wait_for("Alice to be refused", PATIENCE, async || {
+        let refused = kubectl.plane.run(&kubectl.program, &["get", "--raw", "/api", "--as=alice", "--request-timeout=1s"], "").await;
+        ensure!(refused.is_err(), "she was served");
+        Ok(())
+    })
+    .await?;
+    let mut command = kubectl.plane.command(&kubectl.program);
+    command.args(["create", "configmap", map, "--as=alice", "-v=8"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().context("kubectl")?;
+    let mut lines = BufReader::new(child.stderr.take().context("its log")?).lines();
+    let mut met = false;
+    while let Some(line) = lines.next_line().await? {
+        if !met && line.contains("429") {
+            met = true;
+            kubectl.run("delete flowschema alices").await?;
+        }
+    }
+    let ended = child.wait().await?;
+    if !met {
+        kubectl.run("delete flowschema alices").await?;
+    }
+    Ok(met && ended.success())
+}
+
+#[tokio::test]
+async fn kubectl_comes_again_when_there_was_no_room() {
+    scenario("kubectl_comes_again_when_there_was_no_room", clients::kubectl_newer, async |plane, program| {
+        let kubectl = Kubectl::new(plane, program);
+        kubectl.run("create clusterrolebinding alice --clusterrole=edit --user=alice").await?;
+        kubectl.feed("create -f -", &no_room().to_string()).await?;
+        let mut tries = 0;
+        // It gives up after ten tries, a second apart; a machine that is busier than that gets another round.
+        wait_for("kubectl to wait for room", PATIENCE, async || {
+            tries += 1;
+            let map = format!("room-{tries}");
+            ensure!(waits_for_room(&kubectl, &map).await?, "kubectl gave up");
+            kubectl.says(&format!("get configmap {map} -o name"), &format!("configmap/{map}")).await
+        })
+        .await
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn kubectl_is_told_that_a_page_has_expired() {
+    let flags = ["--etcd-compaction-interval=1s"];
+    scenario_with(&flags, "kubectl_is_told_that_a_page_has_expired", clients::kubectl_newer, async |plane, program| {
+        let kubectl = Kubectl::new(plane, program);
+        for name in ["a", "b", "c"] {
+            kubectl.run(&format!("create configmap {name}")).await?;
+        }
+        let first: Value = serde_json::from_str(&kubectl.run(&format!("get --raw {MAPS}?limit=1")).await?)?;
+        let token = first["metadata"]["continue"].as_str().context("a token")?;
+        let next = format!("get --raw {MAPS}?limit=1&continue={token}");
+        let expired = wait_for("the page to expire", PATIENCE, async || {
+            // History goes as it grows.
+            kubectl.run("annotate configmap c seen=now --overwrite").await?;
+            kubectl.run("annotate configmap c seen-").await?;
+            kubectl.fails(&next).await
+        })
+        .await?;
+        let words = "Error from server (Expired): The provided continue parameter is too old to display a consistent list result.";
+        ensure!(expired.contains(words), "{expired}");
+        // Stock kubectl does not go on by itself; who lists anew sees all.
+        let own = "get configmaps --field-selector=metadata.name!=kube-root-ca.crt -o name";
+        kubectl.prints(own, "configmap/a\nconfigmap/b\nconfigmap/c").await
+    })
+    .await;
+}
