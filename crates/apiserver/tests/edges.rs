@@ -206,7 +206,11 @@ async fn options_of_writing_are_looked_at_together_and_before_the_object() {
         ("propagationPolicy=Orphan&orphanDependents=true", Value::Null, 422, "propagationPolicy: Invalid value: \"Orphan\": orphanDependents and deletionPropagation cannot be both set".to_owned()),
         ("gracePeriodSeconds=", Value::Null, 400, "strconv.ParseInt: parsing \"\": invalid syntax".to_owned()),
         ("", json!({"dryRun": ["x"]}), 422, "dryRun: Unsupported value: [\"x\"]: supported values: \"All\"".to_owned()),
-        ("", json!({"kind": "Pod", "apiVersion": "v1"}), 400, "no kind \"Pod\" is registered for version \"v1\" in scheme \"k8s.io/apimachinery/pkg/apis/meta/internalversion/scheme/register.go:28\"".to_owned()),
+        ("", json!({"kind": "Pod", "apiVersion": "v1"}), 400, "no kind \"Pod\" is registered for version \"v1\" in scheme \"pkg/apis/meta/internalversion/scheme/register.go:27\"".to_owned()),
+        ("", json!({"kind": "fixed"}), 400, "no kind \"fixed\" is registered for version \"meta.k8s.io/v1\" in scheme \"pkg/apis/meta/internalversion/scheme/register.go:27\"".to_owned()),
+        ("", json!({"kind": "APIResourceList", "apiVersion": "v1"}), 400, "converting (v1.APIResourceList) to (v1.DeleteOptions): unknown conversion".to_owned()),
+        ("", json!({"kind": "Table"}), 400, "converting (v1.Table) to (v1.DeleteOptions): unknown conversion".to_owned()),
+        ("", json!({"unknown": {"field": 1}}), 404, "configmaps \"a\" not found".to_owned()),
         ("", json!({"kind": "DeleteOptions", "apiVersion": "policy/v1"}), 404, "configmaps \"a\" not found".to_owned()),
     ];
     for (query, body, code, message) in cases {
@@ -215,12 +219,32 @@ async fn options_of_writing_are_looked_at_together_and_before_the_object() {
         assert_eq!(told(&reply), (code, wanted.as_str()), "{query}");
     }
     let typed = delete("", json!({"gracePeriodSeconds": "a"})).await;
-    assert_eq!(typed.code, 400, "{}", typed.text);
-    assert!(
-        typed.message().contains("cannot unmarshal string into Go struct field DeleteOptions.gracePeriodSeconds of type int64"),
-        "{}",
-        typed.text
-    );
+    let words = "json: cannot unmarshal string into Go struct field DeleteOptions.gracePeriodSeconds of type int64";
+    assert_eq!(told(&typed), (400, words));
+    for uri in [format!("{MAPS}/a"), MAPS.to_owned()] {
+        let sent = |media: &'static str, body: &'static [u8]| {
+            let (cluster, uri) = (&cluster, uri.clone());
+            async move { common::reply(cluster.send(common::admin(), "DELETE", &uri, media, "application/json", body.to_vec()).await).await }
+        };
+        let torn = sent("application/json", b"{\"dryRun\":").await;
+        assert_eq!(
+            (torn.code, torn.message()),
+            (400, "couldn't get version/kind; json parse error: unexpected end of JSON input"),
+            "{uri}"
+        );
+        let torn = sent("application/yaml", b"a: [").await;
+        assert_eq!(torn.code, 400, "{}", torn.text);
+        assert!(torn.message().starts_with("error converting YAML to JSON: "), "{}", torn.text);
+        let other = sent("application/yaml", b"kind: Pod\napiVersion: v1\n").await;
+        assert!(
+            other.code == 400 && other.message().starts_with("no kind \"Pod\" is registered for version \"v1\" in scheme "),
+            "{}",
+            other.text
+        );
+        let none = sent("application/vnd.kubernetes.protobuf", b"{}").await;
+        assert_eq!((none.code, none.json["reason"].as_str()), (400, Some("BadRequest")), "{}", none.text);
+        assert_eq!(sent("application/cbor", b"\xa0").await.code, 415, "{uri}");
+    }
 }
 
 #[tokio::test]

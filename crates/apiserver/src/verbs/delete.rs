@@ -31,7 +31,22 @@ use std::sync::Arc;
 
 const OPTIONS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions";
 /// Where the options are registered, as an error about others says.
-const SCHEME: &str = "k8s.io/apimachinery/pkg/apis/meta/internalversion/scheme/register.go:28";
+const SCHEME: &str = "pkg/apis/meta/internalversion/scheme/register.go:27";
+/// The version of what says none.
+const VERSION: &str = "meta.k8s.io/v1";
+/// Kinds that are registered beside the options, in whatever version.
+const UNVERSIONED: [&str; 7] = ["CreateOptions", "UpdateOptions", "Status", "APIVersions", "APIGroupList", "APIGroup", "APIResourceList"];
+/// Kinds that are registered beside the options in [`VERSION`].
+const VERSIONED: [&str; 8] = [
+    "GetOptions",
+    "ListOptions",
+    "PatchOptions",
+    "PartialObjectMetadata",
+    "PartialObjectMetadataList",
+    "Table",
+    "TableOptions",
+    "WatchEvent",
+];
 const ORPHAN: &str = "orphan";
 const FOREGROUND: &str = "foregroundDeletion";
 const TRIES: usize = 64;
@@ -129,6 +144,20 @@ impl DeleteOptions {
     }
 }
 
+/// Whether options call themselves what they are. Their group and version may be any.
+fn of_kind(value: &Value) -> Result<(), Status> {
+    let text = |name: &str| value.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
+    let (kind, version) = (text("kind").unwrap_or("DeleteOptions"), text("apiVersion").unwrap_or(VERSION));
+    if kind == "DeleteOptions" {
+        return Ok(());
+    }
+    Err(Status::bad_request(if UNVERSIONED.contains(&kind) || version == VERSION && VERSIONED.contains(&kind) {
+        format!("converting (v1.{kind}) to (v1.DeleteOptions): unknown conversion")
+    } else {
+        format!("no kind {kind:?} is registered for version {version:?} in scheme {SCHEME:?}")
+    }))
+}
+
 /// What to do with an object that shall go.
 enum Plan {
     /// Take it out now.
@@ -183,24 +212,31 @@ impl Request<'_> {
         Ok(options)
     }
 
-    /// The options, whatever they came in. Their group and version may be that of the kind.
+    /// The options, whatever they came in. What cannot be read is the client's mistake, in the words of the decoder.
     fn options_of(&self, body: &Bytes) -> Result<DeleteOptions, Status> {
         let schema = Schema::builtin(OPTIONS).ok_or_else(|| Status::internal("no type for DeleteOptions"))?;
-        let unread = |status: Status| {
-            let why = status.message.trim_start_matches("error decoding patch: ");
-            Status::untyped(format!("couldn't get version/kind; json parse error: {why}"))
+        let instead = |before: &str, now: &str| {
+            let (before, now) = (before.to_owned(), now.to_owned());
+            move |status: Status| Status::bad_request(format!("{now}{}", status.message.trim_start_matches(&before)))
         };
         let value = match Content::of(&self.headers)? {
-            Content::Json => decode::parse(body, ContentType::Json).map_err(unread)?.0,
-            Content::Yaml => decode::parse(body, ContentType::Yaml)?.0,
+            Content::Json => {
+                let unread = instead("error decoding patch: ", "couldn't get version/kind; json parse error: ");
+                decode::parse(body, ContentType::Json).map_err(unread)?.0
+            }
+            Content::Yaml => {
+                let unread = instead("error decoding YAML: ", "error converting YAML to JSON: ");
+                decode::parse(body, ContentType::Yaml).map_err(unread)?.0
+            }
             Content::Protobuf => ferrokube_api::protobuf::read(body, &schema).map_err(|e| Status::bad_request(e.to_string()))?,
         };
-        let text = |name: &str| value.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
-        let (kind, version) = (text("kind"), text("apiVersion"));
-        if !matches!(kind.as_str(), "" | "DeleteOptions") {
-            return Err(Status::bad_request(format!("no kind {kind:?} is registered for version {version:?} in scheme {SCHEME:?}")));
-        }
-        let typed = decode::normalize(value, &schema, Strictness::Ignore)?.value;
+        of_kind(&value)?;
+        // Upstream does not say here what could not be handled.
+        let bare = |status: Status| {
+            let why = status.message.split_once(" cannot be handled as a DeleteOptions: ").map_or(&*status.message, |(_, why)| why);
+            Status::bad_request(why)
+        };
+        let typed = decode::normalize(value, &schema, Strictness::Ignore).map_err(bare)?.value;
         serde_json::from_value(typed).map_err(|e| Status::bad_request(e.to_string()))
     }
 
