@@ -229,16 +229,22 @@ impl<V: View> Pods<V> {
         selector: &LabelSelector,
         accept: impl Fn(&Object) -> bool,
     ) -> Result<Vec<V>, Error> {
+        // The two indexes are not of one moment. Read so, who goes from one to the other meanwhile is in both and never in neither:
+        // one pod too few would be made anew, one counted twice would be deleted.
+        let mut orphans = self.orphans.get(owner.namespace());
         let mut own = self.of(owner.uid())?;
         if owner.meta().deletion_timestamp.is_some() {
             return Ok(own);
         }
+        orphans.extend(self.orphans.get(owner.namespace()));
+        let mut known: HashSet<String> = own.iter().map(|p| p.identity().2.to_owned()).collect();
+        orphans.retain(|o| known.insert(o.uid.to_string()));
         for pod in own.iter().filter(|p| !p.is_deleting() && !p.is_selected(selector)) {
             self.release(client, pod, owner.uid()).await?;
         }
         own.retain(|p| p.is_selected(selector));
         let mut may_adopt = None;
-        for object in self.orphans.get(owner.namespace()) {
+        for object in orphans {
             if !accept(&object) || !selects(selector, &object) || is_deleting(&object) {
                 continue;
             }
