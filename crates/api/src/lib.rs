@@ -16,6 +16,7 @@ pub mod names;
 pub mod object;
 pub mod openapi;
 pub mod ordered;
+pub mod packer;
 pub mod patch;
 pub mod project;
 pub mod protobuf;

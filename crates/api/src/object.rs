@@ -102,14 +102,21 @@ struct MetaOutline<'a> {
 impl Object {
     /// Reads the outline of an encoded object whose `metadata.resourceVersion` stands in the bytes.
     pub fn from_json(json: Bytes) -> Result<Self, NotAnObject> {
+        Self::from_json_like(json, None)
+    }
+
+    /// The same; text that stands in the same place of `like` is shared with it.
+    pub fn from_json_like(json: Bytes, like: Option<&Object>) -> Result<Self, NotAnObject> {
         let outline: Outline = serde_json::from_slice(&json)?;
         let meta = outline.metadata;
-        let labels = meta.labels.unwrap_or_default();
         Ok(Object {
-            key: ObjectKey::new(&meta.namespace, &meta.name),
-            uid: meta.uid.into(),
+            key: ObjectKey {
+                namespace: shared(&meta.namespace, like.map(|like| &like.key.namespace)),
+                name: shared(&meta.name, like.map(|like| &like.key.name)),
+            },
+            uid: shared(&meta.uid, like.map(|like| &like.uid)),
             revision: meta.resource_version.parse().unwrap_or(0),
-            labels: labels.into_iter().map(|(k, v)| (k.into(), v.into())).collect(),
+            labels: shared_labels(&meta.labels.unwrap_or_default(), like.map(|like| &like.labels)),
             fields: Arc::default(),
             json: json.clone().into(),
         })
@@ -159,6 +166,26 @@ impl Object {
     /// The owner whose `controller` is true.
     pub fn controller(&self) -> Option<OwnerReference> {
         self.owners().into_iter().find(|o| o.controller)
+    }
+}
+
+/// A text as it is kept: `known` itself if that says the same.
+pub fn shared(text: &str, known: Option<&Arc<str>>) -> Arc<str> {
+    known.filter(|known| ***known == *text).cloned().unwrap_or_else(|| text.into())
+}
+
+/// Labels as they are kept: those of `like`, as far as they are the same. Neighbours have most in common.
+pub fn shared_labels(labels: &BTreeMap<Cow<'_, str>, Cow<'_, str>>, like: Option<&Labels>) -> Labels {
+    let known = |at: usize| like.and_then(|like| like.get(at));
+    let same = |(at, (key, value)): (usize, (&Cow<'_, str>, &Cow<'_, str>))| known(at).is_some_and(|(k, v)| **k == **key && **v == **value);
+    match like {
+        Some(like) if like.len() == labels.len() && labels.iter().enumerate().all(same) => like.clone(),
+        _ => {
+            let pair = |(at, (key, value)): (usize, (&Cow<'_, str>, &Cow<'_, str>))| {
+                (shared(key, known(at).map(|(k, _)| k)), shared(value, known(at).map(|(_, v)| v)))
+            };
+            labels.iter().enumerate().map(pair).collect()
+        }
     }
 }
 

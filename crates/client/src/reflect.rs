@@ -2,20 +2,26 @@
 //!
 //! Whoever holds the stream never sees that a connection broke or that history was lost: after that comes a new
 //! [`Change::Restart`] with all that there is. Objects are told as they come; what is gone is told with its last state.
+//! Objects that came a while ago are packed ([`ferrokube_api::packer`]), as the API server does with its own: by then whoever follows
+//! the stream has read them, and a process that follows all Pods of a large cluster shall not keep each as plain text.
 
 use crate::transport::{Transport, TransportError};
 use bytes::{Bytes, BytesMut};
+use ferrokube_api::packer::Packer;
 use ferrokube_api::{Change, Object, Reason, Selection, Status};
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use futures_util::{StreamExt, TryStreamExt};
 use http::{Request, Response, header};
-use std::collections::HashMap;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 const RETRY: [Duration; 5] =
     [Duration::from_millis(50), Duration::from_millis(200), Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(10)];
+
+/// So many of the latest objects stay plain.
+const RECENT: usize = 512;
 
 /// The body of an answer that has no end.
 pub type Opened = BoxStream<'static, Result<Bytes, TransportError>>;
@@ -29,7 +35,7 @@ pub trait Open: Transport {
 /// Everything that happens to the selected objects, see [`Transport::subscribe`].
 pub fn changes<T: Open>(transport: T, selection: Selection) -> BoxStream<'static, Change> {
     let (changes, inbox) = tokio::sync::mpsc::channel(1024);
-    let watcher = Watcher { transport, selection, changes, known: HashMap::new() };
+    let watcher = Watcher { transport, selection, changes, recent: VecDeque::new(), packer: Packer::default() };
     tokio::spawn(watcher.run());
     Box::pin(futures_util::stream::unfold(inbox, |mut inbox| async move { inbox.recv().await.map(|c| (c, inbox)) }))
 }
@@ -39,8 +45,9 @@ struct Watcher<T> {
     transport: T,
     selection: Selection,
     changes: tokio::sync::mpsc::Sender<Change>,
-    /// The last state sent of every object, because a deletion over the network may come after lost history.
-    known: HashMap<ferrokube_api::ObjectKey, Arc<Object>>,
+    /// The latest objects, oldest first: not packed yet.
+    recent: VecDeque<Arc<Object>>,
+    packer: Packer,
 }
 
 /// Why a watch ended.
@@ -104,7 +111,6 @@ impl<T: Open> Watcher<T> {
         let mut revision = String::new();
         let mut token = String::new();
         self.emit(Change::Restart).await;
-        self.known.clear();
         loop {
             let more = format!(
                 "limit=500{}",
@@ -132,10 +138,16 @@ impl<T: Open> Watcher<T> {
     }
 
     async fn set(&mut self, json: Bytes) -> crate::Result<u64> {
-        let object = Arc::new(Object::from_json(json).map_err(TransportError::new)?);
+        let before = self.recent.back();
+        let object = Arc::new(Object::from_json_like(json, before.map(|o| &**o)).map_err(TransportError::new)?);
         let revision = object.revision;
-        self.known.insert(object.key.clone(), object.clone());
-        self.emit(Change::Set(object)).await;
+        self.emit(Change::Set(object.clone())).await;
+        self.recent.push_back(object);
+        if self.recent.len() > RECENT
+            && let Some(object) = self.recent.pop_front()
+        {
+            self.packer.pack(&object, None);
+        }
         Ok(revision)
     }
 
@@ -184,7 +196,6 @@ impl<T: Open> Watcher<T> {
             "DELETED" => {
                 let object = Object::from_json(Bytes::copy_from_slice(&json)).map_err(TransportError::new)?;
                 *from = object.revision.to_string();
-                self.known.remove(&object.key);
                 self.emit(Change::Gone(Arc::new(object))).await;
             }
             "BOOKMARK" => {
@@ -246,5 +257,48 @@ fn with_type(item: &str, api_version: &str, kind: &str) -> Bytes {
     match body {
         Some(rest) => Bytes::from(format!("{{\"kind\":\"{kind}\",\"apiVersion\":\"{api_version}\",{rest}")),
         None => Bytes::copy_from_slice(item.as_bytes()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A server that lists what it has and then says nothing more.
+    struct Quiet(Vec<serde_json::Value>);
+
+    impl Transport for Quiet {
+        fn send(&self, _: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, TransportError>> {
+            let list = serde_json::json!({"kind": "ConfigMapList", "apiVersion": "v1", "metadata": {"resourceVersion": "9"}, "items": self.0});
+            Box::pin(async move { Ok(Response::new(list.to_string().into())) })
+        }
+
+        fn subscribe(&self, _: Selection) -> BoxStream<'static, Change> {
+            Box::pin(futures_util::stream::pending())
+        }
+    }
+
+    impl Open for Quiet {
+        fn open(&self, _: Request<Bytes>) -> BoxFuture<'_, Result<Response<Opened>, TransportError>> {
+            Box::pin(async { Ok(Response::new(futures_util::stream::pending().boxed())) })
+        }
+    }
+
+    #[tokio::test]
+    async fn objects_that_many_have_followed_are_packed_and_read_the_same() {
+        let text = "some settings that all of them have; ".repeat(20);
+        let item = |n: usize| serde_json::json!({"metadata": {"name": format!("o{n:04}"), "namespace": "n"}, "data": {"a": text}});
+        let items: Vec<_> = (0..RECENT + 100).map(item).collect();
+        let listed = changes(Quiet(items), Selection::default()).take_while(|change| std::future::ready(!matches!(change, Change::Synced(_))));
+        let objects: Vec<_> = listed.filter_map(|change| async { if let Change::Set(object) = change { Some(object) } else { None } }).collect().await;
+        assert_eq!(objects.len(), RECENT + 100);
+        let packed = objects.iter().take_while(|o| o.json.template().is_some()).count();
+        assert_eq!(packed, 100);
+        assert!(Arc::ptr_eq(&objects[0].key.namespace, &objects[1].key.namespace));
+        for (n, object) in objects.iter().enumerate() {
+            let read: serde_json::Value = object.decode().expect("an object");
+            assert_eq!((&read["metadata"]["name"], &read["data"]["a"]), (&format!("o{n:04}").into(), &text.as_str().into()));
+            assert_eq!((&read["kind"], &read["apiVersion"]), (&"ConfigMap".into(), &"v1".into()));
+        }
     }
 }

@@ -5,13 +5,13 @@
 
 use super::event::Event;
 use super::outline::{self, Unreadable};
-use super::packer::Packer;
 use super::queue::Receiver;
 use super::watchers::{Interest, Seat, Watchers};
 use bytes::Bytes;
 use ferrokube_api::Object;
 use ferrokube_api::kinds::Kind;
 use ferrokube_api::ordered::{self, Ordered, Parts, after, parts};
+use ferrokube_api::packer::Packer;
 use parking_lot::{Mutex, RwLock};
 use smallvec::SmallVec;
 use std::collections::{HashMap, VecDeque};

@@ -9,7 +9,6 @@ mod feed;
 mod kind;
 mod load;
 pub mod outline;
-mod packer;
 mod queue;
 #[cfg(test)]
 mod tests;

@@ -5,7 +5,7 @@
 
 use bytes::{Bytes, BytesMut};
 use ferrokube_api::kinds::SelectableField;
-use ferrokube_api::object::Labels;
+use ferrokube_api::object::{Labels, shared, shared_labels};
 use ferrokube_api::{Object, ObjectKey};
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -96,24 +96,6 @@ pub fn object(fields: &[SelectableField], stored: &[u8], revision: u64, like: Op
         labels: outline.labels,
         json: splice(stored, revision)?.into(),
     })
-}
-
-fn shared(text: &str, known: Option<&Arc<str>>) -> Arc<str> {
-    known.filter(|known| ***known == *text).cloned().unwrap_or_else(|| text.into())
-}
-
-fn shared_labels(labels: &BTreeMap<Cow<'_, str>, Cow<'_, str>>, like: Option<&Labels>) -> Labels {
-    let known = |at: usize| like.and_then(|like| like.get(at));
-    let same = |(at, (key, value)): (usize, (&Cow<'_, str>, &Cow<'_, str>))| known(at).is_some_and(|(k, v)| **k == **key && **v == **value);
-    match like {
-        Some(like) if like.len() == labels.len() && labels.iter().enumerate().all(same) => like.clone(),
-        _ => {
-            let pair = |(at, (key, value)): (usize, (&Cow<'_, str>, &Cow<'_, str>))| {
-                (shared(key, known(at).map(|(k, _)| k)), shared(value, known(at).map(|(_, v)| v)))
-            };
-            labels.iter().enumerate().map(pair).collect()
-        }
-    }
 }
 
 struct Digits([u8; 20], usize);

@@ -4,8 +4,8 @@
 //! objects, since a template is kept whole. Objects whose keys are next to each other are mostly of one origin, so the template of the
 //! neighbour is tried first.
 
-use ferrokube_api::Object;
-use ferrokube_api::json::{Packed, Template};
+use crate::Object;
+use crate::json::{Packed, Template};
 use parking_lot::Mutex;
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ const PER_TEMPLATE: usize = 256 << 10;
 
 /// The packer of one kind.
 #[derive(Debug, Default)]
-pub(super) struct Packer(Mutex<Known>);
+pub struct Packer(Mutex<Known>);
 
 #[derive(Debug, Default)]
 struct Known {
