@@ -269,7 +269,8 @@ mod tests {
 
     impl Transport for Quiet {
         fn send(&self, _: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, TransportError>> {
-            let list = serde_json::json!({"kind": "ConfigMapList", "apiVersion": "v1", "metadata": {"resourceVersion": "9"}, "items": self.0});
+            let list =
+                serde_json::json!({"kind": "ConfigMapList", "apiVersion": "v1", "metadata": {"resourceVersion": "9"}, "items": self.0});
             Box::pin(async move { Ok(Response::new(list.to_string().into())) })
         }
 
@@ -289,8 +290,10 @@ mod tests {
         let text = "some settings that all of them have; ".repeat(20);
         let item = |n: usize| serde_json::json!({"metadata": {"name": format!("o{n:04}"), "namespace": "n"}, "data": {"a": text}});
         let items: Vec<_> = (0..RECENT + 100).map(item).collect();
-        let listed = changes(Quiet(items), Selection::default()).take_while(|change| std::future::ready(!matches!(change, Change::Synced(_))));
-        let objects: Vec<_> = listed.filter_map(|change| async { if let Change::Set(object) = change { Some(object) } else { None } }).collect().await;
+        let listed =
+            changes(Quiet(items), Selection::default()).take_while(|change| std::future::ready(!matches!(change, Change::Synced(_))));
+        let objects: Vec<_> =
+            listed.filter_map(|change| async { if let Change::Set(object) = change { Some(object) } else { None } }).collect().await;
         assert_eq!(objects.len(), RECENT + 100);
         let packed = objects.iter().take_while(|o| o.json.template().is_some()).count();
         assert_eq!(packed, 100);
