@@ -1,5 +1,7 @@
-//! Measures how fast stored pods are written in protobuf and how fast the cells of their Table are made: `cargo run --release -p ferrokube-api --example wire_speed`.
+//! Measures how fast stored pods are unpacked and written in protobuf, and how fast the cells of their Table are made:
+//! `cargo run --release -p ferrokube-api --example wire_speed -- [rounds]`.
 
+use ferrokube_api::json::{Json, Packed, Template};
 use ferrokube_api::kinds::{self, HookContext};
 use ferrokube_api::project::project;
 use ferrokube_api::protobuf::Encoder;
@@ -30,22 +32,38 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             "volumes": [{"name": "scratch", "emptyDir": {}}]},
         "status": {"phase": "Running", "podIP": "10.0.0.1", "startTime": "2026-11-28T12:00:00Z",
             "conditions": conditions}});
-    let stored = pod.to_string().into_bytes();
+    // Pods of one template differ in what the server and the node say of each.
+    let (uid, clock) = ("0f1e2d3c-0000", "12:00:00");
+    let text = pod.to_string();
+    let another = |n: usize| {
+        let pod = text.replace("pod-0001", &format!("pod-{n:04}")).replace("10.0.0.1", &format!("10.0.{}.{}", n / 256, n % 256));
+        let pod = pod.replace(uid, &format!("{n:08x}-0000")).replace("12345", &(100_000 + n).to_string());
+        pod.replace(clock, &format!("12:{:02}:{:02}", n / 600, n / 10 % 60)).into_bytes()
+    };
+    let stored: Vec<Vec<u8>> = (0..PODS).map(another).collect();
+    let template = Template::new(&stored[0]).ok_or("no template")?;
+    let packed: Vec<Json> = stored.iter().map(|json| Json::from(bytes::Bytes::from(json.clone()))).collect();
+    packed.iter().for_each(|json| json.pack(|json| Packed::new(json, &template)));
+    let rounds = std::env::args().nth(1).and_then(|n| n.parse().ok()).unwrap_or(3);
+    let length = stored[0].len();
     let row = kinds::builtin().iter().find(|k| k.kind == "Pod").ok_or("no row for pods")?;
     let make_cells = row.hooks.cells.ok_or("no cells for pods")?;
     let now = HookContext { now: "2026-11-28T13:00:00Z".parse()? };
-    for _ in 0..3 {
-        let (mut encoder, mut out) = (Encoder::default(), Vec::with_capacity(PODS * stored.len()));
+    for _ in 0..rounds {
+        let (mut scratch, mut total) = (Vec::new(), 0);
         let started = Instant::now();
-        for _ in 0..PODS {
-            encoder.nested(2, &stored, schema.root(), &mut out)?;
+        packed.iter().for_each(|json| total += json.with(&mut scratch, <[u8]>::len));
+        println!("{PODS} pods of {length} bytes of JSON, {total} together, unpacked in {:?}", started.elapsed());
+        let (mut encoder, mut out) = (Encoder::default(), Vec::with_capacity(PODS * length));
+        let started = Instant::now();
+        for json in &stored {
+            encoder.nested(2, json, schema.root(), &mut out)?;
         }
-        let took = started.elapsed();
-        println!("{PODS} pods of {} bytes of JSON to {} bytes each in {took:?}", stored.len(), out.len() / PODS);
+        println!("to {} bytes each in {:?}", out.len() / PODS, started.elapsed());
         let started = Instant::now();
         let mut cells = 0;
-        for _ in 0..PODS {
-            cells += make_cells(&project(&stored, row.hooks.cell_paths)?, &now).len();
+        for json in &stored {
+            cells += make_cells(&project(json, row.hooks.cell_paths)?, &now).len();
         }
         println!("{cells} cells of them in {:?}", started.elapsed());
     }

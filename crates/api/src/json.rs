@@ -8,6 +8,7 @@
 use bytes::Bytes;
 use parking_lot::RwLock;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// What is shorter is not worth a block of its own.
 const SHORT: usize = 384;
@@ -86,12 +87,16 @@ enum State {
 }
 
 /// See the module.
-pub struct Json(RwLock<State>);
+pub struct Json {
+    state: RwLock<State>,
+    /// 0: not counted.
+    wire: AtomicU32,
+}
 
 impl Json {
     /// The bytes.
     pub fn bytes(&self) -> Bytes {
-        match &*self.0.read() {
+        match &*self.state.read() {
             State::Plain(bytes) => bytes.clone(),
             State::Packed(packed) => packed.unpacked().into(),
         }
@@ -99,7 +104,7 @@ impl Json {
 
     /// Does something with the bytes. Packed ones are unpacked into `scratch`, which serves one object after the other.
     pub fn with<T>(&self, scratch: &mut Vec<u8>, read: impl FnOnce(&[u8]) -> T) -> T {
-        let state = self.0.read();
+        let state = self.state.read();
         match &*state {
             State::Plain(bytes) => {
                 let bytes = bytes.clone();
@@ -118,15 +123,25 @@ impl Json {
     /// How many bytes they are.
     #[expect(clippy::len_without_is_empty, reason = "an object is never empty")]
     pub fn len(&self) -> usize {
-        match &*self.0.read() {
+        match &*self.state.read() {
             State::Plain(bytes) => bytes.len(),
             State::Packed(packed) => packed.plain_len(),
         }
     }
 
+    /// How many bytes its message in protobuf is, once somebody has counted them: in a list that length stands far before the message.
+    pub fn wire_len(&self) -> Option<usize> {
+        Some(self.wire.load(Ordering::Relaxed) as usize).filter(|len| *len > 0)
+    }
+
+    /// They were counted. The bytes never change, so there is nothing else that they could be.
+    pub fn count_wire(&self, len: usize) {
+        self.wire.store(u32::try_from(len).unwrap_or(0), Ordering::Relaxed);
+    }
+
     /// Whether the bytes begin so.
     pub fn starts_with(&self, start: &[u8]) -> bool {
-        match &*self.0.read() {
+        match &*self.state.read() {
             State::Plain(bytes) => bytes.starts_with(start),
             State::Packed(packed) if start.len() <= packed.template.head => packed.template.head().starts_with(start),
             State::Packed(packed) => packed.unpacked().starts_with(start),
@@ -135,7 +150,7 @@ impl Json {
 
     /// What the bytes are packed against, if they are.
     pub fn template(&self) -> Option<Arc<Template>> {
-        match &*self.0.read() {
+        match &*self.state.read() {
             State::Plain(_) => None,
             State::Packed(packed) => Some(packed.template.clone()),
         }
@@ -143,12 +158,12 @@ impl Json {
 
     /// Packs the bytes where they stand, for all who hold them: with what `how` makes of them, unless that is nothing.
     pub fn pack(&self, how: impl FnOnce(&[u8]) -> Option<Packed>) {
-        let plain = match &*self.0.read() {
+        let plain = match &*self.state.read() {
             State::Plain(bytes) => bytes.clone(),
             State::Packed(_) => return,
         };
         if let Some(packed) = how(&plain) {
-            let before = std::mem::replace(&mut *self.0.write(), State::Packed(packed));
+            let before = std::mem::replace(&mut *self.state.write(), State::Packed(packed));
             drop(before); // Outside the lock.
         }
     }
@@ -156,7 +171,7 @@ impl Json {
 
 impl From<Bytes> for Json {
     fn from(bytes: Bytes) -> Json {
-        Json(RwLock::new(State::Plain(bytes)))
+        Json { state: RwLock::new(State::Plain(bytes)), wire: AtomicU32::new(0) }
     }
 }
 

@@ -9,7 +9,7 @@ mod encode;
 mod json;
 mod memo;
 
-pub use encode::{ENVELOPE_TAIL, Encoder, envelope_head, enveloped, named, watch_frame, write};
+pub use encode::{ENVELOPE_TAIL, Encoder, ITEMS, envelope_head, enveloped, item_len, named, watch_frame, write};
 
 use crate::schema::{Field, Schema, Shape, TypeRef, WirePath};
 use crate::time;

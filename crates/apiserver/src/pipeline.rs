@@ -277,8 +277,12 @@ impl<'s> Request<'s> {
                 Shape::Table => (200, many.table(&self.entry, include()?, accept.beta).await?),
             },
         };
+        let indented = accept.format == Format::Json && pretty::wanted(&self.query, &self.headers);
+        if indented || accept.format == Format::Yaml || self.trail.wants_response() {
+            body = body.gathered().await.map_err(Status::internal)?;
+        }
         self.trail.response_body(&mut body);
-        if accept.format == Format::Json && pretty::wanted(&self.query, &self.headers) {
+        if indented {
             body = Body::Full(pretty::indent(&collected(body)).into());
         }
         respond(code, body, accept.format, &self.headers)

@@ -21,6 +21,9 @@ const VARINT: u32 = 0;
 const FIXED64: u32 = 1;
 const BYTES: u32 = 2;
 
+/// The number of `items` in every list.
+pub const ITEMS: u32 = 2;
+
 const OBJECT_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
 
 /// What follows an object in its envelope: content encoding and type, empty and written, as Go writes them.
@@ -37,6 +40,11 @@ pub fn envelope_head(api_version: &str, kind: &str, raw: usize) -> Vec<u8> {
     tag(2, BYTES, &mut out);
     varint(raw as u64, &mut out);
     out
+}
+
+/// How many bytes a message of `len` bytes takes as an item of a list.
+pub fn item_len(len: usize) -> usize {
+    1 + varint_len(len) + len
 }
 
 /// Writes an object with the envelope that names its kind, as the object itself says it.
@@ -483,6 +491,15 @@ mod tests {
             finish(mark, &mut out);
             bytes(3, &content, &mut wanted);
             assert!(out == wanted, "{length} bytes, room for a length of {room}");
+        }
+    }
+
+    #[test]
+    fn an_item_is_as_long_as_was_counted() {
+        for length in [0, 1, 127, 128, 16_383, 16_384, 70_000] {
+            let mut out = Vec::new();
+            bytes(ITEMS, &vec![7; length], &mut out);
+            assert_eq!(out.len(), item_len(length));
         }
     }
 

@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use ferrokube_api::Object;
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use futures_util::stream::BoxStream;
+use futures_util::stream::{self, BoxStream, StreamExt};
 use http_body::{Frame, SizeHint};
 use std::io::Write;
 use std::pin::Pin;
@@ -29,6 +29,9 @@ pub struct Splice {
     scratch: Vec<u8>,
 }
 
+/// Bytes that follow each other, up to an end or where they break off.
+pub type Pieces = BoxStream<'static, Result<Bytes, BrokenOff>>;
+
 /// The body of a response.
 #[derive(Default)]
 pub enum Body {
@@ -41,18 +44,20 @@ pub enum Body {
     Splice(Splice),
     /// A whole in pieces, and the bytes that are left of it.
     Blocks(std::vec::IntoIter<Bytes>, u64),
+    /// A list that is written while it is sent, and the bytes that are left of it when that is known.
+    Pieces(Pieces, Option<u64>),
     /// Compressed on the way.
     Gzip(Box<Body>, Option<GzEncoder<Vec<u8>>>),
     /// A stream without known end: a watch.
     Stream(BoxStream<'static, Bytes>),
     /// The answer of another server, as it comes: a log, whatever is behind a proxy.
-    Passage(BoxStream<'static, Result<Bytes, BrokenOff>>),
+    Passage(Pieces),
 }
 
-/// The answer of another server ended before its end. The client's connection, or its stream of that, is reset for it, with a
-/// reason that is ours: what the other server gave for one is between us and it.
+/// An answer, most likely that of another server, ended before its end. The client's connection, or its stream of that, is reset for
+/// it, with a reason that is ours: what the other server gave for one is between us and it.
 #[derive(Debug, thiserror::Error)]
-#[error("the answer of the backend broke off: {0}")]
+#[error("the answer broke off: {0}")]
 pub struct BrokenOff(pub String);
 
 impl From<Bytes> for Body {
@@ -76,6 +81,16 @@ impl Body {
         Body::Blocks(blocks.into_iter(), left)
     }
 
+    /// A list that begins with these blocks. `rest` is what comes between them and `tail`, if anything does; `length` is that of all together.
+    pub fn pieces(mut blocks: Vec<Bytes>, rest: Option<Pieces>, tail: Bytes, length: Option<u64>) -> Self {
+        let Some(rest) = rest else {
+            blocks.push(tail);
+            return Body::blocks(blocks);
+        };
+        let known = |blocks: Vec<Bytes>| stream::iter(blocks.into_iter().map(Ok));
+        Body::Pieces(known(blocks).chain(rest).chain(known(vec![tail])).boxed(), length)
+    }
+
     /// Exact length, when known.
     pub fn len(&self) -> Option<u64> {
         match self {
@@ -83,6 +98,7 @@ impl Body {
             Body::Full(bytes) => Some(bytes.len() as u64),
             Body::Splice(splice) => Some(splice.left),
             Body::Blocks(_, left) => Some(*left),
+            Body::Pieces(_, left) => *left,
             Body::Gzip(..) | Body::Stream(_) | Body::Passage(_) => None,
         }
     }
@@ -109,8 +125,13 @@ impl Body {
                 *self = Body::Full(bytes.clone());
                 Some(bytes)
             }
-            Body::Empty | Body::Gzip(..) | Body::Stream(_) | Body::Passage(_) => None,
+            Body::Empty | Body::Pieces(..) | Body::Gzip(..) | Body::Stream(_) | Body::Passage(_) => None,
         }
+    }
+
+    /// The same, put together.
+    pub async fn gathered(self) -> Result<Self, BrokenOff> {
+        self.collect().await.map(Body::Full)
     }
 
     /// The same, compressed on the way.
@@ -167,6 +188,16 @@ fn squeeze(encoder: &mut Option<GzEncoder<Vec<u8>>>, data: &[u8]) -> Option<Byte
     (!out.is_empty()).then(|| out.into())
 }
 
+/// What comes next, if it is no more than what is left of the promised length, and the end only when nothing is.
+fn promised(left: &mut Option<u64>, next: Option<Bytes>) -> Result<Option<Bytes>, BrokenOff> {
+    let Some(left) = left else { return Ok(next) };
+    match left.checked_sub(next.as_ref().map_or(0, |bytes| bytes.len() as u64)) {
+        Some(rest) if next.is_some() || rest == 0 => *left = rest,
+        _ => return Err(BrokenOff("a list is not as long as was promised".to_owned())),
+    }
+    Ok(next)
+}
+
 impl http_body::Body for Body {
     type Data = Bytes;
     type Error = BrokenOff;
@@ -180,6 +211,11 @@ impl http_body::Body for Body {
             }
             Body::Splice(splice) => splice.block(),
             Body::Blocks(blocks, left) => blocks.find(|b| !b.is_empty()).inspect(|b| *left -= b.len() as u64),
+            // No stream without an end: it stays in a task of its own.
+            Body::Pieces(pieces, left) => match pieces.as_mut().poll_next(cx) {
+                Poll::Ready(next) => promised(left, next.transpose()?)?,
+                Poll::Pending => return Poll::Pending,
+            },
             Body::Stream(stream) => match stream.as_mut().poll_next(cx) {
                 Poll::Ready(next) => next,
                 Poll::Pending => {

@@ -1,7 +1,8 @@
 //! Lists on their way out: spliced, as Table, or as partial metadata.
 
 use super::table::{self, Include};
-use super::{Body, pieces, present};
+use super::pieces::{self, Begun};
+use super::{Body, present};
 use crate::registry::Entry;
 use bytes::{Buf, Bytes};
 use ferrokube_api::{Object, Status};
@@ -78,12 +79,8 @@ where
             item(object, out)
         })
     };
-    let mut blocks = pieces::written(objects, items).await?;
-    if let Some(first) = blocks.first_mut() {
-        // No comma stands before the first one.
-        first.advance(first.len().min(1));
-    }
-    blocks.insert(0, head);
-    blocks.push(Bytes::from_static(tail));
-    Ok(Body::blocks(blocks))
+    let Begun { mut first, rest } = pieces::begun(objects, items).await?;
+    // No comma stands before the first one.
+    first.advance(first.len().min(1));
+    Ok(Body::pieces(vec![head, first], rest, Bytes::from_static(tail), None))
 }
