@@ -8,6 +8,7 @@
 mod encode;
 mod json;
 mod memo;
+mod mold;
 
 pub use encode::{ENVELOPE_TAIL, Encoder, ITEMS, envelope_head, enveloped, item_len, named, watch_frame, write};
 

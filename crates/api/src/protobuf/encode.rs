@@ -7,6 +7,7 @@
 
 use super::json::Json;
 use super::memo::{Memo, Outcome, Place};
+use super::mold::Molds;
 use super::{DEPTH, MAGIC, Malformed, Read, schema_props};
 use crate::schema::{Field, Schema, Shape, TypeRef, Types, WirePath};
 use base64::Engine as _;
@@ -141,7 +142,7 @@ fn begin_with(number: u32, room: usize, out: &mut Vec<u8>) -> Mark {
 }
 
 /// Bytes that a length takes.
-fn varint_len(value: usize) -> usize {
+pub(super) fn varint_len(value: usize) -> usize {
     (usize::BITS - value.leading_zeros()).div_ceil(7).max(1) as usize
 }
 
@@ -206,6 +207,7 @@ pub struct Encoder {
     /// In the list around what is being written.
     position: u32,
     memo: Memo,
+    pub(super) molds: Molds,
 }
 
 impl Encoder {
@@ -216,7 +218,15 @@ impl Encoder {
     pub fn message(&mut self, json: &[u8], ty: TypeRef<'_>, out: &mut Vec<u8>) -> Read<()> {
         self.segments.clear();
         (self.depth, self.position) = (0, 0);
-        self.fields(&mut Json::new(json), ty, out)
+        let (mut molds, start) = (std::mem::take(&mut self.molds), out.len());
+        let scalar = |number, value: &[u8], ty: TypeRef<'_>, out: &mut Vec<u8>| self.single(number, &mut Json::new(value), ty, out);
+        let written = if molds.write(json, ty, out, scalar) {
+            Ok(())
+        } else {
+            self.fields(&mut Json::new(json), ty, out).map(|()| molds.keep(json, ty, &out[start..]))
+        };
+        self.molds = molds;
+        written
     }
 
     /// Appends the fields of the `PartialObjectMetadata` of an object of any kind, without an envelope.

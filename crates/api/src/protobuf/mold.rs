@@ -1,0 +1,421 @@
+//! What was written becomes a mold for what comes next, because objects that are listed together say nearly the same: of two pods of one
+//! template a dozen names, times and addresses differ. An object that has the text of an earlier one but for the values of some
+//! scalars is written as that one was, with its own values in their places: it is compared and copied, not read.
+//!
+//! A mold learns by itself which scalars vary. What fits it becomes the very bytes that writing it member by member makes:
+//! a scalar becomes the same wherever it stands, lengths are counted anew, and everything else has to be the same text.
+
+use super::encode::varint_len;
+use super::json::Json;
+use super::{Fields, Wire};
+use crate::scan::value_end;
+use crate::schema::{Shape, TypeId, TypeRef, WirePath};
+use std::cmp::Reverse;
+use std::ops::Range;
+
+/// Molds kept at once, the one that fitted last in front.
+const MOLDS: usize = 4;
+/// After so many objects in a row that fitted none, few more are tried as molds.
+const PATIENCE: u32 = 8;
+
+/// A value of the object that a mold was made from, which is no list and no object with fields.
+struct Scalar {
+    json: Range<usize>,
+    /// Its field, tag and length included.
+    wire: Range<usize>,
+    number: u32,
+    ty: TypeId,
+    varies: bool,
+}
+
+/// A field with a message in it.
+#[derive(Clone, PartialEq)]
+struct Message {
+    tag: Range<usize>,
+    body: Range<usize>,
+}
+
+/// How an object is written, from its end to its beginning: what a message holds is written by the time its length is asked for.
+enum Step {
+    /// As in the mold.
+    Plain(Range<usize>),
+    /// The value of the hole with this number.
+    Hole(usize),
+    /// A message ends here.
+    End,
+    /// A message begins here. Its tag.
+    Begin(Range<usize>),
+}
+
+struct Mold {
+    ty: TypeId,
+    json: Vec<u8>,
+    wire: Vec<u8>,
+    /// In the order of the text.
+    scalars: Vec<Scalar>,
+    messages: Vec<Message>,
+    /// Those scalars that vary.
+    holes: Vec<usize>,
+    steps: Vec<Step>,
+}
+
+/// A field as it stands in a mold.
+struct Part {
+    whole: Range<usize>,
+    message: Message,
+}
+
+impl Mold {
+    /// From an object and what it was written as. None: it has something that a mold cannot have.
+    fn of(json: &[u8], ty: TypeRef<'_>, wire: &[u8]) -> Option<Mold> {
+        let (scalars, messages, holes, steps) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let mut mold = Mold { ty: ty.id(), json: json.to_vec(), wire: wire.to_vec(), scalars, messages, holes, steps };
+        mold.fields(&mut Json::new(json), ty, 0..wire.len())?;
+        mold.messages.sort_by_key(|m| m.tag.start);
+        mold.messages.dedup();
+        mold.plan();
+        Some(mold)
+    }
+
+    /// The fields of this number in the message that stands at `body`.
+    fn parts(&self, body: &Range<usize>, number: u32) -> Option<Vec<Part>> {
+        let (mut parts, mut fields, mut start) = (Vec::new(), Fields(&self.wire[body.clone()]), body.start);
+        while let Some((found, wire)) = fields.next().ok()? {
+            let end = body.end - fields.0.len();
+            if found == u64::from(number) {
+                let content = if let Wire::Bytes(bytes) = wire { bytes.len() } else { 0 };
+                let tag = start..start + varint_len((number << 3) as usize);
+                parts.push(Part { whole: start..end, message: Message { tag, body: end - content..end } });
+            }
+            start = end;
+        }
+        Some(parts)
+    }
+
+    fn enter(&mut self, part: Part) -> Range<usize> {
+        let body = part.message.body.clone();
+        self.messages.push(part.message);
+        body
+    }
+
+    /// The message that a path leads into, and the last number of the path.
+    fn inside(&mut self, mut body: Range<usize>, path: &WirePath) -> Option<(Range<usize>, u32)> {
+        let numbers = path.split(|n| *n == 0).next()?;
+        let (last, way) = numbers.split_last()?;
+        for number in way {
+            let part = self.parts(&body, u32::from(*number))?.pop()?;
+            body = self.enter(part);
+        }
+        Some((body, u32::from(*last)))
+    }
+
+    fn fields(&mut self, json: &mut Json<'_>, ty: TypeRef<'_>, body: Range<usize>) -> Option<()> {
+        let mut first = true;
+        json.expect(b'{').ok()?;
+        while json.more(b'}', &mut first).ok()? {
+            let name = json.key().ok()?;
+            match std::str::from_utf8(&name).ok().and_then(|name| ty.field(name)) {
+                Some((_, field)) if field.wire[0] != 0 && json.peek() != b'n' => {
+                    let (body, number) = self.inside(body.clone(), &field.wire)?;
+                    self.field(json, ty.of(field), &body, number)?;
+                }
+                _ => _ = json.skip().ok()?,
+            }
+        }
+        Some(())
+    }
+
+    fn field(&mut self, json: &mut Json<'_>, ty: TypeRef<'_>, body: &Range<usize>, number: u32) -> Option<()> {
+        let (mut parts, mut first) = (self.parts(body, number)?.into_iter(), true);
+        match (ty.shape(), json.peek(), ty.element()) {
+            (Shape::List(_), b'[', Some(inner)) => {
+                json.expect(b'[').ok()?;
+                while json.more(b']', &mut first).ok()? {
+                    self.single(json, inner, parts.next()?, number)?;
+                }
+            }
+            (Shape::Map(_), b'{', Some(inner)) => {
+                json.expect(b'{').ok()?;
+                while json.more(b'}', &mut first).ok()? {
+                    json.key().ok()?;
+                    let entry = self.enter(parts.next()?);
+                    let value = self.parts(&entry, 2)?.pop()?;
+                    self.single(json, inner, value, 2)?;
+                }
+            }
+            _ => self.single(json, ty, parts.next()?, number)?,
+        }
+        // Whatever was written is accounted for.
+        parts.next().is_none().then_some(())
+    }
+
+    fn single(&mut self, json: &mut Json<'_>, ty: TypeRef<'_>, part: Part, number: u32) -> Option<()> {
+        match (ty.shape(), json.peek()) {
+            (Shape::Struct(..), b'{') => {
+                let body = self.enter(part);
+                return self.fields(json, ty, body);
+            }
+            (_, b'n') => return None,
+            (Shape::Struct(..) | Shape::List(_) | Shape::Map(_) | Shape::Any, _) => _ = json.skip().ok()?,
+            _ => {
+                let start = json.at();
+                json.skip().ok()?;
+                self.scalars.push(Scalar { json: start..json.at(), wire: part.whole, number, ty: ty.id(), varies: false });
+            }
+        }
+        Some(())
+    }
+
+    /// Makes the steps for the scalars that vary.
+    fn plan(&mut self) {
+        self.holes = (0..self.scalars.len()).filter(|n| self.scalars[*n].varies).collect();
+        let holes = || self.holes.iter().map(|n| &self.scalars[*n].wire).enumerate();
+        let mut steps: Vec<_> = holes().map(|(n, wire)| (wire.start, Reverse(0), Step::Hole(n), wire.end)).collect();
+        for Message { tag, body } in &self.messages {
+            if holes().any(|(_, wire)| body.start <= wire.start && wire.end <= body.end) {
+                steps.push((tag.start, Reverse(0), Step::Begin(tag.clone()), body.start));
+                // Of messages that end together, the innermost ends first, and all of them before the next field.
+                steps.push((body.end, Reverse(body.start), Step::End, body.end));
+            }
+        }
+        steps.sort_by_key(|(at, order, ..)| (*at, *order));
+        self.steps.clear();
+        let mut written = 0;
+        for (at, _, step, end) in steps {
+            self.steps.extend([Step::Plain(written..at), step]);
+            written = end;
+        }
+        self.steps.push(Step::Plain(written..self.wire.len()));
+        self.steps.reverse();
+    }
+
+    /// Where an object has its values for the holes.
+    ///
+    /// # Errors
+    /// Where in the mold the first difference is.
+    fn compare(&self, json: &[u8], values: &mut Vec<Range<usize>>) -> Result<(), usize> {
+        values.clear();
+        let (mut own, mut at) = (0, 0);
+        for hole in &self.holes {
+            let scalar = &self.scalars[*hole].json;
+            let text = &self.json[own..scalar.start];
+            if !json[at..].starts_with(text) {
+                return Err(own + alike(text, &json[at..]));
+            }
+            at += text.len();
+            let same_form = json.get(at).is_some_and(|first| form(*first) == form(self.json[scalar.start]));
+            let end = if same_form { value_end(json, at) } else { None }.ok_or(usize::MAX)?;
+            values.push(at..end);
+            (own, at) = (scalar.end, end);
+        }
+        if json[at..] == self.json[own..] { Ok(()) } else { Err(own + alike(&self.json[own..], &json[at..])) }
+    }
+
+    /// Whether an object fits. Scalars that differ become holes.
+    fn fits(&mut self, json: &[u8], values: &mut Vec<Range<usize>>) -> bool {
+        while let Err(at) = self.compare(json, values) {
+            // A number may differ by what follows its last digit.
+            let before = self.scalars.partition_point(|scalar| scalar.json.end < at);
+            match self.scalars.get_mut(before) {
+                Some(scalar) if scalar.json.start <= at && !scalar.varies => scalar.varies = true,
+                _ => return false,
+            }
+            self.plan();
+        }
+        true
+    }
+}
+
+/// How many bytes two texts begin with in common.
+fn alike(a: &[u8], b: &[u8]) -> usize {
+    a.iter().zip(b).take_while(|(a, b)| a == b).count()
+}
+
+/// What a value is, by its first byte.
+fn form(first: u8) -> u8 {
+    match first {
+        b'-' | b'0'..=b'9' => b'0',
+        b't' | b'f' => b't',
+        other => other,
+    }
+}
+
+/// The last molds.
+#[derive(Default)]
+pub(super) struct Molds {
+    molds: Vec<Mold>,
+    /// Objects in a row that fitted none.
+    missed: u32,
+    values: Vec<Range<usize>>,
+    /// What the values of the holes are on the wire, and where each of them is.
+    filling: Vec<u8>,
+    filled: Vec<Range<usize>>,
+    ends: Vec<usize>,
+    /// The object, written from the end.
+    page: Vec<u8>,
+}
+
+impl Molds {
+    /// Writes an object if it fits a mold. `scalar` writes a value as a field of this number and type.
+    pub fn write<E>(
+        &mut self,
+        json: &[u8],
+        ty: TypeRef<'_>,
+        out: &mut Vec<u8>,
+        mut scalar: impl FnMut(u32, &[u8], TypeRef<'_>, &mut Vec<u8>) -> Result<(), E>,
+    ) -> bool {
+        let Some(fitting) = self.molds.iter_mut().position(|m| m.ty == ty.id() && m.fits(json, &mut self.values)) else { return false };
+        self.molds[..=fitting].rotate_right(1);
+        let mold = &self.molds[0];
+        self.filling.clear();
+        self.filled.clear();
+        for (hole, value) in mold.holes.iter().zip(&self.values) {
+            let (hole, start) = (&mold.scalars[*hole], self.filling.len());
+            if scalar(hole.number, &json[value.clone()], ty.types().at(hole.ty), &mut self.filling).is_err() {
+                return false;
+            }
+            self.filled.push(start..self.filling.len());
+        }
+        self.missed = 0;
+        let room = mold.wire.len() + self.filling.len() + mold.messages.len() * varint_len(usize::MAX);
+        self.page.resize(self.page.len().max(room), 0);
+        let mut page = Page { at: self.page.len(), bytes: &mut self.page };
+        for step in &mold.steps {
+            match step {
+                Step::Plain(range) => page.put(&mold.wire[range.clone()]),
+                Step::Hole(number) => page.put(&self.filling[self.filled[*number].clone()]),
+                Step::End => self.ends.push(page.at),
+                Step::Begin(tag) => {
+                    let length = self.ends.pop().unwrap_or(page.at) - page.at;
+                    page.put_length(length);
+                    page.put(&mold.wire[tag.clone()]);
+                }
+            }
+        }
+        let begins = page.at;
+        out.extend_from_slice(&self.page[begins..]);
+        true
+    }
+
+    /// An object that fitted no mold was written. The first one ever is most likely the only one.
+    pub fn keep(&mut self, json: &[u8], ty: TypeRef<'_>, wire: &[u8]) {
+        self.missed += 1;
+        if self.missed == 1 && self.molds.is_empty() || self.missed > PATIENCE && !self.missed.is_power_of_two() {
+            return;
+        }
+        if let Some(mold) = Mold::of(json, ty, wire) {
+            self.molds.truncate(MOLDS - 1);
+            self.molds.insert(0, mold);
+        }
+    }
+}
+
+/// Bytes written from the end.
+struct Page<'p> {
+    bytes: &'p mut [u8],
+    at: usize,
+}
+
+impl Page<'_> {
+    fn put(&mut self, bytes: &[u8]) {
+        self.at -= bytes.len();
+        self.bytes[self.at..self.at + bytes.len()].copy_from_slice(bytes);
+    }
+
+    fn put_length(&mut self, length: usize) {
+        let count = varint_len(length);
+        self.at -= count;
+        for (n, byte) in self.bytes[self.at..self.at + count].iter_mut().enumerate() {
+            let more = if n + 1 < count { 0x80 } else { 0 };
+            *byte = (length >> (7 * n)) as u8 & 0x7f | more;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Encoder, fixtures};
+    use crate::schema::{Schema, Types};
+    use rand::rngs::StdRng;
+    use rand::{Rng, SeedableRng};
+    use serde_json::{Value, json};
+
+    /// Changes some of the scalars of a value, and now and then its form.
+    fn vary(value: &mut Value, often: f64, random: &mut StdRng) {
+        match value {
+            Value::Object(map) => map.values_mut().for_each(|v| vary(v, often, random)),
+            Value::Array(list) => list.iter_mut().for_each(|v| vary(v, often, random)),
+            _ if !random.random_bool(often) => {}
+            Value::String(text) => {
+                let time = text.ends_with('Z') && text.contains("T0");
+                *text = match random.random_range(0..5) {
+                    0 => "x".repeat(random.random_range(0..300)),
+                    1 => "\"ü\\\n".to_owned(),
+                    2 => format!("{text}{}", random.random::<u8>()),
+                    _ if time => format!("20{:02}-03-04T05:06:07Z", random.random_range(10..99)),
+                    _ => random.random::<u32>().to_string(),
+                };
+            }
+            Value::Number(_) => *value = [json!(0), json!(-1), json!(8), json!(80), json!(1_u64 << 40)][random.random_range(0..5)].clone(),
+            Value::Bool(yes) => *yes = !*yes,
+            Value::Null => {}
+        }
+        if random.random_bool(often / 40.0) {
+            match value {
+                Value::Object(map) => map.keys().next_back().cloned().into_iter().for_each(|key| _ = map.remove(&key)),
+                Value::Array(list) => list.extend(list.first().cloned()),
+                other => *other = Value::Null,
+            }
+        }
+    }
+
+    fn alone(json: &[u8], schema: &Schema) -> Option<Vec<u8>> {
+        let mut out = Vec::new();
+        Encoder::default().message(json, schema.root(), &mut out).ok().map(|()| out)
+    }
+
+    #[test]
+    fn what_fits_a_mold_is_written_as_it_is_without_one() {
+        let (mut random, mut fitted) = (StdRng::seed_from_u64(7), 0);
+        let published = fixtures().into_iter().filter(|p| p.extension().is_some_and(|e| e == "json"));
+        let own = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a", "creationTimestamp": "2026-01-02T03:04:05Z", "labels": {"a": "b", "c": ""},
+            "managedFields": [{"fieldsV1": {"f:a": {"k:{\"ip\":\"1\"}": {}}}, "time": "2026-01-02T03:04:05Z"}]},
+            "spec": {"containers": [{"name": "c", "livenessProbe": {"httpGet": {"port": 80}}, "resources": {"limits": {"cpu": "1"}}}],
+                "volumes": [{"name": "v", "emptyDir": {}}, {"configMap": {"name": "cm", "items": [{"key": "k", "path": "p"}]}, "name": "w"}]},
+            "status": {"containerStatuses": [{"ready": true, "restartCount": 1}]}});
+        let objects: Vec<Value> =
+            published.map(|p| serde_json::from_slice(&std::fs::read(p).expect("a fixture")).expect("JSON")).chain([own]).collect();
+        for object in objects {
+            let text = |key: &str| object[key].as_str().unwrap_or_default();
+            let (group, version) = text("apiVersion").split_once('/').unwrap_or(("", text("apiVersion")));
+            let Some(schema) = Types::builtin().name_of(group, version, text("kind")).and_then(Schema::builtin) else { continue };
+            let mut many = Encoder::default();
+            for often in [0.0, 0.01, 0.01, 0.0, 0.1, 0.1, 0.02, 0.5, 0.0, 0.02, 0.02, 0.02] {
+                let mut object = object.clone();
+                vary(&mut object, often, &mut random);
+                let (json, mut among) = (object.to_string(), Vec::new());
+                let written = many.message(json.as_bytes(), schema.root(), &mut among).ok().map(|()| among);
+                assert!(written == alone(json.as_bytes(), &schema), "{json}");
+                fitted += usize::from(many.molds.missed == 0);
+            }
+        }
+        assert!(fitted >= 4, "only {fitted} fitted");
+    }
+
+    #[test]
+    fn a_mold_learns_what_varies() {
+        let schema = Schema::builtin("io.k8s.api.core.v1.Pod").expect("a built-in type");
+        let mut encoder = Encoder::default();
+        for n in 0..100 {
+            let pod = json!({"metadata": {"name": format!("pod-{n}"), "labels": {"app": "a"}, "generation": n},
+                "spec": {"containers": [{"name": "c", "image": "i".repeat(200 + n % 3)}]}});
+            let (json, mut out) = (pod.to_string(), Vec::new());
+            encoder.message(json.as_bytes(), schema.root(), &mut out).expect("an object");
+            assert_eq!(Some(out), alone(json.as_bytes(), &schema));
+            // The first one made no mold, the second one did.
+            assert_eq!(encoder.molds.missed == 0, n >= 2, "{n}");
+        }
+        assert_eq!(encoder.molds.molds.len(), 1);
+        assert_eq!(encoder.molds.molds[0].holes.len(), 3);
+    }
+}
