@@ -58,6 +58,45 @@ async fn objects_go_in_and_come_out_in_protobuf() {
     assert!(page["metadata"]["continue"].is_string());
 }
 
+/// Long lists are written piece by piece while they are sent.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_list_says_the_same_in_every_form_before_and_after_a_change() {
+    let cluster = Cluster::start().await;
+    for n in 0..12 {
+        let made = cluster.config_map(&format!("m{n:02}"), &json!({"filling": format!("{n:02}").repeat(60_000)})).await;
+        assert_eq!(made.code, 201, "{}", made.text);
+    }
+    let as_table = "application/json;as=Table;v=v1;g=meta.k8s.io";
+    let of_rows = |table: &Value| table["rows"].as_array().unwrap().iter().map(|row| row["object"]["metadata"].clone()).collect::<Vec<_>>();
+    for round in 0..3 {
+        let plain = cluster.get(MAPS).await.json;
+        let items = plain["items"].as_array().unwrap();
+        let metadata: Vec<_> = items.iter().map(|item| item["metadata"].clone()).collect();
+        assert_eq!(metadata.len(), 12 - round);
+
+        let response = cluster.send(admin(), "GET", MAPS, "", WIRE, Vec::new()).await;
+        let promised = response.body().len();
+        let bytes = response.into_body().collect().await.unwrap();
+        assert_eq!(promised, Some(bytes.len() as u64));
+        let list = read(&bytes, &format!("{CORE}.ConfigMapList"));
+        assert!(list["items"] == plain["items"], "round {round}");
+        let partial = format!("{WIRE};as=PartialObjectMetadataList;g=meta.k8s.io;v=v1");
+        let (_, _, partial) = wire(&cluster, "GET", MAPS, &partial, Vec::new()).await;
+        let partial = read(&partial, &format!("{CORE}.ConfigMapList"));
+        assert_eq!(partial["items"].as_array().unwrap().iter().map(|item| item["metadata"].clone()).collect::<Vec<_>>(), metadata);
+
+        // As it is sent, and put together for those who want it indented.
+        let table = asking(&cluster, MAPS, as_table).await.json;
+        assert_eq!((of_rows(&table), &table["metadata"]), (metadata, &plain["metadata"]));
+        let indented = asking(&cluster, &format!("{MAPS}?pretty=true&includeObject=Object"), as_table).await;
+        assert!(indented.text.starts_with("{\n  \"kind\": \"Table\""));
+        assert_eq!(of_rows(&indented.json), of_rows(&table));
+
+        cluster.put(&format!("{MAPS}/m05"), &json!({"metadata": {"name": "m05"}, "data": {"filling": "y".repeat(90_000 + round)}})).await;
+        cluster.delete(&format!("{MAPS}/m{:02}", 11 - round), &Value::Null).await;
+    }
+}
+
 #[tokio::test]
 async fn statuses_scales_and_discovery_have_a_protobuf_form() {
     let cluster = Cluster::start().await;
