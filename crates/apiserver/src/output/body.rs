@@ -262,3 +262,28 @@ impl std::fmt::Debug for Body {
         write!(f, "Body({:?})", self.len())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_list_that_is_not_as_long_as_was_promised_breaks_off() {
+        let list = |length| {
+            let rest = stream::iter([Ok(Bytes::from_static(b"cd")), Ok(Bytes::from_static(b"ef"))]).boxed();
+            Body::pieces(vec![Bytes::from_static(b"ab")], Some(rest), Bytes::from_static(b"g"), length)
+        };
+        for length in [None, Some(7)] {
+            let body = list(length);
+            assert_eq!((body.len(), body.is_empty()), (length, false));
+            assert_eq!(body.collect().await.expect("as long as promised"), "abcdefg");
+            assert!(list(length).gzip().collect().await.is_ok());
+        }
+        for length in [0, 1, 6, 8] {
+            assert!(list(Some(length)).collect().await.is_err(), "{length}");
+            assert!(list(Some(length)).gzip().collect().await.is_err(), "{length}");
+        }
+        let broken = || stream::iter([Ok(Bytes::from_static(b"cd")), Err(BrokenOff("why".to_owned()))]).boxed();
+        assert!(Body::pieces(Vec::new(), Some(broken()), Bytes::new(), None).collect().await.is_err());
+    }
+}

@@ -1,7 +1,7 @@
 //! Lists on their way out: spliced, as Table, or as partial metadata.
 
-use super::table::{self, Include};
 use super::pieces::{self, Begun};
+use super::table::{self, Include};
 use super::{Body, present};
 use crate::registry::Entry;
 use bytes::{Buf, Bytes};
