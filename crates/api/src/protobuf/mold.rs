@@ -16,7 +16,7 @@ use std::ops::Range;
 /// Molds kept at once, the one that fitted last in front.
 const MOLDS: usize = 4;
 /// After so many objects in a row that fitted none, few more are tried as molds.
-const PATIENCE: u32 = 8;
+const PATIENCE: u32 = 4;
 
 /// A value of the object that a mold was made from, which is no list and no object with fields.
 struct Scalar {
@@ -169,10 +169,12 @@ impl Mold {
     /// Makes the steps for the scalars that vary.
     fn plan(&mut self) {
         self.holes = (0..self.scalars.len()).filter(|n| self.scalars[*n].varies).collect();
-        let holes = || self.holes.iter().map(|n| &self.scalars[*n].wire).enumerate();
-        let mut steps: Vec<_> = holes().map(|(n, wire)| (wire.start, Reverse(0), Step::Hole(n), wire.end)).collect();
+        let holes = self.holes.iter().map(|n| &self.scalars[*n].wire).enumerate();
+        let mut steps: Vec<_> = holes.map(|(n, wire)| (wire.start, Reverse(0), Step::Hole(n), wire.end)).collect();
+        let mut places: Vec<_> = steps.iter().map(|(at, ..)| *at).collect();
+        places.sort_unstable();
         for Message { tag, body } in &self.messages {
-            if holes().any(|(_, wire)| body.start <= wire.start && wire.end <= body.end) {
+            if places.get(places.partition_point(|at| *at < body.start)).is_some_and(|at| *at < body.end) {
                 steps.push((tag.start, Reverse(0), Step::Begin(tag.clone()), body.start));
                 // Of messages that end together, the innermost ends first, and all of them before the next field.
                 steps.push((body.end, Reverse(body.start), Step::End, body.end));
@@ -189,46 +191,51 @@ impl Mold {
         self.steps.reverse();
     }
 
-    /// Where an object has its values for the holes.
-    ///
-    /// # Errors
-    /// Where in the mold the first difference is.
-    fn compare(&self, json: &[u8], values: &mut Vec<Range<usize>>) -> Result<(), usize> {
+    /// Whether an object fits; then `values` is where it has its values for the holes.
+    fn fits(&mut self, json: &[u8], values: &mut Vec<Range<usize>>) -> bool {
         values.clear();
         let (mut own, mut at) = (0, 0);
         for hole in &self.holes {
-            let scalar = &self.scalars[*hole].json;
-            let text = &self.json[own..scalar.start];
-            if !json[at..].starts_with(text) {
-                return Err(own + alike(text, &json[at..]));
+            match self.value_of(&self.scalars[*hole], own, json, at) {
+                Some(value) => values.push(value),
+                None => return self.learns(json, values),
             }
-            at += text.len();
-            let same_form = json.get(at).is_some_and(|first| form(*first) == form(self.json[scalar.start]));
-            let end = if same_form { value_end(json, at) } else { None }.ok_or(usize::MAX)?;
-            values.push(at..end);
-            (own, at) = (scalar.end, end);
+            (own, at) = (self.scalars[*hole].json.end, values[values.len() - 1].end);
         }
-        if json[at..] == self.json[own..] { Ok(()) } else { Err(own + alike(&self.json[own..], &json[at..])) }
+        json[at..] == self.json[own..] || self.learns(json, values)
     }
 
-    /// Whether an object fits. Scalars that differ become holes.
-    fn fits(&mut self, json: &[u8], values: &mut Vec<Range<usize>>) -> bool {
-        while let Err(at) = self.compare(json, values) {
-            // A number may differ by what follows its last digit.
-            let before = self.scalars.partition_point(|scalar| scalar.json.end < at);
-            match self.scalars.get_mut(before) {
-                Some(scalar) if scalar.json.start <= at && !scalar.varies => scalar.varies = true,
-                _ => return false,
+    /// As [`Mold::fits`], with holes for all scalars that differ.
+    fn learns(&mut self, json: &[u8], values: &mut Vec<Range<usize>>) -> bool {
+        values.clear();
+        let (mut own, mut at, mut fits, mut learned) = (0, 0, true, false);
+        for n in 0..self.scalars.len() {
+            let Some(value) = self.value_of(&self.scalars[n], own, json, at) else {
+                fits = false;
+                break;
+            };
+            let scalar = &mut self.scalars[n];
+            (own, at) = (scalar.json.end, value.end);
+            if !scalar.varies && json[value.clone()] != self.json[scalar.json.clone()] {
+                (scalar.varies, learned) = (true, true);
             }
+            if scalar.varies {
+                values.push(value);
+            }
+        }
+        if learned {
             self.plan();
         }
-        true
+        fits && json[at..] == self.json[own..]
     }
-}
 
-/// How many bytes two texts begin with in common.
-fn alike(a: &[u8], b: &[u8]) -> usize {
-    a.iter().zip(b).take_while(|(a, b)| a == b).count()
+    /// Where an object has its value for a scalar, if between `own` in the mold, `at` in the object, and the scalar both have the same text.
+    fn value_of(&self, scalar: &Scalar, own: usize, json: &[u8], at: usize) -> Option<Range<usize>> {
+        let text = &self.json[own..scalar.json.start];
+        let at = if json[at..].starts_with(text) { at + text.len() } else { return None };
+        let same_form = form(*json.get(at)?) == form(self.json[scalar.json.start]);
+        if same_form { Some(at..value_end(json, at)?) } else { None }
+    }
 }
 
 /// What a value is, by its first byte.
@@ -246,6 +253,8 @@ pub(super) struct Molds {
     molds: Vec<Mold>,
     /// Objects in a row that fitted none.
     missed: u32,
+    /// How long the object before was.
+    last: usize,
     values: Vec<Range<usize>>,
     /// What the values of the holes are on the wire, and where each of them is.
     filling: Vec<u8>,
@@ -276,7 +285,7 @@ impl Molds {
             }
             self.filled.push(start..self.filling.len());
         }
-        self.missed = 0;
+        (self.missed, self.last) = (0, json.len());
         let room = mold.wire.len() + self.filling.len() + mold.messages.len() * varint_len(usize::MAX);
         self.page.resize(self.page.len().max(room), 0);
         let mut page = Page { at: self.page.len(), bytes: &mut self.page };
@@ -297,10 +306,11 @@ impl Molds {
         true
     }
 
-    /// An object that fitted no mold was written. The first one ever is most likely the only one.
+    /// An object that fitted no mold was written. It becomes one if it looks like one of many: those of one template are about as long.
     pub fn keep(&mut self, json: &[u8], ty: TypeRef<'_>, wire: &[u8]) {
         self.missed += 1;
-        if self.missed == 1 && self.molds.is_empty() || self.missed > PATIENCE && !self.missed.is_power_of_two() {
+        let before = std::mem::replace(&mut self.last, json.len());
+        if before.abs_diff(json.len()) > json.len() / 16 || self.missed > PATIENCE && !self.missed.is_power_of_two() {
             return;
         }
         if let Some(mold) = Mold::of(json, ty, wire) {
