@@ -18,6 +18,9 @@ const MOLDS: usize = 4;
 /// After so many objects in a row that fitted none, few more are tried as molds.
 const PATIENCE: u32 = 4;
 
+/// Of larger objects there are too few in a row to be worth a mold.
+const LARGE: usize = 64 << 10;
+
 /// A value of the object that a mold was made from, which is no list and no object with fields.
 struct Scalar {
     json: Range<usize>,
@@ -26,6 +29,13 @@ struct Scalar {
     number: u32,
     ty: TypeId,
     varies: bool,
+}
+
+/// A scalar that varies, and what it was in the last object: often it is the same again, as times are.
+struct Hole {
+    scalar: usize,
+    value: Vec<u8>,
+    wire: Vec<u8>,
 }
 
 /// A field with a message in it.
@@ -54,8 +64,8 @@ struct Mold {
     /// In the order of the text.
     scalars: Vec<Scalar>,
     messages: Vec<Message>,
-    /// Those scalars that vary.
-    holes: Vec<usize>,
+    /// In the order of the text.
+    holes: Vec<Hole>,
     steps: Vec<Step>,
 }
 
@@ -168,8 +178,9 @@ impl Mold {
 
     /// Makes the steps for the scalars that vary.
     fn plan(&mut self) {
-        self.holes = (0..self.scalars.len()).filter(|n| self.scalars[*n].varies).collect();
-        let holes = self.holes.iter().map(|n| &self.scalars[*n].wire).enumerate();
+        let varies = |n: &usize| self.scalars[*n].varies;
+        self.holes = (0..self.scalars.len()).filter(varies).map(|scalar| Hole { scalar, value: Vec::new(), wire: Vec::new() }).collect();
+        let holes = self.holes.iter().map(|hole| &self.scalars[hole.scalar].wire).enumerate();
         let mut steps: Vec<_> = holes.map(|(n, wire)| (wire.start, Reverse(0), Step::Hole(n), wire.end)).collect();
         let mut places: Vec<_> = steps.iter().map(|(at, ..)| *at).collect();
         places.sort_unstable();
@@ -184,7 +195,10 @@ impl Mold {
         self.steps.clear();
         let mut written = 0;
         for (at, _, step, end) in steps {
-            self.steps.extend([Step::Plain(written..at), step]);
+            if written < at {
+                self.steps.push(Step::Plain(written..at));
+            }
+            self.steps.push(step);
             written = end;
         }
         self.steps.push(Step::Plain(written..self.wire.len()));
@@ -196,11 +210,10 @@ impl Mold {
         values.clear();
         let (mut own, mut at) = (0, 0);
         for hole in &self.holes {
-            match self.value_of(&self.scalars[*hole], own, json, at) {
-                Some(value) => values.push(value),
-                None => return self.learns(json, values),
-            }
-            (own, at) = (self.scalars[*hole].json.end, values[values.len() - 1].end);
+            let scalar = &self.scalars[hole.scalar];
+            let Some(value) = self.value_of(scalar, own, json, at) else { return self.learns(json, values) };
+            (own, at) = (scalar.json.end, value.end);
+            values.push(value);
         }
         json[at..] == self.json[own..] || self.learns(json, values)
     }
@@ -255,10 +268,9 @@ pub(super) struct Molds {
     missed: u32,
     /// How long the object before was.
     last: usize,
+    /// Where the values for the holes are in an object.
     values: Vec<Range<usize>>,
-    /// What the values of the holes are on the wire, and where each of them is.
-    filling: Vec<u8>,
-    filled: Vec<Range<usize>>,
+    /// Where the messages end that are being written.
     ends: Vec<usize>,
     /// The object, written from the end.
     page: Vec<u8>,
@@ -275,24 +287,28 @@ impl Molds {
     ) -> bool {
         let Some(fitting) = self.molds.iter_mut().position(|m| m.ty == ty.id() && m.fits(json, &mut self.values)) else { return false };
         self.molds[..=fitting].rotate_right(1);
-        let mold = &self.molds[0];
-        self.filling.clear();
-        self.filled.clear();
-        for (hole, value) in mold.holes.iter().zip(&self.values) {
-            let (hole, start) = (&mold.scalars[*hole], self.filling.len());
-            if scalar(hole.number, &json[value.clone()], ty.types().at(hole.ty), &mut self.filling).is_err() {
-                return false;
+        let mold = &mut self.molds[0];
+        let mut room = mold.wire.len() + mold.messages.len() * varint_len(usize::MAX);
+        for (hole, value) in mold.holes.iter_mut().zip(&self.values) {
+            let value = &json[value.clone()];
+            if hole.value != value {
+                let field = &mold.scalars[hole.scalar];
+                hole.value.clear();
+                hole.wire.clear();
+                if scalar(field.number, value, ty.types().at(field.ty), &mut hole.wire).is_err() {
+                    return false;
+                }
+                hole.value.extend_from_slice(value);
             }
-            self.filled.push(start..self.filling.len());
+            room += hole.wire.len();
         }
         (self.missed, self.last) = (0, json.len());
-        let room = mold.wire.len() + self.filling.len() + mold.messages.len() * varint_len(usize::MAX);
         self.page.resize(self.page.len().max(room), 0);
         let mut page = Page { at: self.page.len(), bytes: &mut self.page };
         for step in &mold.steps {
             match step {
                 Step::Plain(range) => page.put(&mold.wire[range.clone()]),
-                Step::Hole(number) => page.put(&self.filling[self.filled[*number].clone()]),
+                Step::Hole(number) => page.put(&mold.holes[*number].wire),
                 Step::End => self.ends.push(page.at),
                 Step::Begin(tag) => {
                     let length = self.ends.pop().unwrap_or(page.at) - page.at;
@@ -310,7 +326,8 @@ impl Molds {
     pub fn keep(&mut self, json: &[u8], ty: TypeRef<'_>, wire: &[u8]) {
         self.missed += 1;
         let before = std::mem::replace(&mut self.last, json.len());
-        if before.abs_diff(json.len()) > json.len() / 16 || self.missed > PATIENCE && !self.missed.is_power_of_two() {
+        let alike = before.abs_diff(json.len()) <= json.len() / 16 && json.len() <= LARGE;
+        if !alike || self.missed > PATIENCE && !self.missed.is_power_of_two() {
             return;
         }
         if let Some(mold) = Mold::of(json, ty, wire) {
@@ -328,16 +345,20 @@ struct Page<'p> {
 
 impl Page<'_> {
     fn put(&mut self, bytes: &[u8]) {
-        self.at -= bytes.len();
-        self.bytes[self.at..self.at + bytes.len()].copy_from_slice(bytes);
+        let start = self.at - bytes.len();
+        self.bytes[start..self.at].copy_from_slice(bytes);
+        self.at = start;
     }
 
     fn put_length(&mut self, length: usize) {
-        let count = varint_len(length);
-        self.at -= count;
-        for (n, byte) in self.bytes[self.at..self.at + count].iter_mut().enumerate() {
-            let more = if n + 1 < count { 0x80 } else { 0 };
-            *byte = (length >> (7 * n)) as u8 & 0x7f | more;
+        let (mut shift, mut more) = (7 * (varint_len(length) - 1), 0);
+        loop {
+            self.at -= 1;
+            self.bytes[self.at] = (length >> shift) as u8 & 0x7f | more;
+            if shift == 0 {
+                return;
+            }
+            (shift, more) = (shift - 7, 0x80);
         }
     }
 }

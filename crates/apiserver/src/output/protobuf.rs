@@ -12,6 +12,7 @@ use bytes::Bytes;
 use ferrokube_api::protobuf::{self, ENVELOPE_TAIL, Encoder, ITEMS};
 use ferrokube_api::schema::{Schema, Types};
 use ferrokube_api::{Object, Status};
+use parking_lot::Mutex;
 use std::sync::Arc;
 
 const LIST_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta";
@@ -36,32 +37,45 @@ pub fn one(entry: &Entry, json: &[u8], shape: Shape, beta: bool) -> Result<Bytes
 struct Items {
     entry: Arc<Entry>,
     shape: Shape,
+    /// Those that no piece needs right now: they have learned what the objects look like.
+    encoders: Mutex<Vec<Encoder>>,
 }
 
 impl Items {
+    fn with_encoder(&self, write: impl FnOnce(&mut Encoder) -> Result<(), Status>) -> Result<(), Status> {
+        let mut encoder = self.encoders.lock().pop().unwrap_or_default();
+        write(&mut encoder)?;
+        self.encoders.lock().push(encoder);
+        Ok(())
+    }
+
     fn write(&self, objects: &[Arc<Object>], out: &mut Vec<u8>) -> Result<(), Status> {
-        let (mut encoder, mut scratch) = (Encoder::default(), Vec::new());
-        objects.iter().try_for_each(|object| match self.shape {
-            Shape::Object => {
-                let (shown, root) = (present::object(&self.entry, object)?, self.entry.schema.root());
-                shown.json.with(&mut scratch, |json| encoder.nested(ITEMS, json, root, out)).map_err(Status::internal)
-            }
-            _ => object.json.with(&mut scratch, |json| encoder.nested_partial(ITEMS, json, out)).map_err(Status::internal),
+        let mut scratch = Vec::new();
+        self.with_encoder(|encoder| {
+            objects.iter().try_for_each(|object| match self.shape {
+                Shape::Object => {
+                    let (shown, root) = (present::object(&self.entry, object)?, self.entry.schema.root());
+                    shown.json.with(&mut scratch, |json| encoder.nested(ITEMS, json, root, out)).map_err(Status::internal)
+                }
+                _ => object.json.with(&mut scratch, |json| encoder.nested_partial(ITEMS, json, out)).map_err(Status::internal),
+            })
         })
     }
 
     /// Writes those whose length nobody knows, only to know it. They are stored in the row's version.
     fn count(&self, objects: &[Arc<Object>], out: &mut Vec<u8>) -> Result<(), Status> {
-        let (mut encoder, mut scratch) = (Encoder::default(), Vec::new());
-        // Another list may have counted some meanwhile.
-        for object in objects.iter().filter(|o| o.json.wire_len().is_none()) {
+        let mut scratch = Vec::new();
+        self.with_encoder(|encoder| {
+            // Another list may have counted some meanwhile.
+            for object in objects.iter().filter(|o| o.json.wire_len().is_none()) {
+                out.clear();
+                let message = |json: &[u8]| encoder.message(json, self.entry.schema.root(), out);
+                object.json.with(&mut scratch, message).map_err(Status::internal)?;
+                object.json.count_wire(out.len());
+            }
             out.clear();
-            let message = |json: &[u8]| encoder.message(json, self.entry.schema.root(), out);
-            object.json.with(&mut scratch, message).map_err(Status::internal)?;
-            object.json.count_wire(out.len());
-        }
-        out.clear();
-        Ok(())
+            Ok(())
+        })
     }
 }
 
@@ -88,7 +102,7 @@ pub async fn many(entry: &Arc<Entry>, many: Many, shape: Shape, beta: bool) -> R
         };
         Bytes::from([&head[..], &metadata].concat())
     };
-    let (items, tail) = (Arc::new(Items { entry: entry.clone(), shape }), Bytes::from_static(ENVELOPE_TAIL));
+    let (items, tail) = (Arc::new(Items { entry: entry.clone(), shape, encoders: Mutex::default() }), Bytes::from_static(ENVELOPE_TAIL));
     let as_stored = || many.objects.first().is_some_and(|o| o.json.starts_with(entry.head.as_bytes()));
     if shape == Shape::Object && pieces::many(&many.objects) && as_stored() {
         let length = counted(&items, &many.objects).await?;
