@@ -430,7 +430,7 @@ mod tests {
                 fitted += usize::from(many.molds.missed == 0);
             }
         }
-        assert!(fitted >= 4, "only {fitted} fitted");
+        assert!(fitted > 4 || fixtures().is_empty(), "only {fitted} fitted");
     }
 
     #[test]
