@@ -13,8 +13,11 @@ const TABLE: &str = include_str!("../data/feature_gates.tsv");
 /// Objects are moved to the storage version of now: the API `storagemigration.k8s.io` and its controller.
 pub const STORAGE_VERSION_MIGRATOR: &str = "StorageVersionMigrator";
 
+/// Each API server has a Lease that says that it lives.
+pub const API_SERVER_IDENTITY: &str = "APIServerIdentity";
+
 /// The gates that can be switched.
-const SWITCHABLE: &[&str] = &[STORAGE_VERSION_MIGRATOR];
+const SWITCHABLE: &[&str] = &[API_SERVER_IDENTITY, STORAGE_VERSION_MIGRATOR];
 
 /// A gate as 1.36 has it.
 #[derive(Clone, Copy, Debug)]
@@ -150,6 +153,8 @@ mod tests {
     #[test]
     fn some_gates_can_be_switched_and_the_later_word_counts() {
         assert!(!Features::default().has(STORAGE_VERSION_MIGRATOR), "off as in 1.36");
+        assert!(Features::default().has(API_SERVER_IDENTITY), "on as in 1.36");
+        assert!(!parse("APIServerIdentity=false").expect("can be switched").has(API_SERVER_IDENTITY));
         let on = parse("StorageVersionMigrator=true").expect("can be switched");
         assert!(on.has(STORAGE_VERSION_MIGRATOR));
         let off = parse("StorageVersionMigrator=true,StorageVersionMigrator=false").expect("can be switched");

@@ -18,6 +18,7 @@ pub mod encryption;
 mod expiring;
 pub mod flowcontrol;
 pub mod foreign;
+mod identity;
 pub mod local;
 pub mod objects;
 pub mod outbound;

@@ -66,6 +66,8 @@ pub struct Config {
     pub service_cidrs: Vec<String>,
     /// Ports that services of type NodePort get.
     pub node_ports: RangeInclusive<u16>,
+    /// The name of this machine. The identity of the server among those of its cluster is made from it.
+    pub hostname: String,
     /// The address that clients in the cluster use; published in `default/kubernetes`.
     pub advertise: IpAddr,
     /// The port that clients in the cluster use, when it is not the one bound.
@@ -110,6 +112,7 @@ impl Config {
             tokens,
             service_cidrs: vec!["10.0.0.0/24".to_owned()],
             node_ports: 30000..=32767,
+            hostname: "localhost".to_owned(),
             advertise: IpAddr::V4(Ipv4Addr::LOCALHOST),
             advertise_port: None,
             kubelet: None,

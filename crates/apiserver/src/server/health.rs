@@ -5,6 +5,7 @@ use crate::ApiServer;
 use crate::output::Body;
 use crate::request::Query;
 use ferrokube_api::Status;
+use ferrokube_api::features::API_SERVER_IDENTITY;
 use http::{HeaderValue, Response};
 use jiff::Timestamp;
 use parking_lot::Mutex;
@@ -92,6 +93,7 @@ enum Check {
     StoreReady,
     Informers,
     Bootstrap,
+    Identity,
     Roles,
     PriorityClasses,
     Kms,
@@ -106,6 +108,8 @@ const CHECKS: &[(&str, Check, [bool; 3])] = &[
     ("etcd-readiness", Check::StoreReady, [false, false, true]),
     ("informer-sync", Check::Informers, [false, false, true]),
     ("poststarthook/start-system-namespaces-controller", Check::Bootstrap, [true, true, true]),
+    ("poststarthook/start-kube-apiserver-identity-lease-controller", Check::Identity, [true, true, true]),
+    ("poststarthook/start-kube-apiserver-identity-lease-garbage-collector", Check::Identity, [true, true, true]),
     ("poststarthook/rbac/bootstrap-roles", Check::Roles, [true, true, true]),
     ("poststarthook/scheduling/bootstrap-system-priority-classes", Check::PriorityClasses, [true, true, true]),
     ("kms-providers", Check::Kms, [true, false, true]),
@@ -132,7 +136,7 @@ impl ApiServer {
                 };
             }
             Check::Informers => self.caches.applied() > 0 || self.health.bootstrapped.load(Ordering::Relaxed),
-            Check::Bootstrap | Check::Roles | Check::PriorityClasses => self.health.bootstrapped.load(Ordering::Relaxed),
+            Check::Bootstrap | Check::Identity | Check::Roles | Check::PriorityClasses => self.health.bootstrapped.load(Ordering::Relaxed),
             Check::Kms => self.sealed.as_ref().is_none_or(|sealed| sealed.unhealthy().is_none()),
             Check::Shutdown => !self.health.leaving.load(Ordering::Relaxed),
         };
@@ -173,7 +177,11 @@ impl ApiServer {
         const ENDPOINTS: [&str; 3] = ["healthz", "livez", "readyz"];
         let column = ENDPOINTS.iter().position(|e| *e == endpoint)?;
         let endpoint = ENDPOINTS[column];
-        let exists = |check: Check| check != Check::Kms || self.sealed.as_ref().is_some_and(|s| s.has_kms());
+        let exists = |check: Check| match check {
+            Check::Kms => self.sealed.as_ref().is_some_and(|s| s.has_kms()),
+            Check::Identity => self.metrics.features().has(API_SERVER_IDENTITY),
+            _ => true,
+        };
         let known: Vec<_> =
             CHECKS.iter().filter(|(name, check, on)| on[column] && exists(*check) && (one.is_empty() || *name == one)).collect();
         if known.is_empty() {

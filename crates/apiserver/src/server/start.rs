@@ -20,11 +20,13 @@ use crate::cache::Feed;
 use crate::connect::kubelet::Kubelets;
 use crate::encryption::{EncryptionError, Sealed};
 use crate::flowcontrol::FlowControl;
+use crate::identity::{self, Identity};
 use crate::local::{OwnClient, OwnPart};
 use crate::objects::Objects;
 use crate::registry::Registry;
 use crate::special::services::{Allocator, Cidr};
 use crate::tokens::{KeyError, ServiceAccountTokens};
+use ferrokube_api::features::API_SERVER_IDENTITY;
 use ferrokube_api::kinds;
 use ferrokube_store::Store;
 use futures_util::future::BoxFuture;
@@ -256,6 +258,10 @@ impl ApiServer {
         }
         background.push(aggregate::start(&server));
         background.push(tokio::spawn(crate::authn::legacy::follow(server.clone())));
+        if config.features.has(API_SERVER_IDENTITY) {
+            let identity = Identity::new(&config.hostname, SocketAddr::new(config.advertise, port));
+            background.push(tokio::spawn(identity::keep(objects.clone(), own.clone(), identity)));
+        }
         background.push(tokio::spawn(bootstrap::keep(objects, own, facts)));
         background.push(tokio::spawn(crate::special::services::follow_ports(server.clone())));
         background.push(tokio::spawn(crate::special::services::repair(server)));

@@ -85,8 +85,7 @@ pub fn check_times(lease: Duration, renew: Duration, retry: Duration) -> Result<
 
 /// Who we are among candidates: the host, and something that no other process has.
 pub fn identity() -> String {
-    let host = nix::unistd::gethostname().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    format!("{host}_{}", uuid::Uuid::new_v4())
+    format!("{}_{}", super::hostname(), uuid::Uuid::new_v4())
 }
 
 static MASTER: Desc = Desc {

@@ -52,6 +52,11 @@ pub struct ConnectionFlags {
     ignored: ignored::Everywhere,
 }
 
+/// The name of this machine, as it says it.
+pub fn hostname() -> String {
+    nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
 /// A client as the user of a kubeconfig.
 pub fn client(path: &Path, agent: &str) -> Result<Client> {
     let (endpoint, credentials) = kubeconfig::load(path, crate::kubeconfig::parse_yaml)?;

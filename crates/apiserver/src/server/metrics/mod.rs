@@ -132,6 +132,11 @@ fn labels(info: &RequestInfo, known: bool, apply: bool, dry_run: bool) -> Labels
 }
 
 impl Metrics {
+    /// Which features the server has.
+    pub fn features(&self) -> &Features {
+        &self.features
+    }
+
     /// Of a server that has these features.
     pub fn of(features: Features) -> Self {
         Metrics { features, ..Metrics::default() }

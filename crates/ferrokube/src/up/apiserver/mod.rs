@@ -94,7 +94,14 @@ impl Material {
             bootstrap_tokens: true,
             ..AuthnConfig::default()
         };
-        Config { tls: self.serving, authn, kubelet: self.kubelet, proxy_client: self.proxy_client, ..Config::new(store, tokens) }
+        Config {
+            hostname: crate::component::hostname(),
+            tls: self.serving,
+            authn,
+            kubelet: self.kubelet,
+            proxy_client: self.proxy_client,
+            ..Config::new(store, tokens)
+        }
     }
 }
 
