@@ -269,7 +269,7 @@ async fn a_collection_is_deleted_by_pages_when_the_client_says_so() {
 async fn types_that_nobody_speaks_are_refused_with_those_that_are_spoken() {
     let cluster = Cluster::start().await;
     define(&cluster).await;
-    let html = async |uri: &str| ask(&cluster, "GET", uri, "application/json", "text/html", "").await;
+    let asked = async |uri: &str, accept: &str| ask(&cluster, "GET", uri, "application/json", accept, "").await;
     let objects =
         "406: Not Acceptable\n\nAvailable representations: application/json, application/yaml, application/vnd.kubernetes.protobuf";
     let streams = format!("{objects}, application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch");
@@ -285,11 +285,18 @@ async fn types_that_nobody_speaks_are_refused_with_those_that_are_spoken() {
         ("/openapi/v2", ""),
         ("/openapi/v3", ""),
     ];
-    for (uri, message) in cases {
-        let reply = html(uri).await;
-        assert_eq!(told(&reply), (406, message), "{uri}");
-        assert!(message.is_empty() || reply.text.starts_with("{\n  \"kind\": \"Status\""), "for people: {}", reply.text);
+    // CBOR is off as in 1.36: it is answered as anything that nobody speaks.
+    for accept in ["text/html", "application/cbor", "application/cbor-seq"] {
+        for (uri, message) in cases {
+            let reply = asked(uri, accept).await;
+            assert_eq!(told(&reply), (406, message), "{accept} of {uri}");
+            assert!(message.is_empty() || reply.text.starts_with("{\n  \"kind\": \"Status\""), "for people: {}", reply.text);
+        }
     }
+    let watch = asked(&format!("{MAPS}?watch=1"), "application/cbor-seq").await;
+    assert_eq!(told(&watch), (406, streams.as_str()));
+    let either = asked(MAPS, "application/cbor, application/json;q=0.5").await;
+    assert_eq!((either.code, &either.json["kind"]), (200, &json!("ConfigMapList")), "what is spoken is answered");
     let table = ask(&cluster, "GET", MAPS, "", "application/json;as=Table;g=meta.k8s.io;v=v2", "").await;
     assert_eq!(told(&table), (406, handler));
     let fallback = ask(&cluster, "GET", MAPS, "", "application/json;as=Table;g=meta.k8s.io;v=v2,application/json", "").await;

@@ -5,12 +5,11 @@
 //! (`--print-role`).
 
 use crate::component::ignored::Cloud as Ignored;
-use crate::component::{Component, ConnectionFlags, ElectionFlags, ServingFlags, lead};
+use crate::component::{ConnectionFlags, ElectionFlags, ServingFlags, lead};
 use crate::up::load_balancers::LoadBalancers;
 use anyhow::{Result, bail};
 use clap::Args;
 use ferrokube_client::Caches;
-use ferrokube_client::metrics::Metrics;
 use ferrokube_cloud::bare_metal::BareMetal;
 use ferrokube_cloud::role;
 use serde_json::json;
@@ -74,15 +73,7 @@ pub async fn run(options: Options) -> Result<()> {
         bail!("--load-balancers=none leaves nothing to do");
     };
     let election = options.election.election(NAME)?;
-    let client = options.connection.client(NAME)?;
-    let component = Component {
-        name: NAME,
-        client,
-        metrics: Metrics::default(),
-        features: options.connection.features(),
-        configuration: options.configuration(),
-        pod_resources: false,
-    };
+    let component = options.connection.component(NAME, options.configuration())?;
     options.serving.serve(&component, crate::cli::flags()).await?;
     let work = || {
         let caches = Caches::new(component.client.clone());

@@ -3,7 +3,6 @@
 use crate::component::{Component, ConnectionFlags, ServingFlags, check_times, identity, lead};
 use crate::flags::duration;
 use anyhow::{Context, Result};
-use ferrokube_client::metrics::Metrics;
 use ferrokube_scheduler::config::{Configuration, LeaderElection};
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -93,14 +92,7 @@ pub async fn run(options: Options) -> Result<()> {
         renew_deadline: rules.renew_deadline,
         retry_period: rules.retry_period,
     });
-    let component = Component {
-        name: NAME,
-        client: options.connection.client(NAME)?,
-        metrics: Metrics::default(),
-        features: options.connection.features(),
-        configuration: shown(&configuration),
-        pod_resources: true,
-    };
+    let component = Component { pod_resources: true, ..options.connection.component(NAME, shown(&configuration))? };
     options.serving.serve(&component, crate::cli::flags()).await?;
     let metrics = ferrokube_scheduler::metrics::Metrics::new(component.metrics.clone());
     // The election is ours, not the engine's: it has no identity to be elected by.

@@ -160,11 +160,11 @@ fn packing(answer: &Response<Body>) -> Option<Packing> {
 /// Leads the links of an answer that is a page through `link`.
 pub(super) fn lead(answer: &mut Response<Body>, link: impl FnMut(&str) -> Option<String> + Send + 'static) {
     let Some(packing) = packing(answer) else { return };
-    answer.headers_mut().remove(CONTENT_LENGTH);
     let frames = match std::mem::take(answer.body_mut()) {
         Body::Passage(frames) => frames,
         other => return *answer.body_mut() = other,
     };
+    answer.headers_mut().remove(CONTENT_LENGTH);
     let page = Page::new(packing, Box::new(link));
     let led = stream::unfold(Some((frames, page)), |going| async move {
         let (mut frames, mut page) = going?;
@@ -250,6 +250,12 @@ mod tests {
             let (kept, same) = led(&headers, PAGE.to_vec()).await.expect("whole");
             assert_eq!((kept.len(), same.as_slice()), (2, PAGE), "{headers:?}");
         }
+        let mut own = Response::new(Body::Full(Bytes::from_static(PAGE)));
+        own.headers_mut().insert("content-type", "text/html".parse().expect("a value"));
+        own.headers_mut().insert("content-length", "34".parse().expect("a value"));
+        lead(&mut own, |link| Some(format!("/proxy{link}")));
+        assert_eq!(own.headers()["content-length"], "34", "what no backend sent keeps what it says of itself");
+        assert_eq!(own.into_body().collect().await.expect("whole"), PAGE);
         let headers = [("content-type", "text/html"), ("content-encoding", "gzip")];
         assert!(led(&headers, b"no gzip at all, whatever the header says".to_vec()).await.is_err());
         let mut gzip = GzEncoder::new(Vec::new(), Compression::best());

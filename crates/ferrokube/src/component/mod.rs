@@ -73,9 +73,10 @@ impl ConnectionFlags {
         gates::of(&self.feature_gates)
     }
 
-    /// A client as ourselves.
-    pub fn client(&self, agent: &str) -> Result<Client> {
-        client(self.path()?, agent)
+    /// A component that is ourselves.
+    pub fn component(&self, name: &'static str, configuration: Value) -> Result<Component> {
+        let (client, features) = (client(self.path()?, name)?, self.features());
+        Ok(Component { name, client, metrics: Metrics::default(), features, configuration, pod_resources: false })
     }
 
     /// The CA of the kubeconfig's cluster, PEM; empty when it names none.

@@ -8,7 +8,7 @@ mod syncs;
 mod tuning;
 
 use crate::component::ignored::Controllers as Ignored;
-use crate::component::{Component, ConnectionFlags, ElectionFlags, ServingFlags, lead};
+use crate::component::{ConnectionFlags, ElectionFlags, ServingFlags, lead};
 use crate::flags::{duration, read, read_optional};
 use anyhow::{Context, Result, ensure};
 use clap::Args;
@@ -210,15 +210,7 @@ impl Options {
 pub async fn run(options: Options) -> Result<()> {
     ferrokube_controllers::check(&options.controllers).context("--controllers")?;
     let election = options.election.election(NAME)?;
-    let client = options.connection.client(NAME)?;
-    let component = Component {
-        name: NAME,
-        client,
-        metrics: Metrics::default(),
-        features: options.connection.features(),
-        configuration: options.configuration(),
-        pod_resources: false,
-    };
+    let component = options.connection.component(NAME, options.configuration())?;
     let config = options.config(&component.client, component.metrics.clone())?;
     options.serving.serve(&component, crate::cli::flags()).await?;
     lead(&component, election.as_ref(), || ferrokube_controllers::run(config)).await

@@ -4,7 +4,8 @@ use anyhow::{Context as _, Result, bail};
 use ferrokube_testkit::wait_for;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Child, Stdio};
+use std::sync::Mutex;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
@@ -14,8 +15,9 @@ pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// `ferrokube up --control-plane-only` in a folder of its own. Dropping it ends and removes it.
 pub struct Plane {
-    up: std::process::Child,
+    up: Mutex<Child>,
     dir: tempfile::TempDir,
+    flags: Vec<String>,
 }
 
 /// Runs a scenario on a fresh control plane with a tool, or says what is missing for that. A failure tells what the
@@ -35,7 +37,7 @@ pub async fn scenario_with<T>(
         Ok(tool) => tool,
         Err(error) => return eprintln!("SKIP: {name}: {error:#}"),
     };
-    let mut plane = Plane::start(flags).unwrap_or_else(|e| panic!("{name}: {e:#}"));
+    let plane = Plane::start(flags).unwrap_or_else(|e| panic!("{name}: {e:#}"));
     let result = async {
         plane.ready().await?;
         body(&plane, tool).await
@@ -48,27 +50,33 @@ pub async fn scenario_with<T>(
 impl Drop for Plane {
     fn drop(&mut self) {
         // It has to be gone before its folder goes.
-        let _ = self.up.kill();
-        let _ = self.up.wait();
+        self.kill();
     }
 }
 
 impl Plane {
     fn start(flags: &[&str]) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("ferrokube-clients-").tempdir()?;
-        let binary = std::env::var("FERROKUBE_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_ferrokube").to_owned());
-        let log = std::fs::File::create(dir.path().join("log"))?;
-        let mut command = std::process::Command::new(binary);
-        command.args(["up", "--control-plane-only", "--port", "0", "--data-dir"]).arg(dir.path().join("data"));
-        command.arg("--kubeconfig").arg(dir.path().join("kubeconfig")).args(flags).env("HOME", dir.path());
-        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        let up = command.spawn().context("cannot run ferrokube")?;
-        Ok(Self { up, dir })
+        let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        Ok(Self { up: Mutex::new(spawn(dir.path(), &flags)?), dir, flags })
     }
 
-    async fn ready(&mut self) -> Result<()> {
+    fn kill(&self) {
+        let mut up = self.up.lock().expect("nobody panics with it");
+        let _ = up.kill();
+        let _ = up.wait();
+    }
+
+    /// Ends it at once, as a crash does, and starts it again over what it wrote. At the same address if a flag names its port.
+    pub async fn crash(&self) -> Result<()> {
+        self.kill();
+        *self.up.lock().expect("nobody panics with it") = spawn(self.dir.path(), &self.flags)?;
+        self.ready().await
+    }
+
+    async fn ready(&self) -> Result<()> {
         wait_for("the control plane", PATIENCE, async || {
-            if let Some(status) = self.up.try_wait()? {
+            if let Some(status) = self.up.lock().expect("nobody panics with it").try_wait()? {
                 bail!("ferrokube up ended with {status}");
             }
             self.log().contains("Cluster ready").then_some(()).context("not ready")
@@ -129,4 +137,18 @@ impl Plane {
         }
         Ok(format!("{out}{err}"))
     }
+}
+
+/// Starts it, with a log of its own.
+fn spawn(dir: &Path, flags: &[String]) -> Result<Child> {
+    let binary = std::env::var("FERROKUBE_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_ferrokube").to_owned());
+    let log = std::fs::File::create(dir.join("log"))?;
+    let mut command = std::process::Command::new(binary);
+    command.args(["up", "--control-plane-only", "--data-dir"]).arg(dir.join("data"));
+    command.arg("--kubeconfig").arg(dir.join("kubeconfig")).args(flags).env("HOME", dir);
+    if !flags.iter().any(|flag| flag.starts_with("--port=")) {
+        command.arg("--port=0");
+    }
+    command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+    command.spawn().context("cannot run ferrokube")
 }

@@ -1,13 +1,16 @@
 //! Answers that mean "not now" and "no longer": what kubectl makes of 429 and 410 over the wire.
 
 use super::Kubectl;
+use crate::hollow;
 use crate::plane::{PATIENCE, scenario, scenario_with};
 use anyhow::{Context as _, Result, ensure};
 use ferrokube_testkit::tools::clients;
-use ferrokube_testkit::wait_for;
+use ferrokube_testkit::{free_port, wait_for};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 use std::process::Stdio;
-use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 
@@ -102,6 +105,82 @@ async fn kubectl_is_told_that_a_page_has_expired() {
         // Stock kubectl does not go on by itself; who lists anew sees all.
         let own = "get configmaps --field-selector=metadata.name!=kube-root-ca.crt -o name";
         kubectl.prints(own, "configmap/a\nconfigmap/b\nconfigmap/c").await
+    })
+    .await;
+}
+
+/// Has the server forget all that it knows by now.
+async fn forget(kubectl: &Kubectl<'_>) -> Result<()> {
+    let now: Value = serde_json::from_str(&kubectl.run(&format!("get --raw {MAPS}?limit=1")).await?)?;
+    let now = now["metadata"]["resourceVersion"].as_str().context("a version")?;
+    let watch = format!("get --raw {MAPS}?watch=1&timeoutSeconds=1&resourceVersion={now}");
+    wait_for("history to be forgotten", PATIENCE, async || {
+        // History goes as it grows.
+        kubectl.run("annotate namespace default seen=now --overwrite").await?;
+        kubectl.run("annotate namespace default seen-").await?;
+        kubectl.says(&watch, "\"code\":410").await
+    })
+    .await
+}
+
+#[tokio::test]
+async fn kubectl_get_is_told_in_its_watch_that_history_is_gone_and_ends() {
+    let flags = ["--etcd-compaction-interval=1s"];
+    let name = "kubectl_get_is_told_in_its_watch_that_history_is_gone_and_ends";
+    scenario_with(&flags, name, clients::kubectl_newer, async |plane, program| {
+        let kubectl = Kubectl::new(plane, program);
+        // More than a pipe holds: until somebody reads, kubectl stands still between its list and its watch.
+        let large = json!({"kind": "ConfigMap", "apiVersion": "v1", "metadata": {"name": "large"}, "data": {"k": "x".repeat(300_000)}});
+        kubectl.feed("create -f -", &large.to_string()).await?;
+        let mut command = plane.command(&kubectl.program);
+        command.args(["get", "configmaps", "--watch", "-o", "json"]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn().context("kubectl")?;
+        let mut printed = child.stdout.take().context("what it prints")?;
+        let mut text = vec![printed.read_u8().await.context("it has its list")?];
+        forget(&kubectl).await?;
+        printed.read_to_end(&mut text).await?;
+        let told: Vec<Value> = serde_json::Deserializer::from_slice(&text).into_iter().collect::<Result<_, _>>()?;
+        let (last, listed) = told.split_last().context("it printed something")?;
+        ensure!(listed.iter().any(|map| map["metadata"]["name"] == "large"), "the list");
+        ensure!((&last["kind"], &last["code"], &last["reason"]) == (&json!("Status"), &json!(410), &json!("Expired")), "{last}");
+        let words = last["message"].as_str().unwrap_or_default();
+        ensure!(words.starts_with("too old resource version: "), "{words}");
+        ensure!(child.wait().await?.success(), "as in front of any server");
+        Ok(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn kubectl_rollout_status_goes_on_when_history_went_with_the_server() {
+    let port = format!("--port={}", free_port());
+    let flags = ["--etcd-compaction-interval=1s", &port];
+    let name = "kubectl_rollout_status_goes_on_when_history_went_with_the_server";
+    scenario_with(&flags, name, clients::kubectl_newer, async |plane, program| {
+        let kubectl = Kubectl::new(plane, program);
+        kubectl.run("create deployment web --image=busybox").await?;
+        let mut command = plane.command(&kubectl.program);
+        command.args(["rollout", "status", "deployment/web", "-v=4"]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().context("kubectl")?;
+        let log = child.stderr.take().context("its log")?;
+        let log = tokio::spawn(async move { tokio::io::read_to_string(log).await });
+        let mut lines = BufReader::new(child.stdout.take().context("what it prints")?).lines();
+        while !lines.next_line().await?.context("it waits")?.contains("0 of 1 updated replicas are available") {}
+        // It stands still while the server goes, comes back, and forgets what it had told it.
+        let pid = Pid::from_raw(i32::try_from(child.id().context("it runs")?)?);
+        kill(pid, Signal::SIGSTOP)?;
+        plane.crash().await?;
+        forget(&kubectl).await?;
+        kill(pid, Signal::SIGCONT)?;
+        let _node = hollow::start(plane).await?;
+        let mut last = String::new();
+        while let Some(line) = lines.next_line().await? {
+            last = line;
+        }
+        let log = log.await??;
+        ensure!(child.wait().await?.success() && last == "deployment \"web\" successfully rolled out", "{last}\n{log}");
+        ensure!(log.contains("too old resource version"), "it was told:\n{log}");
+        Ok(())
     })
     .await;
 }
