@@ -16,8 +16,11 @@ pub const STORAGE_VERSION_MIGRATOR: &str = "StorageVersionMigrator";
 /// Each API server has a Lease that says that it lives.
 pub const API_SERVER_IDENTITY: &str = "APIServerIdentity";
 
+/// Each API server says which versions it stores; it needs [`API_SERVER_IDENTITY`] too.
+pub const STORAGE_VERSION_API: &str = "StorageVersionAPI";
+
 /// The gates that can be switched.
-const SWITCHABLE: &[&str] = &[API_SERVER_IDENTITY, STORAGE_VERSION_MIGRATOR];
+const SWITCHABLE: &[&str] = &[API_SERVER_IDENTITY, STORAGE_VERSION_API, STORAGE_VERSION_MIGRATOR];
 
 /// A gate as 1.36 has it.
 #[derive(Clone, Copy, Debug)]
@@ -60,6 +63,11 @@ impl Features {
     /// Whether a feature is there.
     pub fn has(&self, name: &str) -> bool {
         self.0.get(name).copied().unwrap_or_else(|| all().any(|gate| gate.name == name && gate.on))
+    }
+
+    /// Whether all of these are there.
+    pub fn have(&self, names: &[&str]) -> bool {
+        names.iter().all(|name| self.has(name))
     }
 
     /// With what a flag that was given again says besides; the later word counts.

@@ -16,6 +16,7 @@ use sha2::{Digest, Sha256};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 
 const GROUP: &str = "coordination.k8s.io";
 const RESOURCE: &str = "leases";
@@ -98,9 +99,9 @@ fn target(name: &str) -> Target {
     }
 }
 
-/// Says for ever that this server lives, and removes what others have left behind.
-pub(crate) async fn keep(objects: Arc<dyn Objects>, own: Arc<dyn Loopback>, identity: Identity) {
-    let holding = hold(&*objects, &*own, &identity);
+/// Says for ever that this server lives, and removes what others have left behind. `held` is told when it has its Lease.
+pub(crate) async fn keep(objects: Arc<dyn Objects>, own: Arc<dyn Loopback>, identity: Identity, held: watch::Sender<bool>) {
+    let holding = hold(&*objects, &*own, &identity, &held);
     let collecting = async {
         let mut tick = tokio::time::interval(COLLECTION);
         loop {
@@ -113,12 +114,13 @@ pub(crate) async fn keep(objects: Arc<dyn Objects>, own: Arc<dyn Loopback>, iden
 }
 
 /// Never returns.
-async fn hold(objects: &dyn Objects, own: &dyn Loopback, identity: &Identity) {
+async fn hold(objects: &dyn Objects, own: &dyn Loopback, identity: &Identity, held: &watch::Sender<bool>) {
     let (mut written, mut retry) = (None, FIRST_RETRY);
     loop {
         match renew(objects, own, identity, written.take()).await {
             Ok(lease) => {
                 (written, retry) = (Some(lease), FIRST_RETRY);
+                held.send_replace(true);
                 tokio::time::sleep(RENEWAL.mul_f64(1.0 + JITTER * rand::random::<f64>())).await;
             }
             Err(error) => {
@@ -152,7 +154,7 @@ async fn renew(objects: &dyn Objects, own: &dyn Loopback, identity: &Identity, m
 }
 
 /// Somebody else wrote or removed it meanwhile: what is there now must be read.
-fn overtaken(status: &Status) -> bool {
+pub(crate) fn overtaken(status: &Status) -> bool {
     [Reason::Conflict, Reason::AlreadyExists, Reason::NotFound].into_iter().any(|reason| status.is(reason))
 }
 

@@ -29,6 +29,7 @@ pub mod request;
 pub mod route;
 pub mod server;
 pub mod special;
+mod storage_versions;
 pub mod tokens;
 pub mod verbs;
 pub mod websocket;

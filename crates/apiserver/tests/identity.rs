@@ -94,3 +94,60 @@ async fn without_the_feature_there_is_no_lease() {
     assert!(metrics.contains("kubernetes_feature_enabled{name=\"APIServerIdentity\",stage=\"BETA\"} 0\n"), "{metrics}");
     assert_eq!(cluster.get(LEASES).await.json["items"], Value::Array(Vec::new()));
 }
+
+const VERSIONS: &str = "/apis/internal.apiserver.k8s.io/v1alpha1/storageversions";
+
+fn switch_on(config: &mut ferrokube_apiserver::Config) {
+    config.hostname = "one".to_owned();
+    config.features = "StorageVersionAPI=true".parse().unwrap();
+    config.runtime_config = "internal.apiserver.k8s.io/v1alpha1=true".parse().unwrap();
+}
+
+#[tokio::test]
+async fn every_server_says_what_it_stores_and_is_ready_when_it_has() {
+    let cluster = Cluster::with(switch_on).await;
+    let ready = until("the server to be ready", &cluster, "/readyz?verbose", |reply| reply.code == 200).await.text;
+    assert!(ready.contains("[+]poststarthook/built-in-resources-storage-version-updater ok\n"), "{ready}");
+    let listed = cluster.get(VERSIONS).await;
+    assert!(names(&listed).contains(&"core.secrets") && names(&listed).contains(&"internal.apiserver.k8s.io.storageversions"));
+    let path = format!("{VERSIONS}/apps.deployments");
+    let said = |id: &str| json!({"apiServerID": id, "encodingVersion": "apps/v1", "decodableVersions": ["apps/v1"], "servedVersions": ["apps/v1"]});
+    let first = cluster.get(&path).await.json;
+    assert_eq!(first["status"]["storageVersions"], json!([said(ONE)]));
+    assert_eq!(
+        (&first["status"]["commonEncodingVersion"], &first["status"]["conditions"][0]["status"]),
+        (&json!("apps/v1"), &json!("True"))
+    );
+
+    let mut second = cluster.pki.config(cluster.store.clone());
+    switch_on(&mut second);
+    second.hostname = "two".to_owned();
+    let second = ApiServer::start(second).await.unwrap();
+    let two = |reply: &Reply| reply.json["status"]["storageVersions"].as_array().is_some_and(|all| all.len() == 2);
+    let both = until("both to have spoken", &cluster, &path, two).await.json;
+    assert_eq!(both["status"]["storageVersions"], json!([said(ONE), said(TWO)]));
+    assert_eq!(both["status"]["conditions"], first["status"]["conditions"], "they agree as before");
+    second.stop().await;
+
+    let nameless = cluster.post(VERSIONS, &json!({"metadata": {"name": "pods"}, "spec": {}})).await;
+    assert_eq!(nameless.code, 422, "{}", nameless.text);
+    let mut blind = cluster.get(&path).await.json;
+    blind["metadata"].as_object_mut().unwrap().remove("resourceVersion");
+    let put = cluster.put(&path, &blind).await;
+    assert_eq!(
+        (put.code, put.message().contains("metadata.resourceVersion: Invalid value: 0: must be specified for an update")),
+        (422, true),
+        "{}",
+        put.text
+    );
+}
+
+#[tokio::test]
+async fn storage_versions_are_served_without_the_feature_and_then_nobody_speaks() {
+    let cluster = Cluster::with(|config| config.runtime_config = "internal.apiserver.k8s.io/v1alpha1=true".parse().unwrap()).await;
+    assert_eq!(cluster.get("/readyz/poststarthook/built-in-resources-storage-version-updater").await.code, 404);
+    assert_eq!(cluster.get(VERSIONS).await.json["items"], json!([]));
+    let feature = |config: &mut ferrokube_apiserver::Config| config.features = "StorageVersionAPI=true".parse().unwrap();
+    let cluster = cluster.restart_with(feature).await.unwrap();
+    assert_eq!((cluster.get(VERSIONS).await.code, cluster.get("/readyz").await.code), (404, 200), "there is no place to speak");
+}

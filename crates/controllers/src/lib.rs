@@ -54,12 +54,13 @@ mod service_account_token;
 mod service_cidr;
 mod settings;
 mod stateful_set;
+mod storage_version_gc;
 mod storage_version_migrator;
 mod taint_eviction;
 mod ttl_after_finished;
 mod vac_protection;
 
-use ferrokube_api::features::STORAGE_VERSION_MIGRATOR;
+use ferrokube_api::features::{API_SERVER_IDENTITY, STORAGE_VERSION_API, STORAGE_VERSION_MIGRATOR};
 use ferrokube_client::events::Recorder;
 use ferrokube_client::metrics::{Desc, Kind, Metrics};
 use ferrokube_client::queue::Queue;
@@ -114,25 +115,23 @@ pub struct Controller {
     pub component: &'static str,
     /// Whether `*` includes it.
     pub default: bool,
-    /// The feature without which it never runs.
-    pub feature: Option<&'static str>,
+    /// The features without which it never runs.
+    pub features: &'static [&'static str],
     run: fn(Context) -> BoxFuture<'static, ()>,
 }
 
-/// One row per controller: name, service account, component of its events, on by default, the feature it needs if any, and what runs it.
+/// One row per controller: name, service account, component of its events, on by default, the features it needs if any, and what runs it.
 macro_rules! controllers {
-    ($($name:literal $account:literal $component:literal $default:literal $(@$feature:ident)? $($module:ident)::+;)*) => {
+    ($($name:literal $account:literal $component:literal $default:literal $(@$feature:ident)* $($module:ident)::+;)*) => {
         &[$(Controller {
             name: $name,
             account: $account,
             component: $component,
             default: $default,
-            feature: controllers!(feature $($feature)?),
+            features: &[$($feature),*],
             run: |context| Box::pin($($module)::+::run(context)),
         }),*]
     };
-    (feature) => { None };
-    (feature $feature:ident) => { Some($feature) };
 }
 
 /// All controllers.
@@ -179,6 +178,7 @@ pub const CONTROLLERS: &[Controller] = controllers! {
     "legacy-serviceaccount-token-cleaner-controller" "legacy-service-account-token-cleaner" "legacy-service-account-token-cleaner" true legacy_tokens;
     "validatingadmissionpolicy-status-controller" "validatingadmissionpolicy-status-controller" "validatingadmissionpolicy-status" true policy_status;
     "device-taint-eviction-controller"         "device-taint-eviction-controller" "device-taint-eviction"      true device_taint_eviction;
+    "storageversion-garbage-collector-controller" "storage-version-garbage-collector" "storageversion-garbage-collector" true @STORAGE_VERSION_API @API_SERVER_IDENTITY storage_version_gc;
     "storage-version-migrator-controller"      "storage-version-migrator-controller" "storage-version-migrator-controller" true @STORAGE_VERSION_MIGRATOR storage_version_migrator;
 };
 
@@ -190,7 +190,7 @@ pub fn run(config: Config) -> BoxFuture<'static, ()> {
 
 async fn run_all(config: Config) {
     let there = |c: &&Controller| {
-        let missing = c.feature.filter(|feature| !config.features.has(feature));
+        let missing = c.features.iter().find(|feature| !config.features.has(feature));
         if let Some(feature) = missing {
             tracing::info!(controller = c.name, feature, "not started: its feature is off");
         }

@@ -8,7 +8,6 @@ const NOT_STARTED: &[&str] = &[
     "podcertificaterequest-cleaner-controller",
     "podgroup-protection-controller",
     "kube-apiserver-serving-clustertrustbundle-publisher-controller",
-    "storageversion-garbage-collector-controller",
     "resourcepoolstatusrequest-controller",
     "selinux-warning-controller",
     "service-lb-controller",

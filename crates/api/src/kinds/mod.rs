@@ -33,6 +33,7 @@ mod served;
 pub mod service;
 mod storage;
 mod storage_migration;
+pub mod storage_version;
 mod table;
 mod warnings;
 

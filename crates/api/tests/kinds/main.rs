@@ -12,6 +12,7 @@ mod policies;
 mod rules;
 mod storage;
 mod storage_migration;
+mod storage_version;
 mod tables;
 mod validation;
 mod warnings;

@@ -178,7 +178,7 @@ pub(super) fn wanted(features: &Features) -> Vec<Wanted> {
     for (name, rows) in CLUSTER_ROLES {
         push("clusterroles", cluster_role(name, rows), merge_role);
     }
-    let optional = OPTIONAL_CONTROLLER_ROLES.iter().filter(|(feature, ..)| features.has(feature)).map(|(_, name, rows)| (*name, *rows));
+    let optional = OPTIONAL_CONTROLLER_ROLES.iter().filter(|(needed, ..)| features.have(needed)).map(|(_, name, rows)| (*name, *rows));
     let controllers: Vec<(&str, &[Row])> = CONTROLLER_ROLES.iter().copied().chain(optional).collect();
     for (name, rows) in &controllers {
         push("clusterroles", cluster_role(&format!("{CONTROLLER}{name}"), rows), merge_role);

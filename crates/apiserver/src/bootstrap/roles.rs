@@ -3,7 +3,7 @@
 //! Read by `policy`; a test compares them with the data of the reference. Rows are facts: change them only with Kubernetes.
 
 use super::policy::{Row, named, rule, urls};
-use ferrokube_api::features::STORAGE_VERSION_MIGRATOR;
+use ferrokube_api::features::{API_SERVER_IDENTITY, STORAGE_VERSION_API, STORAGE_VERSION_MIGRATOR};
 
 const CORE: &str = "core";
 const ALL: &str = "create delete deletecollection get list patch update watch";
@@ -566,17 +566,28 @@ pub(super) const CONTROLLER_ROLES: &[(&str, &[Row])] = &[
     ),
 ];
 
-/// Roles of controllers that only come with a feature: its gate, name and rules.
-pub(super) const OPTIONAL_CONTROLLER_ROLES: &[(&str, &str, &[Row])] = &[(
-    STORAGE_VERSION_MIGRATOR,
-    "storage-version-migrator-controller",
-    &[
-        rule("list patch", "*", "*"),
-        rule("get", "apiextensions.k8s.io", "customresourcedefinitions"),
-        rule("patch", "apiextensions.k8s.io", "customresourcedefinitions/status"),
-        rule("update", "storagemigration.k8s.io", "storageversionmigrations/status"),
-    ],
-)];
+/// Roles of controllers that only come with features: their gates, name and rules.
+pub(super) const OPTIONAL_CONTROLLER_ROLES: &[(&[&str], &str, &[Row])] = &[
+    (
+        &[STORAGE_VERSION_API, API_SERVER_IDENTITY],
+        "storage-version-garbage-collector",
+        &[
+            rule(READ, "coordination.k8s.io", "leases"),
+            rule("delete get list patch update watch", "internal.apiserver.k8s.io", "storageversions"),
+            rule("get patch update", "internal.apiserver.k8s.io", "storageversions/status"),
+        ],
+    ),
+    (
+        &[STORAGE_VERSION_MIGRATOR],
+        "storage-version-migrator-controller",
+        &[
+            rule("list patch", "*", "*"),
+            rule("get", "apiextensions.k8s.io", "customresourcedefinitions"),
+            rule("patch", "apiextensions.k8s.io", "customresourcedefinitions/status"),
+            rule("update", "storagemigration.k8s.io", "storageversionmigrations/status"),
+        ],
+    ),
+];
 
 /// Roles: namespace, name, rules.
 pub(super) const ROLES: &[(&str, &str, &[Row])] = &[

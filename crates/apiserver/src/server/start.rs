@@ -25,8 +25,9 @@ use crate::local::{OwnClient, OwnPart};
 use crate::objects::Objects;
 use crate::registry::Registry;
 use crate::special::services::{Allocator, Cidr};
+use crate::storage_versions;
 use crate::tokens::{KeyError, ServiceAccountTokens};
-use ferrokube_api::features::API_SERVER_IDENTITY;
+use ferrokube_api::features::{API_SERVER_IDENTITY, STORAGE_VERSION_API};
 use ferrokube_api::kinds;
 use ferrokube_store::Store;
 use futures_util::future::BoxFuture;
@@ -34,6 +35,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -260,7 +262,11 @@ impl ApiServer {
         background.push(tokio::spawn(crate::authn::legacy::follow(server.clone())));
         if config.features.has(API_SERVER_IDENTITY) {
             let identity = Identity::new(&config.hostname, SocketAddr::new(config.advertise, port));
-            background.push(tokio::spawn(identity::keep(objects.clone(), own.clone(), identity)));
+            let (has, held) = watch::channel(false);
+            if config.features.has(STORAGE_VERSION_API) {
+                background.push(tokio::spawn(storage_versions::keep(server.clone(), own.clone(), identity.id.clone(), held)));
+            }
+            background.push(tokio::spawn(identity::keep(objects.clone(), own.clone(), identity, has)));
         }
         background.push(tokio::spawn(bootstrap::keep(objects, own, facts)));
         background.push(tokio::spawn(crate::special::services::follow_ports(server.clone())));

@@ -90,6 +90,7 @@ pub fn unconditional_update(entry: &Entry) -> bool {
         ("storage.k8s.io", "csinodes"),
         ("storage.k8s.io", "csidrivers"),
         ("storage.k8s.io", "volumeattachments"),
+        ("internal.apiserver.k8s.io", "storageversions"),
         ("storagemigration.k8s.io", "storageversionmigrations"),
         (ADMISSION, "validatingadmissionpolicies"),
         (ADMISSION, "validatingadmissionpolicybindings"),

@@ -113,6 +113,13 @@ pub fn csi_capacity(o: &Value, _: &HookContext) -> Cells {
     cells![name(o), text(o, "storageClassName"), get(o, "capacity").map_or(UNSET.to_owned(), shown)]
 }
 
+pub fn storage_version(o: &Value, c: &HookContext) -> Cells {
+    let said =
+        list_at(o, &["status", "storageVersions"]).iter().map(|s| format!("{}={}", text(s, "apiServerID"), text(s, "encodingVersion")));
+    let common = at(o, &["status", "commonEncodingVersion"]).and_then(Value::as_str);
+    cells![name(o), common.unwrap_or(UNSET), some_of(&said.collect::<Vec<_>>(), 3, ""), age(o, c)]
+}
+
 pub fn storage_version_migration(o: &Value, _: &HookContext) -> Cells {
     let (group, resource) = (text_at(o, &["spec", "resource", "group"]), text_at(o, &["spec", "resource", "resource"]));
     let qualified = if group.is_empty() { resource.to_owned() } else { format!("{resource}.{group}") };

@@ -291,5 +291,12 @@ pub const RESOURCE_SLICE: &[Col] =
 pub const CUSTOM_RESOURCE_DEFINITION: &[Col] = &[NAME, text("Created At", "When the server created the object.")];
 pub const API_SERVICE: &[Col] = &[NAME, text("Service", "Service behind the API."), text("Available", "Whether the service answers."), AGE];
 
+pub const STORAGE_VERSION: &[Col] = &[
+    NAME,
+    text("CommonEncodingVersion", "Version in which all API servers write the objects."),
+    text("StorageVersions", "Version in which each API server writes them."),
+    AGE,
+];
+
 pub const STORAGE_VERSION_MIGRATION: &[Col] =
     &[NAME, text("Resource", "Resource whose objects are migrated."), text("Status", "Where the migration is, or what came of it.")];

@@ -5,7 +5,8 @@ use ferrokube_api::features::{Features, all};
 use std::fmt::Write;
 
 /// On by default upstream, and not here.
-const MISSING: [&str; 3] = ["APIServerTracing", "StructuredAuthenticationConfigurationEgressSelector", "UnknownVersionInteroperabilityProxy"];
+const MISSING: [&str; 3] =
+    ["APIServerTracing", "StructuredAuthenticationConfigurationEgressSelector", "UnknownVersionInteroperabilityProxy"];
 
 fn is_on(features: &Features, name: &str) -> bool {
     features.has(name) && !MISSING.contains(&name)

@@ -162,8 +162,11 @@ async fn kubectl_rollout_status_goes_on_when_history_went_with_the_server() {
         let mut command = plane.command(&kubectl.program);
         command.args(["rollout", "status", "deployment/web", "-v=4"]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().context("kubectl")?;
-        let log = child.stderr.take().context("its log")?;
-        let log = tokio::spawn(async move { tokio::io::read_to_string(log).await });
+        let mut said = child.stderr.take().context("its log")?;
+        let log = tokio::spawn(async move {
+            let mut log = String::new();
+            said.read_to_string(&mut log).await.map(|_| log)
+        });
         let mut lines = BufReader::new(child.stdout.take().context("what it prints")?).lines();
         while !lines.next_line().await?.context("it waits")?.contains("0 of 1 updated replicas are available") {}
         // It stands still while the server goes, comes back, and forgets what it had told it.
