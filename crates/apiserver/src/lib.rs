@@ -66,6 +66,8 @@ pub struct ApiServer {
     pub(crate) flow: Option<Arc<flowcontrol::FlowControl>>,
     pub(crate) audit: Option<Arc<audit::Audit>>,
     pub(crate) metrics: server::metrics::Metrics,
+    /// `None`: it is not told in which versions objects are stored.
+    pub(crate) storage_versions: Option<storage_versions::StorageVersions>,
     /// For `/flagz`.
     pub(crate) flags: server::zpages::Flags,
     pub(crate) health: server::health::Health,

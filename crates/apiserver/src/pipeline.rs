@@ -137,6 +137,11 @@ impl ApiServer {
         trail.decided(&decision);
         decision.into_result(&attributes)?;
 
+        // Storage versions: whether the other servers know by now in which version this one writes.
+        if let Some(versions) = &self.storage_versions {
+            versions.check(&info, &user)?;
+        }
+
         // Aggregation: whether another server serves it.
         if let Some(remote) = self.aggregator.serving(&info) {
             append_client(&mut parts.headers, address);

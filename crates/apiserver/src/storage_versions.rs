@@ -2,22 +2,27 @@
 //! can read (StorageVersionAPI, alpha and off by default): what a migration of stored objects waits for.
 //!
 //! Only who has a Lease may say something here: what servers without one have said is removed by a controller. Nothing is written
-//! that stands there already.
+//! that stands there already. Until it stands there, nobody but the server itself may write objects of the resource here.
 //!
-//! Sources: `apiserver/pkg/storageversion`, the hook `built-in-resources-storage-version-updater` of `kube-aggregator`.
+//! Sources: `apiserver/pkg/storageversion`, `apiserver/pkg/endpoints/filters/storageversion.go`, the hook `built-in-resources-storage-version-updater` of `kube-aggregator`.
 
 use crate::ApiServer;
+use crate::attributes::UserInfo;
 use crate::identity::overtaken;
+use crate::local::LOOPBACK_USER;
 use crate::objects::{Loopback, Objects, Target};
 use crate::registry::{Entry, Table};
-use ferrokube_api::Status;
+use crate::request::RequestInfo;
+use ferrokube_api::features::{API_SERVER_IDENTITY, Features, STORAGE_VERSION_API};
 use ferrokube_api::kinds::storage_version::{self, RESOURCE};
+use ferrokube_api::{Reason, Status};
 use futures_util::future::join_all;
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -36,6 +41,8 @@ struct Said {
     encoding: String,
     decodable: Vec<String>,
     served: Vec<String>,
+    /// Group and plural of those whose objects these are.
+    resources: Vec<(String, String)>,
 }
 
 /// Of every built-in resource that is stored. Resources of several groups that are the same objects count as that of the first group.
@@ -51,6 +58,7 @@ fn all(table: &Table) -> Vec<Said> {
         let prefix = rows[0].kind.storage_prefix.as_deref().unwrap_or_default();
         if let Some(&same) = seen.get(prefix) {
             all[same].decodable.extend(versions);
+            all[same].resources.push((group.to_owned(), resource.to_owned()));
             continue;
         }
         seen.insert(prefix, all.len());
@@ -59,8 +67,9 @@ fn all(table: &Table) -> Vec<Said> {
             Some((group, version)) => format!("{group}/{version}"),
             None => versions[0].clone(),
         };
-        let group = if group.is_empty() { "core" } else { group };
-        all.push(Said { name: format!("{group}.{resource}"), encoding, decodable: versions.clone(), served: versions });
+        let name = format!("{}.{resource}", if group.is_empty() { "core" } else { group });
+        let resources = vec![(group.to_owned(), resource.to_owned())];
+        all.push(Said { name, encoding, decodable: versions.clone(), served: versions, resources });
     }
     all
 }
@@ -86,30 +95,83 @@ fn target(name: &str, subresource: &str) -> Target {
     }
 }
 
-/// Whether there is a place to say it.
-pub(crate) fn is_served(server: &ApiServer) -> bool {
-    let (group, version, resource) = RESOURCE;
-    server.registry.table().get(group, version, resource).is_some()
+/// What the server has to say, and of which resources it has not said it yet.
+#[derive(Debug)]
+pub(crate) struct StorageVersions {
+    all: Vec<Said>,
+    /// With what kept it from that last.
+    unsaid: Mutex<BTreeMap<(String, String), Option<Status>>>,
+    over: AtomicBool,
 }
 
-/// Says it for ever, from when the server has its Lease on. The server is not healthy before all was said once.
-pub(crate) async fn keep(server: Arc<ApiServer>, own: Arc<dyn Loopback>, id: String, mut held: watch::Receiver<bool>) {
-    if !is_served(&server) {
-        tracing::warn!("no storage versions are registered: {}/{} is not switched on", RESOURCE.0, RESOURCE.1);
-        return;
+impl StorageVersions {
+    /// Of a server with these features and rows; `None` when it has nothing to say.
+    pub fn of(features: &Features, table: &Table) -> Option<Self> {
+        if !features.have(&[STORAGE_VERSION_API, API_SERVER_IDENTITY]) {
+            return None;
+        }
+        let (group, version, resource) = RESOURCE;
+        if table.get(group, version, resource).is_none() {
+            tracing::warn!("no storage versions are registered: {group}/{version} is not switched on");
+            return None;
+        }
+        let all = all(table);
+        let unsaid = all.iter().flat_map(|said| said.resources.iter().cloned()).map(|resource| (resource, None)).collect();
+        Some(StorageVersions { all, unsaid: Mutex::new(unsaid), over: AtomicBool::default() })
     }
+
+    /// Whether all has been said once.
+    pub fn are_said(&self) -> bool {
+        self.over.load(Ordering::Acquire)
+    }
+
+    fn note(&self, said: &Said, result: &Result<(), Status>) {
+        if self.are_said() {
+            return;
+        }
+        let mut unsaid = self.unsaid.lock();
+        for resource in &said.resources {
+            match result {
+                Ok(()) => _ = unsaid.remove(resource),
+                Err(why) => _ = unsaid.insert(resource.clone(), Some(why.clone())),
+            }
+        }
+        self.over.store(unsaid.is_empty(), Ordering::Release);
+    }
+
+    /// Refuses to write what the others do not know yet how to read.
+    pub fn check(&self, info: &RequestInfo, user: &UserInfo) -> Result<(), Status> {
+        if self.are_said() || !info.resource_request || matches!(info.verb.as_str(), "get" | "list" | "watch") || user.name == LOOPBACK_USER
+        {
+            return Ok(());
+        }
+        let is = |group: &str, resource: &str| info.group == group && info.resource == resource;
+        // What is to be said, and by whom, must be written first.
+        if is(RESOURCE.0, RESOURCE.2) || is("coordination.k8s.io", "leases") && info.namespace == "kube-system" {
+            return Ok(());
+        }
+        let unsaid = self.unsaid.lock();
+        let Some(last) = unsaid.get(&(info.group.clone(), info.resource.clone())) else { return Ok(()) };
+        let resource = if info.group.is_empty() { info.resource.clone() } else { format!("{}.{}", info.resource, info.group) };
+        let last = last.as_ref().map_or("<nil>", |status| &status.message);
+        let message = format!("wait for storage version registration to complete for resource: {resource}, last seen error: {last}");
+        Err(Status::failure(503, Reason::ServiceUnavailable, message))
+    }
+}
+
+/// Says it for ever, from when the server has its Lease on.
+pub(crate) async fn keep(server: Arc<ApiServer>, own: Arc<dyn Loopback>, id: String, mut held: watch::Receiver<bool>) {
+    let Some(versions) = &server.storage_versions else { return };
     // An error means that the server stops.
     let _ = held.wait_for(|held| *held).await;
-    let all = all(&server.registry.table());
     loop {
-        let said = join_all(all.iter().map(|said| say(&*server.caches, &*own, said, &id))).await;
-        let failed = all.iter().zip(said).filter_map(|(said, result)| Some((said, result.err()?)));
-        let failed =
-            failed.inspect(|(said, error)| tracing::warn!(name = said.name, %error, "a storage version is not registered")).count();
-        if failed == 0 {
-            server.health.storage_versions.store(true, Ordering::Relaxed);
-        }
-        tokio::time::sleep(if failed == 0 { PERIOD } else { RETRY }).await;
+        let said = versions.all.iter().map(async |said| {
+            let result = say(&*server.caches, &*own, said, &id).await;
+            versions.note(said, &result);
+            result.inspect_err(|error| tracing::warn!(name = said.name, %error, "a storage version is not registered")).is_ok()
+        });
+        let all_said = join_all(said).await.into_iter().all(|said| said);
+        tokio::time::sleep(if all_said { PERIOD } else { RETRY }).await;
     }
 }
 
@@ -176,6 +238,7 @@ mod tests {
             encoding: "apps/v1".into(),
             decodable: vec!["apps/v1".into()],
             served: vec!["apps/v1".into()],
+            resources: Vec::new(),
         };
         say(&map, &map, &said, "apiserver-1").await.expect("said");
         let writes = map.writes.read().len();
@@ -187,5 +250,49 @@ mod tests {
         let stored: Value = map.get(group, resource, "", "apps.deployments").expect("there").decode().expect("json");
         assert_eq!(storage_version::servers(&stored).collect::<Vec<_>>(), ["apiserver-1", "apiserver-2"]);
         assert_eq!(stored["status"]["commonEncodingVersion"], "apps/v1");
+    }
+
+    #[test]
+    fn nobody_else_writes_what_is_not_said_yet() {
+        let features = "StorageVersionAPI=true".parse().expect("can be switched");
+        let on = "internal.apiserver.k8s.io/v1alpha1=true".parse().expect("can be switched");
+        let registry = Registry::serving(ferrokube_api::kinds::served(&features, &on));
+        let versions = StorageVersions::of(&features, &registry.table()).expect("there is something to say");
+        let anybody = UserInfo::component("anybody", &[]);
+        let ask = |verb: &str, path: &str| {
+            let request = http::Request::builder().method(verb).uri(path).body(()).expect("a request");
+            let info = RequestInfo::of(request.method(), request.uri().path(), &crate::request::Query::parse(None));
+            versions.check(&info, &anybody).map_err(|status| status.message)
+        };
+        let why = |resource: &str, last: &str| {
+            Err(format!("wait for storage version registration to complete for resource: {resource}, last seen error: {last}"))
+        };
+        let (pods, widgets) = ("/api/v1/namespaces/default/pods", "/apis/example.com/v1/widgets");
+        assert_eq!(ask("POST", pods), why("pods", "<nil>"));
+        assert_eq!(ask("DELETE", "/apis/events.k8s.io/v1/namespaces/default/events/e"), why("events.events.k8s.io", "<nil>"));
+        let leases = |namespace: &str| format!("/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases");
+        assert_eq!(ask("POST", &leases("default")), why("leases.coordination.k8s.io", "<nil>"));
+        for (verb, path) in [
+            ("GET", pods),
+            ("POST", widgets),
+            ("POST", "/apis/authentication.k8s.io/v1/tokenreviews"),
+            ("POST", &leases("kube-system")),
+            ("POST", "/apis/internal.apiserver.k8s.io/v1alpha1/storageversions"),
+        ] {
+            assert_eq!(ask(verb, path), Ok(()), "{verb} {path}");
+        }
+        let info = RequestInfo::of(&http::Method::POST, pods, &crate::request::Query::parse(None));
+        assert!(versions.check(&info, &crate::local::loopback_user()).is_ok(), "the server itself");
+
+        let of = |name: &str| versions.all.iter().find(|said| said.name == name).expect("there");
+        versions.note(of("core.pods"), &Err(Status::internal("no disk")));
+        assert_eq!(ask("POST", pods), why("pods", &Status::internal("no disk").message));
+        versions.note(of("core.pods"), &Ok(()));
+        assert_eq!(ask("POST", pods), Ok(()));
+        assert!(!versions.are_said());
+        versions.all.iter().for_each(|said| versions.note(said, &Ok(())));
+        assert!(versions.are_said());
+        assert_eq!(ask("POST", &leases("default")), Ok(()));
+        assert!(StorageVersions::of(&Features::default(), &registry.table()).is_none());
     }
 }

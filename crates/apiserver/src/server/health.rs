@@ -4,9 +4,8 @@ use super::metrics::head;
 use crate::ApiServer;
 use crate::output::Body;
 use crate::request::Query;
-use crate::storage_versions;
 use ferrokube_api::Status;
-use ferrokube_api::features::{API_SERVER_IDENTITY, STORAGE_VERSION_API};
+use ferrokube_api::features::API_SERVER_IDENTITY;
 use http::{HeaderValue, Response};
 use jiff::Timestamp;
 use parking_lot::Mutex;
@@ -27,8 +26,6 @@ pub struct Health {
     pub started: Timestamp,
     /// Everything that must exist in a cluster has been written.
     pub bootstrapped: AtomicBool,
-    /// Which versions the server stores has been written, if it is to be.
-    pub storage_versions: AtomicBool,
     /// The server is about to stop: who balances load should look elsewhere.
     pub leaving: AtomicBool,
     /// What each check came to, by name and endpoint.
@@ -45,13 +42,7 @@ struct Results {
 
 impl Default for Health {
     fn default() -> Self {
-        Health {
-            started: Timestamp::now(),
-            bootstrapped: AtomicBool::default(),
-            storage_versions: AtomicBool::default(),
-            leaving: AtomicBool::default(),
-            results: Mutex::default(),
-        }
+        Health { started: Timestamp::now(), bootstrapped: AtomicBool::default(), leaving: AtomicBool::default(), results: Mutex::default() }
     }
 }
 
@@ -148,7 +139,7 @@ impl ApiServer {
             }
             Check::Informers => self.caches.applied() > 0 || self.health.bootstrapped.load(Ordering::Relaxed),
             Check::Bootstrap | Check::Identity | Check::Roles | Check::PriorityClasses => self.health.bootstrapped.load(Ordering::Relaxed),
-            Check::StorageVersions => self.health.storage_versions.load(Ordering::Relaxed),
+            Check::StorageVersions => self.storage_versions.as_ref().is_none_or(|versions| versions.are_said()),
             Check::Kms => self.sealed.as_ref().is_none_or(|sealed| sealed.unhealthy().is_none()),
             Check::Shutdown => !self.health.leaving.load(Ordering::Relaxed),
         };
@@ -192,9 +183,7 @@ impl ApiServer {
         let exists = |check: Check| match check {
             Check::Kms => self.sealed.as_ref().is_some_and(|s| s.has_kms()),
             Check::Identity => self.metrics.features().has(API_SERVER_IDENTITY),
-            Check::StorageVersions => {
-                self.metrics.features().have(&[STORAGE_VERSION_API, API_SERVER_IDENTITY]) && storage_versions::is_served(self)
-            }
+            Check::StorageVersions => self.storage_versions.is_some(),
             _ => true,
         };
         let known: Vec<_> =

@@ -25,9 +25,9 @@ use crate::local::{OwnClient, OwnPart};
 use crate::objects::Objects;
 use crate::registry::Registry;
 use crate::special::services::{Allocator, Cidr};
-use crate::storage_versions;
+use crate::storage_versions::{self, StorageVersions};
 use crate::tokens::{KeyError, ServiceAccountTokens};
-use ferrokube_api::features::{API_SERVER_IDENTITY, STORAGE_VERSION_API};
+use ferrokube_api::features::API_SERVER_IDENTITY;
 use ferrokube_api::kinds;
 use ferrokube_store::Store;
 use futures_util::future::BoxFuture;
@@ -169,6 +169,7 @@ impl ApiServer {
         let flow = (config.priority_and_fairness && seats > 0).then(|| Arc::new(FlowControl::new(seats, config.request_timeout)));
         let server = Arc::new(ApiServer {
             store: store.clone(),
+            storage_versions: StorageVersions::of(&config.features, &registry.table()),
             sealed: sealed.clone(),
             caches,
             feed,
@@ -263,7 +264,7 @@ impl ApiServer {
         if config.features.has(API_SERVER_IDENTITY) {
             let identity = Identity::new(&config.hostname, SocketAddr::new(config.advertise, port));
             let (has, held) = watch::channel(false);
-            if config.features.has(STORAGE_VERSION_API) {
+            if server.storage_versions.is_some() {
                 background.push(tokio::spawn(storage_versions::keep(server.clone(), own.clone(), identity.id.clone(), held)));
             }
             background.push(tokio::spawn(identity::keep(objects.clone(), own.clone(), identity, has)));

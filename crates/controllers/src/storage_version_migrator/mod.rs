@@ -19,8 +19,10 @@ use ferrokube_client::{Cache, Client, Error, Optional, Selection, Target};
 use http::Method;
 use jiff::Timestamp;
 use objects::Stopped;
+use parking_lot::Mutex;
 use plan::{Migrated, Outcome, Step};
 use serde_json::Value;
+use std::collections::HashMap;
 use std::time::Duration;
 
 const NAME: &str = "storage-version-migrator-controller";
@@ -45,13 +47,15 @@ pub(crate) async fn run(context: Context) {
         }
     });
     migrations.synced().await;
-    let migrator = Migrator { client: context.client.clone(), migrations };
+    let migrator = Migrator { client: context.client.clone(), migrations, places: Mutex::default() };
     controller::run::<_, Error, _, _>(NAME, queue, WORKERS, |migrated: Migrated| migrator.reconcile(migrated)).await;
 }
 
 struct Migrator {
     client: Client,
     migrations: Cache<()>,
+    /// Where in the list of a resource its migration, named by its UID, was interrupted.
+    places: Mutex<HashMap<Migrated, (String, String)>>,
 }
 
 impl Migrator {
@@ -99,9 +103,14 @@ impl Migrator {
                 Err(stopped) => stopped,
             }
         } else {
-            match objects::rewrite(&self.client, &resource, until).await {
+            let uid = migration["metadata"]["uid"].as_str().unwrap_or_default();
+            let mut place = self.places.lock().remove(migrated).filter(|(of, _)| of == uid).map(|(_, more)| more).unwrap_or_default();
+            match objects::rewrite(&self.client, &resource, until, &mut place).await {
                 Ok(()) => return self.end(migrated, migration, Outcome::Succeeded).await,
-                Err(stopped) => stopped,
+                Err(stopped) => {
+                    self.places.lock().insert(migrated.clone(), (uid.to_owned(), place));
+                    stopped
+                }
             }
         };
         match stopped {

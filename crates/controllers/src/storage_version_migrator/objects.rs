@@ -92,19 +92,27 @@ pub(super) async fn newest(client: &Client, resource: &ApiResource) -> Result<St
     Ok(version)
 }
 
-/// Rewrites what is not newer than `until`.
-pub(super) async fn rewrite(client: &Client, resource: &ApiResource, until: &str) -> Result<(), Stopped> {
+/// Rewrites what is not newer than `until`. `more` is where in the list the work stands: who comes again goes on from there.
+pub(super) async fn rewrite(client: &Client, resource: &ApiResource, until: &str, more: &mut String) -> Result<(), Stopped> {
     let newest = order(until)?;
-    let mut more = String::new();
     loop {
-        let page = page(client, resource, PAGE, &more).await?;
+        let page = match page(client, resource, PAGE, more).await {
+            Ok(page) => page,
+            Err(error) => {
+                // The server has forgotten the place, and only a new list leads on.
+                if error.status().is_some_and(|s| s.is(Reason::Expired) || s.is(Reason::Gone)) {
+                    more.clear();
+                }
+                return Err(error.into());
+            }
+        };
         let items = stream::iter(page.items.into_iter().map(Ok));
         items
             .try_for_each_concurrent(AT_ONCE, |item| async move {
                 if order(&item.metadata.resource_version)? > newest { Ok(()) } else { one(client, resource, &item.metadata).await }
             })
             .await?;
-        more = page.metadata.more;
+        *more = page.metadata.more;
         if more.is_empty() {
             return Ok(());
         }
@@ -127,7 +135,63 @@ async fn one(client: &Client, resource: &ApiResource, meta: &Meta) -> Result<(),
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ferrokube_api::Status;
+    use bytes::Bytes;
+    use ferrokube_api::{Change, Selection, Status};
+    use ferrokube_client::{Transport, TransportError};
+    use futures_util::future::BoxFuture;
+    use futures_util::stream::BoxStream;
+    use http::{Request, Response};
+    use serde_json::Value;
+    use std::sync::{Arc, Mutex};
+
+    /// Answers as it was told to, in this order, and keeps what was asked.
+    #[derive(Default)]
+    struct Script {
+        answers: Mutex<Vec<(u16, Value)>>,
+        asked: Mutex<Vec<String>>,
+    }
+
+    impl Transport for Script {
+        fn send(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, TransportError>> {
+            self.asked.lock().expect("nobody panics with it").push(request.uri().to_string());
+            let (code, body) = self.answers.lock().expect("nobody panics with it").remove(0);
+            let answer = Response::builder().status(code).body(Bytes::from(body.to_string()));
+            Box::pin(std::future::ready(answer.map_err(TransportError::new)))
+        }
+
+        fn subscribe(&self, _: Selection) -> BoxStream<'static, Change> {
+            Box::pin(stream::pending())
+        }
+    }
+
+    #[tokio::test]
+    async fn who_comes_again_goes_on_in_the_list_unless_the_place_is_forgotten() {
+        let page = |more: &str| (200, json!({"metadata": {"resourceVersion": "9", "continue": more}, "items": []}));
+        let failed = |code: u16, reason| (code, serde_json::to_value(Status::failure(code, reason, "no")).expect("json"));
+        let script = Arc::new(Script::default());
+        let client = Client::new(script.clone(), "test");
+        let resource = ApiResource {
+            group: String::new(),
+            version: "v1".into(),
+            resource: "secrets".into(),
+            kind: "Secret".into(),
+            namespaced: true,
+            verbs: Vec::new(),
+        };
+        let mut more = String::new();
+        for (answers, place) in [
+            (vec![page("two"), failed(500, Reason::InternalError)], "two"),
+            (vec![page("three"), failed(410, Reason::Expired)], ""),
+            (vec![page("")], ""),
+        ] {
+            *script.answers.lock().expect("nobody panics with it") = answers;
+            let _ = rewrite(&client, &resource, "9", &mut more).await;
+            assert_eq!(more, place);
+        }
+        let asked = script.asked.lock().expect("nobody panics with it");
+        let places: Vec<&str> = asked.iter().map(|uri| uri.split_once("continue=").map_or("", |(_, place)| place)).collect();
+        assert_eq!(places, ["", "two", "two", "three", ""]);
+    }
 
     #[test]
     fn versions_are_ordered_as_numbers() {
