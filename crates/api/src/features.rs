@@ -142,7 +142,7 @@ mod tests {
 
     #[test]
     fn gates_may_say_what_is_so() {
-        for fine in ["", "NodeDeclaredFeatures=true", "DRADeviceTaints=true, GenericWorkload=false", "AllAlpha=false"] {
+        for fine in ["", "NodeDeclaredFeatures=true", "DRADeviceTaints=true, GenericWorkload=false"] {
             assert_eq!(parse(fine), Ok(Features::default()), "{fine}");
         }
         for (text, why) in [
@@ -163,6 +163,10 @@ mod tests {
         assert!(!Features::default().has(STORAGE_VERSION_MIGRATOR), "off as in 1.36");
         assert!(Features::default().has(API_SERVER_IDENTITY), "on as in 1.36");
         assert!(!parse("APIServerIdentity=false").expect("can be switched").has(API_SERVER_IDENTITY));
+        let stage = |said: &str| parse(said).expect("can be switched").has(STORAGE_VERSION_API);
+        assert!(
+            !stage("AllAlpha=false") && stage("AllAlpha=false,StorageVersionAPI=true") && !stage("StorageVersionAPI=true,AllAlpha=false")
+        );
         let on = parse("StorageVersionMigrator=true").expect("can be switched");
         assert!(on.has(STORAGE_VERSION_MIGRATOR));
         let off = parse("StorageVersionMigrator=true,StorageVersionMigrator=false").expect("can be switched");

@@ -98,7 +98,7 @@ fn a_status_says_what_is_so() {
         )]
     );
     let one = |common: Option<&str>| change(json!({"storageVersions": [server("a", "apps/v1")], "commonEncodingVersion": common}));
-    assert_eq!(one(None), [format!("{path}null: the common encoding version is apps/v1")]);
+    assert_eq!(one(None), [format!("{path}\"null\": the common encoding version is apps/v1")]);
     assert_eq!(one(Some("v1")), [format!("{path}\"v1\": the actual common encoding version is apps/v1")]);
 }
 
