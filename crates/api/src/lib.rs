@@ -27,7 +27,7 @@ pub mod schema;
 pub mod status;
 pub mod time;
 
-pub use change::{Change, Selection};
+pub use change::{Change, Listings, News, Selection};
 pub use json::Json;
 pub use object::{Object, ObjectKey};
 pub use status::{Cause, Reason, Status};

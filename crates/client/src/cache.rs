@@ -4,13 +4,11 @@
 //! state exists once per process, and what a cache or an index adds to it are pointers. One task owns the writing; readers take a short read lock and clone `Arc`s. Handlers
 //! run on that task, in order, and must only note what changed (add a key to a queue).
 //!
-//! A listing that comes when something is known already (a watch broke, history was lost) is taken over as a whole, as informers do since
-//! 1.36 (`AtomicFIFO`): half of it beside half of what was known is a state that never was, and whoever decides by that makes a
-//! pod for which another one was never ready.
+//! A listing is taken over as a whole (see [`ferrokube_api::Listings`]), and the handlers are told of what differs when all of it is there.
 
 use crate::{Client, Resource};
 use ferrokube_api::ordered::{Ordered, parts};
-use ferrokube_api::{Change, Object, ObjectKey, Selection};
+use ferrokube_api::{Listings, News, Object, ObjectKey, Selection};
 use futures_util::StreamExt;
 use parking_lot::{Mutex, RwLock};
 use std::collections::HashMap;
@@ -57,9 +55,6 @@ struct Objects {
     /// The newest revision that is shown.
     revision: AtomicU64,
 }
-
-/// The objects of a listing that is not complete yet.
-type Listing = Option<Vec<Arc<Object>>>;
 
 /// Handlers of one component, to be taken out when it ends.
 type Registered = Arc<Mutex<Vec<(Weak<Shared>, u64)>>>;
@@ -151,10 +146,11 @@ impl Caches {
                 if is_made.await.is_err() {
                     return;
                 }
-                let mut listing = None;
+                let mut listings = Listings::default();
                 while let Some(change) = stream.next().await {
                     let Some(shared) = weak.upgrade() else { return };
-                    shared.objects.apply(change, &mut listing, &synced_tx);
+                    let Some(news) = listings.take(change) else { continue };
+                    shared.objects.apply(news, &synced_tx);
                 }
             });
             Shared { objects: Objects::default(), synced, task: task.abort_handle() }
@@ -168,30 +164,12 @@ impl Caches {
 }
 
 impl Objects {
-    fn apply(&self, change: Change, listing: &mut Listing, synced: &watch::Sender<bool>) {
-        // Nobody has read anything yet: the first listing may be shown as it comes.
-        let is_first = !*synced.borrow();
-        match (change, listing.as_mut()) {
-            (Change::Restart, _) => *listing = Some(Vec::new()),
-            (Change::Set(object), Some(listed)) => {
-                listed.push(object.clone());
-                if is_first {
-                    self.set(object);
-                }
-            }
-            (Change::Set(object), None) => self.set(object),
-            (Change::Gone(object), Some(listed)) => {
-                listed.retain(|o| o.key != object.key);
-                if is_first {
-                    self.remove(&object);
-                }
-            }
-            (Change::Gone(object), None) => self.remove(&object),
-            (Change::Synced(revision), _) => {
-                if let Some(listed) = listing.take() {
-                    self.take_over(Ordered::new(listed));
-                }
-                self.shows(revision);
+    fn apply(&self, news: News, synced: &watch::Sender<bool>) {
+        match news {
+            News::Set(object) => self.set(object),
+            News::Gone(object) => self.remove(&object),
+            News::All(listed, revision) => {
+                self.take_over(listed, revision);
                 synced.send_replace(true);
             }
         }
@@ -202,11 +180,13 @@ impl Objects {
     }
 
     /// All objects are those of a listing from now on; handlers are told of what differs when all of it is there.
-    fn take_over(&self, listed: Ordered) {
+    fn take_over(&self, listed: Vec<Arc<Object>>, revision: u64) {
         let _takeover = self.takeover.write();
         let handlers = self.handlers.lock();
+        let newest = listed.iter().map(|o| o.revision).max().unwrap_or(0);
         let mut map = self.map.write();
-        let known = std::mem::replace(&mut *map, listed);
+        let known = std::mem::replace(&mut *map, Ordered::new(listed));
+        self.shows(revision.max(newest));
         let told: Vec<_> = {
             let new = map.range("", None).iter().map(|o| (known.get(parts(o)).cloned(), Some(o.clone())));
             let new = new.filter(|(old, new)| !is_same(old.as_ref(), new.as_ref()));

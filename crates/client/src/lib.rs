@@ -31,7 +31,7 @@ mod typed;
 pub use cache::{Cache, Caches, Delta, Index, Scope};
 pub use client::{Client, DeleteOptions, ListOptions, Patch, Target, percent_encoded};
 pub use error::{Error, Optional};
-pub use ferrokube_api::{Change, Object, ObjectKey, Selection, Status};
+pub use ferrokube_api::{Change, Listings, News, Object, ObjectKey, Selection, Status};
 pub use k8s_openapi;
 pub use transport::{Transport, TransportError};
 pub use typed::{Named, Resource};

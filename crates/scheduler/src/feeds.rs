@@ -4,7 +4,7 @@ use crate::class::Labels;
 use crate::node::Node;
 use crate::queue::event;
 use crate::state::State;
-use ferrokube_api::{Change, Object, ObjectKey, Selection};
+use ferrokube_api::{Change, Listings, News, Object, ObjectKey, Selection};
 use std::collections::HashSet;
 
 /// What is watched.
@@ -59,11 +59,12 @@ pub fn selection(feed: Feed, group: &str, version: &str, resource: &str) -> Sele
     Selection { group: group.into(), version: version.into(), resource: resource.into(), fields: fields.into(), ..Selection::default() }
 }
 
-/// Follows one subscription through its listings: turns every change into objects that are there or gone.
+/// Follows one subscription through its listings: turns every change into objects that are there or gone. What a listing
+/// changes is told in one go: no pod is placed, and nobody evicted, by half of it.
 #[derive(Default)]
 pub struct Follower {
     known: HashSet<ObjectKey>,
-    listing: Option<HashSet<ObjectKey>>,
+    listings: Listings,
     /// The first listing is complete.
     pub synced: bool,
 }
@@ -71,31 +72,25 @@ pub struct Follower {
 impl Follower {
     /// Calls `told` for every object that is there now, or that is gone (`None`).
     pub fn follow(&mut self, change: Change, mut told: impl FnMut(&ObjectKey, Option<&Object>)) {
-        match change {
-            // Of what was not known before nothing can be missing.
-            Change::Restart => self.listing = (!self.known.is_empty()).then(HashSet::new),
-            Change::Set(object) => {
-                if let Some(listing) = &mut self.listing {
-                    listing.insert(object.key.clone());
-                }
+        match self.listings.take(change) {
+            None => {}
+            Some(News::Set(object)) => {
                 if !self.known.contains(&object.key) {
                     self.known.insert(object.key.clone());
                 }
                 told(&object.key, Some(&object));
             }
-            Change::Gone(object) => {
+            Some(News::Gone(object)) => {
                 if self.known.remove(&object.key) {
                     told(&object.key, None);
                 }
             }
-            Change::Synced(_) => {
-                if let Some(listing) = self.listing.take() {
-                    let gone: Vec<ObjectKey> = self.known.difference(&listing).cloned().collect();
-                    for key in gone {
-                        self.known.remove(&key);
-                        told(&key, None);
-                    }
-                }
+            Some(News::All(objects, _)) => {
+                let listed: HashSet<ObjectKey> = objects.iter().map(|o| o.key.clone()).collect();
+                let before = std::mem::replace(&mut self.known, listed);
+                // What is gone comes first: nothing is ever counted twice.
+                before.difference(&self.known).for_each(|key| told(key, None));
+                objects.iter().for_each(|object| told(&object.key, Some(object)));
                 self.synced = true;
             }
         }

@@ -11,7 +11,7 @@ use crate::node::Shared;
 use crate::runtime::PodIdentity;
 use ferrokube_client::cache::decoded;
 use ferrokube_client::events::EventType::{Normal, Warning};
-use ferrokube_client::{Change, Selection};
+use ferrokube_client::{Change, Listings, News, Object, Selection};
 use futures_util::StreamExt;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -49,8 +49,7 @@ pub struct Manager {
     node: Arc<Shared>,
     workers: HashMap<String, Entry>,
     tasks: JoinSet<String>,
-    /// UIDs seen since the listing began; `None` outside of a listing.
-    listing: Option<HashSet<String>>,
+    listings: Listings,
     synced: bool,
     /// UIDs of pods that were not taken: they use nothing, whatever the API says yet.
     refused: HashSet<String>,
@@ -66,7 +65,14 @@ pub enum Request {
 impl Manager {
     /// No pods yet.
     pub fn new(node: Arc<Shared>) -> Self {
-        Manager { node, workers: HashMap::new(), tasks: JoinSet::new(), listing: None, synced: false, refused: HashSet::new() }
+        Manager {
+            node,
+            workers: HashMap::new(),
+            tasks: JoinSet::new(),
+            listings: Listings::default(),
+            synced: false,
+            refused: HashSet::new(),
+        }
     }
 
     /// Runs until `stop` resolves; containers stay as they are.
@@ -95,26 +101,53 @@ impl Manager {
     }
 
     async fn change(&mut self, change: Change) {
-        match change {
-            Change::Restart => self.listing = Some(HashSet::new()),
-            Change::Set(object) => {
+        match self.listings.take(change) {
+            None => {}
+            Some(News::Set(object)) => {
                 let Some(pod) = decoded::<Pod>(&object) else { return };
-                if let Some(seen) = &mut self.listing {
-                    seen.insert(object.uid.to_string());
-                }
-                self.set(Arc::new(pod)).await;
+                let pod = Arc::new(pod);
+                let known = self.node.pods.lock().insert(object.uid.to_string(), pod.clone()).is_some();
+                self.set(pod, known).await;
             }
-            Change::Gone(object) => {
+            Some(News::Gone(object)) => {
                 self.node.pods.lock().remove(&*object.uid);
                 self.tell(&object.uid, Input::Gone).await;
             }
-            Change::Synced(_) => self.synced().await,
+            Some(News::All(objects, _)) => self.take_over(&objects).await,
         }
     }
 
-    async fn set(&mut self, pod: Arc<Pod>) {
+    /// These are the pods of this node. Their number changes at once, and what is gone is told first: whoever comes instead
+    /// must not be refused for its sake. The oldest are the first to be taken, as upstream.
+    async fn take_over(&mut self, objects: &[Arc<Object>]) {
+        let listed: HashSet<&str> = objects.iter().map(|o| &*o.uid).collect();
+        let mut pods: Vec<Arc<Pod>> = objects.iter().filter_map(|o| decoded::<Pod>(o)).map(Arc::new).collect();
+        pods.sort_by(|a, b| a.metadata.creation_timestamp.cmp(&b.metadata.creation_timestamp));
+        let known: HashSet<String> = {
+            let mut all = self.node.pods.lock();
+            let known = all.keys().cloned().collect();
+            // One that cannot be read is still there.
+            all.retain(|uid, _| listed.contains(&**uid));
+            all.extend(pods.iter().map(|pod| (pod.metadata.uid.clone().unwrap_or_default(), pod.clone())));
+            known
+        };
+        let gone: Vec<String> = self.workers.keys().filter(|uid| !listed.contains(&***uid)).cloned().collect();
+        for uid in gone {
+            self.tell(&uid, Input::Gone).await;
+        }
+        for pod in pods {
+            let known = pod.metadata.uid.as_ref().is_some_and(|uid| known.contains(uid));
+            self.set(pod, known).await;
+        }
+        if !self.synced {
+            self.synced = true;
+            self.adopt_orphans().await;
+            crate::logs::links::remove_dead(&crate::logs::links::directory(&self.node.config.pod_logs));
+        }
+    }
+
+    async fn set(&mut self, pod: Arc<Pod>, known: bool) {
         let uid = pod.metadata.uid.clone().unwrap_or_default();
-        let known = self.node.pods.lock().insert(uid.clone(), pod.clone()).is_some();
         match self.workers.get_mut(&uid).filter(|w| !w.inbox.is_closed()) {
             None => {
                 let refusal = if known { None } else { self.refusal(&pod) };
@@ -234,20 +267,6 @@ impl Manager {
         }
     }
 
-    async fn synced(&mut self) {
-        let Some(seen) = self.listing.take() else { return };
-        let gone: Vec<String> = self.workers.keys().filter(|uid| !seen.contains(*uid)).cloned().collect();
-        for uid in gone {
-            self.node.pods.lock().remove(&uid);
-            self.tell(&uid, Input::Gone).await;
-        }
-        if !self.synced {
-            self.synced = true;
-            self.adopt_orphans().await;
-            crate::logs::links::remove_dead(&crate::logs::links::directory(&self.node.config.pod_logs));
-        }
-    }
-
     /// What an earlier life of this node left of pods that the API does not know any more.
     async fn adopt_orphans(&mut self) {
         match self.node.cri.pods().await {
@@ -289,3 +308,7 @@ fn remembered(identity: PodIdentity) -> Pod {
 fn pods() -> Selection {
     Selection { version: "v1".into(), resource: "pods".into(), ..Selection::default() }
 }
+
+#[cfg(test)]
+#[path = "manager_tests.rs"]
+mod tests;

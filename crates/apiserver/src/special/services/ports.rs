@@ -6,7 +6,7 @@
 
 use crate::ApiServer;
 use crate::local::loopback_user;
-use ferrokube_api::{Change, Object, Selection};
+use ferrokube_api::{Listings, News, Object, Selection};
 use futures_util::StreamExt;
 use parking_lot::Mutex;
 use serde_json::Value;
@@ -110,9 +110,19 @@ impl Ports {
         }
     }
 
-    /// Forgets the Services that are not among these.
-    fn keep_only(&self, uids: &HashSet<Arc<str>>) {
-        self.taken.lock().retain(|_, owner| !matches!(owner, Owner::Service(uid) if !uids.contains(uid)));
+    /// These are all Services with what they have. Taken one after the other they would be in each other's way: a port that
+    /// went from one Service to another would stay with the first one, and be free as soon as that one is seen without it.
+    pub fn learn_all(&self, services: &[(Arc<str>, HashSet<u16>)]) {
+        let mut taken = self.taken.lock();
+        // Claims belong to writes that no listing shows yet.
+        taken.retain(|_, owner| *owner == Owner::Claim);
+        for (uid, ports) in services {
+            for port in ports {
+                if let Some(Owner::Service(other)) = taken.insert(*port, Owner::Service(uid.clone())) {
+                    tracing::error!(port, %uid, %other, "two Services have the same node port");
+                }
+            }
+        }
     }
 }
 
@@ -126,20 +136,15 @@ pub async fn follow(server: Arc<ApiServer>) {
     let Ok(changes) = server.subscribe(loopback_user(), selection) else { return };
     let mut changes = std::pin::pin!(changes);
     let ports = &server.services.ports;
-    // While history is told anew: whom it named so far.
-    let mut seen: Option<HashSet<Arc<str>>> = None;
+    let mut listings = Listings::default();
     while let Some(change) = changes.next().await {
-        match change {
-            Change::Restart => seen = Some(HashSet::new()),
-            Change::Set(service) => {
-                ports.learn(&service.uid, &ports_of(&service));
-                seen.iter_mut().for_each(|seen| _ = seen.insert(service.uid.clone()));
-            }
-            Change::Gone(service) => ports.learn(&service.uid, &HashSet::new()),
-            Change::Synced(_) => {
-                if let Some(seen) = seen.take() {
-                    ports.keep_only(&seen);
-                }
+        match listings.take(change) {
+            None => {}
+            Some(News::Set(service)) => ports.learn(&service.uid, &ports_of(&service)),
+            Some(News::Gone(service)) => ports.learn(&service.uid, &HashSet::new()),
+            Some(News::All(services, _)) => {
+                let all: Vec<_> = services.iter().map(|s| (s.uid.clone(), ports_of(s))).collect();
+                ports.learn_all(&all);
             }
         }
     }
@@ -176,9 +181,21 @@ mod tests {
         ports.release(&[30001], "a");
         assert!(ports.take(30001).is_err() && ports.take(30002).is_ok());
         ports.learn("b", &set(&[30001]));
-        ports.keep_only(&HashSet::from(["b".into()]));
-        assert!(ports.take(30001).is_err());
-        ports.keep_only(&HashSet::new());
+        ports.learn_all(&[("b".into(), set(&[30001]))]);
+        assert!(ports.take(30001).is_err() && ports.take(30002).is_err());
+        ports.learn_all(&[]);
+        assert!(ports.take(30001).is_ok() && ports.take(30002).is_err(), "the claim stays");
+    }
+
+    #[test]
+    fn ports_that_changed_hands_while_nothing_was_heard_are_not_free() {
+        let ports = Ports::new(30000..=30099);
+        let set = |list: &[u16]| list.iter().copied().collect::<HashSet<u16>>();
+        ports.learn_all(&[("gone".into(), set(&[30001])), ("moved".into(), set(&[30002]))]);
+        // A listing in which others have them.
+        ports.learn_all(&[("a".into(), set(&[30001])), ("b".into(), set(&[30002])), ("moved".into(), set(&[30003]))]);
+        assert!([30001, 30002, 30003].iter().all(|port| ports.take(*port).is_err()));
+        ports.learn("a", &set(&[]));
         assert!(ports.take(30001).is_ok());
     }
 }

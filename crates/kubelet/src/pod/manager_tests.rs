@@ -1,0 +1,97 @@
+//! The manager beside a runtime that never answers: whom it takes, and of whom it says that it is gone.
+
+use super::*;
+use crate::{cgroups, config, node, probes, runtime, volumes};
+use bytes::Bytes;
+use ferrokube_client::events::Recorder;
+use ferrokube_client::{Caches, Client, Transport, TransportError};
+use futures_util::future::BoxFuture;
+use futures_util::stream::{BoxStream, pending};
+use serde_json::json;
+use std::path::Path;
+
+/// An API in which nothing happens.
+struct Silent;
+
+impl Transport for Silent {
+    fn send(&self, _: http::Request<Bytes>) -> BoxFuture<'_, Result<http::Response<Bytes>, TransportError>> {
+        Box::pin(async { Err(TransportError::new("nobody answers")) })
+    }
+
+    fn subscribe(&self, _: Selection) -> BoxStream<'static, Change> {
+        Box::pin(pending())
+    }
+}
+
+fn manager(root: &Path) -> Manager {
+    let config = crate::config::Config {
+        root: root.to_owned(),
+        pod_logs: root.join("logs"),
+        runtime_endpoint: format!("unix://{}/none.sock", root.display()),
+        max_pods: 1,
+        ..config::tests::config()
+    };
+    let client = Client::new(Arc::new(Silent), "test");
+    let caches = Caches::new(client.clone());
+    Manager::new(Arc::new(Shared {
+        own: caches.of(),
+        services: caches.of(),
+        pressure: parking_lot::Mutex::default(),
+        probed: probes::Counters::default(),
+        recorder: Recorder::new(client.clone(), "kubelet", "n1"),
+        cgroups: cgroups::Cgroups::new(&config.cgroup_root),
+        volumes: volumes::Volumes::new(&config, client.clone()),
+        capacity: node::Capacity::of_this_machine(),
+        runtime_name: String::new(),
+        pods: parking_lot::Mutex::default(),
+        cri: runtime::Cri::connect(&config.runtime_endpoint, config.runtime_timeout).unwrap(),
+        client,
+        config,
+    }))
+}
+
+fn pod(name: &str, born: &str) -> Arc<Object> {
+    let value = json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": name, "namespace": "default", "uid": format!("uid-{name}"), "creationTimestamp": born},
+        "spec": {"nodeName": "n1", "containers": [{"name": "c", "image": "i"}]}, "status": {"phase": "Pending"},
+    });
+    Arc::new(Object::from_json(value.to_string().into()).unwrap())
+}
+
+async fn listing(manager: &mut Manager, objects: &[Arc<Object>]) {
+    let all = objects.iter().cloned().map(Change::Set);
+    for change in [Change::Restart].into_iter().chain(all).chain([Change::Synced(1)]) {
+        manager.change(change).await;
+    }
+}
+
+#[tokio::test]
+async fn a_pod_that_took_the_place_of_another_while_nothing_was_heard_is_taken() {
+    let root = tempfile::tempdir().unwrap();
+    let mut manager = manager(root.path());
+    listing(&mut manager, &[pod("old", "2026-01-01T00:00:00Z")]).await;
+    listing(&mut manager, &[pod("new", "2026-01-01T00:01:00Z")]).await;
+    assert!(manager.refused.is_empty(), "{:?}", manager.refused);
+    assert!(manager.node.has("uid-new") && !manager.node.has("uid-old"));
+}
+
+#[tokio::test]
+async fn of_those_that_do_not_fit_together_the_oldest_is_taken() {
+    let root = tempfile::tempdir().unwrap();
+    let mut manager = manager(root.path());
+    listing(&mut manager, &[pod("a", "2026-01-01T00:01:00Z"), pod("b", "2026-01-01T00:00:00Z")]).await;
+    assert_eq!(manager.refused, HashSet::from(["uid-a".to_owned()]));
+}
+
+#[tokio::test]
+async fn a_pod_that_cannot_be_read_is_not_gone() {
+    let root = tempfile::tempdir().unwrap();
+    let mut manager = manager(root.path());
+    let known = pod("p", "2026-01-01T00:00:00Z");
+    listing(&mut manager, std::slice::from_ref(&known)).await;
+    let odd = known.json().as_ref().to_vec();
+    let odd = String::from_utf8(odd).unwrap().replace("\"containers\":[", "\"containers\":7,\"x\":[");
+    listing(&mut manager, &[Arc::new(Object::from_json(odd.into()).unwrap())]).await;
+    assert!(manager.node.has("uid-p"));
+}
