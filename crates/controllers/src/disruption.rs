@@ -54,10 +54,10 @@ pub(crate) async fn run(context: Context) {
     all.budgets.on_change(move |d| add.add(d.key().clone()));
     let stale: Queue<ObjectKey> = all.context.queue("stale_pod_disruption");
     let selectors = Selectors::of(&all.budgets, |b: PodDisruptionBudget| b.spec?.selector);
-    let (add, add_stale) = (queue.clone(), stale.clone());
+    let (add, add_pod) = (queue.clone(), stale.clone());
     all.pods.on_change(move |d| {
-        if d.new.is_some_and(|p| may_be_disrupted(p)) {
-            add_stale.add(d.key().clone());
+        if d.new.is_some_and(|p| may_be_disrupted(p) || selectors.matching(p).len() > 1) {
+            add_pod.add(d.key().clone());
         }
         for side in [d.old, d.new].into_iter().flatten() {
             selectors.matching(side).into_iter().for_each(|key| add.add(key));
@@ -121,6 +121,10 @@ impl Budgets {
             self.context.recorder.about(&budget, EventType::Warning, "UnmanagedPods", message);
         }
         let now = Timestamp::now();
+        for pod in overdue(&budget, &pods, now) {
+            let message = format!("Pod was expected by PDB {}/{} to be deleted but it wasn't", budget.namespace(), budget.name());
+            self.context.recorder.about(pod, EventType::Warning, "NotDeleted", message);
+        }
         let (status, again) = match scale {
             Ok(scale) => plan(&budget, &pods, scale, now),
             Err(message) => {
@@ -143,21 +147,36 @@ impl Budgets {
         Ok(again.map_or(Next::Wait, Next::After))
     }
 
-    /// Takes the condition back when its time is over.
+    /// Tells people that a pod has several budgets, and takes its condition back when the time of that is over.
     async fn spare(&self, key: ObjectKey) -> Result<Next, Error> {
         let Some(pod) = self.pods.read(&key.namespace, &key.name)? else { return Ok(Next::Wait) };
+        self.tell_of_several(&key, &pod);
         let now = Timestamp::now();
         match stale_in(&pod, now).map(u64::try_from) {
             None | Some(Err(_)) => Ok(Next::Wait),
             Some(Ok(left)) if left > 0 => Ok(Next::After(Duration::from_secs(left))),
             Some(Ok(_)) => {
                 let at = now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-                let spared =
-                    json!({"type": "DisruptionTarget", "status": "False", "reason": null, "message": null, "lastTransitionTime": at});
+                let spared = json!({"type": "DisruptionTarget", "status": "False", "reason": null, "message": null,
+                        "observedGeneration": pod.metadata.generation, "lastTransitionTime": at});
                 let patch = json!({"metadata": {"uid": pod.uid()}, "status": {"conditions": [spared]}});
                 self.context.client.patch_status::<Pod>(&key.namespace, &key.name, &Patch::Strategic(patch)).await.optional()?;
                 Ok(Next::Wait)
             }
+        }
+    }
+
+    fn tell_of_several(&self, key: &ObjectKey, pod: &Pod) {
+        let Some(object) = self.pods.object(&key.namespace, &key.name) else { return };
+        let budgets = self.budgets.objects_in(&key.namespace);
+        let budgets = budgets.iter().filter_map(|o| decoded::<PodDisruptionBudget>(o));
+        let selecting = |b: &PodDisruptionBudget| b.spec.as_ref().and_then(|s| s.selector.as_ref()).is_some_and(|s| selects(s, &object));
+        let found: Vec<PodDisruptionBudget> = budgets.filter(selecting).take(2).collect();
+        if let [first, _] = &found[..] {
+            let (namespace, name) = (&key.namespace, &key.name);
+            let message =
+                format!("Pod {namespace:?}/{name:?} matches multiple PodDisruptionBudgets.  Chose {:?} arbitrarily.", first.name());
+            self.context.recorder.about(pod, EventType::Warning, "MultiplePodDisruptionBudgets", message);
         }
     }
 
@@ -169,7 +188,8 @@ impl Budgets {
             // A pod without a controller cannot say how many there should be.
             let Some(owner) = controller else { continue };
             if !owners.contains_key(&owner.uid) {
-                let (uid, wanted) = self.owner(pod.namespace(), owner).await?;
+                let found = self.owner(pod.namespace(), owner).await?;
+                let (uid, wanted) = found.ok_or_else(|| format!("found no controllers for pod {:?}", pod.name()))?;
                 owners.insert(owner.uid.clone(), if uid == owner.uid || !owners.contains_key(&uid) { wanted } else { 0 });
                 if uid != owner.uid {
                     owners.insert(uid, 0);
@@ -180,7 +200,7 @@ impl Budgets {
     }
 
     /// UID and size of what is in charge: the deployment of a replica set.
-    async fn owner(&self, namespace: &str, owner: &OwnerReference) -> Result<(String, i32), String> {
+    async fn owner(&self, namespace: &str, owner: &OwnerReference) -> Result<Option<(String, i32)>, String> {
         let same = |uid: &str| uid == owner.uid;
         match owner.kind.as_str() {
             "ReplicaSet" => {
@@ -188,27 +208,28 @@ impl Budgets {
                     let above =
                         set.metadata.owner_references.iter().flatten().find(|r| r.controller == Some(true) && r.kind == "Deployment");
                     if let Some(deployment) = above.and_then(|r| self.deployments.get(namespace, &r.name).filter(|d| d.uid() == r.uid)) {
-                        return Ok((deployment.uid().to_owned(), deployment.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1)));
+                        return Ok(Some((deployment.uid().to_owned(), deployment.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1))));
                     }
-                    return Ok((owner.uid.clone(), set.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1)));
+                    return Ok(Some((owner.uid.clone(), set.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1))));
                 }
             }
             "StatefulSet" => {
                 if let Some(set) = self.stateful.get(namespace, &owner.name).filter(|s| same(s.uid())) {
-                    return Ok((owner.uid.clone(), set.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1)));
+                    return Ok(Some((owner.uid.clone(), set.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1))));
                 }
             }
             "ReplicationController" => {
                 if let Some(set) = self.controllers.get(namespace, &owner.name).filter(|s| same(s.uid())) {
-                    return Ok((owner.uid.clone(), set.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1)));
+                    return Ok(Some((owner.uid.clone(), set.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1))));
                 }
             }
-            _ => return self.scale_of_any(namespace, owner).await,
+            _ => {}
         }
-        Ok((owner.uid.clone(), 0))
+        self.scale_of_any(namespace, owner).await
     }
 
-    async fn scale_of_any(&self, namespace: &str, owner: &OwnerReference) -> Result<(String, i32), String> {
+    /// By the scale subresource, of whatever kind; nothing when it is gone, or another one of its name.
+    async fn scale_of_any(&self, namespace: &str, owner: &OwnerReference) -> Result<Option<(String, i32)>, String> {
         let (group, version) = owner.api_version.split_once('/').unwrap_or(("", &owner.api_version));
         let (resources, _) = crate::discovery::all(&self.context.client).await.map_err(|e| e.to_string())?;
         let found = resources.iter().find(|r| r.group == group && r.kind == owner.kind);
@@ -216,10 +237,30 @@ impl Budgets {
         let target =
             Target { version: version.into(), namespace: namespace.into(), name: owner.name.clone(), ..resource.target() }.sub("scale");
         match self.context.client.request(Method::GET, &target, "", None).await {
-            Ok(scale) => Ok((owner.uid.clone(), scale["spec"]["replicas"].as_i64().and_then(|n| i32::try_from(n).ok()).unwrap_or(0))),
-            Err(_) => Err(format!("{}.{} does not implement the scale subresource", resource.resource, resource.group)),
+            Ok(scale) if scale["metadata"]["uid"] != *owner.uid => Ok(None),
+            Ok(scale) => Ok(Some((owner.uid.clone(), scale["spec"]["replicas"].as_i64().and_then(|n| i32::try_from(n).ok()).unwrap_or(0)))),
+            // Either there is no such object, or its kind has no size.
+            Err(e) if e.is_not_found() => {
+                let whole = Target { subresource: String::new(), ..target };
+                match self.context.client.request(Method::GET, &whole, "", None).await.optional() {
+                    Ok(None) => Ok(None),
+                    Ok(Some(_)) => Err(format!("{} does not implement the scale subresource", resource.qualified().trim_end_matches('.'))),
+                    Err(e) => Err(e.to_string()),
+                }
+            }
+            Err(e) => Err(e.to_string()),
         }
     }
+}
+
+/// Pods whose eviction was allowed too long ago, and that are still there.
+fn overdue<'a>(budget: &PodDisruptionBudget, pods: &'a [Pod], now: Timestamp) -> Vec<&'a Pod> {
+    let disrupted = budget.status.as_ref().and_then(|s| s.disrupted_pods.as_ref());
+    let late = |pod: &&Pod| {
+        let at = disrupted.and_then(|d| d.get(pod.name()));
+        pod.metadata.deletion_timestamp.is_none() && at.is_some_and(|at| at.0.as_second() + DELETION_TIMEOUT < now.as_second())
+    };
+    pods.iter().filter(late).collect()
 }
 
 fn is_unmanaged(pod: &Pod) -> bool {
@@ -332,6 +373,19 @@ mod tests {
                 "{spec}"
             );
         }
+    }
+
+    #[test]
+    fn of_pods_that_were_to_be_evicted_and_stay_people_are_told() {
+        let now: Timestamp = "2026-01-01T00:10:00Z".parse().unwrap();
+        let pod = |name: &str, deleted: Option<&str>| -> Pod {
+            serde_json::from_value(json!({"metadata": {"name": name, "deletionTimestamp": deleted}})).unwrap()
+        };
+        let pods = [pod("stays", None), pod("goes", Some("2026-01-01T00:09:00Z")), pod("new", None), pod("other", None)];
+        let at = json!({"stays": "2026-01-01T00:07:59Z", "goes": "2026-01-01T00:07:00Z", "new": "2026-01-01T00:09:00Z"});
+        let budget: PodDisruptionBudget =
+            serde_json::from_value(json!({"metadata": {}, "spec": {}, "status": {"disruptedPods": at}})).unwrap();
+        assert_eq!(overdue(&budget, &pods, now).iter().map(|p| p.name()).collect::<Vec<_>>(), ["stays"]);
     }
 
     #[test]

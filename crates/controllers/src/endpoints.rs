@@ -6,9 +6,10 @@ use crate::Context;
 use crate::endpoint_slice::{Triggers, address, annotated, selected, selectors, target_port};
 use crate::pods::is_ready;
 use ferrokube_client::controller::{self, Next};
+use ferrokube_client::events::EventType;
 use ferrokube_client::queue::Queue;
 use ferrokube_client::{Cache, DeleteOptions, Error, Named, ObjectKey, Optional};
-use k8s_openapi::api::core::v1::{EndpointAddress, EndpointPort, EndpointSubset, Endpoints, ObjectReference, Pod, Service};
+use k8s_openapi::api::core::v1::{EndpointAddress, EndpointPort, EndpointSubset, Endpoints, ObjectReference, Pod, Service, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -49,7 +50,7 @@ pub(crate) async fn run(context: Context) {
                     triggers.forget(&key);
                     remove(context, current).await
                 }
-                Some(service) if service.spec.as_ref().and_then(|s| s.selector.as_ref()).is_none_or(BTreeMap::is_empty) => Ok(Next::Wait),
+                Some(service) if !is_followed(&service) => Ok(Next::Wait),
                 Some(service) => {
                     let pods = selected(&service, pods);
                     let mut wanted = plan(&service, &pods);
@@ -60,6 +61,12 @@ pub(crate) async fn run(context: Context) {
         }
     };
     controller::run::<_, Error, _, _>("endpoints", queue, 5, reconcile).await;
+}
+
+/// Whether a service has endpoints from here. Behind an external name there are none, whatever the selector says.
+fn is_followed(service: &Service) -> bool {
+    let selects = |s: &ServiceSpec| s.selector.as_ref().is_some_and(|selector| !selector.is_empty());
+    service.spec.as_ref().is_some_and(|s| selects(s) && s.type_.as_deref() != Some("ExternalName"))
 }
 
 /// Endpoints of a service that is gone. Those that somebody else wrote by hand stay.
@@ -73,27 +80,70 @@ async fn remove(context: &Context, current: Option<Endpoints>) -> Result<Next, E
 }
 
 async fn write(context: &Context, service: &Service, wanted: Endpoints, current: Option<Endpoints>) -> Result<Next, Error> {
-    let done = match current {
-        None => context.client.create(&wanted).await,
+    let client = &context.client;
+    let (written, done) = match current {
+        None => {
+            let done = client.create(&wanted).await;
+            (wanted, done)
+        }
+        Some(current) if is_same(&current, &wanted) => return Ok(Next::Wait),
         Some(current) => {
-            let cut = |e: &Endpoints| e.metadata.annotations.as_ref().and_then(|a| a.get(OVER_CAPACITY)).cloned();
-            let same =
-                current.subsets == wanted.subsets && current.metadata.labels == wanted.metadata.labels && cut(&current) == cut(&wanted);
-            if same {
-                return Ok(Next::Wait);
-            }
-            let metadata = ObjectMeta { labels: wanted.metadata.labels, annotations: wanted.metadata.annotations, ..current.metadata };
-            context.client.update(&Endpoints { metadata, subsets: wanted.subsets }).await
+            let changed = changed(current, wanted);
+            let done = client.update(&changed).await;
+            (changed, done)
         }
     };
     match done {
         Err(e) if e.is_namespace_terminating() => Ok(Next::Wait),
         Err(e) => {
-            tracing::debug!(service = service.name(), "endpoints not written: {e}");
+            let (reason, what) = match written.metadata.resource_version {
+                None => ("FailedToCreateEndpoint", "create endpoint for service"),
+                Some(_) => ("FailedToUpdateEndpoint", "update endpoint"),
+            };
+            let message = format!("Failed to {what} {}/{}: {e}", service.namespace(), service.name());
+            context.recorder.about(&written, EventType::Warning, reason, message);
             Err(e)
         }
         Ok(_) => Ok(Next::Wait),
     }
+}
+
+fn is_same(current: &Endpoints, wanted: &Endpoints) -> bool {
+    let cut = |e: &Endpoints| e.metadata.annotations.as_ref().and_then(|a| a.get(OVER_CAPACITY)).cloned();
+    current.subsets == wanted.subsets && current.metadata.labels == wanted.metadata.labels && cut(current) == cut(wanted)
+}
+
+/// What there is, as it should be. Annotations of others stay.
+fn changed(current: Endpoints, wanted: Endpoints) -> Endpoints {
+    let mut annotations = annotated(current.metadata.annotations, None).unwrap_or_default();
+    annotations.remove(OVER_CAPACITY);
+    annotations.extend(wanted.metadata.annotations.unwrap_or_default());
+    let annotations = Some(annotations).filter(|a| !a.is_empty());
+    let metadata = ObjectMeta { labels: wanted.metadata.labels, annotations, ..current.metadata };
+    Endpoints { metadata, subsets: wanted.subsets }
+}
+
+/// Cuts what is too much off: addresses that are not ready go first, and each subset keeps its share.
+fn truncate(subsets: &mut [EndpointSubset]) -> bool {
+    let len = |list: &Option<Vec<EndpointAddress>>| list.as_ref().map_or(0, Vec::len);
+    let ready: usize = subsets.iter().map(|s| len(&s.addresses)).sum();
+    let unready: usize = subsets.iter().map(|s| len(&s.not_ready_addresses)).sum();
+    if ready + unready <= MOST {
+        return false;
+    }
+    let (room, of) = if ready > MOST { (MOST, ready) } else { (MOST - ready, unready) };
+    let mut left = room;
+    for subset in subsets {
+        if ready > MOST {
+            subset.not_ready_addresses = None;
+        }
+        let list = if ready > MOST { &mut subset.addresses } else { &mut subset.not_ready_addresses };
+        let share = (len(list) * room).div_ceil(of).min(left);
+        list.iter_mut().for_each(|l| l.truncate(share));
+        left -= len(list);
+        list.take_if(|l| l.is_empty());
+    }
+    true
 }
 
 fn plan(service: &Service, pods: &[Pod]) -> Endpoints {
@@ -105,8 +155,6 @@ fn plan(service: &Service, pods: &[Pod]) -> Endpoints {
     let mut sorted: Vec<(&Pod, String)> =
         pods.iter().filter(|p| publish || p.metadata.deletion_timestamp.is_none()).filter_map(|p| Some((p, address(p, family)?))).collect();
     sorted.sort_by(|a, b| a.1.cmp(&b.1));
-    let cut = sorted.len() > MOST;
-    sorted.truncate(MOST);
     for (pod, ip) in sorted {
         let ports: Vec<EndpointPort> = spec
             .ports
@@ -121,7 +169,8 @@ fn plan(service: &Service, pods: &[Pod]) -> Endpoints {
                 })
             })
             .collect();
-        if ports.is_empty() && !headless {
+        // Only a headless service without ports has addresses without any.
+        if ports.is_empty() && !(headless && spec.ports.as_ref().is_none_or(Vec::is_empty)) {
             continue;
         }
         let key = serde_json::to_string(&ports).unwrap_or_default();
@@ -131,6 +180,8 @@ fn plan(service: &Service, pods: &[Pod]) -> Endpoints {
         let list = if publish || is_ready(pod) { &mut subset.addresses } else { &mut subset.not_ready_addresses };
         list.get_or_insert_default().push(entry(service, pod, ip));
     }
+    let mut subsets: Vec<EndpointSubset> = groups.into_values().collect();
+    let cut = truncate(&mut subsets);
     let mut labels = service.metadata.labels.clone().unwrap_or_default();
     labels.insert(MANAGED_BY.into(), MANAGER.into());
     if headless {
@@ -144,7 +195,7 @@ fn plan(service: &Service, pods: &[Pod]) -> Endpoints {
             annotations: cut.then(|| BTreeMap::from([(OVER_CAPACITY.to_owned(), "truncated".to_owned())])),
             ..ObjectMeta::default()
         },
-        subsets: Some(groups.into_values().collect::<Vec<_>>()).filter(|s| !s.is_empty()),
+        subsets: Some(subsets).filter(|s| !s.is_empty()),
     }
 }
 
@@ -171,6 +222,61 @@ fn entry(service: &Service, pod: &Pod, ip: String) -> EndpointAddress {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    fn service(more: serde_json::Value) -> Service {
+        let mut service = json!({"metadata": {"name": "web", "namespace": "a"}, "spec": {"selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": 8080}]}});
+        for (key, value) in more.as_object().unwrap() {
+            service["spec"][key] = value.clone();
+        }
+        serde_json::from_value(service).unwrap()
+    }
+
+    fn pods(numbers: std::ops::Range<usize>, ready: &str) -> Vec<Pod> {
+        let pod = |n: usize| {
+            serde_json::from_value(json!({
+                "metadata": {"name": format!("p{n}"), "namespace": "a"}, "spec": {"containers": []},
+                "status": {"podIP": format!("10.0.{}.{}", n / 250, n % 250), "conditions": [{"type": "Ready", "status": ready}]},
+            }))
+            .unwrap()
+        };
+        numbers.map(pod).collect()
+    }
+
+    #[test]
+    fn of_too_many_addresses_those_that_are_not_ready_go_first() {
+        let counts = |pods: &[Pod]| {
+            let made = plan(&service(json!({})), pods);
+            let cut = made.metadata.annotations.as_ref().is_some_and(|a| a[OVER_CAPACITY] == "truncated");
+            let subset = made.subsets.unwrap().remove(0);
+            (subset.addresses.map_or(0, |a| a.len()), subset.not_ready_addresses.map_or(0, |a| a.len()), cut)
+        };
+        // By their addresses the ones that are not ready would be first.
+        assert_eq!(counts(&[pods(0..300, "False"), pods(300..1200, "True")].concat()), (900, 100, true));
+        assert_eq!(counts(&[pods(0..300, "False"), pods(300..1400, "True")].concat()), (1000, 0, true));
+        assert_eq!(counts(&[pods(0..300, "False"), pods(300..1000, "True")].concat()), (700, 300, false));
+    }
+
+    #[test]
+    fn annotations_of_others_stay_and_those_of_before_do_not() {
+        let annotated = |all: serde_json::Value| -> Endpoints {
+            serde_json::from_value(json!({"metadata": {"name": "web", "resourceVersion": "1", "annotations": all}})).unwrap()
+        };
+        let current =
+            annotated(json!({"mine": "x", OVER_CAPACITY: "truncated", "endpoints.kubernetes.io/last-change-trigger-time": "then"}));
+        assert_eq!(
+            changed(current, plan(&service(json!({})), &[])).metadata.annotations.unwrap(),
+            BTreeMap::from([("mine".into(), "x".into())])
+        );
+    }
+
+    #[test]
+    fn a_service_has_endpoints_where_it_selects_pods_and_has_no_other_name() {
+        assert!(is_followed(&service(json!({}))) && !is_followed(&service(json!({"selector": null}))));
+        assert!(!is_followed(&service(json!({"type": "ExternalName", "externalName": "example.com"}))));
+        let headless = |ports: serde_json::Value| plan(&service(json!({"clusterIP": "None", "ports": ports})), &pods(1..2, "True")).subsets;
+        assert_eq!(headless(json!([])).unwrap()[0].ports, None);
+        assert_eq!(headless(json!([{"port": 80, "targetPort": "nowhere"}])), None, "a port that the pod has not");
+    }
 
     #[test]
     fn ready_and_unready_addresses_are_kept_apart() {

@@ -6,10 +6,10 @@
 use crate::Context;
 use crate::discovery::{self, ApiResource};
 use ferrokube_client::controller::{self, Next};
-use ferrokube_client::{Cache, Client, Error, Optional, Target};
+use ferrokube_client::{Cache, Client, Error, Named, Optional, Target};
 use http::Method;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Namespace, NamespaceCondition, Pod};
+use k8s_openapi::api::core::v1::{Namespace, NamespaceCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -73,8 +73,8 @@ async fn end(client: &Client, name: &str) -> Result<Next, Error> {
     let is_pods = |r: &ApiResource| r.group.is_empty() && r.resource == "pods";
     let (pods, others): (Vec<_>, Vec<_>) = resources.iter().partition(|r| is_pods(r));
     for resource in pods.into_iter().chain(others) {
-        if let Err(e) = empty(client, resource, name, &mut remaining).await {
-            remaining.failures.push(format!("{}: {e}", resource.qualified()));
+        if let Err(e) = empty(client, resource, &namespace, &mut remaining).await {
+            remaining.failures.push(e.to_string());
         }
         if is_pods(resource) && !(remaining.objects.is_empty() && remaining.failures.is_empty()) {
             break;
@@ -94,8 +94,8 @@ async fn end(client: &Client, name: &str) -> Result<Next, Error> {
 }
 
 /// Deletes all objects of a resource and notes which are still there.
-async fn empty(client: &Client, resource: &ApiResource, namespace: &str, remaining: &mut Remaining) -> Result<(), Error> {
-    let target = Target { namespace: namespace.into(), ..resource.target() };
+async fn empty(client: &Client, resource: &ApiResource, namespace: &Namespace, remaining: &mut Remaining) -> Result<(), Error> {
+    let target = Target { namespace: namespace.name().into(), ..resource.target() };
     if list(client, &target).await?.is_empty() {
         return Ok(());
     }
@@ -109,20 +109,33 @@ async fn empty(client: &Client, resource: &ApiResource, namespace: &str, remaini
         }
     }
     let left = list(client, &target).await?;
-    for item in &left {
-        for finalizer in item["metadata"]["finalizers"].as_array().into_iter().flatten().filter_map(Value::as_str) {
-            *remaining.finalizers.entry(finalizer.to_owned()).or_default() += 1;
-        }
-        if resource.resource == "pods"
-            && let Ok(pod) = serde_json::from_value::<Pod>(item.clone())
-        {
-            remaining.grace = remaining.grace.max(pod.metadata.deletion_grace_period_seconds.unwrap_or(0));
-        }
-    }
-    if !left.is_empty() {
-        remaining.objects.insert(resource.qualified(), left.len());
-    }
+    let deleted = namespace.metadata.deletion_timestamp.as_ref().map_or(0, |at| Timestamp::now().as_second() - at.0.as_second());
+    remaining.note(resource, namespace.name(), deleted, &left);
     Ok(())
+}
+
+impl Remaining {
+    /// These are left of a resource so many seconds after the namespace was deleted.
+    fn note(&mut self, resource: &ApiResource, namespace: &str, deleted: i64, left: &[Value]) {
+        if left.is_empty() {
+            return;
+        }
+        let finalizers =
+            |item: &Value| -> Vec<String> { serde_json::from_value(item["metadata"]["finalizers"].clone()).unwrap_or_default() };
+        for finalizer in left.iter().flat_map(finalizers) {
+            *self.finalizers.entry(finalizer).or_default() += 1;
+        }
+        let running = left.iter().filter(|p| !matches!(p["status"]["phase"].as_str(), Some("Succeeded" | "Failed")));
+        let grace = running.filter_map(|pod| pod["spec"]["terminationGracePeriodSeconds"].as_i64()).max().unwrap_or(0);
+        let grace = if resource.group.is_empty() && resource.resource == "pods" && deleted < grace { grace } else { 0 };
+        self.grace = self.grace.max(grace);
+        if grace == 0 && left.iter().all(|item| finalizers(item).is_empty()) {
+            let (group, version, name) = (&resource.group, &resource.version, &resource.resource);
+            self.failures
+                .push(format!("unexpected items still remain in namespace: {namespace} for gvr: {group}/{version}, Resource={name}"));
+        }
+        self.objects.insert(resource.qualified(), left.len());
+    }
 }
 
 async fn list(client: &Client, target: &Target) -> Result<Vec<Value>, Error> {
@@ -130,13 +143,15 @@ async fn list(client: &Client, target: &Target) -> Result<Vec<Value>, Error> {
     Ok(list.and_then(|l| l["items"].as_array().cloned()).unwrap_or_default())
 }
 
+fn sorted(failures: &[String]) -> String {
+    let mut failures = failures.to_vec();
+    failures.sort();
+    failures.join(", ")
+}
+
 fn conditions(remaining: &Remaining) -> Vec<(&'static str, bool, &'static str, &'static str, String)> {
-    let counted = |map: &BTreeMap<String, usize>, word: &str| {
-        let parts: Vec<String> =
-            map.iter().map(|(k, n)| format!("{k} {word}{n} {}", if word.is_empty() { "" } else { "resource instances" })).collect();
-        parts.join(", ")
-    };
-    let content = format!("Some resources are remaining: {}", counted(&remaining.objects, "has "));
+    let objects: Vec<String> = remaining.objects.iter().map(|(k, n)| format!("{k} has {n} resource instances")).collect();
+    let content = format!("Some resources are remaining: {}", objects.join(", "));
     let finalizers: Vec<String> = remaining.finalizers.iter().map(|(k, n)| format!("{k} in {n} resource instances")).collect();
     vec![
         (
@@ -157,7 +172,7 @@ fn conditions(remaining: &Remaining) -> Vec<(&'static str, bool, &'static str, &
             !remaining.failures.is_empty(),
             "ContentDeletionFailed",
             "ContentDeleted",
-            remaining.failures.join(", "),
+            format!("Failed to delete all resource types, {} remaining: {}", remaining.failures.len(), sorted(&remaining.failures)),
         ),
         ("NamespaceContentRemaining", !remaining.objects.is_empty(), "SomeResourcesRemain", "ContentRemoved", content),
         (
@@ -173,7 +188,18 @@ fn conditions(remaining: &Remaining) -> Vec<(&'static str, bool, &'static str, &
 async fn report(client: &Client, namespace: &Namespace, remaining: &Remaining) -> Result<(), Error> {
     let mut status = namespace.status.clone().unwrap_or_default();
     let before = status.clone();
-    let list = status.conditions.get_or_insert_default();
+    describe(status.conditions.get_or_insert_default(), remaining, Timestamp::now());
+    if status == before {
+        return Ok(());
+    }
+    let changed = Namespace { status: Some(status), ..namespace.clone() };
+    match client.update_status(&changed).await {
+        Err(e) if e.is_conflict() || e.is_not_found() => Ok(()),
+        other => other.map(drop),
+    }
+}
+
+fn describe(list: &mut Vec<NamespaceCondition>, remaining: &Remaining, now: Timestamp) {
     for (kind, bad, reason_bad, reason_good, message) in conditions(remaining) {
         let good = match kind {
             "NamespaceDeletionDiscoveryFailure" => "All resources successfully discovered",
@@ -182,26 +208,20 @@ async fn report(client: &Client, namespace: &Namespace, remaining: &Remaining) -
             "NamespaceContentRemaining" => "All content successfully removed",
             _ => "All content-preserving finalizers finished",
         };
+        let value = if bad { "True" } else { "False" };
+        let known = list.iter().position(|c| c.type_ == kind);
+        let since = known.map(|at| &list[at]).filter(|c| c.status == value).and_then(|c| c.last_transition_time.clone());
         let fresh = NamespaceCondition {
             type_: kind.into(),
-            status: if bad { "True" } else { "False" }.into(),
+            status: value.into(),
             reason: Some(if bad { reason_bad } else { reason_good }.into()),
             message: Some(if bad { message } else { good.to_owned() }),
-            last_transition_time: Some(Time(Timestamp::now())),
+            last_transition_time: since.or(Some(Time(now))),
         };
-        match list.iter_mut().find(|c| c.type_ == kind) {
-            Some(known) if known.status == fresh.status && known.message == fresh.message => {}
-            Some(known) => *known = fresh,
+        match known {
+            Some(at) => list[at] = fresh,
             None => list.push(fresh),
         }
-    }
-    if status == before {
-        return Ok(());
-    }
-    let changed = Namespace { status: Some(status), ..namespace.clone() };
-    match client.update_status(&changed).await {
-        Err(e) if e.is_conflict() || e.is_not_found() => Ok(()),
-        other => other.map(drop),
     }
 }
 
@@ -215,4 +235,52 @@ async fn finalize(client: &Client, namespace: Namespace) -> Result<(), Error> {
     let body = serde_json::to_value(&fresh).map_err(|source| Error::Decode { what: "Namespace", source })?;
     let target = Target::of::<Namespace>("", &name).sub("finalize");
     client.request(Method::PUT, &target, "", Some(&body)).await.optional().map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(group: &str, name: &str) -> ApiResource {
+        ApiResource {
+            group: group.into(),
+            version: "v1".into(),
+            resource: name.into(),
+            kind: String::new(),
+            namespaced: true,
+            verbs: Vec::new(),
+        }
+    }
+
+    fn told(list: &[NamespaceCondition], kind: &str) -> (String, String, String) {
+        let c = list.iter().find(|c| c.type_ == kind).unwrap();
+        (c.status.clone(), c.reason.clone().unwrap(), c.message.clone().unwrap())
+    }
+
+    #[test]
+    fn what_is_left_of_a_namespace_is_told_in_its_conditions() {
+        let (now, later): (Timestamp, Timestamp) = ("2026-01-01T00:00:00Z".parse().unwrap(), "2026-01-01T00:01:00Z".parse().unwrap());
+        let pod = json!({"spec": {"terminationGracePeriodSeconds": 30}, "status": {"phase": "Running"}});
+        let held = json!({"metadata": {"finalizers": ["a/b"]}});
+        let mut remaining = Remaining::default();
+        remaining.note(&of("", "pods"), "x", 10, std::slice::from_ref(&pod));
+        remaining.note(&of("g.io", "widgets"), "x", 10, &[held.clone(), held]);
+        assert_eq!((remaining.grace, remaining.failures.len()), (30, 0));
+        let mut list = Vec::new();
+        describe(&mut list, &remaining, now);
+        let content = "Some resources are remaining: pods. has 1 resource instances, widgets.g.io has 2 resource instances";
+        assert_eq!(told(&list, "NamespaceContentRemaining"), ("True".into(), "SomeResourcesRemain".into(), content.into()));
+        let finalizers = "Some content in the namespace has finalizers remaining: a/b in 2 resource instances";
+        assert_eq!(told(&list, "NamespaceFinalizersRemaining"), ("True".into(), "SomeFinalizersRemain".into(), finalizers.into()));
+        assert_eq!(told(&list, "NamespaceDeletionContentFailure").0, "False");
+        // Its time is over, and nothing says what keeps the pod.
+        let mut remaining = Remaining::default();
+        remaining.note(&of("", "pods"), "x", 31, &[pod]);
+        describe(&mut list, &remaining, later);
+        let failure =
+            "Failed to delete all resource types, 1 remaining: unexpected items still remain in namespace: x for gvr: /v1, Resource=pods";
+        assert_eq!(told(&list, "NamespaceDeletionContentFailure"), ("True".into(), "ContentDeletionFailed".into(), failure.into()));
+        let since = |kind: &str| list.iter().find(|c| c.type_ == kind).unwrap().last_transition_time.as_ref().unwrap().0;
+        assert_eq!((since("NamespaceContentRemaining"), since("NamespaceDeletionContentFailure")), (now, later));
+    }
 }

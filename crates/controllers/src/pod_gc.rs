@@ -189,7 +189,8 @@ async fn remove(client: &Client, pod: &Pod, why: Why) -> Result<(), Error> {
 }
 
 async fn fail(client: &Client, pod: &Pod) -> Result<(), Error> {
-    let patch = serde_json::json!({"metadata": {"uid": pod.uid()}, "status": {"phase": "Failed"}});
+    let patch =
+        serde_json::json!({"metadata": {"uid": pod.uid()}, "status": {"phase": "Failed", "observedGeneration": pod.metadata.generation}});
     client.patch_status::<Pod>(pod.namespace(), pod.name(), &ferrokube_client::Patch::Strategic(patch)).await.optional().map(drop)
 }
 

@@ -15,7 +15,7 @@ use ferrokube_client::{Cache, Client, DeleteOptions, Error, Named, Object, Objec
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
 use parking_lot::Mutex;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::collections::HashSet;
 use std::time::Duration;
 
@@ -108,14 +108,34 @@ async fn evict(client: &Client, pod: &Pod, reason: &str, message: &str) -> Resul
 
 /// Sets `DisruptionTarget`, and the phase when nobody else will.
 pub(crate) async fn disrupt(client: &Client, pod: &Pod, reason: &str, message: &str, phase: Option<&str>) -> Result<(), Error> {
-    let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-    let condition = json!({"type": "DisruptionTarget", "status": "True", "reason": reason, "message": message, "lastTransitionTime": now});
-    let mut status = json!({"conditions": [condition]});
-    if let Some(phase) = phase {
-        status["phase"] = phase.into();
-    }
+    let Some(status) = disrupted(pod, reason, message, phase, Timestamp::now()) else { return Ok(()) };
     let patch = Patch::Strategic(json!({"metadata": {"uid": pod.uid()}, "status": status}));
     client.patch_status::<Pod>(pod.namespace(), pod.name(), &patch).await.optional().map(drop)
+}
+
+/// The status of a pod that is to be disrupted, as far as it is new.
+fn disrupted(pod: &Pod, reason: &str, message: &str, phase: Option<&str>, now: Timestamp) -> Option<Value> {
+    const KIND: &str = "DisruptionTarget";
+    let known = pods::condition(pod, KIND).filter(|c| c.status == "True");
+    let generation = pod.metadata.generation;
+    let (same, since) = match known {
+        None => (false, None),
+        Some(c) => {
+            let said = (c.reason.as_deref(), c.message.as_deref(), c.observed_generation);
+            (said == (Some(reason), Some(message), generation), c.last_transition_time.as_ref().map(|t| t.0))
+        }
+    };
+    if same && phase.is_none() {
+        return None;
+    }
+    let since = since.unwrap_or(now).strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let mut status = json!({"conditions": [{"type": KIND, "status": "True", "reason": reason, "message": message,
+        "observedGeneration": generation, "lastTransitionTime": since}]});
+    if let Some(phase) = phase {
+        status["phase"] = phase.into();
+        status["observedGeneration"] = generation.into();
+    }
+    Some(status)
 }
 
 /// How long a pod may stay.
@@ -162,6 +182,23 @@ pub(crate) fn due(taints: &[Taint], tolerations: &[Toleration]) -> Option<Timest
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_condition_says_which_generation_it_is_about_and_since_when_it_holds() {
+        let now: Timestamp = "2026-01-01T00:01:00Z".parse().unwrap();
+        let pod = |conditions: Value| -> Pod {
+            serde_json::from_value(json!({"metadata": {"name": "p", "generation": 3}, "status": {"conditions": conditions}})).unwrap()
+        };
+        let first = disrupted(&pod(json!([])), "R", "m", None, now).unwrap();
+        let condition = &first["conditions"][0];
+        assert_eq!((&condition["observedGeneration"], &condition["lastTransitionTime"]), (&json!(3), &json!("2026-01-01T00:01:00Z")));
+        let later: Timestamp = "2026-01-01T00:02:00Z".parse().unwrap();
+        let known = pod(first["conditions"].clone());
+        assert_eq!(disrupted(&known, "R", "m", None, later), None, "nothing new");
+        let failed = disrupted(&known, "other", "m", Some("Failed"), later).unwrap();
+        assert_eq!((&failed["phase"], &failed["observedGeneration"]), (&json!("Failed"), &json!(3)));
+        assert_eq!(failed["conditions"][0]["lastTransitionTime"], "2026-01-01T00:01:00Z");
+    }
 
     #[test]
     fn a_pod_stays_as_long_as_it_tolerates_every_taint() {

@@ -72,6 +72,25 @@ async fn a_daemon_set_covers_the_nodes_and_rolls_out_one_by_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_pod_of_a_stateful_set_waits_until_a_claim_of_old_is_gone() {
+    const CLAIMS: &str = "/api/v1/namespaces/default/persistentvolumeclaims";
+    let cluster = Cluster::start().await;
+    let spec = json!({"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}});
+    cluster.post(CLAIMS, json!({"metadata": {"name": "data-db-0", "finalizers": ["example.com/kept"]}, "spec": spec})).await;
+    cluster.delete(&format!("{CLAIMS}/data-db-0"), "Background").await;
+    let claim = json!([{"metadata": {"name": "data"}, "spec": spec}]);
+    let set = workload("db", "one", json!({"serviceName": "db", "replicas": 1, "volumeClaimTemplates": claim}));
+    cluster.post(&format!("{APPS}/statefulsets"), set).await;
+    let told = "create Pod db-0 in StatefulSet db failed error: pvc data-db-0 is being deleted";
+    cluster.eventually("that is told", async || cluster.events().await.iter().any(|e| e.contains(told))).await;
+    assert!(cluster.try_get(&format!("{PODS}/db-0")).await.is_none());
+    cluster.patch(&format!("{CLAIMS}/data-db-0"), json!({"metadata": {"finalizers": null}})).await;
+    cluster.eventually("the pod is made", async || cluster.try_get(&format!("{PODS}/db-0")).await.is_some()).await;
+    assert!(cluster.get(&format!("{CLAIMS}/data-db-0")).await["metadata"]["deletionTimestamp"].is_null(), "a new claim");
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stateful_set_grows_updates_and_shrinks_in_order() {
     let cluster = Cluster::start().await;
     let path = format!("{APPS}/statefulsets");
@@ -165,6 +184,20 @@ async fn a_budget_says_how_many_pods_may_be_evicted() {
             bind_and_run(&cluster).await;
             let s = cluster.get(&format!("{BUDGETS}/web")).await["status"].clone();
             s["expectedPods"] == 3 && s["desiredHealthy"] == 2 && s["currentHealthy"] == 3 && s["disruptionsAllowed"] == 1
+        })
+        .await;
+    let all = json!({"metadata": {"name": "all"}, "spec": {"minAvailable": 1, "selector": {"matchLabels": {"app": "web"}}}});
+    cluster.post(BUDGETS, all).await;
+    // What happens to a pod says that it has two.
+    let pod = cluster.list(PODS).await.remove(0);
+    let mut changes = 0;
+    let is_told = |e: &String| e.contains(name(&pod)) && e.contains(" matches multiple PodDisruptionBudgets.  Chose ");
+    cluster
+        .eventually("that is told", async || {
+            changes += 1;
+            let change = json!({"metadata": {"annotations": {"changes": changes.to_string()}}});
+            cluster.patch(&format!("{PODS}/{}", name(&pod)), change).await;
+            cluster.events().await.iter().any(is_told)
         })
         .await;
     cluster.stop().await;

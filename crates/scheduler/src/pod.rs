@@ -52,6 +52,8 @@ pub struct Facts {
     pub scheduler: Box<str>,
     /// It is being deleted.
     pub terminating: bool,
+    /// To make room for another pod.
+    pub preempted: bool,
     /// It has scheduling gates.
     pub gated: bool,
     /// `status.nominatedNodeName`.
@@ -138,6 +140,8 @@ struct Condition<'a> {
     kind: Cow<'a, str>,
     #[serde(borrow)]
     status: Cow<'a, str>,
+    #[serde(borrow, default)]
+    reason: Option<Cow<'a, str>>,
 }
 
 #[derive(Deserialize)]
@@ -398,6 +402,7 @@ pub fn read(object: &Object) -> Result<Facts, Unreadable> {
         node,
         scheduler,
         terminating: metadata.deletion_timestamp.is_some(),
+        preempted: metadata.deletion_timestamp.is_some() && conditions.iter().any(is_preempted),
         gated,
         nominated: owned(status.nominated_node_name),
         started: started.into(),
@@ -405,6 +410,10 @@ pub fn read(object: &Object) -> Result<Facts, Unreadable> {
         revision: object.revision,
         reported: conditions.iter().any(|c| c.kind == "PodScheduled" && c.status == "False"),
     })
+}
+
+fn is_preempted(c: &Condition<'_>) -> bool {
+    c.kind == "DisruptionTarget" && c.status == "True" && c.reason.as_deref() == Some("PreemptionByScheduler")
 }
 
 fn class(object: &Object, spec: Spec<'_>, owner: Option<(Box<str>, Box<str>)>) -> Result<Class, Unreadable> {

@@ -36,7 +36,8 @@ pub fn eligible(state: &State, id: PodId, diagnosis: &Diagnosis) -> Result<(), S
         return Err(NEVER.to_owned());
     }
     if let Some(node) = state.pod(id).nominated {
-        let leaving = |p: &PodId| state.pod(*p).terminating && state.class_of(*p).priority < class.priority;
+        // Whoever goes for another reason is no room that was made for this pod.
+        let leaving = |p: &PodId| state.pod(*p).preempted && state.class_of(*p).priority < class.priority;
         if state.node(node).pods.iter().any(leaving) && diagnosis.resolvable.contains(&node) {
             return Err(UNDER_WAY.to_owned());
         }

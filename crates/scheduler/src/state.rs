@@ -55,6 +55,8 @@ pub struct Pod {
     pub assumed: bool,
     /// Being deleted.
     pub terminating: bool,
+    /// To make room for another pod.
+    pub preempted: bool,
     /// Has scheduling gates.
     pub gated: bool,
     /// The profile that `spec.schedulerName` names, by its number; `None`: another scheduler's.
@@ -381,6 +383,7 @@ impl State {
             node: None,
             assumed: false,
             terminating: facts.terminating,
+            preempted: facts.preempted,
             gated: facts.gated,
             profile,
             claims: facts.claims,
@@ -433,6 +436,7 @@ impl State {
         }
         let pod = self.pod_mut(id);
         pod.terminating = facts.terminating;
+        pod.preempted = facts.preempted;
         pod.gated = facts.gated;
         pod.profile = profile;
         let devices = pod.devices != facts.devices;

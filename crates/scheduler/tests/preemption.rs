@@ -108,3 +108,18 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_pod_waits_for_those_that_were_sent_away_for_it_and_not_for_others_that_go() {
+    let mut world = World::new(&[node("n0", "2", "4Gi", "z")]);
+    let mut leaving = pod_of("low", 0, 20);
+    leaving["spec"]["nodeName"] = "n0".into();
+    leaving["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
+    world.add(&leaving);
+    let id = world.add(&pod_of("high", 20, 20));
+    world.state.nominate(id, Some("n0"));
+    assert_eq!(world.preempt(id), Ok(("n0".to_owned(), vec!["low".to_owned()])));
+    leaving["status"]["conditions"] = json!([{"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler"}]);
+    world.add(&leaving);
+    assert_eq!(world.preempt(id), Err("not eligible due to a terminating pod on the nominated node.".to_owned()));
+}

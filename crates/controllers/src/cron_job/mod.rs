@@ -308,7 +308,10 @@ impl Crons {
 
     async fn remove(&self, cron: &CronJob, job: &Job) -> Result<(), Error> {
         let options = DeleteOptions { propagation: Some("Background"), ..DeleteOptions::of_uid(job.uid()) };
-        self.context.client.delete::<Job>(job.namespace(), job.name(), &options).await.optional()?;
+        if let Err(e) = self.context.client.delete::<Job>(job.namespace(), job.name(), &options).await.optional() {
+            self.tell(cron, EventType::Warning, "FailedDelete", format!("Deleted job: {e}"));
+            return Err(e);
+        }
         self.tell(cron, EventType::Normal, "SuccessfulDelete", format!("Deleted job {}", job.name()));
         Ok(())
     }

@@ -41,7 +41,7 @@ pub fn status(
     let total = sum(sets, |s| Some(s.replicas));
     let available = sum(sets, |s| s.available_replicas);
     let updated = new.and_then(|n| n.status.as_ref()).map_or(0, |s| s.replicas);
-    let unavailable = (wanted(deployment).max(sets.iter().map(replicas).sum()) - available).max(0);
+    let unavailable = (sets.iter().map(replicas).sum::<i32>() - available).max(0);
     let mut fresh = DeploymentStatus {
         observed_generation: deployment.metadata.generation,
         replicas: some(total),
@@ -204,6 +204,17 @@ mod tests {
 
     fn reason(status: &DeploymentStatus, kind: &str) -> String {
         status.conditions.iter().flatten().find(|c| c.type_ == kind).and_then(|c| c.reason.clone()).unwrap_or_default()
+    }
+
+    #[test]
+    fn what_no_set_is_to_have_is_not_unavailable() {
+        let now = Timestamp::now();
+        let unavailable = |sets: &[ReplicaSet]| status(&deployment(), sets, None, now).0.unavailable_replicas;
+        assert_eq!(unavailable(&[set(1)]), Some(1));
+        // Recreate waits for the old pods to end: there is no new set yet.
+        let mut leaving = set(0);
+        leaving.spec.as_mut().unwrap().replicas = Some(0);
+        assert_eq!((unavailable(&[leaving]), unavailable(&[])), (None, None));
     }
 
     #[test]

@@ -168,11 +168,11 @@ impl Lifecycle {
         let left = self.left(&node);
         let node = if left.is_zero() { self.silence(node).await? } else { node };
         let (node, pause) = self.taint(node).await?;
-        let ready = condition(&node, "Ready").map(|c| c.status == "True");
-        if ready == Some(false) {
+        if plan::is_unheard(&node) {
             self.unready(&name).await?;
         }
-        if let (Some(true), None, false, Some(revision)) = (ready, pause, left.is_zero(), revision) {
+        let ready = condition(&node, "Ready").is_some_and(|c| c.status == "True");
+        if let (true, None, false, Some(revision)) = (ready, pause, left.is_zero(), revision) {
             self.signs.lock().set_calm(&name, revision);
         }
         let look = if left.is_zero() { pause } else { Some(pause.map_or(left, |p| p.min(left))) };
@@ -240,11 +240,13 @@ impl Lifecycle {
         Ok((written, wait))
     }
 
-    /// Pods of a node that is not ready are not ready: services must not send to them.
+    /// Pods of a node that is not heard of are not ready: services must not send to them.
     async fn unready(&self, node: &str) -> Result<(), Error> {
         for pod in self.pods_by_node.get(node).iter().filter_map(|o| decoded::<Pod>(o)).filter(pods::is_ready) {
             let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-            let patch = json!({"metadata": {"uid": pod.uid()}, "status": {"conditions": [{"type": "Ready", "status": "False", "lastTransitionTime": now}]}});
+            let unready =
+                json!({"type": "Ready", "status": "False", "observedGeneration": pod.metadata.generation, "lastTransitionTime": now});
+            let patch = json!({"metadata": {"uid": pod.uid()}, "status": {"conditions": [unready]}});
             self.context.client.patch_status::<Pod>(pod.namespace(), pod.name(), &Patch::Strategic(patch)).await.optional()?;
             self.context.recorder.about(&pod, EventType::Warning, "NodeNotReady", "Node is not ready");
         }

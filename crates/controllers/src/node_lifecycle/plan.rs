@@ -61,6 +61,12 @@ pub fn silent(node: &Node, now: Timestamp) -> Option<Vec<NodeCondition>> {
     (list != old).then_some(list)
 }
 
+/// Whether nothing is heard of a node. One that says itself that it is not ready speaks for its pods, too, and must not be
+/// contradicted.
+pub fn is_unheard(node: &Node) -> bool {
+    condition(node, "Ready").is_some_and(|c| c.status == "Unknown")
+}
+
 fn taint(key: &str, effect: &str, now: Option<Timestamp>) -> Taint {
     Taint { key: key.into(), effect: effect.into(), value: None, time_added: now.map(Time) }
 }
@@ -133,6 +139,13 @@ mod tests {
         assert_eq!(list[1].reason.as_deref(), Some("NodeStatusNeverUpdated"));
         n.status.as_mut().unwrap().conditions = Some(list);
         assert_eq!(silent(&n, now()), None);
+    }
+
+    #[test]
+    fn pods_are_spoken_for_only_where_their_node_is_silent() {
+        let unheard = |conditions: Value| is_unheard(&node(conditions, json!({})));
+        assert!(unheard(json!([{"type": "Ready", "status": "Unknown"}])));
+        assert!(!unheard(json!([{"type": "Ready", "status": "False"}])) && !unheard(json!([])));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use ferrokube_client::controller::{self, Next};
 use ferrokube_client::events::EventType;
 use ferrokube_client::metrics::Desc;
 use ferrokube_client::queue::Queue;
-use ferrokube_client::{Cache, DeleteOptions, Error, Named, ObjectKey, Optional, Resource};
+use ferrokube_client::{Cache, DeleteOptions, Error, Named, ObjectKey, Optional, Resource, Status};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
@@ -58,6 +58,26 @@ pub(crate) async fn run(context: Context) {
     let all = Sets { context, sets, claims, pods, revisions };
     let reconcile = |key: ObjectKey| all.reconcile(key);
     controller::run::<_, Error, _, _>("statefulset", queue, 5, reconcile).await;
+}
+
+/// Why a pod cannot have its claims.
+#[derive(Debug, thiserror::Error)]
+enum Unclaimed {
+    #[error("failed to create PVC {0}: {1}")]
+    Refused(String, Error),
+    #[error("failed to retrieve PVC {0}: {1}")]
+    Unknown(String, Error),
+    #[error("pvc {0} is being deleted")]
+    Leaving(String),
+}
+
+impl From<Unclaimed> for Error {
+    fn from(unclaimed: Unclaimed) -> Self {
+        match unclaimed {
+            Unclaimed::Refused(_, error) | Unclaimed::Unknown(_, error) => error,
+            leaving @ Unclaimed::Leaving(_) => Status::internal(leaving).into(),
+        }
+    }
 }
 
 impl Sets {
@@ -126,7 +146,7 @@ impl Sets {
     async fn apply(&self, set: &StatefulSet, history: &History, current: &str, step: Step) -> Result<(), Error> {
         match step {
             Step::Create { ordinal, updated } => self.create(set, history, current, ordinal, updated).await,
-            Step::Claim { ordinal } => self.claim_volumes(set, ordinal).await,
+            Step::Claim { ordinal } => Ok(self.claim_volumes(set, ordinal).await?),
             Step::Relabel(pod) => self.relabel(set, &pod).await,
             Step::Own(claim, owners) => self.own(set, *claim, owners).await,
             Step::Delete(pod) => self.delete(set, &pod).await,
@@ -134,7 +154,11 @@ impl Sets {
     }
 
     async fn create(&self, set: &StatefulSet, history: &History, current: &str, at: i32, updated: bool) -> Result<(), Error> {
-        self.claim_volumes(set, at).await?;
+        if let Err(e) = self.claim_volumes(set, at).await {
+            let message = format!("create Pod {}-{at} in StatefulSet {} failed error: {e}", set.name(), set.name());
+            self.context.recorder.about(set, EventType::Warning, "FailedCreate", message);
+            return Err(e.into());
+        }
         let newest = &history.current;
         let earlier = history.old.iter().find(|r| r.name() == current);
         let revision = if updated { newest } else { earlier.unwrap_or(newest) };
@@ -169,22 +193,33 @@ impl Sets {
         Ok(ours.is_some())
     }
 
-    async fn claim_volumes(&self, set: &StatefulSet, at: i32) -> Result<(), Error> {
+    /// Sees to it that a pod finds its claims. One that is being deleted would keep it from ever starting.
+    async fn claim_volumes(&self, set: &StatefulSet, at: i32) -> Result<(), Unclaimed> {
         for claim in identity::claims(set, at) {
-            if self.claims.object(claim.namespace(), claim.name()).is_some() {
-                continue;
+            let name = claim.name().to_owned();
+            if let Some(there) = self.claims.get(claim.namespace(), &name) {
+                match there.metadata.deletion_timestamp {
+                    Some(_) => return Err(Unclaimed::Leaving(name)),
+                    None => continue,
+                }
             }
             let pod = format!("Pod {}-{at} in StatefulSet {}", set.name(), set.name());
             match self.context.client.create(&claim).await {
                 Ok(_) => {
-                    let message = format!("create Claim {} {pod} success", claim.name());
+                    let message = format!("create Claim {name} {pod} success");
                     self.context.recorder.about(set, EventType::Normal, "SuccessfulCreate", message);
                 }
-                Err(e) if e.is_already_exists() => {}
+                Err(e) if e.is_already_exists() => {
+                    let there = self.context.client.get::<PersistentVolumeClaim>(claim.namespace(), &name).await.optional();
+                    let there = there.map_err(|e| Unclaimed::Unknown(name.clone(), e))?;
+                    if there.is_none_or(|c| c.metadata.deletion_timestamp.is_some()) {
+                        return Err(Unclaimed::Leaving(name));
+                    }
+                }
                 Err(e) => {
-                    let message = format!("create Claim {} for {pod} failed error: {e}", claim.name());
+                    let message = format!("create Claim {name} for {pod} failed error: {e}");
                     self.context.recorder.about(set, EventType::Warning, "FailedCreate", message);
-                    return Err(e);
+                    return Err(Unclaimed::Refused(name, e));
                 }
             }
         }
