@@ -93,7 +93,13 @@ impl Features {
             let is = if other.on { "is always on" } else { "is not there" };
             return Err(format!("cannot set feature gate {name} to {wanted}: in ferrokube {} {is}", other.name));
         }
-        self.0.extend(meant().filter(Gate::can_be_switched).map(|g| (g.name, wanted)));
+        for gate in meant().filter(Gate::can_be_switched) {
+            let said = self.0.entry(gate.name).or_insert(wanted);
+            // What is said of a gate by its name counts more than what is said of its stage.
+            if stage.is_none() {
+                *said = wanted;
+            }
+        }
         Ok(())
     }
 }
@@ -165,7 +171,7 @@ mod tests {
         assert!(!parse("APIServerIdentity=false").expect("can be switched").has(API_SERVER_IDENTITY));
         let stage = |said: &str| parse(said).expect("can be switched").has(STORAGE_VERSION_API);
         assert!(
-            !stage("AllAlpha=false") && stage("AllAlpha=false,StorageVersionAPI=true") && !stage("StorageVersionAPI=true,AllAlpha=false")
+            !stage("AllAlpha=false") && stage("AllAlpha=false,StorageVersionAPI=true") && stage("StorageVersionAPI=true,AllAlpha=false")
         );
         let on = parse("StorageVersionMigrator=true").expect("can be switched");
         assert!(on.has(STORAGE_VERSION_MIGRATOR));
