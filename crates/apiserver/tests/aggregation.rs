@@ -325,6 +325,8 @@ async fn discovery_and_openapi_show_both_servers_as_one() {
     let groups = cluster.get("/apis").await;
     let names: Vec<_> = groups.json["groups"].as_array().unwrap().iter().map(|g| g["name"].as_str().unwrap()).collect();
     assert_eq!((names.first(), names.last()), (Some(&"apiregistration.k8s.io"), Some(&"metrics.k8s.io")));
+    let own = cluster.get(&format!("{SERVICES}/v1.apiregistration.k8s.io")).await;
+    assert_eq!((own.code, cluster.get(&format!("{SERVICES}/v1.apps")).await.code), (404, 200), "all groups but the aggregator's own");
     assert_eq!(cluster.get("/apis/metrics.k8s.io").await.json["preferredVersion"]["groupVersion"], "metrics.k8s.io/v1beta1");
     assert_eq!(cluster.get(GROUP).await.json["resources"][0]["kind"], "NodeMetrics");
     let accept = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";

@@ -4,7 +4,7 @@
 mod common;
 
 use common::Cluster;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::path::PathBuf;
 
 fn reference() -> Option<PathBuf> {
@@ -70,6 +70,29 @@ async fn health_is_told_as_a_whole_and_check_by_check() {
     for line in ["[+]etcd excluded: ok", "[+]etcd-readiness ok", "[+]shutdown ok", "no matches for \"nothing\"", "readyz check passed"] {
         assert!(verbose.contains(line), "{line} in {verbose}");
     }
+    // Those that upstream's own tests ask for, and what `/` lists of them.
+    let paths = cluster.get("/").await.json;
+    let paths = paths["paths"].as_array().unwrap();
+    for name in [
+        "poststarthook/start-apiserver-admission-initializer",
+        "poststarthook/generic-apiserver-start-informers",
+        "poststarthook/start-apiextensions-informers",
+        "poststarthook/start-apiextensions-controllers",
+        "poststarthook/crd-informer-synced",
+        "poststarthook/start-system-namespaces-controller",
+        "poststarthook/rbac/bootstrap-roles",
+        "poststarthook/scheduling/bootstrap-system-priority-classes",
+        "poststarthook/start-cluster-authentication-info-controller",
+        "poststarthook/start-kube-aggregator-informers",
+        "poststarthook/apiservice-registration-controller",
+        "poststarthook/kube-apiserver-autoregistration",
+        "autoregister-completion",
+        "poststarthook/apiservice-openapi-controller",
+    ] {
+        assert!(verbose.contains(&format!("[+]{name} ok\n")), "{name} in {verbose}");
+        assert!(paths.contains(&json!(format!("/livez/{name}"))), "{name}");
+    }
+    assert!(!verbose.contains("max-in-flight-filter") && verbose.contains("priority-and-fairness-filter"), "{verbose}");
     let slis = cluster.get("/metrics/slis").await.text;
     for line in [
         "kubernetes_healthcheck{name=\"etcd\",type=\"readyz\"} 1",

@@ -73,6 +73,7 @@ async fn who_asks_decides_what_is_seen() {
     let (_, _, body) = answer(&mut admin, asked.body(Full::from("{}")).unwrap()).await;
     let review: Value = serde_json::from_slice(&body).unwrap();
     let credential = review["status"]["userInfo"]["extra"]["authentication.kubernetes.io/credential-id"][0].as_str().unwrap();
+    assert!(review["metadata"]["creationTimestamp"].is_string(), "{review}");
     assert!(credential.strip_prefix("X509SHA256=").is_some_and(|hex| hex.len() == 64), "which certificate it was: {credential}");
     let (_, _, metrics) = answer(&mut admin, request("GET", "/metrics").body(Full::default()).unwrap()).await;
     let metrics = String::from_utf8_lossy(&metrics);
@@ -483,6 +484,8 @@ async fn health_version_discovery_and_metrics_answer() {
         Some(true)
     );
     assert!(cluster.get("/.well-known/openid-configuration").await.json["jwks_uri"].is_string());
+    let keys = cluster.send(common::admin(), "GET", "/openid/v1/jwks", "", "*/*", Vec::new()).await;
+    assert_eq!(keys.headers()["cache-control"], "public, max-age=3600");
     assert!(cluster.get("/metrics").await.text.contains("apiserver_storage_objects{resource=\"namespaces\"} 4"));
 }
 

@@ -222,6 +222,39 @@ async fn views_write_only_their_part() {
 }
 
 #[tokio::test]
+async fn metadata_is_left_alone_by_the_status_of_kinds_that_say_so_and_may_change_with_that_of_others() {
+    let cluster = Cluster::start().await;
+    let claim = json!({"metadata": {"name": "c"}, "spec": {}});
+    let quota = json!({"metadata": {"name": "q"}, "spec": {"hard": {"pods": "1"}}});
+    let service = json!({"metadata": {"name": "v1.example.org"}, "spec": {"group": "example.org", "version": "v1", "groupPriorityMinimum": 1,
+        "versionPriority": 1, "insecureSkipTLSVerify": true, "service": {"name": "s", "namespace": "default"}}});
+    let policy = json!({"metadata": {"name": "p"}, "spec": {"validations": [{"expression": "true"}],
+        "matchConstraints": {"resourceRules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}]}}});
+    let attachment = json!({"metadata": {"name": "a"}, "spec": {"attacher": "d", "nodeName": "n", "source": {"persistentVolumeName": "v"}}});
+    let schema = json!({"metadata": {"name": "f"}, "spec": {"priorityLevelConfiguration": {"name": "global-default"}}});
+    let range = json!({"metadata": {"name": "r"}, "spec": {"cidrs": ["10.9.0.0/24"]}});
+    let kinds = [
+        ("/api/v1/namespaces/default/resourcequotas", quota, true),
+        ("/apis/resource.k8s.io/v1/namespaces/default/resourceclaims", claim, false),
+        ("/apis/apiregistration.k8s.io/v1/apiservices", service, false),
+        ("/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies", policy, false),
+        ("/apis/storage.k8s.io/v1/volumeattachments", attachment, false),
+        ("/apis/flowcontrol.apiserver.k8s.io/v1/flowschemas", schema, false),
+        ("/apis/networking.k8s.io/v1/servicecidrs", range, false),
+    ];
+    let labels = json!({"metadata": {"labels": {"a": "b"}, "annotations": {"a": "b"}}});
+    for (uri, object, changes) in kinds {
+        let made = cluster.post(uri, &object).await;
+        assert_eq!(made.code, 201, "{}", made.text);
+        let name = object["metadata"]["name"].as_str().unwrap();
+        let status = cluster.patch(&format!("{uri}/{name}/status"), "merge-patch", &labels).await;
+        assert_eq!(status.code, 200, "{}", status.text);
+        let meta = &status.json["metadata"];
+        assert_eq!((meta["labels"]["a"] == "b", meta["annotations"]["a"] == "b"), (changes, changes), "{uri}");
+    }
+}
+
+#[tokio::test]
 async fn finalizers_hold_an_object_until_they_are_gone() {
     let cluster = Cluster::start().await;
     let uri = format!("{MAPS}/a");
@@ -501,6 +534,13 @@ async fn a_signing_request_carries_who_made_it() {
     assert_eq!(refused.code, 422, "{}", refused.text);
     let why = "status.certificate: Invalid value: \"<certificate data>\": x509: malformed certificate";
     assert!(refused.message().ends_with(why), "{}", refused.message());
+
+    let decided = json!({"metadata": {"annotations": {"by": "me"}}, "spec": {"signerName": "other"},
+        "status": {"certificate": "eA==", "conditions": [{"type": "Approved", "status": "True", "reason": "E2E"}]}});
+    let approved = cluster.patch(&format!("{requests}/r/approval"), "merge-patch", &decided).await;
+    assert_eq!((approved.code, &approved.json["metadata"]["annotations"]["by"]), (200, &json!("me")), "{}", approved.text);
+    assert_eq!(approved.json["status"]["conditions"][0]["type"], "Approved");
+    assert_eq!((&approved.json["spec"]["signerName"], approved.json["status"].get("certificate")), (&json!("example.com/s"), None));
 }
 
 #[tokio::test]

@@ -72,14 +72,11 @@ fn prepare_status(new: &mut Value, old: &Value, context: &HookContext) {
     set_conditions(new, all);
 }
 
-/// The approval view decides; everything else stays.
+/// The approval view decides; what is asked for and what is signed stay. Metadata may change with it, as in any other view.
 fn prepare_approval(new: &mut Value, old: &Value, context: &HookContext) {
     let mut all = conditions(new).to_vec();
-    let metadata = new.get("metadata").cloned().unwrap_or_default();
-    *new = old.clone();
-    for key in ["resourceVersion", "managedFields"] {
-        copy(object(new, "metadata"), &metadata, key);
-    }
+    copy(new, old, "spec");
+    copy(new, old, "status");
     stamp(&mut all, old, context);
     set_conditions(new, all);
 }

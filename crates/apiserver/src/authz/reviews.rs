@@ -4,7 +4,9 @@ use super::{Authorizer, Decision};
 use crate::attributes::{Attributes, UserInfo};
 use crate::authn::Authenticator;
 use ferrokube_api::field::{Errors, Path};
+use ferrokube_api::time::format_time;
 use ferrokube_api::{Reason, Status};
+use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -139,7 +141,9 @@ pub async fn handle(
         _ => return Err(Status::bad_request(format!("no kind {kind:?} is a review"))),
     };
     review["status"] = status;
-    if !review["metadata"].is_object() {
+    if kind == "SelfSubjectReview" {
+        review["metadata"] = json!({ "creationTimestamp": format_time(Timestamp::now()) });
+    } else if !review["metadata"].is_object() {
         review["metadata"] = json!({});
     }
     Ok(review)

@@ -91,32 +91,70 @@ enum Check {
     Log,
     Store,
     StoreReady,
+    /// The caches show what the store holds.
     Informers,
+    /// What must exist in a cluster has been written.
     Bootstrap,
+    /// The same, where API servers say that they live.
     Identity,
-    Roles,
-    PriorityClasses,
+    /// What this server stores has been said, where it is said.
     StorageVersions,
+    /// The same, where priority and fairness is on.
+    Fairness,
+    /// Where it is off: the plain limits, which need nothing.
+    InFlight,
     Kms,
     Shutdown,
 }
 
-/// Name and endpoints (healthz, livez, readyz) of each check.
+const EVERYWHERE: [bool; 3] = [true, true, true];
+
+/// Name and endpoints (healthz, livez, readyz) of each check, in upstream's order. Hooks that start something there wait here for what
+/// that something needs or leaves behind.
 const CHECKS: &[(&str, Check, [bool; 3])] = &[
-    ("ping", Check::Ping, [true, true, true]),
-    ("log", Check::Log, [true, true, true]),
-    ("etcd", Check::Store, [true, true, true]),
+    ("ping", Check::Ping, EVERYWHERE),
+    ("log", Check::Log, EVERYWHERE),
+    ("etcd", Check::Store, EVERYWHERE),
     ("etcd-readiness", Check::StoreReady, [false, false, true]),
     ("informer-sync", Check::Informers, [false, false, true]),
-    ("poststarthook/start-system-namespaces-controller", Check::Bootstrap, [true, true, true]),
-    ("poststarthook/start-kube-apiserver-identity-lease-controller", Check::Identity, [true, true, true]),
-    ("poststarthook/start-kube-apiserver-identity-lease-garbage-collector", Check::Identity, [true, true, true]),
-    ("poststarthook/rbac/bootstrap-roles", Check::Roles, [true, true, true]),
-    ("poststarthook/scheduling/bootstrap-system-priority-classes", Check::PriorityClasses, [true, true, true]),
-    ("poststarthook/built-in-resources-storage-version-updater", Check::StorageVersions, [true, true, true]),
+    ("poststarthook/start-apiserver-admission-initializer", Check::Informers, EVERYWHERE),
+    ("poststarthook/generic-apiserver-start-informers", Check::Informers, EVERYWHERE),
+    ("poststarthook/priority-and-fairness-config-consumer", Check::Fairness, EVERYWHERE),
+    ("poststarthook/priority-and-fairness-filter", Check::Fairness, EVERYWHERE),
+    ("poststarthook/max-in-flight-filter", Check::InFlight, EVERYWHERE),
+    ("poststarthook/storage-object-count-tracker-hook", Check::Informers, EVERYWHERE),
+    ("poststarthook/start-apiextensions-informers", Check::Informers, EVERYWHERE),
+    ("poststarthook/start-apiextensions-controllers", Check::Informers, EVERYWHERE),
+    ("poststarthook/crd-informer-synced", Check::Informers, EVERYWHERE),
+    ("poststarthook/start-system-namespaces-controller", Check::Bootstrap, EVERYWHERE),
+    ("poststarthook/start-cluster-authentication-info-controller", Check::Bootstrap, EVERYWHERE),
+    ("poststarthook/start-kube-apiserver-identity-lease-controller", Check::Identity, EVERYWHERE),
+    ("poststarthook/start-kube-apiserver-identity-lease-garbage-collector", Check::Identity, EVERYWHERE),
+    ("poststarthook/start-legacy-token-tracking-controller", Check::Bootstrap, EVERYWHERE),
+    ("poststarthook/start-service-ip-repair-controllers", Check::Bootstrap, EVERYWHERE),
+    ("poststarthook/start-kubernetes-service-cidr-controller", Check::Bootstrap, EVERYWHERE),
+    ("poststarthook/storage-readiness", Check::Informers, EVERYWHERE),
+    ("poststarthook/rbac/bootstrap-roles", Check::Bootstrap, EVERYWHERE),
+    ("poststarthook/scheduling/bootstrap-system-priority-classes", Check::Bootstrap, EVERYWHERE),
+    ("poststarthook/priority-and-fairness-config-producer", Check::Fairness, EVERYWHERE),
+    ("poststarthook/bootstrap-controller", Check::Bootstrap, EVERYWHERE),
+    ("poststarthook/aggregator-reload-proxy-client-cert", Check::Bootstrap, EVERYWHERE),
+    ("poststarthook/start-kube-aggregator-informers", Check::Informers, EVERYWHERE),
+    ("poststarthook/apiservice-status-local-available-controller", Check::Bootstrap, EVERYWHERE),
+    ("poststarthook/apiservice-status-remote-available-controller", Check::Informers, EVERYWHERE),
+    ("poststarthook/apiservice-registration-controller", Check::Bootstrap, EVERYWHERE),
+    ("poststarthook/apiservice-wait-for-first-sync", Check::Bootstrap, EVERYWHERE),
+    ("poststarthook/apiservice-discovery-controller", Check::Informers, EVERYWHERE),
+    ("poststarthook/kube-apiserver-autoregistration", Check::Bootstrap, EVERYWHERE),
+    ("autoregister-completion", Check::Bootstrap, EVERYWHERE),
+    ("poststarthook/apiservice-openapi-controller", Check::Informers, EVERYWHERE),
+    ("poststarthook/apiservice-openapiv3-controller", Check::Informers, EVERYWHERE),
+    ("poststarthook/built-in-resources-storage-version-updater", Check::StorageVersions, EVERYWHERE),
     ("kms-providers", Check::Kms, [true, false, true]),
     ("shutdown", Check::Shutdown, [false, false, true]),
 ];
+
+const ENDPOINTS: [&str; 3] = ["healthz", "livez", "readyz"];
 
 impl ApiServer {
     /// Runs a check and counts what it came to.
@@ -138,7 +176,8 @@ impl ApiServer {
                 };
             }
             Check::Informers => self.caches.applied() > 0 || self.health.bootstrapped.load(Ordering::Relaxed),
-            Check::Bootstrap | Check::Identity | Check::Roles | Check::PriorityClasses => self.health.bootstrapped.load(Ordering::Relaxed),
+            Check::InFlight => true,
+            Check::Bootstrap | Check::Fairness | Check::Identity => self.health.bootstrapped.load(Ordering::Relaxed),
             Check::StorageVersions => self.storage_versions.as_ref().is_none_or(|versions| versions.are_said()),
             Check::Kms => self.sealed.as_ref().is_none_or(|sealed| sealed.unhealthy().is_none()),
             Check::Shutdown => !self.health.leaving.load(Ordering::Relaxed),
@@ -173,21 +212,32 @@ impl ApiServer {
         (failed, text)
     }
 
+    /// Whether this server has a check.
+    fn exists(&self, check: Check) -> bool {
+        match check {
+            Check::Kms => self.sealed.as_ref().is_some_and(|s| s.has_kms()),
+            Check::Fairness => self.flow.is_some(),
+            Check::Identity => self.metrics.features().has(API_SERVER_IDENTITY),
+            Check::StorageVersions => self.storage_versions.is_some(),
+            Check::InFlight => self.flow.is_none(),
+            _ => true,
+        }
+    }
+
+    /// The paths of single checks.
+    pub(super) fn health_paths(&self) -> impl Iterator<Item = String> {
+        let here = CHECKS.iter().filter(|(_, check, _)| self.exists(*check));
+        here.flat_map(|(name, _, on)| ENDPOINTS.iter().zip(on).filter(|(_, on)| **on).map(move |(endpoint, _)| format!("/{endpoint}/{name}")))
+    }
+
     /// Answers `/<endpoint>` and `/<endpoint>/<check>`; `None` when there is no such path.
     pub(crate) async fn health(&self, path: &str, query: &Query) -> Option<Result<Response<Body>, Status>> {
         let rest = path.trim_start_matches('/').trim_end_matches('/');
         let (endpoint, one) = rest.split_once('/').unwrap_or((rest, ""));
-        const ENDPOINTS: [&str; 3] = ["healthz", "livez", "readyz"];
         let column = ENDPOINTS.iter().position(|e| *e == endpoint)?;
         let endpoint = ENDPOINTS[column];
-        let exists = |check: Check| match check {
-            Check::Kms => self.sealed.as_ref().is_some_and(|s| s.has_kms()),
-            Check::Identity => self.metrics.features().has(API_SERVER_IDENTITY),
-            Check::StorageVersions => self.storage_versions.is_some(),
-            _ => true,
-        };
-        let known: Vec<_> =
-            CHECKS.iter().filter(|(name, check, on)| on[column] && exists(*check) && (one.is_empty() || *name == one)).collect();
+        let asked = |name: &str| one.is_empty() || name == one;
+        let known: Vec<_> = CHECKS.iter().filter(|(name, check, on)| on[column] && self.exists(*check) && asked(name)).collect();
         if known.is_empty() {
             return None;
         }

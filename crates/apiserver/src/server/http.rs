@@ -12,6 +12,7 @@ use crate::audit::Trail;
 use crate::authn::PeerCertificates;
 use crate::output::{Body, pretty};
 use crate::pipeline::{self, Come, Peer, Sender};
+use crate::request::body::{Unread, returned};
 use crate::request::query::{read_duration, well_escaped};
 use crate::request::{Query, RequestBody, RequestInfo};
 use ferrokube_api::{Reason, Status};
@@ -19,7 +20,7 @@ use futures_util::FutureExt;
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Request, Response};
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -91,11 +92,15 @@ async fn connection(server: Arc<ApiServer>, stream: TcpStream, address: IpAddr, 
         let (server, peer, farewell) = (answering.clone(), peer.clone(), farewell.clone());
         async move {
             let (parts, body) = request.into_parts();
-            let body = RequestBody::Stream(body.boxed_unsync());
+            let (body, unread) = whole_before_answer(&parts, body);
             if parts.version == http::Version::HTTP_2 && server.serving.says_goodbye() {
                 farewell.notify_one();
             }
-            Ok::<_, Infallible>(server.handle(parts, body, Sender::Unknown(&peer)).await)
+            let answer = server.handle(parts, body, Sender::Unknown(&peer)).await;
+            if let Some(unread) = unread {
+                unread.drain().await;
+            }
+            Ok::<_, Infallible>(answer)
         }
     });
     let most = Some(server.serving.config.http2_streams).filter(|n| *n > 0).unwrap_or(STREAMS);
@@ -134,6 +139,15 @@ async fn connection(server: Arc<ApiServer>, stream: TcpStream, address: IpAddr, 
     if let Err(error) = result {
         tracing::debug!(%error, "connection ended");
     }
+}
+
+/// The body, and what of it has to come before the answer goes. HTTP/1.1 has its own way, and who asked first waits for the answer.
+fn whole_before_answer(parts: &Parts, body: Incoming) -> (RequestBody, Option<Unread<Incoming>>) {
+    if parts.version != http::Version::HTTP_2 || body.is_end_stream() || parts.headers.contains_key(http::header::EXPECT) {
+        return (RequestBody::Stream(body.boxed_unsync()), None);
+    }
+    let (body, unread) = returned(body);
+    (RequestBody::Stream(body.boxed_unsync()), Some(unread))
 }
 
 /// 504 in the words of apiserver's timeout filter.

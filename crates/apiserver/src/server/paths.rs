@@ -9,6 +9,7 @@ use crate::output::Body;
 use crate::request::{Query, RequestInfo};
 use crate::route;
 use ferrokube_api::Status;
+use http::header::{CACHE_CONTROL, HeaderValue};
 use http::request::Parts;
 use http::{Method, Response};
 use serde_json::json;
@@ -62,6 +63,12 @@ fn takes_only_get(path: &str) -> bool {
         || path.starts_with("/apis/")
 }
 
+/// What says how to check tokens may be kept for an hour by those who check many.
+fn kept(mut response: Response<Body>) -> Response<Body> {
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("public, max-age=3600"));
+    response
+}
+
 impl ApiServer {
     /// Answers a path.
     pub(crate) async fn path(self: &Arc<Self>, parts: &Parts, info: &RequestInfo, query: &Query) -> Result<Response<Body>, Status> {
@@ -88,9 +95,9 @@ impl ApiServer {
             "/flagz" => self.flagz(&parts.headers),
             "/.well-known/openid-configuration" => {
                 let uri = format!("https://{}/openid/v1/jwks", self.external_host());
-                Ok(whole("application/json", self.authenticator.tokens().openid_configuration(&uri)))
+                Ok(kept(whole("application/json", self.authenticator.tokens().openid_configuration(&uri))))
             }
-            "/openid/v1/jwks" => Ok(whole("application/jwk-set+json", self.authenticator.tokens().jwks())),
+            "/openid/v1/jwks" => Ok(kept(whole("application/jwk-set+json", self.authenticator.tokens().jwks()))),
             _ if self.serving.config.profiling && profile::is_ours(path) => Ok(profile::page(path, query.get("seconds")).await),
             other => match other.strip_prefix("/debug/api_priority_and_fairness/").and_then(|name| self.flow.as_ref()?.dump(name)) {
                 Some(dump) => Ok(whole(PLAIN, dump)),
@@ -103,7 +110,7 @@ impl ApiServer {
         let table = self.registry.table();
         let groups = table.entries().iter().filter(|e| !e.kind.group.is_empty());
         let groups = groups.flat_map(|e| [format!("/apis/{}", e.kind.group), format!("/apis/{}/{}", e.kind.group, e.kind.version)]);
-        let mut all: Vec<String> = INDEX.iter().map(|p| (*p).to_owned()).chain(groups).collect();
+        let mut all: Vec<String> = INDEX.iter().map(|p| (*p).to_owned()).chain(groups).chain(self.health_paths()).collect();
         all.sort();
         all.dedup();
         all

@@ -287,7 +287,8 @@ impl ApiServer {
 
 fn served(server: &ApiServer) -> Vec<(String, String)> {
     let mut out: Vec<(String, String)> = Vec::new();
-    for entry in server.registry.table().entries().iter().filter(|e| e.custom.is_none()) {
+    // The group of APIServices itself is the aggregator's: there is no APIService for it.
+    for entry in server.registry.table().entries().iter().filter(|e| e.custom.is_none() && *e.kind.group != *aggregate::GROUP) {
         let pair = (entry.kind.group.to_string(), entry.kind.version.to_string());
         if !out.contains(&pair) {
             out.push(pair);

@@ -122,10 +122,7 @@ fn status(entry: &Entry, new: &mut Value, old: &Value, before: &Map<String, Valu
         meta.extend(managed.map(|m| ("managedFields".to_owned(), m)));
         return;
     }
-    keep(meta, before, "ownerReferences");
-    if rules::status_keeps_labels(entry) {
-        keep(meta, before, "labels");
-    }
+    rules::status_keeps(entry).iter().for_each(|key| keep(meta, before, key));
 }
 
 /// Counts the generation up when anything outside `metadata` and `status` changed.

@@ -155,10 +155,26 @@ pub fn returns_deleted(entry: &Entry) -> bool {
     listed(LIST, entry)
 }
 
-/// Whether labels are part of the spec as far as the status view is concerned (`newX.Labels = oldX.Labels`).
-pub fn status_keeps_labels(entry: &Entry) -> bool {
-    const LIST: &[(&str, &str)] = &[("apps", "deployments")];
-    listed(LIST, entry)
+/// Fields of the metadata that stay as they are when the status is written: the younger kinds' strategies
+/// (`ResetObjectMetaForStatus`) leave nothing of it to the writer, the older ones nearly all.
+pub fn status_keeps(entry: &Entry) -> &'static [&'static str] {
+    const RESET: &[(&str, &str)] = &[
+        ("apiregistration.k8s.io", "apiservices"),
+        ("flowcontrol.apiserver.k8s.io", "flowschemas"),
+        ("flowcontrol.apiserver.k8s.io", "prioritylevelconfigurations"),
+        ("networking.k8s.io", "servicecidrs"),
+        ("resource.k8s.io", "resourceclaims"),
+        ("storage.k8s.io", "volumeattachments"),
+        ("storagemigration.k8s.io", "storageversionmigrations"),
+        (ADMISSION, "validatingadmissionpolicies"),
+    ];
+    if listed(RESET, entry) {
+        &["annotations", "finalizers", "labels", "ownerReferences"]
+    } else if entry.is("apps", "deployments") {
+        &["labels", "ownerReferences"]
+    } else {
+        &["ownerReferences"]
+    }
 }
 
 /// `GetResetFields` of the status strategies: fields of the metadata, as path elements, that nobody comes to own by writing
@@ -171,11 +187,12 @@ pub fn status_resets(entry: &Entry) -> Option<&'static [&'static str]> {
         ("flowcontrol.apiserver.k8s.io", "prioritylevelconfigurations"),
         ("storage.k8s.io", "volumeattachments"),
         ("resource.k8s.io", "resourceclaims"),
+        ("storagemigration.k8s.io", "storageversionmigrations"),
         (ADMISSION, "validatingadmissionpolicies"),
     ];
     if entry.custom.is_some() || listed(LIST, entry) {
         None
-    } else if status_keeps_labels(entry) {
+    } else if entry.is("apps", "deployments") {
         Some(&["f:labels"])
     } else {
         Some(&[])

@@ -68,6 +68,11 @@ pub(super) fn attachment_name(handle: &str, driver: &str, node: &str) -> String 
     format!("csi-{hex}")
 }
 
+/// Whether an attachment has a name that is given here. Others were made by somebody else, who has to delete them.
+fn is_ours(name: &str) -> bool {
+    name.strip_prefix("csi-").is_some_and(|hex| hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_hexdigit()))
+}
+
 /// `here` are the attachments of the node, `elsewhere` those of the wanted volumes on other nodes.
 pub(super) fn plan(node: &str, facts: &NodeFacts, wanted: &[Wanted], here: &[Attachment], elsewhere: &[Attachment]) -> Steps {
     let mut steps = Steps::default();
@@ -83,7 +88,7 @@ pub(super) fn plan(node: &str, facts: &NodeFacts, wanted: &[Wanted], here: &[Att
         let other = elsewhere.iter().any(|a| a.volume == want.volume && a.node != node);
         if want.exclusive && other { steps.refused.push(want.clone()) } else { steps.attach.push(want.clone()) }
     }
-    for attachment in here {
+    for attachment in here.iter().filter(|a| is_ours(&a.name)) {
         if needed.contains(&attachment.name) || attachment.deleting {
             // One that is being deleted is not safe to use any more.
             if attachment.attached && !attachment.deleting {
@@ -132,6 +137,12 @@ mod tests {
         let done = plan("n", &facts(&[], false), &wanted, &[attachment("a", "n", true, false)], &[]);
         assert_eq!(done.report.into_iter().collect::<Vec<_>>(), ["kubernetes.io/csi/d^a"]);
         assert_eq!(plan("n", &NodeFacts::default(), &wanted, &[], &[]), Steps::default(), "such a kubelet attaches itself");
+    }
+
+    #[test]
+    fn an_attachment_that_somebody_else_made_is_left_alone() {
+        let theirs = Attachment { name: "va-e2e".into(), ..attachment("a", "n", true, false) };
+        assert_eq!(plan("n", &facts(&[], true), &[], &[theirs], &[]), Steps::default());
     }
 
     #[test]
