@@ -75,6 +75,10 @@ pub struct ApiServer {
     pub(crate) certificate: Option<Arc<server::tls::Certificate>>,
     pub(crate) external: OnceLock<String>,
     pub(crate) request_timeout: Duration,
+    /// How long events live.
+    pub(crate) event_ttl: Duration,
+    /// Where the keys of service-account tokens are told to be, when that is not here.
+    pub(crate) jwks_uri: String,
     pub(crate) aggregator: aggregate::Aggregator,
     pub(crate) documents: discovery::Documents,
     /// No new connections.

@@ -255,6 +255,22 @@ async fn metadata_is_left_alone_by_the_status_of_kinds_that_say_so_and_may_chang
 }
 
 #[tokio::test]
+async fn events_live_as_long_as_the_flag_says_and_other_kinds_for_ever() {
+    let cluster = Cluster::with(|config| config.event_ttl = std::time::Duration::from_secs(1)).await;
+    let events = "/api/v1/namespaces/default/events";
+    let event = json!({"metadata": {"name": "e"}, "involvedObject": {"namespace": "default"}});
+    assert_eq!(cluster.post(events, &event).await.code, 201);
+    assert_eq!(cluster.config_map("kept", &json!({})).await.code, 201);
+    let gone = async || {
+        let code = cluster.get(&format!("{events}/e")).await.code;
+        anyhow::ensure!(code == 404, "{code}");
+        Ok(())
+    };
+    ferrokube_testkit::wait_for("the event to go", std::time::Duration::from_secs(60), gone).await.unwrap();
+    assert_eq!(cluster.get("/api/v1/namespaces/default/configmaps/kept").await.code, 200);
+}
+
+#[tokio::test]
 async fn finalizers_hold_an_object_until_they_are_gone() {
     let cluster = Cluster::start().await;
     let uri = format!("{MAPS}/a");

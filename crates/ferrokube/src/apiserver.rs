@@ -3,10 +3,11 @@
 //! What is not given is made: without certificates and keys it has its own in the data directory, as `up` does, with a
 //! kubeconfig for each component that may come; without an etcd the data directory keeps the objects.
 
+use crate::component::ignored;
 use crate::flags::{read, read_optional};
 use crate::layout::Layout;
 use crate::pki::{self, PkiConfig};
-use crate::up::apiserver::{ApiserverFlags, Material};
+use crate::up::apiserver::{ApiserverFlags, Material, RELOAD};
 use crate::up::progress::{Progress, spoken};
 use crate::up::store::EtcdOptions;
 use crate::up::{preflight, server_url};
@@ -17,6 +18,7 @@ use ferrokube_apiserver::server::{Config, KubeletAccess, Tls};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -50,10 +52,29 @@ pub struct Options {
     /// Tell nothing but errors
     #[arg(long, short)]
     quiet: bool,
-    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    allow_privileged: Option<bool>,
-    #[arg(long, hide = true)]
-    kubelet_preferred_address_types: Option<String>,
+    #[command(flatten)]
+    only: Only,
+    #[command(flatten)]
+    ignored: ignored::Apiserver,
+}
+
+/// Flags that may say only what is so anyway: another value is refused, for it would be noticed.
+#[derive(Args, Debug)]
+struct Only {
+    #[arg(long, short = 'v', hide = true)]
+    v: Option<u8>,
+    #[arg(long, hide = true, value_parser = ["lease"])]
+    endpoint_reconciler_type: Option<String>,
+    #[arg(long, hide = true, value_parser = ["", "etcd3"])]
+    storage_backend: Option<String>,
+    #[arg(long, hide = true, value_parser = ["application/json"])]
+    storage_media_type: Option<String>,
+    #[arg(long, hide = true, value_parser = ["true"], num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    enable_garbage_collector: Option<String>,
+    #[arg(long, hide = true, value_parser = ["true"], num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    service_account_lookup: Option<String>,
+    #[arg(long, hide = true, value_parser = ["true"], num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    aggregator_reject_forwarding_redirect: Option<String>,
 }
 
 /// Certificates and keys; what is missing comes from the data directory.
@@ -92,6 +113,24 @@ struct Keys {
 fn ports(text: &str) -> Result<RangeInclusive<u16>, String> {
     let range = text.split_once('-').and_then(|(first, last)| Some(first.parse().ok()?..=last.parse().ok()?));
     range.filter(|r| !r.is_empty()).ok_or_else(|| format!("{text:?} is no range of ports such as 30000-32767"))
+}
+
+/// Serves with what certificate and key have become, and looks again while the two do not fit each other yet.
+async fn follow_certificate(server: Arc<ApiServer>, certificate: PathBuf, key: PathBuf, mut served: Tls) {
+    loop {
+        tokio::time::sleep(RELOAD).await;
+        let Ok(Some(now)) = pair(Some(&certificate), Some(&key)) else { continue };
+        if now == served {
+            continue;
+        }
+        match server.set_certificate(&now) {
+            Ok(()) => {
+                tracing::info!(path = %certificate.display(), "serving with a new certificate");
+                served = now;
+            }
+            Err(error) => tracing::warn!(path = %certificate.display(), %error, "the new certificate is not used"),
+        }
+    }
 }
 
 fn pair(certificate: Option<&PathBuf>, key: Option<&PathBuf>) -> Result<Option<Tls>> {
@@ -167,6 +206,7 @@ pub async fn run(options: Options) -> Result<()> {
     let own = options.pki(&layout.pki())?;
     let material = options.keys.over(own.as_ref().map(Material::of).unwrap_or_default())?;
     progress.done("certificates", began, "");
+    let serving = material.serving.clone();
     let began = Instant::now();
     let store = options.etcd.open(&layout.store()).await?;
     progress.done("store", began, &options.etcd.spoken());
@@ -180,6 +220,10 @@ pub async fn run(options: Options) -> Result<()> {
     };
     options.apiserver.apply(&mut config, &layout.pki())?;
     let running = ApiServer::start(config).await?;
+    let following = options.keys.tls_cert_file.clone().zip(options.keys.tls_private_key_file.clone());
+    let following = following.map(|(certificate, key)| {
+        tokio::spawn(follow_certificate(running.server.clone(), certificate, key, serving))
+    });
     let url = server_url(running.address.context("the API server listens nowhere")?);
     if let Some(own) = &own {
         own.publish(&url)?;
@@ -190,6 +234,7 @@ pub async fn run(options: Options) -> Result<()> {
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
     }
+    following.iter().for_each(tokio::task::JoinHandle::abort);
     running.stop().await;
     Ok(())
 }
@@ -197,6 +242,47 @@ pub async fn run(options: Options) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    #[test]
+    fn flags_that_change_nothing_are_taken_and_those_that_would_be_missed_are_refused() {
+        let read = |flag: &str| Line::try_parse_from(["x", flag]).map(|line| line.options);
+        for flag in [
+            "-v=2",
+            "--v=2",
+            "--watch-cache=true",
+            "--delete-collection-workers=4",
+            "--enable-aggregator-routing",
+            "--endpoint-reconciler-type=lease",
+            "--storage-backend=etcd3",
+            "--service-account-lookup=true",
+            "--etcd-healthcheck-timeout=9s",
+            "--logging-format=text",
+            "--audit-log-format=json",
+            "--event-ttl=2h",
+            "--default-not-ready-toleration-seconds=30",
+        ] {
+            assert!(read(flag).is_ok(), "{flag}");
+        }
+        for flag in [
+            "--endpoint-reconciler-type=none",
+            "--storage-media-type=application/vnd.kubernetes.protobuf",
+            "--service-account-lookup=false",
+            "--enable-garbage-collector=false",
+            "--audit-log-format=legacy",
+            "--egress-selector-config-file=x",
+            "--emulated-version=1.35",
+            "--nonsense",
+        ] {
+            assert!(read(flag).is_err(), "{flag}");
+        }
+    }
 
     #[test]
     fn a_range_of_ports_has_a_first_and_a_last() {

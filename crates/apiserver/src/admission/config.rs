@@ -27,6 +27,9 @@ const BESIDE: &[(&str, bool)] = &[
 const EMPTY: &[&str] =
     &["NodeDeclaredFeatureValidator", "PodGroupProtection", "PodGroupWorkloadExists", "JobValidation", "ClusterTrustBundleAttest"];
 
+/// Seconds that pods stay on a node that is not ready or does not answer.
+pub const TOLERATION: i64 = 300;
+
 /// What a server is told about admission.
 #[derive(Clone, Debug, Default)]
 pub struct AdmissionConfig {
@@ -38,6 +41,10 @@ pub struct AdmissionConfig {
     pub plugins: BTreeMap<String, Value>,
     /// Where relative file names in configurations start.
     pub folder: PathBuf,
+    /// `--default-not-ready-toleration-seconds`, when it is not [`TOLERATION`].
+    pub not_ready_seconds: Option<i64>,
+    /// `--default-unreachable-toleration-seconds`, likewise.
+    pub unreachable_seconds: Option<i64>,
 }
 
 /// Why a configuration of admission cannot be used.
@@ -129,6 +136,8 @@ impl AdmissionConfig {
             mutating_policies: runs("MutatingAdmissionPolicy"),
             validating_policies: runs("ValidatingAdmissionPolicy"),
             quota: runs("ResourceQuota"),
+            not_ready_seconds: self.not_ready_seconds.unwrap_or(TOLERATION),
+            unreachable_seconds: self.unreachable_seconds.unwrap_or(TOLERATION),
             pod_security: self.of("PodSecurity", PodSecuritySettings::read)?,
             limited: self.of("ResourceQuota", limited_resources)?,
             node_selectors: self.of("PodNodeSelector", node_selectors)?,
@@ -163,6 +172,8 @@ pub(super) struct Settings {
     pub(super) mutating_policies: bool,
     pub(super) validating_policies: bool,
     pub(super) quota: bool,
+    pub(super) not_ready_seconds: i64,
+    pub(super) unreachable_seconds: i64,
     pub(super) pod_security: PodSecuritySettings,
     pub(super) limited: Vec<LimitedResource>,
     pub(super) node_selectors: BTreeMap<String, String>,

@@ -28,7 +28,7 @@ mod storage;
 mod versions;
 pub(crate) mod webhook;
 
-pub use config::{AdmissionConfig, AdmissionConfigError};
+pub use config::{AdmissionConfig, AdmissionConfigError, TOLERATION};
 pub use quota::Reservation;
 
 use crate::attributes::UserInfo;

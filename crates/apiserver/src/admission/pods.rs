@@ -90,18 +90,18 @@ pub(super) fn priority_class(c: &Context<'_>, object: Option<&Value>, _: &mut Ou
     }
 }
 
-/// DefaultTolerationSeconds: pods stay five minutes on a node that does not answer.
+/// DefaultTolerationSeconds: pods stay a while, five minutes unless flags say otherwise, on a node that does not answer.
 pub(super) fn tolerations(c: &Context<'_>, pod: &mut Value, _: &mut Outcome) -> Result<(), Status> {
     if !c.is("", "pods", &[]) || !matches!(c.operation, Operation::Create | Operation::Update) {
         return Ok(());
     }
-    for key in [NOT_READY, UNREACHABLE] {
+    for (key, seconds) in [(NOT_READY, c.settings.not_ready_seconds), (UNREACHABLE, c.settings.unreachable_seconds)] {
         let covers = |t: &Value| {
             let text = |f: &str| t[f].as_str().unwrap_or_default();
             (text("key") == key || text("key").is_empty()) && (text("effect") == "NoExecute" || text("effect").is_empty())
         };
         if !list(&pod["spec"], "tolerations").any(covers) {
-            let toleration = json!({ "key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300 });
+            let toleration = json!({ "key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": seconds });
             array_mut(&mut pod["spec"], "tolerations").push(toleration);
         }
     }

@@ -393,6 +393,15 @@ fn enabled(plugins: &[&str], configuration: Value) -> World {
 }
 
 #[tokio::test]
+async fn pods_stay_on_a_node_that_does_not_answer_for_as_long_as_flags_say() {
+    let world = world_with(AdmissionConfig { not_ready_seconds: Some(30), ..AdmissionConfig::default() });
+    let (made, ..) = world.create(POD, pod()).await.expect("admitted");
+    let seconds = |key: &str| list(&made["spec"], "tolerations").find(|t| t["key"] == key).map(|t| t["tolerationSeconds"].clone());
+    assert_eq!(seconds("node.kubernetes.io/not-ready"), Some(json!(30)));
+    assert_eq!(seconds("node.kubernetes.io/unreachable"), Some(json!(300)));
+}
+
+#[tokio::test]
 async fn optional_plugins_do_their_work_when_asked() {
     let told = |done: Result<(Value, Reservation, Outcome), Status>| done.err().map(|e| e.message).unwrap_or_default();
     let world = enabled(&["AlwaysPullImages", "ExtendedResourceToleration"], json!({}));

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Certificate and key of the HTTPS server. Can be replaced while it runs, see [`crate::ApiServer::set_certificate`].
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tls {
     /// Chain in PEM, end entity first.
     pub certificate: String,
@@ -88,6 +88,10 @@ pub struct Config {
     pub compaction: Duration,
     /// `--request-timeout`.
     pub request_timeout: Duration,
+    /// `--event-ttl`.
+    pub event_ttl: Duration,
+    /// `--service-account-jwks-uri`: where OpenID discovery says that the keys are. Empty: at this server.
+    pub jwks_uri: String,
     /// TLS, browsers, balance, the end.
     pub serving: ServingConfig,
     /// How long a stop waits for requests under way.
@@ -123,6 +127,8 @@ impl Config {
             priority_and_fairness: true,
             compaction: crate::compactor::INTERVAL,
             request_timeout: Duration::from_secs(60),
+            event_ttl: Duration::from_secs(3600),
+            jwks_uri: String::new(),
             serving: ServingConfig::default(),
             drain: Duration::from_secs(10),
         }

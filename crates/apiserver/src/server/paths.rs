@@ -94,7 +94,8 @@ impl ApiServer {
             "/statusz" => self.statusz(&parts.headers, INDEX),
             "/flagz" => self.flagz(&parts.headers),
             "/.well-known/openid-configuration" => {
-                let uri = format!("https://{}/openid/v1/jwks", self.external_host());
+                let own = || format!("https://{}/openid/v1/jwks", self.external_host());
+                let uri = Some(self.jwks_uri.clone()).filter(|uri| !uri.is_empty()).unwrap_or_else(own);
                 Ok(kept(whole("application/json", self.authenticator.tokens().openid_configuration(&uri))))
             }
             "/openid/v1/jwks" => Ok(kept(whole("application/jwk-set+json", self.authenticator.tokens().jwks()))),

@@ -191,6 +191,8 @@ impl ApiServer {
             certificate: certificate.clone(),
             external: OnceLock::new(),
             request_timeout: config.request_timeout,
+            event_ttl: config.event_ttl,
+            jwks_uri: config.jwks_uri.clone(),
             aggregator: Aggregator::new(config.proxy_client.as_ref())?,
             documents: crate::discovery::Documents::default(),
             draining: CancellationToken::new(),

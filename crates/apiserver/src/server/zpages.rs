@@ -7,6 +7,7 @@ use super::config::Config;
 use super::health::WARNING;
 use super::serving::MinTls;
 use crate::ApiServer;
+use crate::admission::TOLERATION;
 use crate::discovery::version;
 use crate::output::Body;
 use ferrokube_api::{Reason, Status, time};
@@ -52,11 +53,14 @@ pub fn flags(config: &Config) -> Flags {
         ("authorization-mode", list(&config.authz.modes)),
         ("bind-address", config.listen.map(|l| l.ip().to_string()).unwrap_or_default()),
         ("cors-allowed-origins", list(&serving.cors)),
+        ("default-not-ready-toleration-seconds", config.admission.not_ready_seconds.unwrap_or(TOLERATION).to_string()),
+        ("default-unreachable-toleration-seconds", config.admission.unreachable_seconds.unwrap_or(TOLERATION).to_string()),
         ("disable-admission-plugins", list(&config.admission.disable)),
         ("enable-admission-plugins", list(&config.admission.enable)),
         ("enable-priority-and-fairness", config.priority_and_fairness.to_string()),
         ("encryption-provider-config", path(&config.encryption)),
         ("etcd-compaction-interval", duration(config.compaction)),
+        ("event-ttl", duration(config.event_ttl)),
         ("external-hostname", config.external_host.clone()),
         ("feature-gates", config.features.to_string()),
         ("goaway-chance", serving.goaway_chance.to_string()),
@@ -70,6 +74,7 @@ pub fn flags(config: &Config) -> Flags {
         ("secure-port", config.listen.map(|l| l.port().to_string()).unwrap_or_default()),
         ("service-account-extend-token-expiration", tokens.extend_expiration.to_string()),
         ("service-account-issuer", list(std::slice::from_ref(&tokens.issuer))),
+        ("service-account-jwks-uri", config.jwks_uri.clone()),
         ("service-account-max-token-expiration", duration(Duration::from_secs(tokens.max_expiration_seconds.unsigned_abs()))),
         ("service-cluster-ip-range", config.service_cidrs.join(",")),
         ("service-node-port-range", format!("{}-{}", ports.start(), ports.end())),

@@ -80,7 +80,7 @@ impl Request<'_> {
         let name = prepare::text(object, "name");
         let stored = self.stored_bytes(cache, object).await?;
         let key = self.key(cache, name)?;
-        let ttl = super::rules::time_to_live(&self.entry);
+        let ttl = super::rules::expires(&self.entry).then_some(self.server.event_ttl);
         let committed = self.server.store.put(key, stored.clone(), expect, ttl).await.map_err(lost)?;
         // Whoever reads after this answer, admission and authorization included, reads what was written.
         self.server.caches.reach(committed.revision).await;

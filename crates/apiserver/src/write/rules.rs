@@ -199,7 +199,7 @@ pub fn status_resets(entry: &Entry) -> Option<&'static [&'static str]> {
     }
 }
 
-/// Seconds after which the store forgets objects of this kind by itself: events live an hour.
-pub fn time_to_live(entry: &Entry) -> Option<std::time::Duration> {
-    (entry.kind.storage_prefix.as_deref() == Some("events")).then(|| std::time::Duration::from_secs(3600))
+/// Whether the store forgets objects of this kind by itself, after `--event-ttl`.
+pub fn expires(entry: &Entry) -> bool {
+    entry.kind.storage_prefix.as_deref() == Some("events")
 }

@@ -29,6 +29,15 @@ ignored! {
         authentication_token_webhook_cache_ttl authorization_webhook_cache_authorized_ttl
         authorization_webhook_cache_unauthorized_ttl;
         switches: authentication_tolerate_lookup_failure permit_port_sharing permit_address_sharing;
+    /// Of the API server: one watch cache of one kind, polls of a store that answers when it is asked, ports that kubelets no longer have, and
+    /// logs.
+    Apiserver:
+        apiserver_count default_watch_cache_size watch_cache_sizes delete_collection_workers etcd_count_metric_poll_period
+        etcd_db_metric_poll_interval etcd_healthcheck_timeout etcd_readycheck_timeout kubelet_port kubelet_preferred_address_types
+        kubelet_read_only_port kubelet_timeout lease_reuse_duration_seconds livez_grace_period storage_initialization_timeout cert_dir
+        show_hidden_metrics_for_version logging_format log_flush_frequency log_json_info_buffer_size log_text_info_buffer_size vmodule;
+        switches: allow_privileged watch_cache contention_profiling log_json_split_stream log_text_split_stream permit_port_sharing
+        permit_address_sharing enable_aggregator_routing;
     /// Of the controllers: loops that look once in a while look here when something changes, and nothing is recycled, attached
     /// or routed by the manager itself.
     Controllers:

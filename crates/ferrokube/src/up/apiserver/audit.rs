@@ -57,12 +57,33 @@ pub(super) struct AuditFlags {
     /// Events per write to the log, in mode batch
     #[arg(long, default_value_t = 1)]
     audit_log_batch_max_size: usize,
+    /// How long an incomplete batch for the log waits
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "0s")]
+    audit_log_batch_max_wait: Duration,
+    /// Limit the batches for the log
+    #[arg(long, default_value_t = false, num_args = 0..=1, require_equals = true, default_missing_value = "true", action = clap::ArgAction::Set)]
+    audit_log_batch_throttle_enable: bool,
+    /// Batches for the log per second
+    #[arg(long, default_value_t = 0.0)]
+    audit_log_batch_throttle_qps: f32,
+    /// Batches for the log that may come at once
+    #[arg(long, default_value_t = 0)]
+    audit_log_batch_throttle_burst: u32,
     /// Cut events of the log that are too long
     #[arg(long)]
     audit_log_truncate_enabled: bool,
     /// Bytes of an event in the log at most, when they are cut
     #[arg(long, default_value_t = 102_400)]
     audit_log_truncate_max_event_size: usize,
+    /// Bytes of a batch for the log at most, when they are cut
+    #[arg(long, default_value_t = 10_485_760)]
+    audit_log_truncate_max_batch_size: usize,
+    /// Version of the events for the log
+    #[arg(long, hide = true, value_parser = ["audit.k8s.io/v1"])]
+    audit_log_version: Option<String>,
+    /// Form of the log
+    #[arg(long, hide = true, value_parser = ["json"])]
+    audit_log_format: Option<String>,
     /// Kubeconfig of the webhook that gets audit events
     #[arg(long, value_name = "FILE")]
     audit_webhook_config_file: Option<PathBuf>,
@@ -96,19 +117,35 @@ pub(super) struct AuditFlags {
     /// Bytes of an event for the webhook at most, when they are cut
     #[arg(long, default_value_t = 102_400)]
     audit_webhook_truncate_max_event_size: usize,
+    /// Bytes of a batch for the webhook at most, when they are cut
+    #[arg(long, default_value_t = 10_485_760)]
+    audit_webhook_truncate_max_batch_size: usize,
+    /// Version of the events for the webhook
+    #[arg(long, hide = true, value_parser = ["audit.k8s.io/v1"])]
+    audit_webhook_version: Option<String>,
 }
 
 impl AuditFlags {
     pub fn config(&self) -> Result<Option<AuditConfig>> {
         let Some(policy) = &self.audit_policy_file else { return Ok(None) };
+        let log_throttle = (self.audit_log_batch_throttle_qps, self.audit_log_batch_throttle_burst);
         let log = self.audit_log_path.as_ref().map(|path| LogConfig {
             max_size: self.audit_log_maxsize,
             max_age: self.audit_log_maxage,
             max_backups: self.audit_log_maxbackup,
             compress: self.audit_log_compress,
             mode: self.audit_log_mode.into(),
-            batch: BatchConfig { buffer: self.audit_log_batch_buffer_size, max_size: self.audit_log_batch_max_size, ..BatchConfig::log() },
-            truncate: truncate(self.audit_log_truncate_enabled, self.audit_log_truncate_max_event_size),
+            batch: BatchConfig {
+                buffer: self.audit_log_batch_buffer_size,
+                max_size: self.audit_log_batch_max_size,
+                max_wait: self.audit_log_batch_max_wait,
+                throttle: self.audit_log_batch_throttle_enable.then_some(log_throttle),
+            },
+            truncate: truncate(
+                self.audit_log_truncate_enabled,
+                self.audit_log_truncate_max_event_size,
+                self.audit_log_truncate_max_batch_size,
+            ),
             ..LogConfig::new(path)
         });
         let throttle = (self.audit_webhook_batch_throttle_qps, self.audit_webhook_batch_throttle_burst);
@@ -121,13 +158,17 @@ impl AuditFlags {
                 max_wait: self.audit_webhook_batch_max_wait,
                 throttle: self.audit_webhook_batch_throttle_enable.then_some(throttle),
             },
-            truncate: truncate(self.audit_webhook_truncate_enabled, self.audit_webhook_truncate_max_event_size),
+            truncate: truncate(
+                self.audit_webhook_truncate_enabled,
+                self.audit_webhook_truncate_max_event_size,
+                self.audit_webhook_truncate_max_batch_size,
+            ),
             ..WebhookConfig::new(path)
         });
         Ok(Some(AuditConfig { policy: read(policy)?, log, webhook }))
     }
 }
 
-fn truncate(enabled: bool, max_event: usize) -> Option<Truncate> {
-    enabled.then(|| Truncate { max_event, ..Truncate::default() })
+fn truncate(enabled: bool, max_event: usize, max_batch: usize) -> Option<Truncate> {
+    enabled.then_some(Truncate { max_event, max_batch })
 }

@@ -106,7 +106,7 @@ impl Material {
 }
 
 /// How often files that may change are looked at.
-const RELOAD: Duration = Duration::from_secs(60);
+pub const RELOAD: Duration = Duration::from_secs(60);
 
 fn followed(path: Option<&PathBuf>) -> Option<ConfigFile> {
     path.map(|path| ConfigFile { path: path.clone(), reload: Some(RELOAD) })

@@ -22,6 +22,9 @@ pub(super) struct ServingFlags {
     /// How long a request may take
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "1m")]
     request_timeout: Duration,
+    /// How long events live
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "1h")]
+    event_ttl: Duration,
     /// Seconds that a watch lives at least when it names no time
     #[arg(long, value_name = "SECONDS", default_value_t = 1800)]
     min_request_timeout: u64,
@@ -55,6 +58,9 @@ pub(super) struct ServingFlags {
     /// Host and port by which the server is reached from outside, for OpenID discovery
     #[arg(long, value_name = "HOST", default_value = "")]
     external_hostname: String,
+    /// Where OpenID discovery says that the keys of service-account tokens are [default: at this server]
+    #[arg(long, value_name = "URL", default_value = "")]
+    service_account_jwks_uri: String,
 }
 
 impl ServingFlags {
@@ -64,6 +70,8 @@ impl ServingFlags {
         config.priority_and_fairness = self.enable_priority_and_fairness;
         config.compaction = self.etcd_compaction_interval;
         config.request_timeout = self.request_timeout;
+        config.event_ttl = self.event_ttl;
+        config.jwks_uri.clone_from(&self.service_account_jwks_uri);
         config.external_host.clone_from(&self.external_hostname);
         config.serving = ServingConfig {
             min_tls: self.tls_min_version.into(),
