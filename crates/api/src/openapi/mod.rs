@@ -137,7 +137,7 @@ impl OpenApi {
         writer.raw(r#"},"definitions":{"#);
         let mut own = BTreeSet::new();
         schemas::write(needed, &rows, None, &mut |name, schema| {
-            writer.entry(name, &v2::schema(schema));
+            writer.entry(name, &v2::definition(schema));
             own.insert(name.to_owned());
         });
         others_of(others, "definitions", &own, &mut |name, schema| writer.entry(name, schema));

@@ -57,7 +57,7 @@ pub(super) fn write(needed: Needed, rows: &[Served], home: Option<(&str, &str)>,
     let mut custom: HashMap<String, Value> = HashMap::new();
     for row in rows.iter().filter(|r| Types::builtin().get(&r.kind.schema).is_none()) {
         let name = name_of(&row.kind);
-        custom.insert(format!("{name}List"), custom_list(row, &name));
+        custom.insert(format!("{name}List"), custom_list(row, &name, &prose));
         custom.insert(name, custom_schema(row, &prose));
     }
     let (mut waiting, mut done) = (needed.0, BTreeSet::new());
@@ -215,8 +215,11 @@ fn property(owner: TypeRef<'_>, field: &Field, prose: &Prose) -> Value {
     Value::Object(extra)
 }
 
+/// A kind whose fields and list say in prose what those of every kind say.
+const USUAL: &str = "io.k8s.api.core.v1.Pod";
+
 fn meta_properties(prose: &Prose) -> [(&'static str, Value); 3] {
-    let text = |field: &str| prose.field("", field).map(Value::from);
+    let text = |field: &str| prose.field(USUAL, field).map(Value::from);
     let mut properties = [
         ("apiVersion", json!({"type": "string"})),
         ("kind", json!({"type": "string"})),
@@ -235,8 +238,10 @@ fn custom_schema(row: &Served, prose: &Prose) -> Value {
     let mut schema =
         row.schema.as_deref().cloned().unwrap_or_else(|| json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true}));
     if let Value::Object(schema) = &mut schema {
+        let own = meta_properties(prose);
+        embed(schema, &own);
         let properties = schema.entry("properties").or_insert_with(|| json!({}));
-        for (name, property) in meta_properties(prose) {
+        for (name, property) in own {
             properties[name] = property;
         }
         let kind = &row.kind;
@@ -245,16 +250,39 @@ fn custom_schema(row: &Served, prose: &Prose) -> Value {
     schema
 }
 
-fn custom_list(row: &Served, name: &str) -> Value {
+/// Objects inside of an object have what every object has.
+fn embed(schema: &mut Map<String, Value>, own: &[(&'static str, Value)]) {
+    if let Some(Value::Object(properties)) = schema.get_mut("properties") {
+        properties.values_mut().filter_map(Value::as_object_mut).for_each(|inner| embed(inner, own));
+    }
+    for key in ["items", "additionalProperties"] {
+        schema.get_mut(key).and_then(Value::as_object_mut).into_iter().for_each(|inner| embed(inner, own));
+    }
+    if schema.get("x-kubernetes-embedded-resource") == Some(&Value::Bool(true)) {
+        let properties = schema.entry("properties").or_insert_with(|| json!({}));
+        own.iter().for_each(|(name, property)| properties[*name] = property.clone());
+        let Some(required) = schema.entry("required").or_insert_with(|| json!([])).as_array_mut() else { return };
+        for name in ["kind", "apiVersion"] {
+            if !required.iter().any(|r| r == name) {
+                required.push(name.into());
+            }
+        }
+    }
+}
+
+fn custom_list(row: &Served, name: &str, prose: &Prose) -> Value {
     let kind = &row.kind;
+    let usual = format!("{USUAL}List");
+    let text = |field: &str| prose.field(&usual, field).unwrap_or_default();
     json!({
         "type": "object",
+        "description": format!("{0}List is a list of {0}", kind.kind),
         "required": ["items"],
         "properties": {
-            "apiVersion": {"type": "string"},
-            "kind": {"type": "string"},
-            "metadata": {"allOf": [{"$ref": format!("{REF}{META}.ListMeta")}]},
-            "items": {"type": "array", "items": {"$ref": format!("{REF}{name}")}},
+            "apiVersion": {"type": "string", "description": text("apiVersion")},
+            "kind": {"type": "string", "description": text("kind")},
+            "metadata": {"allOf": [{"$ref": format!("{REF}{META}.ListMeta")}], "description": text("metadata")},
+            "items": {"type": "array", "items": {"$ref": format!("{REF}{name}")}, "description": text("items").replace("pods", &kind.resource)},
         },
         "x-kubernetes-group-version-kind": [{"group": kind.group, "version": kind.version, "kind": format!("{}List", kind.kind)}],
     })

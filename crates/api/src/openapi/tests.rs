@@ -104,6 +104,59 @@ fn a_custom_kind_is_described_by_its_schema() {
     );
 }
 
+fn described(schema: Value) -> (Value, Value) {
+    let row = kinds::lookup("apps", "v1", "deployments").expect("a row");
+    let kind = Kind {
+        group: "example.com".into(),
+        kind: "Widget".into(),
+        resource: "widgets".into(),
+        schema: "example.com/v1/Widget".into(),
+        ..row.clone()
+    };
+    let api = OpenApi::new([Served { kind: Arc::new(kind), schema: Some(Arc::new(schema)) }]);
+    let v3 = parsed(&api.v3("apis/example.com/v1").expect("served"))["components"]["schemas"].clone();
+    (parsed(&api.v2(&[]))["definitions"].clone(), v3)
+}
+
+/// What upstream's conformance tests and kubectl's `explain` look for.
+#[test]
+fn a_custom_kind_and_its_list_are_described_with_what_every_object_has() {
+    let inner = json!({"type": "object", "x-kubernetes-embedded-resource": true, "properties": {"a": {"type": "string"}}});
+    let (v2, v3) = described(json!({"type": "object", "description": "A widget", "properties": {"spec": inner}}));
+    for (place, reference) in [(&v2, "/$ref"), (&v3, "/allOf/0/$ref")] {
+        let widget = &place["com.example.v1.Widget"];
+        for metadata in [&widget["properties"]["metadata"], &widget["properties"]["spec"]["properties"]["metadata"]] {
+            assert!(metadata["description"].as_str().is_some_and(|d| d.starts_with("Standard object's metadata.")), "{metadata}");
+            assert!(metadata.pointer(reference).is_some(), "{metadata}");
+        }
+        assert_eq!(widget["properties"]["spec"]["required"], json!(["kind", "apiVersion"]));
+        let items = &place["com.example.v1.WidgetList"]["properties"]["items"]["description"];
+        assert!(items.as_str().is_some_and(|d| d.starts_with("List of widgets.")), "{items}");
+    }
+}
+
+#[test]
+fn what_takes_any_field_or_null_is_left_open_in_the_older_form() {
+    let open = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true, "description": "d", "properties": {"a": {"type": "string"}}});
+    let (v2, v3) = described(open.clone());
+    let widget = v2["com.example.v1.Widget"].as_object().expect("a definition");
+    assert_eq!(widget.keys().collect::<Vec<_>>(), ["type", "x-kubernetes-group-version-kind"]);
+    assert!(v3["com.example.v1.Widget"]["properties"]["metadata"].is_object());
+
+    let spec = json!({"type": "object", "required": ["b", "n"], "properties": {
+        "open": open, "b": {"type": "string"}, "n": {"type": "array", "nullable": true, "items": {"type": "string"}},
+        "either": {"x-kubernetes-int-or-string": true, "anyOf": [{"type": "integer"}, {"type": "string"}]},
+        "checked": {"type": "string", "allOf": [{"maxLength": 3}]},
+    }});
+    let (v2, _) = described(json!({"type": "object", "properties": {"spec": spec}}));
+    let spec = &v2["com.example.v1.Widget"]["properties"]["spec"];
+    assert_eq!(spec["required"], json!(["b"]));
+    assert_eq!(spec["properties"]["open"], json!({"description": "d", "x-kubernetes-preserve-unknown-fields": true}));
+    assert_eq!(spec["properties"]["n"], json!({}));
+    assert_eq!(spec["properties"]["either"], json!({"x-kubernetes-int-or-string": true}));
+    assert_eq!(spec["properties"]["checked"], json!({"type": "string"}));
+}
+
 /// The published description beside the checkout.
 fn reference() -> Option<PathBuf> {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared/reference/data/api/openapi-spec");

@@ -6,29 +6,66 @@ fn retarget(reference: &Value) -> Value {
     reference.as_str().map_or(Value::Null, |r| r.replace("#/components/schemas/", "#/definitions/").into())
 }
 
+fn says(map: &Map<String, Value>, key: &str) -> bool {
+    map.get(key) == Some(&Value::Bool(true))
+}
+
+/// The schema of a type. A custom kind that takes any field says so by saying nothing: readers of v2 take a list of fields for all there are.
+pub(super) fn definition(v3: Value) -> Value {
+    const KINDS: &str = "x-kubernetes-group-version-kind";
+    match &v3 {
+        Value::Object(map) if says(map, "x-kubernetes-preserve-unknown-fields") && map.contains_key(KINDS) => {
+            json!({"type": "object", KINDS: map[KINDS]})
+        }
+        _ => schema(v3),
+    }
+}
+
 /// A schema. What v2 cannot say (`oneOf`, `nullable`, defaults) is left out or said as the Go server says it.
 pub(super) fn schema(v3: Value) -> Value {
     let Value::Object(map) = v3 else { return v3 };
     let mut out = Map::new();
-    let preserves = map.get("x-kubernetes-preserve-unknown-fields") == Some(&Value::Bool(true));
+    let preserves = says(&map, "x-kubernetes-preserve-unknown-fields");
+    // Readers of v2 cannot have both: what may be null, or have any fields, has no type and no parts.
+    let nullable = says(&map, "nullable");
+    let open = preserves || nullable;
+    let (either, list) = (says(&map, "x-kubernetes-int-or-string"), !open && map.contains_key("items"));
+    let optional: Vec<String> = match map.get("properties") {
+        Some(Value::Object(fields)) => {
+            fields.iter().filter(|(_, f)| f.as_object().is_some_and(|f| says(f, "nullable"))).map(|(name, _)| name.clone()).collect()
+        }
+        _ => Vec::new(),
+    };
     for (key, value) in map {
         match key.as_str() {
             "$ref" => _ = out.insert(key, retarget(&value)),
             "allOf" => {
                 let first = if let Value::Array(mut list) = value { list.drain(..).next() } else { None };
-                if let Some(Value::Object(inner)) = first.map(schema) {
+                // Of a reference with a description of its own; others only check values.
+                if let Some(Value::Object(inner)) = first.filter(|f| f.get("$ref").is_some()).map(schema) {
                     out.extend(inner);
                 }
             }
             // Quantity and IntOrString are strings to v2.
-            "oneOf" | "anyOf" if !out.contains_key("type") => _ = out.insert("type".into(), "string".into()),
+            "oneOf" | "anyOf" if !either && !out.contains_key("type") => _ = out.insert("type".into(), "string".into()),
             "default" | "nullable" | "oneOf" | "anyOf" | "not" | "x-kubernetes-validations" => {}
+            "type" if nullable || (preserves && value == "object") => {}
+            "type" if value == "array" && !list => {}
+            "required" if !optional.is_empty() => {
+                let Value::Array(names) = value else { continue };
+                let left: Vec<Value> = names.into_iter().filter(|n| !optional.iter().any(|o| n == o)).collect();
+                if !left.is_empty() {
+                    out.insert(key, left.into());
+                }
+            }
+            "properties" if open => {}
             "properties" => {
                 if let Value::Object(fields) = value {
                     out.insert(key, Value::Object(fields.into_iter().map(|(k, v)| (k, schema(v))).collect()));
                 }
             }
-            "items" | "additionalProperties" if preserves => {}
+            "items" if open => {}
+            "additionalProperties" if preserves => {}
             "items" | "additionalProperties" => _ = out.insert(key, schema(value)),
             _ => _ = out.insert(key, value),
         }

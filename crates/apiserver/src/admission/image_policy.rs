@@ -206,6 +206,7 @@ mod tests {
             disable: vec!["ServiceAccount".into()],
             plugins: [("ImagePolicyWebhook".to_owned(), policy)].into(),
             folder: folder.to_owned(),
+            ..AdmissionConfig::default()
         };
         let map = Arc::new(Map::default());
         Admission::new(map.clone(), Arc::new(Authorizer::new(map)), &config).expect("a configuration")
