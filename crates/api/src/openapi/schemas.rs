@@ -215,7 +215,7 @@ fn property(owner: TypeRef<'_>, field: &Field, prose: &Prose) -> Value {
     Value::Object(extra)
 }
 
-/// A kind whose fields and list say in prose what those of every kind say.
+/// A kind whose fields say in prose what those of every kind say.
 const USUAL: &str = "io.k8s.api.core.v1.Pod";
 
 fn meta_properties(prose: &Prose) -> [(&'static str, Value); 3] {
@@ -272,8 +272,7 @@ fn embed(schema: &mut Map<String, Value>, own: &[(&'static str, Value)]) {
 
 fn custom_list(row: &Served, name: &str, prose: &Prose) -> Value {
     let kind = &row.kind;
-    let usual = format!("{USUAL}List");
-    let text = |field: &str| prose.field(&usual, field).unwrap_or_default();
+    let text = |field: &str| prose.field(USUAL, field).unwrap_or_default();
     json!({
         "type": "object",
         "description": format!("{0}List is a list of {0}", kind.kind),
@@ -281,8 +280,8 @@ fn custom_list(row: &Served, name: &str, prose: &Prose) -> Value {
         "properties": {
             "apiVersion": {"type": "string", "description": text("apiVersion")},
             "kind": {"type": "string", "description": text("kind")},
-            "metadata": {"allOf": [{"$ref": format!("{REF}{META}.ListMeta")}], "description": text("metadata")},
-            "items": {"type": "array", "items": {"$ref": format!("{REF}{name}")}, "description": text("items").replace("pods", &kind.resource)},
+            "metadata": {"allOf": [{"$ref": format!("{REF}{META}.ListMeta")}]},
+            "items": {"type": "array", "items": {"$ref": format!("{REF}{name}")}},
         },
         "x-kubernetes-group-version-kind": [{"group": kind.group, "version": kind.version, "kind": format!("{}List", kind.kind)}],
     })

@@ -4,6 +4,7 @@
 use super::spec::Spec;
 use crate::connect::kubelet::Anything;
 use crate::connect::passage::{Destination, Lines, NoAnswer, Passenger};
+use crate::outbound::trust;
 use crate::output::Body;
 use crate::server::Tls;
 use crate::server::tls::{TlsError, pair};
@@ -123,7 +124,11 @@ fn config(spec: &Spec, identity: Option<&Identity>) -> Result<ClientConfig, Stri
         };
         let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates(CertificateDer::pem_slice_iter(&pem).filter_map(Result::ok));
-        builder.with_root_certificates(roots)
+        if spec.ca_bundle.is_empty() || roots.is_empty() {
+            builder.with_root_certificates(roots)
+        } else {
+            builder.dangerous().with_custom_certificate_verifier(trust::verifier(roots, &pem, provider).map_err(|e| e.to_string())?)
+        }
     };
     match identity {
         Some(identity) => builder.with_client_auth_cert(identity.chain.clone(), identity.key.clone_key()).map_err(|e| e.to_string()),

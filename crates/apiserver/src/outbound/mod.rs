@@ -8,6 +8,7 @@ mod kubeconfig;
 pub(crate) mod pool;
 mod retry;
 pub(crate) mod shelf;
+pub(crate) mod trust;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, USER_AGENT};
@@ -100,8 +101,14 @@ struct Access {
 
 impl Access {
     fn tls(&self) -> Result<Arc<ClientConfig>, OutboundError> {
-        let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()));
-        let builder = builder.with_safe_default_protocol_versions().map_err(config)?.with_root_certificates(roots(&self.ca)?);
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().map_err(config)?;
+        let builder = if self.ca.is_empty() {
+            builder.with_root_certificates(roots("")?)
+        } else {
+            let verifier = trust::verifier(roots(&self.ca)?, self.ca.as_bytes(), provider)?;
+            builder.dangerous().with_custom_certificate_verifier(verifier)
+        };
         if self.certificate.is_empty() {
             return Ok(Arc::new(builder.with_no_client_auth()));
         }

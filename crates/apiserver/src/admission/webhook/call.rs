@@ -7,7 +7,7 @@
 
 use crate::objects::Objects;
 use crate::outbound::pool::{Pool, with_http2};
-use crate::outbound::{AGENT, OutboundError, roots};
+use crate::outbound::{AGENT, OutboundError, roots, trust};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -119,9 +119,14 @@ fn trusted(config: &Value) -> Result<ClientConfig, String> {
     let pem = STANDARD.decode(bundle).map_err(|_| "caBundle is not base64".to_owned())?;
     let pem = String::from_utf8(pem).map_err(|_| "unable to load root certificates: the CA bundle is not PEM".to_owned())?;
     let roots = roots(&pem).map_err(|e| format!("unable to load root certificates: {e}"))?;
-    let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()));
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider.clone());
     let builder = builder.with_safe_default_protocol_versions().map_err(|e| e.to_string())?;
-    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+    if pem.is_empty() {
+        return Ok(builder.with_root_certificates(roots).with_no_client_auth());
+    }
+    let verifier = trust::verifier(roots, pem.as_bytes(), provider).map_err(|e| e.to_string())?;
+    Ok(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
 }
 
 impl Place {
