@@ -221,9 +221,7 @@ pub async fn run(options: Options) -> Result<()> {
     options.apiserver.apply(&mut config, &layout.pki())?;
     let running = ApiServer::start(config).await?;
     let following = options.keys.tls_cert_file.clone().zip(options.keys.tls_private_key_file.clone());
-    let following = following.map(|(certificate, key)| {
-        tokio::spawn(follow_certificate(running.server.clone(), certificate, key, serving))
-    });
+    let following = following.map(|(certificate, key)| tokio::spawn(follow_certificate(running.server.clone(), certificate, key, serving)));
     let url = server_url(running.address.context("the API server listens nowhere")?);
     if let Some(own) = &own {
         own.publish(&url)?;

@@ -227,7 +227,9 @@ impl ApiServer {
     /// The paths of single checks.
     pub(super) fn health_paths(&self) -> impl Iterator<Item = String> {
         let here = CHECKS.iter().filter(|(_, check, _)| self.exists(*check));
-        here.flat_map(|(name, _, on)| ENDPOINTS.iter().zip(on).filter(|(_, on)| **on).map(move |(endpoint, _)| format!("/{endpoint}/{name}")))
+        here.flat_map(|(name, _, on)| {
+            ENDPOINTS.iter().zip(on).filter(|(_, on)| **on).map(move |(endpoint, _)| format!("/{endpoint}/{name}"))
+        })
     }
 
     /// Answers `/<endpoint>` and `/<endpoint>/<check>`; `None` when there is no such path.
