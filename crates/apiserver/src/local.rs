@@ -20,6 +20,12 @@ use http::{Method, Request, Response};
 use serde_json::Value;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// A subscription waits so long after a listing that failed, twice as long each time...
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+/// ...up to this.
+const LAST_PAUSE: Duration = Duration::from_secs(10);
 
 /// The identity under which the server writes by itself.
 pub const LOOPBACK_USER: &str = "system:apiserver";
@@ -45,22 +51,26 @@ struct Subscription {
     namespace: String,
     watch: Option<Watch>,
     ready: VecDeque<Change>,
+    /// How long to wait when the next listing fails.
+    pause: Duration,
     /// For audit the watch is complete when this goes.
     _trail: Trail,
 }
 
 impl Subscription {
-    async fn restart(&mut self) {
+    /// Begins with all that there is. On an error nothing is told: a part of it would pass for all.
+    async fn restart(&mut self) -> Result<(), Status> {
         let interest = Arc::new(self.selected.clone().interest(&self.namespace, ""));
         // When the store cannot tell its revision, what the cache shows is the best there is.
         let applied = self.server.caches.consistent().await.unwrap_or_else(|_| self.server.caches.applied());
         let (snapshot, watch) = self.cache.watch_with_objects(interest, applied);
-        // What cannot be converted is not shown, as what cannot be read.
-        let objects = self.server.converted(&self.entry, snapshot.objects).await.unwrap_or_default();
+        let objects = self.server.converted(&self.entry, snapshot.objects).await?;
         self.ready.push_back(Change::Restart);
         self.ready.extend(objects.iter().filter_map(|o| present::object(&self.entry, o).ok()).map(Change::Set));
         self.ready.push_back(Change::Synced(snapshot.revision));
         self.watch = Some(watch);
+        self.pause = FIRST_PAUSE;
+        Ok(())
     }
 
     async fn next(mut self) -> Option<(Change, Self)> {
@@ -72,7 +82,13 @@ impl Subscription {
                 if self.server.stopping.is_cancelled() {
                     return None;
                 }
-                self.restart().await;
+                if let Err(error) = self.restart().await {
+                    tracing::warn!(resource = %self.entry.kind.resource, %error, "a component of this process cannot follow a resource; the next attempt is in {:?}", self.pause);
+                    let stopping = self.server.stopping.clone();
+                    // An error means that the time has come.
+                    let _ = tokio::time::timeout(self.pause, stopping.cancelled()).await;
+                    self.pause = (self.pause * 2).min(LAST_PAUSE);
+                }
                 continue;
             };
             let event = tokio::select! {
@@ -85,10 +101,13 @@ impl Subscription {
                 continue;
             };
             let interest = watch.interest();
-            if let Some((kind, object)) = event.project(|o| interest.wants(o))
-                && let Ok(object) = self.server.converted_event(&self.entry, &event, kind, object).await
-                && let Ok(object) = present::object(&self.entry, &object)
-            {
+            let Some((kind, object)) = event.project(|o| interest.wants(o)) else { continue };
+            let Ok(object) = self.server.converted_event(&self.entry, &event, kind, object).await else {
+                // Nobody would ever hear of it again: begin again, when it can be converted.
+                self.watch = None;
+                continue;
+            };
+            if let Ok(object) = present::object(&self.entry, &object) {
                 self.ready.push_back(if kind == EventType::Deleted { Change::Gone(object) } else { Change::Set(object) });
             }
         }
@@ -144,6 +163,7 @@ impl ApiServer {
             namespace: selection.namespace,
             watch: None,
             ready: VecDeque::new(),
+            pause: FIRST_PAUSE,
             _trail: trail,
         };
         Ok(stream::unfold(subscription, Subscription::next))

@@ -7,7 +7,9 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use common::Cluster;
+use ferrokube_api::{Change, Selection};
 use ferrokube_store::Store;
+use futures_util::StreamExt;
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
 use rcgen::KeyPair;
@@ -236,4 +238,55 @@ async fn an_event_is_converted_once_however_many_watch() {
         assert_eq!(watch.next().await.unwrap()["object"]["spec"], json!({"address": "b:7"}));
     }
     assert_eq!(webhook.asked.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn a_component_of_the_process_never_takes_what_cannot_be_converted_for_gone() {
+    let webhook = webhook().await;
+    let cluster = Cluster::start().await;
+    let client = json!({"url": format!("https://127.0.0.1:{}/convert", webhook.port), "caBundle": webhook.ca});
+    define(&cluster, &definition(json!({"strategy": "Webhook", "webhook": {"clientConfig": client, "conversionReviewVersions": ["v1"]}})))
+        .await;
+    let make = async |name: &str| {
+        let link = json!({"apiVersion": "example.com/v2", "kind": "Link", "metadata": {"name": name}, "spec": {"host": name, "port": 1}});
+        assert_eq!(cluster.post(&at("v2"), &link).await.code, 201);
+    };
+    let remove = async |name: &str| assert_eq!(cluster.delete(&format!("{}/{name}", at("v2")), &Value::Null).await.code, 200);
+    make("a").await;
+    make("broken").await;
+    let asked = webhook.asked.load(Ordering::SeqCst);
+    let selection = Selection { group: "example.com".into(), version: "v1".into(), resource: "links".into(), ..Selection::default() };
+    let mut changes = Box::pin(cluster.running.server.subscribe(common::admin(), selection).unwrap());
+    // It is asked for the listing, and nothing is told of it, not even that there is nothing.
+    let repaired = async {
+        while webhook.asked.load(Ordering::SeqCst) == asked {
+            tokio::task::yield_now().await;
+        }
+        remove("broken").await;
+    };
+    let (first, ()) = tokio::join!(changes.next(), repaired);
+    assert!(matches!(first, Some(Change::Restart)));
+    assert!(matches!(changes.next().await, Some(Change::Set(object)) if &*object.key.name == "a"));
+    assert!(matches!(changes.next().await, Some(Change::Synced(_))));
+    // An event that cannot be converted is not passed over for ever.
+    make("broken").await;
+    make("c").await;
+    remove("broken").await;
+    let mut names = std::collections::BTreeSet::from(["a".to_owned()]);
+    let mut listing = false;
+    while listing || !names.contains("c") {
+        match changes.next().await.expect("it goes on") {
+            Change::Restart => {
+                listing = true;
+                names.clear();
+            }
+            Change::Set(object) => _ = names.insert(object.key.name.to_string()),
+            Change::Gone(object) => _ = names.remove(&*object.key.name),
+            Change::Synced(_) => {
+                listing = false;
+                assert!(names.contains("a"), "{names:?}");
+            }
+        }
+    }
+    assert_eq!(names.into_iter().collect::<Vec<_>>(), ["a", "c"]);
 }
