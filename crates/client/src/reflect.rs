@@ -79,7 +79,8 @@ impl<T: Open> Watcher<T> {
                 }
                 Err(e) => {
                     tracing::debug!(resource = self.selection.resource, "watch: {e:#}");
-                    if e.status().is_some() {
+                    // A server that has too much to do is not asked for even more.
+                    if e.status().is_some_and(|status| status.code != 429) {
                         position = None;
                     }
                 }
@@ -263,14 +264,23 @@ fn with_type(item: &str, api_version: &str, kind: &str) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     /// A server that lists what it has and then says nothing more.
-    struct Quiet(Vec<serde_json::Value>);
+    #[derive(Default)]
+    struct Quiet {
+        items: Vec<serde_json::Value>,
+        /// What it answers the first watch with, if not with silence.
+        refusal: u16,
+        lists: Arc<AtomicUsize>,
+        watches: Arc<AtomicUsize>,
+    }
 
     impl Transport for Quiet {
         fn send(&self, _: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, TransportError>> {
             let list =
-                serde_json::json!({"kind": "ConfigMapList", "apiVersion": "v1", "metadata": {"resourceVersion": "9"}, "items": self.0});
+                serde_json::json!({"kind": "ConfigMapList", "apiVersion": "v1", "metadata": {"resourceVersion": "9"}, "items": self.items});
+            self.lists.fetch_add(1, Ordering::SeqCst);
             Box::pin(async move { Ok(Response::new(list.to_string().into())) })
         }
 
@@ -281,7 +291,13 @@ mod tests {
 
     impl Open for Quiet {
         fn open(&self, _: Request<Bytes>) -> BoxFuture<'_, Result<Response<Opened>, TransportError>> {
-            Box::pin(async { Ok(Response::new(futures_util::stream::pending().boxed())) })
+            let refused = self.refusal > 0 && self.watches.fetch_add(1, Ordering::SeqCst) == 0;
+            let mut response =
+                Response::new(if refused { futures_util::stream::empty().boxed() } else { futures_util::stream::pending().boxed() });
+            if refused {
+                *response.status_mut() = http::StatusCode::from_u16(self.refusal).expect("a code");
+            }
+            Box::pin(async { Ok(response) })
         }
     }
 
@@ -290,8 +306,8 @@ mod tests {
         let text = "some settings that all of them have; ".repeat(20);
         let item = |n: usize| serde_json::json!({"metadata": {"name": format!("o{n:04}"), "namespace": "n"}, "data": {"a": text}});
         let items: Vec<_> = (0..RECENT + 100).map(item).collect();
-        let listed =
-            changes(Quiet(items), Selection::default()).take_while(|change| std::future::ready(!matches!(change, Change::Synced(_))));
+        let listed = changes(Quiet { items, ..Quiet::default() }, Selection::default())
+            .take_while(|change| std::future::ready(!matches!(change, Change::Synced(_))));
         let objects: Vec<_> =
             listed.filter_map(|change| async { if let Change::Set(object) = change { Some(object) } else { None } }).collect().await;
         assert_eq!(objects.len(), RECENT + 100);
@@ -302,6 +318,18 @@ mod tests {
             let read: serde_json::Value = object.decode().expect("an object");
             assert_eq!((&read["metadata"]["name"], &read["data"]["a"]), (&format!("o{n:04}").into(), &text.as_str().into()));
             assert_eq!((&read["kind"], &read["apiVersion"]), (&"ConfigMap".into(), &"v1".into()));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_refused_for_too_many_requests_is_asked_for_again_without_a_new_list() {
+        for (refusal, lists) in [(429, 1), (403, 2)] {
+            let server = Quiet { refusal, ..Quiet::default() };
+            let (listed, watched) = (server.lists.clone(), server.watches.clone());
+            let mut changes = changes(server, Selection::default());
+            let quiet = tokio::time::timeout(Duration::from_secs(60), async { while changes.next().await.is_some() {} });
+            assert!(quiet.await.is_err(), "it goes on");
+            assert_eq!((listed.load(Ordering::SeqCst), watched.load(Ordering::SeqCst)), (lists, 2), "{refusal}");
         }
     }
 }
