@@ -50,8 +50,6 @@ struct Handlers {
 struct Objects {
     map: RwLock<Ordered>,
     handlers: Mutex<Handlers>,
-    /// Held for writing while a listing is taken over and the handlers are told of it.
-    takeover: RwLock<()>,
     /// The newest revision that is shown.
     revision: AtomicU64,
 }
@@ -181,7 +179,6 @@ impl Objects {
 
     /// All objects are those of a listing from now on; handlers are told of what differs when all of it is there.
     fn take_over(&self, listed: Vec<Arc<Object>>, revision: u64) {
-        let _takeover = self.takeover.write();
         let handlers = self.handlers.lock();
         let newest = listed.iter().map(|o| o.revision).max().unwrap_or(0);
         let mut map = self.map.write();
@@ -255,9 +252,10 @@ impl<R> Cache<R> {
         self.shared.objects.revision.load(atomic::Ordering::Acquire)
     }
 
-    /// Reads while no listing is being taken over, so that what handlers keep is of one moment as the cache is. Not for handlers.
+    /// Reads while no handler is being told anything, so that what several handlers keep is of one moment: who changes owner is in
+    /// neither of two indexes after the first has heard of it and before the second has. Must be quick. Not for handlers.
     pub fn steadily<T>(&self, read: impl FnOnce() -> T) -> T {
-        let _steady = self.shared.objects.takeover.read();
+        let _untold = self.shared.objects.handlers.lock();
         read()
     }
 

@@ -142,3 +142,35 @@ async fn an_index_follows_its_objects() {
     assert!(!events.recv().await.unwrap());
     assert!(by_first.get("x").is_empty());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_several_handlers_keep_is_read_as_of_one_moment() {
+    let (_, caches, tx) = played();
+    let cache = caches.of::<ConfigMap>();
+    listing(&tx, &[]);
+    cache.synced().await;
+    let (first, second) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let (told, is_told) = std::sync::mpsc::channel();
+    let (has_read, read) = std::sync::mpsc::channel();
+    let known = first.clone();
+    cache.on_change(move |_| {
+        known.store(true, Ordering::SeqCst);
+        let _ = told.send(());
+    });
+    let known = second.clone();
+    let read = Mutex::new(read);
+    cache.on_change(move |_| {
+        // A reader that does not wait is done long before this; one that waits never is.
+        let _ = read.lock().recv_timeout(std::time::Duration::from_millis(300));
+        known.store(true, Ordering::SeqCst);
+    });
+    let reader = cache.clone();
+    let seen = tokio::task::spawn_blocking(move || {
+        is_told.recv().unwrap();
+        let seen = reader.steadily(|| (first.load(Ordering::SeqCst), second.load(Ordering::SeqCst)));
+        let _ = has_read.send(());
+        seen
+    });
+    tx.send(Change::Set(map("x", 1))).unwrap();
+    assert_eq!(seen.await.unwrap(), (true, true));
+}

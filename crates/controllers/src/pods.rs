@@ -93,7 +93,7 @@ impl Expectations {
 /// How a controller sees a pod: all of it, or what it counts by.
 pub(crate) trait View: Sized {
     /// What is kept of each pod that has an owner.
-    type Kept: Send + Sync + 'static;
+    type Kept: Clone + Send + Sync + 'static;
     /// Called for each change of the pod, under the cache's lock.
     fn keep(object: &Arc<Object>) -> Self::Kept;
     /// The pod, or that it makes no sense.
@@ -213,7 +213,12 @@ impl<V: View> Pods<V> {
 
     /// The owner's pods. One that makes no sense fails them all: who counts without it makes one too many.
     pub fn of(&self, owner_uid: &str) -> Result<Vec<V>, Error> {
-        self.cache.steadily(|| self.by_owner.read().get(owner_uid).into_iter().flat_map(BTreeMap::values).map(V::see).collect())
+        let kept = self.cache.steadily(|| self.kept(owner_uid));
+        kept.iter().map(V::see).collect()
+    }
+
+    fn kept(&self, owner_uid: &str) -> Vec<V::Kept> {
+        self.by_owner.read().get(owner_uid).into_iter().flat_map(BTreeMap::values).cloned().collect()
     }
 
     /// Takes orphans that match the selector, and lets go of own pods that do not; returns the owner's pods.
@@ -229,16 +234,12 @@ impl<V: View> Pods<V> {
         selector: &LabelSelector,
         accept: impl Fn(&Object) -> bool,
     ) -> Result<Vec<V>, Error> {
-        // The two indexes are not of one moment. Read so, who goes from one to the other meanwhile is in both and never in neither:
-        // one pod too few would be made anew, one counted twice would be deleted.
-        let mut orphans = self.orphans.get(owner.namespace());
-        let mut own = self.of(owner.uid())?;
+        // Of one moment: one pod too few would be made anew, one counted twice would be deleted.
+        let (kept, orphans) = self.cache.steadily(|| (self.kept(owner.uid()), self.orphans.get(owner.namespace())));
+        let mut own = kept.iter().map(V::see).collect::<Result<Vec<V>, _>>()?;
         if owner.meta().deletion_timestamp.is_some() {
             return Ok(own);
         }
-        orphans.extend(self.orphans.get(owner.namespace()));
-        let mut known: HashSet<String> = own.iter().map(|p| p.identity().2.to_owned()).collect();
-        orphans.retain(|o| known.insert(o.uid.to_string()));
         for pod in own.iter().filter(|p| !p.is_deleting() && !p.is_selected(selector)) {
             self.release(client, pod, owner.uid()).await?;
         }
@@ -263,7 +264,8 @@ impl<V: View> Pods<V> {
                     self.wrote(owner.uid(), &pod);
                     own.push(V::adopted(&object, pod));
                 }
-                Err(e) if e.is_not_found() || e.is_conflict() => {}
+                Err(e) if e.is_not_found() => {}
+                // Somebody else wrote it, or another pod has the name by now: who went on without it would make one too many.
                 Err(e) => return Err(e),
             }
         }
