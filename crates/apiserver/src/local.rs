@@ -42,13 +42,30 @@ fn collection(group: &str, version: &str, namespace: &str, resource: &str) -> St
     format!("{prefix}{place}/{resource}")
 }
 
-/// A subscription under way.
-struct Subscription {
-    server: Arc<ApiServer>,
+/// What a subscription reads by. The change of a definition replaces all of it.
+struct Row {
     entry: Arc<Entry>,
     cache: Arc<KindCache>,
     selected: Selected,
-    namespace: String,
+}
+
+impl Row {
+    /// As it is now.
+    fn of(server: &ApiServer, selection: &Selection) -> Result<Self, Status> {
+        let table = server.registry.table();
+        let entry = table.get(&selection.group, &selection.version, &selection.resource).ok_or_else(Status::no_such_path)?.clone();
+        let cache = server.caches.of(&entry.kind).ok_or_else(Status::method_not_allowed)?;
+        let labels = Selector::parse(&selection.labels).map_err(Status::bad_request)?;
+        let fields = FieldSelector::parse(&selection.fields).and_then(|f| f.resolve(&entry.kind)).map_err(Status::bad_request)?;
+        Ok(Self { entry, cache, selected: Selected { labels, fields } })
+    }
+}
+
+/// A subscription under way.
+struct Subscription {
+    server: Arc<ApiServer>,
+    selection: Selection,
+    row: Row,
     watch: Option<Watch>,
     ready: VecDeque<Change>,
     /// How long to wait when the next listing fails.
@@ -60,13 +77,13 @@ struct Subscription {
 impl Subscription {
     /// Begins with all that there is. On an error nothing is told: a part of it would pass for all.
     async fn restart(&mut self) -> Result<(), Status> {
-        let interest = Arc::new(self.selected.clone().interest(&self.namespace, ""));
+        let interest = Arc::new(self.row.selected.clone().interest(&self.selection.namespace, ""));
         // When the store cannot tell its revision, what the cache shows is the best there is.
         let applied = self.server.caches.consistent().await.unwrap_or_else(|_| self.server.caches.applied());
-        let (snapshot, watch) = self.cache.watch_with_objects(interest, applied);
-        let objects = self.server.converted(&self.entry, snapshot.objects).await?;
+        let (snapshot, watch) = self.row.cache.watch_with_objects(interest, applied);
+        let objects = self.server.converted(&self.row.entry, snapshot.objects).await?;
         self.ready.push_back(Change::Restart);
-        self.ready.extend(objects.iter().filter_map(|o| present::object(&self.entry, o).ok()).map(Change::Set));
+        self.ready.extend(objects.iter().filter_map(|o| present::object(&self.row.entry, o).ok()).map(Change::Set));
         self.ready.push_back(Change::Synced(snapshot.revision));
         self.watch = Some(watch);
         self.pause = FIRST_PAUSE;
@@ -82,8 +99,9 @@ impl Subscription {
                 if self.server.stopping.is_cancelled() {
                     return None;
                 }
+                self.row = Row::of(&self.server, &self.selection).ok()?;
                 if let Err(error) = self.restart().await {
-                    tracing::warn!(resource = %self.entry.kind.resource, %error, "a component of this process cannot follow a resource; the next attempt is in {:?}", self.pause);
+                    tracing::warn!(resource = self.selection.resource, %error, "a component of this process cannot follow a resource; the next attempt is in {:?}", self.pause);
                     let stopping = self.server.stopping.clone();
                     // An error means that the time has come.
                     let _ = tokio::time::timeout(self.pause, stopping.cancelled()).await;
@@ -96,18 +114,22 @@ impl Subscription {
                 () = self.server.stopping.cancelled() => return None,
             };
             let Some(event) = event else {
-                // Cut off, or the cache was loaded anew: begin again.
+                // Cut off, or the cache was loaded anew or has been replaced by another: begin again.
                 self.watch = None;
                 continue;
             };
             let interest = watch.interest();
             let Some((kind, object)) = event.project(|o| interest.wants(o)) else { continue };
-            let Ok(object) = self.server.converted_event(&self.entry, &event, kind, object).await else {
+            if self.row.entry.custom.is_some() {
+                // The definition may name another webhook by now.
+                self.row = Row::of(&self.server, &self.selection).ok()?;
+            }
+            let Ok(object) = self.server.converted_event(&self.row.entry, &event, kind, object).await else {
                 // Nobody would ever hear of it again: begin again, when it can be converted.
                 self.watch = None;
                 continue;
             };
-            if let Ok(object) = present::object(&self.entry, &object) {
+            if let Ok(object) = present::object(&self.row.entry, &object) {
                 self.ready.push_back(if kind == EventType::Deleted { Change::Gone(object) } else { Change::Set(object) });
             }
         }
@@ -127,8 +149,8 @@ impl ApiServer {
     }
 
     /// Everything that happens to the selected objects, from what exists now on: the very `Arc`s of the watch cache.
-    /// Authorized as list and watch. Ends only when the server stops; when history was lost it starts again with
-    /// [`Change::Restart`].
+    /// Authorized as list and watch. Ends when the server stops or no longer serves the kind in this version; when history was lost
+    /// it starts again with [`Change::Restart`].
     pub fn subscribe(
         self: &Arc<Self>,
         user: UserInfo,
@@ -149,23 +171,10 @@ impl ApiServer {
             // Components have their permissions from RBAC; nobody else is asked about them.
             self.authorizer.authorize(&attributes).into_result(&attributes)?;
         }
-        let table = self.registry.table();
-        let entry = table.get(&selection.group, &selection.version, &selection.resource).ok_or_else(Status::no_such_path)?.clone();
-        let cache = self.caches.of(&entry.kind).ok_or_else(Status::method_not_allowed)?;
-        let labels = Selector::parse(&selection.labels).map_err(Status::bad_request)?;
-        let fields = FieldSelector::parse(&selection.fields).and_then(|f| f.resolve(&entry.kind)).map_err(Status::bad_request)?;
+        let row = Row::of(self, &selection)?;
         let trail = self.follow_subscription(&attributes);
-        let subscription = Subscription {
-            server: self.clone(),
-            entry,
-            cache,
-            selected: Selected { labels, fields },
-            namespace: selection.namespace,
-            watch: None,
-            ready: VecDeque::new(),
-            pause: FIRST_PAUSE,
-            _trail: trail,
-        };
+        let subscription =
+            Subscription { server: self.clone(), selection, row, watch: None, ready: VecDeque::new(), pause: FIRST_PAUSE, _trail: trail };
         Ok(stream::unfold(subscription, Subscription::next))
     }
 

@@ -290,3 +290,57 @@ async fn a_component_of_the_process_never_takes_what_cannot_be_converted_for_gon
     }
     assert_eq!(names.into_iter().collect::<Vec<_>>(), ["a", "c"]);
 }
+
+/// What a subscription tells of a listing, up to its end.
+async fn listing(changes: &mut (impl futures_util::Stream<Item = Change> + Unpin)) -> Vec<String> {
+    assert!(matches!(changes.next().await, Some(Change::Restart)));
+    let mut names = Vec::new();
+    loop {
+        match changes.next().await.expect("it goes on") {
+            Change::Set(object) => names.push(object.key.name.to_string()),
+            Change::Synced(_) => return names,
+            other => panic!("{other:?} in a listing"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_component_of_the_process_goes_on_with_a_definition_that_was_changed() {
+    let (first, second) = (webhook().await, webhook().await);
+    let cluster = Cluster::start().await;
+    let client = |webhook: &Webhook| json!({"url": format!("https://127.0.0.1:{}/convert", webhook.port), "caBundle": webhook.ca});
+    let conversion = json!({"strategy": "Webhook", "webhook": {"clientConfig": client(&first), "conversionReviewVersions": ["v1"]}});
+    define(&cluster, &definition(conversion)).await;
+    let make = async |name: &str| {
+        let link = json!({"apiVersion": "example.com/v2", "kind": "Link", "metadata": {"name": name}, "spec": {"host": name, "port": 1}});
+        assert_eq!(cluster.post(&at("v2"), &link).await.code, 201);
+    };
+    let change = async |patch: Value| {
+        let changed = cluster.patch(&format!("{CRDS}/links.example.com"), "json-patch", &patch).await;
+        assert_eq!(changed.code, 200, "{}", changed.text);
+    };
+    make("a").await;
+    let selection = Selection { group: "example.com".into(), version: "v1".into(), resource: "links".into(), ..Selection::default() };
+    let mut changes = Box::pin(cluster.running.server.subscribe(common::admin(), selection).unwrap());
+    assert_eq!(listing(&mut changes).await, ["a"]);
+    // Another webhook is named.
+    change(json!([{"op": "replace", "path": "/spec/conversion/webhook/clientConfig", "value": client(&second)}])).await;
+    while second.asked.load(Ordering::SeqCst) == 0 {
+        assert_eq!(cluster.get(&at("v1")).await.code, 200);
+    }
+    assert_eq!(listing(&mut changes).await, ["a"]);
+    let asked = first.asked.load(Ordering::SeqCst);
+    make("b").await;
+    assert!(matches!(changes.next().await, Some(Change::Set(object)) if &*object.key.name == "b"));
+    assert_eq!(first.asked.load(Ordering::SeqCst), asked);
+    // A version is added: all is read anew, once.
+    let version = json!({"name": "v3", "served": true, "storage": false, "schema": {"openAPIV3Schema": {"type": "object"}}});
+    change(json!([{"op": "add", "path": "/spec/versions/-", "value": version}])).await;
+    while cluster.get(&at("v3")).await.code == 404 {}
+    assert_eq!(listing(&mut changes).await, ["a", "b"]);
+    make("c").await;
+    assert!(matches!(changes.next().await, Some(Change::Set(object)) if &*object.key.name == "c"));
+    // Of a definition that is gone there is nothing more to tell.
+    assert_eq!(cluster.delete(&format!("{CRDS}/links.example.com"), &Value::Null).await.code, 200);
+    while changes.next().await.is_some() {}
+}

@@ -62,7 +62,7 @@ struct Served {
     revision: u64,
     entries: Vec<Arc<Entry>>,
     prefix: String,
-    /// The versions and the strategy of conversion: by these its stored objects are read.
+    /// The versions and the conversion: by these its stored objects are read and shown to whoever watches.
     read_by: [Value; 2],
     group: String,
     /// Those of `spec.names` that were accepted.
@@ -146,7 +146,7 @@ impl Follower {
         };
         let (prefix, storage) = rows::place(&definition);
         let spec = &definition["spec"];
-        let read_by = [spec["versions"].clone(), spec["conversion"]["strategy"].clone()];
+        let read_by = [spec["versions"].clone(), spec["conversion"].clone()];
         let stored = entries.iter().find(|e| e.kind.version == *storage).map(|e| e.kind.clone());
         let row = stored.or_else(|| entries.first().map(|e| e.kind.clone()));
         if self.served.get(&name).is_none_or(|before| before.read_by != read_by)
