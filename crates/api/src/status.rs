@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// `metav1.StatusReason`, the machine-readable cause of a failure.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "the names are those of metav1.StatusReason")]
 pub enum Reason {
     Unauthorized,
@@ -29,16 +29,19 @@ pub enum Reason {
     InternalError,
     Expired,
     ServiceUnavailable,
+    /// What an admission webhook or another server gives as its reason, which may be any text.
+    #[serde(untagged)]
+    Other(Box<str>),
 }
 
 /// One cause inside `status.details.causes`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cause {
     /// `metav1.CauseType`: `FieldValueInvalid`, `FieldValueRequired`, `FieldManagerConflict`, ...
-    #[serde(rename = "reason", default)]
+    #[serde(rename = "reason", default, skip_serializing_if = "String::is_empty")]
     pub kind: String,
     /// For a person.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub message: String,
     /// Path of the field, in the notation of apimachinery `field.Path`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -84,7 +87,7 @@ pub struct Status {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub message: String,
     /// For a program.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "lenient_reason")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "some_reason")]
     pub reason: Option<Reason>,
     /// More for a program.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -94,10 +97,9 @@ pub struct Status {
     pub code: u16,
 }
 
-/// Reasons of other servers that we do not know are read as none.
-fn lenient_reason<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Option<Reason>, D::Error> {
-    let text = Option::<String>::deserialize(d)?;
-    Ok(text.and_then(|t| serde_json::from_value(serde_json::Value::String(t)).ok()))
+/// An empty reason is none.
+fn some_reason<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Option<Reason>, D::Error> {
+    Ok(Option::<Reason>::deserialize(d)?.filter(|reason| !matches!(reason, Reason::Other(text) if text.is_empty())))
 }
 
 impl fmt::Display for Status {

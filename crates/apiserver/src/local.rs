@@ -57,7 +57,8 @@ impl Row {
         let cache = server.caches.of(&entry.kind).ok_or_else(Status::method_not_allowed)?;
         let labels = Selector::parse(&selection.labels).map_err(Status::bad_request)?;
         let fields = FieldSelector::parse(&selection.fields).and_then(|f| f.resolve(&entry.kind)).map_err(Status::bad_request)?;
-        Ok(Self { entry, cache, selected: Selected { labels, fields } })
+        // No component selects custom resources by fields of their own, which are looked at after conversion.
+        Ok(Self { entry, cache, selected: Selected { labels, fields, ..Selected::default() } })
     }
 }
 

@@ -34,6 +34,9 @@ pub struct Custom {
     pub openapi: Option<Arc<serde_json::Value>>,
     /// Its CEL rules, when it has some.
     pub rules: Option<Arc<crate::crd::rules::Node>>,
+    /// Whether its selectable fields are others than those of the version in the store, or stand elsewhere in objects of that version:
+    /// selectors then look at objects in this version.
+    pub own_fields: bool,
     /// The webhook that converts between its versions, when they differ in more than name.
     pub conversion: Option<crate::crd::Converter>,
     /// JSON paths of the scale subresource: replicas in spec, replicas in status, selector in status.

@@ -240,6 +240,89 @@ async fn an_event_is_converted_once_however_many_watch() {
     assert_eq!(webhook.asked.load(Ordering::SeqCst), 1);
 }
 
+fn link(version: &str, name: &str, spec: Value) -> Value {
+    json!({"apiVersion": format!("example.com/{version}"), "kind": "Link", "metadata": {"name": name}, "spec": spec})
+}
+
+/// The definition with fields that select, other ones in each version.
+fn selectable(conversion: Value) -> Value {
+    let mut definition = definition(conversion);
+    definition["spec"]["versions"][0]["selectableFields"] = json!([{"jsonPath": ".spec.host"}, {"jsonPath": ".spec.port"}]);
+    definition["spec"]["versions"][1]["selectableFields"] = json!([{"jsonPath": ".spec.address"}]);
+    definition
+}
+
+#[tokio::test]
+async fn field_selectors_look_at_objects_in_the_version_of_the_request() {
+    let webhook = webhook().await;
+    let cluster = Cluster::start().await;
+    let client = json!({"url": format!("https://127.0.0.1:{}/convert", webhook.port), "caBundle": webhook.ca});
+    define(&cluster, &selectable(json!({"strategy": "Webhook", "webhook": {"clientConfig": client, "conversionReviewVersions": ["v1"]}})))
+        .await;
+    let mut old = cluster.watch(&format!("{}?watch=1&fieldSelector=spec.address%3Da:1", at("v1"))).await;
+    let mut new = cluster.watch(&format!("{}?watch=1&fieldSelector=spec.host%3Da,spec.port%3D2", at("v2"))).await;
+    for (name, host, port) in [("x", "a", 1), ("y", "a", 2), ("z", "b", 1)] {
+        assert_eq!(cluster.post(&at("v2"), &link("v2", name, json!({"host": host, "port": port}))).await.code, 201);
+    }
+    let listed = async |version: &str, query: &str| {
+        let list = cluster.get(&format!("{}?{query}", at(version))).await.json;
+        let names: Vec<String> = list["items"].as_array().unwrap().iter().map(|o| o["metadata"]["name"].as_str().unwrap().into()).collect();
+        (names.join(","), list["metadata"]["continue"].as_str().unwrap_or_default().to_owned())
+    };
+    for (version, selector, wanted) in [
+        ("v1", "spec.address%3Da:1", "x"),
+        ("v1", "spec.address!%3Da:1", "y,z"),
+        ("v1", "spec.address%3Da:1,metadata.name%3Dy", ""),
+        ("v2", "spec.host%3Da", "x,y"),
+        ("v2", "spec.host%3Da,spec.port%3D2", "y"),
+    ] {
+        assert_eq!(listed(version, &format!("fieldSelector={selector}")).await.0, wanted, "{version} {selector}");
+    }
+    // Pages are made of what is selected.
+    let (page, token) = listed("v1", "fieldSelector=spec.address!%3Da:2&limit=1").await;
+    assert_eq!(page, "x");
+    assert_eq!(listed("v1", &format!("fieldSelector=spec.address!%3Da:2&limit=1&continue={token}")).await, ("z".into(), String::new()));
+
+    assert_eq!(old.told().await, common::pair("ADDED", "x"));
+    assert_eq!(new.told().await, common::pair("ADDED", "y"));
+    // One comes and goes by a change in the other version.
+    let changed = cluster.patch(&format!("{}/x", at("v2")), "merge-patch", &json!({"spec": {"port": 2}})).await;
+    assert_eq!(changed.code, 200, "{}", changed.text);
+    assert_eq!(old.told().await, common::pair("DELETED", "x"));
+    assert_eq!(new.told().await, common::pair("ADDED", "x"));
+    let changed = cluster.patch(&format!("{}/z", at("v1")), "merge-patch", &json!({"spec": {"address": "a:1"}})).await;
+    assert_eq!(changed.code, 200, "{}", changed.text);
+    let event = old.next().await.unwrap();
+    assert_eq!((&event["type"], &event["object"]["spec"]), (&json!("ADDED"), &json!({"address": "a:1"})));
+    let gone = cluster.delete(&format!("{}?fieldSelector=spec.address%3Da:2", at("v1")), &Value::Null).await;
+    assert_eq!(gone.code, 200, "{}", gone.text);
+    assert_eq!(listed("v1", "").await.0, "z");
+    let mut left = [new.told().await, new.told().await];
+    left.sort();
+    assert_eq!(left, [common::pair("DELETED", "x"), common::pair("DELETED", "y")]);
+    // A watch that begins with what is there.
+    let mut late = cluster.watch(&format!("{}?watch=1&fieldSelector=spec.address%3Da:1", at("v1"))).await;
+    assert_eq!(late.told().await, common::pair("ADDED", "z"));
+}
+
+#[tokio::test]
+async fn versions_that_differ_in_name_only_may_have_different_selectable_fields() {
+    let cluster = Cluster::start().await;
+    let mut definition = selectable(json!({"strategy": "None"}));
+    for version in [0, 1] {
+        let properties = &mut definition["spec"]["versions"][version]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"];
+        *properties = json!({"host": {"type": "string"}, "port": {"type": "integer"}, "address": {"type": "string"}});
+    }
+    define(&cluster, &definition).await;
+    let mut watch = cluster.watch(&format!("{}?watch=1&fieldSelector=spec.address%3Db", at("v1"))).await;
+    for address in ["a", "b"] {
+        assert_eq!(cluster.post(&at("v1"), &link("v1", address, json!({"address": address}))).await.code, 201);
+    }
+    let list = cluster.get(&format!("{}?fieldSelector=spec.address%3Db", at("v1"))).await;
+    assert_eq!((list.json["items"].as_array().map(Vec::len), &list.json["items"][0]["metadata"]["name"]), (Some(1), &json!("b")));
+    assert_eq!(watch.told().await, common::pair("ADDED", "b"));
+}
+
 #[tokio::test]
 async fn a_component_of_the_process_never_takes_what_cannot_be_converted_for_gone() {
     let webhook = webhook().await;

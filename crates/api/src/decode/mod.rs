@@ -97,6 +97,16 @@ pub fn normalize(value: Value, schema: &Schema, strictness: Strictness) -> Resul
     finish(walk, value, schema.root().gvk().unwrap_or(&fallback), strictness, b"")
 }
 
+/// Reads by its type what somebody made of an object after it was decoded: unknown fields are passed over.
+///
+/// # Errors
+/// What does not fit, in the words of Go's decoder.
+pub fn again(value: Value, schema: &Schema) -> Result<Value, String> {
+    let mut walk = go::Walk::new(false);
+    let value = walk_value(&mut walk, value, schema);
+    walk.failure.map_or(Ok(value), Err)
+}
+
 /// [`normalize`] for the result of a patch: what does not fit is a 422 whose cause shows the patch. `findings` are the duplicate fields of the
 /// patch itself ([`parse`]); `patch` shows it, for which few patches give a reason.
 ///

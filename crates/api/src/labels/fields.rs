@@ -1,7 +1,7 @@
 //! Field selectors: `metadata.name=a,status.phase!=Running`.
 
 use crate::kinds::Kind;
-use crate::object::Object;
+use crate::object::{Object, ObjectKey};
 
 /// One term: a field equals a value, or does not.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -129,14 +129,30 @@ impl FieldSelector {
 impl ResolvedFields {
     /// Whether an object is selected.
     pub fn matches(&self, object: &Object) -> bool {
+        self.hold(&object.key, |at| object.fields.get(at).map_or("", |v| v))
+    }
+
+    /// Whether an object is selected that has these fields in the version of the row ([`super::field_values`]), whatever those were
+    /// read from that it carries.
+    pub fn matches_with(&self, key: &ObjectKey, fields: &[Box<str>]) -> bool {
+        self.hold(key, |at| fields.get(at).map_or("", |v| v))
+    }
+
+    fn hold<'a>(&self, key: &'a ObjectKey, field: impl Fn(usize) -> &'a str) -> bool {
         self.terms.iter().all(|(source, equal, wanted)| {
             let value = match source {
-                Source::Name => &*object.key.name,
-                Source::Namespace => &*object.key.namespace,
-                Source::Field(at) => object.fields.get(*at).map_or("", |v| v),
+                Source::Name => &*key.name,
+                Source::Namespace => &*key.namespace,
+                Source::Field(at) => field(*at),
             };
             (value == &**wanted) == *equal
         })
+    }
+
+    /// The terms about the key of an object, and those about its fields.
+    pub fn apart(self) -> (Self, Self) {
+        let (fields, key) = self.terms.into_iter().partition(|term| matches!(term.0, Source::Field(_)));
+        (ResolvedFields { terms: key }, ResolvedFields { terms: fields })
     }
 
     /// Whether every object is selected.

@@ -3,6 +3,7 @@
 //! All work on values without knowing whose they are; afterwards the result is read by the schema again
 //! ([`crate::decode::normalize`]), which finds unknown fields and wrong types. Server-side apply is in [`crate::apply`].
 
+mod misfit;
 mod strategic;
 #[cfg(test)]
 mod tests;
@@ -10,6 +11,7 @@ mod tests;
 use crate::decode::go_kind;
 use crate::schema::Schema;
 use crate::status::{Details, Reason, Status};
+use json_patch::PatchOperation;
 use serde_json::{Value, json};
 
 pub use strategic::PatchError;
@@ -28,7 +30,7 @@ const FIELDS: [&str; 4] = ["op", "path", "from", "value"];
 
 /// An operation as the Go implementation reads it, which looks at most of it only when it comes to it: what is no operation at all
 /// fails like one that does not fit.
-fn operation(fields: &Value) -> Result<json_patch::PatchOperation, Status> {
+fn operation(fields: &Value) -> Result<PatchOperation, Status> {
     let misfit = |value: &Value, target: &str| {
         Status::bad_request(format!("error decoding patch: json: cannot unmarshal {} into Go {target}", go_kind(value)))
     };
@@ -58,8 +60,8 @@ pub fn unknown_fields(patch: &Value) -> Vec<String> {
 
 /// Whether the operation tests for null what is not there, which holds for the Go implementation and which operators build on: so
 /// they put the first finalizer on an object.
-fn tests_absence(document: &Value, operation: &json_patch::PatchOperation) -> bool {
-    let json_patch::PatchOperation::Test(test) = operation else { return false };
+fn tests_absence(document: &Value, operation: &PatchOperation) -> bool {
+    let PatchOperation::Test(test) = operation else { return false };
     let Some((parent, key)) = test.path.split_back() else { return false };
     let parent = document.pointer(parent.as_str()).and_then(Value::as_object);
     test.value.is_null() && parent.is_some_and(|parent| !parent.contains_key(key.decoded().as_ref()))
@@ -81,11 +83,28 @@ pub fn json_patch(document: &mut Value, patch: &Value) -> Result<(), Status> {
         return Err(Status::failure(413, Reason::RequestEntityTooLarge, message));
     }
     let operations: Vec<_> = operations.iter().map(operation).collect::<Result<_, _>>()?;
+    run(document, &operations).map_err(|_| unprocessable())
+}
+
+/// [`json_patch`] of an admission webhook, whose author is told what does not fit.
+///
+/// # Errors
+/// The sentence of the library that upstream's API server uses.
+pub fn json_patch_explained(document: &mut Value, patch: &Value) -> Result<(), String> {
+    let Value::Array(operations) = patch else {
+        return Err(format!("json: cannot unmarshal {} into Go value of type jsonpatch.Patch", go_kind(patch)));
+    };
+    let operations: Vec<_> = operations.iter().map(operation).collect::<Result<_, _>>().map_err(|status| status.message)?;
+    run(document, &operations)
+}
+
+fn run(document: &mut Value, operations: &[PatchOperation]) -> Result<(), String> {
     // Taking back what a patch did before it failed is more than the library gets right in every case.
     let mut changed = document.clone();
-    for operation in &operations {
+    for operation in operations {
         if !tests_absence(&changed, operation) {
-            json_patch::patch_unsafe(&mut changed, std::slice::from_ref(operation)).map_err(|_| unprocessable())?;
+            let done = json_patch::patch_unsafe(&mut changed, std::slice::from_ref(operation));
+            done.map_err(|error| misfit::explain(&changed, operation).unwrap_or_else(|| error.to_string()))?;
         }
     }
     *document = changed;

@@ -10,6 +10,8 @@ use crate::cache::{Event, EventType, outline};
 use crate::objects::Objects;
 use crate::output::canonical;
 use crate::registry::{Entry, hash_of};
+use ferrokube_api::decode::explain;
+use ferrokube_api::labels::{ResolvedFields, field_values};
 use ferrokube_api::schema::set_defaults;
 use ferrokube_api::{Object, Status};
 use serde::Serialize;
@@ -97,7 +99,8 @@ fn unconverted(message: String) -> Status {
 
 /// The objects of an answer.
 fn answer(body: &[u8], uid: &str, wanted: usize) -> Result<Vec<Value>, String> {
-    let mut review: Value = serde_json::from_slice(body).map_err(|e| format!("failed: the response is not JSON: {e}"))?;
+    let mut review: Value =
+        serde_json::from_slice(body).map_err(|e| format!("failed: couldn't get version/kind; json parse error: {}", explain(body, &e)))?;
     let response = review["response"].take();
     if !response.is_object() {
         return Err("failed: no response provided".into());
@@ -201,6 +204,12 @@ impl ApiServer {
         // A call to a webhook is a large future: it is not carried about.
         event.converted(way, Box::pin(self.converted_one(entry, object))).await
     }
+}
+
+/// Whether fields of an object in the version of the row are those selected.
+pub fn selected(entry: &Entry, fields: &ResolvedFields, object: &Object) -> bool {
+    let shown = |value: Value| fields.matches_with(&object.key, &field_values(&entry.kind, &value));
+    fields.is_everything() || object.decode().is_ok_and(shown)
 }
 
 /// The stored object with another body.

@@ -15,7 +15,7 @@ mod schema;
 mod structural;
 
 pub use cleanup::hold;
-pub use conversion::Converter;
+pub use conversion::{Converter, selected};
 
 use crate::ApiServer;
 use crate::cache::{Interest, KindCache};

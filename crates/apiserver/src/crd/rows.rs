@@ -138,10 +138,13 @@ fn entry(
     if rules.is_some() {
         times.cel_compilation.record(String::new(), start.elapsed());
     }
+    let conversion = super::Converter::of(definition);
+    let stored = spec["versions"].as_array().into_iter().flatten().find(|v| v["name"] == storage);
     let custom = Custom {
         list_kind,
         crd: text(&definition["metadata"], "name").to_owned(),
-        conversion: super::Converter::of(definition),
+        own_fields: conversion.is_some() || stored.is_some_and(|stored| stored["selectableFields"] != version["selectableFields"]),
+        conversion,
         rules,
         openapi,
         scale: scale(version),

@@ -9,6 +9,7 @@ pub(crate) mod pool;
 mod retry;
 pub(crate) mod shelf;
 pub(crate) mod trust;
+pub(crate) mod words;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, USER_AGENT};
@@ -32,25 +33,21 @@ const SYSTEM_CAS: &str = "/etc/ssl/certs/ca-certificates.crt";
 pub enum OutboundError {
     #[error("{0}")]
     Config(String),
-    #[error("dial tcp {address}: {source}")]
+    #[error("{}", words::connecting(address, source))]
     Connect { address: String, source: std::io::Error },
-    #[error("{source}")]
+    #[error("{}", words::shaking_hands(source))]
     Handshake { source: std::io::Error },
     #[error("context deadline exceeded")]
     Timeout,
-    #[error(transparent)]
+    #[error("{}", words::exchanging(.0))]
     Http(#[from] hyper::Error),
     #[error("the answer could not be read: {0}")]
     Answer(String),
-    #[error("the server answered {code}: {text}")]
+    #[error("{text}")]
     Refused { code: StatusCode, text: String },
 }
 
 impl OutboundError {
-    pub(crate) fn refused(code: StatusCode, body: &[u8]) -> Self {
-        OutboundError::Refused { code, text: String::from_utf8_lossy(&body[..body.len().min(256)]).into_owned() }
-    }
-
     /// Whether another try may help.
     pub fn is_transient(&self) -> bool {
         match self {
@@ -193,10 +190,7 @@ impl Remote {
             request = request.header(AUTHORIZATION, value.clone());
         }
         let request = request.body(Full::new(body)).map_err(config)?;
-        match self.pool.send(&self.address, &request).await? {
-            (code, body) if code.is_success() => Ok(body),
-            (code, body) => Err(OutboundError::refused(code, &body)),
-        }
+        self.pool.send(&self.address, &request).await?.success()
     }
 }
 

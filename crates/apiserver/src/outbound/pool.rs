@@ -5,8 +5,10 @@
 
 use super::OutboundError;
 use super::shelf::{Sender, Shelf, lost};
+use super::words::Answer;
 use bytes::Bytes;
-use http::{Request, StatusCode};
+use http::Request;
+use http::header::CONTENT_TYPE;
 use http_body_util::{BodyExt, Full, Limited};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
@@ -37,7 +39,7 @@ impl Pool {
     }
 
     /// Sends a request to an address (`host:port`). The request's URI is its path; an authority goes into `Host`.
-    pub async fn send(&self, address: &str, request: &Request<Full<Bytes>>) -> Result<(StatusCode, Bytes), OutboundError> {
+    pub async fn send(&self, address: &str, request: &Request<Full<Bytes>>) -> Result<Answer, OutboundError> {
         while let Some(kept) = self.shelf.take(address).await {
             match self.exchange(address, kept, request.clone()).await {
                 Err(OutboundError::Http(error)) if lost(&error) => {}
@@ -54,12 +56,13 @@ impl Pool {
         address: &str,
         mut sender: Sender<Full<Bytes>>,
         request: Request<Full<Bytes>>,
-    ) -> Result<(StatusCode, Bytes), OutboundError> {
+    ) -> Result<Answer, OutboundError> {
         let answer = sender.send(request).await?;
         let code = answer.status();
+        let media = answer.headers().get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
         let body = Limited::new(answer.into_body(), MAX_ANSWER).collect().await.map_err(|e| OutboundError::Answer(e.to_string()))?;
         self.shelf.keep(address, sender);
-        Ok((code, body.to_bytes()))
+        Ok(Answer { code, media, body: body.to_bytes() })
     }
 
     async fn connect(&self, address: &str) -> Result<Sender<Full<Bytes>>, OutboundError> {

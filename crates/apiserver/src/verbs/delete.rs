@@ -267,8 +267,12 @@ impl Request<'_> {
         let options = self.delete_options().await?;
         let applied = self.fresh(Freshness::Latest).await?;
         let after = listing.position.as_ref().map(|p| (p.namespace.as_str(), p.name.as_str()));
-        let range = Range { namespace: self.namespace(), after, limit: listing.limit };
+        let range = Range { namespace: self.namespace(), after, limit: listing.cached_limit() };
         let mut snapshot = self.cache()?.snapshot(range, applied, |o: &Object| listing.selection.matches(o));
+        if !listing.selection.shown.is_everything() {
+            snapshot.objects = self.server.converted(&self.entry, snapshot.objects).await?;
+            self.narrow(&mut snapshot, &listing);
+        }
         let (page, found) = (page_of(&snapshot, &listing), std::mem::take(&mut snapshot.objects));
         // The store groups what is written at the same time.
         let mut objects = Vec::with_capacity(found.len());

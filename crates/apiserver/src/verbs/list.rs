@@ -4,6 +4,7 @@ use super::Answer;
 use super::continuation::Position;
 use super::options::{Freshness, ListOptions, revision};
 use crate::cache::{KindCache, Range, Snapshot};
+use crate::crd::selected;
 use crate::output::list::Many;
 use crate::output::present;
 use crate::pipeline::Request;
@@ -99,7 +100,11 @@ impl Request<'_> {
         let selection = &options.selection;
         let wanted = |o: &Object| name.is_none_or(|name| *o.key.name == *name) && selection.matches(o);
         let at = options.position.as_ref();
-        let range = Range { namespace: self.namespace(), after: at.map(|p| (p.namespace.as_str(), p.name.as_str())), limit: options.limit };
+        let range = Range {
+            namespace: self.namespace(),
+            after: at.map(|p| (p.namespace.as_str(), p.name.as_str())),
+            limit: options.cached_limit(),
+        };
         let exact = match (at, options.freshness) {
             (Some(Position { revision, .. }), _) => *revision,
             (None, Freshness::Exact(revision)) => Some(revision),
@@ -123,8 +128,22 @@ impl Request<'_> {
             }
         };
         snapshot.objects = self.server.converted(&self.entry, snapshot.objects).await?;
+        self.narrow(&mut snapshot, &options);
         let page = page_of(&snapshot, &options);
         Ok(Answer::Many(Many { objects: snapshot.objects, ..page }))
+    }
+
+    /// Leaves of converted objects those that fields of this version select, and of these a page.
+    pub fn narrow(&self, snapshot: &mut Snapshot, options: &ListOptions) {
+        let shown = &options.selection.shown;
+        if shown.is_everything() {
+            return;
+        }
+        snapshot.objects.retain(|o| selected(&self.entry, shown, o));
+        if options.limit > 0 && snapshot.objects.len() > options.limit {
+            snapshot.objects.truncate(options.limit);
+            snapshot.more = true;
+        }
     }
 
     /// A page as of a revision that history in memory does not cover.

@@ -41,26 +41,33 @@ pub struct Selection {
     pub labels: Selector,
     /// Field selector, resolved against the row.
     pub fields: ResolvedFields,
+    /// What of the field selector is true of objects in the version of the row only, which the cache does not hold
+    /// ([`Custom::own_fields`](crate::registry::Custom::own_fields)): looked at after conversion.
+    pub shown: ResolvedFields,
 }
 
 impl Selection {
-    /// Reads `labelSelector` and `fieldSelector`. `storage` is the row whose fields the cache holds.
+    /// Reads `labelSelector` and `fieldSelector`.
     fn parse(query: &Query, entry: &Entry, info: &RequestInfo) -> Result<Self, Status> {
         let labels = Selector::parse(query.get("labelSelector")).map_err(Status::bad_request)?;
         let fields = FieldSelector::parse(query.get("fieldSelector")).map_err(Status::bad_request)?;
         let fields = fields.resolve(&entry.kind).map_err(Status::bad_request)?;
         one_name(info, &fields)?;
-        Ok(Selection { labels, fields })
+        let (fields, shown) = match &entry.custom {
+            Some(custom) if custom.own_fields => fields.apart(),
+            _ => (fields, ResolvedFields::default()),
+        };
+        Ok(Selection { labels, fields, shown })
     }
 
-    /// Whether an object is selected.
+    /// Whether an object of the cache is selected, as far as the cache can tell.
     pub fn matches(&self, object: &Object) -> bool {
         self.labels.matches(object) && self.fields.matches(object)
     }
 
     /// Whether everything is selected.
     pub fn is_everything(&self) -> bool {
-        self.labels.is_everything() && self.fields.is_everything()
+        self.labels.is_everything() && self.fields.is_everything() && self.shown.is_everything()
     }
 
     /// As the cache's watchers are told.
@@ -163,6 +170,11 @@ fn check(query: &Query, watch: bool, initial: Option<bool>) -> Result<Match, Sta
 }
 
 impl ListOptions {
+    /// How many objects of the cache make a page. All are looked at when it cannot tell which are selected.
+    pub fn cached_limit(&self) -> usize {
+        if self.selection.shown.is_everything() { self.limit } else { 0 }
+    }
+
     /// Reads and checks the query.
     pub fn parse(query: &Query, entry: &Entry, info: &RequestInfo) -> Result<Self, Status> {
         let watch = info.verb == "watch";

@@ -5,7 +5,8 @@
 
 use super::Answer;
 use super::options::{Freshness, ListOptions, revision};
-use crate::cache::{Event, EventType, Watch};
+use crate::cache::{Event, EventType, Projection, Watch};
+use crate::crd::selected;
 use crate::output::negotiate::Accept;
 use crate::output::table::{self, Include};
 use crate::output::{Body, Format, Shape, present, protobuf};
@@ -14,6 +15,7 @@ use crate::registry::{Entry, hash_of};
 use crate::request::RequestInfo;
 use crate::websocket;
 use bytes::{Bytes, BytesMut};
+use ferrokube_api::labels::ResolvedFields;
 use ferrokube_api::{Object, Status};
 use futures_util::{Stream, StreamExt};
 use serde_json::{Value, json};
@@ -157,6 +159,8 @@ struct Running {
     framing: Framing,
     watch: Watch,
     start: Option<Start>,
+    /// What selects by fields of the version watched.
+    shown: ResolvedFields,
     bookmarks: bool,
     deadline: Instant,
     /// The next bookmark or the end. Set once and polled, not made anew for every event.
@@ -261,16 +265,40 @@ impl Stream for Running {
     }
 }
 
-/// The same for objects that a conversion webhook brings into the version watched: waited for event by event, asked for once for
-/// all who watch.
+/// The same for objects that a conversion webhook brings into the version watched, or that are selected by fields of that version:
+/// waited for event by event, asked for once for all who watch.
 impl Running {
     async fn put_converted(&mut self, out: &mut BytesMut, event: &Event) {
-        let interest = self.watch.interest();
-        let Some((kind, object)) = event.project(|o| interest.wants(o)) else { return };
-        match self.server.converted_event(&self.framing.entry, event, kind, object).await {
-            Ok(object) => out.extend_from_slice(&self.framing.event(event, kind, &object)),
+        match self.projected(event).await {
+            Ok(Some((kind, object))) => out.extend_from_slice(&self.framing.event(event, kind, &object)),
+            Ok(None) => {}
             Err(status) => self.framing.error(out, &status),
         }
+    }
+
+    /// What an event is to this watcher, with the object in the version watched.
+    async fn projected(&self, event: &Event) -> Result<Option<Projection>, Status> {
+        let interest = self.watch.interest();
+        if self.shown.is_everything() {
+            let Some((kind, object)) = event.project(|o| interest.wants(o)) else { return Ok(None) };
+            return Ok(Some((kind, self.server.converted_event(&self.framing.entry, event, kind, object).await?)));
+        }
+        let before = self.selected(event, EventType::Deleted, event.departed()).await?;
+        let after = self.selected(event, EventType::Modified, event.after.clone()).await?;
+        Ok(match (before, after) {
+            (None, Some(now)) => Some((EventType::Added, now)),
+            (Some(_), Some(now)) => Some((EventType::Modified, now)),
+            (Some(last), None) => Some((EventType::Deleted, last)),
+            (None, None) => None,
+        })
+    }
+
+    /// An object of an event in the version watched, if it is selected.
+    async fn selected(&self, event: &Event, kind: EventType, object: Option<Arc<Object>>) -> Result<Option<Arc<Object>>, Status> {
+        let (entry, interest) = (&self.framing.entry, self.watch.interest());
+        let Some(object) = object.filter(|o| interest.wants(o)) else { return Ok(None) };
+        let object = self.server.converted_event(entry, event, kind, object).await?;
+        Ok(Some(object).filter(|o| selected(entry, &self.shown, o)))
     }
 
     /// As [`Running::bookmark`]: the revision is read before the queue is emptied.
@@ -287,7 +315,10 @@ impl Running {
         if let Some(start) = self.start.as_mut().filter(|start| !start.converted) {
             let objects = std::mem::take(&mut start.objects).collect();
             match self.server.converted(&self.framing.entry, objects).await {
-                Ok(objects) => (start.objects, start.converted) = (objects.into_iter(), true),
+                Ok(mut objects) => {
+                    objects.retain(|o| selected(&self.framing.entry, &self.shown, o));
+                    (start.objects, start.converted) = (objects.into_iter(), true);
+                }
                 Err(status) => {
                     self.start = None;
                     let mut out = BytesMut::new();
@@ -384,12 +415,13 @@ impl Request<'_> {
             framing,
             watch,
             start,
+            shown: options.selection.shown,
             bookmarks: options.bookmarks,
             deadline,
             alarm: Box::pin(tokio::time::sleep_until(next_alarm(deadline, options.bookmarks))),
         };
         // A server that stops ends all watches in its caches; this one may have come a moment later.
-        let converts = self.entry.custom.as_ref().is_some_and(|c| c.conversion.is_some());
+        let converts = !running.shown.is_everything() || self.entry.custom.as_ref().is_some_and(|c| c.conversion.is_some());
         let body = match (self.server.is_stopping(), converts) {
             (true, _) => Body::Empty,
             (false, true) => Body::Stream(futures_util::stream::unfold(running, Running::next_converted).boxed()),

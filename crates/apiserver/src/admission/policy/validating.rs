@@ -176,13 +176,13 @@ fn act(
 fn refusal(c: &Context<'_>, object: Option<&Value>, said: &str, reason: Option<Reason>) -> Status {
     let mut status = c.forbidden(object, said);
     let reason = reason.unwrap_or(Reason::Invalid);
-    status.reason = Some(reason);
     status.code = match reason {
         Reason::Unauthorized => 401,
         Reason::Forbidden => 403,
         Reason::RequestEntityTooLarge => 413,
         _ => 422,
     };
+    status.reason = Some(reason);
     let cause = Cause { kind: String::new(), message: said.to_owned(), field: String::new() };
     status.details.get_or_insert_with(Details::default).causes.push(cause);
     status

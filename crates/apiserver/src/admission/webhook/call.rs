@@ -7,7 +7,7 @@
 
 use crate::objects::Objects;
 use crate::outbound::pool::{Pool, with_http2};
-use crate::outbound::{AGENT, OutboundError, roots, trust};
+use crate::outbound::{AGENT, roots, trust};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -69,8 +69,9 @@ impl Client {
             .body(Full::new(review))
             .map_err(|e| e.to_string())?;
         match tokio::time::timeout(self.timeout, line.pool.send(&address, &request)).await {
-            Ok(Ok((code, body))) if code.is_success() => Ok(body),
-            Ok(Ok((code, body))) => Err(format!("{shown}: {}", OutboundError::refused(code, &body))),
+            Ok(Ok(answer)) if !answer.code.is_success() => Err(answer.refusal()),
+            Ok(Ok(answer)) if answer.body.is_empty() => Err(answer.empty()),
+            Ok(Ok(answer)) => Ok(answer.body),
             Ok(Err(why)) => Err(format!("{shown}: {why}")),
             Err(_) => Err(format!("{shown}: context deadline exceeded")),
         }
@@ -93,10 +94,11 @@ impl Line {
                 if uri.scheme_str() != Some("https") {
                     return Err(format!("url {url:?} is not https"));
                 }
-                let authority = format!("{host}:{}", uri.port_u16().unwrap_or(443));
+                let authority = uri.authority().map_or(host, |a| a.as_str()).to_owned();
+                let address = format!("{host}:{}", uri.port_u16().unwrap_or(443));
                 let path = uri.path_and_query().map_or("/", |p| p.as_str()).to_owned();
                 let bare = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-                (Place::At(authority.clone()), bare, authority, path, with_http2(tls))
+                (Place::At(address), bare, authority, path, with_http2(tls))
             }
             None => {
                 let service = &config["service"];

@@ -14,9 +14,8 @@ use super::constraints::Seen;
 use super::kept::Kept;
 use super::{Context, Outcome};
 use crate::objects::Objects;
-use ferrokube_api::patch::json_patch;
-use ferrokube_api::status::Details;
-use ferrokube_api::{Reason, Status};
+use ferrokube_api::patch::json_patch_explained;
+use ferrokube_api::{Status, decode};
 use futures_util::future::join_all;
 use review::{Draft, Drafts, Verdict};
 use serde::Deserialize;
@@ -144,12 +143,20 @@ async fn invoke(
         return Err(Status::internal(why));
     };
     let mut changed = seen.view(c, Some(object), None).await?.object.map(std::borrow::Cow::into_owned).unwrap_or_default();
-    json_patch(&mut changed, &patch).map_err(|status| Status::internal(status.message))?;
-    let changed = seen.back(c, changed).await?;
+    json_patch_explained(&mut changed, &patch).map_err(Status::internal)?;
+    let changed = typed(c, seen.back(c, changed).await?)?;
     let differs = changed != *object;
     *object = changed;
     outcome.annotations.push(note(differs));
     Ok(differs)
+}
+
+/// What a webhook made of an object, read by its type: what could not have come from a client does not come from a webhook.
+fn typed(c: &Context<'_>, object: Value) -> Result<Value, Status> {
+    match c.schema {
+        Some(schema) => decode::again(object, schema).map_err(Status::internal),
+        None => Ok(object),
+    }
 }
 
 /// The verdict; `None` when there is none and none is needed.
@@ -159,12 +166,12 @@ async fn ask(c: &Context<'_>, hook: &Hook, draft: &Draft, mutating: bool) -> Res
     }
     let uid = uuid::Uuid::new_v4().to_string();
     let start = Instant::now();
-    let answer = hook.client.post(c.objects, draft.under(&uid).into()).await.map_err(|why| format!("failed to call webhook: {why}"));
+    let failed = |why: String| format!("failed to call webhook: {why}");
     let read = |body: bytes::Bytes| {
-        let verdict = review::verdict(&body, &uid, hook.review, mutating);
+        let verdict = review::verdict(review::read(&body).map_err(failed)?, &uid, hook.review, mutating);
         verdict.map_err(|why| format!("received invalid webhook response: {why}"))
     };
-    let answer = answer.and_then(read);
+    let answer = hook.client.post(c.objects, draft.under(&uid).into()).await.map_err(failed).and_then(read);
     let (rejected, code) = match &answer {
         Ok(verdict) if verdict.allowed => (false, 200),
         Ok(verdict) => (true, refusal_code(&verdict.status)),
@@ -213,12 +220,9 @@ fn settle(hook: &Hook, verdict: Verdict, outcome: &mut Outcome) -> Result<(), St
         (None, Some(reason)) => format!("{denied}: {reason}"),
         (None, None) => format!("{denied} without explanation"),
     };
-    let mut status = Status::deserialize(&said).unwrap_or_else(|_| Status::failure(400, Reason::BadRequest, ""));
+    let mut status = Status::deserialize(&said).unwrap_or_else(|_| Status { code: 400, ..Status::untyped("") });
     (status.status, status.message) = ("Failure".into(), message);
-    if status.code < 400 {
-        status.code = 400;
-    }
-    status.details.get_or_insert_with(Details::default);
+    status.code = status.code.max(400);
     Err(status)
 }
 

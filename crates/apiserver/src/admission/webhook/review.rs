@@ -11,6 +11,7 @@ use super::super::versions::View;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use ferrokube_api::Status;
+use ferrokube_api::decode::explain;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::borrow::Cow;
@@ -117,7 +118,7 @@ pub(super) struct Verdict {
 /// An answer, as far as anybody looks at it. What is `null` is as good as absent, as in Go.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Answer<'a> {
+pub(super) struct Answer<'a> {
     #[serde(borrow)]
     api_version: Option<Cow<'a, str>>,
     #[serde(borrow)]
@@ -141,9 +142,13 @@ struct Response<'a> {
     audit_annotations: Option<BTreeMap<String, String>>,
 }
 
-/// Reads an answer. The error says what is wrong with it, in the words of upstream.
-pub(super) fn verdict(body: &[u8], uid: &str, version: &str, mutating: bool) -> Result<Verdict, String> {
-    let answer: Answer<'_> = serde_json::from_slice(body).map_err(|e| format!("the response is no AdmissionReview: {e}"))?;
+/// Reads an answer. The error says why that was not possible, in the words of upstream's decoder.
+pub(super) fn read(body: &[u8]) -> Result<Answer<'_>, String> {
+    serde_json::from_slice(body).map_err(|e| format!("couldn't get version/kind; json parse error: {}", explain(body, &e)))
+}
+
+/// What an answer says. The error says what is wrong with it, in the words of upstream.
+pub(super) fn verdict(answer: Answer<'_>, uid: &str, version: &str, mutating: bool) -> Result<Verdict, String> {
     let (got, kind) = (answer.api_version.as_deref().unwrap_or_default(), answer.kind.as_deref().unwrap_or_default());
     let wanted = format!("{GROUP}/{version}");
     if got != wanted || kind != "AdmissionReview" {
@@ -185,7 +190,7 @@ mod tests {
 
     fn told(response: Value, mutating: bool) -> Result<bool, String> {
         let answer = json!({"kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1", "response": response});
-        verdict(answer.to_string().as_bytes(), "u", "v1", mutating).map(|v| v.allowed)
+        verdict(read(answer.to_string().as_bytes())?, "u", "v1", mutating).map(|v| v.allowed)
     }
 
     #[test]
@@ -202,7 +207,9 @@ mod tests {
         assert_eq!(told(patch, false), Ok(true));
         let typed = json!({"uid": "u", "patchType": "Magic", "patch": "W10="});
         assert_eq!(told(typed, true), err("webhook returned invalid response.patchType of \"Magic\""));
-        let wrong = verdict(br#"{"kind":"Review","apiVersion":"v1"}"#, "u", "v1", true).err();
+        let nonsense = "couldn't get version/kind; json parse error: invalid character 'h' looking for beginning of value";
+        assert_eq!(read(b"hello").err().as_deref(), Some(nonsense));
+        let wrong = read(br#"{"kind":"Review","apiVersion":"v1"}"#).and_then(|answer| verdict(answer, "u", "v1", true)).err();
         let why = "expected webhook response of admission.k8s.io/v1, Kind=AdmissionReview, got v1, Kind=Review";
         assert_eq!(wrong.as_deref(), Some(why));
     }

@@ -8,6 +8,8 @@ use crate::objects::testing::Map;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use ferrokube_api::kinds;
+use ferrokube_api::schema::Schema;
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rcgen::KeyPair;
@@ -88,6 +90,7 @@ async fn create(map: &Arc<Map>, labels: Value) -> Result<(Value, Outcome), Statu
 async fn create_by(admission: &Admission, map: &Arc<Map>, labels: Value) -> Result<(Value, Outcome), Status> {
     map.put("", "namespaces", json!({ "metadata": { "name": "dev", "labels": { "env": "dev" } } }));
     let user = UserInfo { name: "jane".into(), ..UserInfo::default() };
+    let schema = kinds::lookup("", "v1", "configmaps").and_then(|row| Schema::builtin(&row.schema));
     let review = Review {
         user: &user,
         operation: Operation::Create,
@@ -101,7 +104,7 @@ async fn create_by(admission: &Admission, map: &Arc<Map>, labels: Value) -> Resu
         old: None,
         options: &Value::Null,
         dry_run: false,
-        schema: None,
+        schema: schema.as_ref(),
     };
     let mut object = json!({ "kind": "ConfigMap", "apiVersion": "v1", "metadata": { "name": "c", "labels": labels }, "data": {} });
     let mut outcome = Outcome::default();
@@ -131,6 +134,54 @@ async fn a_mutating_webhook_patches_and_warns() {
     let (object, outcome) = create(&map, json!({})).await.expect("admitted");
     assert_eq!(object["data"], json!({ "seen": "c" }));
     assert_eq!(outcome.warnings, ["carefulHTTP/1.1"]);
+}
+
+#[tokio::test]
+async fn what_a_webhook_makes_of_an_object_is_read_by_its_type() {
+    let (port, ca) = webhook(|request| {
+        // Each object says in a label what becomes of it.
+        let operation = match request["object"]["metadata"]["labels"]["make"].as_str() {
+            Some("number") => json!({ "op": "add", "path": "/data", "value": 7 }),
+            Some("unknown") => json!({ "op": "add", "path": "/strange", "value": { "a": 1 } }),
+            _ => json!({ "op": "remove", "path": "/data/nothing" }),
+        };
+        json!({ "allowed": true, "patchType": "JSONPatch", "patch": STANDARD.encode(json!([operation]).to_string()) })
+    })
+    .await;
+    let map = Arc::new(Map::default());
+    let client = json!({ "url": format!("https://127.0.0.1:{port}/x"), "caBundle": ca });
+    configuration(&map, "mutatingwebhookconfigurations", client, json!({}));
+    let status = create(&map, json!({ "make": "number" })).await.expect_err("no map");
+    let why = "json: cannot unmarshal number into Go struct field ConfigMap.data of type map[string]string";
+    assert_eq!((status.code, status.message), (500, format!("Internal error occurred: {why}")));
+    let (object, _) = create(&map, json!({ "make": "unknown" })).await.expect("admitted");
+    assert_eq!(object.get("strange"), None);
+    let status = create(&map, json!({})).await.expect_err("no such key");
+    let why = "error in remove for path: '/data/nothing': Unable to remove nonexistent key: nothing: missing value";
+    assert_eq!((status.code, status.message), (500, format!("Internal error occurred: {why}")));
+}
+
+#[tokio::test]
+async fn a_refusal_is_told_as_the_webhook_says_it() {
+    let (port, ca) = webhook(|request| match request["object"]["metadata"]["labels"]["say"].as_str() {
+        Some("reason") => json!({ "allowed": false, "status": { "reason": "too round" } }),
+        Some("code") => json!({ "allowed": false, "status": { "message": "no", "code": 418, "reason": "Forbidden" } }),
+        _ => json!({ "allowed": false }),
+    })
+    .await;
+    let map = Arc::new(Map::default());
+    let client = json!({ "url": format!("https://127.0.0.1:{port}/"), "caBundle": ca });
+    configuration(&map, "validatingwebhookconfigurations", client, json!({}));
+    let denied = "admission webhook \\\"hook.example.com\\\" denied the request";
+    for (say, wanted) in [
+        ("reason", format!(r#""message":"{denied}: too round","reason":"too round","code":400}}"#)),
+        ("code", format!(r#""message":"{denied}: no","reason":"Forbidden","code":418}}"#)),
+        ("", format!(r#""message":"{denied} without explanation","code":400}}"#)),
+    ] {
+        let status = create(&map, json!({ "say": say })).await.expect_err("refused").to_json();
+        let head = r#"{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","#;
+        assert_eq!(String::from_utf8_lossy(&status), format!("{head}{wanted}"));
+    }
 }
 
 #[tokio::test]
@@ -266,6 +317,6 @@ async fn connections_serve_again_also_after_configurations_changed() {
         let mistrusted = json!({ "url": client["url"], "caBundle": counted(|_| Value::Null, &[]).await.1 });
         configuration(&map, "validatingwebhookconfigurations", mistrusted, json!({}));
         let status = create_by(&admission, &map, json!({})).await.expect_err("another CA");
-        assert!(status.message.contains("invalid peer certificate"), "{status}");
+        assert!(status.message.contains("x509: certificate signed by unknown authority"), "{status}");
     }
 }
