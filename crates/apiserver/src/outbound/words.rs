@@ -131,7 +131,8 @@ fn certificate(why: &CertificateError) -> String {
         format!("certificate has expired or is not yet valid: current time {} is {side} {}", shown(now), shown(limit))
     };
     match why {
-        CertificateError::UnknownIssuer => "certificate signed by unknown authority".to_owned(),
+        // A signature that is wrong is one of another CA of the same name.
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => "certificate signed by unknown authority".to_owned(),
         CertificateError::Expired | CertificateError::NotValidYet => "certificate has expired or is not yet valid".to_owned(),
         CertificateError::ExpiredContext { time, not_after } => outdated(*time, "after", *not_after),
         CertificateError::NotValidYetContext { time, not_before } => outdated(*time, "before", *not_before),
