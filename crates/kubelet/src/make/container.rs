@@ -174,10 +174,20 @@ fn volume_mount(
         (_, Some(expr)) if !expr.is_empty() => Some(expand(expr, value)),
         _ => None,
     };
+    if let Some(sub) = &sub {
+        stays_inside(sub)?;
+    }
     let path = if mount.mount_path.starts_with('/') { mount.mount_path.clone() } else { format!("/{}", mount.mount_path) };
     let readonly = mount.read_only.unwrap_or(false);
     let mut made = match source {
-        VolumeSource::Path(root) => bind(&sub_path(root, sub.as_deref(), &mount.name)?, &path, readonly),
+        VolumeSource::Path(root) => {
+            let refuse = |e: std::io::Error| {
+                tracing::warn!(volume = mount.name, "subPath {:?} cannot be had: {e}", sub.as_deref().unwrap_or_default());
+                ConfigError(format!("failed to prepare subPath for volumeMount {:?} of container {:?}", mount.name, fields.name))
+            };
+            let host = sub_path(root, sub.as_deref()).map_err(refuse)?;
+            bind(&host, &path, readonly || is_only_read(inputs.pod, &mount.name))
+        }
         VolumeSource::Image(image) => cri::Mount {
             container_path: path,
             readonly: true,
@@ -196,24 +206,43 @@ fn volume_mount(
     Ok(made)
 }
 
-/// A path below a volume that never leaves it; a directory is made when nothing is there.
-fn sub_path(root: &Path, sub: Option<&str>, volume: &str) -> Result<PathBuf, ConfigError> {
-    let Some(sub) = sub else { return Ok(root.to_owned()) };
-    let refuse = |why: String| ConfigError(format!("failed to prepare subPath for volumeMount {volume:?} of container: {why}"));
+/// Whether no container may write to a volume, whatever its mounts say: what it holds belongs to the API, or the pod says so of its claim.
+fn is_only_read(pod: &Pod, volume: &str) -> bool {
+    let mut volumes = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
+    volumes.find(|v| v.name == volume).is_some_and(|v| {
+        let of_api = v.config_map.is_some() || v.secret.is_some() || v.downward_api.is_some() || v.projected.is_some();
+        of_api || v.persistent_volume_claim.as_ref().is_some_and(|c| c.read_only == Some(true))
+    })
+}
+
+fn stays_inside(sub: &str) -> Result<(), ConfigError> {
     let relative = Path::new(sub);
-    if relative.is_absolute() || relative.components().any(|c| matches!(c, std::path::Component::ParentDir)) {
-        return Err(refuse("subPath must not contain '..' or be absolute".into()));
+    if relative.is_absolute() {
+        return Err(ConfigError(format!("error SubPath `{sub}` must not be an absolute path")));
     }
-    let full = root.join(relative);
-    if !full.exists() {
-        std::fs::create_dir_all(&full).map_err(|e| refuse(e.to_string()))?;
+    match relative.components().any(|c| matches!(c, std::path::Component::ParentDir)) {
+        true => Err(ConfigError(format!("unable to provision SubPath `{sub}`: must not contain '..'"))),
+        false => Ok(()),
     }
-    let (real, base) = (full.canonicalize(), root.canonicalize());
-    match (real, base) {
-        (Ok(real), Ok(base)) if real.starts_with(&base) => Ok(real),
-        (Ok(_), Ok(_)) => Err(refuse(format!("subPath {sub:?} is outside of the volume"))),
-        (Err(e), _) | (_, Err(e)) => Err(refuse(e.to_string())),
+}
+
+/// A path below a volume that never leaves it. Where nothing is there a directory is made with the mode of the volume itself, so that
+/// who may write to the one may write to the other.
+fn sub_path(root: &Path, sub: Option<&str>) -> std::io::Result<PathBuf> {
+    let Some(sub) = sub else { return Ok(root.to_owned()) };
+    let (full, base) = (root.join(sub), root.canonicalize()?);
+    let made = !full.exists();
+    if made {
+        std::fs::create_dir_all(&full)?;
     }
+    let real = full.canonicalize()?;
+    if !real.starts_with(&base) {
+        return Err(std::io::Error::other("it is outside of the volume"));
+    }
+    if made {
+        std::fs::set_permissions(&real, std::fs::metadata(&base)?.permissions())?;
+    }
+    Ok(real)
 }
 
 const MASKED: [&str; 10] = [

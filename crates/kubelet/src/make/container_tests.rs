@@ -100,11 +100,51 @@ fn mounts_have_their_propagation_and_the_managed_files_stay_out_of_the_way() {
 fn a_sub_path_is_made_and_never_leaves_its_volume() {
     let root = tempfile::tempdir().unwrap();
     let base = root.path().canonicalize().unwrap();
-    assert_eq!(sub_path(&base, Some("a/b"), "v").unwrap(), base.join("a/b"));
+    assert_eq!(sub_path(&base, Some("a/b")).unwrap(), base.join("a/b"));
     assert!(base.join("a/b").is_dir());
     std::os::unix::fs::symlink("/etc", base.join("out")).unwrap();
-    for bad in ["../x", "/etc", "a/../../x", "out"] {
-        assert!(sub_path(&base, Some(bad), "v").is_err(), "{bad}");
+    assert!(sub_path(&base, Some("out")).is_err());
+    for (bad, why) in [
+        ("../x", "unable to provision SubPath `../x`: must not contain '..'"),
+        ("a/../../x", "unable to provision SubPath `a/../../x`: must not contain '..'"),
+        ("/etc", "error SubPath `/etc` must not be an absolute path"),
+    ] {
+        let container =
+            json!({"env": [{"name": "P", "value": bad}], "volumeMounts": [{"name": "v", "mountPath": "/m", "subPathExpr": "$(P)"}]});
+        assert_eq!(make(json!({}), container, cri::Image::default()).unwrap_err().0, why);
+    }
+}
+
+#[test]
+fn a_sub_path_that_is_made_may_be_used_by_whoever_may_use_the_volume() {
+    use std::os::unix::fs::PermissionsExt;
+    let root = tempfile::tempdir().unwrap();
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+    std::fs::set_permissions(root.path(), std::fs::Permissions::from_mode(0o2777)).unwrap();
+    assert_eq!(mode(&sub_path(root.path(), Some("a/b")).unwrap()), 0o2777);
+    let own = root.path().join("own");
+    std::fs::create_dir(&own).unwrap();
+    std::fs::set_permissions(&own, std::fs::Permissions::from_mode(0o700)).unwrap();
+    assert_eq!(mode(&sub_path(root.path(), Some("own")).unwrap()), 0o700, "what is there stays as it is");
+}
+
+#[test]
+fn nobody_writes_to_volumes_of_the_api_nor_to_a_claim_that_is_only_read() {
+    for (source, readonly) in [
+        (json!({"configMap": {"name": "m"}}), true),
+        (json!({"secret": {"secretName": "s"}}), true),
+        (json!({"downwardAPI": {}}), true),
+        (json!({"projected": {"sources": []}}), true),
+        (json!({"persistentVolumeClaim": {"claimName": "c", "readOnly": true}}), true),
+        (json!({"persistentVolumeClaim": {"claimName": "c"}}), false),
+        (json!({"emptyDir": {}}), false),
+        (json!({"hostPath": {"path": "/"}}), false),
+    ] {
+        let mut volume = source.clone();
+        volume["name"] = json!("v");
+        let mount = json!({"volumeMounts": [{"name": "v", "mountPath": "/v"}]});
+        let made = make(json!({"volumes": [volume]}), mount, cri::Image::default()).unwrap();
+        assert_eq!(made.mounts[0].readonly, readonly, "{source}");
     }
 }
 

@@ -38,6 +38,11 @@ impl Capacity {
         let kilobytes: i64 = total.and_then(|t| t.trim().parse().ok()).unwrap_or(0);
         Capacity { milli_cpu: cpus * 1000, memory: kilobytes * 1024 }
     }
+
+    /// Bytes of memory that pods may use: all but the hard eviction threshold.
+    pub fn memory_of_pods(&self) -> i64 {
+        (self.memory - (100 << 20)).max(0)
+    }
 }
 
 /// What the parts of the kubelet share; each part owns its own state.

@@ -163,8 +163,7 @@ fn resources(node: &Shared) -> (BTreeMap<String, Quantity>, BTreeMap<String, Qua
     };
     let capacity = make(format!("{}Ki", disk / 1024));
     let mut allocatable = make((disk - disk / 10).to_string());
-    // The hard eviction threshold of memory is not for pods.
-    allocatable.insert("memory".into(), Quantity(format!("{}Ki", (memory - 100 * 1024).max(0))));
+    allocatable.insert("memory".into(), Quantity(format!("{}Ki", node.capacity.memory_of_pods() / 1024)));
     // What somebody else says the node has besides is for pods as a whole; so people advertise resources by hand.
     let advertised = node.own.get("", &node.config.node_name).and_then(|n| n.status?.capacity).unwrap_or_default();
     allocatable.extend(advertised.into_iter().filter(|(name, _)| is_extended(name)));

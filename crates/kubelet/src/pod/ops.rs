@@ -270,7 +270,7 @@ impl Start {
             pod_ips,
             host_ips: self.node.host_ips(),
             services: self.node.services.list(),
-            allocatable: (self.node.capacity.milli_cpu, self.node.capacity.memory),
+            allocatable: (self.node.capacity.milli_cpu, self.node.capacity.memory_of_pods()),
             ..Lookup::default()
         };
         for name in maps {

@@ -1,6 +1,7 @@
 //! Replacing a set of files at once, as the kubelet's atomic writer: files are in a time-stamped directory, `..data`
 //! points at it, and what users see points through `..data`. A reader sees the old set or the new one, never a mixture.
 
+use super::host::{Access, give_to_group};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Result;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown, symlink};
@@ -33,7 +34,10 @@ pub fn write(root: &Path, payload: &Payload, group: Option<u32>) -> Result<bool>
     std::fs::create_dir(&fresh)?;
     std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(0o755))?;
     for (path, file) in payload {
-        put(&fresh.join(path), file, group)?;
+        put(&fresh.join(path), file)?;
+    }
+    if let Some(group) = group {
+        give_to_group(root, group, Access::Read).map_err(std::io::Error::other)?;
     }
     let staging = root.join("..data_tmp");
     match std::fs::remove_file(&staging) {
@@ -50,19 +54,18 @@ pub fn write(root: &Path, payload: &Payload, group: Option<u32>) -> Result<bool>
     Ok(true)
 }
 
-fn put(path: &Path, file: &File, group: Option<u32>) -> Result<()> {
+fn put(path: &Path, file: &File) -> Result<()> {
     use std::io::Write;
     if let Some(parent) = path.parent() {
         std::fs::create_dir_all(parent)?;
     }
-    let mode = if group.is_some() { file.mode | (file.mode & 0o400) >> 3 } else { file.mode };
     let mut out = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     out.write_all(&file.data)?;
-    if group.is_some() || file.owner.is_some() {
-        chown(path, file.owner, group)?;
+    if file.owner.is_some() {
+        chown(path, file.owner, None)?;
     }
     // Set explicitly: the umask does not apply to what the user asked for.
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(file.mode))
 }
 
 /// Whether a directory holds exactly these files.
@@ -124,5 +127,16 @@ mod tests {
         write(root.path(), &Payload::from([(PathBuf::from("key"), file)]), None).unwrap();
         let mode = std::fs::metadata(root.path().join("key")).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode, 0o400);
+    }
+
+    #[test]
+    fn a_group_that_the_files_are_given_to_may_read_them() {
+        use std::os::unix::fs::MetadataExt;
+        let root = tempfile::tempdir().unwrap();
+        let file = File { data: b"x".to_vec(), mode: 0o400, owner: None };
+        let group = std::fs::metadata(root.path()).unwrap().gid();
+        write(root.path(), &Payload::from([(PathBuf::from("d/key"), file)]), Some(group)).unwrap();
+        let mode = |path: &str| std::fs::metadata(root.path().join(path)).unwrap().permissions().mode() & 0o2777;
+        assert_eq!((mode("d/key"), mode("..data") & 0o2050, mode(".") & 0o2050), (0o440, 0o2050, 0o2050));
     }
 }

@@ -156,7 +156,7 @@ impl Sources {
 
     fn downward_files(&self, items: &[DownwardAPIVolumeFile], mode: i32) -> Result<Payload, String> {
         let lookup = Lookup { host_ips: self.context.host_ips.clone(), ..Lookup::default() };
-        let allocatable = (self.context.capacity.milli_cpu, self.context.capacity.memory);
+        let allocatable = (self.context.capacity.milli_cpu, self.context.capacity.memory_of_pods());
         let mut payload = Payload::new();
         for item in items {
             let text = match (&item.field_ref, &item.resource_field_ref) {

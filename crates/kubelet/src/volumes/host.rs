@@ -1,7 +1,7 @@
 //! The thin part of volumes that touches mounts and owners.
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, lchown};
 use std::path::{Path, PathBuf};
 
 fn told<E: std::fmt::Display>(path: &Path) -> impl Fn(E) -> String + '_ {
@@ -29,21 +29,46 @@ fn is_mount_point(path: &Path) -> bool {
     path.parent().is_some_and(|parent| device(path) != device(parent))
 }
 
-/// The group owns everything below and new files get it too (fsGroup).
-pub fn give_to_group(path: &Path, group: u32) -> Result<(), String> {
-    chown(path, None, Some(group)).map_err(told(path))?;
+/// What a group may do with a volume that it is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Read only.
+    Read,
+    /// Read and write.
+    Write,
+}
+
+impl Access {
+    fn of_directories(self) -> u32 {
+        0o2110 | self.of_files()
+    }
+
+    fn of_files(self) -> u32 {
+        if self == Access::Write { 0o660 } else { 0o440 }
+    }
+}
+
+/// The group owns everything below and new files get it too (fsGroup). Links are never followed: they may lead out of the volume.
+pub fn give_to_group(path: &Path, group: u32, access: Access) -> Result<(), String> {
+    lchown(path, None, Some(group)).map_err(told(path))?;
     let metadata = std::fs::symlink_metadata(path).map_err(told(path))?;
     if metadata.is_symlink() {
         return Ok(());
     }
-    let wanted = if metadata.is_dir() { 0o2770 } else { 0o660 };
+    let wanted = if metadata.is_dir() { access.of_directories() } else { access.of_files() };
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(metadata.mode() & 0o7777 | wanted)).map_err(told(path))?;
     if metadata.is_dir() {
         for entry in std::fs::read_dir(path).map_err(told(path))?.flatten() {
-            give_to_group(&entry.path(), group)?;
+            give_to_group(&entry.path(), group, access)?;
         }
     }
     Ok(())
+}
+
+/// Whether the root of a volume is the group's already, so that what is below need not be looked at (`OnRootMismatch`).
+pub fn is_of_group(path: &Path, group: u32, access: Access) -> bool {
+    let wanted = access.of_directories();
+    std::fs::metadata(path).is_ok_and(|m| m.gid() == group && m.mode() & wanted == wanted)
 }
 
 /// Checks (and for the OrCreate types makes) a hostPath.
@@ -91,4 +116,36 @@ fn unescaped(text: &str) -> PathBuf {
         out = out.replace(code, plain);
     }
     PathBuf::from(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_is_given_what_is_in_the_volume_and_nothing_that_links_in_it_lead_to() {
+        let (volume, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (file, other) = (volume.path().join("file"), outside.path().join("other"));
+        std::fs::write(&file, "").unwrap();
+        std::fs::write(&other, "").unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let before = std::fs::metadata(&other).unwrap();
+        std::os::unix::fs::symlink(&other, volume.path().join("link")).unwrap();
+        // Any user may give files to a group of their own; tests of root to any.
+        let group = before.gid();
+        let group = if before.uid() == 0 { group + 7 } else { group };
+        assert!(!is_of_group(volume.path(), group, Access::Write));
+        give_to_group(volume.path(), group, Access::Read).unwrap();
+        assert_eq!(std::fs::metadata(&file).unwrap().mode() & 0o7777, 0o640);
+        assert_eq!(
+            (std::fs::metadata(volume.path()).unwrap().mode() & 0o2550, is_of_group(volume.path(), group, Access::Write)),
+            (0o2550, false)
+        );
+        give_to_group(volume.path(), group, Access::Write).unwrap();
+        let after = std::fs::metadata(&file).unwrap();
+        assert_eq!((after.gid(), after.mode() & 0o7777), (group, 0o660));
+        assert!(is_of_group(volume.path(), group, Access::Write));
+        let untouched = std::fs::metadata(&other).unwrap();
+        assert_eq!((untouched.gid(), untouched.mode()), (before.gid(), before.mode()));
+    }
 }

@@ -10,10 +10,12 @@ mod keeper;
 
 use crate::config::Config;
 use crate::make::container::VolumeSource;
+use crate::make::resources;
 use crate::node::Capacity;
 use ferrokube_client::{Caches, Client, Optional};
 use ferrokube_cri::v1 as cri;
 use files::Sources;
+use host::Access;
 use k8s_openapi::api::core::v1::{EmptyDirVolumeSource, PersistentVolume, PersistentVolumeClaim, Pod, Volume};
 use keeper::Keeper;
 use parking_lot::Mutex;
@@ -113,7 +115,7 @@ impl Volumes {
         let uid = pod.metadata.uid.as_deref().unwrap_or_default();
         if let Some(empty) = &volume.empty_dir {
             let path = self.directory(uid, "empty-dir", &volume.name);
-            return empty_dir(pod, empty, path);
+            return empty_dir(pod, empty, path, self.context.capacity.memory_of_pods());
         }
         if let Some(source) = &volume.host_path {
             return host::host_path(&source.path, source.type_.as_deref().unwrap_or_default());
@@ -121,13 +123,16 @@ impl Volumes {
         let claim = volume.persistent_volume_claim.as_ref().map(|c| c.claim_name.clone());
         let own = volume.ephemeral.as_ref().map(|_| format!("{}-{}", pod.metadata.name.as_deref().unwrap_or_default(), volume.name));
         match claim.or(own) {
-            Some(claim) => self.claimed(pod, &claim).await,
+            Some(claim) => {
+                let readonly = volume.persistent_volume_claim.as_ref().is_some_and(|c| c.read_only == Some(true));
+                self.claimed(pod, &claim, readonly).await
+            }
             None => Err("this kind of volume is not supported by this node".to_owned()),
         }
     }
 
     /// A claim that is bound to a directory of this node.
-    async fn claimed(&self, pod: &Pod, claim: &str) -> Result<PathBuf, String> {
+    async fn claimed(&self, pod: &Pod, claim: &str, readonly: bool) -> Result<PathBuf, String> {
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
         let client = &self.context.client;
         let found = client.get::<PersistentVolumeClaim>(namespace, claim).await.optional().map_err(|e| e.to_string())?;
@@ -140,7 +145,15 @@ impl Volumes {
             return host::host_path(&source.path, source.type_.as_deref().unwrap_or_default());
         }
         match spec.local {
-            Some(local) => host::host_path(&local.path, ""),
+            Some(local) => {
+                let path = host::host_path(&local.path, "")?;
+                match fs_group(pod) {
+                    // What the pod only reads stays as it is; and so does a hostPath above, which is the node's own.
+                    Some(group) if !readonly => give(pod, &path, group)?,
+                    _ => {}
+                }
+                Ok(path)
+            }
             None => Err(format!("PersistentVolume {volume:?} is of a kind that is not supported by this node")),
         }
     }
@@ -154,20 +167,35 @@ impl Volumes {
     }
 }
 
-fn empty_dir(pod: &Pod, source: &EmptyDirVolumeSource, path: PathBuf) -> Result<PathBuf, String> {
+fn empty_dir(pod: &Pod, source: &EmptyDirVolumeSource, path: PathBuf, of_node: i64) -> Result<PathBuf, String> {
     match source.medium.as_deref().unwrap_or_default() {
         "" => host::directory(&path, 0o777)?,
         "Memory" => {
-            let limit = source.size_limit.as_ref().and_then(|q| ferrokube_api::quantity::Quantity::parse(&q.0).ok());
-            host::tmpfs(&path, limit.map(|q| q.value()))?;
+            host::tmpfs(&path, Some(memory_of(pod, source, of_node)))?;
             host::directory(&path, 0o777)?;
         }
         other => return Err(format!("unknown storage medium {other:?}")),
     }
     if let Some(group) = fs_group(pod) {
-        host::give_to_group(&path, group)?;
+        host::give_to_group(&path, group, Access::Write)?;
     }
     Ok(path)
+}
+
+/// How large a volume in memory may become: no larger than it says, nor than what its pod may use, nor than what all pods may.
+fn memory_of(pod: &Pod, source: &EmptyDirVolumeSource, of_node: i64) -> i64 {
+    let said = source.size_limit.as_ref().and_then(|q| ferrokube_api::quantity::Quantity::parse(&q.0).ok()).map(|q| q.value());
+    let of_pod = resources::pod_totals(pod).memory_limit;
+    said.into_iter().chain(of_pod).filter(|limit| *limit > 0).fold(of_node, i64::min)
+}
+
+/// Everything on a volume is given to `fsGroup`, unless the pod only wants it done where the root says that it was not yet.
+fn give(pod: &Pod, path: &Path, group: u32) -> Result<(), String> {
+    let policy = pod.spec.as_ref().and_then(|s| s.security_context.as_ref()?.fs_group_change_policy.as_deref());
+    if policy == Some("OnRootMismatch") && host::is_of_group(path, group, Access::Write) {
+        return Ok(());
+    }
+    host::give_to_group(path, group, Access::Write)
 }
 
 /// `spec.securityContext.fsGroup`.
