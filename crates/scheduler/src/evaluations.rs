@@ -4,7 +4,7 @@
 //! and again when the node changes, so the numbers are far below pods times nodes.
 
 use crate::class::Class;
-use crate::plugins::{Plugin, Pre};
+use crate::plugins::{Plugin, Pre, fit};
 use crate::profile::Profile;
 use crate::state::Pod;
 
@@ -76,7 +76,7 @@ pub fn local_scores(profile: &Profile, class: &Class) -> u32 {
     let preferred = !class.node_preferred.is_empty() || !profile.added_preferred.is_empty();
     let asked = bits(&[
         (NodeResourcesFit, true),
-        (NodeResourcesBalancedAllocation, class.requests.milli_cpu != 0 || class.requests.memory != 0),
+        (NodeResourcesBalancedAllocation, fit::uses_balanced(profile, class)),
         (ImageLocality, true),
         (TaintToleration, true),
         (NodeAffinity, preferred),

@@ -422,6 +422,7 @@ fn class(object: &Object, spec: Spec<'_>, owner: Option<(Box<str>, Box<str>)>) -
         init: init.iter().map(container_request).collect(),
         containers: containers.iter().map(container_request).collect(),
         pod: request_of(spec.resources.as_ref()),
+        pod_level: spec.resources.as_ref().and_then(|r| r.requests.as_ref()).is_some_and(|m| !m.is_empty()),
         overhead: resources(spec.overhead.as_ref()),
     };
     let running = init.iter().filter(|c| c.restart_policy.as_deref() == Some("Always")).chain(&containers);

@@ -72,7 +72,7 @@ pub fn candidates(state: &State, profile: &Profile, id: PodId, diagnosis: &Diagn
     eligible(state, id, diagnosis)?;
     let resolvable = &diagnosis.resolvable;
     let mut why = Histogram::new();
-    let enough = (diagnosis.nodes() * profile.candidates.percent / 100).max(profile.candidates.at_least);
+    let enough = (resolvable.len() * profile.candidates.percent / 100).max(profile.candidates.at_least);
     let mut candidates = Vec::new();
     if let (false, Ok(pre)) = (resolvable.is_empty(), Pre::of(state, profile, id)) {
         for step in 0..resolvable.len() {
@@ -81,7 +81,8 @@ pub fn candidates(state: &State, profile: &Profile, id: PodId, diagnosis: &Diagn
                 Ok(candidate) => candidates.push(candidate),
                 Err(reasons) => reasons.into_iter().for_each(|r| *why.entry(r).or_insert(0) += 1),
             }
-            if candidates.len() >= enough {
+            // A place that costs no disruption budget is worth looking further for.
+            if candidates.len() >= enough && candidates.iter().any(|c| c.violations == 0) {
                 break;
             }
         }
@@ -206,7 +207,9 @@ fn split_by_budgets(state: &State, pods: &[PodId]) -> (Vec<PodId>, Vec<PodId>) {
         let (pod, class): (&Pod, _) = (state.pod(**id), state.class_of(**id));
         let mut violates = false;
         for (budget, namespace, allowed) in &mut left {
+            // A pod without labels is in nobody's budget.
             let selected = *class.namespace == **namespace
+                && !class.labels.is_empty()
                 && !budget.selector.is_everything()
                 && budget.selector.matches_with(|key| label(&class.labels, key));
             if selected && !budget.disrupted.contains(&pod.key.name) {

@@ -48,6 +48,16 @@ impl Resources {
         self.scalars.binary_search_by(|(n, _)| (**n).cmp(name)).map_or(0, |at| self.scalars[at].1)
     }
 
+    /// The amount of any resource that pods ask for.
+    pub fn amount(&self, name: &str) -> i64 {
+        match name {
+            "cpu" => self.milli_cpu,
+            "memory" => self.memory,
+            "ephemeral-storage" => self.ephemeral,
+            _ => self.scalar_amount(name),
+        }
+    }
+
     fn combine(&mut self, other: &Resources, with: impl Fn(i64, i64) -> i64) {
         self.milli_cpu = with(self.milli_cpu, other.milli_cpu);
         self.memory = with(self.memory, other.memory);
@@ -101,6 +111,8 @@ pub struct PodRequest {
     pub containers: Vec<ContainerRequest>,
     /// `spec.resources.requests`.
     pub pod: ContainerRequest,
+    /// Whether `spec.resources` says anything.
+    pub pod_level: bool,
     /// `spec.overhead`.
     pub overhead: Resources,
 }
@@ -112,14 +124,19 @@ impl PodRequest {
         self.sum(|c| c.amounts.clone())
     }
 
-    /// cpu and memory for comparing nodes, with defaults where a container names none and the pod names none.
+    /// cpu and memory for comparing nodes, with defaults where a container names none. A pod with amounts of its own has a default only
+    /// for what neither it nor any container names.
     pub fn for_scoring(&self) -> (i64, i64) {
+        let named = |names: fn(&ContainerRequest) -> bool| {
+            self.pod_level && (names(&self.pod) || self.containers.iter().chain(&self.init).any(names))
+        };
+        let (cpu_named, memory_named) = (named(|c| c.names_cpu), named(|c| c.names_memory));
         let filled = |c: &ContainerRequest| {
             let mut amounts = c.amounts.clone();
-            if !c.names_cpu && !self.pod.names_cpu {
+            if !c.names_cpu && !cpu_named {
                 amounts.milli_cpu = DEFAULT_MILLI_CPU;
             }
-            if !c.names_memory && !self.pod.names_memory {
+            if !c.names_memory && !memory_named {
                 amounts.memory = DEFAULT_MEMORY;
             }
             amounts

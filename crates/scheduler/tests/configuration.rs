@@ -88,7 +88,8 @@ fn arguments_of_plugins() {
     assert_eq!(profile.strategy, Strategy::Ratio(vec![(0, 0), (100, 10)]));
     assert_eq!(profile.fit, [("cpu".into(), 3)]);
     assert_eq!(profile.ignored_groups, ["example.com".into()]);
-    assert_eq!(with_args("InterPodAffinity", &json!({"hardPodAffinityWeight": 9})).hard_affinity_weight, 9);
+    let typed = json!({"apiVersion": "kubescheduler.config.k8s.io/v1", "kind": "InterPodAffinityArgs", "hardPodAffinityWeight": 9});
+    assert_eq!(with_args("InterPodAffinity", &typed).hard_affinity_weight, 9);
     assert_eq!(with_args("DefaultPreemption", &json!({"minCandidateNodesAbsolute": 7})).candidates, Share { percent: 10, at_least: 7 });
     assert_eq!(with_args("VolumeBinding", &json!({"bindTimeoutSeconds": 5})).bind_timeout_seconds, 5);
     let constraint = json!({"maxSkew": 1, "topologyKey": "rack", "whenUnsatisfiable": "ScheduleAnyway"});
@@ -103,6 +104,7 @@ fn arguments_of_plugins() {
 fn what_is_wrong_is_refused_with_its_place() {
     let profile = |profile: Value| json!({"profiles": [profile]});
     let args = |name: &str, args: Value| profile(json!({"pluginConfig": [{"name": name, "args": args}]}));
+    let extenders = |list: Value| json!({"extenders": list});
     for (more, want) in [
         (json!({"apiVersion": "v1"}), "no kind \"KubeSchedulerConfiguration\" is registered"),
         (json!({"profile": []}), "unknown field `profile`"),
@@ -123,6 +125,32 @@ fn what_is_wrong_is_refused_with_its_place() {
         (profile(json!({"plugins": {"bind": {"disabled": [{"name": "*"}]}}})), "at least one bind plugin is required"),
         (args("Nope", json!({})), "plugin \"Nope\" takes no arguments"),
         (args("InterPodAffinity", json!({"hardPodAffinityWeight": 101})), "hardPodAffinityWeight: Invalid value: 101"),
+        (
+            args("InterPodAffinity", json!({"hardAffinityWeight": 1})),
+            "decoding args for plugin InterPodAffinity: strict decoding error: unknown field `hardAffinityWeight`",
+        ),
+        (
+            args("InterPodAffinity", json!({"apiVersion": "kubescheduler.config.k8s.io/v1", "kind": "NodeAffinityArgs"})),
+            "args for plugin InterPodAffinity were not of type InterPodAffinityArgs.kubescheduler.config.k8s.io, got NodeAffinityArgs.kubescheduler.config.k8s.io",
+        ),
+        (args("NodeResourcesFit", json!({"scoringStrategy": {"kind": "x"}})), "unknown field `kind`"),
+        (
+            args("NodeResourcesBalancedAllocation", json!({"resources": [{"name": "cpu"}, {"name": "memory", "weight": 2}]})),
+            "resources[1].weight: Invalid value: 2: must be 1",
+        ),
+        (args("VolumeBinding", json!({"shape": [{"utilization": 0, "score": 0}]})), "StorageCapacityScoring is off"),
+        (
+            extenders(json!([{"urlPrefix": "http://127.0.0.1:1", "prioritizeVerb": "p"}])),
+            "extenders[0].weight: Invalid value: 0: must have a positive weight",
+        ),
+        (
+            extenders(json!([{"managedResources": [{"name": "example.com/a"}]}, {"managedResources": [{"name": "example.com/a"}]}])),
+            "extenders[1].managedResources[0].name: Invalid value: \"example.com/a\": duplicate extender managed resource name",
+        ),
+        (
+            extenders(json!([{"managedResources": [{"name": "kubernetes.io/a"}]}])),
+            "extenders[0].managedResources[0].name: Invalid value: \"kubernetes.io/a\": is an invalid extended resource name",
+        ),
         (args("NodeResourcesFit", json!({"scoringStrategy": {"type": "Best"}})), "scoringStrategy.type: Invalid value: \"Best\""),
         (
             args("NodeResourcesFit", json!({"scoringStrategy": {"type": "RequestedToCapacityRatio"}})),

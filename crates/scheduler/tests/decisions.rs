@@ -6,6 +6,7 @@ mod common;
 use common::{World, node, pod};
 use ferrokube_scheduler::feeds::Feed;
 use ferrokube_scheduler::plugins::Plugin;
+use ferrokube_scheduler::profile::{Profile, Share};
 use ferrokube_scheduler::queue::{Queue, event};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -123,6 +124,52 @@ fn preemption_spares_disruption_budgets_where_it_can() {
     );
     let id = world.add(&pod("p", "x", "1", "", &with_priority(100)));
     assert_eq!(world.preempt(id), Ok(("b".to_owned(), vec!["free".to_owned()])));
+}
+
+#[test]
+fn preemption_looks_on_until_there_is_a_place_that_costs_no_budget() {
+    let profile = Profile { candidates: Share { percent: 0, at_least: 1 }, ..Profile::default() };
+    let mut world = World::with_profile(&[node("a", "1", "1Gi", "z"), node("b", "1", "1Gi", "z")], profile);
+    world.on("a", &pod("guarded", "guarded", "1", "", &with_priority(1)));
+    world.on("b", &pod("free", "free", "1", "", &with_priority(9)));
+    world.tell(
+        Feed::Budgets,
+        &json!({"metadata": {"name": "b", "namespace": "default"},
+        "spec": {"selector": {"matchLabels": {"app": "guarded"}}}, "status": {"disruptionsAllowed": 0}}),
+    );
+    let id = world.add(&pod("p", "x", "1", "", &with_priority(100)));
+    assert_eq!(world.preempt(id), Ok(("b".to_owned(), vec!["free".to_owned()])));
+}
+
+#[test]
+fn preemption_compares_a_share_of_the_nodes_that_may_be_opened() {
+    let profile = Profile { candidates: Share { percent: 50, at_least: 0 }, ..Profile::default() };
+    let mut world = World::with_profile(&[node("a", "1", "1Gi", "z"), node("b", "1", "1Gi", "z")], profile);
+    for name in ["c", "d"] {
+        let mut cordoned = node(name, "1", "1Gi", "z");
+        cordoned["spec"]["unschedulable"] = true.into();
+        world.node(&cordoned);
+    }
+    world.on("a", &pod("first", "x", "1", "", &with_priority(50)));
+    world.on("b", &pod("cheaper", "x", "1", "", &with_priority(1)));
+    let id = world.add(&pod("p", "x", "1", "", &with_priority(100)));
+    assert_eq!(world.preempt(id), Ok(("a".to_owned(), vec!["first".to_owned()])), "one of two is enough");
+}
+
+#[test]
+fn a_pod_without_labels_is_in_nobodys_budget() {
+    let mut world = World::new(&[node("a", "1", "1Gi", "z"), node("b", "1", "1Gi", "z")]);
+    let mut bare = pod("bare", "x", "1", "", &with_priority(1));
+    bare["metadata"]["labels"] = json!({});
+    world.on("a", &bare);
+    world.on("b", &pod("dearer", "x", "1", "", &with_priority(9)));
+    world.tell(
+        Feed::Budgets,
+        &json!({"metadata": {"name": "b", "namespace": "default"},
+        "spec": {"selector": {"matchExpressions": [{"key": "app", "operator": "DoesNotExist"}]}}, "status": {"disruptionsAllowed": 0}}),
+    );
+    let id = world.add(&pod("p", "x", "1", "", &with_priority(100)));
+    assert_eq!(world.preempt(id), Ok(("a".to_owned(), vec!["bare".to_owned()])));
 }
 
 #[test]

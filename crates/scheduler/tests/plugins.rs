@@ -5,6 +5,7 @@ mod common;
 
 use common::{World, node, pod};
 use ferrokube_scheduler::plugins::{affinity, fit, image, interpod, spread, taints};
+use ferrokube_scheduler::profile::Profile;
 use ferrokube_scheduler::{feeds::Feed, plan};
 use serde_json::{Value, json};
 
@@ -57,6 +58,26 @@ fn balanced_allocation_is_75_when_nothing_changes_and_0_for_best_effort() {
 }
 
 #[test]
+fn balanced_allocation_looks_at_the_resources_of_the_profile() {
+    let profile = Profile { balanced: vec!["cpu".into(), "ephemeral-storage".into()], ..Profile::default() };
+    let mut roomy = node("n", "4", "10000", "z");
+    roomy["status"]["allocatable"]["ephemeral-storage"] = "1000".into();
+    let mut world = World::with_profile(&[roomy], profile);
+    let asking = |name: &str, requests: Value| {
+        pod(name, "x", "", "", &json!({"containers": [{"name": "c", "image": "i", "resources": {"requests": requests}}]}))
+    };
+    for (name, requests, want) in [
+        // From (0, 0) to (0, 50 %): deviation 0.25, balance 75.
+        ("disk", json!({"ephemeral-storage": "500"}), 50 + (50 + 75 - 100) / 2),
+        ("memory", json!({"memory": "5000"}), 0),
+    ] {
+        let id = world.add(&asking(name, requests));
+        let score = fit::balanced(&world.state.devices, world.profile(), world.state.class_of(id), world.state.node(0));
+        assert_eq!(score, want, "{name}");
+    }
+}
+
+#[test]
 fn requests_of_a_pod_are_those_of_its_heaviest_moment() {
     let c = |cpu: &str| json!({"name": "c", "image": "i", "resources": {"requests": {"cpu": cpu}}});
     let sidecar = |cpu: &str| json!({"name": "s", "image": "i", "restartPolicy": "Always", "resources": {"requests": {"cpu": cpu}}});
@@ -72,6 +93,9 @@ fn requests_of_a_pod_are_those_of_its_heaviest_moment() {
         (json!({"containers": [c("1"), bare]}), (1000, 1100)),
         (json!({"containers": [c("0")]}), (0, 0)),
         (json!({"containers": [c("1"), bare], "resources": {"requests": {"cpu": "2"}}, "overhead": {"cpu": "1"}}), (3000, 3000)),
+        (json!({"containers": [c("1"), bare], "resources": {"requests": {"memory": "1Gi"}}}), (1000, 1000)),
+        (json!({"containers": [bare, bare], "resources": {"requests": {"memory": "1Gi"}}}), (0, 200)),
+        (json!({"containers": [c("1"), bare], "resources": {}}), (1000, 1100)),
     ] {
         let mut world = World::new(&[]);
         let mut value = pod("p", "x", "", "", &json!({}));
@@ -317,7 +341,8 @@ fn pods_of_a_service_are_spread_by_default() {
     world.tell(Feed::Services, &json!({"metadata": {"name": "s", "namespace": "default"}, "spec": {"selector": {"app": "web"}}}));
     world.on("a1", &pod("w1", "web", "", "", &json!({})));
     let scores = spread::scores(&world.state, world.profile(), world.state.class_of(id), &nodes).unwrap();
-    assert!(scores[2] > scores[1] && scores[1] > scores[0], "{scores:?}");
+    // Hosts: ln(4+2), zones: a, b and none, ln(3+2): 1.79+2+1.61+4 → 9, 2+1.61+4 → 8, 2+4 → 6, and 0 without labels.
+    assert_eq!(scores, [0, 100 * (9 - 8) / 9, 100 * (9 - 6) / 9, 100]);
 }
 
 fn term(app: &str, key: &str) -> Value {
@@ -392,6 +417,24 @@ fn preferred_pod_affinity_adds_weights_both_ways() {
     assert_eq!(scores, [6, 10, 1, 0]);
     plan::stretch(&mut scores);
     assert_eq!(scores, [60, 100, 10, 0]);
+}
+
+#[test]
+fn a_pod_that_prefers_nobody_may_leave_out_what_others_want_of_it() {
+    for (ignore, want) in [(false, Some(vec![0, 0, 1, 0])), (true, None)] {
+        let mut world = World::with_profile(&[], Profile { ignore_preferred_of_existing: ignore, ..Profile::default() });
+        for (name, zone) in [("a1", "a"), ("a2", "a"), ("b1", "b"), ("b2", "b")] {
+            world.node(&node(name, "4", "1Gi", zone));
+        }
+        world.on("b1", &pod("fan", "fan", "", "", &hard("podAffinity", &term("web", HOST))));
+        let id = world.add(&pod("p", "web", "", "", &json!({})));
+        let nodes: Vec<u32> = world.state.order().to_vec();
+        // The nodes are in turns of the zones.
+        let named = |scores: Vec<i64>| nodes.iter().map(|n| world.name(*n)).zip(scores).collect::<std::collections::BTreeMap<_, _>>();
+        let scores = interpod::scores(&world.state, world.profile(), world.state.class_of(id), &nodes);
+        let scores = scores.map(|s| named(s).into_values().collect::<Vec<_>>());
+        assert_eq!(scores, want, "ignore: {ignore}");
+    }
 }
 
 #[test]

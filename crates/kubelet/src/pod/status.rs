@@ -2,6 +2,7 @@
 //!
 //! Rules from the kubelet's `generateAPIPodStatus`, `getPhase` and `pkg/kubelet/status/generate.go`.
 
+use super::report;
 use super::resize::{self, Resizes};
 use super::spec::{Class, ContainerSpec, containers_of};
 use crate::runtime::{Container, Observed, annotations};
@@ -314,7 +315,7 @@ fn conditions(facts: &Facts<'_>, specs: &[ContainerSpec], status: &PodStatus, ol
         ("PodScheduled", Verdict::yes("")),
     ];
     if let Some((_, message)) = facts.verdict.filter(|(reason, _)| reason == "Evicted" && !facts.rejected) {
-        computed.push(("DisruptionTarget", Verdict { message: message.clone(), ..Verdict::yes("TerminationByKubelet") }));
+        computed.push((report::DISRUPTED, Verdict { message: message.clone(), ..Verdict::yes(report::BY_KUBELET) }));
     }
     let known = old.conditions.clone().unwrap_or_default();
     let mut list = facts.resizes.conditions(&known, facts.now);

@@ -15,7 +15,7 @@ pub(super) struct PluginConfig {
 }
 
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 struct Preemption {
     min_candidate_nodes_percentage: usize,
     min_candidate_nodes_absolute: usize,
@@ -28,14 +28,14 @@ impl Default for Preemption {
 }
 
 #[derive(Deserialize, Default)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 struct InterPodAffinity {
     hard_pod_affinity_weight: Option<i64>,
     ignore_preferred_terms_of_existing_pods: bool,
 }
 
 #[derive(Deserialize, Default)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 struct Fit {
     ignored_resources: Vec<Box<str>>,
     ignored_resource_groups: Vec<Box<str>>,
@@ -43,7 +43,7 @@ struct Fit {
 }
 
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Scoring {
     #[serde(default)]
     r#type: Option<String>,
@@ -54,6 +54,7 @@ struct Scoring {
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Resource {
     name: Box<str>,
     #[serde(default)]
@@ -61,67 +62,108 @@ struct Resource {
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Ratio {
     #[serde(default)]
     shape: Vec<Point>,
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Point {
     utilization: i64,
     score: i64,
 }
 
 #[derive(Deserialize, Default)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 struct Spreading {
     default_constraints: Option<Vec<SpreadView>>,
     defaulting_type: Option<String>,
 }
 
 #[derive(Deserialize, Default)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 struct Balanced {
     resources: Option<Vec<Resource>>,
 }
 
 #[derive(Deserialize, Default)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 struct VolumeBinding {
     bind_timeout_seconds: Option<i64>,
+    shape: Option<Value>,
 }
 
 #[derive(Deserialize, Default)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 struct AddedAffinity {
     added_affinity: Option<NodeAffinity>,
 }
 
 #[derive(Deserialize, Default)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 struct Dynamic {
     filter_timeout: Option<String>,
     binding_timeout: Option<String>,
 }
 
+/// The arguments of a plugin, which may say of what kind they are.
+struct Arguments {
+    plugin: String,
+    fields: serde_json::Map<String, Value>,
+}
+
+impl Arguments {
+    fn of(plugin: String, args: Value) -> Result<Self, Invalid> {
+        let mut fields = match args {
+            Value::Object(fields) => fields,
+            Value::Null => serde_json::Map::new(),
+            other => return Err(Invalid::value(plugin, other, "args must be an object")),
+        };
+        let text = |value: Option<Value>| value.and_then(|v| v.as_str().map(str::to_owned)).filter(|t| !t.is_empty());
+        let (version, kind) = (text(fields.remove("apiVersion")), text(fields.remove("kind")));
+        match kind {
+            Some(kind) if kind != format!("{plugin}Args") => {
+                let group = version.as_deref().and_then(|v| v.split_once('/')).map(|(group, _)| format!(".{group}"));
+                Err(Invalid::KindOfArguments(plugin, kind + &group.unwrap_or_default()))
+            }
+            _ => Ok(Arguments { plugin, fields }),
+        }
+    }
+
+    fn read<T: serde::de::DeserializeOwned>(self) -> Result<T, Invalid> {
+        serde_json::from_value(Value::Object(self.fields)).map_err(|e| Invalid::Arguments(self.plugin, e))
+    }
+}
+
 impl PluginConfig {
     pub(super) fn apply(self, path: &str, profile: &mut Profile) -> Result<(), Invalid> {
         let path = format!("{path}.args");
-        let args = if self.args.is_null() { Value::Object(serde_json::Map::new()) } else { self.args };
-        match &*self.name {
-            "DefaultPreemption" => preemption(&path, serde_json::from_value(args)?, profile),
-            "InterPodAffinity" => inter_pod(&path, serde_json::from_value(args)?, profile),
-            "NodeResourcesFit" => fit(&path, serde_json::from_value(args)?, profile),
-            "PodTopologySpread" => spreading(&path, serde_json::from_value(args)?, profile),
+        let args = Arguments::of(self.name, self.args)?;
+        let plugin = args.plugin.clone();
+        match &*plugin {
+            "DefaultPreemption" => preemption(&path, args.read()?, profile),
+            "InterPodAffinity" => inter_pod(&path, args.read()?, profile),
+            "NodeResourcesFit" => fit(&path, args.read()?, profile),
+            "PodTopologySpread" => spreading(&path, args.read()?, profile),
             "NodeResourcesBalancedAllocation" => {
-                let view: Balanced = serde_json::from_value(args)?;
+                let view: Balanced = args.read()?;
                 if let Some(resources) = view.resources.filter(|r| !r.is_empty()) {
+                    if let Some((at, resource)) = resources.iter().enumerate().find(|(_, r)| !matches!(r.weight, 0 | 1)) {
+                        return Err(Invalid::value(format!("{path}.resources[{at}].weight"), resource.weight, "must be 1"));
+                    }
                     profile.balanced = resources.into_iter().map(|r| r.name).collect();
                 }
                 Ok(())
             }
             "VolumeBinding" => {
-                let seconds = serde_json::from_value::<VolumeBinding>(args)?.bind_timeout_seconds.unwrap_or(600);
+                let view: VolumeBinding = args.read()?;
+                if let Some(shape) = view.shape.filter(|s| !s.is_null()) {
+                    let why = "unexpected field `shape`, feature StorageCapacityScoring is off";
+                    return Err(Invalid::value(format!("{path}.shape"), shape, why));
+                }
+                let seconds = view.bind_timeout_seconds.unwrap_or(600);
                 let refused = || {
                     Invalid::value(
                         format!("{path}.bindTimeoutSeconds"),
@@ -133,14 +175,14 @@ impl PluginConfig {
                 Ok(())
             }
             "NodeAffinity" => {
-                let view: AddedAffinity = serde_json::from_value(args)?;
+                let view: AddedAffinity = args.read()?;
                 if let Some(affinity) = view.added_affinity {
                     (profile.added_required, profile.added_preferred) = pod::node_affinity(affinity);
                 }
                 Ok(())
             }
             "DynamicResources" => {
-                let view: Dynamic = serde_json::from_value(args)?;
+                let view: Dynamic = args.read()?;
                 let read = |text: Option<String>| {
                     let parsed = text.map(|text| parse_duration(&text).ok_or_else(|| Invalid::value(&path, text, "invalid duration")));
                     parsed.transpose()

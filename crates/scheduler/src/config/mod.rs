@@ -10,6 +10,7 @@ use crate::profile::Profile;
 use crate::queue::{Backoff, LONGEST_WAIT};
 use serde::Deserialize;
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +26,12 @@ pub enum Invalid {
     /// Its shape is wrong.
     #[error("strict decoding error: {0}")]
     Shape(#[from] serde_json::Error),
+    /// The shape of a plugin's arguments is.
+    #[error("decoding args for plugin {0}: strict decoding error: {1}")]
+    Arguments(String, serde_json::Error),
+    /// Arguments are of another kind than the plugin's.
+    #[error("args for plugin {0} were not of type {0}Args.kubescheduler.config.k8s.io, got {1}")]
+    KindOfArguments(String, String),
     /// A value is.
     #[error("{path}: Invalid value: {value}: {why}")]
     Value {
@@ -99,7 +106,7 @@ impl Default for Extender {
             filter_verb: String::new(),
             preempt_verb: String::new(),
             prioritize_verb: String::new(),
-            weight: 1,
+            weight: 0,
             bind_verb: String::new(),
             enable_https: false,
             tls_config: None,
@@ -327,6 +334,11 @@ fn election(view: ElectionView, default: LeaderElection) -> Result<LeaderElectio
     Ok(election)
 }
 
+/// Whether a resource is none of Kubernetes' own.
+fn is_extended(name: &str) -> bool {
+    name.split_once('/').is_some_and(|(domain, _)| domain != "kubernetes.io" && !domain.ends_with(".kubernetes.io"))
+}
+
 /// Go's notation of durations, as far as configurations use it: `1m30s`, `500ms`.
 pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
     let mut total = Duration::ZERO;
@@ -352,7 +364,7 @@ pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
 }
 
 fn extenders(list: Vec<Extender>, profiles: &mut [Profile]) -> Result<Arc<[Arc<extender::Extender>]>, Invalid> {
-    let mut binders = 0;
+    let (mut binders, mut managed) = (0, BTreeSet::new());
     for (at, extender) in list.iter().enumerate() {
         if !extender.prioritize_verb.is_empty() && extender.weight <= 0 {
             let why = "must have a positive weight applied to it";
@@ -362,6 +374,15 @@ fn extenders(list: Vec<Extender>, profiles: &mut [Profile]) -> Result<Arc<[Arc<e
             return Err(Invalid::value(format!("extenders[{at}].httpTimeout"), extender.http_timeout.clone(), "invalid duration"));
         }
         binders += usize::from(!extender.bind_verb.is_empty());
+        for (number, resource) in extender.managed_resources.iter().enumerate() {
+            let refused = |why| Invalid::value(format!("extenders[{at}].managedResources[{number}].name"), &*resource.name, why);
+            if !is_extended(&resource.name) {
+                return Err(refused("is an invalid extended resource name"));
+            }
+            if !managed.insert(&*resource.name) {
+                return Err(refused("duplicate extender managed resource name"));
+            }
+        }
         for resource in extender.managed_resources.iter().filter(|r| r.ignored_by_scheduler) {
             profiles.iter_mut().for_each(|p| p.ignored_resources.push(resource.name.as_str().into()));
         }

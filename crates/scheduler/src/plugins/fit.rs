@@ -93,10 +93,15 @@ fn ratio(shape: &[(i64, i64)], used: i64) -> i64 {
     from * 10 + (score - from) * 10 * (used - before) / (at - before)
 }
 
+/// Whether a pod asks for any of the resources that are to be balanced; one that does not makes no difference anywhere.
+pub(crate) fn uses_balanced(profile: &Profile, class: &Class) -> bool {
+    profile.balanced.iter().any(|name| class.requests.amount(name) != 0)
+}
+
 /// How much more evenly resources are used with the pod than without it: 75 for no difference.
 /// Best-effort pods make none, and score 0.
 pub fn balanced(devices: &Devices, profile: &Profile, class: &Class, node: &Node) -> i64 {
-    if class.requests.milli_cpu == 0 && class.requests.memory == 0 {
+    if !uses_balanced(profile, class) {
         return 0;
     }
     let used = (node.load.requested.milli_cpu, node.load.requested.memory);
@@ -112,8 +117,7 @@ fn balance(devices: &Devices, profile: &Profile, class: &Class, node: &Node, use
     let degree = |name: &Box<str>| {
         let (capacity, mut in_use) = with_pod(devices, class, node, name, used, asked)?;
         if alone && !matches!(&**name, "cpu" | "memory") {
-            let own = if &**name == "ephemeral-storage" { class.requests.ephemeral } else { class.requests.scalar_amount(name) };
-            in_use -= own;
+            in_use -= class.requests.amount(name);
         }
         Some((in_use as f64 / capacity as f64).min(1.0))
     };

@@ -169,8 +169,17 @@ pub fn filter(counts: &Counts<'_>, node: NodeId) -> Option<Failure> {
     present(&counts.existing).then(|| Failure::new(Plugin::InterPodAffinity, EXISTING))
 }
 
+/// Whether nodes are compared by who is there at all: with `ignorePreferredTermsOfExistingPods` a pod that prefers nobody leaves out what
+/// others want of it, their required terms included.
+pub(crate) fn prefers(profile: &Profile, class: &Class) -> bool {
+    !profile.ignore_preferred_of_existing || !class.pod_preferred.is_empty()
+}
+
 /// Sums of weights for the feasible nodes, not yet normalised; `None` when no pod cares.
 pub fn scores(state: &State, profile: &Profile, class: &Class, feasible: &[NodeId]) -> Option<Vec<i64>> {
+    if !prefers(profile, class) {
+        return None;
+    }
     let mut columns: Vec<Column<'_>> = Vec::new();
     let terms: Vec<&PodTerm> = class.pod_preferred.iter().map(|(_, t)| t).collect();
     for entry in candidates(state, &terms) {
@@ -179,11 +188,10 @@ pub fn scores(state: &State, profile: &Profile, class: &Class, feasible: &[NodeI
         }
     }
     for entry in state.minding().filter(|e| !e.placed.is_empty()) {
-        for term in entry.class.affinity.iter().filter(|t| matches(state, t, class)) {
+        for term in entry.class.affinity.iter().filter(|t| profile.hard_affinity_weight != 0 && matches(state, t, class)) {
             add_all(&mut columns, state, &term.key, entry, profile.hard_affinity_weight);
         }
-        let ignored = profile.ignore_preferred_of_existing && class.pod_preferred.is_empty();
-        for (weight, term) in entry.class.pod_preferred.iter().filter(|(_, t)| !ignored && matches(state, t, class)) {
+        for (weight, term) in entry.class.pod_preferred.iter().filter(|(_, t)| matches(state, t, class)) {
             add_all(&mut columns, state, &term.key, entry, *weight);
         }
     }

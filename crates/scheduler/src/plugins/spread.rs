@@ -172,13 +172,18 @@ pub fn scores(state: &State, profile: &Profile, class: &Class, feasible: &[NodeI
     let mut raw = vec![0.0; feasible.len()];
     for (constraint, topology) in &columns {
         let mut domains = vec![NOWHERE; topology.size()];
-        let mut size = 0;
+        let (mut size, mut unlabelled) = (0, 0);
         for (id, _) in feasible.iter().zip(&ignored).filter(|(_, ignored)| !**ignored) {
-            if let Some(domain) = topology.domain(*id) {
-                size += usize::from(domains[domain] == NOWHERE);
-                domains[domain] = 0;
+            match topology.domain(*id) {
+                Some(domain) => {
+                    size += usize::from(domains[domain] == NOWHERE);
+                    domains[domain] = 0;
+                }
+                None => unlabelled = 1,
             }
         }
+        // Together the nodes without the label weigh as one domain more, though nothing is counted there.
+        size += unlabelled;
         if *constraint.key == *HOSTNAME {
             size = ignored.iter().filter(|i| !**i).count();
         }

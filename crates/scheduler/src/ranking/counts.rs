@@ -398,9 +398,11 @@ impl Counts {
             let size = if *column.key == *HOSTNAME {
                 counted().map(|(_, nodes)| nodes).sum()
             } else if column.own {
-                counted().filter(|(part, _)| *part != NONE).map(|(_, nodes)| nodes).sum()
+                let labelled = counted().filter(|(part, _)| *part != NONE).map(|(_, nodes)| nodes).sum::<usize>();
+                labelled + usize::from(counted().any(|(part, _)| part == NONE))
             } else {
-                let mut domains: SmallVec<[i64; 16]> = counted().map(|(part, _)| part).filter(|part| *part != NONE).collect();
+                // Nodes without the label are one domain more.
+                let mut domains: SmallVec<[i64; 16]> = counted().map(|(part, _)| part).collect();
                 domains.sort_unstable();
                 domains.dedup();
                 domains.len()
@@ -429,9 +431,8 @@ impl Counts {
 
 /// The terms of a pod that is there which say how much it likes others: required affinity counts as a preference.
 fn preferences<'a>(profile: &'a Profile, class: &'a Class, other: &'a Class) -> impl Iterator<Item = (&'a crate::class::PodTerm, i64)> {
-    let scores = profile.weight(Plugin::InterPodAffinity) > 0;
+    let scores = profile.weight(Plugin::InterPodAffinity) > 0 && interpod::prefers(profile, class);
     let required = other.affinity.iter().filter(move |_| scores && profile.hard_affinity_weight != 0);
-    let ignored = profile.ignore_preferred_of_existing && class.pod_preferred.is_empty();
-    let preferred = other.pod_preferred.iter().filter(move |_| scores && !ignored);
+    let preferred = other.pod_preferred.iter().filter(move |_| scores);
     required.map(|t| (t, profile.hard_affinity_weight)).chain(preferred.map(|(weight, t)| (t, *weight)))
 }

@@ -427,7 +427,8 @@ impl Cluster {
                     let Some(domain) = Self::domain(node, constraint) else { continue };
                     let hostname = constraint["topologyKey"] == HOST;
                     let others = feasible.iter().filter(|n| !ignored(n));
-                    let domains: BTreeSet<&str> = others.clone().filter_map(|n| Self::domain(&self.nodes[*n], constraint)).collect();
+                    // Nodes without the label have the empty value together.
+                    let domains: BTreeSet<Option<&str>> = others.clone().map(|n| Self::domain(&self.nodes[*n], constraint)).collect();
                     let size = if hostname { others.count() } else { domains.len() };
                     let count: i64 = if hostname {
                         self.counted(pod, constraint, name)
