@@ -104,19 +104,17 @@ pub fn balanced(devices: &Devices, profile: &Profile, class: &Class, node: &Node
     if !uses_balanced(profile, class) {
         return 0;
     }
-    let used = (node.load.requested.milli_cpu, node.load.requested.memory);
-    let asked = (class.requests.milli_cpu, class.requests.memory);
-    let without = balance(devices, profile, class, node, used, (0, 0));
-    let with = balance(devices, profile, class, node, used, asked);
+    let (without, with) = (balance(devices, profile, class, node, false), balance(devices, profile, class, node, true));
     50 + (50 + with - without) / 2
 }
 
-/// 100 when the resources are used to the same degree, less by the deviation between them.
-fn balance(devices: &Devices, profile: &Profile, class: &Class, node: &Node, used: (i64, i64), asked: (i64, i64)) -> i64 {
-    let alone = asked == (0, 0);
+/// 100 when the resources are used to the same degree, with the pod or without it, less by the deviation between them.
+fn balance(devices: &Devices, profile: &Profile, class: &Class, node: &Node, with: bool) -> i64 {
+    let used = (node.load.requested.milli_cpu, node.load.requested.memory);
+    let asked = (class.requests.milli_cpu, class.requests.memory);
     let degree = |name: &Box<str>| {
         let (capacity, mut in_use) = with_pod(devices, class, node, name, used, asked)?;
-        if alone && !matches!(&**name, "cpu" | "memory") {
+        if !with {
             in_use -= class.requests.amount(name);
         }
         Some((in_use as f64 / capacity as f64).min(1.0))
