@@ -232,6 +232,36 @@ async fn mutations_lay_configurations_over_the_object_or_patch_it() {
 }
 
 #[tokio::test]
+async fn a_json_patch_of_a_policy_makes_nothing_that_a_client_could_not_have_sent() {
+    let cluster = Cluster::start().await;
+    for (name, expression) in [
+        ("gone", "[JSONPatch{op: 'remove', path: '/data/nothing'}]"),
+        ("number", "[JSONPatch{op: 'add', path: '/data', value: 7}]"),
+        ("unknown", "[JSONPatch{op: 'add', path: '/strange', value: 7}]"),
+        ("test", "[JSONPatch{op: 'test', path: '/data/k', value: 'other'}, JSONPatch{op: 'remove', path: '/data/k'}]"),
+    ] {
+        let own = json!([{"name": "own", "expression": format!("object.metadata.name == '{name}'")}]);
+        mutation(
+            &cluster,
+            name,
+            json!({"matchConditions": own, "mutations": [{"patchType": "JSONPatch", "jsonPatch": {"expression": expression}}]}),
+        )
+        .await;
+    }
+    for (name, why) in [
+        ("gone", "JSON Patch: error in remove for path: '/data/nothing': Unable to remove nonexistent key: nothing: missing value"),
+        ("number", "json: cannot unmarshal number into Go struct field ConfigMap.data of type map[string]string"),
+    ] {
+        let refused = cluster.config_map(name, &json!({"k": "v"})).await;
+        assert!(refused.code == 403 && refused.message().ends_with(why), "{}", refused.text);
+    }
+    let made = cluster.config_map("unknown", &json!({"k": "v"})).await;
+    assert_eq!((made.code, made.json.get("strange")), (201, None), "{}", made.text);
+    let made = cluster.config_map("test", &json!({"k": "v"})).await;
+    assert_eq!((made.code, &made.json["data"]), (201, &json!({"k": "v"})), "a test that does not hold leaves the object as it is");
+}
+
+#[tokio::test]
 async fn a_policy_sees_requests_of_other_versions_in_the_version_that_its_rules_name() {
     let cluster = Cluster::start().await;
     let rules = |policy: &str| {

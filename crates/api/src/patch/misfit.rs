@@ -6,6 +6,24 @@ use json_patch::PatchOperation;
 use json_patch::jsonptr::Pointer;
 use serde_json::Value;
 
+/// Why a JSON patch was not applied.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Misfit {
+    /// A `test` did not hold.
+    #[error("{0}")]
+    Test(String),
+    /// It does not fit the document, or is no patch.
+    #[error("{0}")]
+    Other(String),
+}
+
+impl Misfit {
+    pub(super) fn of(document: &Value, operation: &PatchOperation, error: &json_patch::PatchError) -> Self {
+        let text = explain(document, operation).unwrap_or_else(|| error.to_string());
+        if matches!(operation, PatchOperation::Test(_)) { Misfit::Test(text) } else { Misfit::Other(text) }
+    }
+}
+
 /// Parent of what a path names, and the last part of the path; `None` when there is no parent.
 fn parent<'d>(document: &'d Value, path: &Pointer) -> Option<(&'d Value, String)> {
     let (parent, key) = path.split_back()?;
@@ -23,7 +41,7 @@ fn unusable(parent: &Value, key: &str) -> String {
 }
 
 /// The sentence; `None` for what fails in other ways.
-pub(super) fn explain(document: &Value, operation: &PatchOperation) -> Option<String> {
+fn explain(document: &Value, operation: &PatchOperation) -> Option<String> {
     Some(match operation {
         PatchOperation::Add(add) => match parent(document, &add.path) {
             None => format!("add operation does not apply: doc is missing path: \"{}\": missing value", add.path),
@@ -45,12 +63,14 @@ pub(super) fn explain(document: &Value, operation: &PatchOperation) -> Option<St
 #[cfg(test)]
 mod tests {
     use super::super::json_patch_explained;
+    use super::Misfit;
     use serde_json::{Value, json};
 
     #[test]
     fn the_author_of_a_patch_is_told_what_does_not_fit() {
-        let told =
-            |operation: Value| json_patch_explained(&mut json!({"data": {"a": "b"}, "list": [1]}), &json!([operation])).expect_err("no");
+        let told = |operation: Value| {
+            json_patch_explained(&mut json!({"data": {"a": "b"}, "list": [1]}), &json!([operation])).expect_err("no").to_string()
+        };
         for (operation, why) in [
             (
                 json!({"op": "remove", "path": "/data/x"}),
@@ -81,6 +101,6 @@ mod tests {
             assert_eq!(told(operation), why);
         }
         let object = json_patch_explained(&mut json!({}), &json!({}));
-        assert_eq!(object, Err("json: cannot unmarshal object into Go value of type jsonpatch.Patch".to_owned()));
+        assert_eq!(object, Err(Misfit::Other("json: cannot unmarshal object into Go value of type jsonpatch.Patch".to_owned())));
     }
 }

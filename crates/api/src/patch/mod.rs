@@ -14,6 +14,7 @@ use crate::status::{Details, Reason, Status};
 use json_patch::PatchOperation;
 use serde_json::{Value, json};
 
+pub use misfit::Misfit;
 pub use strategic::PatchError;
 
 /// A JSON patch with more operations is refused.
@@ -86,25 +87,25 @@ pub fn json_patch(document: &mut Value, patch: &Value) -> Result<(), Status> {
     run(document, &operations).map_err(|_| unprocessable())
 }
 
-/// [`json_patch`] of an admission webhook, whose author is told what does not fit.
+/// [`json_patch`] of an admission webhook or policy, whose author is told what does not fit.
 ///
 /// # Errors
 /// The sentence of the library that upstream's API server uses.
-pub fn json_patch_explained(document: &mut Value, patch: &Value) -> Result<(), String> {
+pub fn json_patch_explained(document: &mut Value, patch: &Value) -> Result<(), Misfit> {
     let Value::Array(operations) = patch else {
-        return Err(format!("json: cannot unmarshal {} into Go value of type jsonpatch.Patch", go_kind(patch)));
+        return Err(Misfit::Other(format!("json: cannot unmarshal {} into Go value of type jsonpatch.Patch", go_kind(patch))));
     };
-    let operations: Vec<_> = operations.iter().map(operation).collect::<Result<_, _>>().map_err(|status| status.message)?;
-    run(document, &operations)
+    let operations = operations.iter().map(operation).collect::<Result<Vec<_>, _>>();
+    run(document, &operations.map_err(|status| Misfit::Other(status.message))?)
 }
 
-fn run(document: &mut Value, operations: &[PatchOperation]) -> Result<(), String> {
+fn run(document: &mut Value, operations: &[PatchOperation]) -> Result<(), Misfit> {
     // Taking back what a patch did before it failed is more than the library gets right in every case.
     let mut changed = document.clone();
     for operation in operations {
         if !tests_absence(&changed, operation) {
             let done = json_patch::patch_unsafe(&mut changed, std::slice::from_ref(operation));
-            done.map_err(|error| misfit::explain(&changed, operation).unwrap_or_else(|| error.to_string()))?;
+            done.map_err(|error| Misfit::of(&changed, operation, &error))?;
         }
     }
     *document = changed;

@@ -7,7 +7,8 @@ use super::run::{PER_POLICY, Scene, Variables};
 use super::{Binding, Set, conditions, params};
 use ferrokube_api::Status;
 use ferrokube_api::apply::overlay;
-use ferrokube_api::patch::json_patch;
+use ferrokube_api::decode;
+use ferrokube_api::patch::{Misfit, json_patch_explained};
 use ferrokube_api::schema::Schema;
 use ferrokube_cel::Budget;
 use serde_json::Value;
@@ -93,13 +94,26 @@ fn mutate(
     for mutation in &policy.mutations {
         let made = evaluate(policy, mutation, scene, &current, params, &budget)?;
         if mutation.patch {
-            json_patch(&mut current, &made).map_err(|e| format!("JSON Patch: {}", e.message))?;
+            current = patched(current, &made, schema)?;
         } else {
             let schema = schema.ok_or("apply configurations are not supported for this resource")?;
             current = overlay(&current, &made, schema).map_err(|e| format!("error applying patch: {e}"))?;
         }
     }
     Ok(Some(current))
+}
+
+/// An object under a JSON patch, read by its type again. A `test` that does not hold leaves it as it is.
+fn patched(mut object: Value, patch: &Value, schema: Option<&Schema>) -> Result<Value, String> {
+    match json_patch_explained(&mut object, patch) {
+        Ok(()) => {}
+        Err(Misfit::Test(_)) => return Ok(object),
+        Err(why) => return Err(format!("JSON Patch: {why}")),
+    }
+    match schema {
+        Some(schema) => decode::again(object, schema).map_err(|why| format!("Internal error occurred: {why}")),
+        None => Ok(object),
+    }
 }
 
 /// The configuration or the patch.

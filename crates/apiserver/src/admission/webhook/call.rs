@@ -1,6 +1,6 @@
 //! The call itself: HTTPS POST of a review, to a URL or to a service of the cluster.
 //!
-//! A service is reached at one of its ready endpoints, and at its cluster address when none is known: the API server does not
+//! A service is reached at any of its ready endpoints, and at its cluster address when none is known: the API server does not
 //! depend on a service proxy running beside it. The certificate must be valid for `<service>.<namespace>.svc`. Connections are
 //! kept for the next review. Servers behind a URL may speak HTTP/2; those behind a service are spoken to in HTTP/1.1, so that
 //! concurrent reviews spread over its endpoints, as upstream has it.
@@ -141,8 +141,8 @@ impl Place {
     }
 }
 
-/// Address and port behind a service port.
-fn endpoint(objects: &dyn Objects, namespace: &str, name: &str, port: u64) -> Result<String, String> {
+/// Address and port behind a service port: those of any ready endpoint, so that reviews spread over them.
+pub(super) fn endpoint(objects: &dyn Objects, namespace: &str, name: &str, port: u64) -> Result<String, String> {
     let service: Value =
         objects.get("", "services", namespace, name).and_then(|s| s.decode().ok()).ok_or_else(|| format!("service {name:?} not found"))?;
     let spec = &service["spec"];
@@ -155,17 +155,19 @@ fn endpoint(objects: &dyn Objects, namespace: &str, name: &str, port: u64) -> Re
         .find(|p| p["port"].as_u64() == Some(port))
         .ok_or_else(|| format!("no service port {port} found for service {name:?}"))?;
     let port_name = found["name"].as_str().unwrap_or_default();
+    let mut found = Vec::new();
     let slices = objects.list("discovery.k8s.io", "endpointslices", namespace).into_iter();
     for slice in slices.filter(|s| s.label("kubernetes.io/service-name") == Some(name)) {
         let Ok(slice) = slice.decode::<Value>() else { continue };
         let number = super::super::list(&slice, "ports")
             .find(|p| p["name"].as_str().unwrap_or_default() == port_name)
             .and_then(|p| p["port"].as_u64());
-        let ready =
-            super::super::list(&slice, "endpoints").find(|e| e["conditions"]["ready"] != false).and_then(|e| e["addresses"][0].as_str());
-        if let (Some(number), Some(ip)) = (number, ready) {
-            return Ok(joined(ip, number));
-        }
+        let Some(number) = number else { continue };
+        let ready = super::super::list(&slice, "endpoints").filter(|e| e["conditions"]["ready"] != false);
+        found.extend(ready.filter_map(|e| e["addresses"][0].as_str()).map(|ip| joined(ip, number)));
+    }
+    if !found.is_empty() {
+        return Ok(found.swap_remove(rand::random_range(0..found.len())));
     }
     match spec["clusterIP"].as_str().filter(|ip| !ip.is_empty() && *ip != "None") {
         Some(ip) => Ok(joined(ip, port)),

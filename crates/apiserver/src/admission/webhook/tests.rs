@@ -14,6 +14,7 @@ use http_body_util::{BodyExt, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rcgen::KeyPair;
 use rustls::pki_types::PrivateKeyDer;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::net::TcpListener;
@@ -210,6 +211,25 @@ async fn a_validating_webhook_behind_a_service_refuses() {
     create(&map, json!({})).await.expect("another object");
     let status = create(&map, json!({ "watch": "me" })).await.expect_err("refused");
     assert_eq!((status.code, status.message.as_str()), (403, "admission webhook \"hook.example.com\" denied the request: not on a Sunday"));
+}
+
+#[test]
+fn reviews_spread_over_the_ready_endpoints_of_a_service() {
+    let map = Arc::new(Map::default());
+    map.put("", "services", json!({ "metadata": { "name": "hook", "namespace": "dev" }, "spec": { "ports": [{ "port": 443 }] } }));
+    let endpoint = |ip: &str, ready: bool| json!({ "addresses": [ip], "conditions": { "ready": ready } });
+    let slice = |name: &str, endpoints: Value| {
+        json!({
+            "metadata": { "name": name, "namespace": "dev", "labels": { "kubernetes.io/service-name": "hook" } },
+            "endpoints": endpoints, "ports": [{ "port": 8443 }],
+        })
+    };
+    let two = json!([endpoint("192.0.2.1", true), endpoint("192.0.2.2", false)]);
+    map.put("discovery.k8s.io", "endpointslices", slice("hook-1", two));
+    map.put("discovery.k8s.io", "endpointslices", slice("hook-2", json!([endpoint("192.0.2.3", true)])));
+    // Not to have met both after so many tries has a chance of one in 2^200.
+    let met: BTreeSet<String> = (0..200).map(|_| call::endpoint(&*map, "dev", "hook", 443).expect("one")).collect();
+    assert_eq!(met.into_iter().collect::<Vec<_>>(), ["192.0.2.1:8443", "192.0.2.3:8443"]);
 }
 
 #[tokio::test]
