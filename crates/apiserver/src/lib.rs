@@ -38,7 +38,7 @@ pub mod write;
 pub use attributes::UserInfo;
 pub use discovery::version::GIT_VERSION as VERSION;
 pub use output::Body;
-pub use server::{Config, ConfigFile, KubeletAccess, MinTls, Running, ServingConfig, StartError, Tls};
+pub use server::{ClientCas, Config, ConfigFile, KubeletAccess, MinTls, Running, ServingConfig, StartError, Tls};
 
 use ferrokube_store::Store;
 use std::sync::{Arc, OnceLock};
@@ -71,8 +71,11 @@ pub struct ApiServer {
     /// For `/flagz`.
     pub(crate) flags: server::zpages::Flags,
     pub(crate) health: server::health::Health,
-    pub(crate) kubelets: Option<connect::kubelet::Kubelets>,
-    pub(crate) certificate: Option<Arc<server::tls::Certificate>>,
+    pub(crate) kubelets: arc_swap::ArcSwapOption<connect::kubelet::Kubelets>,
+    /// `None`: it does not listen.
+    pub(crate) terms: Option<server::tls::Terms>,
+    /// What bootstrap objects say of this server, once it has started.
+    pub(crate) facts: OnceLock<tokio::sync::watch::Sender<bootstrap::BootstrapConfig>>,
     pub(crate) external: OnceLock<String>,
     pub(crate) request_timeout: Duration,
     /// How long events live.

@@ -6,7 +6,7 @@ mod common;
 use bytes::Bytes;
 use common::dial::{dial, provider};
 use common::{Cluster, pod};
-use ferrokube_apiserver::{MinTls, Tls};
+use ferrokube_apiserver::{ClientCas, MinTls, Tls};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -122,6 +122,31 @@ async fn a_certificate_is_replaced_without_a_restart() {
     cluster.running.server.set_certificate(&fresh).unwrap();
     assert_ne!(served(&cluster).await, before);
     assert!(cluster.running.server.set_certificate(&Tls::default()).is_err());
+}
+
+#[tokio::test]
+async fn other_cas_of_clients_count_without_a_restart_and_are_published() {
+    let cluster = listening().await;
+    let other = common::pki::Pki::make().unwrap();
+    let map = "/api/v1/namespaces/kube-system/configmaps/extension-apiserver-authentication";
+    let mut standing = h1(&cluster, Some(&cluster.pki.admin)).await;
+    assert_eq!(get(&mut standing, map).await.0, 200);
+    let mut stranger = h1(&cluster, Some(&other.admin)).await;
+    assert_eq!(get(&mut stranger, map).await.0, 401);
+
+    let cas = ClientCas { client: other.ca.clone(), front_proxy: String::new() };
+    cluster.running.server.set_client_cas(&cas).unwrap();
+    // On connections that stand, too.
+    assert_eq!(get(&mut standing, map).await.0, 401);
+    assert_eq!(get(&mut stranger, map).await.0, 200);
+    let mut fresh = h1(&cluster, Some(&other.admin)).await;
+    // Others may believe the old one still.
+    let both = |text: &str| [&cluster.pki, &other].iter().all(|pki| text.contains(pki.ca.lines().nth(1).unwrap()));
+    while !both(get(&mut fresh, map).await.1["data"]["client-ca-file"].as_str().unwrap()) {}
+
+    let rubbish = ClientCas { client: "rubbish".into(), ..cas };
+    assert!(cluster.running.server.set_client_cas(&rubbish).is_err());
+    assert_eq!(get(&mut fresh, map).await.0, 200);
 }
 
 #[tokio::test]

@@ -14,13 +14,15 @@ use crate::up::{preflight, server_url};
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use ferrokube_apiserver::ApiServer;
-use ferrokube_apiserver::server::{Config, KubeletAccess, Tls};
+use ferrokube_apiserver::server::tls::TlsError;
+use ferrokube_apiserver::server::{ClientCas, Config, KubeletAccess, Tls};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
 
 /// What it is told.
 #[derive(Args, Debug)]
@@ -115,20 +117,75 @@ fn ports(text: &str) -> Result<RangeInclusive<u16>, String> {
     range.filter(|r| !r.is_empty()).ok_or_else(|| format!("{text:?} is no range of ports such as 30000-32767"))
 }
 
-/// Serves with what certificate and key have become, and looks again while the two do not fit each other yet.
-async fn follow_certificate(server: Arc<ApiServer>, certificate: PathBuf, key: PathBuf, mut served: Tls) {
+/// Gives the server what files have become, and looks again while it cannot use them: certificate and key may not fit each other yet.
+async fn follow<T: PartialEq>(
+    what: &'static str,
+    mut known: T,
+    read: impl Fn() -> Result<T> + Send,
+    apply: impl Fn(&T) -> Result<(), TlsError> + Send,
+) {
     loop {
         tokio::time::sleep(RELOAD).await;
-        let Ok(Some(now)) = pair(Some(&certificate), Some(&key)) else { continue };
-        if now == served {
+        let Ok(now) = read() else { continue };
+        if now == known {
             continue;
         }
-        match server.set_certificate(&now) {
+        match apply(&now) {
             Ok(()) => {
-                tracing::info!(path = %certificate.display(), "serving with a new certificate");
-                served = now;
+                tracing::info!("{what} replaced by what its files hold now");
+                known = now;
             }
-            Err(error) => tracing::warn!(path = %certificate.display(), %error, "the new certificate is not used"),
+            Err(error) => tracing::warn!(%error, "the new {what} is not used"),
+        }
+    }
+}
+
+/// Follows the files that were named, from what the server began with.
+fn follow_files(keys: Arc<Keys>, proxies: Option<PathBuf>, server: &Arc<ApiServer>, began: &Began) -> Vec<JoinHandle<()>> {
+    let mut tasks = Vec::new();
+    if keys.tls_cert_file.is_some() {
+        let (keys, server) = (keys.clone(), server.clone());
+        let read = move || pair(keys.tls_cert_file.as_ref(), keys.tls_private_key_file.as_ref())?.context("no files");
+        tasks.push(tokio::spawn(follow("serving certificate", began.serving.clone(), read, move |tls| server.set_certificate(tls))));
+    }
+    if keys.client_ca_file.is_some() || proxies.is_some() {
+        let (keys, server, first) = (keys.clone(), server.clone(), began.cas.clone());
+        let text = |path: Option<&PathBuf>, otherwise: &String| path.map_or_else(|| Ok(otherwise.clone()), |path| read(path));
+        let read = move || {
+            let client = text(keys.client_ca_file.as_ref(), &first.client)?;
+            Ok(ClientCas { client, front_proxy: text(proxies.as_ref(), &first.front_proxy)? })
+        };
+        tasks.push(tokio::spawn(follow("CAs of clients", began.cas.clone(), read, move |cas| server.set_client_cas(cas))));
+    }
+    if let Some(first) = began.kubelet.clone().filter(|_| keys.kubelet_client_certificate.is_some()) {
+        let (keys, server) = (keys.clone(), server.clone());
+        let read = move || keys.kubelet()?.context("no files");
+        tasks.push(tokio::spawn(follow("access to kubelets", first, read, move |access| server.set_kubelet_access(access))));
+    }
+    if let Some(first) = began.proxy_client.clone().filter(|_| keys.proxy_client_cert_file.is_some()) {
+        let server = server.clone();
+        let read = move || pair(keys.proxy_client_cert_file.as_ref(), keys.proxy_client_key_file.as_ref())?.context("no files");
+        tasks.push(tokio::spawn(follow("client certificate of the front proxy", first, read, move |tls| server.set_proxy_client(tls))));
+    }
+    tasks
+}
+
+/// What a server began with of what files may replace.
+struct Began {
+    serving: Tls,
+    cas: ClientCas,
+    kubelet: Option<KubeletAccess>,
+    proxy_client: Option<Tls>,
+}
+
+impl Began {
+    fn with(config: &Config) -> Self {
+        let front_proxy = config.front_proxy().map_or_else(String::new, |proxy| proxy.ca);
+        Began {
+            serving: config.tls.clone(),
+            cas: ClientCas { client: config.authn.client_ca.clone(), front_proxy },
+            kubelet: config.kubelet.clone(),
+            proxy_client: config.proxy_client.clone(),
         }
     }
 }
@@ -144,6 +201,12 @@ impl Keys {
         self.tls_cert_file.is_some() && self.client_ca_file.is_some() && self.service_account_signing_key_file.is_some()
     }
 
+    fn kubelet(&self) -> Result<Option<KubeletAccess>> {
+        let Some(given) = pair(self.kubelet_client_certificate.as_ref(), self.kubelet_client_key.as_ref())? else { return Ok(None) };
+        let ca = read_optional(self.kubelet_certificate_authority.as_ref())?;
+        Ok(Some(KubeletAccess { certificate: given.certificate, key: given.key, ca }))
+    }
+
     /// Puts what was given over what was made.
     fn over(&self, mut made: Material) -> Result<Material> {
         if let Some(given) = pair(self.tls_cert_file.as_ref(), self.tls_private_key_file.as_ref())? {
@@ -152,9 +215,8 @@ impl Keys {
         if let Some(given) = pair(self.proxy_client_cert_file.as_ref(), self.proxy_client_key_file.as_ref())? {
             made.proxy_client = Some(given);
         }
-        if let Some(given) = pair(self.kubelet_client_certificate.as_ref(), self.kubelet_client_key.as_ref())? {
-            let ca = read_optional(self.kubelet_certificate_authority.as_ref())?;
-            made.kubelet = Some(KubeletAccess { certificate: given.certificate, key: given.key, ca });
+        if let Some(given) = self.kubelet()? {
+            made.kubelet = Some(given);
         }
         for (given, field) in [(&self.client_ca_file, &mut made.client_ca), (&self.service_account_signing_key_file, &mut made.signing_key)]
         {
@@ -206,7 +268,6 @@ pub async fn run(options: Options) -> Result<()> {
     let own = options.pki(&layout.pki())?;
     let material = options.keys.over(own.as_ref().map(Material::of).unwrap_or_default())?;
     progress.done("certificates", began, "");
-    let serving = material.serving.clone();
     let began = Instant::now();
     let store = options.etcd.open(&layout.store()).await?;
     progress.done("store", began, &options.etcd.spoken());
@@ -219,9 +280,9 @@ pub async fn run(options: Options) -> Result<()> {
         ..material.config(store, "https://kubernetes.default.svc.cluster.local".to_owned())
     };
     options.apiserver.apply(&mut config, &layout.pki())?;
+    let began_with = Began::with(&config);
     let running = ApiServer::start(config).await?;
-    let following = options.keys.tls_cert_file.clone().zip(options.keys.tls_private_key_file.clone());
-    let following = following.map(|(certificate, key)| tokio::spawn(follow_certificate(running.server.clone(), certificate, key, serving)));
+    let following = follow_files(Arc::new(options.keys), options.apiserver.front_proxy_ca(), &running.server, &began_with);
     let url = server_url(running.address.context("the API server listens nowhere")?);
     if let Some(own) = &own {
         own.publish(&url)?;
@@ -232,7 +293,7 @@ pub async fn run(options: Options) -> Result<()> {
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
     }
-    following.iter().for_each(tokio::task::JoinHandle::abort);
+    following.iter().for_each(JoinHandle::abort);
     running.stop().await;
     Ok(())
 }

@@ -54,6 +54,7 @@ impl Follower {
     async fn run(mut self) {
         let caches = self.server.caches.clone();
         let objects: &dyn Objects = &*caches;
+        let mut identity = self.server.aggregator.identity.subscribe();
         loop {
             let seen = (objects.revision(GROUP, RESOURCE), objects.revision(crd::GROUP, crd::RESOURCE));
             let registered = decoded(objects);
@@ -67,6 +68,8 @@ impl Follower {
             tokio::select! {
                 () = objects.changed(GROUP, RESOURCE, seen.0) => {}
                 () = objects.changed(crd::GROUP, crd::RESOURCE, seen.1) => {}
+                // They are reached in another way.
+                _ = identity.changed() => self.workers.clear(),
             }
         }
     }
@@ -79,7 +82,7 @@ impl Follower {
         let mut changed = self.workers.len() != before;
         for (name, spec) in wanted {
             if !self.workers.contains_key(name) {
-                let backend = Backend::new(&spec, self.server.aggregator.identity.as_ref());
+                let backend = Backend::new(&spec, self.server.aggregator.identity.borrow().as_deref());
                 let remote = Arc::new(Remote { spec, backend, state: Mutex::default() });
                 let task = tokio::spawn(look_after(self.server.clone(), name.clone(), remote.clone()));
                 self.workers.insert(name.clone(), Worker { remote, task });

@@ -38,6 +38,7 @@ use spec::Spec;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::Arc;
+use tokio::sync::watch;
 
 pub(crate) use follow::start;
 
@@ -100,7 +101,7 @@ impl Remotes {
 #[derive(Debug)]
 pub struct Aggregator {
     remotes: ArcSwap<Remotes>,
-    identity: Option<backend::Identity>,
+    identity: watch::Sender<Option<Arc<backend::Identity>>>,
     /// How often an APIService became unavailable, by name and reason.
     lost: Mutex<BTreeMap<(String, &'static str), u64>>,
     /// How often `/openapi/v2` was put together anew, by name and reason.
@@ -110,8 +111,14 @@ pub struct Aggregator {
 impl Aggregator {
     /// With the front-proxy client certificate (`--proxy-client-cert-file`), if there is one.
     pub fn new(proxy_client: Option<&Tls>) -> Result<Self, TlsError> {
-        let identity = proxy_client.map(backend::Identity::new).transpose()?;
+        let identity = watch::Sender::new(proxy_client.map(backend::Identity::new).transpose()?.map(Arc::new));
         Ok(Aggregator { remotes: ArcSwap::default(), identity, lost: Mutex::default(), described: Mutex::default() })
+    }
+
+    /// Every server behind an APIService sees another certificate.
+    pub(crate) fn set_identity(&self, proxy_client: &Tls) -> Result<(), TlsError> {
+        self.identity.send_replace(Some(Arc::new(backend::Identity::new(proxy_client)?)));
+        Ok(())
     }
 
     /// kube-aggregator's metrics about APIServices, in the text format.

@@ -134,12 +134,24 @@ impl Changing {
     }
 }
 
+/// Whose client certificates count.
+struct Trusted {
+    client_ca: Option<x509::CaPool>,
+    front_proxy: Option<front_proxy::FrontProxy>,
+}
+
+impl Trusted {
+    fn new(client_ca: &str, front_proxy: Option<RequestHeaders>) -> Result<Self, AuthnConfigError> {
+        let client_ca = if client_ca.is_empty() { None } else { Some(x509::CaPool::from_pem("client CA", client_ca)?) };
+        Ok(Trusted { client_ca, front_proxy: front_proxy.map(front_proxy::FrontProxy::new).transpose()? })
+    }
+}
+
 /// The authenticator of the server.
 pub struct Authenticator {
     objects: Arc<dyn Objects>,
     tokens: Arc<ServiceAccountTokens>,
-    client_ca: Option<x509::CaPool>,
-    front_proxy: Option<front_proxy::FrontProxy>,
+    trusted: ArcSwap<Trusted>,
     static_tokens: HashMap<String, UserInfo>,
     bootstrap_tokens: bool,
     verified: service_account::VerifiedTokens,
@@ -170,14 +182,12 @@ enum Said {
 impl Authenticator {
     /// Reads the configuration.
     pub fn new(config: AuthnConfig, tokens: Arc<ServiceAccountTokens>, objects: Arc<dyn Objects>) -> Result<Self, AuthnConfigError> {
-        let client_ca = if config.client_ca.is_empty() { None } else { Some(x509::CaPool::from_pem("client CA", &config.client_ca)?) };
         Ok(Authenticator {
             objects,
             tokens,
-            client_ca,
+            trusted: ArcSwap::from_pointee(Trusted::new(&config.client_ca, config.front_proxy.clone())?),
             changing: ArcSwap::from_pointee(Changing::new(&config)?),
             webhook: config.webhook.as_ref().map(webhook::TokenWebhook::new).transpose()?,
-            front_proxy: config.front_proxy.map(front_proxy::FrontProxy::new).transpose()?,
             static_tokens: bearer::static_tokens(&config.static_tokens)?,
             bootstrap_tokens: config.bootstrap_tokens,
             verified: service_account::VerifiedTokens::default(),
@@ -189,6 +199,13 @@ impl Authenticator {
     /// Reads the configuration file again; what cannot be used leaves everything as it is.
     pub fn reload(&self, config: &AuthnConfig) -> Result<(), AuthnConfigError> {
         self.changing.store(Arc::new(Changing::new(config)?));
+        Ok(())
+    }
+
+    /// Believes client certificates of these CAs from the next request on, on connections that stand too. What cannot be used leaves
+    /// everything as it is.
+    pub(crate) fn trust(&self, client_ca: &str, front_proxy: Option<RequestHeaders>) -> Result<(), AuthnConfigError> {
+        self.trusted.store(Arc::new(Trusted::new(client_ca, front_proxy)?));
         Ok(())
     }
 
@@ -239,12 +256,13 @@ impl Authenticator {
     /// The first credential that counts.
     fn identify(&self, parts: &http::request::Parts, peer: Option<&PeerCertificates>, now: i64) -> Said {
         let mut rejected = None;
-        if let (Some(proxy), Some(peer)) = (&self.front_proxy, peer)
+        let trusted = self.trusted.load();
+        if let (Some(proxy), Some(peer)) = (&trusted.front_proxy, peer)
             && let Some(user) = proxy.identify(&parts.headers, peer, now)
         {
             return Said::Known(user);
         }
-        if let (Some(ca), Some(peer)) = (&self.client_ca, peer) {
+        if let (Some(ca), Some(peer)) = (&trusted.client_ca, peer) {
             match peer.client_identity(ca, now) {
                 Ok(user) => return Said::Known(user),
                 Err(why) => rejected = Some(why),

@@ -6,6 +6,7 @@
 
 use super::{AuthnConfigError, Rejected};
 use crate::attributes::UserInfo;
+use parking_lot::Mutex;
 use rustls::RootCertStore;
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::CryptoProvider;
@@ -15,7 +16,8 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{DigitallySignedStruct, DistinguishedName, SignatureScheme};
 use std::collections::BTreeMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -25,6 +27,8 @@ const UID_OID: &str = "1.3.6.1.4.1.57683.2";
 /// CAs that vouch for clients.
 pub(super) struct CaPool {
     verifier: Arc<dyn ClientCertVerifier>,
+    /// No two have the same: what was proved to one says nothing to another.
+    number: u64,
 }
 
 impl CaPool {
@@ -32,7 +36,9 @@ impl CaPool {
         let fail = |why: String| AuthnConfigError::Ca { what, why };
         let roots = roots(pem).map_err(fail)?;
         let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider());
-        Ok(CaPool { verifier: verifier.build().map_err(|e| fail(e.to_string()))? })
+        static MADE: AtomicU64 = AtomicU64::new(0);
+        let number = MADE.fetch_add(1, Ordering::Relaxed);
+        Ok(CaPool { verifier: verifier.build().map_err(|e| fail(e.to_string()))?, number })
     }
 
     /// Checks the chain, and gives the facts of its first certificate.
@@ -102,12 +108,15 @@ fn user_of(cert: &X509Certificate<'_>) -> Result<UserInfo, Rejected> {
     Ok(UserInfo { name, uid: uids.pop().unwrap_or_default(), groups: texts(&mut subject.iter_organization()), ..UserInfo::default() })
 }
 
-/// The certificates a TLS client presented. One per connection: what they prove is checked once and remembered.
+/// What a chain proved or did not prove, and to which CAs.
+type Memory = Mutex<Option<(u64, Result<Proven, String>)>>;
+
+/// The certificates a TLS client presented. One per connection: what they prove is checked once and remembered until other CAs count.
 #[derive(Debug, Default)]
 pub struct PeerCertificates {
     chain: Vec<CertificateDer<'static>>,
-    client: OnceLock<Result<Proven, String>>,
-    proxy: OnceLock<Result<Proven, String>>,
+    client: Memory,
+    proxy: Memory,
 }
 
 impl PeerCertificates {
@@ -125,13 +134,13 @@ impl PeerCertificates {
     }
 }
 
-fn remembered(
-    cell: &OnceLock<Result<Proven, String>>,
-    ca: &CaPool,
-    chain: &[CertificateDer<'static>],
-    now: i64,
-) -> Result<UserInfo, Rejected> {
-    match cell.get_or_init(|| ca.verify(chain, now).map_err(|e| e.0)) {
+fn remembered(memory: &Memory, ca: &CaPool, chain: &[CertificateDer<'static>], now: i64) -> Result<UserInfo, Rejected> {
+    let mut memory = memory.lock();
+    if memory.as_ref().is_none_or(|(number, _)| *number != ca.number) {
+        *memory = None;
+    }
+    let (_, proven) = memory.get_or_insert_with(|| (ca.number, ca.verify(chain, now).map_err(|e| e.0)));
+    match proven {
         Ok(proven) if now < proven.not_after => Ok(proven.user.clone()),
         Ok(_) => Err(Rejected("the certificate has expired".into())),
         Err(why) => Err(Rejected(why.clone())),

@@ -8,6 +8,7 @@ mod plan;
 mod policy;
 mod roles;
 mod system;
+mod trust;
 
 use crate::authn::RequestHeaders;
 use crate::objects::{Loopback, Objects};
@@ -18,6 +19,7 @@ use plan::{Step, Wanted};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 
 /// How often system namespaces and `default/kubernetes` are looked at again, as in the Go server.
 const RESYNC: Duration = Duration::from_secs(10);
@@ -106,10 +108,15 @@ async fn write_all(loopback: &dyn Loopback, steps: Vec<Step>) -> Result<usize, B
 
 /// Keeps what may be deleted while the server runs: system namespaces, Service and endpoints of `default/kubernetes`.
 /// Never returns.
-pub async fn keep(objects: Arc<dyn Objects>, loopback: Arc<dyn Loopback>, config: BootstrapConfig) {
+pub async fn keep(objects: Arc<dyn Objects>, loopback: Arc<dyn Loopback>, mut facts: watch::Receiver<BootstrapConfig>) {
     let mut tick = tokio::time::interval(RESYNC);
     loop {
-        tick.tick().await;
+        tokio::select! {
+            _ = tick.tick() => {}
+            // An error means that the server is gone, and this with it.
+            Ok(()) = facts.changed() => {}
+        }
+        let config = facts.borrow_and_update().clone();
         for wanted in [system::namespaces(), system::namespaced(&config)] {
             if let Err(error) = round(&*objects, &*loopback, &wanted).await {
                 tracing::warn!(%error, "a system object is not up to date");

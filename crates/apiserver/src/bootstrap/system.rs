@@ -1,7 +1,7 @@
 //! System objects apart from RBAC: namespaces, priority classes, flow control, services, API services, published CAs.
 
-use super::BootstrapConfig;
 use super::plan::{Wanted, keep, overlay, overlay_if_automatic};
+use super::{BootstrapConfig, trust};
 use crate::objects::{Objects, Target};
 use ferrokube_api::kinds;
 use serde_json::{Value, json};
@@ -345,5 +345,5 @@ fn authentication(config: &BootstrapConfig) -> Wanted {
         "metadata": { "name": "extension-apiserver-authentication", "namespace": "kube-system" },
         "data": data,
     });
-    Wanted::new("", "v1", "configmaps", object, overlay)
+    Wanted::new("", "v1", "configmaps", object, trust::join)
 }

@@ -121,8 +121,8 @@ async fn refused(answer: http::Response<Body>) -> Status {
 }
 
 impl Request<'_> {
-    fn kubelets(&self) -> Result<&Kubelets, Status> {
-        self.server.kubelets.as_ref().ok_or_else(|| Status::internal("the API server has no credentials for kubelets"))
+    fn kubelets(&self) -> Result<Arc<Kubelets>, Status> {
+        self.server.kubelets.load_full().ok_or_else(|| Status::internal("the API server has no credentials for kubelets"))
     }
 
     fn kubelet_of(&self, node: &str) -> Result<(String, u16), Status> {

@@ -24,8 +24,8 @@ pub struct Tls {
     pub key: String,
 }
 
-/// How the server reaches kubelets.
-#[derive(Clone, Debug, Default)]
+/// How the server reaches kubelets. Can be replaced while it runs, see [`crate::ApiServer::set_kubelet_access`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KubeletAccess {
     /// Client certificate in PEM: `--kubelet-client-certificate`.
     pub certificate: String,

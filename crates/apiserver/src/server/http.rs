@@ -50,7 +50,8 @@ const FLOW_SCHEMA: HeaderName = HeaderName::from_static("x-kubernetes-pf-flowsch
 const PRIORITY_LEVEL: HeaderName = HeaderName::from_static("x-kubernetes-pf-prioritylevel-uid");
 
 /// Accepts connections until told to stop, then waits for those under way.
-pub async fn serve(server: Arc<ApiServer>, listener: TcpListener, tls: TlsAcceptor, drain: Duration) {
+pub async fn serve(server: Arc<ApiServer>, listener: TcpListener, drain: Duration) {
+    let Some(terms) = &server.terms else { return };
     let connections = tokio_util::task::TaskTracker::new();
     loop {
         let accepted = tokio::select! {
@@ -59,7 +60,7 @@ pub async fn serve(server: Arc<ApiServer>, listener: TcpListener, tls: TlsAccept
         };
         match accepted {
             Ok((stream, from)) => {
-                connections.spawn(connection(server.clone(), stream, from.ip(), tls.clone()));
+                connections.spawn(connection(server.clone(), stream, from.ip(), terms.acceptor()));
             }
             Err(error) => {
                 // Out of file descriptors, mostly: give connections time to end.

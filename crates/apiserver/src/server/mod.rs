@@ -2,6 +2,7 @@
 
 pub mod answer;
 pub mod config;
+pub mod credentials;
 pub mod health;
 pub mod http;
 pub mod limits;
@@ -17,6 +18,7 @@ mod turn;
 pub(crate) mod zpages;
 
 pub use config::{Config, KubeletAccess, Tls};
+pub use credentials::ClientCas;
 pub use reload::ConfigFile;
 pub use serving::{MinTls, ServingConfig};
 pub use start::{Running, StartError};

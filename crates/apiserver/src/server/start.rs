@@ -8,7 +8,7 @@ use super::limits::Limits;
 use super::metrics::Metrics;
 use super::reload::ConfigFile;
 use super::serving::{Serving, ServingError};
-use super::tls::{Certificate, TlsError, server_config};
+use super::tls::{Terms, TlsError};
 use crate::ApiServer;
 use crate::admission::{Admission, AdmissionConfigError};
 use crate::aggregate::{self, Aggregator};
@@ -37,7 +37,6 @@ use std::sync::{Arc, OnceLock};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 /// Why a server did not start.
@@ -163,8 +162,10 @@ impl ApiServer {
         let parse = |text: &String| Cidr::parse(text).ok_or_else(|| StartError::ServiceCidr(text.clone()));
         let ranges = config.service_cidrs.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
         let services = objects.list("", "services", "");
-        let certificate = listener.as_ref().map(|_| Certificate::new(&config.tls).map(Arc::new)).transpose()?;
-        let kubelets = config.kubelet.as_ref().map(Kubelets::new).transpose()?;
+        let front = config.front_proxy().map_or_else(String::new, |f| f.ca);
+        let terms = || Terms::new(&config.tls, &[&config.authn.client_ca, &front], config.serving.clone());
+        let terms = listener.as_ref().map(|_| terms()).transpose()?;
+        let kubelets = config.kubelet.as_ref().map(Kubelets::new).transpose()?.map(Arc::new);
         let seats = config.max_reading + config.max_mutating;
         let flow = (config.priority_and_fairness && seats > 0).then(|| Arc::new(FlowControl::new(seats, config.request_timeout)));
         let server = Arc::new(ApiServer {
@@ -187,8 +188,9 @@ impl ApiServer {
             metrics: Metrics::of(config.features.clone()),
             flags: super::zpages::flags(&config),
             health: Health::default(),
-            kubelets,
-            certificate: certificate.clone(),
+            kubelets: kubelets.into(),
+            terms,
+            facts: OnceLock::new(),
             external: OnceLock::new(),
             request_timeout: config.request_timeout,
             event_ttl: config.event_ttl,
@@ -223,15 +225,8 @@ impl ApiServer {
             let forgotten = move |revision| caches.forget_before(revision);
             background.push(tokio::spawn(crate::compactor::run(store, config.compaction, forgotten)));
         }
-        let serving = match (listener, certificate) {
-            (Some(listener), Some(certificate)) => {
-                let front = config.front_proxy();
-                let cas = [config.authn.client_ca.as_str(), front.as_ref().map_or("", |f| f.ca.as_str())];
-                let tls = TlsAcceptor::from(Arc::new(server_config(certificate, &cas, &config.serving)?));
-                Some(tokio::spawn(http::serve(server.clone(), listener, tls, config.drain + config.serving.watch_grace)))
-            }
-            _ => None,
-        };
+        let drain = config.drain + config.serving.watch_grace;
+        let serving = listener.map(|listener| tokio::spawn(http::serve(server.clone(), listener, drain)));
         let own = Arc::new(OwnClient(server.clone()));
         server.admission.write_through(Arc::new(OwnPart(Arc::downgrade(&server))));
         let facts = BootstrapConfig {
@@ -271,19 +266,13 @@ impl ApiServer {
             }
             background.push(tokio::spawn(identity::keep(objects.clone(), own.clone(), identity, has)));
         }
-        background.push(tokio::spawn(bootstrap::keep(objects, own, facts)));
+        let (facts, followed) = watch::channel(facts);
+        let _ = server.facts.set(facts);
+        background.push(tokio::spawn(bootstrap::keep(objects, own, followed)));
         background.push(tokio::spawn(crate::special::services::follow_ports(server.clone())));
         background.push(tokio::spawn(crate::special::services::repair(server)));
         running.background = background;
         Ok(running)
-    }
-
-    /// Serves another certificate from the next handshake on.
-    pub fn set_certificate(&self, tls: &super::Tls) -> Result<(), TlsError> {
-        match &self.certificate {
-            Some(certificate) => certificate.replace(tls),
-            None => Ok(()),
-        }
     }
 }
 

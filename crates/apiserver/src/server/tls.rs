@@ -10,6 +10,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use std::sync::Arc;
+use tokio_rustls::TlsAcceptor;
 
 /// Why certificate and key cannot serve.
 #[derive(Debug, thiserror::Error)]
@@ -36,16 +37,16 @@ pub enum TlsError {
 
 /// Hands out the certificate of now.
 #[derive(Debug)]
-pub struct Certificate(ArcSwap<CertifiedKey>);
+struct Certificate(ArcSwap<CertifiedKey>);
 
 impl Certificate {
     /// Reads certificate and key.
-    pub fn new(tls: &Tls) -> Result<Self, TlsError> {
+    fn new(tls: &Tls) -> Result<Self, TlsError> {
         Ok(Certificate(ArcSwap::from(read(tls)?)))
     }
 
     /// Serves another certificate from the next handshake on.
-    pub fn replace(&self, tls: &Tls) -> Result<(), TlsError> {
+    fn replace(&self, tls: &Tls) -> Result<(), TlsError> {
         self.0.store(read(tls)?);
         Ok(())
     }
@@ -73,12 +74,40 @@ fn read(tls: &Tls) -> Result<Arc<CertifiedKey>, TlsError> {
     Ok(Arc::new(certified))
 }
 
-/// The TLS configuration: 1.2 and 1.3 unless told otherwise, HTTP/2 preferred, client certificates asked for but not required.
-pub fn server_config(
+/// How connections are taken. All of it can be replaced while the server runs.
+pub struct Terms {
     certificate: Arc<Certificate>,
-    client_cas: &[&str],
-    serving: &ServingConfig,
-) -> Result<rustls::ServerConfig, TlsError> {
+    serving: ServingConfig,
+    config: ArcSwap<rustls::ServerConfig>,
+}
+
+impl Terms {
+    /// Serves with a certificate and asks for those of the given CAs.
+    pub fn new(tls: &Tls, client_cas: &[&str], serving: ServingConfig) -> Result<Self, TlsError> {
+        let certificate = Arc::new(Certificate::new(tls)?);
+        let config = ArcSwap::from_pointee(server_config(certificate.clone(), client_cas, &serving)?);
+        Ok(Terms { certificate, serving, config })
+    }
+
+    /// For the next connection.
+    pub fn acceptor(&self) -> TlsAcceptor {
+        TlsAcceptor::from(self.config.load_full())
+    }
+
+    /// Serves with another certificate from the next handshake on.
+    pub fn serve_with(&self, tls: &Tls) -> Result<(), TlsError> {
+        self.certificate.replace(tls)
+    }
+
+    /// Asks for certificates of other CAs from the next handshake on, and resumes no session from before.
+    pub fn ask_for(&self, client_cas: &[&str]) -> Result<(), TlsError> {
+        self.config.store(Arc::new(server_config(self.certificate.clone(), client_cas, &self.serving)?));
+        Ok(())
+    }
+}
+
+/// The TLS configuration: 1.2 and 1.3 unless told otherwise, HTTP/2 preferred, client certificates asked for but not required.
+fn server_config(certificate: Arc<Certificate>, client_cas: &[&str], serving: &ServingConfig) -> Result<rustls::ServerConfig, TlsError> {
     let builder = rustls::ServerConfig::builder_with_provider(Arc::new(serving.provider()?)).with_protocol_versions(serving.versions())?;
     let builder = if client_cas.iter().all(|ca| ca.is_empty()) {
         builder.with_no_client_auth()

@@ -141,6 +141,11 @@ impl AuthenticationFlags {
         Ok(())
     }
 
+    /// Where the CA of front proxies is, if it was said.
+    pub fn front_proxy_ca(&self) -> Option<PathBuf> {
+        self.requestheader_client_ca_file.clone()
+    }
+
     /// What is said replaces what kubeadm would set.
     fn front_proxy(&self, config: &mut AuthnConfig) -> Result<()> {
         if config.front_proxy.is_none() && self.requestheader_client_ca_file.is_some() {

@@ -118,6 +118,11 @@ impl ApiserverFlags {
         crate::component::gates::of(&self.feature_gates)
     }
 
+    /// Where the CA of front proxies is, if it was said.
+    pub fn front_proxy_ca(&self) -> Option<PathBuf> {
+        self.authentication.front_proxy_ca()
+    }
+
     /// Puts what was said into the configuration. `pki` is where the keys of the cluster are.
     pub fn apply(&self, config: &mut Config, pki: &Path) -> Result<()> {
         self.authentication.apply(&mut config.authn)?;
