@@ -7,6 +7,7 @@ mod common;
 use common::Cluster;
 use http::Method;
 use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
 use tokio::net::TcpListener;
 
 const HOOKS: &str = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations";
@@ -102,6 +103,32 @@ async fn objects_with_broken_owner_references_go_and_nothing_else_does() {
         })
         .await;
     assert!(cluster.try_get(&format!("{maps}/kept")).await.is_some());
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cron_job_that_replaces_leaves_the_job_of_its_time_alone_though_the_cache_is_behind() {
+    let cluster = Cluster::with(&["cronjob-controller"]).await;
+    let (crons, jobs) = ("/apis/batch/v1/namespaces/default/cronjobs", "/apis/batch/v1/namespaces/default/jobs");
+    let template = json!({"spec": {"template": {"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}}}});
+    cluster.post(crons, json!({"metadata": {"name": "tick"}, "spec": {"schedule": "@every 1s", "concurrencyPolicy": "Replace", "jobTemplate": template}})).await;
+    // Jobs are named after the minute they are for.
+    let mut made: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for late in ["", "cronjobs"] {
+        cluster.late.send_replace(late.to_owned());
+        let mut times = BTreeSet::new();
+        cluster
+            .eventually("three times are dealt with", async || {
+                for job in cluster.list(jobs).await {
+                    made.entry(common::name(&job).to_owned()).or_default().insert(job["metadata"]["uid"].to_string());
+                }
+                times.insert(cluster.get(&format!("{crons}/tick")).await["status"]["lastScheduleTime"].to_string());
+                times.len() > 3
+            })
+            .await;
+    }
+    assert!(!made.is_empty() && made.values().all(|uids| uids.len() == 1), "a job ended to make room for itself: {made:?}");
+    cluster.late.send_replace(String::new());
     cluster.stop().await;
 }
 

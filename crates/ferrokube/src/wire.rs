@@ -32,10 +32,10 @@ pub fn client(server: &Arc<ApiServer>, user: &str, groups: &[&str], agent: &str)
     Client::new(Arc::new(transport), agent)
 }
 
-/// A client as a controller's service account in `kube-system`.
-pub fn controller_client(server: &Arc<ApiServer>, account: &str) -> Client {
+/// A client as a service account of `kube-system`.
+pub fn account_client(server: &Arc<ApiServer>, account: &str, agent: &str) -> Client {
     let user = format!("system:serviceaccount:kube-system:{account}");
-    client(server, &user, &["system:serviceaccounts", "system:serviceaccounts:kube-system"], account)
+    client(server, &user, &["system:serviceaccounts", "system:serviceaccounts:kube-system"], agent)
 }
 
 impl Transport for InProcess {

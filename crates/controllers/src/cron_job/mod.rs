@@ -7,6 +7,7 @@ mod schedule;
 
 use crate::Context;
 use crate::job::is_finished;
+use crate::latest::Latest;
 use crate::pods::controller_reference;
 use ferrokube_api::cron::{self, Schedule};
 use ferrokube_client::cache::decoded;
@@ -39,8 +40,9 @@ static SKEW: Desc = Desc {
 struct Crons {
     context: Context,
     crons: Cache<CronJob>,
-    jobs: Cache<Job>,
     by_owner: Arc<Index>,
+    /// What was written of each, so that a time that was dealt with is not dealt with again by a cache that is behind.
+    written: Arc<Latest<CronJob>>,
 }
 
 /// Runs the controller.
@@ -48,8 +50,14 @@ pub(crate) async fn run(context: Context) {
     let queue: Queue<ObjectKey> = context.queue("cronjob");
     let crons: Cache<CronJob> = context.caches.of();
     let jobs: Cache<Job> = context.caches.of();
-    let add = queue.clone();
-    crons.on_change(move |d| add.add(d.key().clone()));
+    let written: Arc<Latest<CronJob>> = Arc::default();
+    let (add, known) = (queue.clone(), written.clone());
+    crons.on_change(move |d| {
+        if d.new.is_none() {
+            known.forget(&d.latest().uid);
+        }
+        add.add(d.key().clone());
+    });
     let owner = |o: &ferrokube_client::Object| o.controller().filter(|r| r.kind == CronJob::KIND);
     let by_owner = jobs.index(move |o| owner(o).map(|r| r.uid).into_iter().collect());
     let add = queue.clone();
@@ -59,7 +67,7 @@ pub(crate) async fn run(context: Context) {
         }
     });
     tokio::join!(crons.synced(), jobs.synced());
-    let all = Crons { context, crons, jobs, by_owner };
+    let all = Crons { context, crons, by_owner, written };
     let reconcile = |key: ObjectKey| all.reconcile(key);
     controller::run::<_, Error, _, _>("cronjob", queue, 5, reconcile).await;
 }
@@ -93,6 +101,11 @@ fn due(cron: &CronJob, schedule: &Schedule, zone: &TimeZone, now: Timestamp) -> 
     Due { missed, many: count > TOO_MANY, next: schedule::next(schedule, now, zone) }
 }
 
+/// The name of the job of a time: no time has two.
+fn job_name(cron: &CronJob, at: Timestamp) -> String {
+    format!("{}-{}", cron.name(), at.as_second() / 60)
+}
+
 /// The job of a time.
 fn job_for(cron: &CronJob, spec: &CronJobSpec, at: Timestamp, zone: &TimeZone) -> Job {
     let meta = spec.job_template.metadata.clone().unwrap_or_default();
@@ -102,7 +115,7 @@ fn job_for(cron: &CronJob, spec: &CronJobSpec, at: Timestamp, zone: &TimeZone) -
     annotations.insert(SCHEDULED.into(), shown.to_string());
     Job {
         metadata: ObjectMeta {
-            name: Some(format!("{}-{}", cron.name(), at.as_second() / 60)),
+            name: Some(job_name(cron, at)),
             namespace: cron.metadata.namespace.clone(),
             labels: meta.labels,
             annotations: Some(annotations),
@@ -147,7 +160,7 @@ impl Crons {
     }
 
     async fn reconcile(&self, key: ObjectKey) -> Result<Next, Error> {
-        let Some(cron) = self.crons.read(&key.namespace, &key.name)? else { return Ok(Next::Wait) };
+        let Some(cron) = self.crons.read(&key.namespace, &key.name)?.map(|c| self.written.of(c)) else { return Ok(Next::Wait) };
         let spec = cron.spec.clone();
         let jobs: Vec<Job> = self.by_owner.get(cron.uid()).iter().filter_map(|o| decoded(o)).collect();
         let mut status = self.review(&cron, &jobs).await?;
@@ -161,7 +174,9 @@ impl Crons {
         };
         if cron.status.clone().unwrap_or_default() != status {
             let changed = CronJob { status: Some(status), ..cron };
-            self.context.client.update_status(&changed).await.optional()?;
+            if let Some(written) = self.context.client.update_status(&changed).await.optional()? {
+                self.written.wrote(&written);
+            }
         }
         Ok(next)
     }
@@ -254,6 +269,12 @@ impl Crons {
         }
         let Some(at) = due.missed else { return Ok(again) };
         let active = status.active.clone().unwrap_or_default();
+        let name = job_name(cron, at);
+        if active.iter().any(|r| r.name.as_ref() == Some(&name)) {
+            // Made before, and the status did not get to say so: no policy is about a job and itself.
+            status.last_schedule_time = Some(Time(at));
+            return Ok(again);
+        }
         match spec.concurrency_policy.as_deref() {
             Some("Forbid") if !active.is_empty() => {
                 self.tell(
@@ -266,7 +287,8 @@ impl Crons {
             }
             Some("Replace") => {
                 for known in &active {
-                    if let Some(job) = self.jobs.get(cron.namespace(), known.name.as_deref().unwrap_or_default()) {
+                    let name = known.name.as_deref().unwrap_or_default();
+                    if let Some(job) = self.context.client.get::<Job>(cron.namespace(), name).await.optional()? {
                         self.remove(cron, &job).await?;
                     }
                 }

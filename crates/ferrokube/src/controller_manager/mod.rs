@@ -12,6 +12,7 @@ use crate::component::{ConnectionFlags, ElectionFlags, ServingFlags, lead};
 use crate::flags::{duration, read, read_optional};
 use anyhow::{Context, Result, ensure};
 use clap::Args;
+use ferrokube_apiserver::VERSION;
 use ferrokube_apiserver::tokens::Signer;
 use ferrokube_client::accounts::AccountTokens;
 use ferrokube_client::metrics::Metrics;
@@ -140,6 +141,12 @@ impl Network {
     }
 }
 
+/// The User-Agent of a controller's client. What it begins with is the manager of the fields it writes, by which others (Argo CD's
+/// `managedFieldsManagers`, for one) tell what controllers wrote; the account at its end shows in the audit log who of them it was.
+pub fn agent(account: &str) -> String {
+    format!("{NAME}/{VERSION}/system:serviceaccount:kube-system:{account}")
+}
+
 impl Options {
     /// A client as a controller's service account, or as ourselves for all of them.
     fn client_for(&self, own: &Client) -> Result<Arc<dyn Fn(&str) -> Client + Send + Sync>> {
@@ -150,7 +157,7 @@ impl Options {
         let server = self.connection.nobody()?;
         Ok(Arc::new(move |account| {
             let tokens = AccountTokens::new(own.clone(), "kube-system", account);
-            Client::new(Arc::new(server.acting_with(Arc::new(tokens))), account)
+            Client::new(Arc::new(server.acting_with(Arc::new(tokens))), &agent(account))
         }))
     }
 

@@ -4,7 +4,7 @@ use super::apiserver::Material;
 use super::progress::Progress;
 use super::supervise::{supervise, supervise_openly};
 use super::{Plan, addons, server_url};
-use crate::wire;
+use crate::{controller_manager, wire};
 use anyhow::{Context, Result};
 use ferrokube_apiserver::ApiServer;
 use ferrokube_apiserver::server::{Config, Running};
@@ -86,7 +86,7 @@ fn manager(server: &Arc<ApiServer>) -> Client {
 fn controllers(plan: &Plan, server: &Arc<ApiServer>) -> Result<JoinHandle<()>> {
     let signer = Signer::new(&plan.pki.service_account_key).context("the key of service-account tokens")?;
     let own = server.clone();
-    let client_for = Arc::new(move |account: &str| wire::controller_client(&own, account));
+    let client_for = Arc::new(move |account: &str| wire::account_client(&own, account, &controller_manager::agent(account)));
     let config = ferrokube_controllers::Config {
         controllers: plan.options.controllers.clone(),
         root_ca: plan.pki.ca().to_owned(),
@@ -135,7 +135,7 @@ fn cloud(plan: &Plan, server: &Arc<ApiServer>) -> Option<JoinHandle<()>> {
     server.serve_metrics_of(move |out| counted.write(out));
     let part = supervise("cloud-controller-manager", move || {
         let admin = wire::client(&server, "kubernetes-admin", &[crate::pki::ADMIN_GROUP], "ferrokube");
-        let client = wire::controller_client(&server, ferrokube_cloud::role::ACCOUNT);
+        let client = wire::account_client(&server, ferrokube_cloud::role::ACCOUNT, ferrokube_cloud::role::ACCOUNT);
         let caches = Caches::new(client.clone());
         let provider = Arc::new(BareMetal::new(addresses.clone(), &caches));
         let config = ferrokube_cloud::Config {

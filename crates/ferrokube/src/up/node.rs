@@ -81,10 +81,10 @@ pub async fn start(plan: &Plan, control_plane: &ControlPlane, progress: &Progres
     let client = wire::client(server, &user, &["system:nodes"], "kubelet");
     let mut kubelet = Kubelet::start(kubelet_config(plan, endpoint)?, client).await?;
     let proxy_client = wire::client(server, "system:kube-proxy", &[], "kube-proxy");
-    let dns_client = wire::controller_client(server, addons::DNS_ACCOUNT);
+    let dns_client = wire::account_client(server, addons::DNS_ACCOUNT, addons::DNS_ACCOUNT);
     // Add-ons are installed by the administrator, as kubeadm does it.
     let admin = wire::client(server, "kubernetes-admin", &[crate::pki::ADMIN_GROUP], "ferrokube");
-    let storage_client = wire::controller_client(server, ferrokube_provisioner::install::ACCOUNT);
+    let storage_client = wire::account_client(server, ferrokube_provisioner::install::ACCOUNT, ferrokube_provisioner::install::ACCOUNT);
     let mut parts = vec![proxy_part(plan, proxy_client), storage_part(plan, storage_client, admin.clone())];
     let dns_began = Instant::now();
     parts.extend(dns_part(plan, &network, dns_client, admin.clone()).await?);

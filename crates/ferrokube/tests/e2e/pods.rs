@@ -49,6 +49,38 @@ async fn what_is_written_into_the_capacity_of_a_node_is_for_pods_until_it_is_tak
 }
 
 #[tokio::test]
+async fn a_job_can_tell_a_pod_that_was_evicted_from_one_that_failed() {
+    scenario("a_job_can_tell_a_pod_that_was_evicted_from_one_that_failed", async |cluster| {
+        // The first pod runs until it is evicted, and ends badly then; the next finds its mark and succeeds.
+        let command = "test -e /data/mark && exit 0; touch /data/mark; trap 'exit 5' TERM; while true; do sleep 1 & wait $!; done";
+        let mut template = pod("evicted", command);
+        template["spec"]["restartPolicy"] = json!("Never");
+        template["spec"]["containers"][0]["volumeMounts"] = json!([{ "name": "data", "mountPath": "/data" }]);
+        template["spec"]["volumes"] = json!([{ "name": "data", "hostPath": { "path": "/run/evicted", "type": "DirectoryOrCreate" } }]);
+        let job = json!({ "apiVersion": "batch/v1", "kind": "Job", "metadata": { "name": "evicted" }, "spec": {
+            "backoffLimit": 0, "template": { "metadata": { "labels": template["metadata"]["labels"] }, "spec": template["spec"] },
+            "podFailurePolicy": { "rules": [{ "action": "Ignore", "onPodConditions": [{ "type": "DisruptionTarget" }] }] },
+        } });
+        cluster.apply(&job.to_string()).await?;
+        let pods = cluster.pods_ready("app=evicted", 1).await?;
+        let name = pods[0]["metadata"]["name"].as_str().context("a name")?;
+        wait_for("the mark of the first pod", PATIENCE, async || cluster.in_pod(name, "cat /data/mark").await).await?;
+        let eviction = json!({ "apiVersion": "policy/v1", "kind": "Eviction", "metadata": { "name": name, "namespace": "default" } });
+        let path = format!("create --raw /api/v1/namespaces/default/pods/{name}/eviction -f -");
+        cluster.feed(&path, &eviction.to_string()).await?;
+        let ended = |job: &Value| {
+            let conditions = job["status"]["conditions"].as_array().context("no conditions")?;
+            ensure!(conditions.iter().any(|c| c["type"] == "Complete" || c["type"] == "Failed"), "not over: {conditions:?}");
+            Ok(job["status"].clone())
+        };
+        let status = cluster.until("the job to end", "job evicted", ended).await?;
+        ensure!(status["succeeded"] == 1 && status["failed"].is_null(), "{status}");
+        Ok(())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn volumes_carry_configuration_and_follow_it() {
     scenario("volumes_carry_configuration_and_follow_it", async |cluster| {
         cluster.kubectl("create configmap settings --from-literal=mode=one --from-literal=other=x").await?;

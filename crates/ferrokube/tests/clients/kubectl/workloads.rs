@@ -54,6 +54,8 @@ async fn rollouts(kubectl: &Kubectl<'_>) -> Result<()> {
     for fact in ["Scaled up replica set web-", "Available      True    MinimumReplicasAvailable"] {
         kubectl.comes_to_say("describe deployment web", fact).await?;
     }
+    let managers = kubectl.run("get rs -l app=web --show-managed-fields -o jsonpath={.items[*].metadata.managedFields[*].manager}").await?;
+    ensure!(managers.split_whitespace().all(|m| m == "kube-controller-manager") && !managers.is_empty(), "{managers}");
     kubectl.comes_to_say("events --for deployment/web", "ScalingReplicaSet").await?;
     kubectl.comes_to_say("get events --field-selector=involvedObject.kind=ReplicaSet", "Created pod: web-").await?;
     kubectl.says("describe rs -l app=web", "Controlled By:  Deployment/web").await
