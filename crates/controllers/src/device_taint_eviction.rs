@@ -6,7 +6,7 @@
 use crate::Context;
 use crate::pods;
 use crate::resource_claim::{has_claims, plan::claims_of};
-use crate::taint_eviction::{LATENESS, Left, disrupt, due, left};
+use crate::taint_eviction::{LATENESS, Left, added, disrupt, due, left};
 use ferrokube_client::cache::decoded;
 use ferrokube_client::controller::{self, Next};
 use ferrokube_client::events::EventType;
@@ -133,12 +133,13 @@ fn borne(pod: &Pod, claims: &Cache<ResourceClaim>, slices: &Index) -> Vec<Borne>
 
 /// How long the pod may stay on its devices: as long as the least patient of its claims.
 fn soonest(pod: &Pod, claims: &Cache<ResourceClaim>, slices: &Index, now: Timestamp) -> Left {
-    borne(pod, claims, slices).iter().map(|(taints, tolerations)| left(taints, tolerations, now)).fold(Left::Stays, sooner)
+    let one = |(taints, tolerations): &Borne| left(taints, tolerations, added(taints).unwrap_or(now), now);
+    borne(pod, claims, slices).iter().map(one).fold(Left::Stays, sooner)
 }
 
 /// When the pod had to go, if that is known.
 fn since(pod: &Pod, claims: &Cache<ResourceClaim>, slices: &Index) -> Option<Timestamp> {
-    borne(pod, claims, slices).iter().filter_map(|(taints, tolerations)| due(taints, tolerations)).min()
+    borne(pod, claims, slices).iter().filter_map(|(taints, tolerations)| Some(due(taints, tolerations, added(taints)?))).min()
 }
 
 fn sooner(a: Left, b: Left) -> Left {

@@ -12,11 +12,11 @@ use ferrokube_client::events::EventType;
 use ferrokube_client::metrics::{Desc, Kind};
 use ferrokube_client::queue::Queue;
 use ferrokube_client::{Cache, Client, DeleteOptions, Error, Named, Object, ObjectKey, Optional, Patch};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::time::Duration;
 
 /// Seconds between the moment when a pod had to go and its deletion.
@@ -56,32 +56,38 @@ pub(crate) async fn run(context: Context) {
         }
     });
     tokio::join!(nodes.synced(), pods.synced());
-    // Pods that had a time to go; when it is taken back, people are told.
-    let scheduled: Mutex<HashSet<ObjectKey>> = Mutex::default();
+    // Pods that have a time to go, and since when; when it is taken back, people are told.
+    let scheduled: Mutex<HashMap<ObjectKey, Timestamp>> = Mutex::default();
     let reconcile = |key: ObjectKey| {
         let (context, nodes, pods, scheduled) = (&context, &nodes, &pods, &scheduled);
         async move {
-            let Some(pod) = pods.get(&key.namespace, &key.name).filter(pods::is_active) else { return Ok(Next::Wait) };
+            let Some(pod) = pods.get(&key.namespace, &key.name).filter(pods::is_active) else {
+                scheduled.lock().remove(&key);
+                return Ok(Next::Wait);
+            };
             let name = pod.spec.as_ref().and_then(|s| s.node_name.clone()).unwrap_or_default();
             let Some(node) = nodes.get("", &name) else { return Ok(Next::Wait) };
             let taints = node.spec.and_then(|s| s.taints).unwrap_or_default();
             let tolerations = pod.spec.as_ref().and_then(|s| s.tolerations.clone()).unwrap_or_default();
-            match left(&taints, &tolerations, Timestamp::now()) {
+            let now = Timestamp::now();
+            let seen = scheduled.lock().get(&key).copied().unwrap_or(now);
+            let since = since(&taints, &pod, seen);
+            match left(&taints, &tolerations, since, now) {
                 Left::Stays => {
-                    if scheduled.lock().remove(&key) {
+                    if scheduled.lock().remove(&key).is_some() {
                         let message = format!("Cancelling deletion of Pod {key}");
                         context.recorder.about(&pod, EventType::Normal, "TaintManagerEviction", message);
                     }
                     Ok(Next::Wait)
                 }
                 Left::After(delay) => {
-                    scheduled.lock().insert(key);
+                    scheduled.lock().insert(key, seen);
                     Ok(Next::After(delay))
                 }
                 Left::Now => {
                     scheduled.lock().remove(&key);
                     context.recorder.about(&pod, EventType::Normal, "TaintManagerEviction", format!("Marking for deletion Pod {key}"));
-                    let due = due(&taints, &tolerations).unwrap_or_else(Timestamp::now);
+                    let due = due(&taints, &tolerations, since);
                     let next =
                         evict(&context.client, &pod, "DeletionByTaintManager", "Taint manager: deleting due to NoExecute taint").await?;
                     context.metrics.count(&DELETED, &[]);
@@ -146,15 +152,23 @@ pub(crate) enum Left {
     Now,
 }
 
-/// A taint that nothing tolerates evicts at once; otherwise the shortest `tolerationSeconds` counts, from when the first
-/// taint was added.
-pub(crate) fn left(taints: &[Taint], tolerations: &[Toleration], now: Timestamp) -> Left {
-    let executing: Vec<&Taint> = taints.iter().filter(|t| t.effect == "NoExecute").collect();
-    if executing.is_empty() {
-        return Left::Stays;
-    }
+/// When the first of the taints that evict was added, if they say so. Those that people add do not.
+pub(crate) fn added(taints: &[Taint]) -> Option<Timestamp> {
+    taints.iter().filter(|t| t.effect == "NoExecute").filter_map(|t| t.time_added.as_ref()).map(|t| t.0).min()
+}
+
+/// From when on a pod's tolerations count: since the taint was added or, if that was earlier, since the pod came to it. Of a
+/// taint that does not say when it was added, since it was `seen`.
+fn since(taints: &[Taint], pod: &Pod, seen: Timestamp) -> Timestamp {
+    let came = pods::condition(pod, "PodScheduled").filter(|c| c.status == "True").and_then(|c| c.last_transition_time.as_ref());
+    let came = came.or(pod.metadata.creation_timestamp.as_ref()).map_or(Timestamp::MIN, |t| t.0);
+    added(taints).map_or(seen, |at| at.max(came))
+}
+
+/// A taint that nothing tolerates evicts at once; otherwise the shortest `tolerationSeconds` counts.
+pub(crate) fn left(taints: &[Taint], tolerations: &[Toleration], since: Timestamp, now: Timestamp) -> Left {
     let mut shortest: Option<i64> = None;
-    for taint in &executing {
+    for taint in taints.iter().filter(|t| t.effect == "NoExecute") {
         let mut matching = tolerations.iter().filter(|t| tolerates(t, taint)).peekable();
         if matching.peek().is_none() {
             return Left::Now;
@@ -163,19 +177,18 @@ pub(crate) fn left(taints: &[Taint], tolerations: &[Toleration], now: Timestamp)
         shortest = [shortest, seconds].into_iter().flatten().min();
     }
     let Some(seconds) = shortest else { return Left::Stays };
-    let since = executing.iter().filter_map(|t| t.time_added.as_ref()).map(|t| t.0.as_second()).min().unwrap_or_else(|| now.as_second());
-    match u64::try_from(since + seconds - now.as_second()) {
-        Ok(left) if left > 0 => Left::After(Duration::from_secs(left)),
+    let gone = now.duration_since(since);
+    match Duration::try_from(SignedDuration::from_secs(seconds).saturating_sub(gone)) {
+        Ok(left) if !left.is_zero() => Left::After(left),
         _ => Left::Now,
     }
 }
 
-/// When a pod that may not stay had to go; `None`: at once, or since nobody knows when.
-pub(crate) fn due(taints: &[Taint], tolerations: &[Toleration]) -> Option<Timestamp> {
-    let added = taints.iter().filter(|t| t.effect == "NoExecute").filter_map(|t| t.time_added.as_ref()).map(|t| t.0).min()?;
-    match left(taints, tolerations, added) {
-        Left::After(delay) => added.checked_add(delay).ok(),
-        _ => Some(added),
+/// When a pod that may not stay had to go.
+pub(crate) fn due(taints: &[Taint], tolerations: &[Toleration], since: Timestamp) -> Timestamp {
+    match left(taints, tolerations, since, since) {
+        Left::After(delay) => since.checked_add(delay).unwrap_or(since),
+        _ => since,
     }
 }
 
@@ -218,7 +231,27 @@ mod tests {
         for (taints, tolerations, expected) in cases {
             let (t, o): (Vec<Taint>, Vec<Toleration>) =
                 (serde_json::from_value(taints.clone()).unwrap(), serde_json::from_value(tolerations).unwrap());
-            assert_eq!(left(&t, &o, now), expected, "{taints}");
+            assert_eq!(left(&t, &o, added(&t).unwrap_or(now), now), expected, "{taints}");
         }
+    }
+
+    #[test]
+    fn a_toleration_counts_from_when_the_pod_and_the_taint_have_met() {
+        let at = |t: &str| t.parse::<Timestamp>().unwrap();
+        let taint = |added: Option<&str>| -> Vec<Taint> {
+            serde_json::from_value(json!([{"key": "a", "effect": "NoExecute", "timeAdded": added}])).unwrap()
+        };
+        let pod: Pod = serde_json::from_value(json!({"metadata": {"creationTimestamp": "2026-01-01T00:01:00Z"}, "status": {"conditions": [
+            {"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-01-01T00:02:00Z"}]}}))
+        .unwrap();
+        let seen = at("2026-01-01T00:09:00Z");
+        assert_eq!(since(&taint(Some("2026-01-01T00:05:00Z")), &pod, seen), at("2026-01-01T00:05:00Z"));
+        assert_eq!(since(&taint(Some("2026-01-01T00:00:00Z")), &pod, seen), at("2026-01-01T00:02:00Z"), "the pod came later");
+        assert_eq!(since(&taint(None), &pod, seen), seen);
+        let tolerations: Vec<Toleration> =
+            serde_json::from_value(json!([{"key": "a", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 5}])).unwrap();
+        let left_at = |now: &str| left(&taint(None), &tolerations, seen, at(now));
+        assert_eq!(left_at("2026-01-01T00:09:02Z"), Left::After(Duration::from_secs(3)), "it does not begin anew");
+        assert_eq!(left_at("2026-01-01T00:09:05Z"), Left::Now);
     }
 }

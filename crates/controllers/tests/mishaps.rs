@@ -108,7 +108,7 @@ async fn objects_with_broken_owner_references_go_and_nothing_else_does() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cron_job_that_replaces_leaves_the_job_of_its_time_alone_though_the_cache_is_behind() {
-    let cluster = Cluster::with(&["cronjob-controller"]).await;
+    let cluster = Cluster::with(&["cronjob-controller", "serviceaccount-controller"]).await;
     let (crons, jobs) = ("/apis/batch/v1/namespaces/default/cronjobs", "/apis/batch/v1/namespaces/default/jobs");
     let template = json!({"spec": {"template": {"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}}}});
     cluster.post(crons, json!({"metadata": {"name": "tick"}, "spec": {"schedule": "@every 1s", "concurrencyPolicy": "Replace", "jobTemplate": template}})).await;

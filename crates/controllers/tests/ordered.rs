@@ -219,6 +219,24 @@ async fn a_cron_job_makes_the_job_of_its_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_taint_that_people_add_evicts_when_its_toleration_is_over() {
+    let cluster = Cluster::start().await;
+    node(&cluster, "n1").await;
+    let pod = |name: &str, seconds: Value| {
+        json!({"metadata": {"name": name}, "spec": {"nodeName": "n1", "terminationGracePeriodSeconds": 0, "containers": [{"name": "c", "image": "i"}],
+            "tolerations": [{"key": "drain", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": seconds}]}})
+    };
+    cluster.post(PODS, pod("patient", Value::Null)).await;
+    cluster.post(PODS, pod("hasty", json!(1))).await;
+    cluster.run_pods().await;
+    // As `kubectl taint` does: it does not say when.
+    cluster.patch("/api/v1/nodes/n1", json!({"spec": {"taints": [{"key": "drain", "effect": "NoExecute"}]}})).await;
+    cluster.eventually("it is gone", async || cluster.try_get(&format!("{PODS}/hasty")).await.is_none()).await;
+    assert!(cluster.try_get(&format!("{PODS}/patient")).await.is_some());
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn conditions_of_a_node_become_taints_and_evict() {
     let cluster = Cluster::start().await;
     node(&cluster, "n1").await;

@@ -111,15 +111,30 @@ pub(super) fn exists(
     reference: &Reference,
     now: i64,
 ) -> Result<Arc<Object>, Rejected> {
-    let gone = |why: &str| Rejected(format!("{resource} {:?} of the service account token {why}", reference.name));
-    let object = objects.get("", resource, namespace, &reference.name).ok_or_else(|| gone("no longer exists"))?;
+    let Some(object) = objects.get("", resource, namespace, &reference.name) else {
+        return Err(gone(resource, || format!("{resource} {:?} not found", reference.name)));
+    };
     if *object.uid != reference.uid {
-        return Err(gone("has another uid"));
+        return Err(Rejected(another(resource, &object.uid, &reference.uid)));
     }
     if being_deleted(&object).is_some_and(|at| at < now - LEEWAY) {
-        return Err(gone("has been deleted"));
+        return Err(gone(resource, || format!("service account {namespace}/{} has been deleted", reference.name)));
     }
     Ok(object)
+}
+
+/// Of what a token is bound to nothing is told, of the account itself what became of it.
+fn gone(resource: &str, account: impl FnOnce() -> String) -> Rejected {
+    Rejected(if resource == "serviceaccounts" { account() } else { "service account token has been invalidated".to_owned() })
+}
+
+fn another(resource: &str, there: &str, claimed: &str) -> String {
+    match resource.strip_suffix('s') {
+        Some(kind) if kind != "serviceaccount" => {
+            format!("{kind} UID ({there}) does not match service account {kind} ref claim ({claimed})")
+        }
+        _ => format!("service account UID ({there}) does not match claim ({claimed})"),
+    }
 }
 
 /// `metadata.deletionTimestamp` in seconds. The bytes are searched before they are parsed: most objects are not being deleted.
@@ -160,4 +175,18 @@ fn user(claims: &Claims) -> UserInfo {
         put("node-uid", node.uid.clone());
     }
     UserInfo { name: claims.sub.clone(), uid: k.serviceaccount.uid.clone(), groups: tokens::groups(&k.namespace), extra }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_became_of_an_account_is_told_and_of_other_objects_only_that_the_token_is_over() {
+        let missing = |resource| gone(resource, || "serviceaccounts \"s\" not found".to_owned()).0;
+        assert_eq!(missing("serviceaccounts"), "serviceaccounts \"s\" not found");
+        assert_eq!(missing("pods"), "service account token has been invalidated");
+        assert_eq!(another("serviceaccounts", "new", "old"), "service account UID (new) does not match claim (old)");
+        assert_eq!(another("secrets", "new", "old"), "secret UID (new) does not match service account secret ref claim (old)");
+    }
 }
