@@ -66,7 +66,7 @@ async fn a_job_can_tell_a_pod_that_was_evicted_from_one_that_failed() {
         let name = pods[0]["metadata"]["name"].as_str().context("a name")?;
         wait_for("the mark of the first pod", PATIENCE, async || cluster.in_pod(name, "cat /data/mark").await).await?;
         let eviction = json!({ "apiVersion": "policy/v1", "kind": "Eviction", "metadata": { "name": name, "namespace": "default" } });
-        let path = format!("create --raw /api/v1/namespaces/default/pods/{name}/eviction -f -");
+        let path = format!("create --raw /api/v1/namespaces/default/pods/{name}/eviction");
         cluster.feed(&path, &eviction.to_string()).await?;
         let ended = |job: &Value| {
             let conditions = job["status"]["conditions"].as_array().context("no conditions")?;
