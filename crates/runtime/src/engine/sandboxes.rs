@@ -233,13 +233,14 @@ impl Engine {
             return;
         }
         tracing::warn!(sandbox = sandbox.id, "the pod's shim has died; ending the pod");
+        // First: whoever sees that a container has ended must not take this for a place to start it again.
+        if let Err(error) = sandbox.change(|state| state.ready = false) {
+            tracing::warn!(sandbox = sandbox.id, "recording that the pod has ended: {error}");
+        }
         for container in self.containers_of(&sandbox.id) {
             if let Status::Running { started_at, .. } = container.current() {
                 self.container_lost(&container, started_at);
             }
-        }
-        if let Err(error) = sandbox.change(|state| state.ready = false) {
-            tracing::warn!(sandbox = sandbox.id, "recording that the pod has ended: {error}");
         }
         if let Some(pid) = sandbox.state.lock().pod_init.take() {
             kill_pod_init(pid);
