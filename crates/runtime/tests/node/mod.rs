@@ -18,8 +18,9 @@ pub const IMAGE: &str = "localhost/test/busybox:latest";
 
 /// A host with a runtime.
 pub struct RuntimeNode {
-    pub lab: Lab,
+    /// Before the lab, whose end waits for that of all processes.
     pub node: Node,
+    pub lab: Lab,
     pub runtime: RuntimeServiceClient<Channel>,
     pub images: ImageServiceClient<Channel>,
     server: tokio::process::Child,
