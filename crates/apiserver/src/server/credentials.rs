@@ -5,7 +5,7 @@
 use super::config::{KubeletAccess, Tls};
 use super::tls::TlsError;
 use crate::ApiServer;
-use crate::authn::RequestHeaders;
+use crate::authn::{AuthnConfigError, RequestHeaders};
 use crate::connect::kubelet::Kubelets;
 use std::sync::Arc;
 
@@ -27,7 +27,15 @@ impl ApiServer {
     /// Believes client certificates of these CAs from the next request on, asks for them from the next handshake on, and publishes
     /// them in ConfigMap `kube-system/extension-apiserver-authentication`.
     pub fn set_client_cas(&self, cas: &ClientCas) -> Result<(), TlsError> {
-        let known = self.facts.get().and_then(|facts| facts.borrow().front_proxy.clone());
+        let (had, known) =
+            self.facts.get().map(|facts| facts.borrow()).map_or_else(Default::default, |f| (f.client_ca.clone(), f.front_proxy.clone()));
+        // A file that is being written is empty for a moment, and a server without CAs knows nobody.
+        let front_had = known.as_ref().map_or("", |proxy| &proxy.ca);
+        for (what, had, now) in [("client CA", had.as_str(), &cas.client), ("requestheader client CA", front_had, &cas.front_proxy)] {
+            if now.is_empty() && !had.is_empty() {
+                return Err(AuthnConfigError::Ca { what, why: "empty".to_owned() }.into());
+            }
+        }
         let named = || known.unwrap_or_else(|| RequestHeaders::standard(String::new()));
         let front_proxy = (!cas.front_proxy.is_empty()).then(|| RequestHeaders { ca: cas.front_proxy.clone(), ..named() });
         self.authenticator.trust(&cas.client, front_proxy.clone())?;
