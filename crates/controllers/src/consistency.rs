@@ -81,16 +81,28 @@ impl Written {
 
     /// When to look at this owner again, because the caches do not show yet what was done for it.
     pub fn is_behind(&self, owner_uid: &str) -> Option<Duration> {
+        let behind = self.behind(owner_uid)?;
+        self.metrics.count(self.skips, &[behind.group, behind.resource]);
+        Some(AGAIN)
+    }
+
+    /// When to look again at an owner for which something was just written: what comes and goes between two listings is told by no
+    /// event.
+    pub fn awaited(&self, owner_uid: &str) -> Option<Duration> {
+        self.behind(owner_uid).map(|_| AGAIN)
+    }
+
+    /// The cache that does not show yet what was done for this owner.
+    fn behind(&self, owner_uid: &str) -> Option<&Shown> {
         let mut all = self.writes.lock();
         let own = all.get_mut(owner_uid)?;
         let shown = |w: &Write| self.shown.iter().find(|s| s.resource == w.resource);
         own.retain(|w| w.at.elapsed() < GIVE_UP && shown(w).is_some_and(|s| (s.revision)() < w.revision));
-        let Some(behind) = own.first().and_then(shown) else {
+        let behind = own.first().and_then(shown);
+        if behind.is_none() {
             all.remove(owner_uid);
-            return None;
-        };
-        self.metrics.count(self.skips, &[behind.group, behind.resource]);
-        Some(AGAIN)
+        }
+        behind
     }
 }
 
@@ -128,6 +140,7 @@ mod tests {
         let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p", "resourceVersion": "7"}})).unwrap();
         written.wrote("rs", &pod);
         assert_eq!((written.is_behind("rs"), written.is_behind("other")), (Some(AGAIN), None));
+        assert_eq!((written.awaited("rs"), written.awaited("other")), (Some(AGAIN), None));
         tokio::time::advance(GIVE_UP).await;
         assert_eq!(written.is_behind("rs"), None);
         let mut text = String::new();

@@ -200,6 +200,11 @@ impl<V: View> Pods<V> {
         self.written.as_ref()?.is_behind(owner_uid)
     }
 
+    /// When to look at an owner again after writing for it, whether or not an event comes.
+    pub fn awaited(&self, owner_uid: &str) -> Option<Duration> {
+        self.written.as_ref()?.awaited(owner_uid)
+    }
+
     /// Notes what a write of a pod of an owner, or of the owner itself, answered.
     pub fn wrote<R: Resource>(&self, owner_uid: &str, object: &R) {
         self.written.iter().for_each(|w| w.wrote(owner_uid, object));

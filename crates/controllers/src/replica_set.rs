@@ -119,7 +119,7 @@ async fn reconcile<R: Replicated>(context: &Context, pods: &Pods<Counted>, sibli
     }
     match failure {
         Some(e) => Err(e),
-        None => Ok([soon, unsettled].into_iter().flatten().min().map_or(Next::Wait, Next::After)),
+        None => Ok([soon, unsettled, pods.awaited(set.uid())].into_iter().flatten().min().map_or(Next::Wait, Next::After)),
     }
 }
 

@@ -139,7 +139,7 @@ impl Daemons {
         match failure {
             Some(e) if e.is_namespace_terminating() => Ok(Next::Wait),
             Some(e) => Err(e),
-            None => Ok([soon, again, unsettled].into_iter().flatten().min().map_or(Next::Wait, Next::After)),
+            None => Ok([soon, again, unsettled, self.pods.awaited(set.uid())].into_iter().flatten().min().map_or(Next::Wait, Next::After)),
         }
     }
 

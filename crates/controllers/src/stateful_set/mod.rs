@@ -127,7 +127,7 @@ impl Sets {
         match failure {
             Some(e) if e.is_namespace_terminating() => Ok(Next::Wait),
             Some(e) => Err(e),
-            None => Ok([soon, unsettled].into_iter().flatten().min().map_or(Next::Wait, Next::After)),
+            None => Ok([soon, unsettled, self.pods.awaited(set.uid())].into_iter().flatten().min().map_or(Next::Wait, Next::After)),
         }
     }
 
