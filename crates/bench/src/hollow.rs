@@ -23,12 +23,14 @@ pub(crate) const AT_ONCE: usize = 500;
 /// Names of hollow nodes begin so.
 pub(crate) const PREFIX: &str = "bench-node-";
 
-/// A pod was seen on a node.
+/// A pod was seen that a scheduler has looked at.
 #[derive(Clone, Debug)]
-pub(crate) struct Bound {
+pub(crate) struct Seen {
     pub namespace: Box<str>,
     pub name: Box<str>,
     pub at: Instant,
+    /// It is on a hollow node; otherwise it waits for one, or for a gate.
+    pub on_node: bool,
 }
 
 /// What the kubelets do about pods.
@@ -45,8 +47,8 @@ pub(crate) struct Kubelets {
     _tasks: JoinSet<()>,
     /// Nodes that are there: the first so many.
     there: Arc<AtomicUsize>,
-    /// Pods as they are bound.
-    pub bound: mpsc::UnboundedReceiver<Bound>,
+    /// Pods as they are looked at and bound.
+    pub pods: Option<mpsc::UnboundedReceiver<Seen>>,
 }
 
 #[derive(Deserialize)]
@@ -89,6 +91,14 @@ struct Spec<'a> {
 struct Status<'a> {
     #[serde(borrow, default)]
     phase: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    conditions: Vec<Condition<'a>>,
+}
+
+#[derive(Deserialize)]
+struct Condition<'a> {
+    #[serde(borrow, rename = "type")]
+    kind: Cow<'a, str>,
 }
 
 /// What a change of a pod asks of its kubelet.
@@ -96,13 +106,15 @@ struct Status<'a> {
 enum Task {
     Start,
     End,
+    /// Nothing: it has no kubelet yet.
+    Wait,
 }
 
 impl Kubelets {
     /// Starts the kubelets of so many nodes, none of which is there yet. Pods from this revision on are seen.
     pub async fn start(server: &Server, nodes: usize, revision: &str, work: Work) -> anyhow::Result<Kubelets> {
         let mut lines = server.again(1)?.lines(0, &format!("/api/v1/pods?watch=1&resourceVersion={revision}")).await?;
-        let (sender, bound) = mpsc::unbounded_channel();
+        let (sender, pods) = mpsc::unbounded_channel();
         let mut tasks = JoinSet::new();
         let writer = server.clone();
         tasks.spawn(async move {
@@ -113,8 +125,7 @@ impl Kubelets {
                 let mut seen = Vec::new();
                 let more = lines.next(|line| seen.extend(task_of(line))).await;
                 for (task, pod) in seen {
-                    if work == Work::Run {
-                        let call = task.call(&pod);
+                    if let Some(call) = task.call(&pod).filter(|_| work == Work::Run) {
                         let (server, slots, lane) = (writer.clone(), slots.clone(), serial);
                         serial += 1;
                         writes.spawn(async move {
@@ -123,7 +134,7 @@ impl Kubelets {
                             let _ = server.call(lane, call).await;
                         });
                     }
-                    if task == Task::Start {
+                    if task != Task::End {
                         // The receiver goes when enough is seen.
                         let _ = sender.send(pod);
                     }
@@ -140,7 +151,7 @@ impl Kubelets {
         for first in 0..RENEWERS.min(nodes) {
             tasks.spawn(renew(server.clone(), first, nodes, there.clone()));
         }
-        Ok(Kubelets { _tasks: tasks, there, bound })
+        Ok(Kubelets { _tasks: tasks, there, pods: Some(pods) })
     }
 
     /// The first so many nodes are there: their leases tick from now on. A node that waits for its kubelet until all others are
@@ -151,11 +162,12 @@ impl Kubelets {
 }
 
 impl Task {
-    fn call(&self, pod: &Bound) -> Call {
+    fn call(&self, pod: &Seen) -> Option<Call> {
         let path = format!("/api/v1/namespaces/{}/pods/{}", pod.namespace, pod.name);
         match self {
-            Task::Start => runs(format!("{path}/status")),
-            Task::End => Call::new(Method::DELETE, path, r#"{"kind":"DeleteOptions","apiVersion":"v1","gracePeriodSeconds":0}"#),
+            Task::Start => Some(runs(format!("{path}/status"))),
+            Task::End => Some(Call::new(Method::DELETE, path, r#"{"kind":"DeleteOptions","apiVersion":"v1","gracePeriodSeconds":0}"#)),
+            Task::Wait => None,
         }
     }
 }
@@ -211,16 +223,18 @@ fn civil(days: i64) -> (i64, i64, i64) {
     (year_of_era + era * 400 + i64::from(month <= 2), month, day)
 }
 
-fn task_of(line: &[u8]) -> Option<(Task, Bound)> {
+fn task_of(line: &[u8]) -> Option<(Task, Seen)> {
     let Event { kind, object } = serde_json::from_slice(line).ok()?;
-    let hollow = object.spec.node_name.is_some_and(|n| n.starts_with(PREFIX));
+    let hollow = object.spec.node_name.as_ref().is_some_and(|n| n.starts_with(PREFIX));
+    let tried = || object.spec.node_name.is_none() && object.status.conditions.iter().any(|c| c.kind == "PodScheduled");
     let task = match (object.metadata.deletion_timestamp, object.status.phase.as_deref()) {
-        (Some(_), _) => Task::End,
-        (None, None | Some("Pending")) => Task::Start,
-        (None, _) => return None,
+        (Some(_), _) if hollow => Task::End,
+        (None, None | Some("Pending")) if hollow => Task::Start,
+        (None, _) if tried() => Task::Wait,
+        _ => return None,
     };
-    (hollow && kind != "DELETED")
-        .then(|| (task, Bound { namespace: object.metadata.namespace.into(), name: object.metadata.name.into(), at: Instant::now() }))
+    let Meta { namespace, name, .. } = object.metadata;
+    (kind != "DELETED").then(|| (task, Seen { namespace: namespace.into(), name: name.into(), at: Instant::now(), on_node: hollow }))
 }
 
 fn runs(path: String) -> Call {

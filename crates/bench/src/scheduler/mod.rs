@@ -1,25 +1,35 @@
 //! `bench scheduler`: the workloads of kube-scheduler's own benchmark (scheduler_perf), in our own words.
 //!
-//! In memory they show what deciding costs; against a server they show what a cluster of hollow nodes gets.
+//! Deciding alone shows what the plan costs, in memory what the whole scheduler does, and against a server what a cluster of hollow
+//! nodes gets.
 
+mod deciding;
 mod memory;
+mod play;
+mod rows;
+mod script;
 mod server;
+mod templates;
 mod workloads;
+mod world;
 
-pub(crate) use workloads::node;
+pub(crate) use templates::node;
 
 use crate::connect::Target;
 use anyhow::bail;
-use workloads::Workload;
+use script::{Sizes, Workload};
 
 /// Options of `bench scheduler`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
     target: Target,
-    /// Decide over a cluster in memory, without a server
+    /// Run the whole scheduler over objects in memory, without a server
     #[arg(long)]
     in_memory: bool,
+    /// Only decide, over a cluster in memory: no queue, no writes
+    #[arg(long, conflicts_with = "in_memory")]
+    deciding: bool,
     /// Only workloads whose names contain one of these
     #[arg(long, value_delimiter = ',', value_name = "NAME")]
     only: Vec<String>,
@@ -55,12 +65,12 @@ impl Args {
         let wanted = |w: &Workload| self.only.is_empty() || self.only.iter().any(|name| w.name.contains(name.as_str()));
         let sized = |w: Workload| {
             let scaled = |n: usize| n.div_ceil(usize::from(self.scale));
-            Workload {
-                nodes: self.nodes.unwrap_or_else(|| scaled(w.nodes)),
-                init: self.init_pods.unwrap_or_else(|| scaled(w.init)),
-                pods: self.pods.unwrap_or_else(|| scaled(w.pods)),
-                ..w
-            }
+            let sizes = Sizes {
+                nodes: self.nodes.unwrap_or_else(|| scaled(w.sizes.nodes)),
+                init: self.init_pods.unwrap_or_else(|| scaled(w.sizes.init)),
+                pods: self.pods.unwrap_or_else(|| scaled(w.sizes.pods)),
+            };
+            Workload { sizes, ..w }
         };
         workloads::all().into_iter().filter(wanted).map(sized).collect()
     }
@@ -72,5 +82,9 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     if list.is_empty() {
         bail!("no workload has such a name; there are: {}", workloads::all().iter().map(|w| w.name).collect::<Vec<_>>().join(", "));
     }
-    if args.in_memory { memory::run(&list) } else { server::run(&args, &list).await }
+    match (args.deciding, args.in_memory) {
+        (true, _) => deciding::run(&list),
+        (_, true) => memory::run(&args, &list).await,
+        _ => server::run(&args, &list).await,
+    }
 }

@@ -1,24 +1,30 @@
 //! Workloads against a server and whatever scheduler it has: objects are created, hollow nodes take the pods up, and what
 //! counts is the time from the create request of a pod until a watch shows it on a node.
 
-use super::Args;
-use super::workloads::{Thing, Workload};
+use super::play::{Ground, Play, Seen};
+use super::script::{Act, Stage, Workload};
+use super::{Args, rows};
 use crate::connect::{Call, Server};
-use crate::hollow::{AT_ONCE, Bound, Kubelets, PREFIX, Work};
-use crate::load::{self, Until};
+use crate::hollow::{Kubelets, PREFIX, Work};
 use crate::objects::revision_of;
 use crate::process::Meter;
-use crate::table::{self, Table};
+use crate::table::Table;
 use anyhow::{Context, bail};
 use bytes::Bytes;
 use http::{Method, StatusCode};
 use serde_json::Value;
-use std::collections::{BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
 
-/// Collections that a workload may leave something in, beside its namespaces.
-const CLUSTER_WIDE: [&str; 2] = ["/api/v1/persistentvolumes", "/apis/storage.k8s.io/v1/csinodes"];
+/// Collections that a workload may leave something in, beside its namespaces. Names of what is ours begin with `bench-`.
+const CLUSTER_WIDE: [(&str, &str); 5] = [
+    ("persistentvolumes", "/api/v1/persistentvolumes"),
+    ("csinodes", "/apis/storage.k8s.io/v1/csinodes"),
+    ("resourceslices", "/apis/resource.k8s.io/v1/resourceslices"),
+    ("deviceclasses", "/apis/resource.k8s.io/v1/deviceclasses"),
+    ("priorityclasses", "/apis/scheduling.k8s.io/v1/priorityclasses"),
+];
 
 /// How often it is asked whether something is gone.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
@@ -26,22 +32,15 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// Measures.
 pub(super) async fn run(args: &Args, workloads: &[Workload]) -> anyhow::Result<()> {
     let server = args.target.server()?;
-    let rows = Table::new(&[
-        "workload (server, hollow nodes)",
-        "nodes",
-        "before",
-        "pods",
-        "pods/s",
-        "p50",
-        "p99",
-        "threshold",
-        "CPU each",
-        "memory",
-    ]);
+    let table = rows::table("workload (server, hollow nodes)");
     for workload in workloads {
-        let scene = Scene { args, server: server.clone(), workload: *workload };
+        if workload.configuration.is_some() {
+            eprintln!("{}: left out, it wants its own configuration of the scheduler", workload.name);
+            continue;
+        }
+        let scene = Scene { args, server: server.clone(), workload };
         let result = tokio::select! {
-            result = scene.measure(&rows) => result,
+            result = scene.measure(&table) => result,
             _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
         };
         // Whatever happened, nothing is left behind.
@@ -54,14 +53,7 @@ pub(super) async fn run(args: &Args, workloads: &[Workload]) -> anyhow::Result<(
 struct Scene<'a> {
     args: &'a Args,
     server: Server,
-    workload: Workload,
-}
-
-/// Admission taints new nodes until a controller has seen that they are ready; there may be none.
-fn untainted(node: &Value) -> Call {
-    let path = format!("/api/v1/nodes/{}", node["metadata"]["name"].as_str().unwrap_or_default());
-    let patch = serde_json::json!({"spec": {"taints": node["spec"]["taints"]}});
-    Call { content_type: "application/merge-patch+json", ..Call::new(Method::PATCH, path, patch.to_string()) }
+    workload: &'a Workload,
 }
 
 impl Scene<'_> {
@@ -69,129 +61,28 @@ impl Scene<'_> {
         (self.workload.namespaces)().into_iter().map(|(name, _)| name).collect()
     }
 
-    async fn measure(&self, rows: &Table) -> anyhow::Result<()> {
-        let workload = self.workload;
+    async fn measure(&self, table: &Table) -> anyhow::Result<()> {
         let list = self.server.ok(0, Call::get("/api/v1/pods?limit=1")).await?;
         let revision = revision_of(&list).context("a list without resourceVersion")?;
-        let mut kubelets = Kubelets::start(&self.server, workload.nodes, &revision, self.work()).await?;
-        self.prepare(&kubelets).await?;
-        self.create_pods((0..workload.init).map(workload.init_pod).collect()).await?;
-        if workload.init_placed {
-            self.wait(&mut kubelets, workload.init, &mut HashMap::new()).await?;
-        }
-        let pods: Vec<Value> = (0..workload.pods).map(workload.pod).collect();
-        let meter = Meter::new(self.args.server_pid.clone())?;
-        let (began, before) = (Instant::now(), meter.read());
-        let sent = self.create_pods(pods).await?;
-        let mut bound = HashMap::new();
-        self.wait(&mut kubelets, workload.pods, &mut bound).await?;
-        let after = meter.read();
-        let cpu =
-            before.as_ref().zip(after.as_ref()).map(|(a, b)| (b.cpu - a.cpu) / u32::try_from(workload.pods.max(1)).unwrap_or(u32::MAX));
-        let mut took = Vec::with_capacity(bound.len());
-        for (key, at) in &sent {
-            took.extend(bound.get(key).map(|seen: &Instant| seen.duration_since(*at)));
-        }
-        took.sort_unstable();
-        let elapsed = bound.values().max().map_or(Duration::ZERO, |last| last.duration_since(began));
-        rows.row(vec![
-            workload.name.to_owned(),
-            workload.nodes.to_string(),
-            workload.init.to_string(),
-            workload.pods.to_string(),
-            table::rate(took.len(), elapsed),
-            table::time(table::quantile(&took, 0.5)),
-            table::time(table::quantile(&took, 0.99)),
-            table::known(workload.threshold.map(|t| t.to_string())),
-            table::known(cpu.map(table::time)),
-            table::known(after.map(|u| table::mebibytes(u.resident))),
-        ]);
-        Ok(())
-    }
-
-    fn work(&self) -> Work {
-        if self.args.run_pods { Work::Run } else { Work::Watch }
-    }
-
-    /// Everything but pods.
-    async fn prepare(&self, kubelets: &Kubelets) -> anyhow::Result<()> {
-        let workload = self.workload;
-        let mut first: Vec<Thing> = Vec::new();
-        for (name, labels) in (workload.namespaces)() {
-            let namespace = serde_json::json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}});
-            first.push(("/api/v1/namespaces".to_owned(), namespace));
-        }
-        self.create(first).await?;
-        let account = serde_json::json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
-        let accounts = self.namespaces().into_iter().map(|n| (format!("/api/v1/namespaces/{n}/serviceaccounts"), account.clone()));
-        self.create(accounts.chain((workload.things)()).collect()).await?;
-        let nodes: Vec<Value> = (0..workload.nodes).map(workload.node).collect();
-        for (at, some) in nodes.chunks(AT_ONCE).enumerate() {
-            self.create(some.iter().map(|n| ("/api/v1/nodes".to_owned(), n.clone())).collect()).await?;
-            self.create(some.iter().flat_map(workload.with_node).collect()).await?;
-            self.send(some.iter().map(untainted).collect(), false).await?;
-            kubelets.are_there(at * AT_ONCE + some.len());
-        }
-        Ok(())
-    }
-
-    async fn create(&self, things: Vec<Thing>) -> anyhow::Result<()> {
-        let calls = things.into_iter().map(|(path, object)| Call::new(Method::POST, path, object.to_string()));
-        self.send(calls.collect(), true).await.map(drop)
-    }
-
-    /// Creates pods with what belongs to them; when each was sent, by namespace and name.
-    async fn create_pods(&self, pods: Vec<Value>) -> anyhow::Result<Vec<(Key, Instant)>> {
-        self.create(pods.iter().flat_map(self.workload.with_pod).collect()).await?;
-        let text = |pod: &Value, field: &str| Box::from(pod["metadata"][field].as_str().unwrap_or_default());
-        let keys: Vec<Key> = pods.iter().map(|p| (text(p, "namespace"), text(p, "name"))).collect();
-        let calls = pods
-            .into_iter()
-            .zip(&keys)
-            .map(|(pod, (namespace, _))| Call::new(Method::POST, format!("/api/v1/namespaces/{namespace}/pods"), pod.to_string()));
-        let sent = self.send(calls.collect(), false).await?;
-        Ok(keys.into_iter().zip(sent).collect())
-    }
-
-    /// Makes requests, some at once; when each was sent. `known`: what is there already is as good.
-    async fn send(&self, calls: Vec<Call>, known: bool) -> anyhow::Result<Vec<Instant>> {
-        let count = calls.len();
-        let calls: Arc<Vec<Mutex<Option<Call>>>> = Arc::new(calls.into_iter().map(|c| Mutex::new(Some(c))).collect());
-        let sent: Arc<Mutex<Vec<Option<Instant>>>> = Arc::new(Mutex::new(vec![None; count]));
-        let (server, times) = (self.server.clone(), sent.clone());
-        let operation = move |worker: usize, serial: usize| {
-            let (server, times, calls) = (server.clone(), times.clone(), calls.clone());
-            async move {
-                let call = calls[serial].lock().unwrap_or_else(PoisonError::into_inner).take().context("each call is made once")?;
-                times.lock().unwrap_or_else(PoisonError::into_inner)[serial] = Some(Instant::now());
-                let what = format!("{} {}", call.method, call.path);
-                let (status, body) = server.call(worker, call).await?;
-                if !status.is_success() && !(known && status == StatusCode::CONFLICT) {
-                    bail!("{what}: {status}: {}", String::from_utf8_lossy(&body));
+        let work = if self.args.run_pods { Work::Run } else { Work::Watch };
+        let mut kubelets = Kubelets::start(&self.server, self.workload.nodes(), &revision, work).await?;
+        let (sender, seen) = mpsc::unbounded_channel();
+        let mut pods = kubelets.pods.take().context("the pods are seen once")?;
+        let told = tokio::spawn(async move {
+            while let Some(pod) = pods.recv().await {
+                let stage = if pod.on_node { Stage::Bound } else { Stage::Tried };
+                if sender.send(Seen { namespace: pod.namespace, name: pod.name, at: pod.at, stage }).is_err() {
+                    return;
                 }
-                Ok(body.len())
             }
-        };
-        let made = load::run(self.args.concurrency, Until::Count(count), &Meter::default(), operation).await;
-        if let Some(error) = made.first_error {
-            bail!("{} of {count} requests failed, the first one: {error}", made.errors);
-        }
-        let sent = std::mem::take(&mut *sent.lock().unwrap_or_else(PoisonError::into_inner));
-        Ok(sent.into_iter().flatten().collect())
-    }
-
-    /// Waits until so many pods more are on nodes.
-    async fn wait(&self, kubelets: &mut Kubelets, count: usize, bound: &mut HashMap<Key, Instant>) -> anyhow::Result<()> {
-        let patience = Duration::from_secs(self.args.timeout);
-        let mut open = count;
-        while open > 0 {
-            let next = tokio::time::timeout(patience, kubelets.bound.recv()).await;
-            let Ok(seen) = next else { bail!("no pod was bound for {patience:?}; {open} of {count} are not") };
-            let Bound { namespace, name, at } = seen.context("the watch of pods has ended")?;
-            if bound.insert((namespace, name), at).is_none() {
-                open -= 1;
-            }
-        }
+        });
+        let are_there = |nodes| kubelets.are_there(nodes);
+        let meter = Meter::new(self.args.server_pid.clone())?;
+        let ground = Ground::Server(self.server.clone());
+        let limits = (self.args.concurrency, Duration::from_secs(self.args.timeout));
+        let outcome = Play::new(ground, self.workload, limits, seen, meter, &are_there).play().await;
+        told.abort();
+        rows::row(table, self.workload, &outcome?);
         Ok(())
     }
 
@@ -203,27 +94,18 @@ impl Scene<'_> {
             for collection in ["pods", "persistentvolumeclaims", "services"] {
                 calls.push(delete(format!("/api/v1/namespaces/{namespace}/{collection}")));
             }
+            calls.extend(self.let_go(&namespace).await?);
             calls.push(delete(format!("/api/v1/namespaces/{namespace}")));
         }
         calls.push(delete("/api/v1/nodes?labelSelector=ferrokube-bench".to_owned()));
-        let names: BTreeSet<String> = (0..self.workload.nodes).map(|i| format!("{PREFIX}{i}")).collect();
+        let names: BTreeSet<String> = (0..self.workload.nodes()).map(|i| format!("{PREFIX}{i}")).collect();
         let leases = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
         calls.extend(names.iter().map(|n| delete(format!("{leases}/{n}"))));
-        calls.extend(
-            (self.workload.things)()
-                .iter()
-                .filter(|(p, _)| p.ends_with("priorityclasses"))
-                .map(|(path, thing)| delete(format!("{path}/{}", thing["metadata"]["name"].as_str().unwrap_or_default()))),
-        );
-        let uses = |path: &str| {
-            let node = (self.workload.node)(0);
-            let things = (self.workload.with_node)(&node).into_iter().chain((self.workload.with_pod)(&(self.workload.pod)(0)));
-            things.into_iter().any(|(p, _)| p == path)
-        };
-        for path in CLUSTER_WIDE.iter().filter(|path| uses(path)) {
+        let used = self.collections();
+        for (_, path) in CLUSTER_WIDE.iter().filter(|(resource, _)| used.contains(*resource)) {
             let list = self.server.ok(0, Call::get(*path)).await?;
             let list: Value = serde_json::from_slice(&list)?;
-            let ours = |name: &&str| name.starts_with(PREFIX) || name.starts_with("bench-");
+            let ours = |name: &&str| name.starts_with(PREFIX) || name.starts_with("bench-") || *name == "bench";
             let items = list["items"].as_array().into_iter().flatten();
             calls.extend(items.filter_map(|i| i["metadata"]["name"].as_str()).filter(ours).map(|n| delete(format!("{path}/{n}"))));
         }
@@ -235,6 +117,30 @@ impl Scene<'_> {
             }
         }
         self.wait_until_gone().await
+    }
+
+    /// Takes the finalizers off pods that were given some: nobody else will.
+    async fn let_go(&self, namespace: &str) -> anyhow::Result<Vec<Call>> {
+        let list = self.server.ok(0, Call::get(format!("/api/v1/namespaces/{namespace}/pods"))).await?;
+        let list: Value = serde_json::from_slice(&list)?;
+        let kept = list["items"].as_array().into_iter().flatten().filter(|pod| pod["metadata"]["finalizers"].is_array());
+        let free = |name: &str| Call {
+            content_type: "application/merge-patch+json",
+            ..Call::new(Method::PATCH, format!("/api/v1/namespaces/{namespace}/pods/{name}"), r#"{"metadata":{"finalizers":null}}"#)
+        };
+        Ok(kept.filter_map(|pod| pod["metadata"]["name"].as_str()).map(free).collect())
+    }
+
+    /// The resources of all that the workload makes beside nodes and pods.
+    fn collections(&self) -> BTreeSet<String> {
+        let with = |act: &Act| match act {
+            Act::Nodes { of, with, .. } => with(&of(0)),
+            Act::Pods(pods) => (pods.with)(&(pods.of)(0)),
+            _ => Vec::new(),
+        };
+        let beside = self.workload.acts.iter().flat_map(with);
+        let paths = self.workload.things().chain(beside).map(|(path, _)| path);
+        paths.filter_map(|path| path.rsplit('/').next().map(str::to_owned)).collect()
     }
 
     /// Namespaces end in their own time, and the next workload wants the same ones.
@@ -251,6 +157,3 @@ impl Scene<'_> {
         Ok(())
     }
 }
-
-/// Namespace and name.
-type Key = (Box<str>, Box<str>);

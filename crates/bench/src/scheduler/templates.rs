@@ -1,7 +1,5 @@
-//! The workloads as a table: how many nodes of what kind, what is there before, and which pods are measured.
-//!
-//! Sizes and thresholds are those of scheduler_perf's performance tests. Nodes offer 4 cpus, 32Gi and 110 pods, pods ask
-//! for 100m and 500Mi, unless the row says otherwise.
+//! The objects of the workloads, by their numbers. Nodes offer 4 cpus, 32Gi and 110 pods, pods ask for 100m and 500Mi, unless a name
+//! says otherwise.
 
 use serde_json::{Value, json};
 
@@ -12,32 +10,6 @@ const DRIVER: &str = "ebs.csi.aws.com";
 
 /// Something that a workload needs besides nodes and pods: the path of its collection, and the object.
 pub(super) type Thing = (String, Value);
-
-/// One row. Functions get the number of the node or pod.
-#[derive(Clone, Copy)]
-pub(super) struct Workload {
-    pub name: &'static str,
-    /// Pods per second that kube-scheduler must reach in its own benchmark.
-    pub threshold: Option<u32>,
-    pub nodes: usize,
-    pub node: fn(usize) -> Value,
-    /// Pods that are there before.
-    pub init: usize,
-    pub init_pod: fn(usize) -> Value,
-    /// Whether those pods are placed; otherwise they find no node and stay.
-    pub init_placed: bool,
-    /// Pods that are measured.
-    pub pods: usize,
-    pub pod: fn(usize) -> Value,
-    /// Namespaces with their labels.
-    pub namespaces: fn() -> Vec<(String, Value)>,
-    /// What comes with each pod, of both kinds.
-    pub with_pod: fn(&Value) -> Vec<Thing>,
-    /// What comes with each node.
-    pub with_node: fn(&Value) -> Vec<Thing>,
-    /// What else is there.
-    pub things: fn() -> Vec<Thing>,
-}
 
 pub(crate) fn node(i: usize) -> Value {
     let name = format!("bench-node-{i}");
@@ -53,14 +25,14 @@ pub(crate) fn node(i: usize) -> Value {
 }
 
 /// All in one zone.
-fn node_of_one_zone(i: usize) -> Value {
+pub(super) fn node_of_one_zone(i: usize) -> Value {
     let mut node = node(i);
     node["metadata"]["labels"][ZONE] = "zone1".into();
     node
 }
 
 /// Every fifth has a taint.
-fn node_maybe_tainted(i: usize) -> Value {
+pub(super) fn node_maybe_tainted(i: usize) -> Value {
     let mut node = node(i);
     if i % 5 == 0 {
         node["spec"]["taints"] = json!([{"key": "foo", "value": "", "effect": "NoSchedule"}]);
@@ -69,7 +41,7 @@ fn node_maybe_tainted(i: usize) -> Value {
 }
 
 /// A pod in a namespace with labels, and more of a spec.
-fn pod(namespace: &str, name: &str, labels: &Value, spec: &Value) -> Value {
+pub(super) fn pod(namespace: &str, name: &str, labels: &Value, spec: &Value) -> Value {
     let mut pod = json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {"name": name, "namespace": namespace, "labels": labels},
@@ -82,25 +54,25 @@ fn pod(namespace: &str, name: &str, labels: &Value, spec: &Value) -> Value {
     pod
 }
 
-fn plain(namespace: &str, prefix: &str, i: usize) -> Value {
+pub(super) fn plain(namespace: &str, prefix: &str, i: usize) -> Value {
     pod(namespace, &format!("{prefix}-{i}"), &json!({"app": "bench"}), &json!({}))
 }
 
-fn init_plain(i: usize) -> Value {
+pub(super) fn init_plain(i: usize) -> Value {
     plain("bench-0", "init", i)
 }
 
-fn measured_plain(i: usize) -> Value {
+pub(super) fn measured_plain(i: usize) -> Value {
     plain("bench-1", "pod", i)
 }
 
-fn asking(mut pod: Value, cpu: &str, memory: &str) -> Value {
+pub(super) fn asking(mut pod: Value, cpu: &str, memory: &str) -> Value {
     pod["spec"]["containers"][0]["resources"]["requests"] = json!({"cpu": cpu, "memory": memory});
     pod
 }
 
 /// Affinity to pods of the same colour.
-fn coloured(namespace: &str, name: &str, colour: &str, kind: &str, required: bool, key: &str, namespaces: &Value) -> Value {
+pub(super) fn coloured(namespace: &str, name: &str, colour: &str, kind: &str, required: bool, key: &str, namespaces: &Value) -> Value {
     let mut term = json!({"topologyKey": key, "labelSelector": {"matchLabels": {"color": colour}}});
     for (field, value) in namespaces.as_object().into_iter().flatten() {
         term[field] = value.clone();
@@ -115,7 +87,7 @@ fn coloured(namespace: &str, name: &str, colour: &str, kind: &str, required: boo
 /// A function for a row: pods of a colour in a namespace.
 macro_rules! colour_rows {
     ($($name:ident, $namespace:literal, $prefix:literal, $colour:literal, $kind:literal, $required:literal, $key:expr;)*) => {
-        $(fn $name(i: usize) -> Value {
+        $(pub(super) fn $name(i: usize) -> Value {
             let both = json!({"namespaces": ["bench-0", "bench-1"]});
             coloured($namespace, &format!("{}-{i}", $prefix), $colour, $kind, $required, $key, &both)
         })*
@@ -136,11 +108,11 @@ colour_rows! {
 /// Pods of a colour in a hundred namespaces of a team, by namespace selector.
 macro_rules! team_rows {
     ($($init:ident, $name:ident, $colour:literal, $kind:literal, $required:literal, $key:expr;)*) => {
-        $(fn $init(i: usize) -> Value {
+        $(pub(super) fn $init(i: usize) -> Value {
             let team = json!({"namespaceSelector": {"matchLabels": {"team": "devops"}}});
             coloured(&format!("bench-team-{}", i % 100), &format!("init-{i}"), $colour, $kind, $required, $key, &team)
         }
-        fn $name(i: usize) -> Value {
+        pub(super) fn $name(i: usize) -> Value {
             let team = json!({"namespaceSelector": {"matchLabels": {"team": "devops"}}});
             coloured("bench-1", &format!("pod-{i}"), $colour, $kind, $required, $key, &team)
         })*
@@ -155,17 +127,17 @@ team_rows! {
 }
 
 /// Pods that only the anti-affinity of others means.
-fn unwanted(i: usize) -> Value {
+pub(super) fn unwanted(i: usize) -> Value {
     pod("bench-1", &format!("pod-{i}"), &json!({"color": "green"}), &json!({}))
 }
 
-fn in_zones(i: usize) -> Value {
+pub(super) fn in_zones(i: usize) -> Value {
     let term = json!({"matchExpressions": [{"key": ZONE, "operator": "In", "values": ["zone1", "zone2"]}]});
     let required = json!({"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [term]}});
     pod("bench-1", &format!("pod-{i}"), &json!({"app": "bench"}), &json!({"affinity": {"nodeAffinity": required}}))
 }
 
-fn spread(name: &str, key: &str, skew: i64, when: &str, more: &Value) -> Value {
+pub(super) fn spread(name: &str, key: &str, skew: i64, when: &str, more: &Value) -> Value {
     let mut constraint =
         json!({"maxSkew": skew, "topologyKey": key, "whenUnsatisfiable": when, "labelSelector": {"matchLabels": {"color": "blue"}}});
     for (field, value) in more.as_object().into_iter().flatten() {
@@ -174,71 +146,161 @@ fn spread(name: &str, key: &str, skew: i64, when: &str, more: &Value) -> Value {
     pod("bench-1", name, &json!({"color": "blue"}), &json!({"topologySpreadConstraints": [constraint]}))
 }
 
-fn spread_zones(i: usize) -> Value {
+pub(super) fn spread_zones(i: usize) -> Value {
     spread(&format!("pod-{i}"), ZONE, 5, "DoNotSchedule", &json!({}))
 }
 
-fn rather_spread_zones(i: usize) -> Value {
+pub(super) fn rather_spread_zones(i: usize) -> Value {
     spread(&format!("pod-{i}"), ZONE, 5, "ScheduleAnyway", &json!({}))
 }
 
-fn spread_hosts_by_taints(i: usize) -> Value {
+pub(super) fn spread_hosts_by_taints(i: usize) -> Value {
     spread(&format!("pod-{i}"), HOST, 1, "DoNotSchedule", &json!({"nodeTaintsPolicy": "Honor"}))
 }
 
-fn mixed(i: usize) -> Value {
-    [init_plain, init_together, init_apart, init_rather_together, init_rather_apart][i % 5](i)
-}
-
-fn too_large(i: usize) -> Value {
-    asking(plain("bench-0", "large", i), "9", "500Mi")
-}
-
-fn low(i: usize) -> Value {
-    asking(plain("bench-0", "low", i), "900m", "500Mi")
-}
-
-fn high(i: usize) -> Value {
-    let mut pod = asking(plain("bench-1", "high", i), "3", "500Mi");
+/// Of high priority.
+pub(super) fn important(mut pod: Value) -> Value {
     pod["spec"]["priorityClassName"] = "bench-high".into();
     pod["spec"]["priority"] = 1000.into();
     pod
 }
 
-fn gated(i: usize) -> Value {
-    let mut pod = plain("bench-0", "gated", i);
+/// More than any node has.
+pub(super) fn too_large(i: usize) -> Value {
+    asking(plain("bench-0", "large", i), "9", "500Mi")
+}
+
+pub(super) fn low(i: usize) -> Value {
+    asking(plain("bench-0", "low", i), "900m", "500Mi")
+}
+
+pub(super) fn high(i: usize) -> Value {
+    important(asking(plain("bench-1", "high", i), "3", "500Mi"))
+}
+
+pub(super) fn high_with_claim(i: usize) -> Value {
+    with_claim(high(i))
+}
+
+/// A pod that asks for nothing.
+pub(super) fn light(mut pod: Value) -> Value {
+    if let Some(container) = pod["spec"]["containers"][0].as_object_mut() {
+        container.remove("resources");
+    }
+    pod
+}
+
+pub(super) fn measured_light(i: usize) -> Value {
+    light(measured_plain(i))
+}
+
+pub(super) fn init_light(i: usize) -> Value {
+    light(plain("bench-0", "light", i))
+}
+
+/// Somebody must let go of it before it can be gone.
+pub(super) fn with_finalizer(i: usize) -> Value {
+    let mut pod = light(init_plain(i));
+    pod["metadata"]["finalizers"] = json!(["bench.example.com/keep"]);
+    pod
+}
+
+pub(super) fn gated(i: usize) -> Value {
+    let mut pod = light(plain("bench-0", "gated", i));
     pod["spec"]["schedulingGates"] = json!([{"name": "bench.example.com/wait"}]);
     pod
 }
 
-/// Pods that name their node, as those of daemon sets do; two for each.
-fn on_its_node(i: usize) -> Value {
-    let term = json!({"matchFields": [{"key": "metadata.name", "operator": "In", "values": [format!("bench-node-{}", i / 2)]}]});
-    let required = json!({"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [term]}});
-    asking(pod("bench-1", &format!("pod-{i}"), &json!({"app": "agent"}), &json!({"affinity": {"nodeAffinity": required}})), "10m", "50Mi")
+/// Every pod that is placed could be what it waits for.
+pub(super) fn gated_together(i: usize) -> Value {
+    let mut pod = gated(i);
+    let term = json!({"topologyKey": HOST, "labelSelector": {"matchLabels": {"app": "bench"}}, "namespaces": ["bench-0", "bench-1"]});
+    pod["spec"]["affinity"] = json!({"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}});
+    pod
 }
 
-fn with_claim(mut pod: Value) -> Value {
+/// A node with room for all.
+pub(super) fn large_node(i: usize) -> Value {
+    let mut node = node(i);
+    for list in ["capacity", "allocatable"] {
+        node["status"][list]["pods"] = "90000".into();
+    }
+    node
+}
+
+/// Pods that name their node, as those of daemon sets do: all of them the first one.
+pub(super) fn on_first_node(i: usize) -> Value {
+    let term = json!({"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["bench-node-0"]}]});
+    let required = json!({"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [term]}});
+    light(pod("bench-1", &format!("pod-{i}"), &json!({"app": "agent"}), &json!({"affinity": {"nodeAffinity": required}})))
+}
+
+/// A node that offers one piece of a resource that no other has.
+pub(super) fn node_with_own_resource(i: usize) -> Value {
+    let mut node = node(i);
+    for list in ["capacity", "allocatable"] {
+        node["status"][list][format!("bench.example.com/thing-{i}")] = "1".into();
+    }
+    node
+}
+
+/// A pod that fits only the node of its number.
+pub(super) fn with_own_resource(i: usize) -> Value {
+    let mut pod = measured_light(i);
+    let one = json!({format!("bench.example.com/thing-{i}"): "1"});
+    pod["spec"]["containers"][0]["resources"] = json!({"requests": one, "limits": one});
+    pod
+}
+
+/// A node that says which features its kubelet has, so many of them.
+fn node_with_features(i: usize, features: usize) -> Value {
+    let mut node = node(i);
+    node["status"]["declaredFeatures"] = (1..=features).map(|n| format!("Feature{n:03}")).collect::<Vec<_>>().into();
+    node
+}
+
+pub(super) fn node_with_20_features(i: usize) -> Value {
+    node_with_features(i, 20)
+}
+
+pub(super) fn node_with_100_features(i: usize) -> Value {
+    node_with_features(i, 100)
+}
+
+fn asking_as_a_pod(mut pod: Value) -> Value {
+    pod["spec"]["resources"] = json!({"requests": {"cpu": "100m", "memory": "200Mi"}});
+    light(pod)
+}
+
+pub(super) fn init_asking_as_a_pod(i: usize) -> Value {
+    asking_as_a_pod(init_plain(i))
+}
+
+pub(super) fn measured_asking_as_a_pod(i: usize) -> Value {
+    asking_as_a_pod(measured_plain(i))
+}
+
+pub(super) fn with_claim(mut pod: Value) -> Value {
     pod["spec"]["volumes"] = json!([{"name": "data", "persistentVolumeClaim": {"claimName": pod["metadata"]["name"]}}]);
     pod
 }
 
-fn init_with_claim(i: usize) -> Value {
+pub(super) fn init_with_claim(i: usize) -> Value {
     with_claim(init_plain(i))
 }
 
-fn pod_with_claim(i: usize) -> Value {
+pub(super) fn pod_with_claim(i: usize) -> Value {
     with_claim(measured_plain(i))
 }
 
-fn with_secret(i: usize) -> Value {
+pub(super) fn with_secret(i: usize) -> Value {
     let mut pod = measured_plain(i);
     pod["spec"]["volumes"] = json!([{"name": "s", "secret": {"secretName": "bench", "optional": true}}]);
     pod
 }
 
 /// A claim of the pod's name, bound to a volume of its own.
-fn bound_volume(pod: &Value, source: &str, value: &Value) -> Vec<Thing> {
+pub(super) fn bound_volume(pod: &Value, source: &str, value: &Value) -> Vec<Thing> {
     let (namespace, name) =
         (pod["metadata"]["namespace"].as_str().unwrap_or_default(), pod["metadata"]["name"].as_str().unwrap_or_default());
     let volume_name = format!("{namespace}-{name}");
@@ -258,108 +320,71 @@ fn bound_volume(pod: &Value, source: &str, value: &Value) -> Vec<Thing> {
     vec![("/api/v1/persistentvolumes".to_owned(), volume), (format!("/api/v1/namespaces/{namespace}/persistentvolumeclaims"), claim)]
 }
 
-fn csi_volume(pod: &Value) -> Vec<Thing> {
+pub(super) fn csi_volume(pod: &Value) -> Vec<Thing> {
     let handle = format!("vol-{}", pod["metadata"]["name"].as_str().unwrap_or_default());
     bound_volume(pod, "csi", &json!({"driver": DRIVER, "volumeHandle": handle}))
 }
 
-fn disk_volume(pod: &Value) -> Vec<Thing> {
+pub(super) fn disk_volume(pod: &Value) -> Vec<Thing> {
     let id = format!("vol-{}", pod["metadata"]["name"].as_str().unwrap_or_default());
     bound_volume(pod, "awsElasticBlockStore", &json!({"volumeID": id}))
 }
 
-fn csi_node(node: &Value) -> Vec<Thing> {
+pub(super) fn csi_node(node: &Value) -> Vec<Thing> {
+    csi_node_of(node, 39)
+}
+
+/// With room for so many volumes.
+pub(super) fn csi_node_of(node: &Value, volumes: usize) -> Vec<Thing> {
     let name = &node["metadata"]["name"];
     let csi = json!({
         "apiVersion": "storage.k8s.io/v1", "kind": "CSINode", "metadata": {"name": name},
-        "spec": {"drivers": [{"name": DRIVER, "nodeID": name, "topologyKeys": null, "allocatable": {"count": 39}}]},
+        "spec": {"drivers": [{"name": DRIVER, "nodeID": name, "topologyKeys": null, "allocatable": {"count": volumes}}]},
     });
     vec![("/apis/storage.k8s.io/v1/csinodes".to_owned(), csi)]
 }
 
-fn two_namespaces() -> Vec<(String, Value)> {
+pub(super) fn two_namespaces() -> Vec<(String, Value)> {
     ["bench-0", "bench-1"].map(|n| (n.to_owned(), json!({}))).into()
 }
 
-fn team_namespaces() -> Vec<(String, Value)> {
+pub(super) fn team_namespaces() -> Vec<(String, Value)> {
     let teams = (0..100).map(|i| (format!("bench-team-{i}"), json!({"team": "devops"})));
     teams.chain([("bench-1".to_owned(), json!({"team": "devops"}))]).collect()
 }
 
-fn service() -> Vec<Thing> {
+pub(super) fn service(_: usize) -> Vec<Thing> {
     let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "bench", "namespace": "bench-1"},
         "spec": {"selector": {"app": "bench"}, "ports": [{"port": 80}]}});
     vec![("/api/v1/namespaces/bench-1/services".to_owned(), service)]
 }
 
-fn priority() -> Vec<Thing> {
+pub(super) fn priority(_: usize) -> Vec<Thing> {
     let class = json!({"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": "bench-high"}, "value": 1000});
     vec![("/apis/scheduling.k8s.io/v1/priorityclasses".to_owned(), class)]
 }
 
-const BASIC: Workload = Workload {
-    name: "SchedulingBasic",
-    threshold: Some(270),
-    nodes: 5000,
-    node,
-    init: 1000,
-    init_pod: init_plain,
-    init_placed: true,
-    pods: 10_000,
-    pod: measured_plain,
-    namespaces: two_namespaces,
-    with_pod: |_| Vec::new(),
-    with_node: |_| Vec::new(),
-    things: Vec::new,
-};
-
-/// A row like [`BASIC`] but for its pods.
-const fn row(name: &'static str, threshold: u32, init: (usize, fn(usize) -> Value), pods: (usize, fn(usize) -> Value)) -> Workload {
-    Workload { name, threshold: Some(threshold), init: init.0, init_pod: init.1, pods: pods.0, pod: pods.1, ..BASIC }
+/// What comes and goes beside the others in a cluster: a node, a pod that fits nowhere, a service.
+pub(super) fn coming_and_going(i: usize) -> Vec<Thing> {
+    let mut node = node(i);
+    node["metadata"]["name"] = format!("bench-node-new-{i}").into();
+    node["metadata"]["labels"][HOST] = format!("bench-node-new-{i}").into();
+    let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": format!("bench-{i}"), "namespace": "bench-0"},
+        "spec": {"selector": {"app": "foo"}, "ports": [{"port": 8080}]}});
+    let mut things = vec![("/api/v1/nodes".to_owned(), node)];
+    things.extend(coming_too_large(i));
+    things.push(("/api/v1/namespaces/bench-0/services".to_owned(), service));
+    things
 }
 
-/// The table.
-pub(super) fn all() -> Vec<Workload> {
-    let of_one_zone = |w: Workload| Workload { node: node_of_one_zone, ..w };
-    let of_teams = |w: Workload| Workload { namespaces: team_namespaces, ..w };
-    vec![
-        BASIC,
-        row("SchedulingPodAntiAffinity", 60, (1000, init_apart), (2000, apart)),
-        row("SchedulingPodMatchingAntiAffinity", 600, (1000, init_apart), (4000, unwanted)),
-        of_one_zone(row("SchedulingPodAffinity", 35, (5000, init_together), (5000, together))),
-        row("SchedulingPreferredPodAffinity", 90, (5000, init_rather_together), (5000, rather_together)),
-        row("SchedulingPreferredPodAntiAffinity", 90, (5000, init_rather_apart), (5000, rather_apart)),
-        row("SchedulingNodeAffinity", 220, (5000, init_plain), (10_000, in_zones)),
-        of_one_zone(row("MixedSchedulingBasePod", 140, (5000, mixed), (5000, measured_plain))),
-        of_teams(Workload {
-            nodes: 6000,
-            ..row("SchedulingRequiredPodAntiAffinityWithNSSelector", 24, (4000, init_team_apart), (2000, team_apart))
-        }),
-        of_teams(row("SchedulingPreferredAntiAffinityWithNSSelector", 55, (4000, init_team_rather_apart), (2000, team_rather_apart))),
-        of_teams(of_one_zone(row("SchedulingRequiredPodAffinityWithNSSelector", 35, (5000, init_team_together), (2000, team_together)))),
-        of_teams(row("SchedulingPreferredAffinityWithNSSelector", 90, (5000, init_team_rather_together), (5000, team_rather_together))),
-        row("TopologySpreading", 85, (5000, init_plain), (5000, spread_zones)),
-        row("PreferredTopologySpreading", 125, (5000, init_plain), (5000, rather_spread_zones)),
-        Workload { things: service, threshold: None, ..row("DefaultTopologySpreading", 0, (5000, init_plain), (10_000, measured_plain)) },
-        Workload {
-            node: node_maybe_tainted,
-            ..row("SchedulingWithNodeInclusionPolicy", 68, (0, init_plain), (4000, spread_hosts_by_taints))
-        },
-        Workload { init_placed: false, ..row("Unschedulable", 140, (100, too_large), (10_000, measured_plain)) },
-        Workload { threshold: Some(160), things: priority, ..row("Preemption", 160, (20_000, low), (5000, high)) },
-        Workload { nodes: 1000, init_placed: false, ..row("SchedulingWhileGated", 130, (10_000, gated), (20_000, measured_plain)) },
-        Workload { nodes: 15_000, ..row("SchedulingDaemonset", 390, (0, init_plain), (30_000, on_its_node)) },
-        row("SchedulingSecrets", 260, (1000, init_plain), (10_000, with_secret)),
-        Workload { with_pod: disk_volume, ..row("SchedulingInTreePVs", 90, (1000, init_with_claim), (2000, pod_with_claim)) },
-        Workload {
-            with_pod: disk_volume,
-            with_node: csi_node,
-            ..row("SchedulingMigratedInTreePVs", 35, (5000, init_with_claim), (5000, pod_with_claim))
-        },
-        Workload {
-            with_pod: csi_volume,
-            with_node: csi_node,
-            ..row("SchedulingCSIPVs", 48, (5000, init_with_claim), (5000, pod_with_claim))
-        },
-    ]
+/// An important pod that fits nowhere.
+pub(super) fn coming_too_large(i: usize) -> Vec<Thing> {
+    vec![("/api/v1/namespaces/bench-0/pods".to_owned(), important(too_large(i)))]
+}
+
+/// An important pod that others must go for.
+pub(super) fn coming_high(i: usize) -> Vec<Thing> {
+    let mut pod = high(i);
+    pod["metadata"]["namespace"] = "bench-0".into();
+    vec![("/api/v1/namespaces/bench-0/pods".to_owned(), pod)]
 }
