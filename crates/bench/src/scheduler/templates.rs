@@ -89,7 +89,7 @@ macro_rules! colour_rows {
     ($($name:ident, $namespace:literal, $prefix:literal, $colour:literal, $kind:literal, $required:literal, $key:expr;)*) => {
         $(pub(super) fn $name(i: usize) -> Value {
             let both = json!({"namespaces": ["bench-0", "bench-1"]});
-            coloured($namespace, &format!("{}-{i}", $prefix), $colour, $kind, $required, $key, &both)
+            coloured($namespace, &format!("{}-{}-{i}", $prefix, $colour), $colour, $kind, $required, $key, &both)
         })*
     };
 }

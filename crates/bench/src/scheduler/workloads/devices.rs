@@ -29,26 +29,31 @@ fn slice(name: &str, pool: &str, slices: usize, more: &Value) -> Thing {
 }
 
 /// The slice of a node with so many devices.
-fn slice_of(node: &Value, devices: usize, taints: &Value) -> Vec<Thing> {
+fn slice_of(node: &Value, devices: usize, more: &Value) -> Vec<Thing> {
     let name = node["metadata"]["name"].as_str().unwrap_or_default();
-    let devices: Vec<Value> = (0..devices).map(|d| json!({"name": format!("instance-{d:02}"), "taints": taints})).collect();
+    let device = |d: usize| {
+        let mut device = more.clone();
+        device["name"] = format!("instance-{d:02}").into();
+        device
+    };
+    let devices: Vec<Value> = (0..devices).map(device).collect();
     vec![slice(&format!("{name}-slice"), name, 1, &json!({"nodeName": name, "devices": devices}))]
 }
 
 fn ten_devices(node: &Value) -> Vec<Thing> {
-    slice_of(node, DEVICES, &Value::Null)
+    slice_of(node, DEVICES, &json!({}))
 }
 
 fn two_devices(node: &Value) -> Vec<Thing> {
-    slice_of(node, 2, &Value::Null)
+    slice_of(node, 2, &json!({}))
 }
 
 fn twenty_devices(node: &Value) -> Vec<Thing> {
-    slice_of(node, 2 * DEVICES, &Value::Null)
+    slice_of(node, 2 * DEVICES, &json!({}))
 }
 
 fn tainted_devices(node: &Value) -> Vec<Thing> {
-    slice_of(node, DEVICES, &json!([{"key": "bench.example.com/taint", "value": "tainted", "effect": "NoSchedule"}]))
+    slice_of(node, DEVICES, &json!({"taints": [{"key": "bench.example.com/taint", "value": "tainted", "effect": "NoSchedule"}]}))
 }
 
 fn class_named(name: &str, expression: &str, extended: Option<String>) -> Thing {
@@ -347,9 +352,9 @@ pub(super) fn all() -> Vec<Workload> {
             large,
             vec![drivers(ten_devices), once(class), once(template_of_one), init(init_from_template), measured(measured_from_template)],
         ),
-        filled("SteadyStateClusterResourceClaimTemplate, empty", 64, 0),
-        filled("SteadyStateClusterResourceClaimTemplate, half", 70, 2500),
-        filled("SteadyStateClusterResourceClaimTemplate, full", 60, 4990),
+        filled("SteadyStateClusterResourceClaimTemplate/empty", 64, 0),
+        filled("SteadyStateClusterResourceClaimTemplate/half", 70, 2500),
+        filled("SteadyStateClusterResourceClaimTemplate/full", 60, 4990),
         workload(
             "SchedulingWithResourceClaim",
             None,
@@ -406,10 +411,10 @@ pub(super) fn all() -> Vec<Workload> {
                 measured(measured_from_template),
             ],
         ),
-        extended("ExtendedResource, 10 classes", 10, (1, 0, 10), extended_class, init_gpu, measured_gpu),
-        extended("ExtendedResource, 25 classes", 25, large, extended_class, init_gpu_of_25, measured_gpu_of_25),
-        extended("ExtendedResource, 50 classes", 50, large, extended_class, init_gpu_of_50, measured_gpu_of_50),
-        extended("ImplicitExtendedResource, 25 classes", 25, large, implicit_class, init_implicit_of_25, measured_implicit_of_25),
+        extended("ExtendedResource", 10, (1, 0, 10), extended_class, init_gpu, measured_gpu),
+        extended("ExtendedResource_25Classes", 25, large, extended_class, init_gpu_of_25, measured_gpu_of_25),
+        extended("ExtendedResource_50Classes", 50, large, extended_class, init_gpu_of_50, measured_gpu_of_50),
+        extended("ImplicitExtendedResource_25Classes", 25, large, implicit_class, init_implicit_of_25, measured_implicit_of_25),
         Workload {
             configuration: Some(ONE_FOR_GPUS),
             ..workload(

@@ -220,8 +220,8 @@ fn rest() -> Vec<Workload> {
             vec![nodes(node), left(init(with_finalizer), "leaving"), Act::Delete { group: "leaving", rate: 100 }, measured(measured_light)],
         ),
         workload("SchedulingWithExtendedResource", None, (5000, 0, 5000), vec![nodes(node_with_own_resource), measured(with_own_resource)]),
-        features("NodeDeclaredFeatures, 20", node_with_20_features),
-        features("NodeDeclaredFeatures, 100", node_with_100_features),
+        features("NodeDeclaredFeaturesEnabled/20", node_with_20_features),
+        features("NodeDeclaredFeaturesEnabled/100", node_with_100_features),
     ]
 }
 
