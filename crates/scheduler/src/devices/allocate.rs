@@ -1,15 +1,19 @@
 //! Devices for the claims of a pod on one node: a search that goes back where it fails (structured parameters).
 //!
 //! Requests are served in order; for each the first alternative and the first devices that satisfy class, selectors,
-//! taints, counters and constraints. Pure: the answer is what would be written.
+//! taints, counters and constraints. Pure: the answer is what would be written. Devices are looked at when it is their turn, and pools of
+//! which nothing is left not at all: a node has its answer after a few of them.
 
 use super::capacity::{self, Amounts};
-use super::{Amount, Claim, Constraint, Counters, Device, DeviceKey, Devices, PoolKey, Reach, Request, Reservation, Taken, consume};
+use super::pools::{Choice, suffices};
+use super::{Amount, Claim, Constraint, Counters, Device, DeviceClass, Devices, Pool, Reach, Request, Reservation, Taken, consume};
 use crate::node::Node;
 use ferrokube_api::ObjectKey;
 use ferrokube_api::quantity::Quantity;
 use serde_json::{Value, json};
+use smallvec::SmallVec;
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 
 /// A search that takes more steps than this is given up, and the node with it.
 const MOST_STEPS: usize = 100_000;
@@ -35,16 +39,53 @@ struct Pick<'a> {
     claim: usize,
     request: &'a Request,
     device: &'a Device,
+    spot: Spot<'a>,
     /// What it takes of a device that is shared.
     part: Option<Amounts>,
 }
 
+/// Where a device is: its pool, the number of it, and its place there.
+#[derive(Clone, Copy)]
+struct Spot<'a> {
+    pool: &'a Pool,
+    number: usize,
+    at: usize,
+}
+
+impl<'a> Spot<'a> {
+    fn device(&self) -> &'a Device {
+        &self.pool.devices()[self.at]
+    }
+
+    fn id(&self) -> (usize, usize) {
+        (self.number, self.at)
+    }
+}
+
+/// A request of a claim that is being served.
+#[derive(Clone, Copy)]
+struct Served<'a> {
+    claim: usize,
+    /// Its place in the claim.
+    at: usize,
+    request: &'a Request,
+    class: &'a DeviceClass,
+}
+
+/// What the selectors of a request say about the devices of a pool: those of the class first.
+type Opinions = SmallVec<[Arc<[Choice]>; 2]>;
+
 struct Search<'a> {
     known: &'a Devices,
     claims: &'a [(ObjectKey, &'a Claim)],
-    devices: Vec<&'a Device>,
-    left: HashMap<PoolKey, Counters>,
-    used: BTreeSet<&'a DeviceKey>,
+    node: &'a Node,
+    /// The numbers of the pools, in order.
+    pools: Vec<usize>,
+    /// Whether places can be reached from the node.
+    reaches: HashMap<*const Reach, bool>,
+    /// What is left of the counters of pools that picks take from.
+    left: HashMap<usize, Counters>,
+    used: BTreeSet<(usize, usize)>,
     picks: Vec<Pick<'a>>,
     steps: usize,
     wrong: Option<String>,
@@ -60,8 +101,18 @@ pub struct Found<'a> {
 
 /// Finds devices for claims that have none.
 pub fn allocate<'a>(known: &'a Devices, claims: &'a [(ObjectKey, &'a Claim)], node: &'a Node) -> Result<Found<'a>, NoDevices> {
-    let (devices, left) = known.at(node);
-    let mut search = Search { known, claims, devices, left, used: BTreeSet::new(), picks: Vec::new(), steps: 0, wrong: None };
+    let mut search = Search {
+        known,
+        claims,
+        node,
+        pools: known.pools().for_node(node).collect(),
+        reaches: HashMap::new(),
+        left: HashMap::new(),
+        used: BTreeSet::new(),
+        picks: Vec::new(),
+        steps: 0,
+        wrong: None,
+    };
     if !search.serve(0, 0) {
         let short = if search.steps > MOST_STEPS { NoDevices::TooLong } else { NoDevices::Short };
         return Err(search.wrong.map_or(short, NoDevices::Wrong));
@@ -104,61 +155,67 @@ impl<'a> Search<'a> {
             self.wrong.get_or_insert_with(|| format!("request {}: device class {} does not exist", request.name, request.class));
             return false;
         };
-        let key = &self.claims[claim].0;
-        let of_class = class.selectors.iter().enumerate().map(|(at, s)| (format!("class {}: selector #{at}", request.class), s));
-        let own = request.selectors.iter().enumerate().map(|(at, s)| (format!("claim {key}: selector #{at}"), s));
-        let all: Vec<_> = of_class.chain(own).collect();
-        let mut matching = Vec::new();
-        for device in &self.devices {
-            self.steps += 1;
-            let mut holds = true;
-            for (place, selector) in &all {
-                match selector.matches(device) {
-                    Ok(true) => {}
-                    Ok(false) => holds = false,
-                    Err(why) => {
-                        self.wrong.get_or_insert_with(|| why.told(place, device));
-                        return false;
-                    }
-                }
-                if !holds {
-                    break;
-                }
-            }
-            if holds {
-                matching.push(*device);
-            }
-        }
+        let served = Served { claim, at, request, class };
         match request.amount {
-            Amount::Exactly(count) => self.pick(claim, at, request, &matching, 0, count),
-            // All or nothing, and at least one.
-            Amount::All => !matching.is_empty() && self.pick_all(claim, at, request, &matching),
+            Amount::Exactly(count) => self.pick(served, (0, 0), count),
+            Amount::All => self.pick_all(served),
         }
     }
 
-    /// Picks `count` devices from those at `from` and later, then serves the rest.
-    fn pick(&mut self, claim: usize, at: usize, request: &'a Request, matching: &[&'a Device], from: usize, count: usize) -> bool {
+    /// Picks `count` devices from a place on (that of the pool, and of the device in it), then serves the rest.
+    fn pick(&mut self, served: Served<'a>, from: (usize, usize), count: usize) -> bool {
         if count == 0 {
-            return self.serve(claim, at + 1);
+            return self.serve(served.claim, served.at + 1);
         }
-        for next in from..matching.len() {
-            self.steps += 1;
-            if self.steps > MOST_STEPS {
-                return false;
-            }
-            if self.take(claim, request, matching[next]) {
-                if self.pick(claim, at, request, matching, next + 1, count - 1) {
-                    return true;
+        let (mut first, skipped) = (from.1, from.0);
+        for place in skipped..self.pools.len() {
+            let number = self.pools[place];
+            let pool = self.known.pools().get(number);
+            if !self.is_passed_over(pool, served) {
+                let opinions = opinions(pool, served);
+                for at in first..pool.devices().len() {
+                    self.steps += 1;
+                    if self.steps > MOST_STEPS {
+                        return false;
+                    }
+                    let spot = Spot { pool, number, at };
+                    match self.is_chosen(served, &opinions, &spot) {
+                        Some(false) => continue,
+                        Some(true) => {}
+                        None => return false,
+                    }
+                    if self.take(served.claim, served.request, spot) {
+                        if self.pick(served, (place, at + 1), count - 1) {
+                            return true;
+                        }
+                        self.give_back();
+                    }
                 }
-                self.give_back();
             }
+            first = 0;
         }
         false
     }
 
-    fn pick_all(&mut self, claim: usize, at: usize, request: &'a Request, matching: &[&'a Device]) -> bool {
+    /// All or nothing, and at least one.
+    fn pick_all(&mut self, served: Served<'a>) -> bool {
+        let mut all = Vec::new();
+        for number in self.pools.clone() {
+            let pool = self.known.pools().get(number);
+            let opinions = opinions(pool, served);
+            for at in 0..pool.devices().len() {
+                self.steps += 1;
+                let spot = Spot { pool, number, at };
+                match self.is_chosen(served, &opinions, &spot) {
+                    Some(true) => all.push(spot),
+                    Some(false) => {}
+                    None => return false,
+                }
+            }
+        }
         let before = self.picks.len();
-        if matching.iter().all(|device| self.take(claim, request, device)) && self.serve(claim, at + 1) {
+        let taken = all.iter().all(|spot| self.take(served.claim, served.request, *spot));
+        if !all.is_empty() && taken && self.serve(served.claim, served.at + 1) {
             return true;
         }
         while self.picks.len() > before {
@@ -167,27 +224,67 @@ impl<'a> Search<'a> {
         false
     }
 
+    /// Whether no device of a pool can be taken, as seen from afar: none is left, or all differ from what was picked where they must not.
+    fn is_passed_over(&self, pool: &Pool, Served { claim, request, .. }: Served<'_>) -> bool {
+        let constraints = &self.claims[claim].1.constraints;
+        let differs = |constraint: &&Constraint| {
+            let Some(common) = pool.common(&constraint.attribute) else { return false };
+            let mut others = self.picks.iter().filter(|p| p.claim == claim && concerns(constraint, p.request));
+            others.any(|p| p.device.attributes.get(&constraint.attribute) != Some(common))
+        };
+        (pool.is_exhausted() && !request.admin) || constraints.iter().filter(|c| !c.distinct && concerns(c, request)).any(|c| differs(&c))
+    }
+
+    /// Whether a device can be used from the node and all selectors choose it; `None`: one of them is wrong.
+    fn is_chosen(&mut self, served: Served<'a>, opinions: &Opinions, spot: &Spot<'a>) -> Option<bool> {
+        let (node, reach) = (self.node, &spot.device().reach);
+        if !*self.reaches.entry(Arc::as_ptr(reach)).or_insert_with(|| reach.reaches(node)) {
+            return Some(false);
+        }
+        for (at, opinion) in opinions.iter().enumerate() {
+            match &opinion[spot.at] {
+                Ok(true) => {}
+                Ok(false) => return Some(false),
+                Err(why) => {
+                    let of_class = served.class.selectors.len();
+                    let place = match at.checked_sub(of_class) {
+                        Some(own) => format!("claim {}: selector #{own}", self.claims[served.claim].0),
+                        None => format!("class {}: selector #{at}", served.request.class),
+                    };
+                    self.wrong.get_or_insert_with(|| why.told(&place, spot.device()));
+                    return None;
+                }
+            }
+        }
+        Some(true)
+    }
+
     /// Takes a device, or a part of it, if it is free, tolerated, and agrees with what is taken already.
-    fn take(&mut self, claim: usize, request: &'a Request, device: &'a Device) -> bool {
+    fn take(&mut self, claim: usize, request: &'a Request, spot: Spot<'a>) -> bool {
+        let device = spot.device();
+        // The constraints first: most devices are of another kind than those that were picked.
+        if !self.constraints_allow(claim, request, device) {
+            return false;
+        }
         let repels = |t: &&crate::class::Taint| t.effect != crate::class::Effect::PreferNoSchedule;
         let tolerated = device.taints.iter().filter(repels).all(|t| request.tolerations.iter().any(|x| x.tolerates(t)));
-        let free = request.admin || !self.used.contains(&device.key) && !self.known.is_taken(&device.key);
+        let free = request.admin || !self.used.contains(&spot.id()) && !spot.pool.is_taken(spot.at);
         let own = || self.picks.iter().filter(|p| p.claim == claim);
-        let again = !device.shared && own().any(|p| p.device.key == device.key);
+        let again = !device.shared && own().any(|p| p.spot.id() == spot.id());
         if !tolerated || !free || again || own().count() >= MOST_RESULTS {
             return false;
         }
         let asked = capacity::amounts(&device.key.0, &request.capacity);
-        let Some(part) = capacity::share(&device.capacity, &asked, |name| self.in_use(device, name)) else { return false };
-        let pick = Pick { claim, request, device, part: device.shared.then_some(part) };
-        if !self.counters_allow(&pick) || !self.constraints_allow(&pick) {
+        let Some(part) = capacity::share(&device.capacity, &asked, |name| self.in_use(&spot, name)) else { return false };
+        let pick = Pick { claim, request, device, spot, part: device.shared.then_some(part) };
+        if !self.counters_allow(&pick) {
             return false;
         }
         if self.is_counted(&pick) {
-            self.count(device, 1);
+            self.count(&spot, 1);
         }
         if !request.admin && !device.shared {
-            self.used.insert(&device.key);
+            self.used.insert(spot.id());
         }
         self.picks.push(pick);
         true
@@ -196,52 +293,51 @@ impl<'a> Search<'a> {
     fn give_back(&mut self) {
         let Some(pick) = self.picks.pop() else { return };
         if self.is_counted(&pick) {
-            self.count(pick.device, -1);
+            self.count(&pick.spot, -1);
         }
         if !pick.request.admin && !pick.device.shared {
-            self.used.remove(&pick.device.key);
+            self.used.remove(&pick.spot.id());
         }
     }
 
     /// What claims and the picks so far have of a device's capacity.
-    fn in_use(&self, device: &Device, name: &str) -> Quantity {
-        let known = self.known.parts(&device.key).and_then(|parts| parts.get(name)).copied();
-        let picked = self.picks.iter().filter(|p| p.device.key == device.key).filter_map(|p| p.part.as_ref()?.get(name).copied());
+    fn in_use(&self, spot: &Spot<'_>, name: &str) -> Quantity {
+        let known = spot.pool.parts(spot.at).and_then(|parts| parts.get(name)).copied();
+        let picked = self.picks.iter().filter(|p| p.spot.id() == spot.id()).filter_map(|p| p.part.as_ref()?.get(name).copied());
         known.into_iter().chain(picked).sum()
     }
 
     /// Whether it is this pick that takes the device's counters: of a shared device, only the first part does.
     fn is_counted(&self, pick: &Pick<'_>) -> bool {
-        let device = &pick.device.key;
-        let shared = || self.known.parts(device).is_some() || self.picks.iter().any(|p| !p.request.admin && p.device.key == *device);
+        let spot = &pick.spot;
+        let shared = || spot.pool.parts(spot.at).is_some() || self.picks.iter().any(|p| !p.request.admin && p.spot.id() == spot.id());
         !pick.request.admin && !(pick.device.shared && shared())
     }
 
-    fn count(&mut self, device: &Device, times: i64) {
-        let pool = (device.key.0.clone(), device.key.1.clone());
-        if let (false, Some(left)) = (device.consumes.is_empty(), self.left.get_mut(&pool)) {
-            consume(left, &device.consumes, times);
+    fn count(&mut self, spot: &Spot<'_>, times: i64) {
+        let consumes = &spot.device().consumes;
+        if !consumes.is_empty() {
+            consume(self.left.entry(spot.number).or_insert_with(|| spot.pool.left().clone()), consumes, times);
         }
     }
 
     fn counters_allow(&self, pick: &Pick<'_>) -> bool {
-        if pick.device.consumes.is_empty() || !self.is_counted(pick) {
-            return true;
-        }
-        let left = self.left.get(&(pick.device.key.0.clone(), pick.device.key.1.clone()));
-        let enough = |set: &str, name: &str, amount: i64| left.and_then(|l| l.get(set)?.get(name)).is_some_and(|v| *v >= amount);
-        pick.device.consumes.iter().all(|(set, counters)| counters.iter().all(|(name, amount)| enough(set, name, *amount)))
+        let left = self.left.get(&pick.spot.number).unwrap_or_else(|| pick.spot.pool.left());
+        !self.is_counted(pick) || suffices(left, &pick.device.consumes)
     }
 
-    fn constraints_allow(&self, pick: &Pick<'_>) -> bool {
-        let (_, claim) = &self.claims[pick.claim];
-        claim.constraints.iter().filter(|c| concerns(c, pick.request)).all(|constraint| {
-            let Some(value) = pick.device.attributes.get(&constraint.attribute) else { return false };
-            let others = self.picks.iter().filter(|p| p.claim == pick.claim && concerns(constraint, p.request));
-            let equal = |p: &Pick<'_>| p.device.attributes.get(&constraint.attribute) == Some(value);
-            others.map(|p| equal(p)).all(|equal| equal != constraint.distinct)
+    fn constraints_allow(&self, claim: usize, request: &Request, device: &Device) -> bool {
+        let constraints = &self.claims[claim].1.constraints;
+        constraints.iter().filter(|c| concerns(c, request)).all(|constraint| {
+            let Some(value) = device.attributes.get(&constraint.attribute) else { return false };
+            let mut others = self.picks.iter().filter(|p| p.claim == claim && concerns(constraint, p.request));
+            others.all(|p| (p.device.attributes.get(&constraint.attribute) == Some(value)) != constraint.distinct)
         })
     }
+}
+
+fn opinions(pool: &Pool, Served { class, request, .. }: Served<'_>) -> Opinions {
+    class.selectors.iter().chain(&request.selectors).map(|selector| pool.choices(selector)).collect()
 }
 
 /// Whether a constraint is about a request: it names it, or the request that it is an alternative of, or none at all.
@@ -313,14 +409,14 @@ fn share_id() -> String {
 
 /// From where all the devices can be used; `None`: from everywhere.
 fn node_selector(picks: &[&Pick<'_>], node: &Node) -> Option<Value> {
-    if picks.iter().any(|p| p.device.binds_to_node || matches!(p.device.reach, Reach::Node(_))) {
+    if picks.iter().any(|p| p.device.binds_to_node || matches!(*p.device.reach, Reach::Node(_))) {
         let field = json!({"key": "metadata.name", "operator": "In", "values": [node.name]});
         return Some(json!({"nodeSelectorTerms": [{"matchFields": [field]}]}));
     }
     // What each device asks for must hold, so the terms that hold here are joined.
     let (mut expressions, mut fields): (Vec<Value>, Vec<Value>) = (Vec::new(), Vec::new());
     for pick in picks {
-        let Reach::Nodes(terms, raw) = &pick.device.reach else { continue };
+        let Reach::Nodes(terms, raw) = &*pick.device.reach else { continue };
         let at = terms.iter().position(|t| t.matches(node)).unwrap_or(0);
         let term = &raw["nodeSelectorTerms"][at];
         for (list, key) in [(&mut expressions, "matchExpressions"), (&mut fields, "matchFields")] {

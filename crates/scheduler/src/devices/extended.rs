@@ -71,11 +71,15 @@ impl Devices {
     pub fn standing_for(&self, resource: &str, node: &Node) -> Option<(i64, i64)> {
         let class = self.class_for(resource).filter(|_| node.allocatable.scalar_amount(resource) == 0)?;
         let selectors = &self.class(class)?.selectors;
-        let (devices, _) = self.at(node);
         let (mut all, mut taken) = (0, 0);
-        for device in devices.iter().filter(|d| selectors.iter().all(|s| s.matches(d) == Ok(true))) {
-            all += 1;
-            taken += i64::from(self.is_taken(&device.key) || self.parts(&device.key).is_some());
+        for number in self.pools().for_node(node) {
+            let pool = self.pools().get(number);
+            let choices: Vec<_> = selectors.iter().map(|s| pool.choices(s)).collect();
+            let chosen = |at: &usize| pool.devices()[*at].reach.reaches(node) && choices.iter().all(|c| c[*at] == Ok(true));
+            for at in (0..pool.devices().len()).filter(chosen) {
+                all += 1;
+                taken += i64::from(pool.is_taken(at) || pool.parts(at).is_some());
+            }
         }
         (all > 0).then_some((all, taken))
     }

@@ -7,6 +7,7 @@ pub mod allocate;
 mod binding;
 pub mod capacity;
 pub mod extended;
+mod pools;
 pub mod selector;
 mod views;
 
@@ -18,7 +19,9 @@ pub use binding::Readiness;
 use capacity::{Amounts, Capacity};
 use ferrokube_api::quantity::Quantity;
 use ferrokube_api::{Object, ObjectKey};
-use selector::Selector;
+use pools::Slice;
+pub use pools::{Pool, PoolKey, Pools};
+use selector::{Selector, Selectors};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -31,9 +34,6 @@ pub const MOST_CONSUMERS: usize = 256;
 
 /// Driver, pool and name of a device.
 pub type DeviceKey = (Box<str>, Box<str>, Box<str>);
-
-/// Driver and name of a pool.
-pub type PoolKey = (Box<str>, Box<str>);
 
 /// From where devices can be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,7 +75,7 @@ pub struct Device {
     /// Who and which it is.
     pub key: DeviceKey,
     /// From where it can be used.
-    pub reach: Reach,
+    pub reach: Arc<Reach>,
     /// Attributes by qualified name (`domain/name`), as written.
     pub attributes: BTreeMap<Box<str>, Value>,
     /// Capacity by qualified name.
@@ -90,19 +90,6 @@ pub struct Device {
     pub consumes: Counters,
     /// Taints that repel.
     pub taints: Vec<Taint>,
-}
-
-/// One slice of a pool.
-#[derive(Clone, Debug)]
-struct Slice {
-    pool: PoolKey,
-    /// The one node it is for.
-    node: Option<Box<str>>,
-    generation: i64,
-    /// How many slices the pool has.
-    of: usize,
-    devices: Vec<Device>,
-    counters: Counters,
 }
 
 /// A device class.
@@ -237,19 +224,11 @@ pub struct Made {
 /// See the module.
 #[derive(Clone, Debug, Default)]
 pub struct Devices {
-    slices: BTreeMap<Box<str>, Slice>,
-    /// Slices by pool.
-    pools: BTreeMap<PoolKey, BTreeSet<Box<str>>>,
-    /// Pools by the one node that they are for.
-    of_node: HashMap<Box<str>, BTreeSet<PoolKey>>,
-    /// Pools for several nodes.
-    wide: BTreeSet<PoolKey>,
+    pools: Pools,
     classes: HashMap<Box<str>, DeviceClass>,
+    /// Expressions of classes and claims.
+    selectors: Selectors,
     claims: HashMap<ObjectKey, Claim>,
-    /// Devices of claims, and how many claims have each (several only by mistake).
-    taken: HashMap<DeviceKey, usize>,
-    /// Devices of which claims have parts: how many parts, and what they come to.
-    parts: HashMap<DeviceKey, (usize, Amounts)>,
     assumed: HashMap<ObjectKey, Reservation>,
     /// Classes that stand for extended resources.
     backing: extended::Backing,
@@ -273,56 +252,15 @@ impl Devices {
         self.assumed.contains_key(key)
     }
 
-    /// Whether all of a device is taken.
-    pub fn is_taken(&self, key: &DeviceKey) -> bool {
-        self.taken.contains_key(key)
-    }
-
-    /// What claims have of a device that is shared, if any has a part.
-    pub fn parts(&self, key: &DeviceKey) -> Option<&Amounts> {
-        self.parts.get(key).map(|(_, amounts)| amounts)
-    }
-
-    /// The slices of the newest generation of a pool; none if it is not whole.
-    fn pool(&self, key: &PoolKey) -> Vec<&Slice> {
-        let all = || self.pools.get(key).into_iter().flatten().filter_map(|name| self.slices.get(name));
-        let newest = all().map(|s| s.generation).max();
-        let slices: Vec<&Slice> = all().filter(|s| Some(s.generation) == newest).collect();
-        if slices.first().is_some_and(|first| first.of <= slices.len()) { slices } else { Vec::new() }
-    }
-
-    /// The devices that can be used from a node, with what is left of the counters of their pools.
-    pub fn at(&self, node: &Node) -> (Vec<&Device>, HashMap<PoolKey, Counters>) {
-        let (mut devices, mut slow, mut counters) = (Vec::new(), Vec::new(), HashMap::new());
-        let own = self.of_node.get(&node.name).into_iter().flatten();
-        for pool in own.chain(&self.wide) {
-            let slices = self.pool(pool);
-            let mut here = slices.iter().flat_map(|s| &s.devices).filter(|d| d.reach.reaches(node)).peekable();
-            if here.peek().is_none() {
-                continue;
-            }
-            // Pools whose devices must first be made ready come last.
-            let here: Vec<&Device> = here.collect();
-            if here.iter().all(|d| d.conditions.0.is_empty()) {
-                devices.extend(here)
-            } else {
-                slow.extend(here)
-            }
-            let mut left: Counters = slices.iter().flat_map(|s| s.counters.clone()).collect();
-            let taken = slices.iter().flat_map(|s| &s.devices).filter(|d| self.is_taken(&d.key) || self.parts.contains_key(&d.key));
-            taken.for_each(|device| consume(&mut left, &device.consumes, 1));
-            if !left.is_empty() {
-                counters.insert(pool.clone(), left);
-            }
-        }
-        devices.append(&mut slow);
-        (devices, counters)
+    /// The pools of devices.
+    pub fn pools(&self) -> &Pools {
+        &self.pools
     }
 
     /// Counts on reservations before they are seen.
     pub fn assume(&mut self, reservations: &[Reservation]) {
         for reservation in reservations {
-            reservation.taken.iter().for_each(|t| self.take(t));
+            reservation.taken.iter().for_each(|t| self.pools.take(t));
             self.assumed.insert(reservation.claim.clone(), reservation.clone());
         }
     }
@@ -331,38 +269,8 @@ impl Devices {
     pub fn forget(&mut self, reservations: &[Reservation]) {
         for reservation in reservations {
             if let Some(known) = self.assumed.remove(&reservation.claim) {
-                known.taken.iter().for_each(|d| self.release(d));
+                known.taken.iter().for_each(|d| self.pools.release(d));
             }
-        }
-    }
-
-    fn take(&mut self, taken: &Taken) {
-        let Some(part) = &taken.part else {
-            *self.taken.entry(taken.device.clone()).or_insert(0) += 1;
-            return;
-        };
-        let (count, amounts) = self.parts.entry(taken.device.clone()).or_default();
-        *count += 1;
-        part.iter().for_each(|(name, amount)| *amounts.entry(name.clone()).or_default() += *amount);
-    }
-
-    fn release(&mut self, taken: &Taken) {
-        let device = &taken.device;
-        let left = match &taken.part {
-            None => self.taken.get_mut(device).map(|claims| {
-                *claims -= 1;
-                *claims
-            }),
-            Some(part) => self.parts.get_mut(device).map(|(count, amounts)| {
-                *count -= 1;
-                part.iter().for_each(|(name, amount)| *amounts.entry(name.clone()).or_default() -= *amount);
-                *count
-            }),
-        };
-        match (left, &taken.part) {
-            (Some(0), None) => drop(self.taken.remove(device)),
-            (Some(0), Some(_)) => drop(self.parts.remove(device)),
-            _ => {}
         }
     }
 }
@@ -393,23 +301,26 @@ fn qualified(driver: &str, name: &str) -> Box<str> {
 impl Devices {
     /// A slice is as it is now, or gone.
     pub fn set_slice(&mut self, name: &str, object: Option<&Object>) -> Result<(), serde_json::Error> {
-        self.forget_slice(name);
+        self.pools.forget(name);
         let Some(object) = object else { return Ok(()) };
         let raw: Value = serde_json::from_slice(&object.json())?;
         let SliceView { spec } = serde_json::from_slice(&object.json())?;
         let selector = |view: Option<crate::pod::NodeSelectorView>, raw: &Value| view.map(|v| (node_terms(v), raw["nodeSelector"].clone()));
         let node = spec.node_name.clone().filter(|n| !n.is_empty());
-        let whole = Reach::of(spec.node_name, selector(spec.node_selector, &raw["spec"]), spec.all_nodes);
+        let whole = Reach::of(spec.node_name, selector(spec.node_selector, &raw["spec"]), spec.all_nodes).map(|r| self.pools.shared(r));
         let mut devices = Vec::new();
         for (at, view) in spec.devices.into_iter().enumerate() {
             let own = selector(view.node_selector, &raw["spec"]["devices"][at]);
-            let reach = if spec.per_device_node_selection { Reach::of(view.node_name, own, view.all_nodes) } else { whole.clone() };
+            let reach = match spec.per_device_node_selection {
+                true => Reach::of(view.node_name, own, view.all_nodes).map(|r| self.pools.shared(r)),
+                false => whole.clone(),
+            };
             // A device that nobody can reach is none.
             let Some(reach) = reach else { continue };
             let driver = &*spec.driver;
             let attributes: BTreeMap<Box<str>, Value> = view.attributes.into_iter().map(|(k, v)| (qualified(driver, &k), v)).collect();
             let taint = |t: TaintView| Some(Taint { effect: Effect::parse(&t.effect)?, key: t.key, value: t.value });
-            devices.push(Device {
+            devices.push(Arc::new(Device {
                 key: (driver.into(), spec.pool.name.clone(), view.name),
                 reach,
                 attributes,
@@ -419,7 +330,7 @@ impl Devices {
                 conditions: (view.binding_conditions, view.binding_failure_conditions),
                 consumes: counters(view.consumes_counters),
                 taints: view.taints.into_iter().filter_map(taint).collect(),
-            });
+            }));
         }
         let slice = Slice {
             pool: (spec.driver, spec.pool.name),
@@ -429,30 +340,8 @@ impl Devices {
             devices,
             counters: counters(spec.shared_counters),
         };
-        let pool = slice.pool.clone();
-        match &slice.node {
-            Some(node) => self.of_node.entry(node.clone()).or_default().insert(pool.clone()),
-            None => self.wide.insert(pool.clone()),
-        };
-        self.pools.entry(pool).or_default().insert(name.into());
-        self.slices.insert(name.into(), slice);
+        self.pools.set(name, slice);
         Ok(())
-    }
-
-    fn forget_slice(&mut self, name: &str) {
-        let Some(old) = self.slices.remove(name) else { return };
-        let Some(left) = self.pools.get_mut(&old.pool) else { return };
-        left.remove(name);
-        let others = left.iter().filter_map(|name| self.slices.get(name));
-        if !others.clone().any(|s| s.node == old.node) {
-            match &old.node {
-                Some(node) => drop(self.of_node.get_mut(node).map(|pools| pools.remove(&old.pool))),
-                None => drop(self.wide.remove(&old.pool)),
-            }
-        }
-        if left.is_empty() {
-            self.pools.remove(&old.pool);
-        }
     }
 
     /// A class is as it is now, or gone.
@@ -466,7 +355,7 @@ impl Devices {
         if let Some(resource) = &spec.extended_resource_name {
             self.backing.add(resource, &metadata.creation_timestamp.unwrap_or_default(), name);
         }
-        self.classes.insert(name.into(), DeviceClass { selectors: selectors(spec.selectors), config: spec.config });
+        self.classes.insert(name.into(), DeviceClass { selectors: selectors(&mut self.selectors, spec.selectors), config: spec.config });
         Ok(())
     }
 
@@ -474,14 +363,14 @@ impl Devices {
     pub fn set_claim(&mut self, key: &ObjectKey, object: Option<&Object>) -> Result<(), serde_json::Error> {
         if let Some(old) = self.claims.remove(key) {
             // Counted anew below.
-            old.allocation.iter().flat_map(|a| &a.devices).for_each(|d| self.release(d));
+            old.allocation.iter().flat_map(|a| &a.devices).for_each(|d| self.pools.release(d));
             if let Some(owner) = old.owner.filter(|_| old.special) {
                 self.special.remove(&owner);
             }
         }
         let Some(object) = object else {
             if let Some(known) = self.assumed.remove(key) {
-                known.taken.iter().for_each(|d| self.release(d));
+                known.taken.iter().for_each(|d| self.pools.release(d));
             }
             return Ok(());
         };
@@ -492,13 +381,13 @@ impl Devices {
             devices: a.devices.results.into_iter().filter(|r| !r.admin_access).map(taken).collect(),
             nodes: a.node_selector.map(node_terms),
         });
-        allocation.iter().flat_map(|a| &a.devices).for_each(|t| self.take(t));
+        allocation.iter().flat_map(|a| &a.devices).for_each(|t| self.pools.take(t));
         let consumer = |r: &Value| r["uid"].as_str().map(Box::from);
         let claim = Claim {
             uid: object.uid.clone(),
             owner: object.controller().map(|o| o.uid.into()),
             deleting: metadata.deletion_timestamp.is_some(),
-            requests: spec.devices.requests.into_iter().map(alternatives).collect(),
+            requests: spec.devices.requests.into_iter().map(|r| alternatives(&mut self.selectors, r)).collect(),
             constraints: spec.devices.constraints.into_iter().filter_map(constraint).collect(),
             allocation,
             consumers: status.reserved_for.iter().filter_map(consumer).collect(),
@@ -514,7 +403,7 @@ impl Devices {
         let counted_on = owner.map_or_else(|| key.clone(), |pod| extended::key(&key.namespace, pod));
         if let Some(known) = self.assumed.get(&counted_on).filter(|r| seen(r)).cloned() {
             self.assumed.remove(&counted_on);
-            known.taken.iter().for_each(|d| self.release(d));
+            known.taken.iter().for_each(|d| self.pools.release(d));
         }
         if let Some(owner) = owner {
             self.special.insert(owner.clone(), key.clone());
@@ -524,8 +413,8 @@ impl Devices {
     }
 }
 
-fn selectors(views: Vec<SelectorView>) -> Vec<Selector> {
-    views.into_iter().filter_map(|v| v.cel).map(|c| Selector::compile(&c.expression)).collect()
+fn selectors(known: &mut Selectors, views: Vec<SelectorView>) -> Vec<Selector> {
+    views.into_iter().filter_map(|v| v.cel).map(|c| known.compile(&c.expression)).collect()
 }
 
 fn taken(result: ResultView) -> Taken {
@@ -533,16 +422,17 @@ fn taken(result: ResultView) -> Taken {
     Taken { device: (result.driver, result.pool, result.device), part }
 }
 
-fn alternatives(view: RequestView) -> Vec<Request> {
+fn alternatives(known: &mut Selectors, view: RequestView) -> Vec<Request> {
     let name = view.name;
-    let sub = |(at, sub): (usize, ExactView)| Request { alternative: Some(at), ..request(format!("{name}/{}", sub.name).into(), sub) };
+    let sub =
+        |(at, sub): (usize, ExactView)| Request { alternative: Some(at), ..request(known, format!("{name}/{}", sub.name).into(), sub) };
     match view.exactly {
-        Some(exact) => vec![request(name, exact)],
+        Some(exact) => vec![request(known, name, exact)],
         None => view.first_available.into_iter().enumerate().map(sub).collect(),
     }
 }
 
-fn request(name: Box<str>, view: ExactView) -> Request {
+fn request(known: &mut Selectors, name: Box<str>, view: ExactView) -> Request {
     let toleration = |raw: &Value| {
         let text = |key: &str| Box::from(raw[key].as_str().unwrap_or_default());
         let (key, value) = (text("key"), text("value"));
@@ -551,7 +441,7 @@ fn request(name: Box<str>, view: ExactView) -> Request {
     Request {
         name,
         class: view.device_class_name,
-        selectors: selectors(view.selectors),
+        selectors: selectors(known, view.selectors),
         amount: match view.allocation_mode.as_deref() {
             Some("All") => Amount::All,
             _ => Amount::Exactly(view.count.unwrap_or(1)),

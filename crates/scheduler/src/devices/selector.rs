@@ -6,7 +6,7 @@
 use super::Device;
 use ferrokube_cel::{Budget, Env, Program, Type, Value};
 use serde_json::Value as Json;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 /// What one evaluation may cost (`CELSelectorExpressionMaxCost`).
@@ -36,14 +36,45 @@ impl Wrong {
 #[derive(Clone, Debug)]
 pub struct Selector {
     program: Arc<Result<Program, Wrong>>,
+    number: u64,
+}
+
+/// Expressions that are in use, or were a moment ago: those of all claims of a template are one.
+#[derive(Clone, Debug, Default)]
+pub struct Selectors {
+    known: HashMap<Box<str>, Selector>,
+    last: u64,
+    /// Those that nobody has are thrown away when there are so many.
+    many: usize,
+}
+
+impl Selectors {
+    /// Compiles an expression, unless it is known. A wrong one is kept: it is an error where it is used.
+    pub fn compile(&mut self, source: &str) -> Selector {
+        if let Some(known) = self.known.get(source) {
+            return known.clone();
+        }
+        if self.known.len() >= self.many.max(64) {
+            self.known.retain(|_, selector| Arc::strong_count(&selector.program) > 1);
+            self.many = 2 * self.known.len();
+        }
+        self.last += 1;
+        let selector = Selector::compile(source, self.last);
+        self.known.insert(source.into(), selector.clone());
+        selector
+    }
 }
 
 impl Selector {
-    /// Compiles an expression. A wrong one is kept: it is an error where it is used.
-    pub fn compile(source: &str) -> Self {
+    fn compile(source: &str, number: u64) -> Self {
         let env = Env::new().with_type("device", Type::Dyn);
         let program = env.compile(source).map_err(|issues| Wrong::Expression(format!("compilation failed: {issues}")));
-        Selector { program: Arc::new(program) }
+        Selector { program: Arc::new(program), number }
+    }
+
+    /// The same for equal expressions, and never that of another.
+    pub fn number(&self) -> u64 {
+        self.number
     }
 
     /// Whether a device is chosen.

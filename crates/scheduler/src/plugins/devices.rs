@@ -11,6 +11,8 @@ use crate::profile::Profile;
 use crate::state::State;
 use ferrokube_api::ObjectKey;
 use jiff::Timestamp;
+use std::borrow::Cow;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 const ELSEWHERE: &str = "resourceclaim not available on the node";
 const SHORT: &str = "cannot allocate all claims";
@@ -30,6 +32,34 @@ pub struct Wanted<'s> {
     in_vain: bool,
     /// Amounts of which some may be devices.
     amounts: Option<(&'s Devices, &'s [Ask])>,
+    /// The claim for them on nodes that offer none of it themselves: most nodes are alike in this.
+    everywhere: OnceLock<Option<(Special, Claim)>>,
+    /// Whether there are devices, for nodes that can use the same.
+    answers: Answers,
+}
+
+/// What was found for one of the nodes that are alike.
+#[derive(Debug, Default)]
+struct Answers(Mutex<Vec<(u64, Option<NoDevices>)>>);
+
+impl Clone for Answers {
+    fn clone(&self) -> Self {
+        // They are found again when they are asked for.
+        Answers::default()
+    }
+}
+
+impl Answers {
+    fn of(&self, alike: Option<u64>, find: impl FnOnce() -> Option<NoDevices>) -> Option<NoDevices> {
+        let Some(alike) = alike else { return find() };
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, answer)) = known.iter().find(|(of, _)| *of == alike) {
+            return answer.clone();
+        }
+        let answer = find();
+        known.push((alike, answer.clone()));
+        answer
+    }
 }
 
 impl<'s> Wanted<'s> {
@@ -94,11 +124,18 @@ impl<'s> Wanted<'s> {
     }
 
     /// The claim for them on a node.
-    fn special(&self, node: &Node) -> Option<(Special, Claim)> {
+    fn special(&self, node: &Node) -> Option<Cow<'_, (Special, Claim)>> {
         let (devices, asks) = self.amounts?;
-        let special = devices.special(asks, node)?;
-        let claim = special.claim();
-        Some((special, claim))
+        let make = || {
+            let special = devices.special(asks, node)?;
+            let claim = special.claim();
+            Some((special, claim))
+        };
+        let own = |ask: &Ask| devices.class_for(&ask.resource).is_some() && !devices.serve(&ask.resource, node);
+        match asks.iter().any(own) {
+            true => make().map(Cow::Owned),
+            false => self.everywhere.get_or_init(make).as_ref().map(Cow::Borrowed),
+        }
     }
 
     /// Whether many nodes may be out of question for these claims.
@@ -123,13 +160,16 @@ fn all_lacking<'a>(wanted: &'a Wanted<'_>, special: Option<&'a (Special, Claim)>
 pub fn filter(seat: &Seat<'_>, wanted: &Wanted<'_>) -> Option<Failure> {
     let no = |reason: String| Some(Failure::unresolvable(Plugin::DynamicResources, reason));
     let special = wanted.special(seat.node);
-    let lacking = all_lacking(wanted, special.as_ref());
+    let lacking = all_lacking(wanted, special.as_deref());
     if !lacking.is_empty() {
-        match allocate(&seat.state.devices, &lacking, seat.node) {
-            Ok(_) => {}
-            Err(NoDevices::Short) => return no(SHORT.to_owned()),
-            Err(NoDevices::TooLong) => return no(TOO_LONG.to_owned()),
-            Err(NoDevices::Wrong(why)) => return no(why),
+        let devices = &seat.state.devices;
+        // What is asked for is the same as on other nodes, unless this one offers some of it itself.
+        let alike = devices.pools().alike(seat.node).filter(|_| !matches!(special, Some(Cow::Owned(_))));
+        match wanted.answers.of(alike, || allocate(devices, &lacking, seat.node).err()) {
+            None => {}
+            Some(NoDevices::Short) => return no(SHORT.to_owned()),
+            Some(NoDevices::TooLong) => return no(TOO_LONG.to_owned()),
+            Some(NoDevices::Wrong(why)) => return no(why),
         }
     }
     let elsewhere = wanted.places().any(|terms| !terms.iter().any(|t| t.matches(seat.node)));
@@ -147,10 +187,10 @@ pub fn reservations(state: &State, profile: &Profile, id: PodId, node: NodeId) -
         return Vec::new();
     };
     let special = wanted.special(state.node(node));
-    let lacking = all_lacking(&wanted, special.as_ref());
+    let lacking = all_lacking(&wanted, special.as_deref());
     let found = allocate(&state.devices, &lacking, state.node(node));
     let mut all = found.map_or(Vec::new(), |found| found.reservations(wanted.pod));
-    if let (Some((special, _)), Some(last)) = (&special, all.last_mut()) {
+    if let (Some((special, _)), Some(last)) = (special.as_deref(), all.last_mut()) {
         let object = special.object(wanted.namespace, wanted.pod);
         last.made_from = Some(Box::new(Made { object, pod: wanted.pod.0.into(), mappings: special.mappings().to_vec() }));
     }
