@@ -580,3 +580,69 @@ fn what_an_earlier_attempt_left_is_taken_away_before_the_next() {
     feeds::apply(&mut world.state, Feed::ResourceClaims, &release.claim, None);
     assert_eq!(world.place(id), Ok("a".to_owned()));
 }
+
+/// A pool that can be used from the nodes of a zone.
+fn of_zone(pool: &str, zone: &str, devices: &[Value]) -> Value {
+    let term = json!({"matchExpressions": [{"key": "topology.kubernetes.io/zone", "operator": "In", "values": [zone]}]});
+    json!({"metadata": {"name": format!("slice-{pool}")}, "spec": {"driver": DRIVER, "nodeSelector": {"nodeSelectorTerms": [term]},
+        "pool": {"name": pool, "generation": 1, "resourceSliceCount": 1}, "devices": devices}})
+}
+
+#[test]
+fn nodes_of_one_zone_share_its_devices_and_each_has_its_own_besides() {
+    let zones = [("a", "z1"), ("b", "z1"), ("c", "z1"), ("d", "z2"), ("e", "z2")];
+    let mut world = World::new(&zones.map(|(name, zone)| node(name, "4", "8Gi", zone)));
+    world.tell(Feed::DeviceClasses, &json!({"metadata": {"name": "gpu"}, "spec": {}}));
+    world.tell(Feed::Slices, &of_zone("z1", "z1", &[device("d0")]));
+    world.tell(Feed::Slices, &of_zone("z2", "z2", &[device("d0"), device("d1")]));
+    world.tell(Feed::Slices, &slice("c", &[device("d0")]));
+    for (name, count) in [("one", 1), ("two", 2), ("three", 3)] {
+        world.tell(Feed::ResourceClaims, &claim(name, gpus(count)));
+    }
+    let [one, two, three] = ["one", "two", "three"].map(|name| world.add(&using(name, name)));
+    assert_eq!(world.feasible(one), ["a", "b", "c", "d", "e"]);
+    assert_eq!(world.feasible(two), ["c", "d", "e"]);
+    assert!(world.feasible(three).is_empty());
+    // What the zone has is gone for all its nodes, and what a node has stays.
+    let taken = reserved(&world, one, "a");
+    world.state.devices.assume(&taken);
+    world.tell(Feed::ResourceClaims, &claim("more", gpus(1)));
+    let more = world.add(&using("more", "more"));
+    assert_eq!(world.feasible(more), ["c", "d", "e"]);
+    assert_eq!(world.feasible(two), ["d", "e"]);
+    world.state.devices.forget(&taken);
+    assert_eq!(world.feasible(two), ["c", "d", "e"]);
+}
+
+#[test]
+fn devices_that_must_agree_are_found_behind_pools_of_which_only_one_is_left() {
+    let mut world = world();
+    let of_slice = |name: &str, slice: i64| json!({"name": name, "attributes": {"slice": {"int": slice}}});
+    for pool in 0..20 {
+        let devices = [of_slice("d0", pool), of_slice("d1", pool), of_slice("d2", pool)];
+        world.tell(Feed::Slices, &of_zone(&format!("p{pool:02}"), "z1", &devices));
+    }
+    let alike = |name: &str, count: usize| {
+        let mut devices = gpus(count);
+        devices["constraints"] = json!([{"requests": ["r"], "matchAttribute": format!("{DRIVER}/slice")}]);
+        claim(name, devices)
+    };
+    // Each leaves one device of a pool, of which the next cannot make anything.
+    for pool in 0..20 {
+        let name = format!("c{pool}");
+        world.tell(Feed::ResourceClaims, &alike(&name, 2));
+        let id = world.add(&using(&name, &name));
+        let reservation = reserved(&world, id, "a");
+        let results = reservation[0].allocation.as_ref().unwrap()["devices"]["results"].clone();
+        let pools: Vec<&str> = results.as_array().unwrap().iter().map(|r| r["pool"].as_str().unwrap()).collect();
+        let own = format!("p{pool:02}");
+        assert_eq!(pools, [&*own, &*own]);
+        world.state.devices.assume(&reservation);
+    }
+    world.tell(Feed::ResourceClaims, &alike("late", 2));
+    let late = world.add(&using("late", "late"));
+    assert_eq!(reason(&world, late, "a"), "cannot allocate all claims");
+    world.tell(Feed::ResourceClaims, &claim("any", gpus(2)));
+    let any = world.add(&using("any", "any"));
+    assert_eq!(got(&world, any, "a"), ["d2", "d2"]);
+}
