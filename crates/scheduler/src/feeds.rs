@@ -116,7 +116,9 @@ pub fn apply(state: &mut State, feed: Feed, key: &ObjectKey, object: Option<&Obj
         Feed::StorageClasses => state.storage.set_class(&key.name, object).map(|()| event::STORAGE_CLASS),
         Feed::Slices => state.devices.set_slice(&key.name, object).map(|()| event::DEVICES),
         Feed::DeviceClasses => state.devices.set_class(&key.name, object).map(|()| event::DEVICES | event::DEVICE_CLASS),
-        Feed::ResourceClaims => state.devices.set_claim(key, object).map(|()| event::DEVICES),
+        Feed::ResourceClaims => {
+            state.devices.set_claim(key, object).map(|freed| event::DEVICES | if freed { event::DEVICES_FREED } else { 0 })
+        }
         Feed::CsiNodes => state.storage.set_csi_node(&key.name, object).map(|()| event::CSI_NODE),
         Feed::CsiDrivers => state.storage.set_driver(&key.name, object).map(|()| event::CSI_DRIVER),
         Feed::Capacities => state.storage.set_capacity(key, object).map(|()| event::CAPACITY),

@@ -3,10 +3,11 @@
 //! A hint may say yes too often, never no wrongly: a pod that it leaves behind waits for the next event or for minutes.
 
 use crate::class::Class;
-use crate::node::{Node, NodeId};
-use crate::plugins::{Plugin, interpod};
+use crate::node::{Node, NodeId, PodId};
+use crate::plugins::{Plugin, devices, interpod};
 use crate::resources::Resources;
 use crate::state::State;
+use ferrokube_api::ObjectKey;
 use std::sync::Arc;
 
 /// What happened.
@@ -21,15 +22,24 @@ pub enum Happening {
         /// Where; `None`: room was kept for it somewhere.
         node: Option<NodeId>,
     },
+    /// To a resource claim.
+    Claim {
+        /// Which.
+        key: ObjectKey,
+        /// Others can have its devices now.
+        freed: bool,
+    },
     /// Anything else.
     Other,
 }
 
-/// Whether any of these plugins (bits), which rejected pods of a class, may now accept one.
-pub fn may_help(state: &State, class: &Class, plugins: u32, happening: &Happening) -> bool {
+/// Whether any of these plugins (bits), which rejected a pod, may now accept it.
+pub fn may_help(state: &State, pod: PodId, plugins: u32, happening: &Happening) -> bool {
+    let class = &**state.class_of(pod);
     let asked = Plugin::ALL.into_iter().filter(|p| plugins & p.bit() != 0);
     match happening {
         Happening::Other => true,
+        Happening::Claim { key, freed } => devices::claim_helps(state, pod, key, *freed),
         Happening::Node(id) => asked.into_iter().any(|plugin| node_helps(plugin, class, state.node(*id))),
         Happening::Pod { class: other, node } => asked.into_iter().any(|plugin| pod_helps(state, plugin, class, other, *node)),
     }

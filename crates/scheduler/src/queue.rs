@@ -34,6 +34,7 @@ pub mod event {
     pub const NODE_FEATURE: u32 = 1 << 16;
     pub const DEVICES: u32 = 1 << 17;
     pub const DEVICE_CLASS: u32 = 1 << 18;
+    pub const DEVICES_FREED: u32 = 1 << 19;
     /// Anything about a node.
     pub const NODE: u32 = NODE_ADD | NODE_LABEL | NODE_TAINT | NODE_ALLOCATABLE | NODE_FEATURE;
     /// Anything about a pod.
@@ -280,6 +281,15 @@ impl Queue {
         entry.failed = now;
         self.put(id, Place::Waiting);
         new
+    }
+
+    /// It need not be tried before something happens that these plugins wait for (PreEnqueue). That is no try.
+    pub fn hold(&mut self, id: PodId, plugins: u32, now: Instant) {
+        let Some(entry) = self.entries.get_mut(&id) else { return };
+        entry.rejectors = plugins;
+        // It is out of all lists now: the time under which it is listed may change.
+        entry.failed = now;
+        self.put(id, Place::Waiting);
     }
 
     /// Something went wrong that has nothing to do with nodes. Says whether the words are new.

@@ -338,6 +338,27 @@ async fn a_claim_is_allocated_and_reserved_before_its_pod_is_bound() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_whose_claim_is_not_there_yet_is_not_tried_before_it_is() {
+    let cluster = Cluster::start().await;
+    cluster.node("a", "2").await;
+    cluster.post("/apis/resource.k8s.io/v1/deviceclasses", &json!({"metadata": {"name": "gpu"}, "spec": {}})).await;
+    let slice = json!({"metadata": {"name": "a-gpu"}, "spec": {"driver": "gpu.example.com", "nodeName": "a",
+        "pool": {"name": "a", "generation": 1, "resourceSliceCount": 1}, "devices": [{"name": "d0"}]}});
+    cluster.post("/apis/resource.k8s.io/v1/resourceslices", &slice).await;
+    cluster.pod("early", "1", &json!({"resourceClaims": [{"name": "d", "resourceClaimName": "late"}]})).await;
+    // Whoever comes after it is placed, so its turn has passed.
+    cluster.pod("other", "1", &json!({})).await;
+    cluster.bound("other").await;
+    let early = cluster.admin.send(Method::GET, &format!("{PODS}/early"), None, Bytes::new()).await.unwrap();
+    let early: Value = serde_json::from_slice(early.body()).unwrap();
+    assert!(early["status"]["conditions"].is_null(), "nothing is said about it: {:#}", early["status"]);
+    let claim =
+        json!({"metadata": {"name": "late"}, "spec": {"devices": {"requests": [{"name": "r", "exactly": {"deviceClassName": "gpu"}}]}}});
+    cluster.post("/apis/resource.k8s.io/v1/namespaces/default/resourceclaims", &claim).await;
+    assert_eq!(cluster.bound("early").await, "a");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pod_that_asks_for_devices_as_an_amount_gets_a_claim_and_is_told_of_it() {
     let cluster = Cluster::start().await;
     cluster.node("a", "2").await;

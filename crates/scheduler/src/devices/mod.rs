@@ -359,9 +359,11 @@ impl Devices {
         Ok(())
     }
 
-    /// A claim is as it is now, or gone.
-    pub fn set_claim(&mut self, key: &ObjectKey, object: Option<&Object>) -> Result<(), serde_json::Error> {
+    /// A claim is as it is now, or gone. Says whether others can have its devices now.
+    pub fn set_claim(&mut self, key: &ObjectKey, object: Option<&Object>) -> Result<bool, serde_json::Error> {
+        let mut had = false;
         if let Some(old) = self.claims.remove(key) {
+            had = old.allocation.is_some();
             // Counted anew below.
             old.allocation.iter().flat_map(|a| &a.devices).for_each(|d| self.pools.release(d));
             if let Some(owner) = old.owner.filter(|_| old.special) {
@@ -372,7 +374,7 @@ impl Devices {
             if let Some(known) = self.assumed.remove(key) {
                 known.taken.iter().for_each(|d| self.pools.release(d));
             }
-            return Ok(());
+            return Ok(true);
         };
         let ClaimView { metadata, spec, status } = serde_json::from_slice(&object.json())?;
         let statuses = status.devices;
@@ -408,8 +410,9 @@ impl Devices {
         if let Some(owner) = owner {
             self.special.insert(owner.clone(), key.clone());
         }
+        let freed = had && claim.allocation.is_none();
         self.claims.insert(key.clone(), claim);
-        Ok(())
+        Ok(freed)
     }
 }
 

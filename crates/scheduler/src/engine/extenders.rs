@@ -23,7 +23,7 @@ impl Engine {
     }
 
     pub(super) async fn place_next_with_extenders(&mut self) {
-        let Some(id) = self.queue.pop() else { return };
+        let Some(id) = self.next() else { return };
         let began = Instant::now();
         let extenders = self.interested(self.state.class_of(id));
         if extenders.is_empty() {

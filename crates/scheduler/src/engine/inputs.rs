@@ -34,6 +34,7 @@ impl Engine {
         let events = feeds::apply(&mut self.state, feed, key, object);
         let happening = match (feed, before.or_else(|| self.state.node_named(&key.name))) {
             (Feed::Nodes, Some(node)) => Happening::Node(node),
+            (Feed::ResourceClaims, _) => Happening::Claim { key: key.clone(), freed: events & event::DEVICES_FREED != 0 },
             _ => Happening::Other,
         };
         self.happened(events, happening, "ClusterEvent");
@@ -45,7 +46,7 @@ impl Engine {
     /// Moves the pods that something may help.
     pub(super) fn happened(&mut self, events: u32, happening: Happening, name: &'static str) {
         let state = &self.state;
-        let moved = self.queue.happened(events, Instant::now(), |id, plugins| may_help(state, state.class_of(id), plugins, &happening));
+        let moved = self.queue.happened(events, Instant::now(), |id, plugins| may_help(state, id, plugins, &happening));
         self.metrics.moved(name, moved);
     }
 
@@ -118,7 +119,7 @@ impl Engine {
         if let Some(preparing) = self.preparing.remove(&id) {
             self.binding -= 1;
             self.state.storage.forget(&preparing.steps);
-            self.state.devices.forget(&preparing.reservations);
+            self.release(&preparing.reservations);
         }
         let class = self.state.class_of(id).clone();
         let gone = self.state.remove_pod(key);

@@ -1,13 +1,15 @@
 //! What is decided, and what is written for it.
 
 use super::{Done, Engine, Preparing, Refused};
-use crate::devices::{Readiness, extended};
+use crate::devices::{Readiness, Reservation, extended};
 use crate::diagnosis::Diagnosis;
+use crate::hints::Happening;
 use crate::metrics::Outcome;
 use crate::node::{NodeId, PodId};
 use crate::plan::Decision;
 use crate::plugins::{Plugin, devices, volumes};
 use crate::preempt;
+use crate::queue::event;
 use crate::state::State;
 use crate::storage::Step;
 use crate::writes::{self, Subject};
@@ -17,8 +19,19 @@ use ferrokube_client::events::{EventType, What};
 use std::time::{Duration, Instant};
 
 impl Engine {
+    /// The next pod that is to be tried. Those that wait for their claims are left until there is news of them.
+    pub(super) fn next(&mut self) -> Option<PodId> {
+        let id = self.queue.pop()?;
+        let profile = self.state.pod(id).profile.and_then(|n| self.configuration.profiles.get(usize::from(n)));
+        if profile.is_some_and(|profile| devices::is_held(&self.state, profile, id)) {
+            self.queue.hold(id, Plugin::DynamicResources.bit(), Instant::now());
+            return None;
+        }
+        Some(id)
+    }
+
     pub(super) fn place_next(&mut self) {
-        let Some(id) = self.queue.pop() else { return };
+        let Some(id) = self.next() else { return };
         let began = Instant::now();
         let decision = self.planner.decide(&self.state, id);
         self.decided(id, decision, began);
@@ -272,6 +285,14 @@ impl Engine {
         }
     }
 
+    /// Devices that were counted on are free again.
+    pub(super) fn release(&mut self, reservations: &[Reservation]) {
+        self.state.devices.forget(reservations);
+        if !reservations.is_empty() {
+            self.happened(event::DEVICES | event::DEVICES_FREED, Happening::Other, "ClusterEvent");
+        }
+    }
+
     fn give_up(&mut self, id: PodId, plugin: &str, why: &str) {
         let Some(Preparing { pod, steps, reservations, awaited, .. }) = self.preparing.remove(&id) else { return };
         for claim in awaited {
@@ -283,7 +304,7 @@ impl Engine {
         }
         self.binding -= 1;
         self.began.remove(&id);
-        self.state.devices.forget(&reservations);
+        self.release(&reservations);
         let message = format!("running PreBind plugin \"{plugin}\": {why}");
         self.take_back(id, &pod, &steps, Some(message));
     }

@@ -78,23 +78,11 @@ impl<'s> Wanted<'s> {
             wanted.amounts = Some((&state.devices, asks));
         }
         let hopeless = |reason: String| Err(Failure::unresolvable(Plugin::DynamicResources, reason));
-        for named in &pod.devices {
-            let (namespace, name) = (&pod.key.namespace, &pod.key.name);
-            let Some(claim_name) = &named.claim else {
-                return hopeless(format!("pod \"{namespace}/{name}\": ResourceClaim not created yet"));
+        for found in claims_of(state, id) {
+            let (key, claim) = match found {
+                Ok(found) => found,
+                Err(why) => return hopeless(why),
             };
-            let key = ObjectKey::new(namespace, claim_name);
-            let Some(claim) = state.devices.claim(&key) else {
-                return hopeless(format!("could not find ResourceClaim \"{namespace}/{claim_name}\""));
-            };
-            if named.from_template && claim.owner.as_deref() != Some(&*pod.uid) {
-                return hopeless(format!(
-                    "ResourceClaim {namespace}/{claim_name} was not created for pod {namespace}/{name} (pod is not owner)"
-                ));
-            }
-            if claim.deleting {
-                return hopeless(format!("resourceclaim \"{claim_name}\" is being deleted"));
-            }
             let mine = claim.consumers.iter().any(|uid| **uid == *pod.uid);
             if claim.allocation.is_some() && !mine && claim.consumers.len() >= MOST_CONSUMERS {
                 return hopeless(FULL.to_owned());
@@ -147,6 +135,41 @@ impl<'s> Wanted<'s> {
     pub fn has_preferences(&self) -> bool {
         self.lacking.iter().any(|(_, claim)| claim.requests.iter().flatten().any(|r| r.alternative.is_some()))
     }
+}
+
+/// The claims that a pod names, or what is wrong with them, in the words of the plugin.
+fn claims_of(state: &State, id: PodId) -> impl Iterator<Item = Result<(ObjectKey, &Claim), String>> {
+    let pod = state.pod(id);
+    let (namespace, name) = (&pod.key.namespace, &pod.key.name);
+    pod.devices.iter().map(move |named| {
+        let Some(claim_name) = &named.claim else { return Err(format!("pod \"{namespace}/{name}\": ResourceClaim not created yet")) };
+        let key = ObjectKey::new(namespace, claim_name);
+        let Some(claim) = state.devices.claim(&key) else {
+            return Err(format!("could not find ResourceClaim \"{namespace}/{claim_name}\""));
+        };
+        if named.from_template && claim.owner.as_deref() != Some(&*pod.uid) {
+            let whose = format!("was not created for pod {namespace}/{name} (pod is not owner)");
+            return Err(format!("ResourceClaim {namespace}/{claim_name} {whose}"));
+        }
+        if claim.deleting {
+            return Err(format!("resourceclaim \"{claim_name}\" is being deleted"));
+        }
+        Ok((key, claim))
+    })
+}
+
+/// Whether a pod need not be tried before its claims are there (PreEnqueue).
+pub fn is_held(state: &State, profile: &Profile, id: PodId) -> bool {
+    profile.filters(Plugin::DynamicResources) && claims_of(state, id).any(|found| found.is_err())
+}
+
+/// Whether a change of a claim may help a pod that claims have kept from every node: it is one of its own, or others may now have the
+/// devices (`isSchedulableAfterClaimChange`).
+pub fn claim_helps(state: &State, id: PodId, claim: &ObjectKey, freed: bool) -> bool {
+    let pod = state.pod(id);
+    let own = |name: &str| pod.key.namespace == claim.namespace && *name == *claim.name;
+    let made = || state.devices.made_for(&pod.uid).is_some_and(|(key, _)| key == claim);
+    freed || pod.devices.iter().any(|named| named.claim.as_deref().is_some_and(own)) || made()
 }
 
 /// What has no devices yet, the claim that is not made yet last.
