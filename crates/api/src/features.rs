@@ -123,7 +123,9 @@ impl FromStr for Features {
             let value = value.trim();
             let wanted = go_bool(value)
                 .ok_or_else(|| format!("invalid value of {name}={value}, err: strconv.ParseBool: parsing {value:?}: invalid syntax"))?;
-            features.set(name.trim(), wanted)?;
+            // Upstream's flag may say of which component a gate is; there is none but this one.
+            let name = name.trim();
+            features.set(name.strip_prefix("kube:").unwrap_or(name), wanted)?;
         }
         Ok(features)
     }
@@ -148,7 +150,7 @@ mod tests {
 
     #[test]
     fn gates_may_say_what_is_so() {
-        for fine in ["", "NodeDeclaredFeatures=true", "DRADeviceTaints=true, GenericWorkload=false"] {
+        for fine in ["", "NodeDeclaredFeatures=true", "kube:JobManagedBy=true", "DRADeviceTaints=true, GenericWorkload=false"] {
             assert_eq!(parse(fine), Ok(Features::default()), "{fine}");
         }
         for (text, why) in [

@@ -1,4 +1,4 @@
-//! Reading a kubeconfig: where the server is and who we are.
+//! Reading a kubeconfig, or what a pod is given: where the server is and who we are.
 
 use crate::http::{Credentials, Endpoint};
 use base64::Engine;
@@ -18,6 +18,30 @@ pub enum KubeconfigError {
     Missing { path: PathBuf, what: &'static str, name: String },
     #[error("{what} in the kubeconfig is not valid base64")]
     Base64 { what: &'static str },
+    #[error("this is no pod of a cluster: KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT are not set")]
+    NoPod,
+}
+
+/// Where a pod finds the token of its service account and the CA of the API server.
+const ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+
+/// The server of the cluster that this process is a pod of, as the pod's service account.
+pub fn in_cluster() -> Result<(Endpoint, Credentials), KubeconfigError> {
+    let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let (Some(host), Some(port)) = (set("KUBERNETES_SERVICE_HOST"), set("KUBERNETES_SERVICE_PORT")) else {
+        return Err(KubeconfigError::NoPod);
+    };
+    of_pod(&host, &port, Path::new(ACCOUNT))
+}
+
+fn of_pod(host: &str, port: &str, folder: &Path) -> Result<(Endpoint, Credentials), KubeconfigError> {
+    let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+    let (ca, token) = (folder.join("ca.crt"), folder.join("token"));
+    let read = |path: &Path| std::fs::read(path).map_err(|source| KubeconfigError::Read { path: path.into(), source });
+    // Without a token it is nobody; what it says later is read when it is used, for kubelets exchange it.
+    read(&token)?;
+    let endpoint = Endpoint { server: format!("https://{host}:{port}"), ca_pem: Some(read(&ca)?), ..Endpoint::default() };
+    Ok((endpoint, Credentials { token_file: Some(token), ..Credentials::default() }))
 }
 
 #[derive(Deserialize)]
@@ -135,5 +159,23 @@ impl Loader<'_> {
         let Some(file) = file else { return Ok(None) };
         let path = self.beside(file);
         std::fs::read(&path).map(Some).map_err(|source| KubeconfigError::Read { path, source })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pod_is_its_service_account_and_without_a_token_nobody() {
+        let folder = std::env::temp_dir().join(format!("ferrokube-in-cluster-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("ca.crt"), "CA").unwrap();
+        assert!(matches!(of_pod("10.96.0.1", "443", &folder), Err(KubeconfigError::Read { path, .. }) if path.ends_with("token")));
+        std::fs::write(folder.join("token"), "t").unwrap();
+        let (endpoint, credentials) = of_pod("fd00::1", "443", &folder).unwrap();
+        assert_eq!((endpoint.server.as_str(), endpoint.ca_pem.as_deref()), ("https://[fd00::1]:443", Some(&b"CA"[..])));
+        assert_eq!(credentials.token_file, Some(folder.join("token")));
+        std::fs::remove_dir_all(folder).unwrap();
     }
 }

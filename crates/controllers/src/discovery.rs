@@ -48,7 +48,7 @@ pub(crate) struct Undiscovered {
 }
 
 impl Undiscovered {
-    /// The server behind its APIService is away; what this server has itself is never that.
+    /// The server behind its APIService is away, or this server refuses for a while: they say the same.
     pub fn is_away(&self) -> bool {
         self.error.status().is_some_and(|s| s.code == 503)
     }

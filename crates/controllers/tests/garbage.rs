@@ -7,6 +7,7 @@ use common::{Cluster, PODS};
 use serde_json::{Value, json};
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+const THINGS: &str = "/apis/example.com/v1/namespaces/default/things";
 const SETS: &str = "/apis/apps/v1/namespaces/default/replicasets";
 
 async fn map(cluster: &Cluster, name: &str, owners: Value) -> Value {
@@ -15,6 +16,20 @@ async fn map(cluster: &Cluster, name: &str, owners: Value) -> Value {
 
 fn owner(object: &Value, blocks: bool) -> Value {
     json!({"apiVersion": "v1", "kind": "ConfigMap", "name": object["metadata"]["name"], "uid": object["metadata"]["uid"], "blockOwnerDeletion": blocks})
+}
+
+/// A kind that the API server does not have from the start.
+async fn define_things(cluster: &Cluster) {
+    let schema = json!({"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}});
+    cluster
+        .post(
+            "/apis/apiextensions.k8s.io/v1/customresourcedefinitions",
+            json!({"metadata": {"name": "things.example.com"}, "spec": {"group": "example.com", "scope": "Namespaced",
+                "names": {"plural": "things", "singular": "thing", "kind": "Thing", "listKind": "ThingList"},
+                "versions": [{"name": "v1", "served": true, "storage": true, "schema": schema}]}}),
+        )
+        .await;
+    cluster.eventually("things are served", async || cluster.try_get(THINGS).await.is_some()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -84,17 +99,8 @@ async fn an_orphaning_deletion_lets_the_dependents_go() {
 #[tokio::test(flavor = "multi_thread")]
 async fn custom_objects_are_collected_as_soon_as_their_kind_exists() {
     let cluster = Cluster::start().await;
-    let schema = json!({"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}});
-    cluster
-        .post(
-            "/apis/apiextensions.k8s.io/v1/customresourcedefinitions",
-            json!({"metadata": {"name": "things.example.com"}, "spec": {"group": "example.com", "scope": "Namespaced",
-                "names": {"plural": "things", "singular": "thing", "kind": "Thing", "listKind": "ThingList"},
-                "versions": [{"name": "v1", "served": true, "storage": true, "schema": schema}]}}),
-        )
-        .await;
-    let things = "/apis/example.com/v1/namespaces/default/things";
-    cluster.eventually("things are served", async || cluster.try_get(things).await.is_some()).await;
+    define_things(&cluster).await;
+    let things = THINGS;
     let thing = cluster.post(things, json!({"apiVersion": "example.com/v1", "kind": "Thing", "metadata": {"name": "t"}})).await;
     let reference = json!([{"apiVersion": "example.com/v1", "kind": "Thing", "name": "t", "uid": thing["metadata"]["uid"]}]);
     map(&cluster, "of-thing", reference).await;
@@ -106,6 +112,28 @@ async fn custom_objects_are_collected_as_soon_as_their_kind_exists() {
     cluster.delete(&format!("{MAPS}/m"), "Background").await;
     cluster.eventually("the map goes with the thing", async || cluster.try_get(&format!("{MAPS}/of-thing")).await.is_none()).await;
     cluster.eventually("the thing goes with the map", async || cluster.try_get(&format!("{things}/owned")).await.is_none()).await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dependents_of_a_kind_that_a_busy_server_did_not_tell_of_are_let_go_before_their_owner() {
+    const DISCOVERY: &str = "/apis/example.com/v1";
+    let cluster = Cluster::with(&["garbage-collector-controller", "serviceaccount-controller"]).await;
+    cluster.refuses(DISCOVERY, true);
+    define_things(&cluster).await;
+    let path = format!("{MAPS}/m");
+    let owned = json!([owner(&map(&cluster, "m", json!([])).await, false)]);
+    cluster
+        .post(THINGS, json!({"apiVersion": "example.com/v1", "kind": "Thing", "metadata": {"name": "t", "ownerReferences": owned}}))
+        .await;
+    cluster.eventually("a refusal is known", async || cluster.was_read(DISCOVERY) > 1).await;
+    cluster.delete(&path, "Orphan").await;
+    cluster.eventually("it is looked at again", async || cluster.was_read(&path) > 1 || cluster.try_get(&path).await.is_none()).await;
+    assert!(cluster.try_get(&path).await.is_some(), "things that nobody has seen yet may be its dependents");
+    cluster.refuses(DISCOVERY, false);
+    cluster.eventually("the owner is gone", async || cluster.try_get(&path).await.is_none()).await;
+    let thing = cluster.get(&format!("{THINGS}/t")).await;
+    assert!(thing["metadata"]["ownerReferences"].as_array().is_none_or(Vec::is_empty), "{thing:#?}");
     cluster.stop().await;
 }
 

@@ -128,6 +128,25 @@ async fn a_stateful_set_grows_updates_and_shrinks_in_order() {
     cluster.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_that_are_too_many_and_over_go_and_are_not_said_to_be_made_anew() {
+    let cluster = Cluster::start().await;
+    for name in ["db-0", "db-1"] {
+        let pod = json!({"metadata": {"name": name, "labels": {"app": "db"}}, "spec": {"containers": [{"name": "c", "image": "one"}]}});
+        cluster.post(PODS, pod).await;
+        cluster.set_pod(&cluster.get(&format!("{PODS}/{name}")).await, "Failed", false).await;
+    }
+    cluster.post(&format!("{APPS}/statefulsets"), workload("db", "one", json!({"serviceName": "db", "replicas": 0}))).await;
+    cluster.eventually("both are gone", async || cluster.list(PODS).await.is_empty()).await;
+    let told = async |name: &str| {
+        let told = format!("delete Pod {name} in StatefulSet db successful");
+        cluster.events().await.iter().any(|e| e.contains(&told))
+    };
+    cluster.eventually("that is told", async || told("db-0").await && told("db-1").await).await;
+    assert!(!cluster.events().await.iter().any(|e| e.contains("Recreating")), "nothing is made");
+    cluster.stop().await;
+}
+
 /// What the pods and revisions of a workload are, and what controls them.
 async fn belongings(cluster: &Cluster) -> Vec<(String, String, String)> {
     let mut all = cluster.list(PODS).await;

@@ -63,7 +63,7 @@ pub struct Options {
 /// Flags that may say only what is so anyway: another value is refused, for it would be noticed.
 #[derive(Args, Debug)]
 struct Only {
-    #[arg(long, short = 'v', hide = true)]
+    #[arg(long, short = 'v', hide = true, help_heading = ignored::HEADING)]
     v: Option<u8>,
     #[arg(long, hide = true, value_parser = ["lease"])]
     endpoint_reconciler_type: Option<String>,

@@ -1,7 +1,9 @@
 //! The command line.
 
+use crate::component::ignored;
 use crate::{apiserver, cloud_controller_manager, controller_manager, down, image, scheduler, store, up};
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 /// A complete Kubernetes cluster in one binary.
@@ -38,12 +40,16 @@ pub enum Command {
         command: store::Command,
     },
     /// Run the API server alone
+    #[command(args_override_self = true)]
     Apiserver(Box<apiserver::Options>),
     /// Run the controllers alone, beside any API server
+    #[command(args_override_self = true)]
     ControllerManager(Box<controller_manager::Options>),
     /// Run the controllers of the place that the cluster runs in, beside any API server
+    #[command(args_override_self = true)]
     CloudControllerManager(Box<cloud_controller_manager::Options>),
     /// Run the scheduler alone, beside any API server
+    #[command(args_override_self = true)]
     Scheduler(Box<scheduler::Options>),
     /// Measure any conformant server given a kubeconfig
     Bench(ferrokube_bench::Args),
@@ -52,6 +58,19 @@ pub enum Command {
         /// The shell
         shell: clap_complete::Shell,
     },
+}
+
+/// The command line of this process, and its flags that change nothing; an error ends the process and says what is wrong.
+pub fn parse() -> (Cli, Vec<String>) {
+    read(std::env::args_os()).unwrap_or_else(|e| e.exit())
+}
+
+fn read(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Result<(Cli, Vec<String>), clap::Error> {
+    let all = Cli::command();
+    let matches: ArgMatches = all.clone().try_get_matches_from(arguments)?;
+    let cli = Cli::from_arg_matches(&matches)?;
+    let given = matches.subcommand().and_then(|(name, matches)| Some(ignored::given(all.find_subcommand(name)?, matches)));
+    Ok((cli, given.unwrap_or_default()))
 }
 
 /// The flags that this process was started with, by name, defaults included.
@@ -74,3 +93,6 @@ pub fn flags() -> Vec<(String, String)> {
 pub fn completion(shell: clap_complete::Shell) {
     clap_complete::generate(shell, &mut Cli::command(), "ferrokube", &mut std::io::stdout());
 }
+
+#[cfg(test)]
+mod tests;

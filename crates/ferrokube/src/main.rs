@@ -20,7 +20,6 @@ mod store;
 mod up;
 mod wire;
 
-use clap::Parser;
 use cli::{Cli, Command};
 use std::process::ExitCode;
 
@@ -35,8 +34,11 @@ fn main() -> ExitCode {
     if arguments.next().is_some_and(|a| a == ferrokube_runtime::shim::COMMAND) {
         return ferrokube_runtime::shim::main(arguments);
     }
-    let cli = Cli::parse();
+    let (cli, without_effect) = cli::parse();
     logging();
+    if !without_effect.is_empty() {
+        tracing::warn!("without effect here: {}", without_effect.join(", "));
+    }
     small_pages();
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime.enable_all().thread_name("ferrokube").on_thread_park(memory::before_sleep).build();

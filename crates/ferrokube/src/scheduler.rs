@@ -4,7 +4,7 @@ use crate::component::{Component, ConnectionFlags, ServingFlags, check_times, id
 use crate::flags::duration;
 use anyhow::{Context, Result};
 use ferrokube_scheduler::config::{Configuration, LeaderElection};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -71,16 +71,23 @@ impl Election {
 
 /// What a configuration file says, or the defaults.
 pub fn configuration(path: Option<&Path>) -> Result<Configuration> {
-    let Some(path) = path else { return Ok(Configuration::default()) };
+    path.map_or_else(|| Ok(Configuration::default()), |path| Ok(read(path)?.0))
+}
+
+/// A configuration file, and the kubeconfig that it names: where the API server is is not for the scheduler to know.
+fn read(path: &Path) -> Result<(Configuration, Option<PathBuf>)> {
     let what = || format!("the scheduler's configuration {}", path.display());
     let text = std::fs::read_to_string(path).with_context(what)?;
-    let file = serde_saphyr::from_str(&text).with_context(what)?;
-    Configuration::read(file).with_context(what)
+    let file: Value = serde_saphyr::from_str(&text).with_context(what)?;
+    let kubeconfig = file["clientConnection"]["kubeconfig"].as_str().filter(|path| !path.is_empty()).map(PathBuf::from);
+    Ok((Configuration::read(file).with_context(what)?, kubeconfig))
 }
 
 /// Runs until told to stop, or until another is elected.
 pub async fn run(options: Options) -> Result<()> {
-    let mut configuration = configuration(options.config.as_deref())?;
+    let (mut configuration, kubeconfig) = options.config.as_deref().map(read).transpose()?.unwrap_or_default();
+    // As upstream, the file counts more than the flag.
+    let connection = options.connection.with_kubeconfig(kubeconfig);
     configuration.longest_wait = options.pod_max_in_unschedulable_pods_duration;
     options.election.over(&mut configuration.leader_election)?;
     let rules = &configuration.leader_election;
@@ -92,7 +99,7 @@ pub async fn run(options: Options) -> Result<()> {
         renew_deadline: rules.renew_deadline,
         retry_period: rules.retry_period,
     });
-    let component = Component { pod_resources: true, ..options.connection.component(NAME, shown(&configuration))? };
+    let component = Component { pod_resources: true, ..connection.component(NAME, shown(&configuration))? };
     options.serving.serve(&component, crate::cli::flags()).await?;
     let metrics = ferrokube_scheduler::metrics::Metrics::new(component.metrics.clone());
     // The election is ours, not the engine's: it has no identity to be elected by.
@@ -101,7 +108,7 @@ pub async fn run(options: Options) -> Result<()> {
 }
 
 /// `/configz`: what of the configuration has a meaning here.
-fn shown(configuration: &Configuration) -> serde_json::Value {
+fn shown(configuration: &Configuration) -> Value {
     let rules = &configuration.leader_election;
     let seconds = |d: Duration| format!("{}s", d.as_secs_f64());
     let profiles: Vec<_> = configuration.profiles.iter().map(|p| json!({"schedulerName": p.name})).collect();

@@ -130,6 +130,12 @@ impl Sources {
         Sources { definitions, services }
     }
 
+    /// Whether another server serves a group.
+    fn are_elsewhere(&self, group: &str) -> bool {
+        let leads = |o: &Object| o.decode::<Value>().is_ok_and(|o| o["spec"]["group"] == group && o["spec"]["service"].is_object());
+        self.services.objects().iter().any(|o| leads(o))
+    }
+
     async fn synced(&self) {
         tokio::join!(self.definitions.synced(), self.services.synced());
     }
@@ -181,8 +187,6 @@ async fn refresh(
     let known: Vec<Arc<ApiResource>> = monitors.caches.read().keys().cloned().collect();
     // What is watched goes on being watched while its group does not answer.
     let of_group = |f: &Undiscovered, r: &ApiResource| f.group == r.group;
-    // A server that is away holds nobody up, as upstream.
-    monitors.set_discovered(failed.iter().all(|f| f.is_away() || known.iter().any(|r| of_group(f, r))));
     for gone in known.iter().filter(|r| !served.contains(*r) && !failed.iter().any(|f| of_group(f, r))) {
         tracing::debug!(resource = gone.qualified(), "no longer collected");
         monitors.caches.write().remove(gone);
@@ -201,6 +205,10 @@ async fn refresh(
         observe(resource.clone(), &cache, monitors, graph.clone(), queue.clone());
         fresh.push(cache);
     }
+    // A server that is away holds nobody up, as upstream. This one itself says the same when it has too much to do: what it serves is
+    // asked for again. Only now, when all that is known is among the monitors, does nothing seem to be missing.
+    let is_away = |f: &Undiscovered| f.is_away() && sources.are_elsewhere(&f.group);
+    monitors.set_discovered(failed.iter().all(|f| known.iter().any(|r| of_group(f, r)) || is_away(f)));
     for cache in &fresh {
         // A definition may vanish before its objects were ever listed.
         drop(tokio::time::timeout(Duration::from_secs(30), cache.synced()).await);

@@ -16,6 +16,12 @@ pub fn ordinal(set: &str, pod: &str) -> Option<i32> {
     pod.strip_prefix(set)?.strip_prefix('-')?.parse().ok()
 }
 
+/// The ordinals that a set wants.
+pub fn wanted(set: &StatefulSet) -> std::ops::Range<i32> {
+    let start = set.spec.as_ref().and_then(|s| s.ordinals.as_ref()).and_then(|o| o.start).unwrap_or(0);
+    start..start + set.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1)
+}
+
 fn claim_name(set: &StatefulSet, template: &PersistentVolumeClaim, at: i32) -> String {
     format!("{}-{}-{at}", template.name(), set.name())
 }

@@ -275,7 +275,10 @@ impl Sets {
 
     async fn delete(&self, set: &StatefulSet, pod: &Pod) -> Result<(), Error> {
         self.own_unseen(set, pod).await?;
+        // One beyond the wanted number is not made again.
+        let wanted = identity::ordinal(set.name(), pod.name()).is_some_and(|at| identity::wanted(set).contains(&at));
         let over = match phase(pod) {
+            _ if !wanted => None,
             "Failed" => Some((EventType::Warning, "RecreatingFailedPod", "failed")),
             "Succeeded" => Some((EventType::Normal, "RecreatingTerminatedPod", "terminated")),
             _ => None,

@@ -42,7 +42,7 @@ pub enum Step {
 
 impl View<'_> {
     fn start(&self) -> i32 {
-        self.set.spec.as_ref().and_then(|s| s.ordinals.as_ref()).and_then(|o| o.start).unwrap_or(0)
+        self.wanted().start
     }
 
     fn replicas(&self) -> i32 {
@@ -78,7 +78,7 @@ impl View<'_> {
     }
 
     fn wanted(&self) -> std::ops::Range<i32> {
-        self.start()..self.start() + self.replicas()
+        identity::wanted(self.set)
     }
 
     fn by_ordinal(&self) -> BTreeMap<i32, &Pod> {
@@ -101,6 +101,10 @@ fn some(n: i32) -> Option<i32> {
     (n != 0).then_some(n)
 }
 
+fn is_over(pod: &Pod) -> bool {
+    matches!(pods::phase(pod), "Failed" | "Succeeded")
+}
+
 fn is_terminating(pod: &Pod) -> bool {
     pod.metadata.deletion_timestamp.is_some()
 }
@@ -120,7 +124,7 @@ pub fn steps(view: &View) -> Vec<Step> {
                 }
                 true
             }
-            Some(pod) if matches!(pods::phase(pod), "Failed" | "Succeeded") => {
+            Some(pod) if is_over(pod) => {
                 // However it ended: an evicted pod may have succeeded.
                 if !is_terminating(pod) {
                     steps.push(Step::Delete(Box::new((*pod).clone())));
@@ -180,20 +184,28 @@ fn own(view: &View, at: i32, pod: &Pod, beyond: bool, steps: &mut Vec<Step>) {
 
 /// Pods beyond the wanted number go, the highest ordinal first; whether the update may go on.
 fn condemn(view: &View, map: &BTreeMap<i32, &Pod>, monotonic: bool, steps: &mut Vec<Step>) -> bool {
-    let condemned: Vec<&&Pod> = map.iter().filter(|(at, _)| !view.wanted().contains(at)).map(|(_, pod)| pod).collect();
-    let first_unhealthy = condemned.iter().find(|p| !view.is_healthy(p)).map(|p| p.uid());
-    for pod in condemned.iter().rev() {
-        if monotonic && !view.is_healthy(pod) && Some(pod.uid()) != first_unhealthy {
+    let condemned: Vec<&Pod> = map.iter().filter(|(at, _)| !view.wanted().contains(at)).map(|(_, pod)| *pod).collect();
+    for (n, pod) in condemned.iter().enumerate().rev() {
+        if monotonic && is_awaited(view, pod, &condemned[..n]) {
             return false;
         }
         if !is_terminating(pod) {
-            steps.push(Step::Delete(Box::new((**pod).clone())));
+            steps.push(Step::Delete(Box::new((*pod).clone())));
         }
         if monotonic {
             return false;
         }
     }
     true
+}
+
+/// Whether a pod that is to go must get well first. As upstream, of those that are ill only the lowest may go as it is.
+///
+/// A pod that is over never gets well, and beyond the wanted number nobody makes it anew: upstream waits for ever where two are over. It
+/// runs nothing that an order could be about, so it goes once none of those below it can get well any more.
+fn is_awaited(view: &View, pod: &Pod, below: &[&Pod]) -> bool {
+    let ill_below = || below.iter().filter(|p| !view.is_healthy(p));
+    !view.is_healthy(pod) && ill_below().any(|p| !(is_over(pod) && is_over(p)))
 }
 
 /// Pods of the earlier template that are replaced now, from the highest ordinal down to the partition.
@@ -213,7 +225,7 @@ fn outdated(view: &View, map: &BTreeMap<i32, &Pod>) -> Vec<Step> {
 /// The status, and when it will change by itself.
 pub fn status(view: &View) -> (StatefulSetStatus, Option<Duration>) {
     let old = view.set.status.clone().unwrap_or_default();
-    let alive: Vec<&Pod> = view.pods.iter().filter(|p| !matches!(pods::phase(p), "Failed" | "Succeeded")).collect();
+    let alive: Vec<&Pod> = view.pods.iter().filter(|p| !is_over(p)).collect();
     let count = |keep: &dyn Fn(&Pod) -> bool| i32::try_from(alive.iter().filter(|p| keep(p)).count()).unwrap_or(i32::MAX);
     let running = |p: &Pod| pods::phase(p) == "Running" && is_ready(p);
     let waits = alive.iter().filter(|p| running(p)).filter_map(|p| availability(p, view.min_ready(), view.now).err().flatten());
@@ -238,155 +250,4 @@ pub fn status(view: &View) -> (StatefulSetStatus, Option<Duration>) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::{Value, json};
-
-    fn set(replicas: i32, more: Value) -> StatefulSet {
-        let mut spec = json!({"replicas": replicas, "selector": {}, "template": {}, "serviceName": "s"});
-        for (key, value) in more.as_object().unwrap() {
-            spec[key] = value.clone();
-        }
-        serde_json::from_value(json!({"metadata": {"name": "db", "namespace": "a", "uid": "s"}, "spec": spec})).unwrap()
-    }
-
-    fn pod(at: i32, revision: &str, ready: bool) -> Pod {
-        serde_json::from_value(json!({
-            "metadata": {"name": format!("db-{at}"), "namespace": "a", "uid": format!("db-{at}"),
-                "labels": {HASH: revision, "statefulset.kubernetes.io/pod-name": format!("db-{at}"), "apps.kubernetes.io/pod-index": at.to_string()}},
-            "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": if ready { "True" } else { "False" }}]},
-        }))
-        .unwrap()
-    }
-
-    fn shown(set: &StatefulSet, pods: &[Pod]) -> Vec<String> {
-        shown_with(set, pods, &|_| None)
-    }
-
-    fn shown_with(set: &StatefulSet, pods: &[Pod], claim: &(dyn Fn(&str) -> Option<PersistentVolumeClaim> + Sync)) -> Vec<String> {
-        let view = View { set, pods, current: "old", update: "new", claim, now: "2026-01-01T00:00:00Z".parse().unwrap() };
-        let show = |s: &Step| match s {
-            Step::Create { ordinal, updated } => format!("+{ordinal}{}", if *updated { "" } else { " old" }),
-            Step::Claim { ordinal } => format!("claims {ordinal}"),
-            Step::Relabel(pod) => format!("label {}", pod.name()),
-            Step::Own(claim, owners) => {
-                format!("{} of {}", claim.name(), owners.references.iter().map(|r| r.name.clone()).collect::<Vec<_>>().join(","))
-            }
-            Step::Delete(pod) => format!("-{}", pod.name()),
-        };
-        steps(&view).iter().map(show).collect()
-    }
-
-    #[test]
-    fn pods_come_and_go_one_after_the_other() {
-        let cases = [
-            (set(2, json!({})), vec![], vec!["+0"]),
-            (set(2, json!({})), vec![pod(0, "new", false)], vec![]),
-            (set(2, json!({})), vec![pod(0, "new", true)], vec!["+1"]),
-            (set(1, json!({})), vec![pod(0, "new", true), pod(1, "new", true), pod(2, "new", true)], vec!["-db-2"]),
-            (set(3, json!({"podManagementPolicy": "Parallel"})), vec![pod(0, "new", false)], vec!["+1", "+2"]),
-            (set(2, json!({"ordinals": {"start": 5}})), vec![pod(5, "new", true)], vec!["+6"]),
-        ];
-        for (set, pods, expected) in cases {
-            assert_eq!(shown(&set, &pods), expected);
-        }
-    }
-
-    #[test]
-    fn an_update_replaces_from_the_top_down_to_the_partition() {
-        let old = |n| pod(n, "old", true);
-        let rolling = |rules: Value| json!({"updateStrategy": {"type": "RollingUpdate", "rollingUpdate": rules}});
-        let cases = [
-            (json!({}), vec![old(0), old(1), old(2)], vec!["-db-2"]),
-            (json!({}), vec![old(0), old(1), pod(2, "new", false)], vec![]),
-            (json!({}), vec![old(0), old(1), pod(2, "new", true)], vec!["-db-1"]),
-            (
-                json!({"updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"partition": 2}}}),
-                vec![old(0), old(1), pod(2, "new", true)],
-                vec![],
-            ),
-            (json!({"updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"partition": 1}}}), vec![], vec!["+0 old"]),
-            (json!({"updateStrategy": {"type": "OnDelete"}}), vec![old(0), old(1), old(2)], vec![]),
-            // Upstream waits here for somebody to delete the pod.
-            (json!({}), vec![old(0), old(1), pod(2, "old", false)], vec![]),
-            (json!({"podManagementPolicy": "Parallel"}), vec![old(0), old(1), pod(2, "old", false)], vec!["-db-2"]),
-            (json!({"podManagementPolicy": "Parallel"}), vec![pod(0, "old", false), old(1), old(2)], vec!["-db-2"]),
-            (rolling(json!({"maxUnavailable": 2})), vec![old(0), old(1), old(2)], vec!["-db-2", "-db-1"]),
-            (rolling(json!({"maxUnavailable": "70%"})), vec![old(0), old(1), old(2)], vec!["-db-2", "-db-1"]),
-            (rolling(json!({"maxUnavailable": 2, "partition": 2})), vec![old(0), old(1), old(2)], vec!["-db-2"]),
-            (rolling(json!({"maxUnavailable": "10%"})), vec![old(0), old(1), old(2)], vec!["-db-2"]),
-        ];
-        for (more, pods, expected) in cases {
-            assert_eq!(shown(&set(3, more.clone()), &pods), expected, "{more}");
-        }
-    }
-
-    #[test]
-    fn an_update_that_has_reached_every_pod_becomes_the_current_revision() {
-        let rolling = |partition: i32| json!({"updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"partition": partition}}});
-        let both = [pod(0, "new", true), pod(1, "new", true)];
-        let half = [pod(0, "old", true), pod(1, "new", true)];
-        let cases = [
-            (set(2, json!({})), &both[..], "new"),
-            // Set when the update had passed it already: a pod below it must not fall back.
-            (set(2, rolling(1)), &both[..], "new"),
-            (set(2, rolling(1)), &half[..], "old"),
-            (set(3, rolling(0)), &both[..], "old"),
-            (set(2, json!({"updateStrategy": {"type": "OnDelete"}})), &both[..], "old"),
-        ];
-        for (set, pods, expected) in cases {
-            let now = "2026-01-01T00:00:00Z".parse().unwrap();
-            let (status, _) = status(&View { set: &set, pods, current: "old", update: "new", claim: &|_| None, now });
-            let updated = i32::try_from(pods.iter().filter(|p| revision(p) == "new").count()).unwrap();
-            let current = if expected == "new" { Some(updated) } else { some(i32::try_from(pods.len()).unwrap() - updated) };
-            assert_eq!((status.current_revision.as_deref(), status.current_replicas), (Some(expected), current), "{:?}", set.spec);
-            assert_eq!(status.updated_replicas, Some(updated));
-        }
-    }
-
-    #[test]
-    fn a_pod_that_is_over_is_made_again_and_one_that_ends_is_waited_for() {
-        let set = set(2, json!({}));
-        let over = |phase: &str| {
-            let mut pod = pod(0, "new", false);
-            pod.status.as_mut().unwrap().phase = Some(phase.into());
-            pod
-        };
-        assert_eq!(shown(&set, &[over("Failed")]), ["-db-0"]);
-        assert_eq!(shown(&set, &[over("Succeeded")]), ["-db-0"]);
-        let mut going = over("Failed");
-        going.metadata.deletion_timestamp = serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap();
-        assert!(shown(&set, &[going]).is_empty());
-    }
-
-    #[test]
-    fn a_pod_that_was_taken_over_gets_the_labels_of_its_place() {
-        let mut taken = pod(0, "new", true);
-        taken.metadata.labels.as_mut().unwrap().remove("apps.kubernetes.io/pod-index");
-        assert_eq!(shown(&set(1, json!({})), &[taken]), ["label db-0"]);
-    }
-
-    #[test]
-    fn claims_are_made_kept_and_handed_over_as_the_policy_says() {
-        let more = |deleted: &str, scaled: &str| {
-            json!({"volumeClaimTemplates": [{"metadata": {"name": "data"}, "spec": {}}],
-                "persistentVolumeClaimRetentionPolicy": {"whenDeleted": deleted, "whenScaled": scaled}})
-        };
-        let claim = |owners: Value| {
-            move |name: &str| serde_json::from_value(json!({"metadata": {"name": name, "ownerReferences": owners}})).unwrap()
-        };
-        let two = [pod(0, "new", true), pod(1, "new", true)];
-        let free = claim(json!([]));
-        assert_eq!(shown_with(&set(1, more("Retain", "Retain")), &two, &free), ["-db-1"]);
-        assert_eq!(shown_with(&set(1, more("Retain", "Delete")), &two, &free), ["data-db-1 of db-1", "-db-1"], "before its pod goes");
-        assert_eq!(shown_with(&set(2, more("Delete", "Retain")), &two, &free), ["data-db-0 of db", "data-db-1 of db"]);
-        let stale = claim(json!([{"apiVersion": "v1", "kind": "Pod", "name": "db-1", "uid": "gone", "controller": true}]));
-        assert!(
-            shown_with(&set(2, more("Retain", "Delete")), &two[..1], &stale).is_empty(),
-            "the new pod waits until the old claim is gone"
-        );
-        let mut pending = pod(0, "new", false);
-        pending.status.as_mut().unwrap().phase = Some("Pending".into());
-        assert_eq!(shown_with(&set(1, more("Retain", "Retain")), &[pending], &|_| None), ["claims 0"]);
-    }
-}
+mod tests;

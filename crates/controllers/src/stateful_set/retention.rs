@@ -4,6 +4,7 @@
 //! beyond the wanted number by that pod. A claim that another controller manages, or that an earlier set or pod of the same
 //! name has owned, is never touched. Source: `pkg/controller/statefulset/stateful_set_utils.go`.
 
+use super::identity;
 use crate::pods::controller_reference;
 use ferrokube_client::{Named, Resource};
 use k8s_openapi::api::apps::v1::StatefulSet;
@@ -59,10 +60,7 @@ pub fn is_stale(set: &StatefulSet, pod_name: &str, claim: &PersistentVolumeClaim
 
 /// Whether the claims of an ordinal go with its pod.
 pub fn goes_with_pod(set: &StatefulSet, at: i32) -> bool {
-    let Some(spec) = &set.spec else { return false };
-    let start = spec.ordinals.as_ref().and_then(|o| o.start).unwrap_or(0);
-    let wanted = start..start + spec.replicas.unwrap_or(1);
-    Policy::of(set).with_pod && !wanted.contains(&at)
+    Policy::of(set).with_pod && !identity::wanted(set).contains(&at)
 }
 
 /// The owners that a claim of a pod should have; `None` when it has them or must not be touched.

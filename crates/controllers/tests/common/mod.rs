@@ -57,17 +57,29 @@ pub fn transport(server: &Arc<ApiServer>, user: &str, groups: &[&str]) -> Arc<dy
     Arc::new(InProcess { server: server.clone(), user: UserInfo::component(user, groups) })
 }
 
-/// Answers of extension API servers, by path.
-type Extensions = Arc<std::sync::Mutex<std::collections::HashMap<String, Value>>>;
+/// What controllers are answered instead of by the API server, and what they have read, by path.
+#[derive(Clone, Default)]
+struct Extensions {
+    says: Arc<std::sync::Mutex<std::collections::HashMap<String, (u16, Value)>>>,
+    read: Arc<std::sync::Mutex<std::collections::HashMap<String, usize>>>,
+}
 
 /// The API server with extension API servers that say what the test wants.
 struct Extended(InProcess, Extensions);
 
 impl Transport for Extended {
     fn send(&self, request: http::Request<Bytes>) -> BoxFuture<'_, Result<http::Response<Bytes>, TransportError>> {
-        let said = self.1.lock().unwrap().get(request.uri().path()).cloned();
+        let path = request.uri().path();
+        if request.method() == Method::GET {
+            *self.1.read.lock().unwrap().entry(path.to_owned()).or_default() += 1;
+        }
+        let said = self.1.says.lock().unwrap().get(path).cloned();
         match said {
-            Some(answer) => Box::pin(async move { Ok(http::Response::new(Bytes::from(answer.to_string()))) }),
+            Some((code, answer)) => Box::pin(async move {
+                let mut response = http::Response::new(Bytes::from(answer.to_string()));
+                *response.status_mut() = code.try_into().unwrap();
+                Ok(response)
+            }),
             None => self.0.send(request),
         }
     }
@@ -183,7 +195,19 @@ impl Cluster {
 
     /// What an extension API server says at a path.
     pub fn extension_says(&self, path: &str, answer: Value) {
-        self.extensions.lock().unwrap().insert(path.to_owned(), answer);
+        self.extensions.says.lock().unwrap().insert(path.to_owned(), (200, answer));
+    }
+
+    /// The API server refuses the controllers what is at a path, as one that has too much to do, or no longer does.
+    pub fn refuses(&self, path: &str, does: bool) {
+        let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 503, "reason": "ServiceUnavailable", "message": "busy"});
+        let mut says = self.extensions.says.lock().unwrap();
+        if does { drop(says.insert(path.to_owned(), (503, status))) } else { drop(says.remove(path)) }
+    }
+
+    /// How often a controller has read what is at a path.
+    pub fn was_read(&self, path: &str) -> usize {
+        self.extensions.read.lock().unwrap().get(path).copied().unwrap_or_default()
     }
 
     /// A client as another user.

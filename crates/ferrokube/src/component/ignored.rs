@@ -1,26 +1,42 @@
 //! Flags of upstream's components that a command line may have and that change nothing here: caches, clients and loops that do
 //! not exist, logs of another form. A flag whose absence would be noticed never comes here; it works, or it is refused.
+//!
+//! That they change nothing is said in the log when they are given ([`given`]): somebody may have counted on them.
 
-use clap::Args;
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args, Command};
+
+/// By which these flags are told from others: they are hidden, so that nobody sees it.
+pub const HEADING: &str = "Without effect";
+
+/// The flags without effect that a command line has, by name.
+pub fn given(command: &Command, matches: &ArgMatches) -> Vec<String> {
+    let flags = command.get_arguments().filter(|a| a.get_help_heading() == Some(HEADING));
+    let flags = flags.filter(|a| matches.value_source(a.get_id().as_str()) == Some(ValueSource::CommandLine));
+    let mut names: Vec<_> = flags.filter_map(|a| Some(format!("--{}", a.get_long()?))).collect();
+    names.sort();
+    names
+}
 
 macro_rules! ignored {
     ($($(#[$doc:meta])* $name:ident: $($field:ident)*; switches: $($switch:ident)*;)*) => {
         $($(#[$doc])*
         #[derive(Args, Clone, Debug)]
         pub struct $name {
-            $(#[arg(long, hide = true)]
+            $(#[arg(long, hide = true, help_heading = HEADING)]
             $field: Option<String>,)*
-            $(#[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+            $(#[arg(long, hide = true, help_heading = HEADING, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
             $switch: Option<bool>,)*
         })*
     };
 }
 
 ignored! {
-    /// Of every component.
+    /// Of every component. There is one version to be compatible with, and labels of metrics have few values.
     Everywhere:
-        kube_api_qps kube_api_burst kube_api_content_type min_resync_period show_hidden_metrics_for_version
-        logging_format log_flush_frequency log_json_info_buffer_size log_text_info_buffer_size vmodule;
+        kube_api_qps kube_api_burst kube_api_content_type min_resync_period show_hidden_metrics_for_version allow_metric_labels
+        allow_metric_labels_manifest min_compatibility_version logging_format log_flush_frequency log_json_info_buffer_size
+        log_text_info_buffer_size vmodule;
         switches: contention_profiling log_json_split_stream log_text_split_stream;
     /// Of whoever serves: front proxies are not asked for here, and answers of the API server are not kept.
     Serving:
@@ -38,10 +54,10 @@ ignored! {
         show_hidden_metrics_for_version logging_format log_flush_frequency log_json_info_buffer_size log_text_info_buffer_size vmodule;
         switches: allow_privileged watch_cache contention_profiling log_json_split_stream log_text_split_stream permit_port_sharing
         permit_address_sharing enable_aggregator_routing;
-    /// Of the controllers: loops that look once in a while look here when something changes, and nothing is recycled, attached
-    /// or routed by the manager itself.
+    /// Of the controllers: loops that look once in a while look here when something changes, nothing is recycled, attached
+    /// or routed by the manager itself, no cloud is built in, and controllers end at once.
     Controllers:
-        node_monitor_period namespace_sync_period attach_detach_reconcile_sync_period controller_start_interval
+        controller_shutdown_timeout cloud_config external_cloud_volume_plugin leader_migration_config node_monitor_period namespace_sync_period attach_detach_reconcile_sync_period controller_start_interval
         route_reconciliation_period concurrent_service_syncs flex_volume_plugin_dir volume_host_cidr_denylist
         pv_recycler_pod_template_filepath_nfs pv_recycler_pod_template_filepath_hostpath pv_recycler_minimum_timeout_nfs
         pv_recycler_minimum_timeout_hostpath pv_recycler_increment_timeout_nfs pv_recycler_timeout_increment_hostpath;

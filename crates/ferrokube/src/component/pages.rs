@@ -20,6 +20,7 @@ pub struct Pages {
     metrics: Metrics,
     configuration: Value,
     flags: Vec<(String, String)>,
+    hidden: Vec<String>,
     started: Timestamp,
 }
 
@@ -27,10 +28,10 @@ const HEALTH: [&str; 3] = ["/healthz", "/livez", "/readyz"];
 const OTHERS: [&str; 4] = ["/configz", "/flagz", "/metrics", "/statusz"];
 
 impl Pages {
-    /// `flags` are those of the process, as `/flagz` shows them.
-    pub fn new(component: &Component, flags: Vec<(String, String)>) -> Self {
+    /// `flags` are those of the process, as `/flagz` shows them; `hidden` are names of metrics that `/metrics` does not show.
+    pub fn new(component: &Component, flags: Vec<(String, String)>, hidden: Vec<String>) -> Self {
         let (name, metrics, configuration) = (component.name, component.metrics.clone(), component.configuration.clone());
-        Pages { name, metrics, configuration, flags, started: Timestamp::now() }
+        Pages { name, metrics, configuration, flags, hidden, started: Timestamp::now() }
     }
 
     /// The page of a path. Whether the caller may see it has been decided before.
@@ -43,7 +44,7 @@ impl Pages {
             "/metrics" => {
                 let mut out = String::new();
                 self.metrics.write(&mut out);
-                text(StatusCode::OK, out)
+                text(StatusCode::OK, without(&self.hidden, out))
             }
             "/configz" => json(StatusCode::OK, self.configuration.to_string()),
             "/statusz" => {
@@ -77,6 +78,21 @@ impl Pages {
     }
 }
 
+/// Metrics without those of these names: what comes after the `HELP` of one, up to that of the next.
+fn without(hidden: &[String], metrics: String) -> String {
+    if hidden.is_empty() {
+        return metrics;
+    }
+    let mut shows = true;
+    let mut keep = |line: &&str| {
+        if let Some(name) = line.strip_prefix("# HELP ").and_then(|rest| rest.split(' ').next()) {
+            shows = !hidden.iter().any(|h| h == name);
+        }
+        shows
+    };
+    metrics.split_inclusive('\n').filter(&mut keep).collect()
+}
+
 /// Plain text.
 pub fn text(status: StatusCode, text: String) -> Answer {
     answer::page(status, answer::PLAIN, text)
@@ -104,12 +120,21 @@ mod tests {
             metrics: Metrics::default(),
             configuration: serde_json::json!({"x": 1}),
             flags: vec![("bind-address".into(), "::".into())],
+            hidden: Vec::new(),
             started: Timestamp::now(),
         };
         let answer = pages.page(path, query);
         let code = answer.status().as_u16();
         let body = answer.into_body().collect().await.expect("it is here").to_bytes();
         (code, String::from_utf8_lossy(&body).into_owned())
+    }
+
+    #[test]
+    fn a_metric_that_is_disabled_is_not_shown_and_others_are() {
+        let all =
+            "# HELP a_seconds A.\n# TYPE a_seconds histogram\na_seconds_sum 1\na_seconds_count 1\n# HELP a B.\n# TYPE a counter\na 2\n";
+        assert_eq!(without(&["a_seconds".into()], all.into()), "# HELP a B.\n# TYPE a counter\na 2\n");
+        assert_eq!(without(&["nothing".into()], all.into()), all);
     }
 
     #[tokio::test]

@@ -74,6 +74,12 @@ pub struct ServingFlags<const PORT: u16> {
     /// Show at /debug/pprof where the processor's time goes
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", action = clap::ArgAction::Set)]
     profiling: bool,
+    /// Speak HTTP/1.1 only
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", action = clap::ArgAction::Set)]
+    disable_http2_serving: bool,
+    /// Metrics that are not shown
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    disabled_metrics: Vec<String>,
     #[command(flatten)]
     ignored: Ignored,
 }
@@ -83,6 +89,7 @@ struct Own {
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
     tls: ServingConfig,
+    http2: bool,
 }
 
 struct Server {
@@ -93,6 +100,7 @@ struct Server {
     authorization: Reviews,
     open: Vec<String>,
     profiling: bool,
+    http2: bool,
 }
 
 impl<const PORT: u16> ServingFlags<PORT> {
@@ -106,12 +114,13 @@ impl<const PORT: u16> ServingFlags<PORT> {
         let by = |path: &Option<PathBuf>| path.as_ref().map_or(Ok(component.client.clone()), |path| client(path, component.name));
         let (authenticator, authorizer) = (by(&self.authentication_kubeconfig)?, by(&self.authorization_kubeconfig)?);
         let server = Server {
-            pages: Pages::new(component, flags),
+            pages: Pages::new(component, flags, self.disabled_metrics.clone()),
             lister: component.pod_resources.then(|| component.client.clone()),
             authentication: Reviews::new(authenticator.clone()),
             authorization: Reviews::new(authorizer),
             open: self.authorization_always_allow_paths.clone(),
             profiling: self.profiling,
+            http2: !self.disable_http2_serving,
         };
         super::gates::show(&component.metrics, &component.features);
         let (chain, key) = self.certificate()?;
@@ -120,7 +129,7 @@ impl<const PORT: u16> ServingFlags<PORT> {
             cipher_suites: self.tls_cipher_suites.clone(),
             ..ServingConfig::default()
         };
-        let own = Arc::new(Own { chain, key, tls });
+        let own = Arc::new(Own { chain, key, tls, http2: server.http2 });
         let given = self.client_ca_file.as_deref().map(read).transpose()?;
         let tls = Arc::new(RwLock::new(acceptor(&own, given.as_deref())?));
         if given.is_none() && !self.authentication_skip_lookup {
@@ -159,7 +168,8 @@ fn acceptor(own: &Own, client_ca: Option<&str>) -> Result<TlsAcceptor> {
         }
     };
     let mut config = builder.with_single_cert(own.chain.clone(), own.key.clone_key())?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let protocols: &[&[u8]] = if own.http2 { &[b"h2", b"http/1.1"] } else { &[b"http/1.1"] };
+    config.alpn_protocols = protocols.iter().map(|p| p.to_vec()).collect();
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
@@ -202,12 +212,15 @@ async fn accept(listener: TcpListener, tls: Arc<RwLock<TlsAcceptor>>, server: Ar
         tokio::spawn(async move {
             let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE, tls.accept(stream)).await else { return };
             let peer = stream.get_ref().1.peer_certificates().and_then(|c| c.first()).and_then(|c| User::of_certificate(c));
+            let http2 = server.http2;
             let service = service_fn(move |request: Request<Incoming>| {
                 let (server, peer) = (server.clone(), peer.clone());
                 async move { Ok::<_, Infallible>(server.answer(&request, peer).await) }
             });
             // A client that goes is no concern of ours.
-            let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
+            let builder = auto::Builder::new(TokioExecutor::new());
+            let builder = if http2 { builder } else { builder.http1_only() };
+            let _ = builder.serve_connection(TokioIo::new(stream), service).await;
         });
     }
 }

@@ -58,11 +58,22 @@ pub struct Options {
     #[arg(long, value_name = "NAME", hide = true, value_parser = ["", "external"])]
     cloud_provider: Option<String>,
     #[command(flatten)]
+    only: Only,
+    #[command(flatten)]
     ignored: Ignored,
     #[command(flatten)]
     election: ElectionFlags,
     #[command(flatten)]
     serving: ServingFlags<10257>,
+}
+
+/// Flags that may say only what is so anyway: another value is refused, for it would be noticed.
+#[derive(Args, Debug)]
+struct Only {
+    #[arg(long, hide = true, value_parser = ["false"], num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    enable_hostpath_provisioner: Option<String>,
+    #[arg(long, hide = true, value_parser = ["false"], num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    enable_leader_migration: Option<String>,
 }
 
 /// Certificates and keys.

@@ -8,13 +8,13 @@ use serde_json::{Value, json};
 use std::collections::HashMap;
 
 macro_rules! syncs {
-    ($($field:ident = $default:literal, $flag:literal, [$($queue:literal),*], $section:literal.$key:literal;)*) => {
+    ($($field:ident = $default:literal, $flag:literal $(or $other:literal)?, [$($queue:literal),*], $section:literal.$key:literal;)*) => {
         /// The flags.
         #[derive(Args, Debug)]
         #[command(next_help_heading = "Keys worked on at once")]
         pub struct SyncFlags {
             $(#[doc = concat!("Workers of ", $section)]
-            #[arg(long = $flag, value_name = "N", default_value_t = $default, value_parser = clap::value_parser!(u16).range(1..))]
+            #[arg(long = $flag, $(alias = $other,)? value_name = "N", default_value_t = $default, value_parser = clap::value_parser!(u16).range(1..))]
             $field: u16,)*
         }
 
@@ -37,7 +37,7 @@ macro_rules! syncs {
 syncs! {
     deployment = 5, "concurrent-deployment-syncs", ["deployment"], "DeploymentController"."ConcurrentDeploymentSyncs";
     replica_set = 5, "concurrent-replicaset-syncs", ["replicaset"], "ReplicaSetController"."ConcurrentRSSyncs";
-    replication_controller = 5, "concurrent_rc_syncs", ["replicationmanager"], "ReplicationController"."ConcurrentRCSyncs";
+    replication_controller = 5, "concurrent-rc-syncs" or "concurrent_rc_syncs", ["replicationmanager"], "ReplicationController"."ConcurrentRCSyncs";
     stateful_set = 5, "concurrent-statefulset-syncs", ["statefulset"], "StatefulSetController"."ConcurrentStatefulSetSyncs";
     daemon_set = 2, "concurrent-daemonset-syncs", ["daemonset"], "DaemonSetController"."ConcurrentDaemonSetSyncs";
     job = 5, "concurrent-job-syncs", ["job"], "JobController"."ConcurrentJobSyncs";

@@ -107,9 +107,13 @@ async fn a_component_serves_health_to_all_and_the_rest_to_those_who_may() {
         "--pvclaimbinder-sync-period=20s",
         "--node-monitor-period=2s",
         "--enable-garbage-collector=false",
+        "--disable-http2-serving",
+        "--disabled-metrics=workqueue_depth,no_such_metric",
         "-v=2",
     ]);
     until("it to serve", async || manager.page("/readyz?verbose").await.filter(|(_, text)| text.contains("readyz check passed"))).await;
+    let said = manager.said();
+    assert!(said.contains("without effect here: --node-monitor-period, --requestheader-allowed-names, --v"), "{said}");
     let (code, text) = manager.page_as_nobody("/healthz").await.expect("it answers");
     assert_eq!((code, text.as_str()), (200, "ok"));
     let (code, text) = manager.page_as_nobody("/metrics").await.expect("it answers");
@@ -134,7 +138,9 @@ async fn a_component_serves_health_to_all_and_the_rest_to_those_who_may() {
             |name: &str| text.contains(&format!("running_managed_controllers{{manager=\"kube-controller-manager\",name=\"{name}\"}} 1"));
         let off = !running("job-controller") && !running("garbage-collector-controller");
         assert!(text.contains("kubernetes_feature_enabled{name=\"JobManagedBy\",stage=\"\"} 1"), "{text}");
-        (running("deployment-controller") && off).then_some(())
+        assert!(!text.contains("workqueue_depth"), "{text}");
+        let counts = text.contains("# HELP workqueue_adds_total");
+        (running("deployment-controller") && off && counts).then_some(())
     })
     .await;
     drop(manager);
@@ -145,7 +151,10 @@ async fn a_component_serves_health_to_all_and_the_rest_to_those_who_may() {
 async fn all_components_apart_run_a_deployment() {
     let server = Server::start().await;
     let manager = server.manager(&[]);
-    let scheduler = server.scheduler(&["--leader-elect-retry-period=1s", "--pod-max-in-unschedulable-pods-duration=1m", "--profiling"]);
+    let (misled, address) = server.misled("scheduler");
+    let (kubeconfig, master) = (format!("--kubeconfig={}", misled.display()), format!("--master={address}"));
+    let more = ["--leader-elect-retry-period=1s", "--pod-max-in-unschedulable-pods-duration=1m", "--profiling", &kubeconfig, &master];
+    let scheduler = server.scheduler(&more);
     let node = json!({"metadata": {"name": "hollow"}, "status": {
         "capacity": {"cpu": "8", "memory": "16Gi", "pods": "110"}, "allocatable": {"cpu": "8", "memory": "16Gi", "pods": "110"},
         "conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady", "message": "",

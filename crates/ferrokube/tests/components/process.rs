@@ -54,6 +54,7 @@ pub struct Manager {
     process: Child,
     port: u16,
     admin: Credentials,
+    log: PathBuf,
 }
 
 impl Server {
@@ -86,9 +87,20 @@ impl Server {
         let ca = format!("--client-ca-file={}", self.data.join("pki/ca.crt").display());
         let (address, port_flag) = ("--bind-address=127.0.0.1", format!("--secure-port={port}"));
         let arguments = [&[command, &kubeconfig, &ca, address, &port_flag], more].concat();
-        let process = spawn(&arguments, &self.data.join(format!("{command}-{port}.log")));
+        let log = self.data.join(format!("{command}-{port}.log"));
+        let process = spawn(&arguments, &log);
         let (_, admin) = kubeconfig::load(&self.data.join("admin.conf"), parse).expect("a kubeconfig");
-        Manager { process, port, admin }
+        Manager { process, port, admin, log }
+    }
+
+    /// The kubeconfig of a user, but with the address of a port where nobody listens, and the address of the server.
+    pub fn misled(&self, user: &str) -> (PathBuf, String) {
+        let path = self.data.join(format!("{user}.conf"));
+        let (endpoint, _) = kubeconfig::load(&path, parse).expect("a kubeconfig");
+        let text = std::fs::read_to_string(&path).expect("it was read before");
+        let misled = self.data.join(format!("{user}-misled.conf"));
+        std::fs::write(&misled, text.replace(&endpoint.server, &format!("https://127.0.0.1:{}", free_port()))).expect("a file");
+        (misled, endpoint.server)
     }
 
     /// Starts a controller manager.
@@ -127,6 +139,11 @@ async fn end(process: &mut Child) -> bool {
 }
 
 impl Manager {
+    /// What it has said.
+    pub fn said(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
     /// Kills it without mercy.
     pub async fn kill(&mut self) {
         self.process.kill().await.expect("ours");
