@@ -4,7 +4,7 @@
 
 use crate::class::Class;
 use crate::node::{Node, NodeId, PodId};
-use crate::plugins::{Plugin, devices, interpod};
+use crate::plugins::{Plugin, devices, interpod, volumes};
 use crate::resources::Resources;
 use crate::state::State;
 use ferrokube_api::ObjectKey;
@@ -22,6 +22,10 @@ pub enum Happening {
         /// Where; `None`: room was kept for it somewhere.
         node: Option<NodeId>,
     },
+    /// To a persistent volume claim.
+    VolumeClaim(ObjectKey),
+    /// To a persistent volume.
+    Volume(Arc<str>),
     /// To a resource claim.
     Claim {
         /// Which.
@@ -39,6 +43,8 @@ pub fn may_help(state: &State, pod: PodId, plugins: u32, happening: &Happening) 
     let asked = Plugin::ALL.into_iter().filter(|p| plugins & p.bit() != 0);
     match happening {
         Happening::Other => true,
+        Happening::VolumeClaim(key) => volumes::uses(state, pod, key),
+        Happening::Volume(name) => volumes::may_get(state, pod, name),
         Happening::Claim { key, freed } => devices::claim_helps(state, pod, key, *freed),
         Happening::Node(id) => asked.into_iter().any(|plugin| node_helps(plugin, class, state.node(*id))),
         Happening::Pod { class: other, node } => asked.into_iter().any(|plugin| pod_helps(state, plugin, class, other, *node)),

@@ -238,3 +238,31 @@ fn an_ephemeral_claim_must_be_the_pods_own() {
     world.tell(Feed::Claims, &claim("p-v", "fast", "1Gi"));
     assert_eq!(reason(&world, id, "a"), "PVC default/p-v was not created for pod default/p (pod is not owner)");
 }
+
+#[test]
+fn a_pod_is_woken_by_its_own_claims_and_by_volumes_that_they_may_have() {
+    let mut world = world();
+    world.tell(Feed::StorageClasses, &class("local", "kubernetes.io/no-provisioner", &json!({})));
+    world.tell(Feed::StorageClasses, &class("now", "kubernetes.io/no-provisioner", &json!({"volumeBindingMode": "Immediate"})));
+    for (name, class) in [("waits", "local"), ("now", "now"), ("has", "now")] {
+        let mut claim = claim(name, class, "1Gi");
+        if name == "has" {
+            claim["spec"]["volumeName"] = "v".into();
+        }
+        world.tell(Feed::Claims, &claim);
+    }
+    let [waits, now, has] = ["waits", "now", "has"].map(|name| world.add(&using(name, name)));
+    let missing = world.add(&using("missing", "missing"));
+    let key = |name: &str| ferrokube_api::ObjectKey::new("default", name);
+    for (pod, own) in [(waits, "waits"), (now, "now"), (has, "has"), (missing, "missing")] {
+        for name in ["waits", "now", "has", "missing"] {
+            assert_eq!(volumes::uses(&world.state, pod, &key(name)), name == own, "{own} by {name}");
+        }
+        assert!(!volumes::uses(&world.state, pod, &ferrokube_api::ObjectKey::new("other", own)), "of another namespace");
+    }
+    let helps = |pod, volume: &str| volumes::may_get(&world.state, pod, volume);
+    assert!(helps(waits, "v") && helps(waits, "w"), "any may be the one");
+    assert!(helps(has, "v") && !helps(has, "w"));
+    // It is the claim that tells when it is bound.
+    assert!(!helps(now, "v") && !helps(missing, "v"));
+}

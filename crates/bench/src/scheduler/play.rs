@@ -14,7 +14,7 @@ use serde_json::Value;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
 /// Deletes a pod that nobody runs.
@@ -158,6 +158,12 @@ fn make((path, thing): Thing) -> Call {
     Call::new(Method::POST, path, thing.to_string())
 }
 
+fn unbind(claim: &mut Value) {
+    if let Some(metadata) = claim["metadata"].as_object_mut() {
+        metadata.remove("annotations");
+    }
+}
+
 /// Admission taints new nodes until a controller has seen that they are ready; there may be none.
 fn untainted(node: &Value) -> Call {
     let path = format!("/api/v1/nodes/{}", node["metadata"]["name"].as_str().unwrap_or_default());
@@ -237,7 +243,18 @@ impl<'a> Play<'a> {
         Ok(())
     }
 
-    async fn things(&self, things: Vec<Thing>) -> anyhow::Result<()> {
+    async fn things(&self, mut things: Vec<Thing>) -> anyhow::Result<()> {
+        if matches!(self.ground, Ground::Server(_)) {
+            // Claims are bound by the binder there is; one that says it is bound already to what is not there yet would be lost.
+            things.iter_mut().filter(|(path, _)| path.ends_with("/persistentvolumeclaims")).for_each(|(_, claim)| unbind(claim));
+            let (volumes, others) = things.into_iter().partition(|(path, _)| path.ends_with("/persistentvolumes"));
+            self.make(volumes).await?;
+            things = others;
+        }
+        self.make(things).await
+    }
+
+    async fn make(&self, things: Vec<Thing>) -> anyhow::Result<()> {
         self.send(things.into_iter().map(make).collect(), true).await.map(drop)
     }
 
@@ -354,6 +371,7 @@ impl<'a> Play<'a> {
     async fn steady(&mut self, many: usize, of: fn(usize) -> Value, lasting: Duration) -> anyhow::Result<()> {
         let group = self.cast.ledger.group("steady", true);
         let mut under_way = JoinSet::new();
+        let slots = Arc::new(Semaphore::new(self.concurrency));
         self.measuring();
         let end = Instant::now() + lasting;
         let mut number = 0;
@@ -362,7 +380,9 @@ impl<'a> Play<'a> {
             let key = key_of(&pod);
             number += 1;
             ledger.made(group, key.clone());
+            let slots = slots.clone();
             under_way.spawn(async move {
+                let _slot = slots.acquire().await;
                 if let Some(gone) = gone {
                     succeed(&ground, lane, delete(&gone), false).await?;
                 }

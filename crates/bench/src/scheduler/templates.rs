@@ -15,7 +15,7 @@ pub(crate) fn node(i: usize) -> Value {
     let name = format!("bench-node-{i}");
     json!({
         "apiVersion": "v1", "kind": "Node",
-        "metadata": {"name": name, "labels": {HOST: name, ZONE: format!("zone{}", i % 3 + 1), "ferrokube-bench": "true"}},
+        "metadata": {"name": name, "labels": {HOST: name, "kubernetes.io/os": "linux", ZONE: format!("zone{}", i % 3 + 1), "ferrokube-bench": "true"}},
         "spec": {},
         "status": {
             "capacity": {"cpu": "4", "memory": "32Gi", "pods": "110"}, "allocatable": {"cpu": "4", "memory": "32Gi", "pods": "110"},

@@ -34,6 +34,8 @@ impl Engine {
         let events = feeds::apply(&mut self.state, feed, key, object);
         let happening = match (feed, before.or_else(|| self.state.node_named(&key.name))) {
             (Feed::Nodes, Some(node)) => Happening::Node(node),
+            (Feed::Claims, _) => Happening::VolumeClaim(key.clone()),
+            (Feed::Volumes, _) => Happening::Volume(key.name.clone()),
             (Feed::ResourceClaims, _) => Happening::Claim { key: key.clone(), freed: events & event::DEVICES_FREED != 0 },
             _ => Happening::Other,
         };

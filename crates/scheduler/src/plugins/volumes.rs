@@ -126,6 +126,20 @@ impl<'s> Bound<'s> {
     }
 }
 
+/// Whether a pod uses a claim: what happens to others does not help it.
+pub fn uses(state: &State, id: PodId, claim: &ObjectKey) -> bool {
+    let pod = state.pod(id);
+    pod.key.namespace == claim.namespace && pod.claims.iter().any(|named| *named.name == *claim.name)
+}
+
+/// Whether a volume may be what a pod waits for: one of its claims has it already, or takes a volume when the pod is placed. A claim that
+/// must be bound first is news itself once it is.
+pub fn may_get(state: &State, id: PodId, volume: &str) -> bool {
+    let pod = state.pod(id);
+    let claims = pod.claims.iter().filter_map(|named| state.storage.claim(&pod.key.namespace, &named.name));
+    claims.into_iter().any(|claim| claim.volume.as_deref().map_or_else(|| state.storage.waits(claim), |of| of == volume))
+}
+
 /// What must be done about a pod's claims on the node it is placed on.
 pub fn steps(state: &State, profile: &Profile, id: PodId, node: u32) -> Vec<Step> {
     if state.pod(id).claims.is_empty() {
