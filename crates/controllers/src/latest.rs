@@ -16,7 +16,8 @@ impl<R> Default for Latest<R> {
     }
 }
 
-fn revision<R: Resource>(object: &R) -> u64 {
+/// The revision of the store that made this state.
+pub(crate) fn revision<R: Resource>(object: &R) -> u64 {
     object.meta().resource_version.as_deref().and_then(|v| v.parse().ok()).unwrap_or(0)
 }
 
@@ -48,7 +49,7 @@ impl<R: Resource> Latest<R> {
     }
 
     /// What was written and is accepted: objects that the cache does not show at all yet.
-    pub fn unseen(&self, accept: impl Fn(&R) -> bool) -> Vec<R> {
+    fn unseen(&self, accept: impl Fn(&R) -> bool) -> Vec<R> {
         self.0.lock().values().filter(|o| accept(o)).cloned().collect()
     }
 

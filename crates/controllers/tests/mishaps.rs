@@ -294,3 +294,47 @@ async fn workloads_wait_until_the_cache_shows_what_was_done_for_them() {
     assert_eq!(cluster.list(common::PODS).await.len(), 3);
     cluster.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_roll_out_keeps_its_bounds_though_the_answer_to_a_write_was_lost() {
+    let sets = format!("{APPS}/replicasets");
+    for is_made in [false, true] {
+        // The test tells which pods are available.
+        let cluster = Cluster::with(&["deployment-controller", "serviceaccount-controller"]).await;
+        let web = format!("{APPS}/deployments/web");
+        let set_of = async |image: &str| {
+            let all = cluster.list(&sets).await;
+            all.into_iter().find(|s| s["spec"]["template"]["spec"]["containers"][0]["image"] == *image)
+        };
+        let has = async |image: &str, size: u64| set_of(image).await.is_some_and(|s| s["spec"]["replicas"] == size);
+        let available = async |image: &str, count: u64| {
+            let path = format!("{sets}/{}/status", common::name(&set_of(image).await.unwrap()));
+            cluster.patch(&path, json!({"status": {"replicas": count, "readyReplicas": count, "availableReplicas": count}})).await;
+        };
+        let change_to = async |image: &str| {
+            let template = json!({"spec": {"containers": [{"name": "c", "image": image}]}});
+            cluster.patch(&web, json!({"spec": {"template": template}})).await;
+        };
+        // At most four at once.
+        cluster.post(&format!("{APPS}/deployments"), deployment(3)).await;
+        cluster.eventually("the first ones", async || has("i", 3).await).await;
+        available("i", 3).await;
+        if is_made {
+            cluster.loses_answer(&sets, "replicasets");
+            change_to("two").await;
+        } else {
+            change_to("two").await;
+            cluster.eventually("one more of the second ones", async || has("two", 1).await).await;
+            let second = set_of("two").await.unwrap();
+            cluster.loses_answer(&format!("{sets}/{}", common::name(&second)), "replicasets");
+            available("two", 1).await;
+        }
+        cluster.eventually("what is not answered is done", async || has("two", if is_made { 1 } else { 2 }).await).await;
+        change_to("three").await;
+        cluster.eventually("it goes on", async || cluster.get(&web).await["status"]["observedGeneration"] == 3).await;
+        let sizes: Vec<u64> = cluster.list(&sets).await.iter().filter_map(|s| s["spec"]["replicas"].as_u64()).collect();
+        assert_eq!((sizes.len(), sizes.iter().sum::<u64>()), (3, 4), "{sizes:?}");
+        cluster.late.send_replace(String::new());
+        cluster.stop().await;
+    }
+}

@@ -3,14 +3,14 @@
 //! Reads deployments, replica sets and (for Recreate) pods; writes replica sets and the status of deployments. The pods
 //! themselves belong to the replica sets. Source: `pkg/controller/deployment`.
 //!
-//! [`rollout`] decides numbers, [`status`] decides conditions; both are pure. This file finds the replica sets of a
-//! deployment, makes the new one and applies what was decided.
+//! [`rollout`] decides numbers, [`status`] decides conditions; both are pure. [`sets`] knows the replica sets of a deployment.
+//! This file makes the new one and applies what was decided.
 
 mod rollout;
+mod sets;
 mod status;
 
 use crate::Context;
-use crate::latest::Latest;
 use crate::pods::{controller_reference, is_alive, matches, selects};
 use crate::replica_set::with;
 use ferrokube_client::cache::decoded;
@@ -24,6 +24,7 @@ use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use rollout::{Scale, annotations};
 use serde_json::json;
+use sets::Written;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -36,8 +37,7 @@ struct Deployments {
     deployments: Cache<Deployment>,
     sets: Cache<ReplicaSet>,
     sets_by_owner: Arc<Index>,
-    /// Sizes are decided over all sets together: on a cache that lags behind, a roll-out would want too many pods.
-    written: Arc<Latest<ReplicaSet>>,
+    written: Arc<Written>,
     pods: Cache<Pod>,
     pods_by_owner: Arc<Index>,
 }
@@ -56,11 +56,11 @@ pub(crate) async fn run(context: Context) {
     let sets_by_owner = sets.index(owner_uid(Deployment::KIND));
     let pods_by_owner = pods.index(owner_uid(ReplicaSet::KIND));
     let (add, known) = (queue.clone(), deployments.clone());
-    let written: Arc<Latest<ReplicaSet>> = Arc::default();
+    let written: Arc<Written> = Arc::default();
     let gone = written.clone();
     sets.on_change(move |d| {
         if d.new.is_none() {
-            gone.forget(&d.latest().uid);
+            gone.known.forget(&d.latest().uid);
         }
         match d.latest().controller() {
             Some(owner) if owner.kind == Deployment::KIND => add.add(ObjectKey::new(&d.key().namespace, &owner.name)),
@@ -87,7 +87,10 @@ pub(crate) async fn run(context: Context) {
 
 impl Deployments {
     async fn reconcile(&self, key: ObjectKey) -> Result<Next, Error> {
-        let Some(deployment) = self.deployments.read(&key.namespace, &key.name)? else { return Ok(Next::Wait) };
+        let Some(deployment) = self.deployments.read(&key.namespace, &key.name)? else {
+            self.written.forget(&key);
+            return Ok(Next::Wait);
+        };
         let selector = deployment.spec.as_ref().map(|s| s.selector.clone()).unwrap_or_default();
         if selector == Default::default() {
             let message = "This deployment is selecting all pods. A non-empty selector is required.";
@@ -155,11 +158,7 @@ impl Deployments {
 
     /// Replica sets of the deployment, orphans that match taken in.
     async fn claim(&self, deployment: &Deployment) -> Result<Vec<ReplicaSet>, Error> {
-        let cached = self.sets_by_owner.get(deployment.uid());
-        let is_own = |s: &ReplicaSet| s.metadata.owner_references.iter().flatten().any(|r| r.uid == deployment.uid());
-        let known = cached.iter().filter_map(|o| decoded(o)).map(|s| self.written.of(s));
-        let mut own: Vec<ReplicaSet> = known.filter(|s| is_own(s)).collect();
-        own.extend(self.written.unseen(|s| is_own(s) && self.sets.object(s.namespace(), s.name()).is_none()));
+        let own = self.own_sets(deployment).await?;
         if deployment.metadata.deletion_timestamp.is_some() {
             return Ok(own);
         }
@@ -175,7 +174,7 @@ impl Deployments {
         let gone = json!({"$patch": "delete", "uid": deployment.uid()});
         let patch = json!({"metadata": {"uid": set.uid(), "ownerReferences": [gone]}});
         match self.context.client.patch::<ReplicaSet>(set.namespace(), set.name(), &Patch::Strategic(patch)).await {
-            Ok(written) => self.written.wrote(&written),
+            Ok(written) => self.written.known.wrote(&written),
             Err(e) if e.is_not_found() || e.is_conflict() => {}
             Err(e) => return Err(e),
         }
@@ -226,7 +225,7 @@ impl Deployments {
             if let Some(spec) = &mut changed.spec {
                 spec.min_ready_seconds = min_ready;
             }
-            let updated = self.write(&changed).await?;
+            let updated = self.write(deployment, &changed).await?;
             sets.iter_mut().filter(|s| s.uid() == updated.uid()).for_each(|s| *s = updated.clone());
             updated
         };
@@ -272,9 +271,8 @@ impl Deployments {
             spec.replicas = Some(replicas);
         }
         set.metadata.annotations = Some(annotations::of_new(deployment, &set, revision));
-        match self.context.client.create(&set).await {
+        match self.noted(deployment, set.name(), self.context.client.create(&set).await) {
             Ok(made) => {
-                self.written.wrote(&made);
                 if replicas > 0 {
                     let message = format!("Scaled up replica set {} from 0 to {replicas}", made.name());
                     self.context.recorder.about(deployment, Normal, "ScalingReplicaSet", message);
@@ -299,30 +297,14 @@ impl Deployments {
 
     /// The name is taken: by ourselves (the cache lags behind) or by another template with the same hash.
     async fn collided(&self, deployment: &Deployment, wanted: &ReplicaSet, e: Error) -> Result<ReplicaSet, Error> {
-        let there: ReplicaSet = self.context.client.get(wanted.namespace(), wanted.name()).await?;
-        let ours = there.metadata.owner_references.iter().flatten().any(|r| r.uid == deployment.uid() && r.controller == Some(true));
-        if ours && rollout::same_template(deployment, &there) {
+        let Some(there) = self.look(deployment, wanted.name()).await? else { return Err(e) };
+        if sets::is_controlled(deployment, &there) && rollout::same_template(deployment, &there) {
             return Ok(there);
         }
         let mut changed = deployment.clone();
         *changed.status.get_or_insert_default().collision_count.get_or_insert_default() += 1;
         self.context.client.update_status(&changed).await?;
         Err(e)
-    }
-
-    async fn write(&self, set: &ReplicaSet) -> Result<ReplicaSet, Error> {
-        match self.context.client.update(set).await {
-            Ok(written) => {
-                self.written.wrote(&written);
-                Ok(written)
-            }
-            Err(e) => {
-                if e.is_not_found() {
-                    self.written.forget(set.uid());
-                }
-                Err(e)
-            }
-        }
     }
 
     async fn apply_scales(&self, deployment: &Deployment, mut sets: Vec<ReplicaSet>, scales: Vec<Scale>) -> Result<Vec<ReplicaSet>, Error> {
@@ -337,7 +319,7 @@ impl Deployments {
             if changed == *set {
                 continue;
             }
-            *set = self.write(&changed).await?;
+            *set = self.write(deployment, &changed).await?;
             if before != scale.to {
                 let direction = if scale.to > before { "up" } else { "down" };
                 let message = format!("Scaled {direction} replica set {} from {before} to {}", scale.set, scale.to);

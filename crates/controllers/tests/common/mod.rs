@@ -62,6 +62,9 @@ pub fn transport(server: &Arc<ApiServer>, user: &str, groups: &[&str]) -> Arc<dy
 struct Extensions {
     says: Arc<std::sync::Mutex<std::collections::HashMap<String, (u16, Value)>>>,
     read: Arc<std::sync::Mutex<std::collections::HashMap<String, usize>>>,
+    /// Where the answer to the next write is lost, and the resource of which nothing is heard from then on.
+    loses: Arc<std::sync::Mutex<Option<(String, String)>>>,
+    late: tokio::sync::watch::Sender<String>,
 }
 
 /// The API server with extension API servers that say what the test wants.
@@ -72,6 +75,13 @@ impl Transport for Extended {
         let path = request.uri().path();
         if request.method() == Method::GET {
             *self.1.read.lock().unwrap().entry(path.to_owned()).or_default() += 1;
+        } else if let Some((_, resource)) = self.1.loses.lock().unwrap().take_if(|(loses, _)| loses == path) {
+            self.1.late.send_replace(resource);
+            let answer = self.0.send(request);
+            return Box::pin(async move {
+                answer.await?;
+                Err(TransportError::new(std::io::Error::other("the answer was lost")))
+            });
         }
         let said = self.1.says.lock().unwrap().get(path).cloned();
         match said {
@@ -157,7 +167,7 @@ impl Cluster {
         let let_through = Arc::new(Semaphore::new(0));
         let news = Late(transport(&server, "system:kube-controller-manager", &[]), is_late, let_through.clone());
         let caches = Caches::new(Client::new(Arc::new(news), "system:kube-controller-manager"));
-        let extensions = Extensions::default();
+        let extensions = Extensions { late: late.clone(), ..Extensions::default() };
         let said = extensions.clone();
         let client_for = Arc::new(move |account: &str| {
             let groups = ["system:serviceaccounts", "system:serviceaccounts:kube-system"];
@@ -203,6 +213,12 @@ impl Cluster {
         let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 503, "reason": "ServiceUnavailable", "message": "busy"});
         let mut says = self.extensions.says.lock().unwrap();
         if does { drop(says.insert(path.to_owned(), (503, status))) } else { drop(says.remove(path)) }
+    }
+
+    /// The next write of a controller to this path is done, and no controller hears of it: its answer is lost, and news of this
+    /// resource are late from then on.
+    pub fn loses_answer(&self, path: &str, resource: &str) {
+        *self.extensions.loses.lock().unwrap() = Some((path.to_owned(), resource.to_owned()));
     }
 
     /// How often a controller has read what is at a path.
