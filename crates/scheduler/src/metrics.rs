@@ -156,9 +156,9 @@ impl Metrics {
     }
 
     /// How many pods wait, how many are being bound, and how many nodes, pods and assumed pods are known.
-    pub fn sizes(&self, pending: Pending, gated: usize, binding: usize, cached: [usize; 3]) {
+    pub fn sizes(&self, pending: Pending, binding: usize, cached: [usize; 3]) {
         self.registry.series(&RUNNING, &["binding"]).set(binding as f64);
-        let Pending { active, backoff, unschedulable } = pending;
+        let Pending { active, backoff, unschedulable, gated } = pending;
         for (queue, pods) in [("active", active), ("backoff", backoff), ("unschedulable", unschedulable), ("gated", gated)] {
             self.registry.series(&PENDING, &[queue]).set(pods as f64);
         }

@@ -78,6 +78,7 @@ pub struct Pending {
     pub active: usize,
     pub backoff: usize,
     pub unschedulable: usize,
+    pub gated: usize,
 }
 
 /// How many pods came from waiting to where.
@@ -115,6 +116,8 @@ struct Entry {
     rejectors: u32,
     /// What was last said about it.
     said: String,
+    /// It waits without having been tried.
+    held: bool,
 }
 
 impl Entry {
@@ -151,6 +154,8 @@ pub struct Queue {
     backing_off: BTreeSet<(Instant, PodId)>,
     after_errors: BTreeSet<(Instant, PodId)>,
     waiting: BTreeSet<(Instant, PodId)>,
+    /// How many of them are held.
+    held: usize,
     turns: u64,
 }
 
@@ -171,13 +176,19 @@ impl Queue {
             backing_off: BTreeSet::new(),
             after_errors: BTreeSet::new(),
             waiting: BTreeSet::new(),
+            held: 0,
             turns: 0,
         }
     }
 
     /// How many pods are in which list.
     pub fn pending(&self) -> Pending {
-        Pending { active: self.ready.len(), backoff: self.backing_off.len() + self.after_errors.len(), unschedulable: self.waiting.len() }
+        Pending {
+            active: self.ready.len(),
+            backoff: self.backing_off.len() + self.after_errors.len(),
+            unschedulable: self.waiting.len() - self.held,
+            gated: self.held,
+        }
     }
 
     /// How often a pod has been tried without success, and since when it waits.
@@ -202,6 +213,7 @@ impl Queue {
             since: now,
             rejectors: 0,
             said: String::new(),
+            held: false,
         };
         self.remove(id);
         self.entries.insert(id, entry);
@@ -231,6 +243,7 @@ impl Queue {
 
     fn take_out(&mut self, id: PodId) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
+        self.held -= usize::from(std::mem::take(&mut entry.held));
         match std::mem::replace(&mut entry.place, Place::Out) {
             Place::Ready => drop(self.ready.remove(&(Reverse(entry.priority), entry.turn, id))),
             Place::BackingOff(until, false) => drop(self.backing_off.remove(&(until, id))),
@@ -290,6 +303,10 @@ impl Queue {
         // It is out of all lists now: the time under which it is listed may change.
         entry.failed = now;
         self.put(id, Place::Waiting);
+        if let Some(entry) = self.entries.get_mut(&id) {
+            entry.held = true;
+            self.held += 1;
+        }
     }
 
     /// Something went wrong that has nothing to do with nodes. Says whether the words are new.

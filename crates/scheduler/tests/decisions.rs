@@ -331,3 +331,23 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_pod_that_is_held_was_not_tried_and_is_ready_as_soon_as_it_is_let_go() {
+    let (mut queue, now) = (Queue::default(), Instant::now());
+    queue.add(1, 0, now);
+    assert_eq!(queue.pop(), Some(1));
+    queue.hold(1, Plugin::DynamicResources.bit(), now);
+    assert_eq!((queue.pending().gated, queue.pending().unschedulable), (1, 0));
+    assert_eq!(queue.history(1).map(|(tries, _)| tries), Some(0));
+    let moved = queue.happened(event::DEVICES, now, |_, _| true);
+    assert_eq!((moved.active, moved.backoff), (1, 0), "it does not back off");
+    assert_eq!((queue.pending().gated, queue.pending().active), (0, 1));
+    assert_eq!(queue.pop(), Some(1));
+    // Once it is tried it waits as others do.
+    queue.reject(1, Plugin::DynamicResources.bit(), "no", now);
+    assert_eq!((queue.pending().gated, queue.pending().unschedulable), (0, 1));
+    queue.hold(1, Plugin::DynamicResources.bit(), now);
+    queue.remove(1);
+    assert_eq!(queue.pending(), ferrokube_scheduler::queue::Pending::default());
+}

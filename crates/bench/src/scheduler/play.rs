@@ -98,9 +98,9 @@ impl Ledger {
         true
     }
 
-    /// How many pods of the groups of a name have not come so far; of all groups, if it is empty.
+    /// How many pods of the groups of a name have not come so far.
     fn open(&self, stage: Stage, name: &str) -> usize {
-        let groups = self.groups.iter().filter(|g| name.is_empty() || g.name == name);
+        let groups = self.groups.iter().filter(|g| g.name == name);
         groups.map(|g| g.made - if stage == Stage::Tried { g.tried } else { g.bound }).sum()
     }
 }

@@ -74,7 +74,7 @@ pub(super) enum Act {
     Things { many: Many, of: fn(usize) -> Vec<Thing> },
     /// Pods.
     Pods(Pods),
-    /// All pods of a group (of all groups, if it is empty) come so far.
+    /// All pods of a group come so far.
     Until(Stage, &'static str),
     /// Changes of what is there, so many a second (as fast as they go, if 0).
     Change { many: Many, of: fn(usize, Sizes) -> Change, rate: u32 },

@@ -215,7 +215,9 @@ impl Engine {
         if now.duration_since(self.sizes_told) >= SIZES_EVERY {
             self.sizes_told = now;
             let cached = [self.state.order().len(), self.state.pod_count(), self.began.len()];
-            self.metrics.sizes(self.queue.pending(), self.gated, self.binding, cached);
+            let mut pending = self.queue.pending();
+            pending.gated += self.gated;
+            self.metrics.sizes(pending, self.binding, cached);
             for (counted, profile) in self.planner.take_evaluations().iter().zip(self.configuration.profiles.iter()) {
                 self.metrics.evaluated(&profile.name, counted);
             }
