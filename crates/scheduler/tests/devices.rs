@@ -646,3 +646,29 @@ fn devices_that_must_agree_are_found_behind_pools_of_which_only_one_is_left() {
     let any = world.add(&using("any", "any"));
     assert_eq!(got(&world, any, "a"), ["d2", "d2"]);
 }
+
+#[test]
+fn a_node_that_offers_a_resource_itself_says_nothing_about_those_where_devices_stand_for_it() {
+    let mut own = node("a", "4", "8Gi", "z1");
+    own["status"]["allocatable"]["example.com/gpu"] = "1".into();
+    let mut world = World::new(&[own, node("b", "4", "8Gi", "z1")]);
+    world.tell(Feed::DeviceClasses, &json!({"metadata": {"name": "gpu"}, "spec": {"extendedResourceName": "example.com/gpu"}}));
+    // One device for both nodes: the claim has it, and on b one more would be needed.
+    world.tell(Feed::Slices, &of_zone("z1", "z1", &[device("d0")]));
+    world.tell(Feed::ResourceClaims, &claim("c", gpus(1)));
+    let amounts = json!({"example.com/gpu": "1"});
+    let id = world.add(&pod(
+        "p",
+        "x",
+        "",
+        "",
+        &json!({"resourceClaims": [{"name": "d", "resourceClaimName": "c"}],
+            "containers": [{"name": "c", "image": "busybox", "resources": {"requests": amounts, "limits": amounts}}]}),
+    ));
+    assert_eq!(world.feasible(id), ["a"]);
+    // Looked at in one go as well, whichever comes first.
+    for _ in 0..4 {
+        let (candidates, _) = world.planner.candidates(&world.state, id).unwrap();
+        assert_eq!(candidates.iter().map(|(node, _)| world.name(*node)).collect::<Vec<_>>(), ["a"]);
+    }
+}

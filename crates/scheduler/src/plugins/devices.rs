@@ -186,8 +186,9 @@ pub fn filter(seat: &Seat<'_>, wanted: &Wanted<'_>) -> Option<Failure> {
     let lacking = all_lacking(wanted, special.as_deref());
     if !lacking.is_empty() {
         let devices = &seat.state.devices;
-        // What is asked for is the same as on other nodes, unless this one offers some of it itself.
-        let alike = devices.pools().alike(seat.node).filter(|_| !matches!(special, Some(Cow::Owned(_))));
+        // Where amounts come from devices, a node that offers some of them itself is asked for less than others are.
+        let same = wanted.amounts.is_none() || matches!(special, Some(Cow::Borrowed(_)));
+        let alike = devices.pools().alike(seat.node).filter(|_| same);
         match wanted.answers.of(alike, || allocate(devices, &lacking, seat.node).err()) {
             None => {}
             Some(NoDevices::Short) => return no(SHORT.to_owned()),
