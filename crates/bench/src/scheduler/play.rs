@@ -4,7 +4,7 @@ use super::script::{Act, Change, Many, Pods, Stage, Workload};
 use super::templates::Thing;
 use super::world::World;
 use crate::connect::{Call, Server};
-use crate::hollow::AT_ONCE;
+use crate::hollow::{AT_ONCE, Seen};
 use crate::load::{self, Until};
 use crate::process::{Meter, Usage};
 use anyhow::{Context, bail};
@@ -22,15 +22,6 @@ const AT_ONCE_GONE: &str = r#"{"kind":"DeleteOptions","apiVersion":"v1","gracePe
 
 /// Namespace and name.
 pub(super) type Key = (Box<str>, Box<str>);
-
-/// A pod has come so far.
-#[derive(Clone, Debug)]
-pub(super) struct Seen {
-    pub namespace: Box<str>,
-    pub name: Box<str>,
-    pub at: Instant,
-    pub stage: Stage,
-}
 
 /// Where a workload is played.
 #[derive(Clone)]
@@ -83,14 +74,14 @@ impl Ledger {
     }
 
     /// Whether this is the first news of its kind.
-    fn seen(&mut self, key: &Key, at: Instant, stage: Stage) -> bool {
+    fn seen(&mut self, key: &Key, at: Instant, on_node: bool) -> bool {
         let Some(pod) = self.pods.get_mut(key) else { return false };
         let group = &mut self.groups[pod.group];
         if !pod.tried {
             pod.tried = true;
             group.tried += 1;
         }
-        if stage == Stage::Tried || pod.bound.is_some() {
+        if !on_node || pod.bound.is_some() {
             return false;
         }
         pod.bound = Some(at);
@@ -101,7 +92,7 @@ impl Ledger {
     /// How many pods of the groups of a name have not come so far.
     fn open(&self, stage: Stage, name: &str) -> usize {
         let groups = self.groups.iter().filter(|g| g.name == name);
-        groups.map(|g| g.made - if stage == Stage::Tried { g.tried } else { g.bound }).sum()
+        groups.map(|g| g.open(stage)).sum()
     }
 }
 
@@ -133,7 +124,7 @@ pub(super) struct Play<'a> {
 
 /// What a play has made so far.
 #[derive(Default)]
-pub(super) struct Cast {
+struct Cast {
     ledger: Ledger,
     nodes: usize,
     beside: JoinSet<()>,
@@ -273,10 +264,7 @@ impl<'a> Play<'a> {
             self.cast.ledger.pods.entry(key.clone()).and_modify(|pod| pod.made = at);
         }
         match pods.wait {
-            Some(stage) => {
-                self.wait(|ledger| if stage == Stage::Tried { ledger.groups[group].left_untried() } else { ledger.groups[group].left() })
-                    .await
-            }
+            Some(stage) => self.wait(|ledger| ledger.groups[group].open(stage)).await,
             None => Ok(()),
         }
     }
@@ -311,7 +299,7 @@ impl<'a> Play<'a> {
     /// Whether a pod has got its node.
     fn take(&mut self, seen: Seen) -> Option<Key> {
         let key = (seen.namespace, seen.name);
-        self.cast.ledger.seen(&key, seen.at, seen.stage).then_some(key)
+        self.cast.ledger.seen(&key, seen.at, seen.on_node).then_some(key)
     }
 
     async fn change(&mut self, changes: Vec<Change>, rate: u32) -> anyhow::Result<()> {
@@ -400,7 +388,7 @@ impl<'a> Play<'a> {
             let Ok(seen) = seen else { bail!("nothing was heard of a pod for {:?}", self.patience) };
             let seen = seen.context("the watch of pods has ended")?;
             let key = (seen.namespace, seen.name);
-            if self.cast.ledger.seen(&key, seen.at, seen.stage) {
+            if self.cast.ledger.seen(&key, seen.at, seen.on_node) {
                 next(&mut self.cast.ledger, Some(key), &mut under_way);
             }
             while let Some(done) = under_way.try_join_next() {
@@ -452,12 +440,9 @@ impl<'a> Play<'a> {
 }
 
 impl Group {
-    fn left(&self) -> usize {
-        self.made - self.bound
-    }
-
-    fn left_untried(&self) -> usize {
-        self.made - self.tried
+    /// How many have not come so far.
+    fn open(&self, stage: Stage) -> usize {
+        self.made - if stage == Stage::Tried { self.tried } else { self.bound }
     }
 }
 

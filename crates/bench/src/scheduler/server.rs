@@ -1,8 +1,8 @@
 //! Workloads against a server and whatever scheduler it has: objects are created, hollow nodes take the pods up, and what
 //! counts is the time from the create request of a pod until a watch shows it on a node.
 
-use super::play::{Ground, Play, Seen};
-use super::script::{Act, Stage, Workload};
+use super::play::{Ground, Play};
+use super::script::{Act, Workload};
 use super::{Args, rows};
 use crate::connect::{Call, Server};
 use crate::hollow::{Kubelets, PREFIX, Work};
@@ -15,7 +15,6 @@ use http::{Method, StatusCode};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
-use tokio::sync::mpsc;
 
 /// Collections that a workload may leave something in, beside its namespaces. Names of what is ours begin with `bench-`.
 const CLUSTER_WIDE: [(&str, &str); 5] = [
@@ -66,22 +65,12 @@ impl Scene<'_> {
         let revision = revision_of(&list).context("a list without resourceVersion")?;
         let work = if self.args.run_pods { Work::Run } else { Work::Watch };
         let mut kubelets = Kubelets::start(&self.server, self.workload.nodes(), &revision, work).await?;
-        let (sender, seen) = mpsc::unbounded_channel();
-        let mut pods = kubelets.pods.take().context("the pods are seen once")?;
-        let told = tokio::spawn(async move {
-            while let Some(pod) = pods.recv().await {
-                let stage = if pod.on_node { Stage::Bound } else { Stage::Tried };
-                if sender.send(Seen { namespace: pod.namespace, name: pod.name, at: pod.at, stage }).is_err() {
-                    return;
-                }
-            }
-        });
+        let seen = kubelets.pods.take().context("the pods are seen once")?;
         let are_there = |nodes| kubelets.are_there(nodes);
         let meter = Meter::new(self.args.server_pid.clone())?;
         let ground = Ground::Server(self.server.clone());
         let limits = (self.args.concurrency, Duration::from_secs(self.args.timeout));
         let outcome = Play::new(ground, self.workload, limits, seen, meter, &are_there).play().await;
-        told.abort();
         rows::row(table, self.workload, &outcome?);
         Ok(())
     }

@@ -3,9 +3,8 @@
 //!
 //! The scheduler is the real one, with its queue and its writes; what it costs is what is measured.
 
-use super::play::Seen;
-use super::script::Stage;
 use crate::connect::Call;
+use crate::hollow::Seen;
 use anyhow::Context;
 use bytes::Bytes;
 use ferrokube_api::patch::{json_patch, merge_patch, strategic_merge};
@@ -136,7 +135,7 @@ impl World {
         if place.resource == "pods" {
             make_claims(state, place.namespace, &mut value);
             if value["spec"]["schedulingGates"].as_array().is_some_and(|gates| !gates.is_empty()) {
-                self.tell(place.namespace, &name, Stage::Tried);
+                self.tell(place.namespace, &name, false);
             }
         }
         state.put(key, value)
@@ -149,7 +148,7 @@ impl World {
         }
         value["spec"]["nodeName"] = binding["target"]["name"].clone();
         state.put(place.key(), value)?;
-        self.tell(place.namespace, place.name, Stage::Bound);
+        self.tell(place.namespace, place.name, true);
         Ok(json!({"kind": "Status", "apiVersion": "v1", "status": "Success"}))
     }
 
@@ -168,7 +167,7 @@ impl World {
             _ => merge_patch(&mut value, &patch)?,
         }
         if tries {
-            self.tell(place.namespace, place.name, Stage::Tried);
+            self.tell(place.namespace, place.name, false);
         }
         state.put(place.key(), value)
     }
@@ -193,9 +192,9 @@ impl World {
         Ok(json!({"kind": "Status", "apiVersion": "v1", "status": "Success"}))
     }
 
-    fn tell(&self, namespace: &str, name: &str, stage: Stage) {
+    fn tell(&self, namespace: &str, name: &str, on_node: bool) {
         // The receiver goes when enough is seen.
-        let _ = self.seen.send(Seen { namespace: namespace.into(), name: name.into(), at: Instant::now(), stage });
+        let _ = self.seen.send(Seen { namespace: namespace.into(), name: name.into(), at: Instant::now(), on_node });
     }
 }
 

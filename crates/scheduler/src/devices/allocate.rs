@@ -167,8 +167,8 @@ impl<'a> Search<'a> {
         if count == 0 {
             return self.serve(served.claim, served.at + 1);
         }
-        let (mut first, skipped) = (from.1, from.0);
-        for place in skipped..self.pools.len() {
+        let (first_pool, mut first) = from;
+        for place in first_pool..self.pools.len() {
             let number = self.pools[place];
             let pool = self.known.pools().get(number);
             if !self.is_passed_over(pool, served) {

@@ -8,7 +8,7 @@ use super::selector::{Selector, Wrong};
 use super::{Counters, Device, DeviceKey, Reach, Taken, consume};
 use crate::node::Node;
 use serde_json::Value;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// Driver and name of a pool.
@@ -270,7 +270,10 @@ impl Pools {
         if slices.first().is_none_or(|first| first.of > slices.len()) {
             slices.clear();
         }
-        let devices: Vec<Arc<Device>> = slices.iter().flat_map(|s| &s.devices).cloned().collect();
+        // A device that two slices have is one.
+        let mut names = HashSet::new();
+        let devices: Vec<Arc<Device>> =
+            slices.iter().flat_map(|s| &s.devices).filter(|device| names.insert(&*device.key.2)).cloned().collect();
         let uses: Vec<Use> = devices.iter().map(|d| self.uses.get(&d.key).cloned().unwrap_or_default()).collect();
         let mut left: Counters = slices.iter().flat_map(|s| s.counters.clone()).collect();
         let used = devices.iter().zip(&uses).filter(|(_, used)| used.whole > 0 || used.parts.is_some());
@@ -447,5 +450,14 @@ mod tests {
         pools.take(&taken("p", "a"));
         pools.take(&taken("p", "shared"));
         assert!(!exhausted(&pools), "a part of the shared one is left");
+    }
+
+    #[test]
+    fn a_device_that_two_slices_have_is_one() {
+        let mut pools = Pools::default();
+        let twice = Slice { of: 2, ..slice("p", 1, None) };
+        pools.set("s", twice.clone());
+        pools.set("t", twice);
+        assert_eq!(pools.get(0).devices().len(), 4);
     }
 }
