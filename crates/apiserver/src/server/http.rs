@@ -136,7 +136,8 @@ async fn connection(server: Arc<ApiServer>, stream: TcpStream, address: IpAddr, 
             }
         }
     };
-    let result = turns.run(residents.with(until_drained)).await;
+    let working = residents.working();
+    let result = turns.run(residents.with(until_drained), || working.any()).await;
     if let Err(error) = result {
         tracing::debug!(%error, "connection ended");
     }

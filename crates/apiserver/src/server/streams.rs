@@ -11,6 +11,8 @@ use std::cell::Cell;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 
@@ -29,30 +31,53 @@ type Stream = BoxFuture<'static, ()>;
 
 /// Runs the streams of a connection, until they move to it.
 #[derive(Clone)]
-pub struct Streams(UnboundedSender<Stream>);
+pub struct Streams {
+    home: UnboundedSender<Stream>,
+    working: Working,
+}
+
+/// How many streams of a connection have a task of their own.
+#[derive(Clone, Default)]
+pub struct Working(Arc<AtomicUsize>);
+
+impl Working {
+    /// Whether any has.
+    pub fn any(&self) -> bool {
+        self.0.load(Ordering::Relaxed) > 0
+    }
+}
 
 /// The streams that live with the connection.
 pub struct Residents {
     moving: UnboundedReceiver<Stream>,
     streams: FuturesUnordered<CatchUnwind<AssertUnwindSafe<Stream>>>,
+    working: Working,
 }
 
 /// For one connection.
 pub fn streams() -> (Streams, Residents) {
-    let (sender, moving) = mpsc::unbounded_channel();
-    (Streams(sender), Residents { moving, streams: FuturesUnordered::new() })
+    let (home, moving) = mpsc::unbounded_channel();
+    let working = Working::default();
+    (Streams { home, working: working.clone() }, Residents { moving, streams: FuturesUnordered::new(), working })
 }
 
 impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Streams {
     fn execute(&self, stream: F) {
-        tokio::spawn(Visitor { stream: Some(Box::pin(stream)), home: self.0.clone() });
+        self.working.0.fetch_add(1, Ordering::Relaxed);
+        tokio::spawn(Visitor { stream: Some(Box::pin(stream)), streams: self.clone() });
     }
 }
 
 /// A stream in a task of its own.
 struct Visitor {
     stream: Option<Stream>,
-    home: UnboundedSender<Stream>,
+    streams: Streams,
+}
+
+impl Drop for Visitor {
+    fn drop(&mut self) {
+        self.streams.working.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Future for Visitor {
@@ -65,13 +90,18 @@ impl Future for Visitor {
             (Poll::Pending, false) => return Poll::Pending,
             (Poll::Ready(()), _) => {}
             // When the connection has gone, so has its stream.
-            (Poll::Pending, true) => drop(self.stream.take().map(|stream| self.home.send(stream))),
+            (Poll::Pending, true) => drop(self.stream.take().map(|stream| self.streams.home.send(stream))),
         }
         Poll::Ready(())
     }
 }
 
 impl Residents {
+    /// Tells of the streams that do not live here.
+    pub fn working(&self) -> Working {
+        self.working.clone()
+    }
+
     /// Runs the connection, and before each of its turns whatever of its streams can go on.
     pub async fn with<F: Future>(mut self, connection: F) -> F::Output {
         let mut connection = std::pin::pin!(connection);
@@ -95,8 +125,6 @@ impl Residents {
 mod tests {
     use super::*;
     use hyper::rt::Executor;
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicUsize, Ordering};
     use tokio::sync::{Notify, oneshot};
 
     /// Something to wait for, and how many do.

@@ -62,13 +62,14 @@ pub fn gather<Io>(io: Io) -> (Gathered<Io>, Turns<Io>) {
 }
 
 impl<Io: AsyncRead + AsyncWrite + Unpin> Turns<Io> {
-    /// Runs what writes to the connection, turn by turn, and has everything written when that ends.
-    pub async fn run<F: Future>(self, connection: F) -> F::Output {
+    /// Runs what writes to the connection, turn by turn, and has everything written when that ends. `others` says whether other
+    /// tasks may be about to write to it.
+    pub async fn run<F: Future>(self, connection: F, others: impl Fn() -> bool) -> F::Output {
         let mut connection = std::pin::pin!(connection);
         let (mut let_others, mut result) = (true, None);
         std::future::poll_fn(|cx| {
-            if std::mem::replace(&mut let_others, false) {
-                cx.waker().wake_by_ref();
+            if std::mem::replace(&mut let_others, false) && others() {
+                after_others(cx);
                 return Poll::Pending;
             }
             let_others = true;
@@ -94,6 +95,13 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Turns<Io> {
         })
         .await
     }
+}
+
+/// Wakes this task once all that is ready on this thread has run. A task that wakes itself would wake another thread besides,
+/// which then takes it away: on a quiet server, with every request.
+fn after_others(cx: &mut Context<'_>) {
+    // Once polled, it has told the runtime.
+    let _ = std::pin::pin!(tokio::task::yield_now()).poll(cx);
 }
 
 impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncRead for Gathered<Io> {
@@ -183,7 +191,7 @@ mod tests {
             tokio::task::yield_now().await;
             io.write_all(b"the end").await
         };
-        turns.run(connection).await.expect("written");
+        turns.run(connection, || true).await.expect("written");
         assert_eq!(*writes.lock(), [100, 7]);
         let mut all = vec![0; 107];
         far.read_exact(&mut all).await.expect("read");
@@ -205,7 +213,7 @@ mod tests {
             far.read_to_end(&mut all).await.expect("read");
             all
         };
-        let (written, all) = tokio::join!(turns.run(connection), reader);
+        let (written, all) = tokio::join!(turns.run(connection, || true), reader);
         written.expect("written");
         assert_eq!(all.len(), 300_000);
         assert!(all.chunks(1000).enumerate().all(|(n, chunk)| chunk.iter().all(|b| *b == n as u8)));
@@ -215,7 +223,7 @@ mod tests {
     async fn after_an_upgrade_a_flush_is_a_flush() {
         let (near, mut far) = tokio::io::duplex(1 << 16);
         let (io, turns) = gather(near);
-        let mut io = turns.run(async move { io }).await;
+        let mut io = turns.run(async move { io }, || false).await;
         io.write_all(b"hello").await.expect("written");
         io.flush().await.expect("flushed");
         let mut five = [0; 5];
