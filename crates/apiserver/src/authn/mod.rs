@@ -12,6 +12,7 @@ mod impersonation;
 mod jwt;
 pub(crate) mod legacy;
 mod service_account;
+mod version_one;
 mod webhook;
 mod x509;
 

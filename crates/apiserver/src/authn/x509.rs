@@ -4,7 +4,7 @@
 //! it is decided here, so that a foreign certificate gets a 401 `Status` and not a broken handshake. Source:
 //! `request/x509`, KEP-3926 for the uid.
 
-use super::{AuthnConfigError, Rejected};
+use super::{AuthnConfigError, Rejected, version_one};
 use crate::attributes::UserInfo;
 use parking_lot::Mutex;
 use rustls::RootCertStore;
@@ -26,6 +26,8 @@ const UID_OID: &str = "1.3.6.1.4.1.57683.2";
 
 /// CAs that vouch for clients.
 pub(super) struct CaPool {
+    /// As they came, for certificates of version 1.
+    pem: String,
     verifier: Arc<dyn ClientCertVerifier>,
     /// No two have the same: what was proved to one says nothing to another.
     number: u64,
@@ -38,12 +40,16 @@ impl CaPool {
         let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider());
         static MADE: AtomicU64 = AtomicU64::new(0);
         let number = MADE.fetch_add(1, Ordering::Relaxed);
-        Ok(CaPool { verifier: verifier.build().map_err(|e| fail(e.to_string()))?, number })
+        Ok(CaPool { pem: pem.to_owned(), verifier: verifier.build().map_err(|e| fail(e.to_string()))?, number })
     }
 
     /// Checks the chain, and gives the facts of its first certificate.
     fn verify(&self, chain: &[CertificateDer<'static>], now: i64) -> Result<Proven, Rejected> {
         let (leaf, rest) = chain.split_first().ok_or_else(|| Rejected("no certificate".into()))?;
+        if let Some(leaf) = version_one::parse(leaf) {
+            version_one::verify(&leaf, &self.pem, now)?;
+            return Proven::read(chain);
+        }
         let time = UnixTime::since_unix_epoch(Duration::from_secs(now.unsigned_abs()));
         self.verifier.verify_client_cert(leaf, rest, time).map_err(|e| Rejected(format!("verifying certificate failed: {e}")))?;
         Proven::read(chain)
@@ -187,7 +193,11 @@ impl ClientCertVerifier for AnyCertificate {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+        let supported = &self.provider.signature_verification_algorithms;
+        match version_one::parse(cert) {
+            Some(cert) => version_one::signed_tls12(message, &cert, dss, supported),
+            None => rustls::crypto::verify_tls12_signature(message, cert, dss, supported),
+        }
     }
 
     fn verify_tls13_signature(
@@ -196,7 +206,11 @@ impl ClientCertVerifier for AnyCertificate {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+        let supported = &self.provider.signature_verification_algorithms;
+        match version_one::parse(cert) {
+            Some(cert) => version_one::signed_tls13(message, &cert, dss, supported),
+            None => rustls::crypto::verify_tls13_signature(message, cert, dss, supported),
+        }
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
