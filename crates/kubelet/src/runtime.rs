@@ -32,6 +32,7 @@ pub mod annotations {
     pub const TERMINATION_POLICY: &str = "io.kubernetes.container.terminationMessagePolicy";
     pub const TERMINATION_FILE: &str = "ferrokube.io/termination-file";
     pub const RESOURCES: &str = "ferrokube.io/resources";
+    pub const LIFE: &str = "ferrokube.io/life";
     pub const POD_GRACE: &str = "io.kubernetes.pod.terminationGracePeriod";
 }
 

@@ -6,5 +6,6 @@ mod bad_input;
 mod cluster;
 mod guestbook;
 mod lifecycle;
+mod node;
 mod pods;
 mod resize;

@@ -84,7 +84,7 @@ pub async fn keep(node: Arc<Shared>) {
             let message = format!(
                 "Failed to garbage collect required amount of images. Attempted to free {wanted} bytes, but only found {freed} bytes eligible to free."
             );
-            node.recorder.about(&node.itself(), EventType::Warning, "FreeDiskSpaceFailed", message);
+            node.recorder.event(node.reference(), EventType::Warning, "FreeDiskSpaceFailed", message);
         }
     }
 }

@@ -18,6 +18,8 @@ pub struct Inputs<'a> {
     pub spec: &'a ContainerSpec,
     /// How often it has been restarted before.
     pub restarts: u32,
+    /// The life of the pod that it is made for.
+    pub life: u32,
     /// The image, as the runtime knows it after the pull.
     pub image: &'a cri::Image,
     /// Environment sources.
@@ -87,6 +89,7 @@ fn annotations_of(inputs: &Inputs<'_>) -> BTreeMap<String, String> {
     BTreeMap::from([
         (annotations::HASH.into(), inputs.spec.hash.clone()),
         (annotations::RESTART_COUNT.into(), inputs.restarts.to_string()),
+        (annotations::LIFE.into(), inputs.life.to_string()),
         (annotations::TERMINATION_PATH.into(), fields.termination_message_path.clone().unwrap_or_default()),
         (annotations::TERMINATION_POLICY.into(), fields.termination_message_policy.clone().unwrap_or_default()),
         (annotations::TERMINATION_FILE.into(), inputs.termination_file.to_string_lossy().into_owned()),

@@ -18,6 +18,7 @@ fn make(pod: Value, container: Value, image: cri::Image) -> Result<cri::Containe
         pod: &pod,
         spec: &spec,
         restarts: 2,
+        life: 0,
         image: &image,
         lookup: &Lookup::default(),
         volumes: &volumes,

@@ -1,5 +1,6 @@
 //! This node: what all of the kubelet shares, the Node object and its lease.
 
+pub mod conditions;
 pub mod eviction;
 pub mod lease;
 pub mod pressure;
@@ -14,7 +15,7 @@ use crate::runtime::Cri;
 use crate::volumes::Volumes;
 use ferrokube_client::events::Recorder;
 use ferrokube_client::{Cache, Client};
-use k8s_openapi::api::core::v1::{Node, Pod, Service};
+use k8s_openapi::api::core::v1::{Node, ObjectReference, Pod, Service};
 use k8s_openapi::api::node::v1::RuntimeClass;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -92,14 +93,10 @@ impl Shared {
         found.map(|c| c.handler).map_err(|e| format!("failed to get sandbox runtime: {e}"))
     }
 
-    /// This node for events: at least its name.
-    pub fn itself(&self) -> Node {
-        let known = self.own.get("", &self.config.node_name);
-        known.unwrap_or_else(|| {
-            let mut node = Node::default();
-            node.metadata.name = Some(self.config.node_name.clone());
-            node
-        })
+    /// This node for events. Its UID is its name, as in every kubelet, and as `kubectl describe node` looks for it.
+    pub fn reference(&self) -> ObjectReference {
+        let name = Some(self.config.node_name.clone());
+        ObjectReference { kind: Some("Node".into()), uid: name.clone(), name, ..ObjectReference::default() }
     }
 
     /// What this node offers to a pod.

@@ -2,55 +2,47 @@
 //!
 //! Source: `pkg/kubelet/kubelet_node_status.go` and `pkg/kubelet/nodestatus/setters.go`.
 
-use super::Shared;
-use ferrokube_client::{Error, Optional, Patch, Result};
+use super::{Shared, conditions};
+use ferrokube_client::events::EventType;
+use ferrokube_client::{Optional, Patch, Result};
 use ferrokube_cri::v1 as cri;
-use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
-    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeSpec, NodeStatus, NodeSystemInfo, Taint,
+    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeDaemonEndpoints, NodeFeatures, NodeRuntimeHandler, NodeRuntimeHandlerFeatures,
+    NodeSpec, NodeStatus, NodeSystemInfo, Taint,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::{Value, json};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// nodeStatusReportFrequency: an unchanged status is posted this often.
 const REPORT_UNCHANGED: Duration = Duration::from_secs(300);
 /// nodeStatusMaxImages.
 const MAX_IMAGES: usize = 50;
 const RETRY: Duration = Duration::from_millis(200);
+/// What this kubelet can do of what a pod may need and older ones cannot (`status.declaredFeatures`), sorted.
+const DECLARED: [&str; 1] = ["RestartAllContainersOnContainerExits"];
 
 /// Registers the node, tells through `registered` that it is there and ready, and keeps the status true for ever.
 pub async fn keep(node: Arc<Shared>, registered: tokio::sync::oneshot::Sender<()>) {
-    let mut registered = Some(registered);
-    while let Err(e) = register(&node).await {
-        tracing::warn!("node not registered: {e}");
+    node.recorder.event(node.reference(), EventType::Normal, "Starting", "Starting kubelet.");
+    let own = loop {
+        match register(&node).await {
+            Ok(own) => break own,
+            Err(e) => tracing::warn!("node not registered: {e}"),
+        }
         tokio::time::sleep(RETRY).await;
-    }
-    let mut ticks = tokio::time::interval(node.config.heartbeat);
-    let mut last: Option<(NodeStatus, tokio::time::Instant)> = None;
+    };
+    let mut keeper = Keeper { node, registered: Some(registered), own, posted: None, unschedulable: false };
+    let mut ticks = tokio::time::interval(keeper.node.config.heartbeat);
     loop {
         ticks.tick().await;
-        let known = last.as_ref().map(|(s, _)| s);
-        let status = current(&node, known).await;
-        let unchanged = known.is_some_and(|k| same(k, &status));
-        if unchanged && last.as_ref().is_some_and(|(_, at)| at.elapsed() < REPORT_UNCHANGED) {
-            continue;
-        }
-        match write(&node, &status).await {
-            Ok(()) => {
-                let ready = status.conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True");
-                last = Some((status, tokio::time::Instant::now()));
-                if ready && let Some(tell) = registered.take() {
-                    // Nobody may be waiting.
-                    let _ = tell.send(());
-                }
-                if !ready {
-                    ticks.reset_after(RETRY);
-                }
-            }
+        match keeper.round().await {
+            Ok(true) => {}
+            Ok(false) => ticks.reset_after(RETRY),
             Err(e) => {
                 tracing::warn!("node status not written: {e}");
                 ticks.reset_after(RETRY);
@@ -59,7 +51,65 @@ pub async fn keep(node: Arc<Shared>, registered: tokio::sync::oneshot::Sender<()
     }
 }
 
-async fn register(node: &Shared) -> Result<()> {
+/// What has been said of the node, and to whom.
+struct Keeper {
+    node: Arc<Shared>,
+    registered: Option<tokio::sync::oneshot::Sender<()>>,
+    /// The node as the API had it last.
+    own: Node,
+    /// When the status was written last.
+    posted: Option<Instant>,
+    unschedulable: bool,
+}
+
+impl Keeper {
+    /// Looks at the node and writes what differs from what the API has, whoever made it differ. Says whether the node is ready.
+    async fn round(&mut self) -> Result<bool> {
+        if let Some(seen) = self.node.own.get("", &self.node.config.node_name) {
+            self.own = seen;
+        }
+        let known = self.own.status.clone().unwrap_or_default();
+        let status = current(&self.node, &known).await;
+        let ready = conditions::is_ready(status.conditions.as_deref().unwrap_or_default());
+        let due = self.posted.is_none_or(|at| at.elapsed() >= REPORT_UNCHANGED);
+        if due || !same(&known, &status) {
+            let written = write(&self.node, &known, &status).await?;
+            self.own = written;
+            self.posted = Some(Instant::now());
+            tell(&self.node, &known, &status);
+        }
+        if ready && let Some(registered) = self.registered.take() {
+            // Nobody may be waiting.
+            let _ = registered.send(());
+        }
+        self.tell_schedulable();
+        Ok(ready)
+    }
+
+    fn tell_schedulable(&mut self) {
+        let now = self.own.spec.as_ref().and_then(|s| s.unschedulable).unwrap_or(false);
+        if std::mem::replace(&mut self.unschedulable, now) != now {
+            conditions::tell(&self.node, if now { "NodeNotSchedulable" } else { "NodeSchedulable" });
+        }
+    }
+}
+
+/// Tells what became another between two states of the node.
+fn tell(node: &Shared, before: &NodeStatus, now: &NodeStatus) {
+    for reason in conditions::news(before.conditions.as_deref().unwrap_or_default(), now.conditions.as_deref().unwrap_or_default()) {
+        conditions::tell(node, reason);
+    }
+    let boot = |s: &NodeStatus| s.node_info.as_ref().map(|i| i.boot_id.clone()).filter(|id| !id.is_empty());
+    if let (Some(old), Some(new)) = (boot(before), boot(now))
+        && old != new
+    {
+        let message = format!("Node {} has been rebooted, boot id: {new}", node.config.node_name);
+        node.recorder.event(node.reference(), EventType::Warning, "Rebooted", message);
+    }
+}
+
+/// Makes the Node, or puts its labels on the one that is there, and returns it.
+async fn register(node: &Shared) -> Result<Node> {
     let config = &node.config;
     let machine = uname();
     let arch = go_arch(&machine.1);
@@ -74,18 +124,19 @@ async fn register(node: &Shared) -> Result<()> {
     let existing = node.client.get::<Node>("", &config.node_name).await.optional()?;
     if existing.is_some() {
         let patch = Patch::Strategic(json!({"metadata": {"labels": labels}}));
-        return node.client.patch::<Node>("", &config.node_name, &patch).await.map(drop);
+        return node.client.patch::<Node>("", &config.node_name, &patch).await;
     }
     let taints: Vec<Taint> = config.register_taints.iter().filter_map(|t| taint(t)).collect();
     let object = Node {
         metadata: ObjectMeta { name: Some(config.node_name.clone()), labels: Some(labels), ..ObjectMeta::default() },
         spec: Some(NodeSpec { taints: Some(taints).filter(|t| !t.is_empty()), ..NodeSpec::default() }),
-        status: Some(current(node, None).await),
+        status: Some(current(node, &NodeStatus::default()).await),
     };
-    match node.client.create(&object).await {
-        Err(e @ Error::Api(_)) if e.is_already_exists() => Ok(()),
-        other => other.map(drop),
+    let made = node.client.create(&object).await?;
+    if let Some(status) = &object.status {
+        tell(node, &NodeStatus::default(), status);
     }
+    Ok(made)
 }
 
 /// `key[=value]:Effect`.
@@ -95,38 +146,45 @@ fn taint(text: &str) -> Option<Taint> {
     Some(Taint { key: key.to_owned(), value, effect: effect.to_owned(), time_added: None })
 }
 
-async fn write(node: &Shared, status: &NodeStatus) -> Result<()> {
+async fn write(node: &Shared, known: &NodeStatus, status: &NodeStatus) -> Result<Node> {
     let body = serde_json::to_value(status).unwrap_or_default();
     // Addresses merge by type, so an address that went has to be replaced explicitly.
     let mut patch = json!({"status": body});
     if let Some(addresses) = patch["status"]["addresses"].as_array_mut() {
         addresses.push(json!({"$patch": "replace"}));
     }
-    let shown = node.own.get("", &node.config.node_name).and_then(|n| n.status?.allocatable).unwrap_or_default();
     let kept = status.allocatable.as_ref();
-    for gone in shown.keys().filter(|name| is_extended(name) && !kept.is_some_and(|k| k.contains_key(*name))) {
+    for gone in
+        known.allocatable.iter().flat_map(BTreeMap::keys).filter(|name| is_extended(name) && !kept.is_some_and(|k| k.contains_key(*name)))
+    {
         patch["status"]["allocatable"][gone] = Value::Null;
     }
-    node.client.patch_status::<Node>("", &node.config.node_name, &Patch::Strategic(patch)).await.map(drop)
+    node.client.patch_status::<Node>("", &node.config.node_name, &Patch::Strategic(patch)).await
 }
 
-/// Equal but for heartbeat times.
-fn same(a: &NodeStatus, b: &NodeStatus) -> bool {
-    let bare = |s: &NodeStatus| {
-        let mut value = serde_json::to_value(s).unwrap_or_default();
-        for condition in value["conditions"].as_array_mut().into_iter().flatten() {
-            condition["lastHeartbeatTime"] = Value::Null;
-        }
-        value
-    };
-    bare(a) == bare(b)
+/// Whether what the API knows says all that is to be said. What others put there besides (conditions, capacity, attached
+/// volumes) does not count, and neither do heartbeat times.
+fn same(known: &NodeStatus, ours: &NodeStatus) -> bool {
+    let capacity = known.capacity.as_ref();
+    let offered = ours.capacity.iter().flatten().all(|(name, amount)| capacity.and_then(|c| c.get(name)) == Some(amount));
+    let conditions = known.conditions.as_deref().unwrap_or_default();
+    offered
+        && known.allocatable == ours.allocatable
+        && known.addresses == ours.addresses
+        && known.daemon_endpoints == ours.daemon_endpoints
+        && known.images.as_deref().unwrap_or_default() == ours.images.as_deref().unwrap_or_default()
+        && known.node_info == ours.node_info
+        && known.runtime_handlers == ours.runtime_handlers
+        && known.features == ours.features
+        && known.declared_features == ours.declared_features
+        && ours.conditions.iter().flatten().all(|c| conditions.iter().any(|k| conditions::same(k, c)))
 }
 
-async fn current(node: &Shared, known: Option<&NodeStatus>) -> NodeStatus {
+async fn current(node: &Shared, known: &NodeStatus) -> NodeStatus {
     let config = &node.config;
     let pressure = node.pressure.lock().clone();
     let (capacity, allocatable) = resources(node);
-    let runtime = node.cri.runtime.clone().status(cri::StatusRequest { verbose: false }).await;
+    let runtime = node.cri.runtime.clone().status(cri::StatusRequest { verbose: false }).await.map(tonic::Response::into_inner);
     let mut addresses: Vec<NodeAddress> =
         config.node_ips.iter().map(|ip| NodeAddress { type_: "InternalIP".into(), address: ip.to_string() }).collect();
     addresses.push(NodeAddress { type_: "Hostname".into(), address: config.node_name.clone() });
@@ -134,14 +192,34 @@ async fn current(node: &Shared, known: Option<&NodeStatus>) -> NodeStatus {
         addresses: Some(addresses),
         allocatable: Some(allocatable),
         capacity: Some(capacity),
-        conditions: Some(conditions(runtime.map(|r| r.into_inner().status), known, &pressure)),
+        // What a runtime that does not answer can do is not known to have changed.
+        runtime_handlers: runtime.as_ref().map_or_else(|_| known.runtime_handlers.clone(), |r| handlers(&r.runtime_handlers)),
+        features: runtime.as_ref().map_or_else(|_| known.features.clone(), |r| r.features.map(features)),
+        conditions: Some(conditions::make(runtime.map(|r| r.status), known.conditions.as_deref().unwrap_or_default(), &pressure)),
         daemon_endpoints: Some(NodeDaemonEndpoints {
             kubelet_endpoint: Some(DaemonEndpoint { port: config.server_address.port().into() }),
         }),
         images: Some(images(node).await),
         node_info: Some(info(node).await),
+        declared_features: Some(DECLARED.map(str::to_owned).into()),
         ..NodeStatus::default()
     }
+}
+
+/// The handlers that the runtime names, by name; none if it names none.
+fn handlers(named: &[cri::RuntimeHandler]) -> Option<Vec<NodeRuntimeHandler>> {
+    let features = |f: &cri::RuntimeHandlerFeatures| NodeRuntimeHandlerFeatures {
+        recursive_read_only_mounts: Some(f.recursive_read_only_mounts),
+        user_namespaces: Some(f.user_namespaces),
+    };
+    let handler = |h: &cri::RuntimeHandler| NodeRuntimeHandler { name: Some(h.name.clone()), features: h.features.as_ref().map(features) };
+    let mut all: Vec<NodeRuntimeHandler> = named.iter().map(handler).collect();
+    all.sort_by(|a, b| a.name.cmp(&b.name));
+    Some(all).filter(|all| !all.is_empty())
+}
+
+fn features(runtime: cri::RuntimeFeatures) -> NodeFeatures {
+    NodeFeatures { supplemental_groups_policy: Some(runtime.supplemental_groups_policy) }
 }
 
 /// What pods may use of this node.
@@ -179,65 +257,6 @@ fn is_extended(name: &str) -> bool {
 pub fn filesystem(path: &std::path::Path) -> (u64, u64) {
     let found = path.ancestors().find_map(|p| nix::sys::statvfs::statvfs(p).ok());
     found.map_or((0, 0), |s| (s.blocks() * s.fragment_size(), s.blocks_available() * s.fragment_size()))
-}
-
-/// (condition, reason and message when it holds, reason and message when it does not).
-const PRESSURES: [(&str, &str, &str, &str, &str); 3] = [
-    (
-        "MemoryPressure",
-        "KubeletHasInsufficientMemory",
-        "kubelet has insufficient memory available",
-        "KubeletHasSufficientMemory",
-        "kubelet has sufficient memory available",
-    ),
-    ("DiskPressure", "KubeletHasDiskPressure", "kubelet has disk pressure", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
-    (
-        "PIDPressure",
-        "KubeletHasInsufficientPID",
-        "kubelet has insufficient PID available",
-        "KubeletHasSufficientPID",
-        "kubelet has sufficient PID available",
-    ),
-];
-
-fn conditions(
-    runtime: std::result::Result<Option<cri::RuntimeStatus>, tonic::Status>,
-    known: Option<&NodeStatus>,
-    pressure: &BTreeSet<&'static str>,
-) -> Vec<NodeCondition> {
-    let now = Time(Timestamp::now());
-    let ready = match runtime {
-        Err(e) => Err(format!("container runtime is down: {}", e.message())),
-        Ok(status) => {
-            let bad = status.iter().flat_map(|s| &s.conditions).filter(|c| !c.status);
-            let texts: Vec<String> = bad
-                .map(|c| {
-                    format!("container runtime network not ready: {}={} reason:{} message:{}", c.r#type, c.status, c.reason, c.message)
-                })
-                .collect();
-            if texts.is_empty() { Ok(()) } else { Err(texts.join(", ")) }
-        }
-    };
-    let make = |kind: &str, status: &str, reason: &str, message: &str| {
-        let before = known.and_then(|k| k.conditions.iter().flatten().find(|c| c.type_ == kind && c.status == status));
-        NodeCondition {
-            type_: kind.into(),
-            status: status.into(),
-            reason: Some(reason.into()),
-            message: Some(message.into()),
-            last_heartbeat_time: Some(now.clone()),
-            last_transition_time: before.and_then(|c| c.last_transition_time.clone()).or(Some(now.clone())),
-        }
-    };
-    let pressures = PRESSURES.iter().map(|(kind, bad, bad_text, good, good_text)| {
-        if pressure.contains(kind) { make(kind, "True", bad, bad_text) } else { make(kind, "False", good, good_text) }
-    });
-    let mut list: Vec<NodeCondition> = pressures.collect();
-    list.push(match ready {
-        Ok(()) => make("Ready", "True", "KubeletReady", "kubelet is posting ready status"),
-        Err(message) => make("Ready", "False", "KubeletNotReady", &message),
-    });
-    list
 }
 
 async fn images(node: &Shared) -> Vec<ContainerImage> {

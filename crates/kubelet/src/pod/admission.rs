@@ -4,6 +4,7 @@
 //! looked at. Source: `pkg/kubelet/lifecycle/predicate.go` and the admit handlers around it. A pod that is not taken is
 //! Failed for good.
 
+use super::preempt;
 use crate::make::resources::request_and_limit;
 use ferrokube_api::quantity::Quantity;
 use k8s_openapi::api::core::v1::{Container, NodeSelectorRequirement, NodeSelectorTerm, Pod};
@@ -28,6 +29,43 @@ pub struct Offer {
 /// (reason, message) of a refusal.
 pub type Refusal = (String, String);
 
+/// What there is not enough of: cpu in thousandths, the rest in units.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Short {
+    /// Name of the resource.
+    pub resource: String,
+    /// What the pod asks for.
+    pub asked: i64,
+    /// What the others were promised.
+    pub used: i64,
+    /// What the node has for pods.
+    pub capacity: i64,
+}
+
+impl Short {
+    /// What would have to become free.
+    pub fn missing(&self) -> i64 {
+        self.asked - (self.capacity - self.used)
+    }
+
+    fn refusal(&self) -> Refusal {
+        let Short { resource, asked, used, capacity } = self;
+        let message = format!("Node didn't have enough resource: {resource}, requested: {asked}, used: {used}, capacity: {capacity}");
+        (format!("OutOf{resource}"), message)
+    }
+}
+
+/// What becomes of a pod that comes.
+#[derive(Clone, Debug)]
+pub enum Verdict {
+    /// It is taken.
+    Taken,
+    /// It is taken once these have gone for its sake.
+    After(Vec<Arc<Pod>>),
+    /// It is not taken.
+    Refused(Refusal),
+}
+
 /// Sysctls that a pod may set without the node's leave: they are namespaced and cannot harm others.
 const SAFE_SYSCTLS: [&str; 11] = [
     "kernel.shm_rmid_forced",
@@ -44,14 +82,31 @@ const SAFE_SYSCTLS: [&str; 11] = [
 ];
 const MORE_SAFE_SYSCTLS: [&str; 1] = ["net.ipv4.tcp_wmem"];
 
-/// Takes the pod or says why not; `others` are the pods that use the node already.
-pub fn admit(pod: &Pod, others: &[Arc<Pod>], offer: &Offer) -> Result<(), Refusal> {
-    under_pressure(pod, offer)?;
-    sysctls(pod)?;
-    operating_system(pod)?;
-    resources(pod, others, offer)?;
-    affinity(pod, offer)?;
-    ports(pod, others)
+/// Takes the pod or says why not; `others` are the pods that use the node already. For a critical pod others have to go.
+pub fn admit(pod: &Pod, others: &[Arc<Pod>], offer: &Offer) -> Verdict {
+    let before = under_pressure(pod, offer).and_then(|()| sysctls(pod)).and_then(|()| operating_system(pod));
+    if let Err(refusal) = before {
+        return Verdict::Refused(refusal);
+    }
+    let short = short(pod, others, offer);
+    let rest = affinity(pod, offer).and_then(|()| ports(pod, others));
+    match (short.first(), rest) {
+        (None, Ok(())) => Verdict::Taken,
+        (Some(first), _) if !is_critical(pod) => Verdict::Refused(first.refusal()),
+        (_, Err(refusal)) => Verdict::Refused(refusal),
+        (Some(_), Ok(())) => match preempt::victims(pod, others, &short) {
+            Ok(victims) => Verdict::After(victims),
+            Err(e) => {
+                let what = "Unexpected error while attempting to recover from admission failure: preemption: error finding a set of pods to preempt";
+                Verdict::Refused(("UnexpectedAdmissionError".into(), format!("{what}: {e}")))
+            }
+        },
+    }
+}
+
+/// Whether the cluster does not work without the pod.
+pub fn is_critical(pod: &Pod) -> bool {
+    pod.spec.as_ref().and_then(|s| s.priority).is_some_and(|p| p >= 2_000_000_000)
 }
 
 fn refuse(reason: &str, message: impl Into<String>) -> Result<(), Refusal> {
@@ -61,8 +116,7 @@ fn refuse(reason: &str, message: impl Into<String>) -> Result<(), Refusal> {
 /// Critical pods always; under memory pressure all but best-effort ones (and those that tolerate it); else nobody.
 fn under_pressure(pod: &Pod, offer: &Offer) -> Result<(), Refusal> {
     let spec = pod.spec.as_ref();
-    let critical = spec.and_then(|s| s.priority).is_some_and(|p| p >= 2_000_000_000);
-    if offer.pressure.is_empty() || critical {
+    if offer.pressure.is_empty() || is_critical(pod) {
         return Ok(());
     }
     if offer.pressure.iter().all(|c| *c == "MemoryPressure") {
@@ -120,22 +174,21 @@ pub fn requested(pod: &Pod, resource: &str) -> i64 {
 
 /// Whether what the pod asks for fits beside the others.
 pub fn resources(pod: &Pod, others: &[Arc<Pod>], offer: &Offer) -> Result<(), Refusal> {
-    let short = |name: &str, asked: i64, used: i64, capacity: i64| {
-        let message = format!("Node didn't have enough resource: {name}, requested: {asked}, used: {used}, capacity: {capacity}");
-        refuse(&format!("OutOf{name}"), message)
-    };
-    if others.len() + 1 > offer.max_pods {
-        let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-        return short("pods", 1, count(others.len()), count(offer.max_pods));
-    }
-    for (name, capacity) in &offer.allocatable {
-        let asked = requested(pod, name);
-        let used: i64 = others.iter().map(|p| requested(p, name)).sum();
-        if asked > 0 && asked > capacity - used {
-            return short(name, asked, used, *capacity);
-        }
-    }
-    Ok(())
+    short(pod, others, offer).first().map_or(Ok(()), |first| Err(first.refusal()))
+}
+
+/// What there is not enough of for the pod beside the others.
+fn short(pod: &Pod, others: &[Arc<Pod>], offer: &Offer) -> Vec<Short> {
+    let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+    let pods = Short { resource: "pods".into(), asked: 1, used: count(others.len()), capacity: count(offer.max_pods) };
+    let others = |name: &str| others.iter().map(|p| requested(p, name)).sum();
+    let counted = offer.allocatable.iter().map(|(name, capacity)| Short {
+        resource: name.clone(),
+        asked: requested(pod, name),
+        used: others(name),
+        capacity: *capacity,
+    });
+    [pods].into_iter().chain(counted).filter(|s| s.asked > 0 && s.missing() > 0).collect()
 }
 
 fn affinity(pod: &Pod, offer: &Offer) -> Result<(), Refusal> {
@@ -226,24 +279,45 @@ mod tests {
         }
     }
 
+    fn refusal(pod: &Pod, others: &[Arc<Pod>], offer: &Offer) -> Option<Refusal> {
+        match admit(pod, others, offer) {
+            Verdict::Refused(refusal) => Some(refusal),
+            _ => None,
+        }
+    }
+
     fn reason(pod: &Pod, others: &[Arc<Pod>], offer: &Offer) -> Option<String> {
-        admit(pod, others, offer).err().map(|r| r.0)
+        refusal(pod, others, offer).map(|r| r.0)
     }
 
     #[test]
     fn a_pod_that_does_not_fit_is_refused_with_the_resource_in_the_reason() {
         let half = Arc::new(pod(json!({"containers": [{"name": "c", "resources": cpu("1500m")}]})));
         let big = pod(json!({"containers": [{"name": "c", "resources": cpu("600m")}]}));
-        let (reason, message) = admit(&big, &[half.clone()], &offer()).unwrap_err();
+        let (reason, message) = refusal(&big, &[half.clone()], &offer()).unwrap();
         assert_eq!(reason, "OutOfcpu");
         assert_eq!(message, "Node didn't have enough resource: cpu, requested: 600, used: 1500, capacity: 2000");
-        assert_eq!(admit(&big, &[], &offer()), Ok(()));
+        assert_eq!(refusal(&big, &[], &offer()), None);
         let none = Arc::new(pod(json!({})));
-        let (reason, message) = admit(&pod(json!({})), &[none.clone(), none.clone(), none], &offer()).unwrap_err();
+        let (reason, message) = refusal(&pod(json!({})), &[none.clone(), none.clone(), none], &offer()).unwrap();
         assert_eq!(
             (reason.as_str(), message.as_str()),
             ("OutOfpods", "Node didn't have enough resource: pods, requested: 1, used: 3, capacity: 3")
         );
+    }
+
+    #[test]
+    fn others_go_for_a_critical_pod_unless_something_else_speaks_against_it() {
+        let half = Arc::new(pod(json!({"containers": [{"name": "c", "resources": cpu("1500m")}]})));
+        let mut critical = json!({"priority": 2_000_000_000, "containers": [{"name": "c", "resources": cpu("600m")}]});
+        let Verdict::After(victims) = admit(&pod(critical.clone()), &[half.clone()], &offer()) else { panic!("not taken") };
+        assert_eq!(victims, [half.clone()]);
+        let kept = Arc::new(pod(json!({"priority": 2_000_000_000, "containers": [{"name": "c", "resources": cpu("1500m")}]})));
+        let (reason, message) = refusal(&pod(critical.clone()), &[kept], &offer()).unwrap();
+        assert_eq!(reason, "UnexpectedAdmissionError");
+        assert!(message.ends_with("no set of running pods found to reclaim resources: [(res: cpu, q: 100), ]"), "{message}");
+        critical["nodeSelector"] = json!({"disk": "hdd"});
+        assert_eq!(refusal(&pod(critical), &[half], &offer()).unwrap().0, "NodeAffinity");
     }
 
     #[test]
@@ -324,7 +398,7 @@ mod tests {
         {
             assert_eq!((&reason(pod, &[], &memory), &reason(pod, &[], &disk)), (at_memory, at_disk));
         }
-        assert_eq!(admit(&best_effort, &[], &memory).unwrap_err().1, "The node had condition: [MemoryPressure]. ");
+        assert_eq!(refusal(&best_effort, &[], &memory).unwrap().1, "The node had condition: [MemoryPressure]. ");
     }
 
     #[test]

@@ -4,9 +4,10 @@
 //! which clears it away.
 
 use super::Input;
-use super::admission::{self, Refusal};
+use super::admission::{self, Refusal, Verdict};
 use super::allocation::{self, Allocation, Pending};
 use super::worker::Worker;
+use super::{ops, preempt};
 use crate::node::Shared;
 use crate::runtime::PodIdentity;
 use ferrokube_client::cache::decoded;
@@ -44,6 +45,13 @@ impl Entry {
     }
 }
 
+/// A critical pod that waits for others to go. Its room is its own already.
+struct Held {
+    pod: Arc<Pod>,
+    /// UIDs of those that go.
+    victims: Vec<String>,
+}
+
 /// Owner of all workers.
 pub struct Manager {
     node: Arc<Shared>,
@@ -53,6 +61,7 @@ pub struct Manager {
     synced: bool,
     /// UIDs of pods that were not taken: they use nothing, whatever the API says yet.
     refused: HashSet<String>,
+    held: Vec<Held>,
 }
 
 /// What others ask the manager.
@@ -72,6 +81,7 @@ impl Manager {
             listings: Listings::default(),
             synced: false,
             refused: HashSet::new(),
+            held: Vec::new(),
         }
     }
 
@@ -90,6 +100,7 @@ impl Manager {
                 Some(request) = requests.recv() => self.request(request).await,
                 Some(ended) = self.tasks.join_next() => self.ended(ended),
             }
+            self.let_in();
             self.grant_resizes().await;
         }
         watch.abort();
@@ -111,6 +122,7 @@ impl Manager {
             }
             Some(News::Gone(object)) => {
                 self.node.pods.lock().remove(&*object.uid);
+                self.held.retain(|h| h.pod.metadata.uid.as_deref() != Some(&*object.uid));
                 self.tell(&object.uid, Input::Gone).await;
             }
             Some(News::All(objects, _)) => self.take_over(&objects).await,
@@ -135,6 +147,7 @@ impl Manager {
         for uid in gone {
             self.tell(&uid, Input::Gone).await;
         }
+        self.held.retain(|h| h.pod.metadata.uid.as_deref().is_some_and(|uid| listed.contains(uid)));
         for pod in pods {
             let known = pod.metadata.uid.as_ref().is_some_and(|uid| known.contains(uid));
             self.set(pod, known).await;
@@ -148,11 +161,19 @@ impl Manager {
 
     async fn set(&mut self, pod: Arc<Pod>, known: bool) {
         let uid = pod.metadata.uid.clone().unwrap_or_default();
+        if pod.metadata.deletion_timestamp.is_none()
+            && let Some(held) = self.held.iter_mut().find(|h| h.pod.metadata.uid == pod.metadata.uid)
+        {
+            held.pod = pod;
+            return;
+        }
+        self.held.retain(|h| h.pod.metadata.uid != pod.metadata.uid);
         match self.workers.get_mut(&uid).filter(|w| !w.inbox.is_closed()) {
-            None => {
-                let refusal = if known { None } else { self.refusal(&pod) };
-                self.start(pod, false, refusal);
-            }
+            None => match if known { Verdict::Taken } else { self.verdict(&pod) } {
+                Verdict::Taken => self.start(pod, false, None),
+                Verdict::Refused(refusal) => self.start(pod, false, Some(refusal)),
+                Verdict::After(victims) => self.make_room(pod, victims).await,
+            },
             Some(entry) => {
                 entry.pod = pod;
                 self.consider(&uid);
@@ -212,16 +233,39 @@ impl Manager {
         let uses = |(uid, entry): &(&String, &Entry)| {
             pod.metadata.uid.as_ref() != Some(*uid) && !over(&entry.pod) && !self.refused.contains(*uid) && self.node.has(uid)
         };
-        self.workers.iter().filter(uses).map(|(_, entry)| entry.view()).collect()
+        let held = self.held.iter().map(|h| h.pod.clone()).filter(|h| h.metadata.uid != pod.metadata.uid);
+        self.workers.iter().filter(uses).map(|(_, entry)| entry.view()).chain(held).collect()
     }
 
-    /// Why this node does not take a pod that it sees for the first time. One that runs already, or is over, is not asked.
-    fn refusal(&self, pod: &Pod) -> Option<Refusal> {
+    /// Whether this node takes a pod that it sees for the first time. One that runs already, or is over, is not asked.
+    fn verdict(&self, pod: &Pod) -> Verdict {
         let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or_default();
         if !matches!(phase, "" | "Pending") || pod.metadata.deletion_timestamp.is_some() {
-            return None;
+            return Verdict::Taken;
         }
-        admission::admit(pod, &self.others(pod), &self.node.offer()).err()
+        admission::admit(pod, &self.others(pod), &self.node.offer())
+    }
+
+    /// Sends pods away so that a critical one can come.
+    async fn make_room(&mut self, pod: Arc<Pod>, victims: Vec<Arc<Pod>>) {
+        let mut going = Vec::new();
+        for victim in &victims {
+            tracing::info!(pod = super::title(victim), "goes to make room for {}", super::title(&pod));
+            self.node.recorder.about(&**victim, Warning, preempt::REASON, preempt::MESSAGE);
+            let (reason, message, grace) = (preempt::REASON.to_owned(), preempt::MESSAGE.to_owned(), ops::grace_of(victim));
+            let uid = victim.metadata.uid.clone().unwrap_or_default();
+            self.tell(&uid, Input::Evict { reason, message, grace }).await;
+            going.push(uid);
+        }
+        self.held.push(Held { pod, victims: going });
+    }
+
+    /// Starts the critical pods for which all have gone that had to.
+    fn let_in(&mut self) {
+        let here = |uid: &String| self.node.has(uid) && self.workers.get(uid).is_some_and(|entry| !over(&entry.pod));
+        let waits = |held: &mut Held| !held.victims.iter().any(here);
+        let free: Vec<Held> = self.held.extract_if(.., waits).collect();
+        free.into_iter().for_each(|held| self.start(held.pod, false, None));
     }
 
     fn start(&mut self, pod: Arc<Pod>, gone: bool, refusal: Option<Refusal>) {

@@ -95,3 +95,28 @@ async fn a_pod_that_cannot_be_read_is_not_gone() {
     listing(&mut manager, &[Arc::new(Object::from_json(odd.into()).unwrap())]).await;
     assert!(manager.node.has("uid-p"));
 }
+
+fn changed(object: &Object, pointer: &str, value: serde_json::Value) -> Arc<Object> {
+    let mut changed: serde_json::Value = serde_json::from_slice(&object.json()).unwrap();
+    *changed.pointer_mut(pointer).unwrap() = value;
+    Arc::new(Object::from_json(changed.to_string().into()).unwrap())
+}
+
+#[tokio::test]
+async fn a_critical_pod_comes_when_the_one_that_goes_for_it_is_over_and_nobody_else_takes_its_room() {
+    let root = tempfile::tempdir().unwrap();
+    let mut manager = manager(root.path());
+    let old = pod("old", "2026-01-01T00:00:00Z");
+    listing(&mut manager, std::slice::from_ref(&old)).await;
+    let critical = pod("critical", "2026-01-01T00:01:00Z");
+    let critical = changed(&critical, "/spec", json!({"priority": 2_000_000_000, "containers": [{"name": "c", "image": "i"}]}));
+    for coming in [critical, pod("late", "2026-01-01T00:02:00Z")] {
+        manager.change(Change::Set(coming)).await;
+        manager.let_in();
+    }
+    assert_eq!(manager.refused, HashSet::from(["uid-late".to_owned()]));
+    assert!(!manager.workers.contains_key("uid-critical"), "beside the one that goes");
+    manager.change(Change::Set(changed(&old, "/status/phase", json!("Failed")))).await;
+    manager.let_in();
+    assert!(manager.workers.contains_key("uid-critical") && manager.held.is_empty());
+}

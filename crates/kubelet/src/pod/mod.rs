@@ -7,9 +7,11 @@
 pub mod admission;
 pub mod allocation;
 pub mod backoff;
+mod lives;
 pub mod manager;
 pub mod ops;
 pub mod plan;
+mod preempt;
 mod report;
 pub mod resize;
 pub mod spec;

@@ -3,8 +3,9 @@
 //! They know nothing of the plan; the worker starts them and takes the outcome.
 
 use super::allocation::Allocation;
+use super::lives;
 use super::plan::Why;
-use super::spec::ContainerSpec;
+use super::spec::{ContainerSpec, containers_of};
 use super::{container_reference, title};
 use crate::hooks;
 use crate::images::{self, Puller};
@@ -240,6 +241,7 @@ impl Start {
             pod: &self.pod,
             spec: &self.spec,
             restarts: self.restarts,
+            life: lives::present(&containers_of(&self.pod), &self.observed),
             image,
             lookup: &lookup,
             volumes,
@@ -332,6 +334,7 @@ pub async fn kill(
     let message = match &why {
         Why::PodTerminating | Why::PodCompleted => format!("Stopping container {}", target.name),
         Why::SandboxGone => "Pod sandbox changed, it will be killed and re-created.".to_owned(),
+        Why::RestartAll => format!("Stopping container {} because all containers of the pod are restarted", target.name),
         Why::Changed => format!("Container {} definition changed, will be restarted", target.name),
         Why::Resized => format!("Container {} resize requires restart", target.name),
         Why::Unhealthy { probe: "startup", .. } => format!("Container {} failed startup probe, will be restarted", target.name),

@@ -3,6 +3,7 @@
 //! The worker calls [`plan`] after everything that happened and starts the actions it gets; it never does anything else.
 //! Rules from the kubelet's `computePodActions` and `killPod`, with actions that are under way taken into account.
 
+use super::lives;
 use super::resize::Change;
 use super::spec::{Class, ContainerSpec, containers_of};
 use crate::runtime::{Container, Observed, annotations};
@@ -41,6 +42,8 @@ pub enum Why {
     PodTerminating,
     /// The sandbox is gone or dead.
     SandboxGone,
+    /// All containers of the pod begin again.
+    RestartAll,
     /// Spec changed.
     Changed,
     /// It was promised other resources, and its resize policy asks for a restart.
@@ -120,13 +123,18 @@ pub fn plan(view: &View<'_>) -> Plan {
 /// Every container has ended for good according to the restart policy.
 pub fn finished(pod: &Pod, observed: &Observed) -> bool {
     let specs = containers_of(pod);
-    let main: Vec<_> = specs.iter().filter(|c| c.class == Class::Main).collect();
-    let ended = |c: &ContainerSpec| {
-        observed.latest(&c.name).is_some_and(|i| i.state() == ContainerState::ContainerExited && !c.restarts_after(i.status.exit_code))
+    let life = lives::present(&specs, observed);
+    let exited = |c: &ContainerSpec| {
+        observed
+            .latest(&c.name)
+            .filter(|i| lives::of(i) == life && i.state() == ContainerState::ContainerExited)
+            .map(|i| i.status.exit_code)
     };
+    let main: Vec<_> = specs.iter().filter(|c| c.class == Class::Main).collect();
+    let ended = |c: &ContainerSpec| exited(c).is_some_and(|code| !c.restarts_after(code));
     let init_failed = specs.iter().any(|c| {
-        let failed = |i: &Container| i.state() == ContainerState::ContainerExited && i.status.exit_code != 0;
-        c.class == Class::Init && observed.latest(&c.name).is_some_and(failed) && !c.restarts_after(1)
+        let failed = exited(c).is_some_and(|code| code != 0 && !c.restarts_after(code));
+        c.class == Class::Init && failed
     });
     init_failed || (!main.is_empty() && main.iter().all(|c| ended(c)))
 }
@@ -147,9 +155,20 @@ fn keep_running(view: &View<'_>, plan: &mut Plan) {
         plan.actions.push(Action::Resize);
     }
     let specs = containers_of(view.pod);
-    let initialized = specs.iter().any(|c| c.class == Class::Main && view.observed.latest_in(&sandbox.id, &c.name).is_some());
-    for spec in &specs {
-        let instance = view.observed.latest_in(&sandbox.id, &spec.name);
+    if lives::ending(&specs, view.observed) {
+        let life = lives::present(&specs, view.observed);
+        let earlier = view.observed.containers.iter().filter(|c| c.running() && lives::of(c) < life);
+        // Neither preStop nor grace: what follows is a beginning, not an end.
+        return earlier.for_each(|c| kill(view, plan, c, Some(0), Why::RestartAll));
+    }
+    let life = lives::present(&specs, view.observed);
+    let instance = |name: &str| view.observed.latest_in(&sandbox.id, name).filter(|c| lives::of(c) == life);
+    let initialized = specs.iter().any(|c| c.class == Class::Main && instance(&c.name).is_some());
+    // Ephemeral containers are not run again.
+    let again =
+        |spec: &&ContainerSpec| spec.class != Class::Ephemeral || view.observed.latest(&spec.name).is_none_or(|c| lives::of(c) == life);
+    for spec in specs.iter().filter(again) {
+        let instance = instance(&spec.name);
         let done = container(view, plan, spec, instance, initialized);
         let gate = matches!(spec.class, Class::Init | Class::Sidecar) && !initialized;
         if gate && !done {

@@ -58,7 +58,11 @@ impl Case {
     }
 
     /// Adds an instance, newer than those added before.
-    fn instance(mut self, sandbox: &str, name: &str, restarts: u32, is: Is) -> Self {
+    fn instance(self, sandbox: &str, name: &str, restarts: u32, is: Is) -> Self {
+        self.in_life(0, sandbox, name, restarts, is)
+    }
+
+    fn in_life(mut self, life: u32, sandbox: &str, name: &str, restarts: u32, is: Is) -> Self {
         let id = format!("{name}-{restarts}@{sandbox}");
         let (state, exit_code) = match is {
             Is::Running | Is::Starting => (ContainerState::ContainerRunning, 0),
@@ -66,8 +70,8 @@ impl Case {
             Is::Exited(code) => (ContainerState::ContainerExited, code),
         };
         let hash = containers_of(&self.pod).iter().find(|s| s.name == name).map(|s| s.hash.clone()).unwrap_or_default();
-        let annotations =
-            BTreeMap::from([(annotations::HASH.to_owned(), hash), (annotations::RESTART_COUNT.to_owned(), restarts.to_string())]);
+        let texts = [(annotations::HASH, hash), (annotations::RESTART_COUNT, restarts.to_string()), (annotations::LIFE, life.to_string())];
+        let annotations = texts.map(|(name, text)| (name.to_owned(), text)).into();
         if matches!(is, Is::Running | Is::Starting) {
             self.health.insert(id.clone(), Health { started: matches!(is, Is::Running), failed: None });
         }
@@ -370,4 +374,49 @@ fn ephemeral_containers_start_beside_the_others_and_never_again() {
     };
     check("added", debugged(), &["start d 0"]);
     check("ended", debugged().with("d", Is::Exited(1)), &[]);
+}
+
+/// `i`, the sidecar `s`, and `a`, whose exit with 42 restarts all, beside `b`, which is done.
+fn with_rule() -> Case {
+    let rule = json!([{"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [42]}}]);
+    case(json!({
+        "restartPolicy": "Never",
+        "initContainers": [{"name": "i"}, {"name": "s", "restartPolicy": "Always"}],
+        "containers": [{"name": "a", "restartPolicy": "Never", "restartPolicyRules": rule}, {"name": "b"}],
+        "ephemeralContainers": [{"name": "e"}],
+    }))
+}
+
+#[test]
+fn an_exit_that_restarts_all_kills_what_runs_and_begins_with_the_init_containers_in_the_same_sandbox() {
+    let first = || with_rule().with("i", Is::Exited(0)).with("s", Is::Running).with("b", Is::Exited(0));
+    check("it runs", first().with("e", Is::Running).with("a", Is::Running), &[]);
+    let over = || first().with("e", Is::Running).with("a", Is::Exited(42));
+    check("what runs is killed at once", over(), &["kill e 0 RestartAll", "kill s 0 RestartAll"]);
+    let dead = || with_rule().with("i", Is::Exited(0)).with("s", Is::Exited(137)).with("b", Is::Exited(0)).with("e", Is::Exited(137));
+    let dead = || dead().with("a", Is::Exited(42));
+    assert!(!finished(&dead().pod, &dead().observed), "nothing of the earlier life counts");
+    check("all begins again", dead(), &["start i 1"]);
+    let again = |name: &'static str, is: Is| move |case: Case| case.in_life(1, BOX, name, 1, is);
+    let (i, s) = (again("i", Is::Exited(0)), again("s", Is::Running));
+    check("the sidecar", i(dead()), &["start s 1"]);
+    check("all but the ephemeral one", s(i(dead())), &["start a 1", "start b 1"]);
+    let up = || s(i(dead()));
+    check("the next life runs", again("b", Is::Running)(again("a", Is::Running)(up())), &[]);
+    check(
+        "and ends like the first",
+        again("b", Is::Running)(again("a", Is::Exited(42))(up())),
+        &["kill b 0 RestartAll", "kill s 0 RestartAll"],
+    );
+    let ended = again("b", Is::Exited(0))(again("a", Is::Exited(1))(up()));
+    assert!(finished(&ended.pod, &ended.observed), "another exit is judged by the policy");
+    let failed = again("i", Is::Exited(1))(dead());
+    assert!(finished(&failed.pod, &failed.observed), "so is an init container of the next life");
+}
+
+#[test]
+fn what_restarts_all_waits_for_its_backoff_and_does_not_outlive_the_pods_end() {
+    let dead = || with_rule().with("i", Is::Exited(0)).with("b", Is::Exited(0)).with("a", Is::Exited(42));
+    check("back-off", dead().wait("i", 10), &[]);
+    check("the pod is deleted", dead().ending(30), &["stop box"]);
 }

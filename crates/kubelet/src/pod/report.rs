@@ -6,8 +6,18 @@ use super::resize;
 use k8s_openapi::api::core::v1::{Pod, PodCondition, PodStatus};
 
 /// Conditions that the kubelet owns.
-pub const OURS: [&str; 7] =
-    ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled", resize::PENDING, resize::IN_PROGRESS];
+pub const OURS: [&str; 8] = [
+    "PodReadyToStartContainers",
+    "Initialized",
+    "Ready",
+    "ContainersReady",
+    "PodScheduled",
+    resize::PENDING,
+    resize::IN_PROGRESS,
+    RESTARTING,
+];
+/// All containers end so that they can begin again; only of pods with a rule for it.
+pub const RESTARTING: &str = "AllContainersRestarting";
 
 /// What is written in common with those who send pods away (the scheduler, evictions, controllers): whose it is says its reason.
 pub const DISRUPTED: &str = "DisruptionTarget";

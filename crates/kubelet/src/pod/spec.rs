@@ -33,21 +33,43 @@ pub struct ContainerSpec {
     pub target: Option<String>,
 }
 
+/// What follows the exit of a container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum After {
+    /// Nothing: it stays as it is.
+    Stay,
+    /// It is started again.
+    Restart,
+    /// All containers of the pod are.
+    RestartAll,
+}
+
 impl ContainerSpec {
-    /// Whether the restart policy (with the container's own rules) starts it again after this exit code.
-    pub fn restarts_after(&self, exit_code: i32) -> bool {
+    /// What the container's own rules, or else its restart policy, ask for after this exit code.
+    pub fn after(&self, exit_code: i32) -> After {
         for rule in self.fields.restart_policy_rules.iter().flatten() {
             let Some(codes) = &rule.exit_codes else { continue };
             let listed = codes.values.iter().flatten().any(|c| *c == exit_code);
             if listed == (codes.operator == "In") {
-                return rule.action == "Restart";
+                return if rule.action == "RestartAllContainers" { After::RestartAll } else { After::Restart };
             }
         }
-        match self.restart_policy.as_str() {
+        let again = match self.restart_policy.as_str() {
             "Always" => true,
             "OnFailure" => exit_code != 0,
             _ => false,
-        }
+        };
+        if again { After::Restart } else { After::Stay }
+    }
+
+    /// Whether it is started again after this exit code, by itself or with all others.
+    pub fn restarts_after(&self, exit_code: i32) -> bool {
+        self.after(exit_code) != After::Stay
+    }
+
+    /// Whether one of its rules may restart all containers of the pod.
+    pub fn may_restart_all(&self) -> bool {
+        self.fields.restart_policy_rules.iter().flatten().any(|r| r.action == "RestartAllContainers")
     }
 }
 

@@ -2,9 +2,9 @@
 //!
 //! Rules from the kubelet's `generateAPIPodStatus`, `getPhase` and `pkg/kubelet/status/generate.go`.
 
-use super::report;
 use super::resize::{self, Resizes};
 use super::spec::{Class, ContainerSpec, containers_of};
+use super::{lives, preempt, report};
 use crate::runtime::{Container, Observed, annotations};
 use ferrokube_cri::v1::ContainerState as State;
 use jiff::Timestamp;
@@ -275,7 +275,10 @@ fn phase(facts: &Facts<'_>, specs: &[ContainerSpec], init: &[ContainerStatus], m
     let runs = |s: &ContainerStatus| s.state.as_ref().is_some_and(|s| s.running.is_some());
     let had_run = |s: &ContainerStatus| runs(s) || ended(s).is_some() || s.last_state.as_ref().is_some_and(|l| l.terminated.is_some());
     let spec = |name: &str| specs.iter().find(|s| s.name == name);
-    let restarts = |s: &ContainerStatus, code: i32| spec(&s.name).is_some_and(|c| c.restarts_after(code));
+    let life = lives::present(specs, facts.observed);
+    // What ended with an earlier life begins again, whatever its policy says.
+    let earlier = |name: &str| facts.observed.latest(name).is_some_and(|c| lives::of(c) < life);
+    let restarts = |s: &ContainerStatus, code: i32| earlier(&s.name) || spec(&s.name).is_some_and(|c| c.restarts_after(code));
     let init_failed = init.iter().any(|s| {
         let class = spec(&s.name).map(|c| c.class);
         class == Some(Class::Init) && ended(s).is_some_and(|t| t.exit_code != 0 && !restarts(s, t.exit_code))
@@ -301,6 +304,17 @@ fn phase(facts: &Facts<'_>, specs: &[ContainerSpec], init: &[ContainerStatus], m
     if main.iter().all(|s| ended(s).is_some_and(|t| t.exit_code == 0)) { "Succeeded" } else { "Failed" }.into()
 }
 
+fn restarting(facts: &Facts<'_>, specs: &[ContainerSpec], phase: &str) -> Verdict {
+    match phase {
+        "Succeeded" => Verdict::no("PodCompleted", String::new()),
+        "Failed" => Verdict::no("PodFailed", String::new()),
+        _ if lives::ending(specs, facts.observed) => {
+            Verdict { message: "container exited with restart policy rule".into(), ..Verdict::yes("RestartAllContainersStarted") }
+        }
+        _ => Verdict::no("", String::new()),
+    }
+}
+
 fn conditions(facts: &Facts<'_>, specs: &[ContainerSpec], status: &PodStatus, old: &PodStatus) -> Vec<PodCondition> {
     let phase = status.phase.as_deref().unwrap_or_default();
     let unready = unready(specs, status);
@@ -314,8 +328,16 @@ fn conditions(facts: &Facts<'_>, specs: &[ContainerSpec], status: &PodStatus, ol
         ("ContainersReady", containers_ready),
         ("PodScheduled", Verdict::yes("")),
     ];
-    if let Some((_, message)) = facts.verdict.filter(|(reason, _)| reason == "Evicted" && !facts.rejected) {
-        computed.push((report::DISRUPTED, Verdict { message: message.clone(), ..Verdict::yes(report::BY_KUBELET) }));
+    let disrupted = facts.verdict.filter(|_| !facts.rejected).and_then(|(reason, message)| match reason.as_str() {
+        "Evicted" => Some(message.as_str()),
+        preempt::REASON => Some(preempt::CONDITION),
+        _ => None,
+    });
+    if let Some(message) = disrupted {
+        computed.push((report::DISRUPTED, Verdict { message: message.to_owned(), ..Verdict::yes(report::BY_KUBELET) }));
+    }
+    if specs.iter().any(ContainerSpec::may_restart_all) {
+        computed.push((report::RESTARTING, restarting(facts, specs, phase)));
     }
     let known = old.conditions.clone().unwrap_or_default();
     let mut list = facts.resizes.conditions(&known, facts.now);

@@ -299,3 +299,28 @@ fn sidecars_count_for_readiness_and_keep_a_finished_pod_running_while_they_wind_
     assert_eq!(with_sidecar().with("s", 0, Is::Up).with("c", 0, Is::Exited(0)).phase(), "Running");
     assert_eq!(with_sidecar().with("s", 0, Is::Exited(143)).with("c", 0, Is::Exited(0)).phase(), "Succeeded");
 }
+
+#[test]
+fn a_pod_whose_containers_all_begin_again_still_runs_and_says_so() {
+    let rule = json!([{"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [42]}}]);
+    let start = || {
+        world(json!({
+            "restartPolicy": "Never",
+            "containers": [{"name": "c", "restartPolicyRules": rule}, {"name": "d"}],
+        }))
+    };
+    let said = |world: &World| {
+        let status = world.status();
+        let condition = status.conditions.iter().flatten().find(|c| c.type_ == report::RESTARTING).cloned().unwrap();
+        (status.phase.unwrap(), condition.status, condition.reason)
+    };
+    let expect = |phase: &str, state: &str, reason: Option<&str>| (phase.to_owned(), state.to_owned(), reason.map(str::to_owned));
+    assert_eq!(said(&start().with("d", 0, Is::Up).with("c", 0, Is::Up)), expect("Running", "False", None));
+    let over = start().with("d", 0, Is::Up).with("c", 0, Is::Exited(42));
+    assert_eq!(said(&over), expect("Running", "True", Some("RestartAllContainersStarted")));
+    let dead = start().with("d", 0, Is::Exited(137)).with("c", 0, Is::Exited(42));
+    assert_eq!(said(&dead), expect("Running", "False", None));
+    let failed = start().with("d", 0, Is::Exited(1)).with("c", 0, Is::Exited(1)).ended();
+    assert_eq!(said(&failed), expect("Failed", "False", Some("PodFailed")));
+    assert!(one("Never").status().conditions.iter().flatten().all(|c| c.type_ != report::RESTARTING), "only where a rule may do it");
+}

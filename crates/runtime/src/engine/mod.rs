@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use exec::{AttachTarget, ExecTarget, Process};
+pub use sandboxes::HANDLERS;
 pub use view::matches_labels;
 
 use crate::config::Config;

@@ -4,6 +4,7 @@ use ferrokube_cri::v1;
 use serde_json::json;
 
 use crate::config::Config;
+use crate::engine::HANDLERS;
 
 /// The name under which nodes report this runtime.
 const NAME: &str = "ferrokube";
@@ -35,10 +36,12 @@ pub fn status(config: &Config, verbose: bool) -> v1::StatusResponse {
     v1::StatusResponse {
         status: Some(v1::RuntimeStatus { conditions: vec![condition("RuntimeReady", None), condition("NetworkReady", network)] }),
         info: if verbose { [("config".to_owned(), info.to_string())].into() } else { Default::default() },
-        runtime_handlers: vec![v1::RuntimeHandler {
-            name: String::new(),
-            features: Some(v1::RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces: false }),
-        }],
+        runtime_handlers: HANDLERS.map(handler).into(),
         features: Some(v1::RuntimeFeatures { supplemental_groups_policy: true, user_namespaces_host_network: false }),
     }
+}
+
+fn handler(name: &str) -> v1::RuntimeHandler {
+    let features = v1::RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces: false };
+    v1::RuntimeHandler { name: name.to_owned(), features: Some(features) }
 }
