@@ -34,7 +34,7 @@ pub struct Config {
     pub cluster_domain: String,
     /// The host's resolv.conf, for `dnsPolicy: Default`.
     pub resolv_conf: PathBuf,
-    /// Static pod manifests; empty: none.
+    /// Directory of static pods (`--pod-manifest-path`).
     pub static_pods: Option<PathBuf>,
     /// Most pods on this node (110).
     pub max_pods: u32,

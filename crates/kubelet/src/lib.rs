@@ -8,6 +8,7 @@ pub mod config;
 mod grpc_health;
 mod hooks;
 mod images;
+mod inotify;
 mod logs;
 mod make;
 pub mod node;
@@ -15,6 +16,7 @@ pub mod pod;
 mod probes;
 pub mod runtime;
 pub mod server;
+pub mod static_pods;
 mod tls;
 pub mod volumes;
 
@@ -25,6 +27,7 @@ use ferrokube_client::events::Recorder;
 use ferrokube_client::{Caches, Client, Selection};
 use futures_util::future::BoxFuture;
 use node::Shared;
+use static_pods::source::Directory;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -86,6 +89,7 @@ impl Kubelet {
             capacity: node::Capacity::of_this_machine(),
             runtime_name,
             pods: parking_lot::Mutex::new(HashMap::new()),
+            mirrors: static_pods::mirror::Mirrors::default(),
             cri,
             client,
             config,
@@ -94,17 +98,22 @@ impl Kubelet {
         let (stop, stopped) = watch::channel(false);
         let (ready_tx, ready) = oneshot::channel();
         let (requests, inbox) = mpsc::channel(16);
-        // Pods of services that are not known yet would miss their variables.
-        let (services, own) = (shared.services.clone(), shared.own.clone());
-        let manager = pod::manager::Manager::new(shared.clone());
+        // Static pods are known from the first moment on: what runs of them is not to be taken for somebody else's.
+        let files = shared.config.static_pods.clone().map(|path| Directory::new(path, shared.config.node_name.clone()));
+        let (pods_of_files, files) = match files {
+            Some(mut directory) => {
+                let (sender, pods) = watch::channel(directory.read());
+                (pods, Some(tokio::spawn(static_pods::source::follow(directory, sender))))
+            }
+            None => (watch::channel(Vec::new()).1, None),
+        };
+        let manager = pod::manager::Manager::new(shared.clone(), pods_of_files);
         let mut until = stopped.clone();
         let manager = tokio::spawn(async move {
-            services.synced().await;
-            own.synced().await;
             let stop = async move { drop(until.wait_for(|s| *s).await) };
             manager.run(inbox, stop).await;
         });
-        let others = vec![
+        let mut others = vec![
             tokio::spawn(node::status::keep(shared.clone(), ready_tx)),
             tokio::spawn(node::lease::keep(shared.clone())),
             tokio::spawn(node::eviction::keep(shared.clone(), requests)),
@@ -112,6 +121,9 @@ impl Kubelet {
             tokio::spawn(logs::rotate::keep(shared.clone())),
             tokio::spawn(server.run(stopped)),
         ];
+        if let Some(files) = files {
+            others.extend([files, tokio::spawn(static_pods::mirror::keep(shared.clone()))]);
+        }
         let address = shared.config.server_address;
         Ok(Kubelet { address, stop, manager, others, ready: Some(ready) })
     }

@@ -86,6 +86,9 @@ pub struct Options {
     /// Pods are evicted when there is less of these on the node
     #[arg(long, value_name = "SIGNAL<VALUE,...", default_value_t)]
     pub eviction_hard: ferrokube_kubelet::Thresholds,
+    /// Directory of manifests of static pods, which this node runs by itself
+    #[arg(long, value_name = "DIR")]
+    pub pod_manifest_path: Option<PathBuf>,
     /// Registries to ask in place of another: HOST=URL, may be given several times
     #[arg(long, value_name = "HOST=URL")]
     pub registry_mirror: Vec<String>,

@@ -141,7 +141,7 @@ fn kubelet_config(plan: &Plan, runtime_endpoint: String) -> Result<ferrokube_kub
         cluster_dns: vec![plan.options.service_ip(DNS_SERVICE)],
         cluster_domain: plan.options.cluster_domain.clone(),
         resolv_conf: "/etc/resolv.conf".into(),
-        static_pods: None,
+        static_pods: plan.options.pod_manifest_path.clone(),
         max_pods: 110,
         cgroup_root: "/kubepods".into(),
         register_taints: Vec::new(),

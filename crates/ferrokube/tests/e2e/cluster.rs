@@ -218,7 +218,8 @@ impl Cluster {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    async fn explain(&self, error: &anyhow::Error) {
+    /// Says what was, when something failed.
+    pub async fn explain(&self, error: &anyhow::Error) {
         eprintln!("=== {error:#}");
         for what in ["get pods -A -o wide", "get events -A --sort-by=.lastTimestamp"] {
             match tokio::time::timeout(Duration::from_secs(10), self.kubectl(what)).await {

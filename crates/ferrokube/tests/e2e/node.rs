@@ -145,3 +145,69 @@ async fn preempt(cluster: &Cluster) -> Result<()> {
     ensure!(condition(&cluster.get("pod small").await?, "Ready").as_deref() == Some("True"), "one that need not go stays");
     cluster.told("large", &["Preempting"]).await
 }
+
+#[tokio::test]
+async fn static_pods_follow_their_files_whatever_the_api_says() {
+    let name = "static_pods_follow_their_files_whatever_the_api_says";
+    let Some(mut cluster) = Cluster::prepare(name) else { return };
+    if let Err(error) = static_pods(&mut cluster).await {
+        cluster.explain(&error).await;
+        panic!("{name}: {error:#}");
+    }
+}
+
+/// As an editor does it: whole or not at all.
+async fn write(cluster: &Cluster, manifest: &Value) -> Result<()> {
+    let script = format!("cat > /run/manifests/.web <<'END'\n{manifest}\nEND\nmv /run/manifests/.web /run/manifests/web.yaml");
+    cluster.node.exec(["sh", "-c", &script]).await.map(drop)
+}
+
+async fn static_pods(cluster: &mut Cluster) -> Result<()> {
+    const UP: [&str; 2] = ["--pod-manifest-path", "/run/manifests"];
+    cluster.node.exec(["mkdir", "/run/manifests"]).await?;
+    cluster.up(&UP).await?;
+    cluster.import().await?;
+    let mut web = pod("web", "echo first; sleep 3600");
+    write(cluster, &web).await?;
+    let pods = cluster.pods_ready("app=web", 1).await?;
+    let meta = &pods[0]["metadata"];
+    let name = meta["name"].as_str().context("a name")?.to_owned();
+    ensure!(meta["ownerReferences"][0]["kind"] == "Node" && name.starts_with("web-"), "{meta}");
+    let hash = meta["annotations"]["kubernetes.io/config.mirror"].as_str().context("a copy says what it mirrors")?.to_owned();
+    ensure!(cluster.kubectl(&format!("logs {name}")).await? == "first\n", "logs are found by the copy");
+    ensure!(cluster.in_pod(&name, "echo here").await? == "here\n", "exec too");
+    let container = |pods: &[Value]| pods[0]["status"]["containerStatuses"][0]["containerID"].clone();
+    let first = container(&pods);
+
+    // Who deletes the copy deletes nothing.
+    cluster.kubectl(&format!("delete pod {name} --timeout=180s")).await?;
+    let pods = cluster.pods_ready("app=web", 1).await?;
+    ensure!(container(&pods) == first && pods[0]["metadata"]["uid"] != *meta["uid"].as_str().unwrap_or_default(), "{}", pods[0]);
+
+    // A cluster that was killed finds it again.
+    cluster.kill_above_shims();
+    let _ = cluster.ended().await?;
+    cluster.up(&UP).await?;
+    let pods = cluster.pods_ready("app=web", 1).await?;
+    ensure!(container(&pods) == first, "the container goes on: {}", pods[0]["status"]);
+
+    web["spec"]["containers"][0]["command"] = json!(["sh", "-c", "echo second; sleep 3600"]);
+    write(cluster, &web).await?;
+    let changed = |pods: &Value| {
+        let pod = &pods["items"][0];
+        let now = &pod["metadata"]["annotations"]["kubernetes.io/config.mirror"];
+        ensure!(now.is_string() && *now != hash && condition(pod, "Ready").as_deref() == Some("True"), "{pod}");
+        Ok(())
+    };
+    cluster.until("the changed pod to run", "pods -l app=web", changed).await?;
+    ensure!(cluster.kubectl(&format!("logs {name}")).await? == "second\n", "the log is the new pod's");
+    cluster.node.exec(["rm", "/run/manifests/web.yaml"]).await?;
+    let none = |pods: &Value| {
+        ensure!(pods["items"].as_array().is_some_and(Vec::is_empty), "{pods}");
+        Ok(())
+    };
+    cluster.until("the pod to be gone", "pods", none).await?;
+    let left = cluster.node.exec(["sh", "-c", "find /sys/fs/cgroup -type d -path '*kubepods*pod*' | head"]).await?;
+    ensure!(left.trim().is_empty() && !cluster.has_shims(), "left over: {left}");
+    Ok(())
+}

@@ -12,6 +12,7 @@ use crate::config::Config;
 use crate::make::dns::Resolv;
 use crate::pod::admission::Offer;
 use crate::runtime::Cri;
+use crate::static_pods::mirror::Mirrors;
 use crate::volumes::Volumes;
 use ferrokube_client::events::Recorder;
 use ferrokube_client::{Cache, Client};
@@ -72,8 +73,10 @@ pub struct Shared {
     pub capacity: Capacity,
     /// Name of the runtime.
     pub runtime_name: String,
-    /// The pods of this node by UID, as the API has them; written by the pod manager only.
+    /// The pods of this node by UID, static ones and those of the API, as it has them; written by the pod manager only.
     pub pods: Mutex<HashMap<String, Arc<Pod>>>,
+    /// Static pods and their copies in the API.
+    pub mirrors: Mirrors,
 }
 
 impl Shared {
@@ -118,7 +121,7 @@ impl Shared {
         }
     }
 
-    /// Whether the API has a pod of that UID on this node.
+    /// Whether there is to be a pod of that UID on this node.
     pub fn has(&self, uid: &str) -> bool {
         self.pods.lock().contains_key(uid)
     }

@@ -6,6 +6,7 @@
 
 use super::preempt;
 use crate::make::resources::request_and_limit;
+use crate::static_pods::is_static;
 use ferrokube_api::quantity::Quantity;
 use k8s_openapi::api::core::v1::{Container, NodeSelectorRequirement, NodeSelectorTerm, Pod};
 use std::collections::{BTreeMap, BTreeSet};
@@ -104,9 +105,9 @@ pub fn admit(pod: &Pod, others: &[Arc<Pod>], offer: &Offer) -> Verdict {
     }
 }
 
-/// Whether the cluster does not work without the pod.
+/// Whether the cluster, or whoever put it on this very node, does not do without the pod.
 pub fn is_critical(pod: &Pod) -> bool {
-    pod.spec.as_ref().and_then(|s| s.priority).is_some_and(|p| p >= 2_000_000_000)
+    is_static(pod) || pod.spec.as_ref().and_then(|s| s.priority).is_some_and(|p| p >= 2_000_000_000)
 }
 
 fn refuse(reason: &str, message: impl Into<String>) -> Result<(), Refusal> {

@@ -10,15 +10,16 @@ use super::worker::Worker;
 use super::{ops, preempt};
 use crate::node::Shared;
 use crate::runtime::PodIdentity;
+use crate::static_pods::{full_name, is_static, mirror, mirrors, source::Pods};
 use ferrokube_client::cache::decoded;
 use ferrokube_client::events::EventType::{Normal, Warning};
 use ferrokube_client::{Change, Listings, News, Object, Selection};
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 /// Inputs that may wait for a busy worker before the manager waits for it.
@@ -62,6 +63,8 @@ pub struct Manager {
     /// UIDs of pods that were not taken: they use nothing, whatever the API says yet.
     refused: HashSet<String>,
     held: Vec<Held>,
+    /// What the files of this node ask for.
+    files: watch::Receiver<Pods>,
 }
 
 /// What others ask the manager.
@@ -72,8 +75,8 @@ pub enum Request {
 }
 
 impl Manager {
-    /// No pods yet.
-    pub fn new(node: Arc<Shared>) -> Self {
+    /// No pods yet. `files` are the static ones.
+    pub fn new(node: Arc<Shared>, files: watch::Receiver<Pods>) -> Self {
         Manager {
             node,
             workers: HashMap::new(),
@@ -82,23 +85,34 @@ impl Manager {
             synced: false,
             refused: HashSet::new(),
             held: Vec::new(),
+            files,
         }
     }
 
     /// Runs until `stop` resolves; containers stay as they are.
     pub async fn run(mut self, mut requests: mpsc::Receiver<Request>, stop: impl Future<Output = ()>) {
         let selection = Selection { fields: format!("spec.nodeName={}", self.node.config.node_name), ..pods() };
-        let mut changes = self.node.client.subscribe(selection);
+        // Pods of services that are not known yet would miss their variables. Static pods wait for nobody.
+        let (node, client) = (self.node.clone(), self.node.client.clone());
+        let known = async move {
+            node.services.synced().await;
+            node.own.synced().await;
+            client.subscribe(selection)
+        };
+        let mut changes = std::pin::pin!(known.flatten_stream());
         let (changed_tx, mut changed) = mpsc::channel(256);
         let watch = tokio::spawn(self.node.cri.clone().watch(changed_tx));
         tokio::pin!(stop);
+        self.follow_files().await;
         loop {
+            let mut files = self.files.clone();
             tokio::select! {
                 () = &mut stop => break,
+                Ok(()) = files.changed() => self.follow_files().await,
                 Some(change) = changes.next() => self.change(change).await,
                 Some(uid) = changed.recv() => self.tell(&uid, Input::Runtime).await,
                 Some(request) = requests.recv() => self.request(request).await,
-                Some(ended) = self.tasks.join_next() => self.ended(ended),
+                Some(ended) = self.tasks.join_next() => self.ended(ended).await,
             }
             self.let_in();
             self.grant_resizes().await;
@@ -116,11 +130,17 @@ impl Manager {
             None => {}
             Some(News::Set(object)) => {
                 let Some(pod) = decoded::<Pod>(&object) else { return };
+                if let Some(copy) = mirror::copy_of(&pod) {
+                    return self.copy_changed(&pod, Some(copy)).await;
+                }
                 let pod = Arc::new(pod);
                 let known = self.node.pods.lock().insert(object.uid.to_string(), pod.clone()).is_some();
                 self.set(pod, known).await;
             }
             Some(News::Gone(object)) => {
+                if let Some(pod) = decoded::<Pod>(&object).filter(|p| mirrors(p).is_some()) {
+                    return self.copy_changed(&pod, None).await;
+                }
                 self.node.pods.lock().remove(&*object.uid);
                 self.held.retain(|h| h.pod.metadata.uid.as_deref() != Some(&*object.uid));
                 self.tell(&object.uid, Input::Gone).await;
@@ -133,19 +153,24 @@ impl Manager {
     /// must not be refused for its sake. The oldest are the first to be taken, as upstream.
     async fn take_over(&mut self, objects: &[Arc<Object>]) {
         let listed: HashSet<&str> = objects.iter().map(|o| &*o.uid).collect();
-        let mut pods: Vec<Arc<Pod>> = objects.iter().filter_map(|o| decoded::<Pod>(o)).map(Arc::new).collect();
+        let (copies, mut pods): (Vec<Arc<Pod>>, Vec<Arc<Pod>>) =
+            objects.iter().filter_map(|o| decoded::<Pod>(o)).map(Arc::new).partition(|pod| mirrors(pod).is_some());
+        self.node.mirrors.set_copies(copies.iter().filter_map(|pod| Some((full_name(pod), mirror::copy_of(pod)?))).collect());
         pods.sort_by(|a, b| a.metadata.creation_timestamp.cmp(&b.metadata.creation_timestamp));
         let known: HashSet<String> = {
             let mut all = self.node.pods.lock();
             let known = all.keys().cloned().collect();
             // One that cannot be read is still there.
-            all.retain(|uid, _| listed.contains(&**uid));
+            all.retain(|uid, pod| listed.contains(&**uid) || is_static(pod));
             all.extend(pods.iter().map(|pod| (pod.metadata.uid.clone().unwrap_or_default(), pod.clone())));
             known
         };
-        let gone: Vec<String> = self.workers.keys().filter(|uid| !listed.contains(&***uid)).cloned().collect();
-        for uid in gone {
+        let gone = self.workers.iter().filter(|(uid, entry)| !listed.contains(&***uid) && !is_static(&entry.pod));
+        for uid in gone.map(|(uid, _)| uid.clone()).collect::<Vec<_>>() {
             self.tell(&uid, Input::Gone).await;
+        }
+        for pod in copies {
+            self.tell_static(&pod).await;
         }
         self.held.retain(|h| h.pod.metadata.uid.as_deref().is_some_and(|uid| listed.contains(uid)));
         for pod in pods {
@@ -157,6 +182,45 @@ impl Manager {
             self.adopt_orphans().await;
             crate::logs::links::remove_dead(&crate::logs::links::directory(&self.node.config.pod_logs));
         }
+    }
+
+    /// A copy of a static pod has come, changed or gone. The pod's status belongs into the copy that is there.
+    async fn copy_changed(&self, pod: &Pod, copy: Option<mirror::Copy>) {
+        self.node.mirrors.set_copy(full_name(pod), copy);
+        self.tell_static(pod).await;
+    }
+
+    async fn tell_static(&self, copy: &Pod) {
+        if let Some(uid) = mirrors(copy) {
+            self.tell(uid, Input::Copy).await;
+        }
+    }
+
+    /// Runs the static pods that files ask for, and no others. One whose file has changed comes when its predecessor has ended.
+    async fn follow_files(&mut self) {
+        let wanted = self.files.borrow_and_update().clone();
+        let uid = |pod: &Pod| pod.metadata.uid.clone().unwrap_or_default();
+        let uids: HashSet<String> = wanted.iter().map(|pod| uid(pod)).collect();
+        let gone = self.workers.iter().filter(|(uid, entry)| is_static(&entry.pod) && !uids.contains(*uid));
+        for uid in gone.map(|(uid, _)| uid.clone()).collect::<Vec<_>>() {
+            self.tell(&uid, Input::Gone).await;
+        }
+        self.held.retain(|h| !is_static(&h.pod) || uids.contains(&uid(&h.pod)));
+        for pod in wanted {
+            let named = |p: &Pod| is_static(p) && full_name(p) == full_name(&pod);
+            let taken = self.workers.values().any(|entry| named(&entry.pod)) || self.held.iter().any(|h| named(&h.pod));
+            if !taken {
+                self.node.pods.lock().insert(uid(&pod), pod.clone());
+                self.set(pod, false).await;
+            }
+        }
+        self.show_static();
+    }
+
+    /// Tells which static pods there are, until they have ended.
+    fn show_static(&self) {
+        let pods = self.workers.values().map(|entry| &entry.pod).filter(|pod| is_static(pod));
+        self.node.mirrors.set_pods(pods.map(|pod| (full_name(pod), pod.clone())).collect());
     }
 
     async fn set(&mut self, pod: Arc<Pod>, known: bool) {
@@ -265,7 +329,11 @@ impl Manager {
         let here = |uid: &String| self.node.has(uid) && self.workers.get(uid).is_some_and(|entry| !over(&entry.pod));
         let waits = |held: &mut Held| !held.victims.iter().any(here);
         let free: Vec<Held> = self.held.extract_if(.., waits).collect();
+        if free.is_empty() {
+            return;
+        }
         free.into_iter().for_each(|held| self.start(held.pod, false, None));
+        self.show_static();
     }
 
     fn start(&mut self, pod: Arc<Pod>, gone: bool, refusal: Option<Refusal>) {
@@ -293,11 +361,14 @@ impl Manager {
         }
     }
 
-    fn ended(&mut self, ended: Result<String, tokio::task::JoinError>) {
+    async fn ended(&mut self, ended: Result<String, tokio::task::JoinError>) {
         match ended {
             Ok(uid) => {
-                self.workers.remove(&uid);
                 self.refused.remove(&uid);
+                if self.workers.remove(&uid).is_some_and(|entry| is_static(&entry.pod)) {
+                    self.node.pods.lock().remove(&uid);
+                    self.follow_files().await;
+                }
             }
             Err(e) => {
                 tracing::error!("the worker of a pod panicked: {e}");

@@ -1,7 +1,7 @@
 //! The manager beside a runtime that never answers: whom it takes, and of whom it says that it is gone.
 
 use super::*;
-use crate::{cgroups, config, node, probes, runtime, volumes};
+use crate::{cgroups, config, node, probes, runtime, static_pods, volumes};
 use bytes::Bytes;
 use ferrokube_client::events::Recorder;
 use ferrokube_client::{Caches, Client, Transport, TransportError};
@@ -24,6 +24,10 @@ impl Transport for Silent {
 }
 
 fn manager(root: &Path) -> Manager {
+    manager_of(root, watch::channel(Vec::new()).1)
+}
+
+fn manager_of(root: &Path, files: watch::Receiver<Pods>) -> Manager {
     let config = crate::config::Config {
         root: root.to_owned(),
         pod_logs: root.join("logs"),
@@ -33,7 +37,7 @@ fn manager(root: &Path) -> Manager {
     };
     let client = Client::new(Arc::new(Silent), "test");
     let caches = Caches::new(client.clone());
-    Manager::new(Arc::new(Shared {
+    let shared = Shared {
         own: caches.of(),
         services: caches.of(),
         pressure: parking_lot::Mutex::default(),
@@ -44,10 +48,12 @@ fn manager(root: &Path) -> Manager {
         capacity: node::Capacity::of_this_machine(),
         runtime_name: String::new(),
         pods: parking_lot::Mutex::default(),
+        mirrors: Default::default(),
         cri: runtime::Cri::connect(&config.runtime_endpoint, config.runtime_timeout).unwrap(),
         client,
         config,
-    }))
+    };
+    Manager::new(Arc::new(shared), files)
 }
 
 fn pod(name: &str, born: &str) -> Arc<Object> {
@@ -119,4 +125,29 @@ async fn a_critical_pod_comes_when_the_one_that_goes_for_it_is_over_and_nobody_e
     manager.change(Change::Set(changed(&old, "/status/phase", json!("Failed")))).await;
     manager.let_in();
     assert!(manager.workers.contains_key("uid-critical") && manager.held.is_empty());
+}
+
+#[tokio::test]
+async fn a_static_pod_runs_before_the_api_is_heard_of_and_its_copy_there_is_no_pod_of_its_own() {
+    let root = tempfile::tempdir().unwrap();
+    let text = b"{apiVersion: v1, kind: Pod, metadata: {name: web}, spec: {containers: [{name: c, image: i}]}}";
+    let web = static_pods::manifest::read(text, Path::new("/web.yaml"), "n1", jiff::Timestamp::UNIX_EPOCH).unwrap();
+    let uid = web.metadata.uid.clone().unwrap();
+    let (files, watched) = watch::channel(vec![Arc::new(web.clone())]);
+    let mut manager = manager_of(root.path(), watched);
+    manager.follow_files().await;
+    assert_eq!(manager.workers.keys().collect::<Vec<_>>(), [&uid]);
+    let copy = json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": "web-n1", "namespace": "default", "uid": "copy", "annotations": {static_pods::MIRROR: uid}},
+        "spec": {"nodeName": "n1", "containers": [{"name": "c", "image": "i"}]}, "status": {"phase": "Pending"},
+    });
+    let copy = Arc::new(Object::from_json(copy.to_string().into()).unwrap());
+    listing(&mut manager, std::slice::from_ref(&copy)).await;
+    assert_eq!((manager.workers.len(), manager.node.mirrors.uid_for(&web).as_deref()), (1, Some("copy")));
+    manager.change(Change::Gone(copy)).await;
+    listing(&mut manager, &[]).await;
+    assert!(manager.node.has(&uid) && !manager.workers[&uid].inbox.is_closed(), "it does not go with its copy");
+    assert_eq!(manager.node.mirrors.uid_for(&web), None);
+    drop(files);
 }

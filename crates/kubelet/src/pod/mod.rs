@@ -28,6 +28,8 @@ pub enum Input {
     Spec { pod: Arc<Pod>, pending: Option<allocation::Pending> },
     /// The API has the pod no more.
     Gone,
+    /// The copy of a static pod in the API is another one, or gone.
+    Copy,
     /// Something of the pod changed in the runtime.
     Runtime,
     /// A probe of a container instance came to a verdict.

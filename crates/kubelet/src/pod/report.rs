@@ -42,7 +42,7 @@ pub fn merge_foreign_conditions(pod: &mut Pod, written: &PodStatus) {
 
 /// The patch that makes the status what we computed: lists that the kubelet owns are replaced whole, and of the
 /// conditions, which merge by type, those that are over are taken away.
-pub fn patch(uid: &Option<String>, status: &PodStatus, over: &[&str]) -> serde_json::Value {
+pub fn patch(uid: &str, status: &PodStatus, over: &[&str]) -> serde_json::Value {
     let mut body = serde_json::to_value(status).unwrap_or_default();
     if let Some(conditions) = body.get_mut("conditions").and_then(serde_json::Value::as_array_mut) {
         conditions.retain(|c| c["type"].as_str().is_some_and(|kind| is_ours(kind, c["reason"].as_str())));
@@ -96,7 +96,7 @@ mod tests {
             let merged = pod.status.unwrap();
             let all: Vec<_> = merged.conditions.iter().flatten().filter(|c| c.type_ == DISRUPTED).collect();
             assert_eq!(all.iter().map(|c| c.reason.as_deref()).collect::<Vec<_>>(), stays.iter().map(|r| Some(*r)).collect::<Vec<_>>());
-            let patch = patch(&None, &merged, &[]);
+            let patch = patch("u", &merged, &[]);
             let conditions = patch["status"]["conditions"].as_array().unwrap();
             let told = conditions.iter().find(|c| c["type"] == DISRUPTED).map(|c| c["reason"].as_str().unwrap());
             assert_eq!(told, sent, "{api:?} {written:?}");

@@ -13,6 +13,7 @@ use crate::make::resources::Totals;
 use crate::node::Shared;
 use crate::probes::Probes;
 use crate::runtime::{Container, CriError, Observed};
+use crate::static_pods::is_static;
 use ferrokube_client::events::EventType::{Normal, Warning};
 use ferrokube_client::{DeleteOptions, Error, Patch};
 use ferrokube_cri::v1::ContainerState;
@@ -54,7 +55,8 @@ enum Outcome {
     Done(Result<(), String>),
     Reclaimed(Result<(), String>),
     Resized(resize::Done),
-    Written(Box<PodStatus>, Result<(), Error>),
+    /// The status, and the UID of the object that it was written into.
+    Written(Box<PodStatus>, String, Result<(), Error>),
     Deleted(Result<(), Error>),
 }
 
@@ -103,6 +105,8 @@ pub struct Worker {
     failures: u32,
     retry_at: Option<Instant>,
     written: Option<PodStatus>,
+    /// The UID of the object that `written` is in.
+    written_to: String,
     started_at: Timestamp,
 }
 
@@ -143,6 +147,7 @@ impl Worker {
             failures: 0,
             retry_at: None,
             written,
+            written_to: pod.metadata.uid.clone().unwrap_or_default(),
             started_at,
             pod: pod.clone(),
         };
@@ -205,6 +210,8 @@ impl Worker {
                 let grace = ops::grace_of(&self.pod);
                 self.terminate(self.termination.as_ref().map_or(grace, |t| t.grace));
             }
+            // What has to be written where is looked at after every input.
+            Input::Copy => {}
             Input::Runtime => self.look_again = true,
             Input::Probe { container_id, kind, healthy } => self.take_probe(container_id, kind, healthy),
             Input::Evict { reason, message, grace } => {
@@ -345,9 +352,13 @@ impl Worker {
                 tracing::debug!(pod = title(&self.pod), "a step of the pod failed: {e}");
                 self.hold_back();
             }
-            Outcome::Written(status, Ok(())) => self.written = Some(*status),
-            Outcome::Written(_, Err(e)) if e.is_not_found() => self.take(Input::Gone),
-            Outcome::Written(_, Err(e)) => {
+            Outcome::Written(status, to, Ok(())) => {
+                self.written = Some(*status);
+                self.written_to = to;
+            }
+            // A static pod does not go with its copy.
+            Outcome::Written(_, to, Err(e)) if e.is_not_found() && to == self.uid() => self.take(Input::Gone),
+            Outcome::Written(_, _, Err(e)) => {
                 tracing::debug!(pod = title(&self.pod), "status not written: {e}");
                 self.hold_back();
             }
@@ -611,17 +622,19 @@ impl Worker {
         if self.gone || self.deleted || self.underway(|s| *s == Step::Status) || !self.retry_due() {
             return;
         }
+        // Without a copy in the API there is nobody to tell.
+        let Some(to) = (if is_static(&self.pod) { self.node.mirrors.uid_for(&self.pod) } else { Some(self.uid()) }) else { return };
         let fresh = self.fresh_status(health, ended);
-        if self.written.as_ref() == Some(&fresh) {
+        if self.written.as_ref() == Some(&fresh) && self.written_to == to {
             return;
         }
         let (client, meta) = (self.node.client.clone(), self.pod.metadata.clone());
         let over = self.no_longer(&fresh);
         self.spawn(Step::Status, async move {
-            let patch = Patch::Strategic(report::patch(&meta.uid, &fresh, &over));
+            let patch = Patch::Strategic(report::patch(&to, &fresh, &over));
             let (namespace, name) = (meta.namespace.unwrap_or_default(), meta.name.unwrap_or_default());
             let result = client.patch_status::<Pod>(&namespace, &name, &patch).await.map(drop);
-            Outcome::Written(Box::new(fresh), result)
+            Outcome::Written(Box::new(fresh), to, result)
         });
     }
 

@@ -4,6 +4,7 @@
 
 use super::routes::Query;
 use super::{Answer, text};
+use crate::inotify::{Of, Watch};
 use crate::node::Shared;
 use crate::runtime::{Container, Observed};
 use bytes::Bytes;
@@ -13,13 +14,10 @@ use http::Response;
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use jiff::Timestamp;
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use std::io::SeekFrom;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::fs::File;
-use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncBufReadExt, AsyncSeekExt, BufReader};
 use tokio::sync::mpsc;
 
@@ -129,7 +127,7 @@ impl Reader {
     async fn run(&mut self) -> std::io::Result<()> {
         let path = self.path();
         // The watch is there before the first read, so that nothing written in between is missed.
-        let watch = if self.wanted.follow { Some(Watch::new(&path)?) } else { None };
+        let watch = if self.wanted.follow { Some(watch(&path)?) } else { None };
         let mut file = BufReader::with_capacity(64 << 10, File::open(&path).await?);
         if let Some(lines) = self.wanted.tail {
             let from = tail_position(&path, lines)?;
@@ -260,40 +258,8 @@ fn tail_position(path: &std::path::Path, lines: usize) -> std::io::Result<u64> {
     Ok(0)
 }
 
-/// tokio wants a raw descriptor, nix gives a borrowed one.
-struct Descriptor(Inotify);
-
-impl AsRawFd for Descriptor {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_fd().as_raw_fd()
-    }
-}
-
-struct Watch {
-    events: AsyncFd<Descriptor>,
-}
-
-impl Watch {
-    #[expect(unsafe_code, reason = "tokio wants the promise that the descriptor stays ours")]
-    fn new(path: &std::path::Path) -> std::io::Result<Self> {
-        let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
-        let parent = path.parent().unwrap_or(std::path::Path::new("/"));
-        inotify.add_watch(path, AddWatchFlags::IN_MODIFY)?;
-        // Rotation makes a new file of the same name.
-        inotify.add_watch(parent, AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_MODIFY)?;
-        // SAFETY: the inotify instance owns its descriptor, and nobody but the AsyncFd can reach it until both are dropped.
-        let events = unsafe { AsyncFd::register(Descriptor(inotify)) }?;
-        Ok(Watch { events })
-    }
-
-    async fn changed(&self) -> std::io::Result<()> {
-        loop {
-            let mut ready = self.events.readable().await?;
-            match self.events.get_ref().0.read_events() {
-                Ok(_) => return Ok(()),
-                Err(nix::errno::Errno::EAGAIN) => ready.clear_ready(),
-                Err(e) => return Err(e.into()),
-            }
-        }
-    }
+/// Tells when the log may have grown. Rotation makes a new file of the same name.
+fn watch(path: &std::path::Path) -> std::io::Result<Watch> {
+    let parent = path.parent().unwrap_or(std::path::Path::new("/"));
+    Watch::new(&[(path, Of::IN_MODIFY), (parent, Of::IN_CREATE | Of::IN_MOVED_TO | Of::IN_MODIFY)])
 }
