@@ -38,7 +38,7 @@ pub mod write;
 pub use attributes::UserInfo;
 pub use discovery::version::GIT_VERSION as VERSION;
 pub use output::Body;
-pub use server::{ClientCas, Config, ConfigFile, KubeletAccess, MinTls, Running, ServingConfig, StartError, Tls};
+pub use server::{ClientCas, Config, ConfigFile, KubeletAccess, MinTls, NamedCertificate, Running, ServingConfig, StartError, Tls};
 
 use ferrokube_store::Store;
 use std::sync::{Arc, OnceLock};

@@ -4,7 +4,7 @@
 //! kubeconfig for each component that may come; without an etcd the data directory keeps the objects.
 
 use crate::component::ignored;
-use crate::flags::{read, read_optional};
+use crate::flags::{NamedPair, read, read_optional};
 use crate::layout::Layout;
 use crate::pki::{self, PkiConfig};
 use crate::up::apiserver::{ApiserverFlags, Material, RELOAD};
@@ -15,7 +15,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 use ferrokube_apiserver::ApiServer;
 use ferrokube_apiserver::server::tls::TlsError;
-use ferrokube_apiserver::server::{ClientCas, Config, KubeletAccess, Tls};
+use ferrokube_apiserver::server::{ClientCas, Config, KubeletAccess, NamedCertificate, Tls};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -89,6 +89,9 @@ struct Keys {
     /// Its key
     #[arg(long, value_name = "FILE", requires = "tls_cert_file")]
     tls_private_key_file: Option<PathBuf>,
+    /// Certificate and key for clients that ask for certain names [names: those of the certificate]; may be given several times
+    #[arg(long, value_name = "CERT,KEY[:NAME,...]")]
+    tls_sni_cert_key: Vec<NamedPair>,
     /// CA of client certificates
     #[arg(long, value_name = "FILE")]
     client_ca_file: Option<PathBuf>,
@@ -148,6 +151,11 @@ fn follow_files(keys: Arc<Keys>, proxies: Option<PathBuf>, server: &Arc<ApiServe
         let read = move || pair(keys.tls_cert_file.as_ref(), keys.tls_private_key_file.as_ref())?.context("no files");
         tasks.push(tokio::spawn(follow("serving certificate", began.serving.clone(), read, move |tls| server.set_certificate(tls))));
     }
+    if !keys.tls_sni_cert_key.is_empty() {
+        let (keys, server) = (keys.clone(), server.clone());
+        let read = move || NamedPair::read_all(&keys.tls_sni_cert_key);
+        tasks.push(tokio::spawn(follow("certificates of names", began.named.clone(), read, move |all| server.set_named_certificates(all))));
+    }
     if keys.client_ca_file.is_some() || proxies.is_some() {
         let (keys, server, first) = (keys.clone(), server.clone(), began.cas.clone());
         let text = |path: Option<&PathBuf>, otherwise: &String| path.map_or_else(|| Ok(otherwise.clone()), |path| read(path));
@@ -173,6 +181,7 @@ fn follow_files(keys: Arc<Keys>, proxies: Option<PathBuf>, server: &Arc<ApiServe
 /// What a server began with of what files may replace.
 struct Began {
     serving: Tls,
+    named: Vec<NamedCertificate>,
     cas: ClientCas,
     kubelet: Option<KubeletAccess>,
     proxy_client: Option<Tls>,
@@ -183,6 +192,7 @@ impl Began {
         let front_proxy = config.front_proxy().map_or_else(String::new, |proxy| proxy.ca);
         Began {
             serving: config.tls.clone(),
+            named: config.named_certificates.clone(),
             cas: ClientCas { client: config.authn.client_ca.clone(), front_proxy },
             kubelet: config.kubelet.clone(),
             proxy_client: config.proxy_client.clone(),
@@ -212,6 +222,7 @@ impl Keys {
         if let Some(given) = pair(self.tls_cert_file.as_ref(), self.tls_private_key_file.as_ref())? {
             made.serving = given;
         }
+        made.named = NamedPair::read_all(&self.tls_sni_cert_key)?;
         if let Some(given) = pair(self.proxy_client_cert_file.as_ref(), self.proxy_client_key_file.as_ref())? {
             made.proxy_client = Some(given);
         }

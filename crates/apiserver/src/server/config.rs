@@ -24,6 +24,15 @@ pub struct Tls {
     pub key: String,
 }
 
+/// A certificate for names that clients ask for (`--tls-sni-cert-key`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NamedCertificate {
+    /// Certificate and key.
+    pub tls: Tls,
+    /// Names and patterns (`*.example.com`); none: those that the certificate itself is for.
+    pub names: Vec<String>,
+}
+
 /// How the server reaches kubelets. Can be replaced while it runs, see [`crate::ApiServer::set_kubelet_access`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KubeletAccess {
@@ -52,6 +61,8 @@ pub struct Config {
     pub listen: Option<SocketAddr>,
     /// Required when listening.
     pub tls: Tls,
+    /// Certificates for names that clients ask for. Can be replaced while it runs, see [`crate::ApiServer::set_named_certificates`].
+    pub named_certificates: Vec<NamedCertificate>,
     /// Which credentials count.
     pub authn: AuthnConfig,
     /// Who decides what they allow.
@@ -109,6 +120,7 @@ impl Config {
             encryption_rewrite: false,
             listen: None,
             tls: Tls::default(),
+            named_certificates: Vec::new(),
             authn: AuthnConfig::default(),
             authz: AuthzConfig::default(),
             audit: None,

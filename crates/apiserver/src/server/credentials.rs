@@ -2,7 +2,7 @@
 //!
 //! What cannot be used is refused and changes nothing. Source: `dynamiccertificates`, `clusterauthenticationtrust`.
 
-use super::config::{KubeletAccess, Tls};
+use super::config::{KubeletAccess, NamedCertificate, Tls};
 use super::tls::TlsError;
 use crate::ApiServer;
 use crate::authn::{AuthnConfigError, RequestHeaders};
@@ -22,6 +22,11 @@ impl ApiServer {
     /// Serves another certificate from the next handshake on.
     pub fn set_certificate(&self, tls: &Tls) -> Result<(), TlsError> {
         self.terms.as_ref().map_or(Ok(()), |terms| terms.serve_with(tls))
+    }
+
+    /// The same for the certificates of names.
+    pub fn set_named_certificates(&self, named: &[NamedCertificate]) -> Result<(), TlsError> {
+        self.terms.as_ref().map_or(Ok(()), |terms| terms.serve_names_with(named))
     }
 
     /// Believes client certificates of these CAs from the next request on, asks for them from the next handshake on, and publishes

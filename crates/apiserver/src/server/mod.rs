@@ -7,6 +7,7 @@ pub mod health;
 pub mod http;
 pub mod limits;
 pub mod metrics;
+pub mod names;
 pub mod paths;
 pub mod profile;
 pub mod reload;
@@ -17,7 +18,7 @@ pub mod tls;
 mod turn;
 pub(crate) mod zpages;
 
-pub use config::{Config, KubeletAccess, Tls};
+pub use config::{Config, KubeletAccess, NamedCertificate, Tls};
 pub use credentials::ClientCas;
 pub use reload::ConfigFile;
 pub use serving::{MinTls, ServingConfig};

@@ -163,7 +163,7 @@ impl ApiServer {
         let ranges = config.service_cidrs.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
         let services = objects.list("", "services", "");
         let front = config.front_proxy().map_or_else(String::new, |f| f.ca);
-        let terms = || Terms::new(&config.tls, &[&config.authn.client_ca, &front], config.serving.clone());
+        let terms = || Terms::new(&config.tls, &config.named_certificates, &[&config.authn.client_ca, &front], config.serving.clone());
         let terms = listener.as_ref().map(|_| terms()).transpose()?;
         let kubelets = config.kubelet.as_ref().map(Kubelets::new).transpose()?.map(Arc::new);
         let seats = config.max_reading + config.max_mutating;

@@ -1,13 +1,13 @@
-//! The server's certificate, replaceable while it runs, and the client certificates it asks for.
+//! The server's certificates, replaceable while it runs, and the client certificates it asks for.
 
-use super::config::Tls;
+use super::config::{NamedCertificate, Tls};
+use super::names::Certificates;
 use super::serving::{ServingConfig, ServingError};
 use crate::authn::{AuthnConfigError, client_certificate_verifier};
 use arc_swap::ArcSwap;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use std::sync::Arc;
 use tokio_rustls::TlsAcceptor;
@@ -35,29 +35,6 @@ pub enum TlsError {
     ClientCa(#[from] AuthnConfigError),
 }
 
-/// Hands out the certificate of now.
-#[derive(Debug)]
-struct Certificate(ArcSwap<CertifiedKey>);
-
-impl Certificate {
-    /// Reads certificate and key.
-    fn new(tls: &Tls) -> Result<Self, TlsError> {
-        Ok(Certificate(ArcSwap::from(read(tls)?)))
-    }
-
-    /// Serves another certificate from the next handshake on.
-    fn replace(&self, tls: &Tls) -> Result<(), TlsError> {
-        self.0.store(read(tls)?);
-        Ok(())
-    }
-}
-
-impl ResolvesServerCert for Certificate {
-    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.0.load_full())
-    }
-}
-
 /// Certificates and key of a PEM pair.
 pub fn pair(tls: &Tls) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), TlsError> {
     let chain = CertificateDer::pem_slice_iter(tls.certificate.as_bytes()).collect::<Result<Vec<_>, _>>();
@@ -66,7 +43,7 @@ pub fn pair(tls: &Tls) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'s
     Ok((chain, key))
 }
 
-fn read(tls: &Tls) -> Result<Arc<CertifiedKey>, TlsError> {
+pub(super) fn read(tls: &Tls) -> Result<Arc<CertifiedKey>, TlsError> {
     let (chain, key) = pair(tls)?;
     let key = ring::sign::any_supported_type(&key)?;
     let certified = CertifiedKey::new(chain, key);
@@ -76,17 +53,17 @@ fn read(tls: &Tls) -> Result<Arc<CertifiedKey>, TlsError> {
 
 /// How connections are taken. All of it can be replaced while the server runs.
 pub struct Terms {
-    certificate: Arc<Certificate>,
+    certificates: Arc<Certificates>,
     serving: ServingConfig,
     config: ArcSwap<rustls::ServerConfig>,
 }
 
 impl Terms {
-    /// Serves with a certificate and asks for those of the given CAs.
-    pub fn new(tls: &Tls, client_cas: &[&str], serving: ServingConfig) -> Result<Self, TlsError> {
-        let certificate = Arc::new(Certificate::new(tls)?);
-        let config = ArcSwap::from_pointee(server_config(certificate.clone(), client_cas, &serving)?);
-        Ok(Terms { certificate, serving, config })
+    /// Serves with a certificate, or those for the names that clients ask for, and asks for those of the given CAs.
+    pub fn new(tls: &Tls, named: &[NamedCertificate], client_cas: &[&str], serving: ServingConfig) -> Result<Self, TlsError> {
+        let certificates = Arc::new(Certificates::new(tls, named)?);
+        let config = ArcSwap::from_pointee(server_config(certificates.clone(), client_cas, &serving)?);
+        Ok(Terms { certificates, serving, config })
     }
 
     /// For the next connection.
@@ -96,25 +73,30 @@ impl Terms {
 
     /// Serves with another certificate from the next handshake on.
     pub fn serve_with(&self, tls: &Tls) -> Result<(), TlsError> {
-        self.certificate.replace(tls)
+        self.certificates.replace(tls)
+    }
+
+    /// The same for the certificates of names.
+    pub fn serve_names_with(&self, named: &[NamedCertificate]) -> Result<(), TlsError> {
+        self.certificates.replace_named(named)
     }
 
     /// Asks for certificates of other CAs from the next handshake on, and resumes no session from before.
     pub fn ask_for(&self, client_cas: &[&str]) -> Result<(), TlsError> {
-        self.config.store(Arc::new(server_config(self.certificate.clone(), client_cas, &self.serving)?));
+        self.config.store(Arc::new(server_config(self.certificates.clone(), client_cas, &self.serving)?));
         Ok(())
     }
 }
 
 /// The TLS configuration: 1.2 and 1.3 unless told otherwise, HTTP/2 preferred, client certificates asked for but not required.
-fn server_config(certificate: Arc<Certificate>, client_cas: &[&str], serving: &ServingConfig) -> Result<rustls::ServerConfig, TlsError> {
+fn server_config(certificates: Arc<Certificates>, client_cas: &[&str], serving: &ServingConfig) -> Result<rustls::ServerConfig, TlsError> {
     let builder = rustls::ServerConfig::builder_with_provider(Arc::new(serving.provider()?)).with_protocol_versions(serving.versions())?;
     let builder = if client_cas.iter().all(|ca| ca.is_empty()) {
         builder.with_no_client_auth()
     } else {
         builder.with_client_cert_verifier(client_certificate_verifier(client_cas)?)
     };
-    let mut config = builder.with_cert_resolver(certificate);
+    let mut config = builder.with_cert_resolver(certificates);
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
 }

@@ -39,7 +39,7 @@ const SCHEDULER: [&str; 5] = [
 ];
 
 /// Flags of both, without those above.
-const BOTH: [&str; 53] = [
+const BOTH: [&str; 55] = [
     "--allow-metric-labels=a,b='c'",
     "--allow-metric-labels-manifest=/labels",
     "--authentication-skip-lookup",
@@ -88,6 +88,8 @@ const BOTH: [&str; 53] = [
     "--tls-cipher-suites=TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256",
     "--tls-min-version=VersionTLS13",
     "--tls-private-key-file=/tls.key",
+    "--tls-sni-cert-key=/c,/k:a.example.com,*.example.com",
+    "--tls-sni-cert-key=/d,/l",
     "--v=2",
     "-v=4",
     "--v=5",
@@ -209,7 +211,7 @@ fn every_flag_of_upstream_is_taken() {
 
 #[test]
 fn what_upstream_does_not_know_is_refused_and_what_would_be_missed_too() {
-    for flag in ["--nonsense", "--emulated-version=1.35", "--leader-elect=perhaps", "--tls-sni-cert-key=/c,/k", "--v=much"] {
+    for flag in ["--nonsense", "--emulated-version=1.35", "--leader-elect=perhaps", "--tls-sni-cert-key=/c", "--v=much"] {
         assert!(given("controller-manager", &[flag]).is_err(), "{flag}");
         assert!(given("scheduler", &[flag]).is_err(), "{flag}");
     }

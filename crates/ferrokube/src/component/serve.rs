@@ -3,11 +3,13 @@
 use super::ignored::Serving as Ignored;
 use super::pages::{Answer, Pages, refusal};
 use super::{Component, client, pod_resources};
-use crate::flags::{TlsVersion, read};
+use crate::flags::{NamedPair, TlsVersion, read};
 use anyhow::{Context, Result};
 use clap::Args;
 use ferrokube_apiserver::ServingConfig;
+use ferrokube_apiserver::Tls;
 use ferrokube_apiserver::request::Query;
+use ferrokube_apiserver::server::names::Certificates;
 use ferrokube_apiserver::server::{answer, profile};
 use ferrokube_client::reviews::{Reviews, User};
 use ferrokube_client::{Client, Status, Target};
@@ -17,8 +19,8 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use parking_lot::RwLock;
+use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use serde_json::json;
 use std::convert::Infallible;
@@ -50,6 +52,9 @@ pub struct ServingFlags<const PORT: u16> {
     /// Key of the certificate
     #[arg(long, value_name = "FILE", requires = "tls_cert_file")]
     tls_private_key_file: Option<PathBuf>,
+    /// Certificate and key for clients that ask for certain names [names: those of the certificate]; may be given several times
+    #[arg(long, value_name = "CERT,KEY[:NAME,...]")]
+    tls_sni_cert_key: Vec<NamedPair>,
     /// CA of client certificates [default: the one that the API server publishes]
     #[arg(long, value_name = "FILE")]
     client_ca_file: Option<PathBuf>,
@@ -86,8 +91,7 @@ pub struct ServingFlags<const PORT: u16> {
 
 /// What a connection is agreed on with.
 struct Own {
-    chain: Vec<CertificateDer<'static>>,
-    key: PrivateKeyDer<'static>,
+    certificates: Arc<Certificates>,
     tls: ServingConfig,
     http2: bool,
 }
@@ -123,13 +127,14 @@ impl<const PORT: u16> ServingFlags<PORT> {
             http2: !self.disable_http2_serving,
         };
         super::gates::show(&component.metrics, &component.features);
-        let (chain, key) = self.certificate()?;
+        let named = NamedPair::read_all(&self.tls_sni_cert_key)?;
+        let certificates = Certificates::new(&self.certificate()?, &named).context("the serving certificates")?;
         let tls = ServingConfig {
             min_tls: self.tls_min_version.into(),
             cipher_suites: self.tls_cipher_suites.clone(),
             ..ServingConfig::default()
         };
-        let own = Arc::new(Own { chain, key, tls, http2: server.http2 });
+        let own = Arc::new(Own { certificates: Arc::new(certificates), tls, http2: server.http2 });
         let given = self.client_ca_file.as_deref().map(read).transpose()?;
         let tls = Arc::new(RwLock::new(acceptor(&own, given.as_deref())?));
         if given.is_none() && !self.authentication_skip_lookup {
@@ -139,17 +144,13 @@ impl<const PORT: u16> ServingFlags<PORT> {
         Ok(())
     }
 
-    fn certificate(&self) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)> {
+    fn certificate(&self) -> Result<Tls> {
         let (Some(certificate), Some(key)) = (&self.tls_cert_file, &self.tls_private_key_file) else {
             // As upstream's components make it where they are given none.
             let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned(), "127.0.0.1".to_owned()])?;
-            let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).map_err(anyhow::Error::msg)?;
-            return Ok((vec![made.cert.der().clone()], key));
+            return Ok(Tls { certificate: made.cert.pem(), key: made.signing_key.serialize_pem() });
         };
-        let chain = CertificateDer::pem_slice_iter(read(certificate)?.as_bytes()).collect::<Result<Vec<_>, _>>();
-        let chain = chain.with_context(|| format!("{}", certificate.display()))?;
-        let key = PrivateKeyDer::from_pem_slice(read(key)?.as_bytes()).with_context(|| format!("{}", key.display()))?;
-        Ok((chain, key))
+        Ok(Tls { certificate: read(certificate)?, key: read(key)? })
     }
 }
 
@@ -167,7 +168,7 @@ fn acceptor(own: &Own, client_ca: Option<&str>) -> Result<TlsAcceptor> {
             builder.with_client_cert_verifier(verifier)
         }
     };
-    let mut config = builder.with_single_cert(own.chain.clone(), own.key.clone_key())?;
+    let mut config = builder.with_cert_resolver(own.certificates.clone());
     let protocols: &[&[u8]] = if own.http2 { &[b"h2", b"http/1.1"] } else { &[b"http/1.1"] };
     config.alpn_protocols = protocols.iter().map(|p| p.to_vec()).collect();
     Ok(TlsAcceptor::from(Arc::new(config)))

@@ -14,7 +14,7 @@ use clap::Args;
 use ferrokube_api::features::Features;
 use ferrokube_api::kinds::RuntimeConfig;
 use ferrokube_apiserver::authn::{AuthnConfig, RequestHeaders};
-use ferrokube_apiserver::server::{Config, ConfigFile, KubeletAccess, Tls};
+use ferrokube_apiserver::server::{Config, ConfigFile, KubeletAccess, NamedCertificate, Tls};
 use ferrokube_apiserver::tokens::TokenConfig;
 use ferrokube_store::Store;
 use std::path::{Path, PathBuf};
@@ -50,6 +50,8 @@ pub struct ApiserverFlags {
 pub struct Material {
     /// What it serves with.
     pub serving: Tls,
+    /// What it serves with to those who ask for certain names.
+    pub named: Vec<NamedCertificate>,
     /// CA of client certificates.
     pub client_ca: String,
     /// CA of front proxies.
@@ -69,6 +71,7 @@ impl Material {
         let kubelet = pair(&pki.apiserver_kubelet_client);
         Material {
             serving: pair(&pki.apiserver),
+            named: Vec::new(),
             client_ca: pki.ca().to_owned(),
             front_proxy_ca: pki.front_proxy_ca().to_owned(),
             proxy_client: Some(pair(&pki.front_proxy_client)),
@@ -97,6 +100,7 @@ impl Material {
         Config {
             hostname: crate::component::hostname(),
             tls: self.serving,
+            named_certificates: self.named,
             authn,
             kubelet: self.kubelet,
             proxy_client: self.proxy_client,
