@@ -13,15 +13,19 @@ use serde_json::Value;
 use std::collections::{HashMap, HashSet};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// Random tries before the range is searched in order.
 const RANDOM_TRIES: usize = 16;
+/// A write is over and heard of long before: of a claim that is older, the Service came and went while nothing was heard.
+const FORGOTTEN: Duration = Duration::from_secs(600);
 
 /// Whose a port is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Owner {
-    /// Of a write that is not in the watch cache yet.
-    Claim,
+    /// Of a write that is not in the watch cache yet, since then.
+    Claim(Instant),
     /// Of the Service with this uid.
     Service(Arc<str>),
 }
@@ -51,13 +55,7 @@ impl Ports {
         let (first, size) = (*self.range.start(), self.range.end() - self.range.start() + 1);
         let band = super::static_band(size.into(), 32, 128) as u16;
         let mut taken = self.taken.lock();
-        let mut claim = |port: u16| match taken.entry(port) {
-            std::collections::hash_map::Entry::Vacant(free) => {
-                free.insert(Owner::Claim);
-                true
-            }
-            std::collections::hash_map::Entry::Occupied(_) => false,
-        };
+        let mut claim = |port: u16| claim(&mut taken, port);
         for _ in 0..RANDOM_TRIES {
             let port = first + rand::random_range(band.min(size - 1)..size);
             if claim(port) {
@@ -73,12 +71,7 @@ impl Ports {
             let (start, end) = (self.range.start(), self.range.end());
             return Err(format!("provided port is not in the valid range. The range of valid ports is {start}-{end}"));
         }
-        let mut taken = self.taken.lock();
-        if taken.contains_key(&port) {
-            return Err("provided port is already allocated".to_owned());
-        }
-        taken.insert(port, Owner::Claim);
-        Ok(())
+        if claim(&mut self.taken.lock(), port) { Ok(()) } else { Err("provided port is already allocated".to_owned()) }
     }
 
     /// Gives back what was claimed, or what the Service with this uid had.
@@ -86,7 +79,7 @@ impl Ports {
         let mut taken = self.taken.lock();
         for port in ports {
             let own = match taken.get(port) {
-                Some(Owner::Claim) => uid.is_empty(),
+                Some(Owner::Claim(_)) => uid.is_empty(),
                 Some(Owner::Service(owner)) => **owner == *uid,
                 None => false,
             };
@@ -101,11 +94,13 @@ impl Ports {
         let mut taken = self.taken.lock();
         taken.retain(|port, owner| ports.contains(port) || *owner != Owner::Service(uid.into()));
         for port in ports {
-            let owner = taken.entry(*port).or_insert(Owner::Claim);
-            if *owner == Owner::Claim {
-                *owner = Owner::Service(uid.into());
-            } else if *owner != Owner::Service(uid.into()) {
-                tracing::error!(port, uid, "two Services have the same node port");
+            let ours = Owner::Service(uid.into());
+            match taken.insert(*port, ours.clone()) {
+                Some(other @ Owner::Service(_)) if other != ours => {
+                    tracing::error!(port, uid, "two Services have the same node port");
+                    taken.insert(*port, other);
+                }
+                _ => {}
             }
         }
     }
@@ -115,7 +110,7 @@ impl Ports {
     pub fn learn_all(&self, services: &[(Arc<str>, HashSet<u16>)]) {
         let mut taken = self.taken.lock();
         // Claims belong to writes that no listing shows yet.
-        taken.retain(|_, owner| *owner == Owner::Claim);
+        taken.retain(|_, owner| matches!(owner, Owner::Claim(_)));
         for (uid, ports) in services {
             for port in ports {
                 if let Some(Owner::Service(other)) = taken.insert(*port, Owner::Service(uid.clone())) {
@@ -124,6 +119,19 @@ impl Ports {
             }
         }
     }
+}
+
+/// Claims a port, unless somebody has it.
+fn claim(taken: &mut HashMap<u16, Owner>, port: u16) -> bool {
+    let free = match taken.get(&port) {
+        None => true,
+        Some(Owner::Claim(since)) => since.elapsed() >= FORGOTTEN,
+        Some(Owner::Service(_)) => false,
+    };
+    if free {
+        taken.insert(port, Owner::Claim(Instant::now()));
+    }
+    free
 }
 
 fn ports_of(service: &Object) -> HashSet<u16> {
@@ -197,5 +205,18 @@ mod tests {
         assert!([30001, 30002, 30003].iter().all(|port| ports.take(*port).is_err()));
         ports.learn("a", &set(&[]));
         assert!(ports.take(30001).is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_claim_of_which_nothing_was_ever_heard_is_free_after_a_while() {
+        let ports = Ports::new(30000..=30000);
+        ports.take(30000).expect("free");
+        tokio::time::advance(FORGOTTEN / 2).await;
+        assert!(ports.take(30000).is_err() && ports.any().is_err());
+        tokio::time::advance(FORGOTTEN / 2).await;
+        assert_eq!(ports.any(), Ok(30000));
+        ports.learn("a", &HashSet::from([30000]));
+        tokio::time::advance(FORGOTTEN).await;
+        assert!(ports.any().is_err(), "what a Service has stays its own");
     }
 }
