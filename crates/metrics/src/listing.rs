@@ -103,8 +103,8 @@ pub fn speaking(nodes: &[Node]) -> BTreeSet<&str> {
 }
 
 /// Nodes that are asked about these pods: those that host one, and no other.
-pub fn hosts(pods: &[Pod]) -> BTreeSet<&str> {
-    pods.iter().filter_map(Pod::runs_on).collect()
+pub fn hosts<'p>(pods: impl IntoIterator<Item = &'p Pod>) -> BTreeSet<&'p str> {
+    pods.into_iter().filter_map(Pod::runs_on).collect()
 }
 
 fn target(resource: &str, namespace: &str, name: &str) -> Target {
@@ -161,7 +161,13 @@ mod tests {
 
     #[test]
     fn only_nodes_that_host_a_running_pod_are_asked() {
-        let pods = [pod("a", "n1", "Running"), pod("b", "n1", "Running"), pod("c", "n2", "Succeeded"), pod("d", "", "Pending"), pod("e", "n3", "Running")];
+        let pods = [
+            pod("a", "n1", "Running"),
+            pod("b", "n1", "Running"),
+            pod("c", "n2", "Succeeded"),
+            pod("d", "", "Pending"),
+            pod("e", "n3", "Running"),
+        ];
         assert_eq!(hosts(&pods), BTreeSet::from(["n1", "n3"]));
         assert_eq!(hosts(&[]), BTreeSet::new());
         assert_eq!(pods[0].running(), ["main", "sidecar"]);

@@ -94,8 +94,16 @@ pub fn question(method: &Method, path: &str, query: &str) -> Result<Question, St
     Ok(question)
 }
 
+/// A part of a path goes into the path of a request of our own, under our own identity: it must not become several there.
+fn is_plain(part: &str) -> bool {
+    !part.starts_with('.') && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'))
+}
+
 fn asked(path: &str, query: &str) -> Option<Question> {
     let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
+    if !parts.iter().all(|part| is_plain(part)) {
+        return None;
+    }
     let ours = |group: &str, version: &str| group == GROUP && version == VERSION;
     let question = match parts.as_slice() {
         ["healthz" | "livez" | "readyz"] => Question::Health,
@@ -151,7 +159,17 @@ mod tests {
     #[test]
     fn what_is_not_there_is_404_and_what_is_not_done_405() {
         let code = |method: Method, path: &str, query: &str| question(&method, path, query).map_err(|status| status.code);
-        for path in ["/", "/api", "/apis/metrics.k8s.io/v1", "/apis/apps/v1", "/apis/metrics.k8s.io/v1beta1/namespaces/a/nodes", "/openapi/v2"] {
+        for path in [
+            "/",
+            "/api",
+            "/apis/metrics.k8s.io/v1",
+            "/apis/apps/v1",
+            "/apis/metrics.k8s.io/v1beta1/namespaces/a/nodes",
+            "/openapi/v2",
+            "/apis/metrics.k8s.io/v1beta1/nodes/n%2Fproxy",
+            "/apis/metrics.k8s.io/v1beta1/nodes/..",
+            "/apis/metrics.k8s.io/v1beta1/namespaces/a%3F/pods",
+        ] {
             assert_eq!(code(Method::GET, path, ""), Err(404), "{path}");
         }
         let pods = "/apis/metrics.k8s.io/v1beta1/pods";
@@ -165,8 +183,20 @@ mod tests {
         let kubectl = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
         assert_eq!(form(kubectl, ""), Form::Table(Include::Metadata));
         assert_eq!(form(kubectl, "limit=1&includeObject=Object"), Form::Table(Include::Object));
-        assert_eq!(form("application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json;as=Table;g=meta.k8s.io;v=v1", "includeObject=None"), Form::Table(Include::None));
-        for accept in ["application/json", "*/*", "", "application/json, application/json;as=Table;v=v1;g=meta.k8s.io", "application/vnd.kubernetes.protobuf,application/json"] {
+        assert_eq!(
+            form(
+                "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json;as=Table;g=meta.k8s.io;v=v1",
+                "includeObject=None"
+            ),
+            Form::Table(Include::None)
+        );
+        for accept in [
+            "application/json",
+            "*/*",
+            "",
+            "application/json, application/json;as=Table;v=v1;g=meta.k8s.io",
+            "application/vnd.kubernetes.protobuf,application/json",
+        ] {
             assert_eq!(form(accept, ""), Form::Objects, "{accept}");
         }
     }

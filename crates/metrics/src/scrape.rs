@@ -18,7 +18,9 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 /// How long an answer is good for.
-const FRESH: Duration = Duration::from_secs(10);
+pub const FRESH: Duration = Duration::from_secs(10);
+/// How long it is good for when something is missing in it that should be there, such as a pod that has just started.
+pub const FRESH_IF_WANTING: Duration = Duration::from_secs(2);
 /// How long a kubelet may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// After which time a kubelet that knew no rate yet is asked once more: runtimes need two looks themselves.
@@ -69,22 +71,22 @@ impl Scraper {
         Scraper(Arc::new(Inner { client, seats, asked: Mutex::default(), silent: Mutex::default() }))
     }
 
-    /// What these nodes and their pods use; nodes that do not answer are left out.
-    pub async fn known(&self, nodes: impl IntoIterator<Item = &str>) -> HashMap<String, Arc<Known>> {
+    /// What these nodes and their pods use, as of not longer ago than `fresh`; nodes that do not answer are left out.
+    pub async fn known(&self, nodes: impl IntoIterator<Item = &str>, fresh: Duration) -> HashMap<String, Arc<Known>> {
         let each = nodes.into_iter().map(|node| {
-            let asking = self.asking(node);
+            let asking = self.asking(node, fresh);
             async move { Some((node.to_owned(), asking.await.known?)) }
         });
         join_all(each).await.into_iter().flatten().collect()
     }
 
-    fn asking(&self, node: &str) -> Asking {
+    fn asking(&self, node: &str, fresh: Duration) -> Asking {
         let mut asked = self.0.asked.lock();
         // What is too old for rates is of no use to anybody.
         asked.retain(|_, asking| asking.peek().is_none_or(|answer| answer.at.elapsed() <= usage::LONGEST));
         let last = match asked.get(node) {
             Some(asking) => match asking.peek() {
-                Some(answer) if answer.at.elapsed() >= FRESH => answer.last.clone(),
+                Some(answer) if answer.at.elapsed() >= fresh => answer.last.clone(),
                 _ => return asking.clone(),
             },
             None => None,

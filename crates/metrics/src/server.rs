@@ -6,7 +6,8 @@
 
 use crate::listing::{self, Metadata};
 use crate::routes::{self, Form, Question, Selectors};
-use crate::scrape::Scraper;
+use crate::scrape::{FRESH, FRESH_IF_WANTING, Scraper};
+use crate::usage::{Known, MeasuredPod};
 use crate::{GROUP, NAMESPACE, SERVICE, answers};
 use ferrokube_api::Status;
 use ferrokube_client::{Client, Error};
@@ -22,6 +23,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use serde_json::Value;
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -32,6 +34,8 @@ use tokio_rustls::TlsAcceptor;
 
 /// How long a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// How long a connection lasts of which nobody knows whose it is.
+const STRANGER: Duration = Duration::from_secs(10);
 /// After an accept that failed: others must close their sockets first.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -159,7 +163,11 @@ async fn serve(stream: TcpStream, tls: TlsAcceptor, answering: Arc<Answering>) {
         let answering = answering.clone();
         async move { Ok::<_, Infallible>(if known { answering.handle(&request).await } else { failure(&Status::unauthorized()) }) }
     });
-    if let Err(e) = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await {
+    let builder = auto::Builder::new(TokioExecutor::new());
+    let serving = builder.serve_connection(TokioIo::new(stream), service);
+    // Strangers hold no connections.
+    let limit = if known { Duration::MAX } else { STRANGER };
+    if let Ok(Err(e)) = tokio::time::timeout(limit, serving).await {
         tracing::debug!("metrics server: {e}");
     }
 }
@@ -230,22 +238,24 @@ impl Answering {
     }
 
     async fn of_nodes(&self, nodes: &[listing::Node]) -> Vec<answers::Item> {
-        let known = self.scraper.known(listing::speaking(nodes)).await;
+        let known = self.scraper.known(listing::speaking(nodes), FRESH).await;
         let now = Timestamp::now();
         let item = |of: &Metadata| Some(answers::node(of, &known.get(&of.name)?.node?, now));
         nodes.iter().filter_map(|node| item(&node.metadata)).collect()
     }
 
     async fn of_pods(&self, pods: &[listing::Pod]) -> Vec<answers::Item> {
-        let known = self.scraper.known(listing::hosts(pods)).await;
+        let mut known = self.scraper.known(listing::hosts(pods), FRESH).await;
+        let wanting = pods.iter().filter(|pod| measured(pod, &known).is_none());
+        let again = self.scraper.known(listing::hosts(wanting), FRESH_IF_WANTING).await;
+        known.extend(again);
         let now = Timestamp::now();
-        let item = |pod: &listing::Pod| {
-            let of = &pod.metadata;
-            let measured = known.get(pod.runs_on()?)?.pod(&of.namespace, &of.name, &pod.running())?;
-            Some(answers::pod(of, &measured, now))
-        };
-        pods.iter().filter_map(item).collect()
+        pods.iter().filter_map(|pod| Some(answers::pod(&pod.metadata, &measured(pod, &known)?, now))).collect()
     }
+}
+
+fn measured(pod: &listing::Pod, known: &HashMap<String, Arc<Known>>) -> Option<MeasuredPod> {
+    known.get(pod.runs_on()?)?.pod(&pod.metadata.namespace, &pod.metadata.name, &pod.running())
 }
 
 /// What went wrong on the way to the API server, told to whom the API server asks for.

@@ -93,6 +93,24 @@ async fn a_kubelet_that_knows_no_rate_yet_is_asked_once_more() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_pod_that_has_just_started_is_asked_for_before_the_answer_is_old() {
+    let world = World::new(|path, nth| match (path, nth) {
+        ("/api/v1/pods", 1) => (200, json!({"items": [api_pod("p", "n1")]})),
+        ("/api/v1/pods", _) => (200, json!({"items": [api_pod("p", "n1"), api_pod("new", "n1")]})),
+        (_, 1) => (200, summary(1, &["p"], Some(1))),
+        (_, 2) => (200, summary(4, &["p", "new"], Some(2))),
+        _ => (404, json!({})),
+    });
+    let server = answering(&world);
+    assert_eq!(names(&get(&server, PODS).await.1), ["p"]);
+    assert_eq!(names(&get(&server, PODS).await.1), ["p"], "the answer is of this very moment");
+    tokio::time::advance(Duration::from_secs(3)).await;
+    assert_eq!(names(&get(&server, PODS).await.1), ["p", "new"]);
+    assert_eq!(names(&get(&server, PODS).await.1), ["p", "new"]);
+    assert_eq!(world.taken().len(), 4 + 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_kubelet_without_rates_is_measured_by_its_counts() {
     let world = World::new(|path, nth| match path {
         "/api/v1/nodes" => (200, json!({"items": [{"metadata": {"name": "n1"}}]})),
@@ -109,7 +127,9 @@ async fn a_kubelet_without_rates_is_measured_by_its_counts() {
 #[tokio::test(start_paused = true)]
 async fn a_node_that_does_not_answer_is_left_out() {
     let world = World::new(|path, _| match path {
-        "/api/v1/nodes" => (200, json!({"items": [{"metadata": {"name": "late"}}, {"metadata": {"name": "odd"}}, {"metadata": {"name": "well"}}]})),
+        "/api/v1/nodes" => {
+            (200, json!({"items": [{"metadata": {"name": "late"}}, {"metadata": {"name": "odd"}}, {"metadata": {"name": "well"}}]}))
+        }
         "/api/v1/nodes/odd" => (200, json!({"metadata": {"name": "odd"}})),
         path if path == of_kubelet("late") => (0, Value::Null),
         path if path == of_kubelet("odd") => (200, json!("not a summary")),
@@ -127,7 +147,8 @@ async fn a_node_that_does_not_answer_is_left_out() {
 
 #[tokio::test(start_paused = true)]
 async fn failures_are_told_as_a_status() {
-    let refused = |code: u16, message: &str| (code, json!({"kind": "Status", "status": "Failure", "code": code, "message": message, "reason": "x"}));
+    let refused =
+        |code: u16, message: &str| (code, json!({"kind": "Status", "status": "Failure", "code": code, "message": message, "reason": "x"}));
     let world = World::new(move |path, _| match path {
         "/api/v1/pods" => refused(400, "unable to parse requirement"),
         "/api/v1/nodes" => refused(403, "forbidden: an internal matter"),

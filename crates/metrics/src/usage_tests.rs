@@ -67,8 +67,11 @@ fn a_second_look_fills_in_what_the_first_did_not_tell() {
             ("a".to_owned(), "p".to_owned()),
             (
                 "u".to_owned(),
-                [("old".to_owned(), sample(seconds, Some(old), Some(1), Some(1024))), ("new".to_owned(), sample(seconds, new, Some(1), Some(1024)))]
-                    .into(),
+                [
+                    ("old".to_owned(), sample(seconds, Some(old), Some(1), Some(1024))),
+                    ("new".to_owned(), sample(seconds, new, Some(1), Some(1024))),
+                ]
+                .into(),
             ),
         )]
         .into(),

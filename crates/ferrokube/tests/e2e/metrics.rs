@@ -55,10 +55,8 @@ async fn usage_is_shown_and_an_autoscaler_follows_it() {
         let may = async |who: &str| cluster.kubectl(&format!("auth can-i list pods.metrics.k8s.io --as={who}")).await;
         ensure!(may("system:serviceaccount:default:default").await.is_err(), "nobody gave it that");
         cluster.kubectl("create rolebinding view --clusterrole=view --serviceaccount=default:default").await?;
-        wait_for("the role to work", crate::cluster::PATIENCE, async || {
-            may("system:serviceaccount:default:default").await.map(drop)
-        })
-        .await?;
+        wait_for("the role to work", crate::cluster::PATIENCE, async || may("system:serviceaccount:default:default").await.map(drop))
+            .await?;
 
         cluster.pods_ready("app=busy", 2).await?;
         cluster.told("busy", &["SuccessfulRescale", "cpu resource utilization (percentage of request) above target"]).await
