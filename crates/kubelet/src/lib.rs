@@ -81,6 +81,7 @@ impl Kubelet {
         let shared = Arc::new(Shared {
             own: caches.select(own),
             pressure: parking_lot::Mutex::default(),
+            load: node::load::Load::default(),
             probed: probes::Counters::default(),
             recorder: Recorder::new(client.clone(), "kubelet", &config.node_name),
             cgroups: cgroups::Cgroups::new(&config.cgroup_root),

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Crate (without its prefix) and the workspace crates it may depend on.
-const TABLE: [(&str, &[&str]); 18] = [
+const TABLE: [(&str, &[&str]); 19] = [
     ("api", &[]),
     ("store", &[]),
     ("cri", &[]),
@@ -18,6 +18,7 @@ const TABLE: [(&str, &[&str]); 18] = [
     ("kubelet", &["api", "client", "cri"]),
     ("network", &["api", "client"]),
     ("dns", &["api", "client"]),
+    ("metrics", &["api", "client"]),
     ("runtime", &["cri"]),
     ("bench", &["api", "client", "scheduler"]),
     (
@@ -36,6 +37,7 @@ const TABLE: [(&str, &[&str]); 18] = [
             "kubelet",
             "network",
             "dns",
+            "metrics",
             "runtime",
             "bench",
         ],

@@ -34,6 +34,15 @@ pub async fn dns_role(client: &Client) -> Result<()> {
     tokio::try_join!(role, binding).map(drop)
 }
 
+/// What the metrics server may do, and who may read what it serves.
+pub async fn metrics_roles(client: &Client) -> Result<()> {
+    use ferrokube_metrics::role;
+    let made = apply(client, RBAC, "clusterroles", role::ROLE, role::cluster_role());
+    let bound = apply(client, RBAC, "clusterrolebindings", role::ROLE, role::binding());
+    let reader = apply(client, RBAC, "clusterroles", role::READER, role::reader());
+    tokio::try_join!(made, bound, reader).map(drop)
+}
+
 /// What the cloud-controller-manager may do.
 pub async fn cloud_role(client: &Client) -> Result<()> {
     use ferrokube_cloud::role;

@@ -1,13 +1,14 @@
 //! `ferrokube up`: everything on this machine in one process; the main job.
 //!
 //! The order is: take the data directory, certificates, store, API server, controllers and scheduler; then, on a node,
-//! container runtime, pod network, kubelet, service proxy, DNS. Each part only gets its configuration and a client.
+//! container runtime, pod network, kubelet, service proxy, DNS, metrics server. Each part only gets its configuration and a client.
 //! Pods outlive this process: a second `up` continues the same cluster with its containers.
 
 mod addons;
 pub mod apiserver;
 mod control_plane;
 pub mod load_balancers;
+mod metrics_server;
 mod node;
 pub mod preflight;
 pub mod progress;
@@ -80,6 +81,9 @@ pub struct Options {
     /// Addresses of Services of type LoadBalancer: `nodes` those of the nodes, a list of CIDRs or FIRST-LAST ranges, or `none`
     #[arg(long, value_name = "nodes|none|RANGE,...", default_value = "nodes")]
     pub load_balancers: LoadBalancers,
+    /// Leave out the metrics server (metrics.k8s.io, for `kubectl top` and autoscalers), to install another one
+    #[arg(long)]
+    pub no_metrics_server: bool,
     /// Where objects are kept
     #[command(flatten)]
     pub etcd: store::EtcdOptions,
@@ -224,6 +228,9 @@ struct Cluster {
 async fn start(plan: &Plan, progress: &Progress) -> Result<Cluster> {
     let control_plane = control_plane::start(plan, progress).await?;
     write_kubeconfig(plan, control_plane.address(), progress)?;
+    if plan.options.control_plane_only || plan.options.no_metrics_server {
+        metrics_server::take_back(control_plane.server());
+    }
     let node = if plan.options.control_plane_only { None } else { Some(node::start(plan, &control_plane, progress).await?) };
     progress.line(&format!("Cluster ready in {}. Press Ctrl-C to stop.", spoken(progress.elapsed())));
     Ok(Cluster { control_plane, node })

@@ -1,10 +1,10 @@
-//! The node part: container runtime, pod network, kubelet, service proxy, DNS.
+//! The node part: container runtime, pod network, kubelet, service proxy, DNS, metrics server.
 
 use super::addons;
 use super::control_plane::ControlPlane;
 use super::progress::Progress;
 use super::supervise::supervise;
-use super::{Options, Plan};
+use super::{Options, Plan, metrics_server};
 use crate::layout::Layout;
 use crate::wire;
 use anyhow::{Context, Result};
@@ -89,6 +89,9 @@ pub async fn start(plan: &Plan, control_plane: &ControlPlane, progress: &Progres
     let dns_began = Instant::now();
     parts.extend(dns_part(plan, &network, dns_client, admin.clone()).await?);
     progress.done("DNS", dns_began, &plan.options.service_ip(DNS_SERVICE).to_string());
+    if !plan.options.no_metrics_server {
+        parts.push(metrics_server::start(plan, server)?);
+    }
     kubelet.ready().await;
     addons::mark_control_plane(&admin, &plan.node_name).await.context("cannot label the node")?;
     progress.done("node", began, &format!("{} Ready at {}", plan.node_name, plan.node_ip));

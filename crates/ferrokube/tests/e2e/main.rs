@@ -6,6 +6,7 @@ mod bad_input;
 mod cluster;
 mod guestbook;
 mod lifecycle;
+mod metrics;
 mod node;
 mod pods;
 mod resize;

@@ -64,6 +64,7 @@ async fn measure(node: &Shared) -> Signals {
     let nodefs = filesystem(&node.config.root);
     let imagefs = image_directory(node).await.map_or(nodefs, |p| filesystem(&p));
     let machine = crate::server::Machine::read();
+    node.load.note(Instant::now(), machine.cpu_nanos);
     Signals { memory: machine.available_memory + machine.used_memory, memory_available: machine.available_memory, nodefs, imagefs }
 }
 

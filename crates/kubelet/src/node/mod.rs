@@ -3,6 +3,7 @@
 pub mod conditions;
 pub mod eviction;
 pub mod lease;
+pub mod load;
 pub mod pressure;
 pub mod status;
 pub mod thresholds;
@@ -67,6 +68,8 @@ pub struct Shared {
     pub own: Cache<Node>,
     /// Node conditions that say that something is short; written by the eviction loop only.
     pub pressure: Mutex<BTreeSet<&'static str>>,
+    /// How busy the machine is; the eviction loop leaves its readings here.
+    pub load: load::Load,
     /// How often probes succeeded and failed.
     pub probed: crate::probes::Counters,
     /// What the machine has.

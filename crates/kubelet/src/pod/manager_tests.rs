@@ -41,6 +41,7 @@ fn manager_of(root: &Path, files: watch::Receiver<Pods>) -> Manager {
         own: caches.of(),
         services: caches.of(),
         pressure: parking_lot::Mutex::default(),
+        load: node::load::Load::default(),
         probed: probes::Counters::default(),
         recorder: Recorder::new(client.clone(), "kubelet", "n1"),
         cgroups: cgroups::Cgroups::new(&config.cgroup_root),

@@ -62,10 +62,11 @@ pub async fn summary(node: &Shared) -> Answer {
     let (size, available) = filesystem(&node.config.root);
     let now = time(i64::try_from(Timestamp::now().as_nanosecond()).unwrap_or(0));
     let machine = Machine::read();
+    let nano_cores = node.load.rate(tokio::time::Instant::now(), machine.cpu_nanos);
     let body = json!({
         "node": {
             "nodeName": node.config.node_name,
-            "cpu": {"time": now, "usageCoreNanoSeconds": machine.cpu_nanos},
+            "cpu": {"time": now, "usageNanoCores": nano_cores, "usageCoreNanoSeconds": machine.cpu_nanos},
             "memory": {"time": now, "workingSetBytes": machine.used_memory, "availableBytes": machine.available_memory, "usageBytes": machine.used_memory},
             "fs": {"time": now, "capacityBytes": size, "availableBytes": available, "usedBytes": size - available},
         },
@@ -76,7 +77,8 @@ pub async fn summary(node: &Shared) -> Answer {
 }
 
 fn pod(reference: Value, containers: Vec<Value>) -> Value {
-    let sum = |part: &str, field: &str| containers.iter().filter_map(|c| c[part][field].as_u64()).sum::<u64>();
+    // What is not known of one container is not known of the pod.
+    let sum = |part: &str, field: &str| containers.iter().map(|c| c[part][field].as_u64()).sum::<Option<u64>>();
     let time = containers.first().map(|c| c["cpu"]["time"].clone()).unwrap_or_default();
     json!({
         "podRef": reference,

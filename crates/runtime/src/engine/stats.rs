@@ -15,6 +15,9 @@ use crate::error::{Error, Result};
 /// A usage in nanocores needs two readings; the second one comes with the next request.
 const SHORTEST: i64 = 500_000_000;
 
+/// What was used since a reading of longer ago says nothing of now: it counts as none.
+const LONGEST: i64 = 60_000_000_000;
+
 /// The last reading of CPU time, and the rate that it gave.
 #[derive(Debug, Clone, Copy)]
 struct Reading {
@@ -38,6 +41,10 @@ impl History {
         let passed = at - last.at;
         if passed < SHORTEST {
             return last.rate;
+        }
+        if passed > LONGEST {
+            *last = Reading { at, cpu, rate: None };
+            return None;
         }
         let used = u128::from(cpu.saturating_sub(last.cpu)) * 1_000_000_000;
         let rate = u64::try_from(used / u128::try_from(passed).unwrap_or(1).max(1)).ok();
@@ -211,6 +218,8 @@ mod tests {
         assert_eq!(history.rate("a", 1_000, 5), None);
         assert_eq!(history.rate("a", 1_000_000_000, 500_000_000), Some(500_000_000));
         assert_eq!(history.rate("a", 1_100_000_000, 900_000_000), Some(500_000_000));
+        assert_eq!(history.rate("a", 1_000_000_000_000, 950_000_000), None, "nobody asked for a long time");
+        assert_eq!(history.rate("a", 1_001_000_000_000, 1_150_000_000), Some(200_000_000));
         history.forget("a");
         assert_eq!(history.rate("a", 2_000_000_000, 0), None);
     }
