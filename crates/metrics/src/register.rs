@@ -45,28 +45,31 @@ pub async fn register(client: Client, caches: &Caches, registration: Registratio
         cache.on_change(move |_| wake.notify_one());
     }
     wake.notify_one();
-    let (mut delay, mut over) = (FIRST_RETRY, Over::Anything);
-    let mut told = false;
+    let (mut over, mut told) = (Over::Anything, false);
     loop {
         wake.notified().await;
-        loop {
-            match ensure(&client, &registration, over).await {
-                Ok(other) => {
-                    if let Some(what) = other.as_deref().filter(|_| !told) {
-                        tracing::info!("{what} is somebody else's: another metrics-server is installed, ours is not registered");
-                    }
-                    told = other.is_some();
-                    over = Over::Nothing;
-                    break;
-                }
-                Err(e) => {
-                    tracing::warn!("cannot register the metrics server, will try again: {e}");
-                    tokio::time::sleep(delay).await;
-                    delay = (delay * 2).min(LAST_RETRY);
-                }
+        let other = insist(&client, &registration, over).await;
+        match &other {
+            None => over = Over::Nothing,
+            Some(what) if !told => {
+                tracing::info!("{what} is somebody else's: another metrics-server is installed, ours is not registered");
             }
+            Some(_) => {}
         }
-        delay = FIRST_RETRY;
+        told = other.is_some();
+    }
+}
+
+/// Tries until the API server lets it.
+async fn insist(client: &Client, registration: &Registration, over: Over) -> Option<String> {
+    let mut delay = FIRST_RETRY;
+    loop {
+        match ensure(client, registration, over).await {
+            Ok(other) => return other,
+            Err(e) => tracing::warn!("cannot register the metrics server, will try again: {e}"),
+        }
+        tokio::time::sleep(delay).await;
+        delay = (delay * 2).min(LAST_RETRY);
     }
 }
 
