@@ -78,6 +78,9 @@ async fn a_pod_of_a_stateful_set_waits_until_a_claim_of_old_is_gone() {
     let spec = json!({"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}});
     cluster.post(CLAIMS, json!({"metadata": {"name": "data-db-0", "finalizers": ["example.com/kept"]}, "spec": spec})).await;
     cluster.delete(&format!("{CLAIMS}/data-db-0"), "Background").await;
+    // The controller that protects claims lets go of it, so the cache that both look at knows of the deletion.
+    let kept = async || cluster.get(&format!("{CLAIMS}/data-db-0")).await["metadata"]["finalizers"] == json!(["example.com/kept"]);
+    cluster.eventually("the deletion is known", kept).await;
     let claim = json!([{"metadata": {"name": "data"}, "spec": spec}]);
     let set = workload("db", "one", json!({"serviceName": "db", "replicas": 1, "volumeClaimTemplates": claim}));
     cluster.post(&format!("{APPS}/statefulsets"), set).await;
