@@ -322,6 +322,16 @@ fn images_of_any_depth_mount() {
 }
 
 #[test]
+fn a_layer_that_an_image_has_many_times_is_unpacked_once() {
+    let test = TestStore::new();
+    for round in 0..20 {
+        let layer = || Layer::new().file("a", 0o644, round.to_string());
+        import(&test, &image_of((0..8).map(|_| layer()))).expect("imports");
+    }
+    assert_eq!(test.layers().len(), 20);
+}
+
+#[test]
 fn removal_keeps_what_is_in_use_and_deletes_the_rest() {
     if !private_mounts("removal_keeps_what_is_in_use_and_deletes_the_rest") {
         return;

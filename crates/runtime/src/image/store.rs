@@ -424,13 +424,16 @@ impl<T: Sync> Parts<T> {
         self.layers.iter().map(|(diff_id, _)| diff_id.clone())
     }
 
-    /// Runs `work` for every layer on as many threads as there are CPUs; the first error wins.
+    /// Runs `work` for every layer on as many threads as there are CPUs; the first error wins. A layer that the image has several
+    /// times is one: two threads would be in each other's way.
     fn for_each_parallel(&self, work: impl Fn(&Digest, &T) -> Result<()> + Sync) -> Result<()> {
-        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(self.layers.len());
+        let mut seen = std::collections::HashSet::new();
+        let layers: Vec<&(Digest, T)> = self.layers.iter().filter(|(diff_id, _)| seen.insert(diff_id)).collect();
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(layers.len());
         let next = AtomicUsize::new(0);
         let run = || -> Result<()> {
-            while let Some((diff_id, source)) = self.layers.get(next.fetch_add(1, Ordering::Relaxed)) {
-                work(diff_id, source).inspect_err(|_| next.store(self.layers.len(), Ordering::Relaxed))?;
+            while let Some((diff_id, source)) = layers.get(next.fetch_add(1, Ordering::Relaxed)) {
+                work(diff_id, source).inspect_err(|_| next.store(layers.len(), Ordering::Relaxed))?;
             }
             Ok(())
         };
