@@ -172,7 +172,7 @@ impl Manager {
         for pod in copies {
             self.tell_static(&pod).await;
         }
-        self.held.retain(|h| h.pod.metadata.uid.as_deref().is_some_and(|uid| listed.contains(uid)));
+        self.held.retain(|h| is_static(&h.pod) || h.pod.metadata.uid.as_deref().is_some_and(|uid| listed.contains(uid)));
         for pod in pods {
             let known = pod.metadata.uid.as_ref().is_some_and(|uid| known.contains(uid));
             self.set(pod, known).await;

@@ -5,6 +5,7 @@
 
 use super::admission::{self, Short, is_critical};
 use crate::make::resources::Qos;
+use crate::static_pods::is_static;
 use k8s_openapi::api::core::v1::Pod;
 use std::sync::Arc;
 
@@ -37,7 +38,8 @@ pub fn victims(pod: &Pod, running: &[Arc<Pod>], short: &[Short]) -> Result<Vec<A
 
 fn may_go(coming: &Pod, running: &Pod) -> bool {
     let priority = |p: &Pod| p.spec.as_ref().and_then(|s| s.priority).unwrap_or(0);
-    is_critical(coming) && !is_critical(running) || priority(coming) > priority(running)
+    // A static pod would be back at once: its file still asks for it.
+    !is_static(running) && (is_critical(coming) && !is_critical(running) || priority(coming) > priority(running))
 }
 
 fn gives(pod: &Pod, resource: &str) -> i64 {
