@@ -141,6 +141,35 @@ async fn while_etcd_is_away_requests_are_refused_and_afterwards_watches_go_on_wi
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_restored_etcd_does_not_have_is_gone_from_the_caches_and_watchers_are_sent_to_list_again() {
+    let Some(mut etcd) = etcd() else { return };
+    let pki = Pki::make().unwrap();
+    let server = Server::start(&etcd, &pki).await;
+    assert_eq!(server.ask("POST", MAPS, &map("kept", "1")).await.code, 201);
+    let backup = tokio::task::block_in_place(|| {
+        etcd.kill(0)?;
+        let backup = etcd.back_up(0)?;
+        etcd.restart(0).map(|()| backup)
+    });
+    let position = server.ask("POST", MAPS, &map("later", "1")).await.version();
+    let mut watch = server.watch(&format!("{MAPS}?watch=1&resourceVersion={position}")).await;
+    tokio::task::block_in_place(|| {
+        etcd.kill(0)?;
+        etcd.restore(0, &backup?)?;
+        etcd.restart(0)
+    })
+    .unwrap();
+    assert!(watch.next().await.is_none(), "a watch of what is no longer so ends");
+    ferrokube_testkit::wait_for("the caches to be read anew", Duration::from_secs(120), async || {
+        let cached = async |name: &str| server.ask("GET", &format!("{MAPS}/{name}?resourceVersion=0"), &Value::Null).await.code;
+        anyhow::ensure!((cached("kept").await, cached("later").await) == (200, 404));
+        Ok(())
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_watch_goes_on_at_a_server_that_was_started_later() {
     let Some(etcd) = etcd() else { return };
     let pki = Pki::make().unwrap();

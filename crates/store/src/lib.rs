@@ -122,6 +122,13 @@ pub enum Error {
         /// The current revision.
         current: Revision,
     },
+    /// The history that was followed is not the store's any more: it lost writes, or a backup was restored. What was read up to
+    /// there must be read anew.
+    #[error("the history up to revision {position} is not the one that was followed: the store lost writes or a backup was restored")]
+    Rewritten {
+        /// Up to where it was followed.
+        position: Revision,
+    },
     /// The disk is full; the write did not happen and reads go on.
     #[error("no space left for the store at {path}")]
     NoSpace {
@@ -173,7 +180,8 @@ pub trait Store: Send + Sync + 'static {
     }
 
     /// Every change after revision `after` to keys in `[start, end)`, in order, without a gap, for as long as the stream is held.
-    /// The stream ends with an error when its position is compacted or the engine stops.
+    /// The stream ends with an error when its position is compacted, when the store is found to have another past, or when the engine
+    /// stops.
     fn watch(&self, start: Bytes, end: Bytes, after: Revision) -> BoxFuture<'_, Result<BoxStream<'static, Result<Batch>>>>;
 
     /// The latest committed revision: a read that shows at least this is a consistent read.

@@ -96,6 +96,32 @@ impl Etcd {
         self.await_health(n)
     }
 
+    fn data_dir(&self, n: usize) -> PathBuf {
+        self.dir.path().join(&self.members[n].name)
+    }
+
+    /// Copies the data of a killed member.
+    pub fn back_up(&self, n: usize) -> Result<tempfile::TempDir> {
+        ensure!(self.members[n].process.is_none(), "member {n} runs");
+        let backup = tempfile::tempdir()?;
+        tools::run(Command::new("cp").arg("-a").arg(self.data_dir(n)).arg(backup.path().join("data")))?;
+        Ok(backup)
+    }
+
+    /// Gives a killed member the data that it had.
+    pub fn restore(&self, n: usize, backup: &tempfile::TempDir) -> Result<()> {
+        ensure!(self.members[n].process.is_none(), "member {n} runs");
+        std::fs::remove_dir_all(self.data_dir(n))?;
+        tools::run(Command::new("cp").arg("-a").arg(backup.path().join("data")).arg(self.data_dir(n))).map(drop)
+    }
+
+    /// Has a killed member serve clients at another port from now on, and returns the one it had: those who know only that one do
+    /// not find it.
+    pub fn move_to(&mut self, n: usize, port: u16) -> Result<u16> {
+        ensure!(self.members[n].process.is_none(), "member {n} runs");
+        Ok(std::mem::replace(&mut self.members[n].client, port))
+    }
+
     /// The number of the member that leads.
     pub fn leader(&self) -> Result<usize> {
         let started = Instant::now();
@@ -118,7 +144,7 @@ impl Etcd {
         let log = std::fs::File::options().create(true).append(true).open(dir.join(format!("{}.log", member.name)))?;
         let peer = format!("http://127.0.0.1:{}", member.peer);
         let mut command = Command::new(&self.program);
-        command.arg("--name").arg(&member.name).arg("--data-dir").arg(dir.join(&member.name));
+        command.arg("--name").arg(&member.name).arg("--data-dir").arg(self.data_dir(n));
         command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
         command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
         command.args(["--initial-cluster", &peers.join(","), "--listen-metrics-urls", &format!("http://127.0.0.1:{}", member.metrics)]);

@@ -145,6 +145,12 @@ impl Etcd {
                 "this etcd answers progress requests too early (mended in 3.4.31 and 3.5.13); a marker key is written instead when a consistent read needs it"
             );
         }
+        if !progress::keeps_writes(&status.version) {
+            tracing::warn!(
+                version = %status.version,
+                "this etcd can lose writes that it acknowledged when it has one member and is killed (mended in 3.4.21 and 3.5.5)"
+            );
+        }
         tracing::info!(version = %status.version, revision = status.revision, "connected to etcd");
         let (present, asks) = mpsc::unbounded_channel();
         tokio::spawn(read::answer_present(shared.clone(), asks));

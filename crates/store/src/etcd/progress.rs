@@ -22,17 +22,27 @@ pub(super) enum Asking {
     Marker,
 }
 
-/// Whether this version of etcd answers progress requests only when they are true.
-pub(super) fn is_reliable(version: &str) -> bool {
+/// Whether something that was mended in these patches of 3.4 and 3.5 is mended in a version.
+fn is_mended(version: &str, in_3_4: u32, in_3_5: u32) -> bool {
     let mut parts = version.split(['.', '-']).map(|part| part.parse::<u32>().ok());
     let mut part = || parts.next().flatten();
     match (part(), part(), part()) {
-        (Some(3), Some(4), patch) => patch.is_some_and(|p| p >= 31),
-        (Some(3), Some(5), patch) => patch.is_some_and(|p| p >= 13),
+        (Some(3), Some(4), patch) => patch.is_some_and(|p| p >= in_3_4),
+        (Some(3), Some(5), patch) => patch.is_some_and(|p| p >= in_3_5),
         (Some(3), Some(minor), _) => minor > 5,
         (Some(major), ..) => major > 3,
         _ => false,
     }
+}
+
+/// Whether this version of etcd answers progress requests only when they are true.
+pub(super) fn is_reliable(version: &str) -> bool {
+    is_mended(version, 31, 13)
+}
+
+/// Whether this version has all that it acknowledged after it was killed, when it is the only member (etcd's issue 14370).
+pub(super) fn keeps_writes(version: &str) -> bool {
+    is_mended(version, 21, 5)
 }
 
 /// The marker, at or before which a watch must begin to see it: just before all keys that begin with `root` and a slash.
@@ -71,6 +81,14 @@ mod tests {
             ("", false),
         ] {
             assert_eq!(is_reliable(version), reliable, "{version}");
+        }
+    }
+
+    #[test]
+    fn versions_that_lose_acknowledged_writes_are_known() {
+        for (version, keeps) in [("3.4.20", false), ("3.4.23", true), ("3.5.1", false), ("3.5.4", false), ("3.5.5", true), ("3.6.0", true)]
+        {
+            assert_eq!(keeps_writes(version), keeps, "{version}");
         }
     }
 

@@ -112,11 +112,13 @@ impl Shared {
         }
     }
 
-    /// Fails when `revision` is compacted or in the future.
-    pub(super) async fn check(&self, revision: Revision) -> std::result::Result<(), Refusal> {
-        let request =
-            RangeRequest { key: self.keys.root(), revision: signed(revision.max(1)), count_only: true, ..RangeRequest::default() };
-        self.fetch(request).await.map(drop)
+    /// The revision that a key (in etcd's words) had at `at`, `None` when it was not there or none is asked for. Fails when that is
+    /// compacted or in the future.
+    pub(super) async fn stood_at(&self, key: Option<Bytes>, at: Revision) -> std::result::Result<Option<Revision>, Refusal> {
+        let (count_only, key) = (key.is_none(), key.unwrap_or_else(|| self.keys.root()));
+        let request = RangeRequest { key, revision: signed(at.max(1)), count_only, keys_only: !count_only, ..RangeRequest::default() };
+        let response = self.fetch(request).await?;
+        Ok(response.kvs.first().map(|kv| unsigned(kv.mod_revision)))
     }
 }
 

@@ -1,7 +1,9 @@
 //! Watches. A watch is a stream of its own to one member, and a position: everything up to there was delivered. When the stream
 //! breaks it is opened again behind the position, at whichever member serves, for as long as it takes.
 //!
-//! Must never move the position over a revision that may still have an event to come, nor deliver anything at or before it again.
+//! Must never move the position over a revision that may still have an event to come, nor deliver anything at or before it again, nor go
+//! on behind its position in another history: an etcd that lost its last writes (one member of 3.5.0 to 3.5.4 that is killed, a disk that
+//! lies, a restored backup) gives the same revisions to other writes.
 
 use super::error::{Refusal, judge};
 use super::progress::{Asking, is_reliable, marker};
@@ -60,12 +62,35 @@ struct Watch {
     start: Bytes,
     end: Bytes,
     position: Revision,
+    /// What the position's history is known by.
+    last: Option<Landmark>,
     /// Requests for progress that were served.
     asked: u64,
     open: Option<Open>,
     due: Option<Due>,
     pause: Duration,
     ended: bool,
+}
+
+/// The last event that came.
+struct Landmark {
+    /// In etcd's words. A copy: a part of the response would hold all of it.
+    key: Bytes,
+    revision: Revision,
+    deleted: bool,
+}
+
+impl Landmark {
+    fn of(event: &wire::Event) -> Option<Landmark> {
+        let deleted = event.r#type() == EventType::Delete;
+        let of = |kv: &wire::KeyValue| Landmark { key: Bytes::copy_from_slice(&kv.key), revision: unsigned(kv.mod_revision), deleted };
+        event.kv.as_ref().map(of)
+    }
+
+    /// Whether it stands in this history, where `found` is the revision of its key at any later position.
+    fn stands(&self, found: Option<Revision>) -> bool {
+        found == (!self.deleted).then_some(self.revision)
+    }
 }
 
 /// Why a stream could not be opened.
@@ -81,7 +106,8 @@ pub(super) async fn open(shared: Arc<Shared>, start: Bytes, end: Bytes, after: R
     let known = shared.known.subscribe();
     let asked = known.borrow().asked;
     let (start, end) = (shared.keys.outward(start), shared.keys.outward(end));
-    let mut watch = Watch { shared, known, start, end, position: after, asked, open: None, due: None, pause: PAUSE.0, ended: false };
+    let mut watch =
+        Watch { shared, known, start, end, position: after, last: None, asked, open: None, due: None, pause: PAUSE.0, ended: false };
     let deadline = Instant::now() + watch.shared.caller.timeout;
     loop {
         match watch.open().await {
@@ -147,8 +173,10 @@ impl Watch {
         };
         let opened = opened.inspect_err(|_| self.shared.caller.members.leave(member))?;
         // Asked only now: what is compacted after the stream was opened, the stream itself tells.
-        match self.shared.check(self.position).await {
-            Ok(()) => {}
+        let landmark = self.last.as_ref().map(|last| last.key.clone());
+        match self.shared.stood_at(landmark, self.position).await {
+            Ok(found) if self.last.as_ref().is_none_or(|last| last.stands(found)) => {}
+            Ok(_) => return Err(NotOpen::For(Error::Rewritten { position: self.position })),
             Err(refusal @ (Refusal::Compacted | Refusal::Future)) => {
                 let error = self.shared.explain(refusal, self.position).await;
                 return Err(if matches!(error, Error::Unavailable(_)) { NotOpen::Now(error.to_string()) } else { NotOpen::For(error) });
@@ -277,7 +305,11 @@ impl Watch {
         }
         let events = std::mem::take(&mut open.fragments);
         // The header may be ahead of a watch that catches up: the last event is what was delivered.
-        let reached = events.last().and_then(|e| e.kv.as_ref()).map_or(0, |kv| unsigned(kv.mod_revision));
+        let last = events.last().and_then(Landmark::of);
+        let reached = last.as_ref().map_or(0, |last| last.revision);
+        if reached > self.position {
+            self.last = last;
+        }
         let ours = |key: &Bytes| *key >= self.start && *key < self.end;
         let new = |e: &wire::Event| e.kv.as_ref().is_some_and(|kv| ours(&kv.key) && unsigned(kv.mod_revision) > self.position);
         let events = events.into_iter().filter(new).filter_map(|e| event(&self.shared, e)).collect();

@@ -1,6 +1,6 @@
 //! What only etcd can do: die and come back under load, lose its leader, run full, be slow for a watcher, ask for certificates.
 
-use crate::harness::{Watch, connect, key, options, start};
+use crate::harness::{Watch, connect, key, next_event, options, start};
 use bytes::Bytes;
 use ferrokube_store::etcd::{Alarm, Etcd, Tls};
 use ferrokube_store::{Error, Event, Expect, Revision, Store, prefix_end};
@@ -228,4 +228,40 @@ async fn a_snapshot_is_the_whole_database_with_its_checksum() {
     let summary = store.snapshot(&mut file).await.expect("a snapshot");
     assert_eq!(summary.bytes, file.len() as u64);
     assert!(file.windows(21).any(|w| w == b"the value to be found"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_watch_ends_when_etcd_comes_back_with_another_past_in_which_its_position_means_something_else() {
+    for deleted in [false, true] {
+        let Some(mut etcd) = start(Options::default()) else { return };
+        let store = connect(&etcd).await;
+        let base = store.put(key(0), Bytes::from_static(b"kept"), Expect::Absent, None).await.expect("written").revision;
+        let mut watch = store.watch(key(0), key(99), base).await.expect("a watch");
+        etcd.kill(0).expect("killed");
+        let backup = etcd.back_up(0).expect("copied");
+        etcd.restart(0).expect("started");
+        // What an etcd acknowledges, tells its watchers and then loses.
+        let lost = if deleted {
+            store.delete(key(0), Expect::Any).await.expect("deleted").revision
+        } else {
+            store.put(key(1), Bytes::from_static(b"lost"), Expect::Absent, None).await.expect("written").revision
+        };
+        assert_eq!(next_event(&mut watch).await.revision(), lost);
+        etcd.kill(0).expect("killed");
+        etcd.restore(0, &backup).expect("as it was");
+        // The watch is to find it only when others have written past its position.
+        let known = etcd.move_to(0, ferrokube_testkit::free_port()).expect("moved");
+        etcd.restart(0).expect("started");
+        let other = connect(&etcd).await;
+        let mut present = other.revision().await.expect("revision");
+        while present <= lost + 1 {
+            present = other.put(key(2), Bytes::from_static(b"other"), Expect::Any, None).await.expect("written").revision;
+        }
+        etcd.kill(0).expect("killed");
+        etcd.move_to(0, known).expect("moved");
+        etcd.restart(0).expect("started");
+        let told = tokio::time::timeout(Duration::from_secs(60), watch.next()).await.expect("it notices").expect("an end with a reason");
+        assert!(matches!(told, Err(Error::Rewritten { position }) if position >= lost), "{told:?}");
+        assert!(watch.next().await.is_none());
+    }
 }
