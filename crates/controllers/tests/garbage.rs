@@ -97,6 +97,30 @@ async fn an_orphaning_deletion_lets_the_dependents_go() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_orphaning_deletion_lets_go_what_no_cache_shows_yet() {
+    let cluster = Cluster::start().await;
+    let secrets = "/api/v1/namespaces/default/secrets";
+    let secret = async |name: &str, owner: &Value| {
+        cluster.post(secrets, json!({"metadata": {"name": name, "ownerReferences": [owner]}})).await;
+    };
+    // Once one has been collected, secrets are known to have been listed.
+    secret("listed", &json!({"apiVersion": "v1", "kind": "ConfigMap", "name": "gone", "uid": "gone"})).await;
+    cluster.eventually("secrets to be listed", async || cluster.try_get(&format!("{secrets}/listed")).await.is_none()).await;
+    let owner = owner(&map(&cluster, "a", json!([])).await, false);
+    secret("seen", &owner).await;
+    cluster.late.send_replace("secrets".to_owned());
+    secret("unseen", &owner).await;
+    cluster.delete(&format!("{MAPS}/a"), "Orphan").await;
+    cluster.eventually("the owner is gone", async || cluster.try_get(&format!("{MAPS}/a")).await.is_none()).await;
+    for name in ["seen", "unseen"] {
+        let left = cluster.get(&format!("{secrets}/{name}")).await["metadata"]["ownerReferences"].clone();
+        assert!(left.as_array().is_none_or(Vec::is_empty), "{name}: {left}");
+    }
+    cluster.late.send_replace(String::new());
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn custom_objects_are_collected_as_soon_as_their_kind_exists() {
     let cluster = Cluster::start().await;
     define_things(&cluster).await;

@@ -114,6 +114,27 @@ struct Status<'a> {
     conditions: Option<Vec<Condition<'a>>>,
     #[serde(borrow, default)]
     resource_claim_statuses: Option<Vec<GeneratedClaim<'a>>>,
+    #[serde(borrow, default)]
+    init_container_statuses: Option<Vec<ContainerStatus<'a>>>,
+    #[serde(borrow, default)]
+    container_statuses: Option<Vec<ContainerStatus<'a>>>,
+    /// What the pod as a whole has...
+    #[serde(borrow, default)]
+    resources: Option<Requests<'a>>,
+    /// ...and was promised.
+    #[serde(borrow, default)]
+    allocated_resources: Option<Map<'a>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ContainerStatus<'a> {
+    #[serde(borrow)]
+    name: Cow<'a, str>,
+    #[serde(borrow, default)]
+    resources: Option<Requests<'a>>,
+    #[serde(borrow, default)]
+    allocated_resources: Option<Map<'a>>,
 }
 
 #[derive(Deserialize)]
@@ -378,9 +399,8 @@ pub enum Unreadable {
 /// Reads a pod.
 pub fn read(object: &Object) -> Result<Facts, Unreadable> {
     let json = object.json();
-    let View { metadata, mut spec, status } = serde_json::from_slice(&json)?;
-    let conditions = status.conditions.unwrap_or_default();
-    let started = status.start_time.or(metadata.creation_timestamp).unwrap_or_default();
+    let View { metadata, mut spec, mut status } = serde_json::from_slice(&json)?;
+    let started = status.start_time.take().or(metadata.creation_timestamp).unwrap_or_default();
     let owned = |text: Option<Cow<'_, str>>| text.filter(|t| !t.is_empty()).map(Box::from);
     let node = owned(spec.node_name.take());
     let scheduler = spec.scheduler_name.take().unwrap_or(Cow::Borrowed("default-scheduler")).into();
@@ -390,25 +410,27 @@ pub fn read(object: &Object) -> Result<Facts, Unreadable> {
     let volumes = spec.volumes.take().unwrap_or_default();
     let disks = volumes.iter().filter_map(disk).collect();
     let claims = volumes.into_iter().filter_map(|v| claim(v, &object.key.name)).collect();
-    let generated = status.resource_claim_statuses.unwrap_or_default();
+    let generated = status.resource_claim_statuses.take().unwrap_or_default();
     let devices = spec.resource_claims.take().into_iter().flatten().filter_map(|c| device_claim(c, &generated)).collect();
+    let nominated = owned(status.nominated_node_name.take());
+    let condition = |is: fn(&Condition<'_>) -> bool| status.conditions.iter().flatten().any(is);
     Ok(Facts {
         key: object.key.clone(),
         uid: object.uid.clone(),
-        class: class(object, spec, owner)?,
+        preempted: metadata.deletion_timestamp.is_some() && condition(is_preempted),
+        reported: condition(|c| c.kind == "PodScheduled" && c.status == "False"),
+        class: class(object, spec, &status, owner)?,
         claims,
         disks,
         devices,
         node,
         scheduler,
         terminating: metadata.deletion_timestamp.is_some(),
-        preempted: metadata.deletion_timestamp.is_some() && conditions.iter().any(is_preempted),
         gated,
-        nominated: owned(status.nominated_node_name),
+        nominated,
         started: started.into(),
         generation: metadata.generation,
         revision: object.revision,
-        reported: conditions.iter().any(|c| c.kind == "PodScheduled" && c.status == "False"),
     })
 }
 
@@ -416,15 +438,16 @@ fn is_preempted(c: &Condition<'_>) -> bool {
     c.kind == "DisruptionTarget" && c.status == "True" && c.reason.as_deref() == Some("PreemptionByScheduler")
 }
 
-fn class(object: &Object, spec: Spec<'_>, owner: Option<(Box<str>, Box<str>)>) -> Result<Class, Unreadable> {
+fn class(object: &Object, spec: Spec<'_>, status: &Status<'_>, owner: Option<(Box<str>, Box<str>)>) -> Result<Class, Unreadable> {
     let (init, containers) = (spec.init_containers.unwrap_or_default(), spec.containers.unwrap_or_default());
-    let request = PodRequest {
+    let mut request = PodRequest {
         init: init.iter().map(container_request).collect(),
         containers: containers.iter().map(container_request).collect(),
-        pod: request_of(spec.resources.as_ref()),
+        pod: request_of(spec.resources.as_ref().and_then(|r| r.requests.as_ref())),
         pod_level: spec.resources.as_ref().and_then(|r| r.requests.as_ref()).is_some_and(|m| !m.is_empty()),
         overhead: resources(spec.overhead.as_ref()),
     };
+    resize(&mut request, status, &init, &containers);
     let running = init.iter().filter(|c| c.restart_policy.as_deref() == Some("Always")).chain(&containers);
     let mut class = Class {
         namespace: object.key.namespace.clone(),
@@ -480,13 +503,48 @@ fn asks(init: &[Container<'_>], containers: &[Container<'_>]) -> Box<[Ask]> {
     asks.into()
 }
 
-fn container_request(container: &Container<'_>) -> ContainerRequest {
-    let sidecar = container.restart_policy.as_deref() == Some("Always");
-    ContainerRequest { sidecar, ..request_of(container.resources.as_ref()) }
+/// A pod in the middle of a resize takes the most of what it asks for, was promised and has. What it asks for does not count when its node
+/// can never give it (component-helpers `determineContainerReqs`).
+fn resize(request: &mut PodRequest, status: &Status<'_>, init: &[Container<'_>], containers: &[Container<'_>]) {
+    let never = |c: &Condition<'_>| c.kind == "PodResizePending" && c.reason.as_deref() == Some("Infeasible");
+    let never = status.conditions.iter().flatten().any(never);
+    let take = |asked: &mut ContainerRequest, has: Option<&Requests<'_>>, promised: Option<&Map<'_>>, more: &Resources| {
+        let Some(has) = has else { return };
+        if never {
+            *asked = ContainerRequest { sidecar: asked.sidecar, ..ContainerRequest::default() };
+        }
+        for map in [has.requests.as_ref(), promised] {
+            let mut given = request_of(map);
+            given.amounts.sub(more);
+            asked.amounts.max(&given.amounts);
+            asked.names_cpu |= given.names_cpu;
+            asked.names_memory |= given.names_memory;
+        }
+    };
+    let lists =
+        [(&mut request.init, init, &status.init_container_statuses), (&mut request.containers, containers, &status.container_statuses)];
+    for (requests, containers, statuses) in lists {
+        for given in statuses.iter().flatten() {
+            if let Some(at) = containers.iter().position(|c| c.name == given.name) {
+                take(&mut requests[at], given.resources.as_ref(), given.allocated_resources.as_ref(), &Resources::default());
+            }
+        }
+    }
+    if request.pod_level {
+        let named = request.pod.clone();
+        // The status counts the overhead in, and tells sums over containers where the pod names nothing.
+        take(&mut request.pod, status.resources.as_ref(), status.allocated_resources.as_ref(), &request.overhead);
+        (request.pod.names_cpu, request.pod.names_memory) = (named.names_cpu, named.names_memory);
+        request.pod.amounts.scalars.retain(|(name, _)| named.amounts.scalars.iter().any(|(n, _)| n == name));
+    }
 }
 
-fn request_of(view: Option<&Requests<'_>>) -> ContainerRequest {
-    let map = view.and_then(|v| v.requests.as_ref());
+fn container_request(container: &Container<'_>) -> ContainerRequest {
+    let sidecar = container.restart_policy.as_deref() == Some("Always");
+    ContainerRequest { sidecar, ..request_of(container.resources.as_ref().and_then(|r| r.requests.as_ref())) }
+}
+
+fn request_of(map: Option<&Map<'_>>) -> ContainerRequest {
     let names = |name: &str| map.is_some_and(|m| m.contains_key(name));
     ContainerRequest { amounts: resources(map), names_cpu: names("cpu"), names_memory: names("memory"), sidecar: false }
 }

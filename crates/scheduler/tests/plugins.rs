@@ -33,6 +33,40 @@ fn least_allocated_is_the_mean_of_what_remains() {
 }
 
 #[test]
+fn a_pod_in_the_middle_of_a_resize_takes_the_most_of_what_it_wants_was_promised_and_has() {
+    let cpu = |amount: &str| json!({"requests": {"cpu": amount}});
+    let told = |wants: &str, promised: &str, has: &str, pending: &str| {
+        let mut there = pod("there", "x", wants, "", &json!({}));
+        let container = json!({"name": "c", "allocatedResources": {"cpu": promised}, "resources": cpu(has)});
+        let condition = json!({"type": "PodResizePending", "status": "True", "reason": pending});
+        there["status"] =
+            json!({"containerStatuses": [container], "conditions": if pending.is_empty() { json!([]) } else { json!([condition]) }});
+        there
+    };
+    let whole = |wants: &str, promised: &str, has: &str| {
+        let mut there = pod("there", "x", "500m", "", &json!({"resources": cpu(wants), "overhead": {"cpu": "1"}}));
+        // As the kubelet tells it: with the overhead.
+        there["status"] = json!({"allocatedResources": {"cpu": promised, "memory": "1Gi"}, "resources": cpu(has)});
+        there
+    };
+    for (there, takes, what) in [
+        (told("1", "1", "1", ""), 1000, "nothing is under way"),
+        (told("2", "1", "1", "Deferred"), 2000, "it will get it when there is room"),
+        (told("9", "1", "1", "Infeasible"), 1000, "it will never get it"),
+        (told("1", "1", "3", ""), 3000, "it shrinks and has not given back yet"),
+        (told("1", "2", "1", ""), 2000, "it was promised more before"),
+        (whole("2", "3", "3"), 3000, "nothing is under way for the pod as a whole"),
+        (whole("2", "3", "4"), 4000, "the pod as a whole shrinks"),
+    ] {
+        let mut world = World::new(&[node("n", "9", "10000", "z")]);
+        world.on("n", &there);
+        let fits = world.add(&pod("fits", "x", &format!("{}m", 9000 - takes), "", &json!({})));
+        let wide = world.add(&pod("wide", "x", &format!("{}m", 9001 - takes), "", &json!({})));
+        assert_eq!((reason(&world, fits, "n").as_str(), reason(&world, wide, "n").as_str()), ("", "Insufficient cpu"), "{what}");
+    }
+}
+
+#[test]
 fn balanced_allocation_is_75_when_nothing_changes_and_0_for_best_effort() {
     let empty = ("", "");
     for (there, asked, want) in [

@@ -22,10 +22,8 @@ const BESIDE: &[(&str, bool)] = &[
     ("ValidatingAdmissionWebhook", true),
     ("ResourceQuota", true),
 ];
-/// Plugins whose names are known and that have nothing to run: those of alpha features, and NodeDeclaredFeatureValidator, which
-/// would refuse resizes on nodes whose kubelet declares no features.
-const EMPTY: &[&str] =
-    &["NodeDeclaredFeatureValidator", "PodGroupProtection", "PodGroupWorkloadExists", "JobValidation", "ClusterTrustBundleAttest"];
+/// Plugins whose names are known and that have nothing to run: those of alpha features.
+const EMPTY: &[&str] = &["PodGroupProtection", "PodGroupWorkloadExists", "JobValidation", "ClusterTrustBundleAttest"];
 
 /// Seconds that pods stay on a node that is not ready or does not answer.
 pub const TOLERATION: i64 = 300;

@@ -8,6 +8,7 @@
 mod certificates;
 mod config;
 mod constraints;
+mod declared_features;
 mod event_rate;
 mod image_policy;
 mod ingress;
@@ -198,6 +199,7 @@ const PLUGINS: &[Plugin] = &[
     plugin("DefaultIngressClass", Some(ingress::mutate), None),
     optional("DenyServiceExternalIPs", None, Some(optional::external_addresses)),
     plugin("PodTopologyLabels", Some(pods::topology_labels), None),
+    plugin("NodeDeclaredFeatureValidator", None, Some(declared_features::validate)),
     plugin("PodResizeValidator", None, Some(pods::resize)),
     optional("AlwaysDeny", None, Some(optional::deny)),
 ];

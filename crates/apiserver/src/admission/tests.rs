@@ -383,6 +383,41 @@ async fn zone_and_region_travel_with_the_binding() {
     assert_eq!(made["metadata"]["labels"], json!({ "topology.kubernetes.io/zone": "z" }));
 }
 
+#[tokio::test]
+async fn a_pod_is_not_changed_in_a_way_that_its_node_cannot_follow() {
+    let world = world();
+    let allocatable = json!({ "cpu": "4", "memory": "8Gi" });
+    let node = |features: Value| {
+        let meta = json!({ "name": "n1", "labels": { "kubernetes.io/os": "linux" } });
+        json!({ "metadata": meta, "status": { "allocatable": allocatable, "declaredFeatures": features } })
+    };
+    let sized = |generation: u64, whole: &str, init: &str, main: &str| {
+        let cpu = |amount: &str| json!({ "requests": { "cpu": amount } });
+        let container = |name: &str, amount: &str| json!({ "name": name, "image": "i", "resources": cpu(amount) });
+        json!({ "metadata": { "name": "p", "namespace": "dev", "generation": generation }, "spec": {
+            "nodeName": "n1", "resources": cpu(whole), "initContainers": [container("i", init)], "containers": [container("c", main)] } })
+    };
+    let old = sized(1, "2", "1", "1");
+    let update = async |new: Value| {
+        let user = user("jane", "system:authenticated");
+        let review = review(&user, Operation::Update, ("", "pods", "resize"), "p", Some(&old));
+        let done = world.admission.validate(&review, Some(&new), &mut Outcome::default()).await;
+        done.map(|_| ()).map_err(|e| e.message)
+    };
+    let refused = |features: &str| {
+        let why = format!("pod update requires features {features} which are not available on node \"n1\"");
+        Err(format!("pods \"p\" is forbidden: {why}"))
+    };
+    let (whole, init) = ("InPlacePodLevelResourcesVerticalScaling", "InPlacePodVerticalScalingInitContainers");
+    world.map.put("", "nodes", node(json!(["RestartAllContainersOnContainerExits"])));
+    assert_eq!(update(sized(2, "2", "1", "500m")).await, Ok(()), "every node can do that");
+    assert_eq!(update(sized(2, "3", "1", "1")).await, refused(whole));
+    assert_eq!(update(sized(2, "3", "2", "1")).await, refused(&format!("{whole}, {init}")));
+    world.map.put("", "nodes", node(json!([whole])));
+    assert_eq!(update(sized(2, "3", "1", "1")).await, Ok(()));
+    assert_eq!(update(sized(2, "2", "2", "1")).await, refused(init));
+}
+
 fn enabled(plugins: &[&str], configuration: Value) -> World {
     let configuration = configuration.as_object().expect("an object").iter().map(|(k, v)| (k.clone(), v.clone())).collect();
     world_with(AdmissionConfig {

@@ -1,7 +1,7 @@
 //! What happens to one object: the live state decides.
 
 use super::graph::{FOREGROUND, Graph, Node, ORPHAN};
-use super::{AGAIN, DONE, Monitors};
+use super::{AGAIN, DONE, Monitors, Sources};
 use crate::Context;
 use ferrokube_client::controller::Next;
 use ferrokube_client::events::EventType;
@@ -20,6 +20,7 @@ pub struct Collector {
     pub context: Context,
     pub graph: Arc<Mutex<Graph>>,
     pub monitors: Monitors,
+    pub sources: Arc<Sources>,
 }
 
 /// What an owner reference leads to.
@@ -110,7 +111,7 @@ impl Collector {
             Action::Later => Ok(Next::After(UNKNOWN_KIND)),
             Action::Keep(kept) => {
                 let list: Vec<&Value> = kept.into_iter().map(|i| &owners[i]).collect();
-                self.patch(node, live, json!({"ownerReferences": list})).await
+                self.patch(&target(node), live, json!({"ownerReferences": list})).await
             }
             Action::Delete { foreground } => {
                 // A circle of objects that wait for each other would never end.
@@ -123,7 +124,7 @@ impl Collector {
                             o
                         })
                         .collect();
-                    self.patch(node, live, json!({"ownerReferences": unblocked})).await?;
+                    self.patch(&target(node), live, json!({"ownerReferences": unblocked})).await?;
                     let Some(live) = self.live(&target(node), uid).await? else { return DONE };
                     return self.delete(node, &live, true).await;
                 }
@@ -216,18 +217,27 @@ impl Collector {
         DONE
     }
 
-    /// Lets all dependents go, then the owner.
+    /// Lets all dependents go, then the owner. Afterwards nothing would tell one that was forgotten from one to be collected.
     async fn orphan(&self, uid: &str, node: &Node, live: &Value) -> Result<Next, Error> {
-        let dependents = self.graph.lock().dependents(uid);
-        for (dependent, of) in dependents {
-            let Some(current) = self.live(&target(&of), &dependent).await? else { continue };
-            let owners = current["metadata"]["ownerReferences"].as_array().cloned().unwrap_or_default();
-            let kept: Vec<Value> = owners.iter().filter(|o| o["uid"] != *uid).cloned().collect();
-            if kept.len() < owners.len() {
-                self.patch(&of, &current, json!({"ownerReferences": kept})).await?;
-            }
+        let seen = self.graph.lock().dependents(uid);
+        for (dependent, of) in &seen {
+            self.let_go(uid, dependent, &target(of)).await?;
+        }
+        for (dependent, target) in self.unseen(uid, node).await? {
+            self.let_go(uid, &dependent, &target).await?;
         }
         self.remove_finalizer(node, live, ORPHAN).await
+    }
+
+    /// Takes an owner out of a dependent's references.
+    async fn let_go(&self, owner: &str, dependent: &str, target: &Target) -> Result<(), Error> {
+        let Some(current) = self.live(target, dependent).await? else { return Ok(()) };
+        let owners = current["metadata"]["ownerReferences"].as_array().cloned().unwrap_or_default();
+        let kept: Vec<Value> = owners.iter().filter(|o| o["uid"] != *owner).cloned().collect();
+        if kept.len() < owners.len() {
+            self.patch(target, &current, json!({"ownerReferences": kept})).await?;
+        }
+        Ok(())
     }
 
     async fn remove_finalizer(&self, node: &Node, live: &Value, name: &str) -> Result<Next, Error> {
@@ -236,14 +246,14 @@ impl Collector {
         if kept.len() == all.len() {
             return DONE;
         }
-        self.patch(node, live, json!({"finalizers": kept})).await
+        self.patch(&target(node), live, json!({"finalizers": kept})).await
     }
 
     /// Changes metadata of exactly the revision that was looked at.
-    async fn patch(&self, node: &Node, live: &Value, mut metadata: Value) -> Result<Next, Error> {
+    async fn patch(&self, target: &Target, live: &Value, mut metadata: Value) -> Result<Next, Error> {
         metadata["uid"] = live["metadata"]["uid"].clone();
         metadata["resourceVersion"] = live["metadata"]["resourceVersion"].clone();
-        self.context.client.patch_target(&target(node), &Patch::Merge(json!({"metadata": metadata}))).await.optional()?;
+        self.context.client.patch_target(target, &Patch::Merge(json!({"metadata": metadata}))).await.optional()?;
         DONE
     }
 }

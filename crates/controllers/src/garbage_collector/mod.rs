@@ -7,6 +7,7 @@
 
 mod collect;
 mod graph;
+mod unseen;
 
 use crate::Context;
 use crate::discovery::{self, ApiResource, Undiscovered};
@@ -86,8 +87,8 @@ pub(crate) async fn run(context: Context) {
     let graph: Arc<Mutex<Graph>> = Arc::default();
     let monitors = Monitors::default();
     let changed = Arc::new(Notify::new());
-    let sources = Sources::watch(&context, &changed);
-    let collector = Collector { context: context.clone(), graph: graph.clone(), monitors: monitors.clone() };
+    let sources = Arc::new(Sources::watch(&context, &changed));
+    let collector = Collector { context: context.clone(), graph: graph.clone(), monitors: monitors.clone(), sources: sources.clone() };
     let work = async {
         // Until everything was listed once, an owner may only seem to be unknown.
         let complete = loop {

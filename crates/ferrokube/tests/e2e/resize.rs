@@ -95,3 +95,50 @@ async fn a_resize_that_does_not_fit_waits_and_survives_the_node_agent() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn the_pod_as_a_whole_and_a_running_init_container_are_resized() {
+    scenario("the_pod_as_a_whole_and_a_running_init_container_are_resized", async |cluster| {
+        let nodes = cluster.get("nodes").await?;
+        let declared = nodes["items"][0]["status"]["declaredFeatures"].to_string();
+        ensure!(declared.contains("InPlacePodLevelResources") && declared.contains("InitContainers"), "{declared}");
+        let mut whole = pod("whole", "sleep 1000");
+        whole["spec"]["resources"] = both("200m", "64Mi");
+        let wait = json!(["sh", "-c", "until [ -e /tmp/go ]; do sleep 0.1; done"]);
+        let image = whole["spec"]["containers"][0]["image"].clone();
+        whole["spec"]["initContainers"] = json!([{ "name": "first", "image": image, "command": wait, "resources": both("50m", "16Mi") }]);
+        cluster.apply(&whole.to_string()).await?;
+        let first = |pod: &Value| pod["status"]["initContainerStatuses"][0].clone();
+        let runs = |pod: &Value| {
+            ensure!(first(pod)["state"]["running"].is_object(), "{}", pod["status"]);
+            // The pod is Pending: what it has is what it was promised.
+            ensure!(pod["status"]["allocatedResources"] == both("200m", "64Mi")["requests"], "{}", pod["status"]);
+            ensure!(pod["status"]["resources"] == both("200m", "64Mi"), "{}", pod["status"]);
+            Ok(())
+        };
+        cluster.until("the init container to run", "pod whole", runs).await?;
+
+        let patch = json!({ "spec": { "initContainers": [{ "name": "first", "resources": both("80m", "24Mi") }] } }).to_string();
+        cluster.kubectl_args(&["patch", "pod", "whole", "--subresource=resize", "-p", &patch]).await?;
+        let resized = |pod: &Value| {
+            ensure!(first(pod)["resources"] == both("80m", "24Mi") && first(pod)["restartCount"] == 0, "{}", first(pod));
+            Ok(())
+        };
+        cluster.until("the init container to be resized", "pod whole", resized).await?;
+        cluster.kubectl("exec whole -c first -- touch /tmp/go").await?;
+        cluster.pods_ready("app=whole", 1).await?;
+
+        let patch = json!({ "spec": { "resources": both("300m", "96Mi") } }).to_string();
+        cluster.kubectl_args(&["patch", "pod", "whole", "--subresource=resize", "-p", &patch]).await?;
+        let resized = |pod: &Value| {
+            let status = &pod["status"];
+            ensure!(status["resources"] == both("300m", "96Mi"), "{}", status["resources"]);
+            ensure!(status["allocatedResources"] == both("300m", "96Mi")["requests"], "{}", status["allocatedResources"]);
+            ensure!(!status["conditions"].to_string().contains("PodResize"), "{}", status["conditions"]);
+            Ok(())
+        };
+        cluster.until("the pod to be resized", "pod whole", resized).await?;
+        cluster.told("whole", &["Pod resize started: ", "Pod resize completed: "]).await
+    })
+    .await;
+}

@@ -4,7 +4,7 @@
 
 use ferrokube_api::quantity::Quantity;
 use ferrokube_cri::v1::LinuxContainerResources;
-use k8s_openapi::api::core::v1::{Pod, ResourceRequirements};
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
 use std::collections::BTreeMap;
 
@@ -50,11 +50,14 @@ fn find(map: Option<&BTreeMap<String, Text>>, name: &str) -> Option<Quantity> {
     Quantity::parse(&map?.get(name)?.0).ok()
 }
 
+fn number(name: &str, amount: Quantity) -> i64 {
+    if name == "cpu" { amount.milli_value() } else { amount.value() }
+}
+
 /// What is asked for of one resource: (request, limit) in milli-units for cpu, units for the rest; the limit stands in for an absent request.
 pub fn request_and_limit(resources: Option<&ResourceRequirements>, name: &str) -> (Option<i64>, Option<i64>) {
-    let number = |q: Quantity| if name == "cpu" { q.milli_value() } else { q.value() };
-    let limit = find(resources.and_then(|r| r.limits.as_ref()), name).map(number);
-    let request = find(resources.and_then(|r| r.requests.as_ref()), name).map(number);
+    let limit = find(resources.and_then(|r| r.limits.as_ref()), name).map(|q| number(name, q));
+    let request = find(resources.and_then(|r| r.requests.as_ref()), name).map(|q| number(name, q));
     (request.or(limit), limit)
 }
 
@@ -102,7 +105,7 @@ pub fn linux(pod: &Pod, resources: Option<&ResourceRequirements>, node_memory: i
 /// What a pod's cgroup is given: sums over its containers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
-    /// Milli-CPUs requested.
+    /// Milli-CPUs requested, overhead included, as in the limits.
     pub cpu_request: i64,
     /// Milli-CPUs, when every container has a limit.
     pub cpu_limit: Option<i64>,
@@ -122,26 +125,43 @@ impl Totals {
     }
 }
 
-/// Sums over a pod's containers for its cgroup; `spec.resources` goes before them.
+/// What the containers take of something at their hungriest moment: those that stay, together, or an init container beside the sidecars
+/// before it.
+fn peak(spec: &PodSpec, of: impl Fn(&Container) -> i64) -> i64 {
+    let (mut sidecars, mut peak) = (0, 0);
+    for init in spec.init_containers.iter().flatten() {
+        let moment = sidecars + of(init);
+        if init.restart_policy.as_deref() == Some("Always") {
+            sidecars = moment;
+        }
+        peak = peak.max(moment);
+    }
+    (spec.containers.iter().map(of).sum::<i64>() + sidecars).max(peak)
+}
+
+fn overhead(spec: &PodSpec, name: &str) -> i64 {
+    find(spec.overhead.as_ref(), name).map_or(0, |q| number(name, q))
+}
+
+/// What a pod asks for of a resource, overhead included, in milli-units for cpu and units for the rest; `spec.resources` goes before the
+/// containers.
+pub fn requested(pod: &Pod, name: &str) -> i64 {
+    let Some(spec) = &pod.spec else { return 0 };
+    let of = |c: &Container| request_and_limit(c.resources.as_ref(), name).0.unwrap_or(0);
+    let whole = request_and_limit(spec.resources.as_ref(), name).0.unwrap_or_else(|| peak(spec, of));
+    whole + overhead(spec, name)
+}
+
+/// What the pod's cgroup gets. There is a limit when the pod names one, or every container of it does.
 pub fn pod_totals(pod: &Pod) -> Totals {
     let Some(spec) = &pod.spec else { return Totals::default() };
-    let level = spec.resources.as_ref();
-    let all: Vec<_> = spec.containers.iter().map(|c| c.resources.as_ref()).collect();
-    let sidecars = spec.init_containers.iter().flatten().filter(|c| c.restart_policy.as_deref() == Some("Always"));
-    let all: Vec<_> = all.into_iter().chain(sidecars.map(|c| c.resources.as_ref())).collect();
-    let init: Vec<_> = spec.init_containers.iter().flatten().map(|c| c.resources.as_ref()).collect();
-    let request: i64 = all.iter().filter_map(|r| request_and_limit(*r, "cpu").0).sum();
-    let request = init.iter().filter_map(|r| request_and_limit(*r, "cpu").0).max().unwrap_or(0).max(request);
     let limit = |name: &str| {
-        if let Some(own) = request_and_limit(level, name).1 {
-            return Some(own);
-        }
-        let sum = all.iter().map(|r| request_and_limit(*r, name).1).sum::<Option<i64>>()?;
-        let init = init.iter().filter_map(|r| request_and_limit(*r, name).1).max().unwrap_or(0);
-        Some(sum.max(init))
+        let of = |c: &Container| request_and_limit(c.resources.as_ref(), name).1.unwrap_or(0);
+        let every = || spec.init_containers.iter().flatten().chain(&spec.containers).all(|c| of(c) > 0);
+        let own = request_and_limit(spec.resources.as_ref(), name).1.filter(|limit| *limit > 0);
+        Some(own.or_else(|| every().then(|| peak(spec, of)))? + overhead(spec, name))
     };
-    let cpu_request = request_and_limit(level, "cpu").0.unwrap_or(request);
-    Totals { cpu_request, cpu_limit: limit("cpu"), memory_limit: limit("memory") }
+    Totals { cpu_request: requested(pod, "cpu"), cpu_limit: limit("cpu"), memory_limit: limit("memory") }
 }
 
 #[cfg(test)]
@@ -154,5 +174,30 @@ mod tests {
         for (milli, expect_shares, expect_quota) in cases {
             assert_eq!((shares(milli), quota(milli)), (expect_shares, expect_quota), "{milli}m");
         }
+    }
+
+    #[test]
+    fn a_pod_has_limits_when_it_names_them_or_all_its_containers_do() {
+        use serde_json::json;
+        let container = |cpu: &str| json!({ "name": "c", "resources": { "limits": { "cpu": cpu, "memory": "1Ki" } } });
+        let unlimited = json!({ "name": "c" });
+        let cpu_limit = |spec: serde_json::Value| {
+            let pod: Pod = serde_json::from_value(json!({ "spec": spec })).expect("a pod");
+            pod_totals(&pod).cpu_limit
+        };
+        let sidecar = |cpu: &str| {
+            let mut sidecar = container(cpu);
+            sidecar["restartPolicy"] = "Always".into();
+            sidecar
+        };
+        assert_eq!(cpu_limit(json!({ "containers": [container("1"), container("500m")] })), Some(1500));
+        assert_eq!(cpu_limit(json!({ "containers": [container("1"), unlimited] })), None);
+        assert_eq!(cpu_limit(json!({ "containers": [container("1")], "initContainers": [unlimited] })), None, "it must not be held back");
+        let spec = json!({ "containers": [container("1")], "initContainers": [sidecar("200m"), container("1500m")] });
+        assert_eq!(cpu_limit(spec), Some(1700), "the init container beside the sidecar before it");
+        let spec = json!({ "containers": [container("1")], "overhead": { "cpu": "50m" } });
+        assert_eq!(cpu_limit(spec), Some(1050));
+        let spec = json!({ "containers": [unlimited], "resources": { "limits": { "cpu": "3" } } });
+        assert_eq!(cpu_limit(spec), Some(3000));
     }
 }

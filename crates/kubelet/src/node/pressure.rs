@@ -107,7 +107,7 @@ pub fn victim<'a>(pods: &'a [Arc<Pod>], usage: &BTreeMap<String, Usage>, resourc
     let priority = |p: &Pod| p.spec.as_ref().and_then(|s| s.priority).unwrap_or(0);
     let rank = |p: &Arc<Pod>| {
         let used = usage.get(p.metadata.uid.as_deref().unwrap_or_default()).map_or(0, |u| u.values().sum::<u64>());
-        let over = i128::from(used) - i128::from(crate::pod::admission::requested(p, resource));
+        let over = i128::from(used) - i128::from(crate::make::resources::requested(p, resource));
         (over <= 0, priority(p), -over)
     };
     pods.iter().filter(|p| priority(p) < 2_000_000_000).min_by_key(|p| rank(p))

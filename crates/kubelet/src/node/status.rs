@@ -23,8 +23,10 @@ const REPORT_UNCHANGED: Duration = Duration::from_secs(300);
 /// nodeStatusMaxImages.
 const MAX_IMAGES: usize = 50;
 const RETRY: Duration = Duration::from_millis(200);
-/// What this kubelet can do of what a pod may need and older ones cannot (`status.declaredFeatures`), sorted.
-const DECLARED: [&str; 1] = ["RestartAllContainersOnContainerExits"];
+/// What this kubelet can do of what a pod or its update may need and older ones cannot (`status.declaredFeatures`), sorted.
+/// ExtendWebSocketsToKubelet is not among them: which protocols a stream may have is the runtime's to say.
+const DECLARED: [&str; 3] =
+    ["InPlacePodLevelResourcesVerticalScaling", "InPlacePodVerticalScalingInitContainers", "RestartAllContainersOnContainerExits"];
 
 /// Registers the node, tells through `registered` that it is there and ready, and keeps the status true for ever.
 pub async fn keep(node: Arc<Shared>, registered: tokio::sync::oneshot::Sender<()>) {

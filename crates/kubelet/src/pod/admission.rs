@@ -5,10 +5,9 @@
 //! Failed for good.
 
 use super::preempt;
-use crate::make::resources::request_and_limit;
+use crate::make::resources::requested;
 use crate::static_pods::is_static;
-use ferrokube_api::quantity::Quantity;
-use k8s_openapi::api::core::v1::{Container, NodeSelectorRequirement, NodeSelectorTerm, Pod};
+use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm, Pod};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -152,25 +151,6 @@ fn operating_system(pod: &Pod) -> Result<(), Refusal> {
         Some(os) if os.name != "linux" => refuse("PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS"),
         _ => Ok(()),
     }
-}
-
-/// What a pod asks for of a resource: its containers and sidecars together, or its hungriest init container, plus overhead.
-pub fn requested(pod: &Pod, resource: &str) -> i64 {
-    let Some(spec) = &pod.spec else { return 0 };
-    let of = |c: &Container| request_and_limit(c.resources.as_ref(), resource).0.unwrap_or(0);
-    let main: i64 = spec.containers.iter().map(of).sum();
-    let (mut sidecars, mut peak) = (0, 0);
-    for init in spec.init_containers.iter().flatten() {
-        if init.restart_policy.as_deref() == Some("Always") {
-            sidecars += of(init);
-            peak = peak.max(sidecars);
-        } else {
-            peak = peak.max(sidecars + of(init));
-        }
-    }
-    let whole = request_and_limit(spec.resources.as_ref(), resource).0.unwrap_or_else(|| (main + sidecars).max(peak));
-    let overhead = spec.overhead.as_ref().and_then(|o| o.get(resource)).and_then(|q| Quantity::parse(&q.0).ok());
-    whole + overhead.map_or(0, |q| if resource == "cpu" { q.milli_value() } else { q.value() })
 }
 
 /// Whether what the pod asks for fits beside the others.

@@ -3,7 +3,8 @@
 //! A pod's spec says what is wanted; everything below the pod manager works with what was promised. A promise outlives the
 //! kubelet in the pod's directory. Source: `pkg/kubelet/allocation`.
 
-use super::admission::{self, Offer, requested};
+use super::admission::{self, Offer};
+use crate::make::resources::requested;
 use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

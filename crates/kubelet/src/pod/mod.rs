@@ -6,6 +6,7 @@
 
 pub mod admission;
 pub mod allocation;
+mod amounts;
 pub mod backoff;
 mod lives;
 pub mod manager;

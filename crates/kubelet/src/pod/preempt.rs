@@ -3,8 +3,9 @@
 //! As few pods as possible go, and of those the ones that matter least: best-effort before burstable before guaranteed ones.
 //! Source: `pkg/kubelet/preemption/preemption.go`.
 
-use super::admission::{self, Short, is_critical};
+use super::admission::{Short, is_critical};
 use crate::make::resources::Qos;
+use crate::make::resources::requested;
 use crate::static_pods::is_static;
 use k8s_openapi::api::core::v1::Pod;
 use std::sync::Arc;
@@ -43,7 +44,7 @@ fn may_go(coming: &Pod, running: &Pod) -> bool {
 }
 
 fn gives(pod: &Pod, resource: &str) -> i64 {
-    if resource == "pods" { 1 } else { admission::requested(pod, resource) }
+    if resource == "pods" { 1 } else { requested(pod, resource) }
 }
 
 fn without(missing: Missing, pods: &[&Arc<Pod>]) -> Missing {

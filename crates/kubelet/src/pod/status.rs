@@ -4,7 +4,7 @@
 
 use super::resize::{self, Resizes};
 use super::spec::{Class, ContainerSpec, containers_of};
-use super::{lives, preempt, report};
+use super::{amounts, lives, preempt, report};
 use crate::runtime::{Container, Observed, annotations};
 use ferrokube_cri::v1::ContainerState as State;
 use jiff::Timestamp;
@@ -62,7 +62,10 @@ pub fn status(facts: &Facts<'_>) -> PodStatus {
     let old = facts.pod.status.clone().unwrap_or_default();
     let phase = phase(facts, &specs, &init, &main, old.phase.as_deref());
     let addresses = addresses(facts);
+    let (allocated, resources) = amounts::of_pod(facts.pod, facts.resizes.cgroup);
     let mut status = PodStatus {
+        allocated_resources: allocated.filter(|_| !facts.rejected),
+        resources: Some(resources).filter(|_| !facts.rejected),
         observed_generation: facts.pod.metadata.generation,
         reason: settled(facts).map(|v| v.0.clone()).or(old.reason.clone()),
         message: settled(facts).map(|v| v.1.clone()).or(old.message.clone()),
