@@ -120,7 +120,7 @@ impl Observed {
 }
 
 /// The pod that something in the runtime belongs to.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PodIdentity {
     /// `metadata.uid`.
     pub uid: String,
@@ -128,11 +128,14 @@ pub struct PodIdentity {
     pub namespace: String,
     /// Name.
     pub name: String,
+    /// `spec.terminationGracePeriodSeconds`, as its sandbox remembers it.
+    pub grace: Option<i64>,
 }
 
-fn identity(labels: &BTreeMap<String, String>) -> Option<PodIdentity> {
+fn identity(labels: &BTreeMap<String, String>, annotations: &BTreeMap<String, String>) -> Option<PodIdentity> {
     let get = |name: &str| labels.get(name).cloned();
-    Some(PodIdentity { uid: get(labels::POD_UID)?, namespace: get(labels::POD_NAMESPACE)?, name: get(labels::POD_NAME)? })
+    let grace = annotations.get(annotations::POD_GRACE).and_then(|g| g.parse().ok());
+    Some(PodIdentity { uid: get(labels::POD_UID)?, namespace: get(labels::POD_NAMESPACE)?, name: get(labels::POD_NAME)?, grace })
 }
 
 impl Cri {
@@ -193,8 +196,8 @@ impl Cri {
             one.list_pod_sandbox(cri::ListPodSandboxRequest::default()),
             two.list_containers(cri::ListContainersRequest::default())
         )?;
-        let mut pods: Vec<PodIdentity> = sandboxes.into_inner().items.iter().filter_map(|s| identity(&s.labels)).collect();
-        pods.extend(containers.into_inner().containers.iter().filter_map(|c| identity(&c.labels)));
+        let mut pods: Vec<PodIdentity> = sandboxes.into_inner().items.iter().filter_map(|s| identity(&s.labels, &s.annotations)).collect();
+        pods.extend(containers.into_inner().containers.iter().filter_map(|c| identity(&c.labels, &c.annotations)));
         let mut seen = std::collections::HashSet::new();
         pods.retain(|p| seen.insert(p.uid.clone()));
         Ok(pods)

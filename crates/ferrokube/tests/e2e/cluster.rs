@@ -63,11 +63,15 @@ impl Cluster {
         Some(Self { node, lab, kubectl, log, up: None })
     }
 
-    /// Starts `ferrokube up` and waits until kubectl sees a ready node.
+    /// Starts `ferrokube up` and waits until it says that it is ready and kubectl sees a ready node: after a restart the API tells of the
+    /// node as it was before, until the kubelet is there again.
     pub async fn up(&mut self, args: &[&str]) -> Result<()> {
+        let ready = |cluster: &Self| cluster.log().matches("ready in ").count();
+        let before = ready(self);
         self.start(args)?;
         wait_for("the node to be Ready", PATIENCE, async || {
             self.still_up()?;
+            ensure!(ready(self) > before, "it is not up");
             let nodes = self.get("nodes").await?;
             let ready = condition(&nodes["items"][0], "Ready");
             ensure!(ready.as_deref() == Some("True"), "Ready is {ready:?}");

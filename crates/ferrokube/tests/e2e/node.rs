@@ -1,8 +1,9 @@
 //! What a node says of itself, and what it does for pods that matter more than others.
 
-use crate::cluster::{Cluster, condition, scenario};
+use crate::cluster::{Cluster, PATIENCE, condition, scenario};
 use crate::pods::pod;
 use anyhow::{Context as _, Result, ensure};
+use ferrokube_testkit::wait_for;
 use serde_json::{Value, json};
 
 async fn node(cluster: &Cluster) -> Result<Value> {
@@ -201,13 +202,29 @@ async fn static_pods(cluster: &mut Cluster) -> Result<()> {
     };
     cluster.until("the changed pod to run", "pods -l app=web", changed).await?;
     ensure!(cluster.kubectl(&format!("logs {name}")).await? == "second\n", "the log is the new pod's");
+    // What its file says when the node comes back counts, whatever runs.
+    let _ = cluster.kill_above_shims();
+    let _ = cluster.ended().await?;
+    web["spec"]["containers"][0]["command"] = json!(["sh", "-c", "echo third; sleep 3600"]);
+    write(cluster, &web).await?;
+    cluster.up(&UP).await?;
+    let logs = || async { cluster.kubectl(&format!("logs {name}")).await };
+    wait_for("the pod of the new file to run", PATIENCE, async || {
+        ensure!(logs().await? == "third\n");
+        Ok(())
+    })
+    .await?;
     cluster.node.exec(["rm", "/run/manifests/web.yaml"]).await?;
     let none = |pods: &Value| {
         ensure!(pods["items"].as_array().is_some_and(Vec::is_empty), "{pods}");
         Ok(())
     };
     cluster.until("the pod to be gone", "pods", none).await?;
-    let left = cluster.node.exec(["sh", "-c", "find /sys/fs/cgroup -type d -path '*kubepods*pod*' | head"]).await?;
-    ensure!(left.trim().is_empty() && !cluster.has_shims(), "left over: {left}");
-    Ok(())
+    // The pod of the old file has no copy that would tell of it.
+    wait_for("nothing to be left", PATIENCE, async || {
+        let left = cluster.node.exec(["sh", "-c", "find /sys/fs/cgroup -type d -path '*kubepods*pod*' | head"]).await?;
+        ensure!(left.trim().is_empty() && !cluster.has_shims(), "left over: {left}");
+        Ok(())
+    })
+    .await
 }

@@ -205,7 +205,9 @@ impl Manager {
         for uid in gone.map(|(uid, _)| uid.clone()).collect::<Vec<_>>() {
             self.tell(&uid, Input::Gone).await;
         }
-        self.held.retain(|h| !is_static(&h.pod) || uids.contains(&uid(&h.pod)));
+        for dropped in self.held.extract_if(.., |h| is_static(&h.pod) && !uids.contains(&uid(&h.pod))) {
+            self.node.pods.lock().remove(&uid(&dropped.pod));
+        }
         for pod in wanted {
             let named = |p: &Pod| is_static(p) && full_name(p) == full_name(&pod);
             let taken = self.workers.values().any(|entry| named(&entry.pod)) || self.held.iter().any(|h| named(&h.pod));
@@ -397,7 +399,7 @@ impl Manager {
         let names: Vec<String> = directories.filter_map(|d| d.file_name().into_string().ok()).collect();
         let orphans: Vec<String> = names.into_iter().filter(|uid| !self.workers.contains_key(uid)).collect();
         for uid in orphans {
-            self.start(Arc::new(remembered(PodIdentity { uid, namespace: String::new(), name: String::new() })), true, None);
+            self.start(Arc::new(remembered(PodIdentity { uid, ..PodIdentity::default() })), true, None);
         }
     }
 }
@@ -414,6 +416,7 @@ fn remembered(identity: PodIdentity) -> Pod {
             uid: Some(identity.uid),
             name: Some(identity.name),
             namespace: Some(identity.namespace),
+            deletion_grace_period_seconds: identity.grace,
             ..ObjectMeta::default()
         },
         ..Pod::default()

@@ -152,3 +152,10 @@ async fn a_static_pod_runs_before_the_api_is_heard_of_and_its_copy_there_is_no_p
     assert_eq!(manager.node.mirrors.uid_for(&web), None);
     drop(files);
 }
+
+#[test]
+fn a_pod_that_only_the_runtime_remembers_has_the_grace_that_it_was_made_with() {
+    let graces = [(Some(1), 1), (None, 30)]
+        .map(|(grace, wanted)| (ops::grace_of(&remembered(PodIdentity { grace, ..PodIdentity::default() })), wanted));
+    assert!(graces.iter().all(|(is, wanted)| is == wanted), "{graces:?}");
+}
