@@ -13,10 +13,11 @@ use std::sync::Arc;
 /// Listings at once.
 const AT_ONCE: usize = 4;
 
+/// Other servers write `null` where there is nothing.
 #[derive(Deserialize)]
 struct List {
     #[serde(default)]
-    items: Vec<Item>,
+    items: Option<Vec<Item>>,
 }
 
 #[derive(Deserialize)]
@@ -32,7 +33,7 @@ struct Meta {
     namespace: String,
     uid: String,
     #[serde(default)]
-    owner_references: Vec<Owner>,
+    owner_references: Option<Vec<Owner>>,
 }
 
 #[derive(Deserialize)]
@@ -63,7 +64,8 @@ impl Collector {
             Err(error) => return Err(error),
         };
         let list: List = serde_json::from_slice(&body).map_err(|source| Error::Decode { what: "PartialObjectMetadataList", source })?;
-        let named = list.items.into_iter().map(|i| i.metadata).filter(|m| m.owner_references.iter().any(|o| o.uid == *owner));
+        let names = |m: &Meta| m.owner_references.iter().flatten().any(|o| o.uid == *owner);
+        let named = list.items.into_iter().flatten().map(|i| i.metadata).filter(names);
         Ok(named.map(|m| (m.uid, Target { namespace: m.namespace, name: m.name, ..resource.target() })).collect())
     }
 }
